@@ -1,0 +1,183 @@
+"""One way to open a connection to PostgreSQL, and one translation of its failures."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Iterator, Mapping
+
+from .errors import MigrationError, Problem
+
+try:
+    import psycopg2
+    import psycopg2.extensions
+    from psycopg2 import sql
+
+    HAS_PSYCOPG2 = True
+except ImportError:  # a bare host, before postgres_install has run
+    HAS_PSYCOPG2 = False
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+# The Ansible arguments that every module of ours takes for its connection. The names are those
+# of community.postgresql.
+LOGIN_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "login_host": {"type": "str", "default": "127.0.0.1"},
+    "login_port": {"type": "int", "default": 5432},
+    "login_db": {"type": "str", "required": True},
+    "login_user": {"type": "str", "required": True},
+    "login_password": {"type": "str", "no_log": True},
+    "session_role": {"type": "str"},
+    "ssl_mode": {
+        "type": "str",
+        "default": "prefer",
+        "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+    },
+    "ca_cert": {"type": "path"},
+    "connect_timeout": {"type": "int", "default": 10},
+}
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where the server is and who we are there.
+
+    :param host: host name, address, or directory of the Unix socket.
+    :param session_role: role to ``SET ROLE`` to after the login, usually the owner of the tables.
+    :param connect_timeout: seconds.
+    """
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+    session_role: str | None = None
+    ssl_mode: str = "prefer"
+    ca_cert: str | None = None
+    connect_timeout: int = 10
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Login:
+        """Build a login from module arguments named as in :data:`LOGIN_ARGUMENTS`."""
+        return cls(
+            host=arguments["login_host"],
+            port=arguments["login_port"],
+            database=arguments["login_db"],
+            user=arguments["login_user"],
+            password=arguments["login_password"],
+            session_role=arguments["session_role"],
+            ssl_mode=arguments["ssl_mode"],
+            ca_cert=arguments["ca_cert"],
+            connect_timeout=arguments["connect_timeout"],
+        )
+
+    def __str__(self) -> str:
+        """Return the login without its password."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
+
+
+class ServerUnreachable(MigrationError):
+    """Nothing answers at the address: no server, no psycopg2, or no route to it."""
+
+
+def connect(login: Login) -> Connection:
+    """Open a connection with UTC, ISO dates and exact floating point output, not in autocommit.
+
+    :raises ServerUnreachable: if nothing answers there, or psycopg2 is missing on this host.
+    :raises MigrationError: if the server refuses the login.
+    """
+    if not HAS_PSYCOPG2:
+        raise ServerUnreachable(
+            f"Cannot connect to PostgreSQL as {login}.",
+            [
+                Problem(
+                    "this host",
+                    "the Python library psycopg2 is not installed",
+                    "Run playbooks/1_infrastructure.yml first, which installs python3-psycopg2",
+                )
+            ],
+        )
+    try:
+        connection = psycopg2.connect(
+            host=login.host,
+            port=login.port,
+            dbname=login.database,
+            user=login.user,
+            password=login.password,
+            sslmode=login.ssl_mode,
+            sslrootcert=login.ca_cert,
+            connect_timeout=login.connect_timeout,
+            application_name="sqlite_to_postgresql",
+            options="-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 "
+            "-c client_min_messages=warning",
+        )
+    except psycopg2.OperationalError as error:
+        raise _translate(login, str(error).strip()) from None
+    if login.session_role:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(login.session_role)))
+            connection.commit()
+        except psycopg2.Error as error:
+            connection.close()
+            raise MigrationError(
+                f"Logged in as {login}, but cannot act as its owner.",
+                [
+                    Problem(
+                        f"role {login.session_role}",
+                        str(error).strip().splitlines()[0],
+                        "Run playbooks/1_infrastructure.yml, which creates the roles and their memberships",
+                    )
+                ],
+            ) from None
+    return connection
+
+
+@contextmanager
+def connected(login: Login) -> Iterator[Connection]:
+    """Open a connection and close it at the end, whatever happens. Commits are the caller's."""
+    connection = connect(login)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _translate(login: Login, text: str) -> MigrationError:
+    """Return the error for a failed login, with what to do about it."""
+    summary = f"Cannot connect to PostgreSQL as {login}."
+    what = text.splitlines()[-1] if text else "the connection was refused"
+    lower = text.lower()
+    if "password authentication failed" in lower or "no password supplied" in lower:
+        fix = (
+            f"Check the password of role {login.user} in postgres_role_passwords (Ansible Vault), "
+            "then run playbooks/1_infrastructure.yml"
+        )
+        return MigrationError(summary, [Problem(f"role {login.user}", what, fix)])
+    if "does not exist" in lower:
+        return MigrationError(
+            summary,
+            [Problem(f"database {login.database}", what, "Run playbooks/1_infrastructure.yml, which creates it")],
+        )
+    if "no pg_hba.conf entry" in lower:
+        return MigrationError(
+            summary,
+            [Problem("pg_hba.conf", what, "Run playbooks/1_infrastructure.yml, which writes the rule for this host")],
+        )
+    if "too many clients" in lower or "remaining connection slots" in lower:
+        return MigrationError(
+            summary,
+            [Problem("max_connections", what, "Close idle sessions or raise postgres_config_max_connections")],
+        )
+    return ServerUnreachable(
+        summary,
+        [
+            Problem(
+                f"{login.host}:{login.port}",
+                what,
+                "Check that the server runs and accepts connections from this host",
+            )
+        ],
+    )

@@ -1,0 +1,309 @@
+"""The estate as the inventory describes it: cutover groups, their tables and their services.
+
+One parser for every module, so that a mistake in the inventory is told in the same words
+everywhere, all mistakes at once, before anything is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Callable, Mapping
+
+from .errors import MigrationError, Problem
+
+REFUSE = "refuse"
+EPOCH_UNITS = ("seconds", "milliseconds", "microseconds")
+
+# For each policy of a column: the answers it may have. The first is the default.
+POLICIES: dict[str, tuple[str, ...]] = {
+    # A foreign key whose row is missing.
+    "orphan": (REFUSE, "set_null", "reject"),
+    # Text that is not JSON, in a json or jsonb column.
+    "invalid_json": (REFUSE, "as_json_string", "set_null", "reject"),
+    # A character that PostgreSQL cannot hold: U+0000 in text or in JSON.
+    "nul_character": (REFUSE, "remove", "reject"),
+    # Bytes that are not UTF-8 in a text value.
+    "invalid_utf8": (REFUSE, "replace", "reject"),
+    # '' in a column that is not text.
+    "empty_string": (REFUSE, "set_null", "reject"),
+    # 8.5 in an integer column.
+    "fraction": (REFUSE, "round", "reject"),
+    # A value that the target's type cannot hold and that no other policy names.
+    "unconvertible": (REFUSE, "set_null", "reject"),
+    # A source column with data and without a column in the target: keep it in the ledger.
+    "without_target": (REFUSE, "keep"),
+}
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What the inventory says about one source column.
+
+    :param target: name of the target column; the source's own name if not given.
+    :param secret: never print a value of this column.
+    :param references: namespace of the ids in this column where the target has no foreign key,
+        for example ``auth.users``, or a name of your own such as ``tenants``.
+    :param epoch_unit: unit of numbers in a time column; decided from the profile if not given.
+    :param time_zone: IANA name of the zone of times without one.
+    :param policies: answer for each policy in :data:`POLICIES`.
+    """
+
+    name: str
+    target: str
+    secret: bool = False
+    references: str | None = None
+    epoch_unit: str | None = None
+    time_zone: str = "UTC"
+    policies: Mapping[str, str] = field(default_factory=dict)
+
+    def policy(self, name: str) -> str:
+        """Return the answer to one policy: what the inventory says, or the default."""
+        return self.policies.get(name, POLICIES[name][0])
+
+
+@dataclass(frozen=True)
+class TableMapping:
+    """Which source table goes to which target table.
+
+    :param target: ``schema.table``.
+    """
+
+    source: str
+    target: str
+    columns: Mapping[str, ColumnOptions] = field(default_factory=dict)
+
+    @property
+    def target_schema(self) -> str:
+        """Return the schema of the target table."""
+        return self.target.partition(".")[0]
+
+    @property
+    def target_table(self) -> str:
+        """Return the name of the target table without its schema."""
+        return self.target.partition(".")[2]
+
+    def options(self, column: str) -> ColumnOptions:
+        """Return the options of a source column, or the defaults."""
+        return self.columns.get(column) or ColumnOptions(column, column)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One Node service under pm2.
+
+    :param name: its name in pm2.
+    :param user: the system user whose pm2 runs it.
+    :param directory: its working directory, absolute.
+    :param ecosystem_file: pm2's file for it, relative to ``directory`` or absolute.
+    :param env_file: its dotenv file, relative to ``directory`` or absolute.
+    :param database_role: the PostgreSQL role it logs in as.
+    :param schemas: the schemas whose tables it may read and write.
+    :param health_url: an address that answers 200 when the service works.
+    :param pool_size: most connections it opens.
+    """
+
+    name: str
+    user: str
+    directory: str
+    database_role: str
+    schemas: tuple[str, ...]
+    health_url: str
+    ecosystem_file: str = "ecosystem.config.js"
+    env_file: str = ".env"
+    pool_size: int = 5
+
+    @property
+    def env_path(self) -> str:
+        """Return the absolute path of the dotenv file."""
+        return str(PurePosixPath(self.directory) / self.env_file)
+
+    @property
+    def ecosystem_path(self) -> str:
+        """Return the absolute path of pm2's ecosystem file."""
+        return str(PurePosixPath(self.directory) / self.ecosystem_file)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A cutover group: one source, and the services that open it. They move together.
+
+    :param source_path: the SQLite file.
+    :param aliases: the symlinks that lead to it.
+    :param ignored_tables: source tables that are left behind on purpose.
+    """
+
+    name: str
+    source_path: str
+    tables: tuple[TableMapping, ...]
+    services: tuple[Service, ...] = ()
+    aliases: tuple[str, ...] = ()
+    ignored_tables: tuple[str, ...] = ()
+
+
+class _Reader:
+    """Reads keys out of one mapping and collects every problem instead of raising the first."""
+
+    def __init__(self, where: str, data: Any, problems: list[Problem], known: tuple[str, ...]) -> None:
+        self.where = where
+        self.problems = problems
+        self.data: Mapping[str, Any] = {}
+        if not isinstance(data, Mapping):
+            self.complain(f"is {type(data).__name__}, not a mapping", "See inventory/group_vars/all/estate.yml")
+            return
+        self.data = data
+        for key in data:
+            if key not in known:
+                self.complain(f"has an unknown key '{key}'", f"Known keys: {', '.join(known)}")
+
+    def complain(self, what: str, fix: str) -> None:
+        """Note one problem of this mapping."""
+        self.problems.append(Problem(self.where, what, fix))
+
+    def text(self, key: str, default: str | None = None, check: Callable[[str], bool] | None = None) -> str:
+        """Return a string; note a problem if it is missing or does not pass ``check``."""
+        value = self.data.get(key, default)
+        if not isinstance(value, str) or not value or (check is not None and not check(value)):
+            self.complain(f"'{key}' is missing or not valid: {value!r}", f"Set '{key}'")
+            return ""
+        return value
+
+    def boolean(self, key: str, default: bool = False) -> bool:
+        """Return a boolean; note a problem if it is anything else."""
+        value = self.data.get(key, default)
+        if not isinstance(value, bool):
+            self.complain(f"'{key}' is {value!r}", "Write true or false, without quotes")
+            return default
+        return value
+
+    def integer(self, key: str, default: int) -> int:
+        """Return a positive integer; note a problem if it is anything else."""
+        value = self.data.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            self.complain(f"'{key}' is {value!r}", "Write a whole number above 0")
+            return default
+        return value
+
+    def list(self, key: str) -> list[Any]:
+        """Return a list, empty if the key is absent; note a problem if it is anything else."""
+        value = self.data.get(key) or []
+        if not isinstance(value, list):
+            self.complain(f"'{key}' is {type(value).__name__}", "Write a list")
+            return []
+        return value
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """Return a mapping, empty if the key is absent; note a problem if it is anything else."""
+        value = self.data.get(key) or {}
+        if not isinstance(value, Mapping):
+            self.complain(f"'{key}' is {type(value).__name__}", "Write a mapping")
+            return {}
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...], default: str | None) -> str | None:
+        """Return one of ``choices``, or ``default`` if the key is absent."""
+        value = self.data.get(key, default)
+        if value is not default and value not in choices:
+            self.complain(f"'{key}' is {value!r}", f"Choose one of {', '.join(choices)}")
+            return default
+        return None if value is None else str(value)
+
+
+def parse_group(data: Any) -> Group:
+    """Return the cutover group that one entry of ``estate_cutover_groups`` describes.
+
+    :raises MigrationError: listing every mistake in the entry.
+    """
+    problems: list[Problem] = []
+    name = data.get("name") if isinstance(data, Mapping) else None
+    where = f"estate_cutover_groups: {name or 'an entry without a name'}"
+    reader = _Reader(where, data, problems, ("name", "source", "tables", "services", "ignored_tables"))
+    group_name = reader.text("name")
+    source = _Reader(f"{where}: source", reader.mapping("source"), problems, ("path", "aliases"))
+    source_path = source.text("path", check=_is_absolute)
+    aliases = tuple(str(alias) for alias in source.list("aliases"))
+    tables = tuple(_parse_table(where, entry, problems) for entry in reader.list("tables"))
+    services = tuple(_parse_service(where, entry, problems) for entry in reader.list("services"))
+    ignored = tuple(str(table) for table in reader.list("ignored_tables"))
+    for kind, names in (
+        ("source table", [table.source for table in tables] + list(ignored)),
+        ("target table", [table.target for table in tables]),
+        ("service", [service.name for service in services]),
+    ):
+        for duplicate in sorted({entry for entry in names if entry and names.count(entry) > 1}):
+            reader.complain(f"{kind} '{duplicate}' is named twice", "Name each once")
+    if problems:
+        raise MigrationError("The inventory's description of the estate is not valid.", problems)
+    return Group(group_name, source_path, tables, services, aliases, ignored)
+
+
+def _is_absolute(path: str) -> bool:
+    """Return whether a path is absolute and free of ``..``."""
+    return path.startswith("/") and ".." not in path.split("/")
+
+
+def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping:
+    """Return one entry of a group's ``tables``."""
+    source = data.get("source") if isinstance(data, Mapping) else None
+    where = f"{where}: table {source or 'without a source'}"
+    reader = _Reader(where, data, problems, ("source", "target", "columns"))
+    columns = {
+        str(column): _parse_column(f"{where}.{column}", str(column), options, problems)
+        for column, options in reader.mapping("columns").items()
+    }
+    return TableMapping(
+        source=reader.text("source"),
+        target=reader.text("target", check=lambda value: value.count(".") == 1 and all(value.split("."))),
+        columns=columns,
+    )
+
+
+def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> ColumnOptions:
+    """Return the options of one source column."""
+    known = ("target", "secret", "references", "epoch_unit", "time_zone", *POLICIES)
+    reader = _Reader(where, data, problems, known)
+    policies = {}
+    for policy, answers in POLICIES.items():
+        answer = reader.choice(policy, answers, None)
+        if answer is not None:
+            policies[policy] = answer
+    return ColumnOptions(
+        name=name,
+        target=reader.text("target", default=name),
+        secret=reader.boolean("secret"),
+        references=reader.text("references") if "references" in reader.data else None,
+        epoch_unit=reader.choice("epoch_unit", EPOCH_UNITS, None),
+        time_zone=reader.text("time_zone", default="UTC"),
+        policies=policies,
+    )
+
+
+def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
+    """Return one entry of a group's ``services``."""
+    name = data.get("name") if isinstance(data, Mapping) else None
+    known = (
+        "name",
+        "user",
+        "directory",
+        "ecosystem_file",
+        "env_file",
+        "database_role",
+        "schemas",
+        "health_url",
+        "pool_size",
+    )
+    reader = _Reader(f"{where}: service {name or 'without a name'}", data, problems, known)
+    schemas = tuple(str(schema) for schema in reader.list("schemas"))
+    if not schemas:
+        reader.complain("'schemas' is empty", "List the schemas whose tables this service may use")
+    return Service(
+        name=reader.text("name"),
+        user=reader.text("user"),
+        directory=reader.text("directory", check=_is_absolute),
+        database_role=reader.text("database_role"),
+        schemas=schemas,
+        health_url=reader.text("health_url", check=lambda value: value.startswith(("http://", "https://"))),
+        ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
+        env_file=reader.text("env_file", default=".env"),
+        pool_size=reader.integer("pool_size", 5),
+    )
