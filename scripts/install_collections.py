@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Install the Ansible collections that requirements.yml names, from Galaxy or from the PyPI package `ansible`.
+
+Galaxy is preferred. Where it does not answer, the wheel of the PyPI package `ansible` carries the same collections:
+it is downloaded with pip and only the collections that requirements.yml names are unpacked. Either way
+requirements.yml stays the only list, and the result is compared with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements.yml"
+COLLECTIONS = ROOT / ".collections"
+ANSIBLE_PACKAGE = "ansible==12.3.0"
+"""The release of the PyPI package whose collections have the versions that requirements.yml names."""
+
+GALAXY = "https://galaxy.ansible.com/api/"
+
+
+def required_versions(requirements: Path) -> dict[str, str]:
+    """Return the version of each collection that the requirements file names."""
+    document = yaml.safe_load(requirements.read_text(encoding="utf-8"))
+    return {entry["name"]: str(entry["version"]) for entry in document["collections"]}
+
+
+def installed_version(collections: Path, name: str) -> str | None:
+    """Return the installed version of one collection, or None where it is missing."""
+    manifest = collections.joinpath("ansible_collections", *name.split("."), "MANIFEST.json")
+    if not manifest.is_file():
+        return None
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]["version"])
+
+
+def differences(requirements: Path, collections: Path) -> list[str]:
+    """Return one sentence for each collection that is not installed as the requirements file says."""
+    found = []
+    for name, version in required_versions(requirements).items():
+        installed = installed_version(collections, name)
+        if installed is None:
+            found.append(f"{name}: {version} is required, it is not installed")
+        elif installed != version:
+            found.append(f"{name}: {version} is required, {installed} is installed")
+    return found
+
+
+def galaxy_answers(timeout_seconds: float = 5.0) -> bool:
+    """Tell whether the Galaxy server answers within the timeout."""
+    try:
+        with urllib.request.urlopen(GALAXY, timeout=timeout_seconds):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def install_from_galaxy() -> None:
+    """Let ansible-galaxy install what requirements.yml names."""
+    program = Path(sys.executable).with_name("ansible-galaxy")
+    command = [str(program), "collection", "install", "-r", str(REQUIREMENTS), "-p", str(COLLECTIONS)]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")})
+
+
+def install_from_pypi() -> None:
+    """Unpack the collections that requirements.yml names from the wheel of the PyPI package `ansible`."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory, ANSIBLE_PACKAGE]
+        subprocess.run(command, check=True)
+        (wheel,) = Path(directory).glob("*.whl")
+        unpack(wheel, COLLECTIONS)
+
+
+def unpack(wheel: Path, collections: Path) -> None:
+    """Unpack the required collections from the wheel, each into place with one rename."""
+    collections.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=collections) as unpacked:
+        for name in required_versions(REQUIREMENTS):
+            relative = Path("ansible_collections", *name.split("."))
+            prefix = f"{relative.as_posix()}/"
+            archive.extractall(unpacked, [member for member in archive.namelist() if member.startswith(prefix)])
+            target = collections / relative
+            if target.exists():
+                shutil.rmtree(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (Path(unpacked) / relative).rename(target)
+
+
+def main() -> int:
+    """Install the collections, or with --check only compare them with requirements.yml."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare; exit with 1 and name the differences")
+    arguments = parser.parse_args()
+
+    if arguments.check or not differences(REQUIREMENTS, COLLECTIONS):
+        pass
+    elif galaxy_answers():
+        install_from_galaxy()
+    else:
+        print(f"{GALAXY} does not answer: taking the collections from the PyPI package {ANSIBLE_PACKAGE}")
+        install_from_pypi()
+
+    different = differences(REQUIREMENTS, COLLECTIONS)
+    for sentence in different:
+        print(sentence, file=sys.stderr)
+    if different:
+        print(f"The collections in {COLLECTIONS} are not those that {REQUIREMENTS} names.", file=sys.stderr)
+        return 1
+    print("The collections are installed as requirements.yml names them.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
