@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Build the test host image, unless an image made of the same inputs exists, and print its tag.
+
+The tag is a hash of everything that goes into the image. Needs nothing but Python, the Docker command line and,
+where no container registry answers, mmdebstrap. What happens goes to standard error, only the tag to standard output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SERVICES = HERE.parent / "sample_estate" / "services"
+CERTIFICATES = Path("/usr/local/share/ca-certificates")
+CACHE = ROOT / ".cache" / "test_host"
+
+IMAGE = "swarm-test-host"
+BASE_IMAGE = "debian:bookworm"
+BOOTSTRAPPED_IMAGE = f"{IMAGE}-base:bookworm"
+DEBIAN_SUITE = "bookworm"
+DEBIAN_ARCHIVE = "http://deb.debian.org/debian"
+DEBIAN_SOURCES = f"""\
+deb {DEBIAN_ARCHIVE} {DEBIAN_SUITE} main
+deb {DEBIAN_ARCHIVE} {DEBIAN_SUITE}-updates main
+deb {DEBIAN_ARCHIVE}-security {DEBIAN_SUITE}-security main
+"""
+PULL_TIMEOUT_SECONDS = 120.0
+
+
+class BuildError(Exception):
+    """The image cannot be built; the message says what is missing and what to do."""
+
+
+def context_files() -> dict[str, bytes]:
+    """Return the content of every file of the build context by its path there."""
+    files = {name: (HERE / name).read_bytes() for name in ("Dockerfile", "build_postgresql_repository.sh")}
+    for name in ("package.json", "package-lock.json"):
+        files[f"services/{name}"] = (SERVICES / name).read_bytes()
+    for certificate in sorted(CERTIFICATES.rglob("*.crt")):
+        files[f"ca-certificates/{certificate.name}"] = certificate.read_bytes()
+    return files
+
+
+def image_tag(files: dict[str, bytes]) -> str:
+    """Return the tag that stands for these files and this program."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path, content in sorted(files.items()):
+        digest.update(f"\0{path}\0{len(content)}\0".encode())
+        digest.update(content)
+    return f"{IMAGE}:{digest.hexdigest()[:16]}"
+
+
+def exists(image: str) -> bool:
+    """Tell whether Docker has this image."""
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
+
+
+def run(command: list[str]) -> None:
+    """Run a command with its output on standard error; raise BuildError if it fails."""
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+        raise BuildError(f"This command failed, its output is above: {' '.join(command)}")
+
+
+def pull_base_image() -> bool:
+    """Pull Debian's image; tell whether a registry had it."""
+    try:
+        result = subprocess.run(
+            ["docker", "pull", "--quiet", BASE_IMAGE], capture_output=True, check=False, timeout=PULL_TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return result.returncode == 0
+
+
+def bootstrap_base_image() -> None:
+    """Make the base image from Debian's archive; the bootstrapped system is kept in the cache."""
+    if shutil.which("mmdebstrap") is None:
+        raise BuildError(
+            f"No container registry gave the image {BASE_IMAGE}, and mmdebstrap, which makes it from Debian's archive, "
+            "is not installed. Install it (apt-get install mmdebstrap) or make a registry reachable."
+        )
+    CACHE.mkdir(parents=True, exist_ok=True)
+    archive = CACHE / f"{DEBIAN_SUITE}.tar"
+    if not archive.exists():
+        unfinished = archive.with_suffix(".unfinished.tar")
+        with tempfile.NamedTemporaryFile("w", suffix=".list") as sources:
+            sources.write(DEBIAN_SOURCES)
+            sources.flush()
+            run(["mmdebstrap", "--quiet", "--variant=minbase", DEBIAN_SUITE, str(unfinished), sources.name])
+        unfinished.rename(archive)
+    run(["docker", "import", str(archive), BOOTSTRAPPED_IMAGE])
+
+
+def base_image() -> str:
+    """Return the name of a base image that Docker has, making it if need be."""
+    for image in (BASE_IMAGE, BOOTSTRAPPED_IMAGE):
+        if exists(image):
+            return image
+    if pull_base_image():
+        return BASE_IMAGE
+    print(f"No container registry gave {BASE_IMAGE}: making it from Debian's archive.", file=sys.stderr)
+    bootstrap_base_image()
+    return BOOTSTRAPPED_IMAGE
+
+
+def build(tag: str, files: dict[str, bytes]) -> None:
+    """Build the image from these files under this tag."""
+    base = base_image()
+    with tempfile.TemporaryDirectory() as directory:
+        context = Path(directory)
+        (context / "ca-certificates").mkdir()
+        for path, content in files.items():
+            (context / path).parent.mkdir(parents=True, exist_ok=True)
+            (context / path).write_bytes(content)
+        run(["docker", "build", "--build-arg", f"BASE={base}", "--tag", tag, str(context)])
+
+
+def main() -> int:
+    """Print the tag of the test host image after building it if it is missing."""
+    if shutil.which("docker") is None:
+        print("The docker command is missing: run `make test-host`, which says how to get it.", file=sys.stderr)
+        return 1
+    try:
+        files = context_files()
+        tag = image_tag(files)
+        if not exists(tag):
+            build(tag, files)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(tag)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
