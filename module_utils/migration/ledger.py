@@ -203,11 +203,16 @@ def record_run(
         return int(cursor.fetchone()[0])
 
 
-def read_latest_run(connection: Connection, group_name: str) -> dict[str, Any] | None:
-    """Return the report of the group's newest run that loaded or verified its tables, or None."""
+def read_latest_run(connection: Connection, group_name: str, *kinds: str) -> dict[str, Any] | None:
+    """Return the report of the group's newest run, or None.
+
+    :param kinds: only runs of these kinds, for example ``rehearsal``, ``final``; all if not given.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT report FROM migration.run WHERE group_name = %s ORDER BY id DESC LIMIT 1", (group_name,)
+            "SELECT report FROM migration.run WHERE group_name = %s AND (%s OR kind = ANY (%s)) "
+            "ORDER BY id DESC LIMIT 1",
+            (group_name, not kinds, list(kinds)),
         )
         row = cursor.fetchone()
     return None if row is None else dict(row[0])

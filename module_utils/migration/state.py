@@ -43,6 +43,11 @@ _NEXT_STEP = {
 }
 
 
+def advice(state: str) -> str:
+    """Return what an operator does next with a group in this state."""
+    return _NEXT_STEP[state]
+
+
 def is_on_postgresql(state: str) -> bool:
     """Return whether PostgreSQL is the group's store: then no run may load over its tables."""
     return state in (LIVE, ARCHIVED, REMOVED)
