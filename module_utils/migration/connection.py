@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .errors import MigrationError, Problem
 
@@ -19,6 +20,7 @@ except ImportError:  # a bare host, before postgres_install has run
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
 
 # The Ansible arguments that every module of ours takes for its connection. The names are those
 # of community.postgresql.
@@ -181,3 +183,14 @@ def _translate(login: Login, text: str) -> MigrationError:
             )
         ],
     )
+
+
+def first_row(cursor: Cursor) -> tuple[Any, ...]:
+    """Return the next row of a query that always has one.
+
+    :raises LookupError: if there is none.
+    """
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("the query returned no row")
+    return row

@@ -6,9 +6,10 @@ everywhere, all mistakes at once, before anything is touched.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from .errors import MigrationError, Problem
 

@@ -7,11 +7,13 @@ value that a policy changed or that has no column in the target.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 from . import state
+from .connection import first_row
 from .errors import MigrationError, Problem
 
 try:
@@ -109,7 +111,7 @@ def exists(connection: Connection) -> bool:
     """Return whether the ledger has been created in this database."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('migration.cutover_group') IS NOT NULL")
-        return bool(cursor.fetchone()[0])
+        return bool(first_row(cursor)[0])
 
 
 def require(connection: Connection) -> None:
@@ -191,16 +193,20 @@ def take_step(
     return new_state
 
 
-def record_run(
-    connection: Connection, group_name: str, kind: str, started_at: datetime, report: dict[str, Any]
-) -> int:
+def merge_detail(connection: Connection, name: str, detail: dict[str, Any]) -> None:
+    """Merge keys into the ``detail`` of a group that is already known. The caller commits."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE migration.cutover_group SET detail = detail || %s WHERE name = %s", (Json(detail), name))
+
+
+def record_run(connection: Connection, group_name: str, kind: str, started_at: datetime, report: dict[str, Any]) -> int:
     """Write one run with its report (counts, hashes, conversions, times) and return its id."""
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO migration.run (group_name, kind, started_at, report) VALUES (%s, %s, %s, %s) RETURNING id",
             (group_name, kind, started_at, Json(report)),
         )
-        return int(cursor.fetchone()[0])
+        return int(first_row(cursor)[0])
 
 
 def read_latest_run(connection: Connection, group_name: str, *kinds: str) -> dict[str, Any] | None:
@@ -231,7 +237,7 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT hashtext(%s)", (name,))
-        key = cursor.fetchone()[0]
+        key = first_row(cursor)[0]
         cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(wait_seconds * 1000)}ms",))
         connection.commit()
         try:

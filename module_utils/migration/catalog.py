@@ -1,0 +1,149 @@
+"""What the target database expects: types, keys and constraints, read from its catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """One column of a target table.
+
+    :param type_name: base type as in ``pg_type`` (domains resolved), for example ``int4``.
+    :param display_type: the type as PostgreSQL writes it, for example ``character varying(40)``.
+    :param type_modifier: ``atttypmod``: length or precision, -1 if none.
+    :param sequence: qualified name of the sequence that feeds it, None if there is none.
+    """
+
+    name: str
+    type_name: str
+    display_type: str
+    type_modifier: int
+    not_null: bool
+    has_default: bool
+    generated: bool
+    sequence: str | None
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """One foreign key. Tables are ``schema.table``; ``definition`` recreates it."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    referenced_table: str
+    referenced_columns: tuple[str, ...]
+    definition: str
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """One target table.
+
+    :param key: columns of its primary key, empty if it has none.
+    :param unique_keys: the columns of each unique constraint or index without an expression or
+        predicate, the primary key among them.
+    """
+
+    name: str
+    columns: dict[str, TargetColumn]
+    key: tuple[str, ...]
+    unique_keys: tuple[tuple[str, ...], ...]
+    foreign_keys: tuple[ForeignKey, ...]
+
+
+def read_catalog(connection: Connection, names: Iterable[str]) -> dict[str, TargetTable]:
+    """Return the target tables that exist among ``names`` (each ``schema.table``)."""
+    wanted = list(names)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT n.nspname || '.' || c.relname, c.oid
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY (%s)
+            """,
+            (wanted,),
+        )
+        oids = dict(cursor.fetchall())
+        return {
+            name: TargetTable(
+                name,
+                _read_columns(cursor, oid),
+                *_read_keys(cursor, oid),
+                _read_foreign_keys(cursor, oid),
+            )
+            for name, oid in oids.items()
+        }
+
+
+def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
+    """Return the columns of one table in their order."""
+    cursor.execute(
+        """
+        SELECT a.attname,
+               CASE WHEN t.typtype = 'd' THEN base.typname ELSE t.typname END,
+               format_type(a.atttypid, a.atttypmod),
+               CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END,
+               a.attnotnull OR t.typnotnull,
+               a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
+               a.attgenerated <> '',
+               pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname)
+        FROM pg_attribute a
+        JOIN pg_class c ON c.oid = a.attrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_type base ON base.oid = t.typbasetype
+        WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attnum
+        """,
+        (oid,),
+    )
+    return {row[0]: TargetColumn(*row) for row in cursor.fetchall()}
+
+
+def _read_keys(cursor: Cursor, oid: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the primary key and all unique keys of one table."""
+    cursor.execute(
+        """
+        SELECT i.indisprimary,
+               array(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY k(number, position)
+                     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+                     WHERE k.position <= i.indnkeyatts ORDER BY k.position)
+        FROM pg_index i
+        WHERE i.indrelid = %s AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+        ORDER BY i.indisprimary DESC, i.indexrelid
+        """,
+        (oid,),
+    )
+    rows = cursor.fetchall()
+    primary = next((tuple(columns) for is_primary, columns in rows if is_primary), ())
+    return primary, tuple(tuple(columns) for _, columns in rows)
+
+
+def _read_foreign_keys(cursor: Cursor, oid: int) -> tuple[ForeignKey, ...]:
+    """Return the foreign keys of one table."""
+    cursor.execute(
+        """
+        SELECT k.conname, n.nspname || '.' || c.relname,
+               array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(number, position)
+                     JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number ORDER BY u.position),
+               fn.nspname || '.' || fc.relname,
+               array(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(number, position)
+                     JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number ORDER BY u.position),
+               pg_get_constraintdef(k.oid)
+        FROM pg_constraint k
+        JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_class fc ON fc.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
+        WHERE k.conrelid = %s AND k.contype = 'f' AND k.conparentid = 0
+        ORDER BY k.conname
+        """,
+        (oid,),
+    )
+    return tuple(ForeignKey(row[0], row[1], tuple(row[2]), row[3], tuple(row[4]), row[5]) for row in cursor.fetchall())

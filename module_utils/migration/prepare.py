@@ -1,0 +1,392 @@
+"""Converts every value once, into private files that PostgreSQL's COPY reads as they are.
+
+Nothing is written to the target here, so every offender can be found and listed first.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .convert import Refused, converter
+from .errors import MigrationError, Problem
+from .estate import REFUSE, Group
+from .plan import ColumnPlan, ForeignKeyPlan, TablePlan
+from .policies import SET_NULL, repair
+from .source import (
+    Value,
+    quote_name,
+    read_rows,
+    row_key,
+    show,
+    to_json,
+    to_json_text,
+)
+
+_ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
+_SHOWN_KEYS = 5
+_SHOWN_VALUES = 50
+
+_FIXES = {
+    "orphan": "Repair the row, or set 'orphan: set_null' or 'orphan: reject' for the column",
+    "invalid_json": "Repair the value, or set 'invalid_json' for the column: as_json_string, set_null or reject",
+    "nul_character": "Repair the value, or set 'nul_character: remove' or 'nul_character: reject' for the column",
+    "invalid_utf8": "Repair the value, or set 'invalid_utf8: replace' or 'invalid_utf8: reject' for the column",
+    "empty_string": "Repair the value, or set 'empty_string: set_null' or 'empty_string: reject' for the column",
+    "fraction": "Repair the value, or set 'fraction: round' or 'fraction: reject' for the column",
+    "unconvertible": "Repair the value, or set 'unconvertible: set_null' or 'unconvertible: reject' for the column",
+    "duplicate": "Repair the rows in the source: the target allows each key once",
+}
+
+
+@dataclass
+class PreparedTable:
+    """One table, converted.
+
+    :param rows: rows to load, those rejected not among them.
+    :param rejected: key → reason of each rejected row.
+    :param changes: key → column → the policies' answers, in the order they were applied.
+    :param conversions: (column, conversion) → number of values.
+    :param kept: column without a target → value as shown → number of rows; None for a secret.
+    :param spool: the file to COPY, None when nothing was written.
+    """
+
+    plan: TablePlan
+    source_rows: int = 0
+    rows: int = 0
+    rejected: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    conversions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kept: dict[str, Counter[str | None]] = field(default_factory=dict)
+    spool: Path | None = None
+
+
+@dataclass
+class Prepared:
+    """A whole group, converted, with the files for the ledger."""
+
+    tables: list[PreparedTable]
+    id_map: Path
+    rejects: Path
+    originals: Path
+
+
+class _Spool:
+    """A private file of COPY lines."""
+
+    def __init__(self, path: Path, wanted: bool = True) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+        if wanted:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
+
+    def write(self, fields: Iterable[str | None]) -> None:
+        """Write one line."""
+        if self._file is not None:
+            line = "\t".join("\\N" if text is None else text.translate(_ESCAPES) for text in fields)
+            self._file.write(line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class _Offenders:
+    """Collects the values that stop the run, by column and reason."""
+
+    def __init__(self, file_name: str) -> None:
+        self._file_name = file_name
+        self._found: dict[tuple[str, str, str], list[str]] = {}
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, table: str, columns: str, refused: Refused, key: str, shown: str | None) -> None:
+        """Note one value; ``shown`` is None for a secret."""
+        entry = (f"{table}.{columns}", refused.policy, refused.what)
+        self._counts[entry] += 1
+        examples = self._found.setdefault(entry, [])
+        if len(examples) < _SHOWN_KEYS:
+            examples.append(key if shown is None else f"{key}: {shown}")
+
+    def problems(self) -> list[Problem]:
+        """Return one problem for each column and reason."""
+        problems = []
+        for (column, policy, what), examples in self._found.items():
+            count = self._counts[(column, policy, what)]
+            more = "" if count == len(examples) else f" and {count - len(examples):,} more"
+            rows = "1 row" if count == 1 else f"{count:,} rows"
+            problems.append(
+                Problem(f"{self._file_name}: {column}", f"{what} ({rows}: {'; '.join(examples)}{more})", _FIXES[policy])
+            )
+        return problems
+
+
+def prepare(
+    group: Group, snapshot: sqlite3.Connection, plans: Sequence[TablePlan], directory: Path, spool: bool = True
+) -> Prepared:
+    """Convert every table of a group.
+
+    :param directory: a private directory for the files.
+    :param spool: write the tables' files; without them only the findings are returned.
+    :raises MigrationError: with every value that no policy answers for.
+    """
+    # A rejected row orphans the rows that refer to it, which may lie in a table before it (a
+    # cycle) or in its own: then everything is converted again with what is now known.
+    rejected_rows: dict[str, list[dict[str, Value]]] = {}
+    while True:
+        known = {table: len(rows) for table, rows in rejected_rows.items()}
+        prepared, offenders, seen = _prepare_once(group, snapshot, plans, directory, spool, rejected_rows)
+        rejected_rows = seen
+        refers_to_unseen = any(
+            len(seen.get(key.referenced_source, ())) > known.get(key.referenced_source, 0)
+            and not _comes_before(plans, key.referenced_source, plan.source.name)
+            for plan in plans
+            for key in plan.foreign_keys
+        )
+        if not refers_to_unseen:
+            break
+    problems = offenders.problems()
+    if problems:
+        raise MigrationError(f"Cutover group {group.name} holds values that its target cannot.", problems)
+    return prepared
+
+
+def _comes_before(plans: Sequence[TablePlan], first: str, second: str) -> bool:
+    """Return whether one source table is converted before another."""
+    names = [plan.source.name for plan in plans]
+    return names.index(first) < names.index(second)
+
+
+def _prepare_once(
+    group: Group,
+    snapshot: sqlite3.Connection,
+    plans: Sequence[TablePlan],
+    directory: Path,
+    spool: bool,
+    rejected_before: dict[str, list[dict[str, Value]]],
+) -> tuple[Prepared, _Offenders, dict[str, list[dict[str, Value]]]]:
+    """Convert every table once, given the rows that are known to be rejected."""
+    offenders = _Offenders(group.source_path)
+    id_map, rejects, originals = (_Spool(directory / f"{name}.copy") for name in ("id_map", "reject", "original_value"))
+    rejected_rows = dict(rejected_before)
+    tables = []
+    for number, plan in enumerate(plans):
+        _find_duplicates(snapshot, plan, offenders)
+        work = _TableWork(group, plan, offenders, id_map, rejects, originals)
+        work.missing = [_missing_values(snapshot, key, rejected_rows) for key in plan.foreign_keys]
+        lines = _Spool(directory / f"{number:03d}.copy", spool)
+        rejected_rows[plan.source.name] = work.run(snapshot, lines)
+        lines.close()
+        work.prepared.spool = lines.path if spool else None
+        tables.append(work.prepared)
+    for file in (id_map, rejects, originals):
+        file.close()
+    return Prepared(tables, id_map.path, rejects.path, originals.path), offenders, rejected_rows
+
+
+def _missing_values(
+    snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]]
+) -> set[tuple[Value, ...]]:
+    """Return the values of a foreign key whose row is missing from the source or was rejected."""
+    child_table = quote_name(key.source)
+    columns = [quote_name(name) for name in key.columns]
+    condition = " AND ".join(
+        f"p.{quote_name(parent)} = c.{name}" for parent, name in zip(key.referenced_columns, columns, strict=True)
+    )
+    not_null = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
+    rows = snapshot.execute(
+        f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {child_table} c "  # noqa: S608 (quoted)
+        f"WHERE {not_null} AND NOT EXISTS "
+        f"(SELECT 1 FROM {quote_name(key.referenced_source)} p WHERE {condition})"
+    )
+    missing = {tuple(row) for row in rows}
+    for row in rejected_rows.get(key.referenced_source, ()):
+        missing.add(tuple(row.get(name) for name in key.referenced_columns))
+    return missing
+
+
+def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, offenders: _Offenders) -> None:
+    """Note the keys that the target allows once and the source holds twice."""
+    by_target = {column.target: column for column in plan.columns}
+    for unique in plan.target.unique_keys:
+        if not all(name in by_target for name in unique):
+            continue
+        columns = [by_target[name] for name in unique]
+        names = [quote_name(column.source) for column in columns]
+        rows = snapshot.execute(
+            f"SELECT {', '.join(names)}, count(*) FROM {quote_name(plan.source.name)} "  # noqa: S608 (quoted)
+            f"WHERE {' AND '.join(f'{name} IS NOT NULL' for name in names)} "
+            f"GROUP BY {', '.join(f'{name} COLLATE BINARY' for name in names)} HAVING count(*) > 1"
+        )
+        secret = any(column.options.secret for column in columns)
+        for *values, count in rows:
+            shown = ", ".join(f"{column.source}={show(value)}" for column, value in zip(columns, values, strict=True))
+            offenders.add(
+                plan.source.name,
+                "+".join(column.source for column in columns),
+                Refused("duplicate", "holds the same key more than once"),
+                "a secret value" if secret else shown,
+                f"{count} times",
+            )
+
+
+class _TableWork:
+    """The conversion of one table: one pass over its rows."""
+
+    def __init__(
+        self, group: Group, plan: TablePlan, offenders: _Offenders, id_map: _Spool, rejects: _Spool, originals: _Spool
+    ) -> None:
+        self._group = group
+        self._plan = plan
+        self._offenders = offenders
+        self._id_map = id_map
+        self._rejects = rejects
+        self._originals = originals
+        self.missing: list[set[tuple[Value, ...]]] = []
+        self.prepared = PreparedTable(plan)
+
+    def run(self, snapshot: sqlite3.Connection, lines: _Spool) -> list[dict[str, Value]]:
+        """Convert every row and return the values of those that were rejected."""
+        plan, prepared = self._plan, self.prepared
+        converters = [converter(column, self._noter(column)) for column in plan.columns]
+        count = len(plan.columns)
+        positions = {column.source: index for index, column in enumerate(plan.columns)}
+        checks = [
+            (key, [positions[name] for name in key.columns], missing)
+            for key, missing in zip(plan.foreign_keys, self.missing, strict=True)
+            if missing
+        ]
+        recorded = [index for index, column in enumerate(plan.columns) if column.records_ids]
+        rejected_rows = []
+        read = plan.read_columns
+        for row in read_rows(snapshot, plan.source, read):
+            prepared.source_rows += 1
+            values = list(row[:count])
+            rejection, nulled = self._check_references(checks, values, row)
+            fields: list[str | None] = []
+            for index, convert in enumerate(converters):
+                try:
+                    fields.append(None if index in nulled else convert(values[index]))
+                except Refused as refused:
+                    text, reason = self._apply_policy(plan.columns[index], convert, values[index], refused, row)
+                    rejection = rejection or reason
+                    fields.append(text)
+            if rejection is not None:
+                self._reject(row, rejection)
+                rejected_rows.append(dict(zip(read, row, strict=False)))
+                continue
+            for index in recorded:
+                value, new_id = values[index], fields[index]
+                if value is not None and new_id is not None and value != new_id:
+                    old_id = value if isinstance(value, str) else repr(value)
+                    self._id_map.write((plan.columns[index].namespace, old_id, new_id))
+            for position, option in enumerate(plan.kept):
+                self._keep(option.name, option.secret, row[count + position], row)
+            lines.write(fields)
+            prepared.rows += 1
+        return rejected_rows
+
+    def _noter(self, column: ColumnPlan) -> Any:
+        """Return the function that counts the conversions of one column."""
+
+        def note(conversion: str) -> None:
+            self.prepared.conversions[(column.source, conversion)] += 1
+
+        return note
+
+    def _key(self, row: Sequence[Value]) -> str:
+        """Return the key of a row as text."""
+        return row_key(self._plan.source, row[len(self._plan.read_columns) :])
+
+    def _check_references(
+        self,
+        checks: Sequence[tuple[ForeignKeyPlan, list[int], set[tuple[Value, ...]]]],
+        values: list[Value],
+        row: Sequence[Value],
+    ) -> tuple[str | None, set[int]]:
+        """Answer for the foreign keys of a row: the reason to reject it, and the columns set to NULL."""
+        nulled: set[int] = set()
+        rejection = None
+        for key, positions, missing in checks:
+            if tuple(values[index] for index in positions) not in missing:
+                continue
+            what = f"refers to a row of {key.referenced_source} that does not exist"
+            name = "+".join(key.columns)
+            answer = key.answer
+            can_be_null = not any(self._plan.columns[index].not_null for index in positions)
+            if answer == "reject":
+                rejection = f"{name} {what}"
+            elif answer == SET_NULL and can_be_null:
+                for index in positions:
+                    self._remember(self._plan.columns[index].source, SET_NULL, f"{name} {what}", values[index], row)
+                    nulled.add(index)
+                self.prepared.conversions[(name, "orphan to NULL, original kept in the ledger")] += 1
+            else:
+                secret = any(self._plan.columns[index].options.secret for index in positions)
+                shown = ", ".join(show(values[index]) for index in positions)
+                self._offenders.add(
+                    self._plan.source.name, name, Refused("orphan", what), self._key(row), None if secret else shown
+                )
+        return rejection, nulled
+
+    def _apply_policy(
+        self, column: ColumnPlan, convert: Any, value: Value, refused: Refused, row: Sequence[Value]
+    ) -> tuple[str | None, str | None]:
+        """Return the text to load and None, or None and the reason to reject the row."""
+        original = value
+        for _ in range(8):  # a repaired value may need another policy, but never endlessly
+            answer = column.options.policy(refused.policy)
+            if answer == "reject":
+                return None, f"{column.source} {refused.what}"
+            if answer == REFUSE or (answer == SET_NULL and column.not_null):
+                break
+            value = repair(value, answer)
+            self._remember(column.source, answer, f"{column.source} {refused.what}", original, row)
+            self.prepared.conversions[(column.source, f"{refused.policy}: {answer}, original kept in the ledger")] += 1
+            if answer == SET_NULL:
+                return None, None
+            try:
+                return convert(value), None
+            except Refused as again:
+                refused = again
+        shown = None if column.options.secret or original is None else show(original)
+        self._offenders.add(self._plan.source.name, column.source, refused, self._key(row), shown)
+        return None, None
+
+    def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:
+        """Keep a value that a policy changes, and how it was changed."""
+        key = self._key(row)
+        changes = self.prepared.changes.setdefault(key, {})
+        first = column not in changes
+        changes[column] = (*changes.get(column, ()), answer)
+        if first:
+            self._write_original(key, column, reason, original)
+
+    def _keep(self, column: str, secret: bool, value: Value, row: Sequence[Value]) -> None:
+        """Keep a value whose column has no target."""
+        if value is None:
+            return
+        counter = self.prepared.kept.setdefault(column, Counter())
+        shown = None if secret else show(value)
+        counter[shown if shown in counter or len(counter) < _SHOWN_VALUES else "other values"] += 1
+        self._write_original(self._key(row), column, "the target has no such column", value)
+
+    def _write_original(self, key: str, column: str, reason: str, value: Value) -> None:
+        """Write one line for ``migration.original_value``."""
+        self._originals.write(
+            (self._group.name, self._plan.source.name, key, column, reason, to_json_text(to_json(value)))
+        )
+
+    def _reject(self, row: Sequence[Value], reason: str) -> None:
+        """Write one line for ``migration.reject``, with the row's exact values."""
+        key = self._key(row)
+        self.prepared.rejected[key] = reason
+        self.prepared.changes.pop(key, None)
+        values = {name: to_json(value) for name, value in zip(self._plan.read_columns, row, strict=False)}
+        self._rejects.write((self._group.name, self._plan.source.name, key, reason, to_json_text(values)))

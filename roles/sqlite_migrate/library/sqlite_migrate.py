@@ -1,0 +1,206 @@
+#!/usr/bin/python
+"""Make the PostgreSQL tables of one cutover group equal to its SQLite file."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: sqlite_migrate
+short_description: Make the PostgreSQL tables of one cutover group equal to its SQLite file
+description:
+  - Takes a private snapshot of the source, plans each column by the target's type, converts every value,
+    loads the target tables, reads them back through the inverse mapping and compares every row.
+  - Rows, ledger and state commit in one transaction, and only if both sides are equal.
+  - Refuses, with every offender listed and nothing written, what would lose anything and has no policy in the inventory.
+  - A group that already lives on PostgreSQL is left alone.
+options:
+  group:
+    description: One entry of C(estate_cutover_groups), as described in the README of the role.
+    type: dict
+    required: true
+  work_directory:
+    description: Directory on the host for private snapshots. It is created with mode 0700.
+    type: path
+    default: /var/lib/sqlite-migration
+  login_host:
+    description: Address of the PostgreSQL server, or the directory of its Unix socket.
+    type: str
+    default: 127.0.0.1
+  login_port:
+    description: Port of the server.
+    type: int
+    default: 5432
+  login_db:
+    description: Target database.
+    type: str
+    required: true
+  login_user:
+    description: Role that migrates.
+    type: str
+    required: true
+  login_password:
+    description: Password of that role.
+    type: str
+  session_role:
+    description: Role to become after the login, the owner of the tables.
+    type: str
+  ssl_mode:
+    description: How the connection is protected, as in libpq.
+    type: str
+    default: prefer
+    choices: [disable, allow, prefer, require, verify-ca, verify-full]
+  ca_cert:
+    description: File with the certificate authorities that may have signed the server's certificate.
+    type: path
+  connect_timeout:
+    description: Seconds to wait for the server.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: Takes the snapshot, plans, converts and compares, but writes nothing to PostgreSQL.
+    support: full
+  diff_mode:
+    description: Shows the rows of each table before and after.
+    support: full
+requirements:
+  - psycopg2 on the host
+author:
+  - The maintainers of this project
+"""
+
+EXAMPLES = r"""
+- name: Make the tables of the registry equal to registry.db
+  sqlite_migrate:
+    group: "{{ estate_cutover_groups[0] }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+"""
+
+RETURN = r"""
+report:
+  description: What was found and done, table by table. Absent if the group already lives on PostgreSQL.
+  returned: success
+  type: dict
+  contains:
+    group:
+      description: Name of the cutover group.
+      type: str
+    tables:
+      description: For each table the rows and hashes of both sides, conversions, kept values and rejected rows.
+      type: list
+      elements: dict
+    sequences:
+      description: What each sequence gives out next, and the least that it must.
+      type: list
+      elements: dict
+    foreign_keys:
+      description: Each foreign key, whether it is valid, and its orphans.
+      type: list
+      elements: dict
+    rejects:
+      description: Each rejected row with its reason.
+      type: list
+      elements: dict
+    seconds:
+      description: Time of each step, in seconds.
+      type: dict
+state:
+  description: State of the group in the ledger before this run.
+  returned: success
+  type: str
+problems:
+  description: Every offender, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migration import engine, ledger, state
+from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.estate import Group, parse_group
+from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
+
+
+def synchronise(group: Group, login: Login, work_directory: str, check_mode: bool) -> dict[str, Any]:
+    """Return the module's result for one group.
+
+    :raises MigrationError: with every offender.
+    """
+    try:
+        with connected(login) as connection:
+            if check_mode and not ledger.exists(connection):
+                return _before_the_schema(group, work_directory)
+            ledger.require(connection)
+            record = ledger.read_group(connection, group.name, group.source_path)
+            connection.rollback()
+            if state.is_on_postgresql(record.state):
+                return {
+                    "changed": False,
+                    "state": record.state,
+                    "msg": f"{group.name} lives on PostgreSQL since {record.cutover_at}; its tables are left alone.",
+                }
+            if record.state == state.FROZEN:
+                return {
+                    "changed": False,
+                    "state": record.state,
+                    "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
+                }
+            result = engine.migrate(connection, group, engine.REHEARSAL, check_mode, work_directory)
+            return {**result, "state": record.state, "diff": _diff(result["report"])}
+    except ServerUnreachable:
+        if not check_mode:
+            raise
+        return _before_the_schema(group, work_directory)
+
+
+def _before_the_schema(group: Group, work_directory: str) -> dict[str, Any]:
+    """Return what a dry run can say while the server or its schema is still to be made."""
+    report = engine.profile(group, work_directory)
+    return {
+        "changed": True,
+        "state": state.PENDING,
+        "report": report,
+        "diff": _diff(report),
+        "msg": f"{group.name} would be loaded into PostgreSQL, once phase 1 has made the server and its tables.",
+    }
+
+
+def _diff(report: dict[str, Any]) -> dict[str, str]:
+    """Return the rows of each changed table before and after, for --diff."""
+    changed = [table for table in report["tables"] if table["changed"]]
+    before = "".join(f"{table['target']}: differs from {table['source']}\n" for table in changed)
+    after = "".join(
+        f"{table['target']}: {table['source_rows'] - table.get('rejected_rows', 0)} rows of {table['source']}\n"
+        for table in changed
+    )
+    return {"before": before, "after": after}
+
+
+def main() -> None:
+    """Read the arguments, synchronise one group, and report."""
+    module = AnsibleModule(
+        argument_spec={
+            "group": {"type": "dict", "required": True},
+            "work_directory": {"type": "path", "default": WORK_DIRECTORY},
+            **LOGIN_ARGUMENTS,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        group = parse_group(module.params["group"])
+        login = Login.from_arguments(module.params)
+        result = synchronise(group, login, module.params["work_directory"], module.check_mode)
+    except MigrationError as error:
+        module.fail_json(msg=str(error), problems=error.as_dicts())
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
