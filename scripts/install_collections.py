@@ -76,7 +76,17 @@ def install_from_galaxy() -> None:
 def install_from_pypi() -> None:
     """Unpack the collections that requirements.yml names from the wheel of the PyPI package `ansible`."""
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory, ANSIBLE_PACKAGE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            directory,
+            ANSIBLE_PACKAGE,
+        ]
         subprocess.run(command, check=True)
         (wheel,) = Path(directory).glob("*.whl")
         unpack(wheel, COLLECTIONS)

@@ -8,6 +8,7 @@ where no container registry answers, mmdebstrap. What happens goes to standard e
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -78,13 +79,21 @@ def pull_base_image() -> bool:
     return result.returncode == 0
 
 
-def bootstrap_base_image() -> None:
-    """Make the base image from Debian's archive; the bootstrapped system is kept in the cache."""
-    if shutil.which("mmdebstrap") is None:
+def install_mmdebstrap() -> None:
+    """Install mmdebstrap as root on Debian; elsewhere say what is missing."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise BuildError(
             f"No container registry gave the image {BASE_IMAGE}, and mmdebstrap, which makes it from Debian's archive, "
             "is not installed. Install it (apt-get install mmdebstrap) or make a registry reachable."
         )
+    run(["apt-get", "update", "--quiet=2"])
+    run(["apt-get", "install", "--yes", "--quiet=2", "mmdebstrap"])
+
+
+def bootstrap_base_image() -> None:
+    """Make the base image from Debian's archive; the bootstrapped system is kept in the cache."""
+    if shutil.which("mmdebstrap") is None:
+        install_mmdebstrap()
     CACHE.mkdir(parents=True, exist_ok=True)
     archive = CACHE / f"{DEBIAN_SUITE}.tar"
     if not archive.exists():

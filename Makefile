@@ -1,0 +1,31 @@
+# The commands of the project. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit test-host clean
+MAKEFLAGS += --no-print-directory
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+help: ## List these commands.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) 
+
+demo: .venv/is-complete test-host ## Show the whole migration on a throwaway dev host in Docker.
+	@python scripts/run_demo.py
+
+test: .venv/is-complete test-host ## Run every check: linters, unit tests, Molecule and the crash tests.
+	@python scripts/run_all_checks.py
+
+lint: .venv/is-complete ## Run the linters only.
+	@scripts/lint.sh
+
+unit: .venv/is-complete ## Run the tests of the Python code only, against a PostgreSQL of their own.
+	@pytest tests --ignore tests/crash
+
+test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
+	@scripts/start_docker.sh
+	@python molecule/test_host/build.py
+
+clean: ## Remove the test hosts, their images, and everything that was made in this folder.
+	@scripts/clean.sh
+
+.venv/is-complete: pyproject.toml requirements.yml scripts/set_up_python.sh scripts/install_collections.py
+	@scripts/set_up_python.sh

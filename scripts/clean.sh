@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Remove the test hosts, their images, and everything that was made in this folder. Passwords that the project
+# generated for real dev hosts (.secrets/) and reports (reports/) stay.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if command -v docker >/dev/null && docker info >/dev/null 2>&1; then
+  for reference in $(docker images --quiet 'swarm-test-host*'); do
+    docker ps --all --quiet --filter "ancestor=$reference" | xargs --no-run-if-empty docker rm --force
+  done
+  docker images --format '{{.Repository}}:{{.Tag}}' 'swarm-test-host*' | xargs --no-run-if-empty docker rmi --force
+  docker image prune --force
+fi
+rm -rf .venv .collections .cache .ansible .mypy_cache .ruff_cache .pytest_cache .hypothesis
+find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Run every linter, also when an earlier one has complained; their settings are in pyproject.toml and the dot files.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" ANSIBLE_CONFIG="$PWD/ansible.cfg"
+
+failed=()
+check() {
+  local title=$1
+  shift
+  if "$@"; then
+    echo "✓ $title"
+  else
+    failed+=("$title")
+    echo "✗ $title"
+  fi
+}
+
+mapfile -t typed < <(git ls-files --cached --others --exclude-standard \
+  'module_utils/*.py' 'roles/*/library/*.py' 'roles/*/filter_plugins/*.py' 'roles/*/action_plugins/*.py' \
+  'scripts/*.py' 'molecule/*.py' 'tests/*.py')
+
+check "collections are those of requirements.yml" python scripts/install_collections.py --check
+check "ruff check" ruff check --quiet .
+check "ruff format" ruff format --quiet --check .
+check "mypy" mypy --no-error-summary "${typed[@]}"
+check "yamllint" yamllint --strict .
+check "ansible-lint" ansible-lint -q
+check "squawk" squawk 'files/sql/*.sql'
+
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'These linters complain: '
+  (IFS=,; echo "${failed[*]}")
+  exit 1
+fi

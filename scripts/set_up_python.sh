@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Make .venv with the dependencies that pyproject.toml pins, and the Ansible collections that requirements.yml names.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+is_recent_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+find_python() {
+  local name
+  for name in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    if is_recent_enough "$name"; then
+      echo "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+install_python_with_apt() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "$1 Install Python 3.11 or later with its venv module, then run this again." >&2
+    exit 1
+  fi
+  echo "$1 Installing it with apt."
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq python3 python3-venv >/dev/null
+}
+
+find_python >/dev/null || install_python_with_apt "There is no Python 3.11 or later."
+if ! python=$(find_python); then
+  echo "The distribution's Python is older than 3.11: install a later one, then run this again." >&2
+  exit 1
+fi
+if ! .venv/bin/python -c '' 2>/dev/null; then
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    install_python_with_apt "Python's venv module is missing."
+    python=/usr/bin/python3
+  fi
+  rm -rf .venv
+  "$python" -m venv .venv
+fi
+
+echo "Installing the Python dependencies of pyproject.toml into .venv"
+mkdir -p .cache
+.venv/bin/python - >.cache/python-requirements.txt <<'PYTHON'
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+print("\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
+PYTHON
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .cache/python-requirements.txt
+.venv/bin/python scripts/install_collections.py
+touch .venv/is-complete

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Make sure that a Docker engine answers. As root on a Debian system it is installed and started; elsewhere this says
+# what is missing.
+set -euo pipefail
+
+answers() { docker info >/dev/null 2>&1; }
+
+is_root_with_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+give_up() {
+  echo "$1" >&2
+  exit 1
+}
+
+if answers; then
+  exit 0
+fi
+
+if ! command -v docker >/dev/null || { is_root_with_apt && [ -z "${DOCKER_HOST:-}" ] && ! command -v dockerd >/dev/null; }; then
+  is_root_with_apt || give_up "Docker is missing. Install Docker Engine or Docker Desktop and start it, then run this again."
+  echo "Docker is missing: installing Debian's docker.io and iptables with apt."
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends docker.io iptables >/dev/null
+fi
+if answers; then
+  exit 0
+fi
+
+if [ -n "${DOCKER_HOST:-}" ] || [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
+  docker info >/dev/null || true
+  give_up "Docker is installed, but its engine does not answer (its message is above). Start it, or give this user access to it, then run this again."
+fi
+
+log=/var/log/dockerd.log
+if [ -d /run/systemd/system ]; then
+  systemctl enable --now docker
+  log="the journal of the unit docker"
+else
+  echo "Starting dockerd; its output goes to $log."
+  # A process id file of an engine that did not stop in order keeps a new one from starting.
+  if [ -f /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
+    rm -f /var/run/docker.pid
+  fi
+  setsid nohup dockerd >"$log" 2>&1 </dev/null &
+fi
+for _ in $(seq 60); do
+  if answers; then
+    exit 0
+  fi
+  sleep 1
+done
+give_up "The Docker engine did not start within 60 seconds. Look into $log."
