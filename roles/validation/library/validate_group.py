@@ -1,0 +1,151 @@
+#!/usr/bin/python
+"""Compare the SQLite file of one cutover group with its PostgreSQL tables, whatever state it is in."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: validate_group
+short_description: Compare both sides of one cutover group
+description:
+  - Reads both sides of a cutover group and says what is wrong, without writing anything.
+  - Before the cutover the target must be what the last rehearsal proved. What the services wrote to SQLite since is
+    information.
+  - After it the frozen file must be the recorded one, and the final sync must have proven every table equal. What the
+    services wrote to PostgreSQL since is information.
+  - Sequences must be ahead of every id, foreign keys validated and without orphans, indexes valid.
+  - Findings do not fail the task, so that a report can tell all of them; the caller decides.
+options:
+  group:
+    description: One entry of C(estate_cutover_groups), as described in the README of the role sqlite_migrate.
+    type: dict
+    required: true
+  login_host:
+    description: Address of the PostgreSQL server, or the directory of its Unix socket.
+    type: str
+    default: 127.0.0.1
+  login_port:
+    description: Port of the server.
+    type: int
+    default: 5432
+  login_db:
+    description: Target database.
+    type: str
+    required: true
+  login_user:
+    description: Role that reads the tables and the ledger.
+    type: str
+    required: true
+  login_password:
+    description: Password of that role.
+    type: str
+  session_role:
+    description: Role to become after the login, the owner of the tables.
+    type: str
+  ssl_mode:
+    description: How the connection is protected, as in libpq.
+    type: str
+    default: prefer
+    choices: [disable, allow, prefer, require, verify-ca, verify-full]
+  ca_cert:
+    description: File with the certificate authorities that may have signed the server's certificate.
+    type: path
+  connect_timeout:
+    description: Seconds to wait for the server.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: Compares all the same, because nothing is written. Where there is no server or ledger yet, says so.
+    support: full
+requirements:
+  - psycopg2 on the host
+author:
+  - The maintainers of this project
+"""
+
+EXAMPLES = r"""
+- name: Compare both sides of the registry
+  validate_group:
+    group: "{{ estate_cutover_groups[0] }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+"""
+
+RETURN = r"""
+validation:
+  description: What was found.
+  returned: success
+  type: dict
+  contains:
+    group:
+      description: Name of the cutover group.
+      type: str
+    state:
+      description: Its state in the ledger.
+      type: str
+    valid:
+      description: Whether there is no finding.
+      type: bool
+    findings:
+      description: Everything that is wrong, as where, what and fix.
+      type: list
+      elements: dict
+    information:
+      description: What is worth knowing without being wrong.
+      type: list
+      elements: str
+    tables:
+      description: Rows and hashes of both sides of each table.
+      type: list
+      elements: dict
+problems:
+  description: Why nothing could be compared, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migration import ledger, validate
+from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.estate import Group, parse_group
+
+
+def validation(group: Group, login: Login, check_mode: bool) -> dict[str, Any]:
+    """Return what was found in one group.
+
+    :raises MigrationError: if nothing can be compared, unless a dry run finds no server or ledger yet.
+    """
+    try:
+        with connected(login) as connection:
+            if check_mode and not ledger.exists(connection):
+                return validate.not_compared(group, "there is no ledger in the database yet")
+            return validate.validate(connection, group)
+    except ServerUnreachable:
+        if not check_mode:
+            raise
+        return validate.not_compared(group, "there is no server yet")
+
+
+def main() -> None:
+    """Compare one group and return what was found."""
+    module = AnsibleModule(
+        argument_spec={"group": {"type": "dict", "required": True}, **LOGIN_ARGUMENTS},
+        supports_check_mode=True,
+    )
+    try:
+        group = parse_group(module.params["group"])
+        result = validation(group, Login.from_arguments(module.params), module.check_mode)
+    except MigrationError as error:
+        module.fail_json(msg=str(error), problems=error.as_dicts())
+    module.exit_json(changed=False, validation=result)
+
+
+if __name__ == "__main__":
+    main()
