@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import datetime, timezone
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 from . import functional_checks, state
 
@@ -59,7 +60,7 @@ def build(
     return {
         "environment": environment,
         "host": host,
-        "generated_at": (generated_at or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+        "generated_at": (generated_at or datetime.now(UTC)).isoformat(timespec="seconds"),
         "status": status,
         "headline": _headline(findings, groups, totals),
         "summary": _summary_sentences(groups, checks, totals),
@@ -84,15 +85,11 @@ def _totals(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "target_rows": sum(table["target_rows"] for table in tables),
         "rejected_rows": sum(group["rejects"]["total"] for group in groups),
         "original_values": sum(group["original_values"]["total"] for group in groups),
-        "downtime_seconds": round(
-            sum((group["cutover"] or {}).get("downtime_seconds") or 0.0 for group in groups), 3
-        ),
+        "downtime_seconds": round(sum((group["cutover"] or {}).get("downtime_seconds") or 0.0 for group in groups), 3),
     }
 
 
-def _headline(
-    findings: Sequence[Any], groups: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]
-) -> str:
+def _headline(findings: Sequence[Any], groups: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> str:
     """Return the one sentence that a reader in a hurry needs."""
     if findings:
         return f"Validation failed: {_count(len(findings), 'finding')}"
@@ -208,7 +205,7 @@ def write(base: Path, report: Mapping[str, Any], check_mode: bool = False) -> di
     if previous is not None and (latest / "report.html").exists() and _lasting(previous) == _lasting(candidate):
         return {"changed": False, "path": str(base / os.readlink(latest)) if latest.is_symlink() else str(latest)}
     moment = datetime.fromisoformat(report["generated_at"])
-    directory = base / moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
+    directory = base / moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     if not check_mode:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         _write_file(directory / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -315,8 +312,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     title = f"Migration report: {report['environment']}"
     body = [
         f"<header><h1>{escape(title)}</h1><p class='run'>{escape(report['host'])}, "
-        f"<time datetime='{escape(report['generated_at'], quote=True)}'>{escape(_moment(report['generated_at']))}</time>"
-        "</p></header>",
+        f"{escape(_moment(report['generated_at']))}</p></header>",
         _render_status(report),
         _card("Findings", _render_findings(report["findings"])) if report["findings"] else "",
         _card("What to do next", _list(report["next_steps"], "ol")),
@@ -419,7 +415,8 @@ def _render_group(group: Mapping[str, Any]) -> str:
     ]
     opened = " open" if group["findings"] or len(group["tables"]) else ""
     return (
-        f"<details{opened}><summary>{_text(group['group'])}</summary>" + "".join(part for part in parts if part)
+        f"<details{opened}><summary>{_text(group['group'])}</summary>"
+        + "".join(part for part in parts if part)
         + "</details>"
     )
 
@@ -437,10 +434,22 @@ def _render_tables(tables: Sequence[Mapping[str, Any]]) -> str:
                 _number(table["target_rows"]),
                 _hashes(table["source_hash"], table["target_hash"]),
                 _equal_badge([bool(table["equal"])]),
-                "-" if written is None else f"written since ({table['rows_now']:,} rows now)" if written else "unchanged",
+                "-"
+                if written is None
+                else f"written since ({table['rows_now']:,} rows now)"
+                if written
+                else "unchanged",
             )
         )
-    heads = ("SQLite table", "PostgreSQL table", "#Source rows", "#Target rows", "Content hash", "Equal", "Since cutover")
+    heads = (
+        "SQLite table",
+        "PostgreSQL table",
+        "#Source rows",
+        "#Target rows",
+        "Content hash",
+        "Equal",
+        "Since cutover",
+    )
     return _table(heads, rows, "Counts and content hashes of both sides, read back through the inverse mapping")
 
 
@@ -468,7 +477,8 @@ def _render_conversions(tables: Sequence[Mapping[str, Any]]) -> str:
             rows.append(
                 (
                     f"<code>{_text(table['source'])}.{_text(entry['column'])}</code>",
-                    "kept in the ledger: the target has no such column" + (f"; values: {_text(values)}" if values else ""),
+                    "kept in the ledger: the target has no such column"
+                    + (f"; values: {_text(values)}" if values else ""),
                     _number(entry["rows"]),
                 )
             )
@@ -545,7 +555,11 @@ def _render_server(server: Mapping[str, Any]) -> str:
     if not server:
         return ""
     rows = [
-        (f"<code>{_text(entry['name'])}</code>", f"<code>{_text(entry['value'])}</code>", _text(entry.get("note") or ""))
+        (
+            f"<code>{_text(entry['name'])}</code>",
+            f"<code>{_text(entry['value'])}</code>",
+            _text(entry.get("note") or ""),
+        )
         for entry in server["settings"]
     ]
     return f"<p>PostgreSQL {_text(server['version'])}</p>" + _table(("Setting", "Value", "Note"), rows)
@@ -665,9 +679,7 @@ def _bar(left: float, top: float, share: float, height: int, colour: str) -> str
     width = share * (_WIDTH - _LABEL_WIDTH - _VALUE_WIDTH)
     if share > 0:
         width = max(width, 2.0)
-    return (
-        f"<rect x='{left}' y='{top}' width='{width:.1f}' height='{height}' rx='2' style='fill:var({colour})'></rect>"
-    )
+    return f"<rect x='{left}' y='{top}' width='{width:.1f}' height='{height}' rx='2' style='fill:var({colour})'></rect>"
 
 
 def _bar_end(share: float) -> float:
@@ -689,7 +701,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "
     if not rows:
         return ""
     head = "".join(
-        f"<th scope='col'{' class=number' if name.startswith('#') else ''}>{escape(name.lstrip('#'))}</th>" for name in heads
+        f"<th scope='col'{' class=number' if name.startswith('#') else ''}>{escape(name.lstrip('#'))}</th>"
+        for name in heads
     )
     lines = []
     for row in rows:
@@ -764,4 +777,4 @@ def _seconds(seconds: float) -> str:
 
 def _moment(text: str) -> str:
     """Return an ISO time as a person reads it, in UTC."""
-    return datetime.fromisoformat(text).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,4 +1,4 @@
-"""Validation of one cutover group: is everything that was in SQLite in PostgreSQL, now?
+"""Validation of one cutover group: whether everything that was in SQLite is in PostgreSQL.
 
 Read-only on both sides, so it may run any day. What is compared depends on where the group
 stands. Before its cutover the services still write to SQLite: the target must be what the last
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 from . import catalog, engine, ledger, state
 from .connection import first_row
@@ -130,7 +131,9 @@ def _validate_rehearsed(
     """Compare source and target of a group whose services use SQLite."""
     if record.state == state.FROZEN:
         findings.append(
-            Problem(f"cutover group {group.name}", "its cutover was interrupted: it is frozen", state.advice(record.state))
+            Problem(
+                f"cutover group {group.name}", "its cutover was interrupted: it is frozen", state.advice(record.state)
+            )
         )
     run = ledger.read_latest_run(connection, group.name, "rehearsal", "final")
     if run is None:
@@ -142,9 +145,7 @@ def _validate_rehearsed(
             )
         )
         return
-    result["basis"] = (
-        f"Its services write to SQLite; compared now, against what the {run['kind']} run proved."
-    )
+    result["basis"] = f"Its services write to SQLite; compared now, against what the {run['kind']} run proved."
     result["loaded_by"] = run["kind"]
     result["seconds"] = dict(run["seconds"])
     connection.rollback()
@@ -212,7 +213,9 @@ def _validate_live(
     result["seconds"] = dict(run["seconds"])
     recorded = record.detail.get("fingerprint") or record.detail.get(engine.LOADED) or {}
     if not recorded:
-        result["information"].append("The ledger holds no fingerprint of the cutover: what was written since is unknown")
+        result["information"].append(
+            "The ledger holds no fingerprint of the cutover: what was written since is unknown"
+        )
     now = fingerprint(connection, group)
     for table in run["tables"]:
         where = f"{group.name}: {table['source']} → {table['target']}"
@@ -251,7 +254,7 @@ def _check_frozen_source(
         findings.append(
             Problem(
                 str(path),
-                "the frozen SQLite file has changed since the cutover: a program still writes to it, or it was replaced",
+                "the frozen SQLite file has changed since the cutover: a program writes to it, or it was replaced",
                 "Find the program that opens it (fuser) and its rows; nothing of them is in PostgreSQL",
             )
         )
@@ -303,16 +306,16 @@ def _unequal(where: str, table: Mapping[str, Any], playbook: str) -> Problem:
 def _gone(group: Group, target: str) -> Problem:
     """Return the finding for a target table that is not there."""
     return Problem(
-        f"{group.name}: {target}", "the table is not in the database", "Run playbooks/1_infrastructure.yml: schema_apply"
+        f"{group.name}: {target}",
+        "the table is not in the database",
+        "Run playbooks/1_infrastructure.yml: schema_apply",
     )
 
 
 # --- structure ----------------------------------------------------------------------------------
 
 
-def _validate_structure(
-    connection: Connection, group: Group, result: dict[str, Any], findings: list[Problem]
-) -> None:
+def _validate_structure(connection: Connection, group: Group, result: dict[str, Any], findings: list[Problem]) -> None:
     """Check sequences, foreign keys and indexes of the target, all at one moment."""
     connection.rollback()
     with connection.cursor() as cursor:
@@ -354,7 +357,9 @@ def _validate_structure(
     for index in result["indexes"]:
         if not index["valid"]:
             findings.append(
-                Problem(f"index {index['name']}", "it is not valid", f"REINDEX INDEX {index['name']}, {_RUN_VALIDATION}")
+                Problem(
+                    f"index {index['name']}", "it is not valid", f"REINDEX INDEX {index['name']}, {_RUN_VALIDATION}"
+                )
             )
 
 
