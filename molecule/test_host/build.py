@@ -20,6 +20,7 @@ ROOT = HERE.parent.parent
 SERVICES = HERE.parent / "sample_estate" / "services"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 CACHE = ROOT / ".cache" / "test_host"
+LOG = CACHE / "build.log"
 
 IMAGE = "swarm-test-host"
 BASE_IMAGE = "debian:bookworm"
@@ -63,9 +64,12 @@ def exists(image: str) -> bool:
 
 
 def run(command: list[str]) -> None:
-    """Run a command with its output on standard error; raise BuildError if it fails."""
-    if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
-        raise BuildError(f"This command failed, its output is above: {' '.join(command)}")
+    """Run a command with its output in the log; raise BuildError with that output if it fails."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with LOG.open("w", encoding="utf-8") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status != 0:
+        raise BuildError(f"{LOG.read_text(encoding='utf-8')}\nThis command failed: {' '.join(command)}")
 
 
 def pull_base_image() -> bool:
@@ -94,9 +98,9 @@ def bootstrap_base_image() -> None:
     """Make the base image from Debian's archive; the bootstrapped system is kept in the cache."""
     if shutil.which("mmdebstrap") is None:
         install_mmdebstrap()
-    CACHE.mkdir(parents=True, exist_ok=True)
     archive = CACHE / f"{DEBIAN_SUITE}.tar"
     if not archive.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = archive.with_suffix(".unfinished.tar")
         with tempfile.NamedTemporaryFile("w", suffix=".list") as sources:
             sources.write(DEBIAN_SOURCES)
@@ -120,6 +124,7 @@ def base_image() -> str:
 
 def build(tag: str, files: dict[str, bytes]) -> None:
     """Build the image from these files under this tag."""
+    print(f"Building the image of the test hosts: once, about two minutes. Its output goes to {LOG}.", file=sys.stderr)
     base = base_image()
     with tempfile.TemporaryDirectory() as directory:
         context = Path(directory)
