@@ -1,0 +1,133 @@
+"""Filters of role postgres_install: SCRAM-SHA-256 verifiers, and what is wrong with a set of passwords."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from typing import Any, Callable, Mapping, Sequence
+
+from ansible.errors import AnsibleFilterError
+
+ITERATIONS = 4096
+SALT_BYTES = 16
+_VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
+
+
+def postgres_scram_verifier(password: str, current: str | None = None) -> str:
+    """Return the SCRAM-SHA-256 verifier (RFC 5803) of a password, as PostgreSQL stores it.
+
+    The server is sent this and never the text. If ``current``, the verifier that the server holds, was made from the
+    same password, it is returned as it is, so that a second run changes nothing; else the salt is new and random.
+    (A salt computed from the password would need no look at the server, but the server tells the salt to
+    anyone who asks for a login, and with it a way to guess the password offline.)
+
+    :raises AnsibleFilterError: if the password is empty or not printable ASCII. The message never holds it.
+    """
+    problem = _password_problem(password)
+    if problem:
+        raise AnsibleFilterError(f"A role's password {problem}.")
+    match = _VERIFIER.fullmatch(current or "")
+    if match and int(match.group(1)) == ITERATIONS:
+        same = _verifier(password, base64.b64decode(match.group(2)))
+        if hmac.compare_digest(same, str(current)):
+            return same
+    return _verifier(password, secrets.token_bytes(SALT_BYTES))
+
+
+def _verifier(password: str, salt: bytes) -> str:
+    """Return the verifier for one salt."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    stored_key = hashlib.sha256(client_key).digest()
+    texts = [base64.b64encode(part).decode("ascii") for part in (salt, stored_key, server_key)]
+    return f"SCRAM-SHA-256${ITERATIONS}:{texts[0]}${texts[1]}:{texts[2]}"
+
+
+def _password_problem(password: Any) -> str | None:
+    """Return what is wrong with a password, without the password, or None."""
+    if not isinstance(password, str):
+        return f"is a {type(password).__name__}, not a string: write it in quotes"
+    if not password:
+        return "is empty"
+    if not all(" " <= character <= "~" for character in password):
+        return "holds a character that is not printable ASCII, which clients normalise differently"
+    if password.startswith(("SCRAM-SHA-256$", "md5")) and (_VERIFIER.fullmatch(password) or len(password) == 35):
+        return "is a verifier, not a password: the services need the text"
+    return None
+
+
+def postgres_password_problems(passwords: Any, roles: Sequence[str]) -> list[str]:
+    """Return one sentence for each role whose password is missing or cannot be used. None holds a password."""
+    if not isinstance(passwords, Mapping):
+        return [f"postgres_role_passwords is a {type(passwords).__name__}, not a mapping of role name to password."]
+    problems = []
+    for role in roles:
+        problem = _password_problem(passwords[role]) if role in passwords else "is missing"
+        if problem:
+            problems.append(f"role {role}: its password {problem}.")
+    return problems
+
+
+def postgres_connection_limit(role: Mapping[str, Any], reserve: int) -> dict[str, Any]:
+    """Return ``{name, connection_limit}`` for ``{name, pool}``: the pool and a reserve, both in connections."""
+    return {"name": role["name"], "connection_limit": int(role["pool"]) + int(reserve)}
+
+
+def postgres_packages_known(policy: str) -> list[str]:
+    """Return the packages that apt can install, from the text of ``apt-cache policy`` in the C locale."""
+    known = []
+    for block in re.split(r"(?m)^(?=\S)", policy):
+        name = block.partition(":\n")[0].strip()
+        if name and re.search(r"(?m)^  Candidate: (?!\(none\))\S", block):
+            known.append(name)
+    return known
+
+
+def postgres_host_problems(
+    facts: Mapping[str, Any],
+    architectures: Sequence[str],
+    distributions: Mapping[str, Sequence[str]],
+    free: str | None = None,
+    minimum: int = 0,
+) -> list[str]:
+    """Return one sentence for each reason why PostgreSQL cannot be installed on a host.
+
+    :param facts: ``ansible_facts``, with ``architecture`` and those of the distribution.
+    :param free: text of ``df --block-size=1M --output=avail,target``, or None if space does not matter.
+    :param minimum: megabytes that each of its file systems must have free.
+    """
+    problems = []
+    if facts["architecture"] not in architectures:
+        problems.append(f"its architecture is {facts['architecture']}. Use one of {', '.join(architectures)}.")
+    versions = distributions.get(facts["distribution"], ())
+    if not {facts["distribution_version"], facts["distribution_major_version"]} & set(versions):
+        known = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in distributions.items())
+        problems.append(
+            f"its distribution is {facts['distribution']} {facts['distribution_version']}. Use one of {known}."
+        )
+    for line in dict.fromkeys((free or "").splitlines()[1:]):
+        available, _, target = line.strip().partition(" ")
+        if int(available) < int(minimum):
+            problems.append(
+                f"{target.strip()} has {available} MB free and needs {minimum}. Free some space, "
+                "or lower postgres_install_minimum_free_megabytes."
+            )
+    return problems
+
+
+class FilterModule:
+    """The filters that Ansible finds in this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return each filter by its name."""
+        return {
+            "postgres_scram_verifier": postgres_scram_verifier,
+            "postgres_password_problems": postgres_password_problems,
+            "postgres_connection_limit": postgres_connection_limit,
+            "postgres_host_problems": postgres_host_problems,
+            "postgres_packages_known": postgres_packages_known,
+        }
