@@ -71,7 +71,7 @@ def converter(column: ColumnPlan, note: Note) -> Convert:
     def guarded(value: Value) -> str | None:
         if value is None:
             if column.not_null:
-                raise Refused("unconvertible", "holds NULL, and the target column is NOT NULL")
+                raise Refused("null_value", "holds NULL, and the target column is NOT NULL")
             return None
         if value == "" and column.kind not in ("text", "char"):
             raise Refused("empty_string", f"holds '' where {column.display_type} is needed")

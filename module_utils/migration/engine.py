@@ -376,7 +376,7 @@ def _report(
         "rejects": [
             {"table": table.plan.source.name, "key": key, "reason": reason}
             for table in prepared.tables
-            for key, reason in table.rejected.items()
+            for key, reason in table.rejects
         ],
         "ignored_tables": list(group.ignored_tables),
     }

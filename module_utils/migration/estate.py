@@ -30,6 +30,8 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "empty_string": (REFUSE, "set_null", "reject"),
     # 8.5 in an integer column.
     "fraction": (REFUSE, "round", "reject"),
+    # NULL where the target column is NOT NULL.
+    "null_value": (REFUSE, "reject"),
     # A value that the target's type cannot hold and that no other policy names.
     "unconvertible": (REFUSE, "set_null", "reject"),
     # A source column with data and without a column in the target: keep it in the ledger.

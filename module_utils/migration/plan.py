@@ -97,7 +97,12 @@ class TablePlan:
     @property
     def has_secrets(self) -> bool:
         """Return whether any of its columns is marked secret: then no server message is shown."""
-        return any(column.options.secret for column in self.columns) or any(option.secret for option in self.kept)
+        return bool(self.secret_columns)
+
+    @property
+    def secret_columns(self) -> frozenset[str]:
+        """Return the source columns whose values are never shown."""
+        return frozenset(name for name, option in self.mapping.columns.items() if option.secret)
 
     @property
     def read_columns(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from .source import (
     read_rows,
     row_key,
     show,
+    shown_key,
     to_json,
     to_json_text,
 )
@@ -39,6 +40,7 @@ _FIXES = {
     "invalid_utf8": "Repair the value, or set 'invalid_utf8: replace' or 'invalid_utf8: reject' for the column",
     "empty_string": "Repair the value, or set 'empty_string: set_null' or 'empty_string: reject' for the column",
     "fraction": "Repair the value, or set 'fraction: round' or 'fraction: reject' for the column",
+    "null_value": "Repair the value, or set 'null_value: reject' for the column",
     "unconvertible": "Repair the value, or set 'unconvertible: set_null' or 'unconvertible: reject' for the column",
     "duplicate": "Repair the rows in the source: the target allows each key once",
 }
@@ -50,6 +52,7 @@ class PreparedTable:
 
     :param rows: rows to load, those rejected not among them.
     :param rejected: key → reason of each rejected row.
+    :param rejects: the same for a person, secrets masked.
     :param changes: key → column → the policies' answers, in the order they were applied.
     :param conversions: (column, conversion) → number of values.
     :param kept: column without a target → value as shown → number of rows; None for a secret.
@@ -60,6 +63,7 @@ class PreparedTable:
     source_rows: int = 0
     rows: int = 0
     rejected: dict[str, str] = field(default_factory=dict)
+    rejects: list[tuple[str, str]] = field(default_factory=list)
     changes: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
     conversions: Counter[tuple[str, str]] = field(default_factory=Counter)
     kept: dict[str, Counter[str | None]] = field(default_factory=dict)
@@ -301,8 +305,12 @@ class _TableWork:
         return note
 
     def _key(self, row: Sequence[Value]) -> str:
-        """Return the key of a row as text."""
+        """Return the key of a row as text, for the ledger."""
         return row_key(self._plan.source, row[len(self._plan.read_columns) :])
+
+    def _shown_key(self, row: Sequence[Value]) -> str:
+        """Return the key of a row as text, for a person: secrets masked."""
+        return shown_key(self._plan.source, row[len(self._plan.read_columns) :], self._plan.secret_columns)
 
     def _check_references(
         self,
@@ -331,7 +339,11 @@ class _TableWork:
                 secret = any(self._plan.columns[index].options.secret for index in positions)
                 shown = ", ".join(show(values[index]) for index in positions)
                 self._offenders.add(
-                    self._plan.source.name, name, Refused("orphan", what), self._key(row), None if secret else shown
+                    self._plan.source.name,
+                    name,
+                    Refused("orphan", what),
+                    self._shown_key(row),
+                    None if secret else shown,
                 )
         return rejection, nulled
 
@@ -356,7 +368,7 @@ class _TableWork:
             except Refused as again:
                 refused = again
         shown = None if column.options.secret or original is None else show(original)
-        self._offenders.add(self._plan.source.name, column.source, refused, self._key(row), shown)
+        self._offenders.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown)
         return None, None
 
     def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:
@@ -387,6 +399,7 @@ class _TableWork:
         """Write one line for ``migration.reject``, with the row's exact values."""
         key = self._key(row)
         self.prepared.rejected[key] = reason
+        self.prepared.rejects.append((self._shown_key(row), reason))
         self.prepared.changes.pop(key, None)
         values = {name: to_json(value) for name, value in zip(self._plan.read_columns, row, strict=False)}
         self._rejects.write((self._group.name, self._plan.source.name, key, reason, to_json_text(values)))

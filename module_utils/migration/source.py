@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,8 +90,18 @@ def read_rows(
 
 
 def row_key(table: SourceTable, values: Sequence[Value]) -> str:
-    """Return a row's key as text: ``id='echo'``, or ``role_id='a', permission_id='b'``."""
-    return ", ".join(f"{name}={show(value)}" for name, value in zip(table.key, values, strict=True))
+    """Return a row's whole key as text: ``id='echo'``, or ``role_id='a', permission_id='b'``."""
+    return ", ".join(
+        f"{name}={value.hex() if isinstance(value, bytes) else repr(value)}"
+        for name, value in zip(table.key, values, strict=True)
+    )
+
+
+def shown_key(table: SourceTable, values: Sequence[Value], secret: Collection[str]) -> str:
+    """Return a row's key for a person: long values shortened, those of ``secret`` columns masked."""
+    return ", ".join(
+        f"{name}={'(secret)' if name in secret else show(value)}" for name, value in zip(table.key, values, strict=True)
+    )
 
 
 def show(value: Value, limit: int = 60) -> str:

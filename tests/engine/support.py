@@ -1,0 +1,62 @@
+"""Builds small sources and targets for the engine's tests."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.migration import engine, ledger
+from ansible.module_utils.migration.estate import Group, parse_group
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+
+def make_source(path: Path, script: str, rows: dict[str, Iterable[Sequence[Any]]] | None = None) -> Path:
+    """Create an SQLite file from a script, then insert rows by table."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+        for table, values in (rows or {}).items():
+            for row in values:
+                marks = ", ".join("?" * len(row))
+                connection.execute(f'INSERT INTO "{table}" VALUES ({marks})', tuple(row))
+        connection.commit()
+    return path
+
+
+def make_target(connection: Connection, ddl: str) -> None:
+    """Create the ledger, and a schema ``app`` with the given tables."""
+    with connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        cursor.execute("CREATE SCHEMA app; SET LOCAL search_path = app;" + ddl)
+    connection.commit()
+
+
+def make_group(path: Path, *tables: dict[str, Any], **more: Any) -> Group:
+    """Return a group over one source; a table without a target goes to schema ``app``."""
+    entries = [{"target": f"app.{table['source']}", **table} for table in tables]
+    return parse_group({"name": "test", "source": {"path": str(path)}, "tables": entries, **more})
+
+
+def rehearse(connection: Connection, group: Group, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:
+    """Run the engine once."""
+    return engine.migrate(connection, group, engine.REHEARSAL, check_mode, str(tmp_path / "work"))
+
+
+def query(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
+    """Return all rows of a statement, leaving no transaction open."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    connection.rollback()
+    return rows
+
+
+def execute(connection: Connection, statement: str, *arguments: Any) -> None:
+    """Execute a statement and commit."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, arguments or None)
+    connection.commit()
