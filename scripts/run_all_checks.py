@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Run every check of the project, two at a time, and show in full the output of those that fail.
+
+The linters, the unit tests and the crash tests follow each other beside the Molecule scenario, which takes as long.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / ".cache" / "checks"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One command that must succeed."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+LANES = (
+    (
+        Check("linters", ("scripts/lint.sh",)),
+        Check("unit tests", ("pytest", "tests", "--ignore", "tests/crash")),
+        Check("crash tests", ("pytest", "tests/crash")),
+    ),
+    (Check("Molecule scenario", ("molecule", "test", "--scenario-name", "default")),),
+)
+
+_printing = Lock()
+
+
+def run(check: Check) -> bool:
+    """Run one check with its output in a log; print the log if it fails, else its last line. Return whether it passed."""
+    log = LOGS / f"{check.name.replace(' ', '_')}.log"
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as output:
+        status = subprocess.run(
+            check.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    seconds = time.monotonic() - started
+    text = log.read_text(encoding="utf-8", errors="replace")
+    with _printing:
+        if status != 0:
+            print(f"\n===== {check.name}: the output =====\n{text}")
+        verdict = "passed" if status == 0 else f"FAILED (exit code {status})"
+        print(f"{check.name}: {verdict} in {seconds:.0f} s, {log.relative_to(ROOT)}", flush=True)
+        for summary in test_summaries(text):
+            print(f"  {summary}", flush=True)
+    return status == 0
+
+
+def test_summaries(text: str) -> list[str]:
+    """Return the last line of every pytest session in this output, such as `12 passed in 3.4s`."""
+    lines = (line.strip(" =") for line in text.splitlines())
+    return [
+        line for line in lines if " in " in line and line.endswith("s") and (" passed" in line or " failed" in line)
+    ]
+
+
+def run_lane(checks: tuple[Check, ...]) -> list[Check]:
+    """Run these checks one after the other, whatever their results, and return those that failed."""
+    return [check for check in checks if not run(check)]
+
+
+def main() -> int:
+    """Run all lanes at the same time."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+    print(
+        f"Running {sum(len(lane) for lane in LANES)} checks; their output grows in {LOGS.relative_to(ROOT)}/",
+        flush=True,
+    )
+    with ThreadPoolExecutor(len(LANES)) as executor:
+        failed = [check.name for lane in executor.map(run_lane, LANES) for check in lane]
+    if failed:
+        print(f"These checks failed: {', '.join(failed)}. Their output is above.")
+        return 1
+    print("Every check passed.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Show the whole migration on a throwaway dev host: services on SQLite before, the same services on PostgreSQL after.
+
+Starts a fresh container with the sample estate, runs `site.yml -l dev` on it, and says what was moved, how that is
+proven, and how to look around.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = os.environ.setdefault("TEST_HOST_PREFIX", "demo-")
+CONTAINER = f"{PREFIX}swarm-dev"
+REPORT = ROOT / "reports" / f"{PREFIX}dev" / "latest"
+ESTATE = ROOT / "inventory" / "group_vars" / "all" / "estate.yml"
+INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
+
+# Runs on the host: prints the body of each address, or why there is none.
+READ_ADDRESSES = """
+import sys, urllib.error, urllib.request
+for address in sys.argv[1:]:
+    try:
+        print(urllib.request.urlopen(address, timeout=5).read().decode().replace("\\n", " "))
+    except urllib.error.URLError as error:
+        print(f"no answer: {error.reason}")
+"""
+
+
+class DemoError(Exception):
+    """A step of the demo failed; its own output has said why."""
+
+
+def title(text: str) -> None:
+    """Print a heading."""
+    print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+
+
+def run_playbooks(*playbooks: str) -> None:
+    """Run playbooks on the throwaway host with their output visible."""
+    command = ["ansible-playbook", *INVENTORY, *playbooks, "--limit", "dev"]
+    print(f"$ {' '.join(command)}", flush=True)
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        raise DemoError(f"The demo stopped: {' '.join(command)} failed, its output is above.")
+
+
+def services() -> dict[str, str]:
+    """Return the health address of each service of the estate by the service's name, in the order of the cutover."""
+    estate = yaml.safe_load(ESTATE.read_text(encoding="utf-8"))
+    return {
+        service["name"]: service["health_url"]
+        for group in estate["estate_cutover_groups"]
+        for service in group["services"]
+    }
+
+
+def print_health_answers() -> None:
+    """Print what each service itself says about its health and its store."""
+    addresses = services()
+    command = ["docker", "exec", CONTAINER, "python3", "-c", READ_ADDRESSES, *addresses.values()]
+    answers = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    for (name, address), answer in zip(addresses.items(), answers, strict=True):
+        print(f"  {name:<16} {address}  {answer}")
+
+
+def print_tables(report: dict[str, Any]) -> None:
+    """Print every table of the report with its counts and the hashes of both sides."""
+    print(f"  {'SQLite':<24}{'PostgreSQL':<30}{'rows':>6}{'rows':>7}  {'hash':<10}{'hash':<10}")
+    for group in report["groups"]:
+        for table in group["tables"]:
+            print(
+                f"  {table['source']:<24}{table['target']:<30}{table['source_rows']:>6}{table['target_rows']:>7}  "
+                f"{table['source_hash'][:8]:<10}{table['target_hash'][:8]:<10}"
+                f"{'equal' if table['equal'] else 'DIFFERENT'}"
+            )
+
+
+def main() -> int:
+    """Run the demo."""
+    started = time.monotonic()
+    try:
+        title("A throwaway dev host with four Node services on three SQLite files")
+        run_playbooks("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
+        title("What the services say before")
+        print_health_answers()
+        title("The migration")
+        run_playbooks("site.yml")
+    except DemoError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+    report = json.loads((REPORT / "report.json").read_text(encoding="utf-8"))
+    title("What was moved, and the proof that it all arrived")
+    print_tables(report)
+    print(f"\n  {report['headline']}")
+    for sentence in report["summary"]:
+        print(f"  {sentence}")
+    title("What the services say now")
+    print_health_answers()
+    title(f"Done in {time.monotonic() - started:.0f} seconds")
+    print(f"""\
+  The report:         {(REPORT / "report.html").relative_to(ROOT)}  (the same as JSON: report.json beside it)
+  Look into the host: docker exec -it {CONTAINER} bash
+                      then, for example: sudo -u postgres psql swarm
+  Run it once more:   TEST_HOST_PREFIX={PREFIX} .venv/bin/ansible-playbook {" ".join(INVENTORY)} site.yml -l dev
+                      (changed=0: there is nothing left to do)
+  Remove the host:    docker rm --force {CONTAINER}""")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
