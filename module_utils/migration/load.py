@@ -63,7 +63,8 @@ def load(connection: Connection, group_name: str, prepared: Prepared, lock_timeo
                 sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table_name(key.table), sql.Identifier(key.name))
             )
         for table in prepared.tables:
-            assert table.spool is not None, "load() needs a group that was prepared with its files"
+            if table.spool is None:
+                raise ValueError("load() needs a group that was prepared with its files")
             columns = sql.SQL(", ").join(sql.Identifier(column.target) for column in table.plan.columns)
             statement = sql.SQL("COPY {} ({}) FROM STDIN").format(table_name(table.plan.target.name), columns)
             with _server_errors(f"loading {table.plan.target.name}", table.plan), table.spool.open("rb") as file:

@@ -11,7 +11,8 @@ description:
   - Takes a private snapshot of the source, plans each column by the target's type, converts every value,
     loads the target tables, reads them back through the inverse mapping and compares every row.
   - Rows, ledger and state commit in one transaction, and only if both sides are equal.
-  - Refuses, with every offender listed and nothing written, what would lose anything and has no policy in the inventory.
+  - Refuses, with every offender listed and nothing written, what would lose anything and has no policy in the
+    inventory.
   - A group that already lives on PostgreSQL is left alone.
 options:
   group:
