@@ -1,0 +1,124 @@
+"""The server as the playbook leaves it, told by the server itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[3]
+SCHEMAS = ("auth", "deploy", "registry", "verification")
+Query = Callable[[str], list[Any]]
+
+
+def test_the_service_runs_and_starts_at_boot(host: Host) -> None:
+    """PostgreSQL 16 is installed, running and enabled."""
+    assert host.package("postgresql-16").is_installed
+    service = host.service("postgresql@16-main")
+    assert service.is_running, host.run("journalctl --unit postgresql@16-main --no-pager --lines 30").stdout
+    assert host.service("postgresql").is_enabled
+    assert re.search(r"^16\s+main\s+5432\s+online\b", host.run("pg_lsclusters --no-header").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("listen_addresses", "localhost"),
+        ("max_connections", "100"),
+        ("shared_buffers", "256MB"),
+        ("effective_cache_size", "768MB"),
+        ("work_mem", "4MB"),
+        ("password_encryption", "scram-sha-256"),
+    ],
+)
+def test_the_server_has_the_settings_of_the_plan(query: Query, name: str, value: str) -> None:
+    """The running server reports the plan's value, taken from conf.d or from its default."""
+    (row,) = query(f"SELECT current_setting('{name}') AS value, pending_restart FROM pg_settings WHERE name = '{name}'")
+    assert row == {"value": value, "pending_restart": False}
+
+
+def test_no_setting_waits_for_a_restart(query: Query) -> None:
+    """What the files say is what the server does."""
+    assert query("SELECT name FROM pg_settings WHERE pending_restart") == []
+    assert query("SELECT sourcefile, name, error FROM pg_file_settings WHERE error IS NOT NULL") == []
+
+
+def test_our_settings_stand_in_conf_d_only(host: Host, query: Query) -> None:
+    """The distribution's postgresql.conf is as the package made it."""
+    (row,) = query("SELECT sourcefile FROM pg_settings WHERE name = 'shared_buffers'")
+    assert row["sourcefile"].startswith("/etc/postgresql/16/main/conf.d/")
+    assert "256MB" not in host.file("/etc/postgresql/16/main/postgresql.conf").content_string
+
+
+def test_access_rules_are_valid_and_end_in_reject(query: Query) -> None:
+    """pg_hba.conf parses, lets the administrator in over the socket, and rejects what it does not name."""
+    rules = query("SELECT * FROM pg_hba_file_rules ORDER BY line_number")
+    assert [rule["error"] for rule in rules if rule["error"]] == []
+    peer = [rule for rule in rules if rule["auth_method"] == "peer"]
+    assert any(rule["type"] == "local" and rule["user_name"] == ["postgres"] for rule in peer)
+    assert rules[-1]["auth_method"] == "reject"
+    assert rules[-1]["user_name"] == ["all"]
+    assert {rule["auth_method"] for rule in rules} <= {"peer", "scram-sha-256", "reject"}
+
+
+def test_every_table_and_index_of_the_sql_files_is_there(query: Query) -> None:
+    """4 schemas, 17 tables and 25 indexes, by the names that files/sql gives them."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "files/sql").glob("*.sql")))
+    tables = {name.lower() for name in re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?([a-z_]+\.[a-z_]+)", text, re.I)}
+    indexes = {name.lower() for name in re.findall(r"CREATE INDEX (?:IF NOT EXISTS )?([a-z_]+)", text, re.I)}
+    schemas = ", ".join(f"'{schema}'" for schema in SCHEMAS)
+    found_tables = query(f"SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ({schemas})")
+    found_indexes = query(
+        f"SELECT indexname FROM pg_indexes WHERE schemaname IN ({schemas}) AND indexname LIKE 'idx_%'"
+    )
+    assert {f"{row['schemaname']}.{row['tablename']}" for row in found_tables} == tables
+    assert {row["indexname"] for row in found_indexes} == indexes
+    assert {row["schemaname"] for row in found_tables} == set(SCHEMAS)
+    assert (len(tables), len(indexes)) == (17, 25)
+
+
+def test_the_extensions_of_the_plan_work(query: Query) -> None:
+    """uuid-ossp and pgcrypto are installed and load."""
+    (row,) = query(
+        "SELECT (SELECT count(*) FROM pg_extension WHERE extname IN ('uuid-ossp', 'pgcrypto')) AS extensions,"
+        " encode((SELECT digest('a', 'sha256')), 'hex') AS digest"
+    )
+    assert row == {"extensions": 2, "digest": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}
+
+
+def test_roles_have_no_more_rights_than_they_need(query: Query, services: list[dict[str, Any]]) -> None:
+    """The owner cannot log in, no role is superuser, PUBLIC gets nothing, passwords are kept as SCRAM verifiers."""
+    roles = {
+        row["rolname"]: row
+        for row in query(
+            "SELECT rolname, rolsuper, rolcanlogin, rolcreatedb, rolcreaterole, rolpassword FROM pg_authid"
+            " WHERE rolname LIKE 'swarm%'"
+        )
+    }
+    service_roles = {service["database_role"] for service in services}
+    assert set(roles) == {"swarm_owner", "swarm_migrator"} | service_roles
+    assert not roles["swarm_owner"]["rolcanlogin"]
+    for name in ("swarm_migrator", *service_roles):
+        assert roles[name]["rolcanlogin"]
+        assert roles[name]["rolpassword"].startswith("SCRAM-SHA-256$")
+    for role in roles.values():
+        assert not (role["rolsuper"] or role["rolcreatedb"] or role["rolcreaterole"])
+    (row,) = query("SELECT has_database_privilege('public', 'swarm', 'CONNECT') AS may_connect")
+    assert row["may_connect"] is False
+
+
+def test_a_service_reaches_its_own_schemas_only(query: Query, services: list[dict[str, Any]]) -> None:
+    """Each service's role reads and writes the schemas that the inventory names, no others, and not the ledger."""
+    for service in services:
+        rows = query(
+            "SELECT schemaname, bool_and(has_table_privilege('{0}', format('%I.%I', schemaname, tablename),"
+            " 'SELECT, INSERT, UPDATE, DELETE')) AS may FROM pg_tables"
+            " WHERE schemaname IN ('auth', 'deploy', 'registry', 'verification', 'migration')"
+            " AND has_schema_privilege('{0}', schemaname, 'USAGE') GROUP BY schemaname".format(service["database_role"])
+        )
+        assert {row["schemaname"] for row in rows} == set(service["schemas"]), service["name"]
+        assert all(row["may"] for row in rows), service["name"]
