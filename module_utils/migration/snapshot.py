@@ -6,6 +6,7 @@ resolved first: a source is known by its inode.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -97,12 +98,18 @@ def snapshot(source_path: str, directory: str | None = None, frozen: bool = Fals
             _back_up(source, copy, frozen)
             _require_integrity(source_path, copy)
         except sqlite3.Error as error:
+            if "disk is full" in str(error):
+                raise _disk_full(work, source_path) from None
             raise _unusable(
                 source_path,
                 f"SQLite cannot read it: {error}",
                 "Restore the file from a backup, or repair it with sqlite3's .recover, then run again",
             ) from None
         yield Snapshot(copy, source, source.stat().st_ino, size)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise _disk_full(work, source_path) from None
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
@@ -143,16 +150,13 @@ def _require_disk(work: Path, size: int, source_path: str) -> None:
     needed = size * DISK_FACTOR
     free = shutil.disk_usage(work).free
     if free < needed:
-        raise MigrationError(
-            f"Not enough disk to take a snapshot of {source_path}.",
-            [
-                Problem(
-                    str(work),
-                    f"{free:,} bytes are free and {needed:,} are needed",
-                    "Free some disk, or point sqlite_migrate_work_directory to a larger one",
-                )
-            ],
-        )
+        raise _disk_full(work, source_path, f"{free:,} bytes are free and {needed:,} are needed")
+
+
+def _disk_full(work: Path, source_path: str, what: str = "the disk is full") -> MigrationError:
+    """Return the error for a work directory that has no room."""
+    fix = "Free some disk, or point sqlite_migrate_work_directory to a larger one"
+    return MigrationError(f"Not enough disk to take a snapshot of {source_path}.", [Problem(str(work), what, fix)])
 
 
 def _remove_leftovers(work: Path) -> None:

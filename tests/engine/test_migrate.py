@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -340,12 +342,42 @@ def test_private_files_are_private(connection: Connection, family: Path, tmp_pat
         assert copy.directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_too_little_disk_is_refused(connection: Connection, family: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from ansible.module_utils.migration import snapshot
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A work directory on a file system of 256 KiB."""
+    work = tmp_path / "work"
+    work.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(work)], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mount.stderr.decode().strip()}")
+    yield work
+    subprocess.run(["umount", str(work)], check=True)
 
-    monkeypatch.setattr(snapshot, "DISK_FACTOR", 10**15)
-    with pytest.raises(MigrationError, match="Not enough disk"):
+
+def test_too_little_disk_is_refused_before_the_snapshot(
+    connection: Connection, family: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    with sqlite3.connect(family) as source:
+        source.execute("INSERT INTO parents VALUES ('large', ?)", ("x" * 200_000,))
+    with pytest.raises(MigrationError, match=r"Not enough disk .*\n.*bytes are free and .* are needed"):
         rehearse(connection, family_group(family), tmp_path)
+    assert os.listdir(small_disk) == []
+
+
+def test_a_disk_that_fills_up_during_the_run_is_named(
+    connection: Connection, family: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    with sqlite3.connect(family) as source:
+        # As an original value in the ledger's file, each backslash takes four bytes.
+        source.execute("INSERT INTO children VALUES ('large', NULL, ?)", ("\\" * 44_000,))
+    (small_disk / "of-somebody-else").write_bytes(b"x" * 40_000)
+    group = family_group(family, score={"unconvertible": "set_null"})
+    with pytest.raises(MigrationError, match=r"Not enough disk .*\n.*the disk is full"):
+        rehearse(connection, group, tmp_path)
+    assert os.listdir(small_disk) == ["of-somebody-else"]
+    assert query(connection, "SELECT count(*) FROM app.parents") == [(0,)]
 
 
 def test_two_runs_at_once_do_not_mix(connection: Connection, family: Path, tmp_path: Path, login: Any) -> None:
