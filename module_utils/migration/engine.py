@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -95,15 +95,13 @@ def migrate(
                     )
                 ],
             )
-        with clock.step("snapshot"):
-            opened = snapshot(group.source_path, work_directory, frozen=record.state == state.FROZEN)
-            copy = opened.__enter__()
-        try:
+        with ExitStack() as stack:
+            with clock.step("snapshot"):
+                frozen = record.state == state.FROZEN
+                copy = stack.enter_context(snapshot(group.source_path, work_directory, frozen=frozen))
             changed, report = _synchronise(
                 connection, group, kind, check_mode, clock, copy, record.detail.get(LOADED), started_at
             )
-        finally:
-            opened.__exit__(None, None, None)
     report["seconds"] = clock.total()
     return {"changed": changed, "report": report}
 
