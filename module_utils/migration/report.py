@@ -62,7 +62,7 @@ def build(
         "host": host,
         "generated_at": (generated_at or datetime.now(UTC)).isoformat(timespec="seconds"),
         "status": status,
-        "headline": _headline(findings, groups, totals),
+        "headline": _headline(findings, groups, totals, not_run),
         "summary": _summary_sentences(groups, checks, totals),
         "findings": findings,
         "next_steps": _next_steps(findings, groups, checks),
@@ -89,7 +89,9 @@ def _totals(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _headline(findings: Sequence[Any], groups: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> str:
+def _headline(
+    findings: Sequence[Any], groups: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], not_run: int
+) -> str:
     """Return the one sentence that a reader in a hurry needs."""
     if findings:
         return f"Validation failed: {_count(len(findings), 'finding')}"
@@ -98,6 +100,8 @@ def _headline(findings: Sequence[Any], groups: Sequence[Mapping[str, Any]], tota
     exception = ""
     if totals["rejected_rows"]:
         exception = f", except {_count(totals['rejected_rows'], 'row')} that a policy of the inventory rejected"
+    if not_run:
+        exception += f"; {_count(not_run, 'functional check')} not run"
     if totals["groups_on_postgresql"] == len(groups):
         return f"Every value arrived{exception}"
     if totals["groups_on_postgresql"] == 0:
@@ -118,7 +122,7 @@ def _summary_sentences(
     if totals["original_values"]:
         sentences.append(
             f"{_count(totals['original_values'], 'original value')} that a policy changed or that "
-            "no target column holds stand in the ledger, listed below."
+            "no target column holds: kept in the ledger and listed in the report."
         )
     if checks:
         passed = sum(check["result"] == functional_checks.PASSED for check in checks)
@@ -144,10 +148,14 @@ def _next_steps(
     ]
     by_advice: dict[str, list[str]] = {}
     for group in groups:
-        by_advice.setdefault(group["next_step"], []).append(group["group"])
-    steps += [f"{', '.join(names)}: {advice}" for advice, names in by_advice.items() if advice]
-    if groups and all(group["state"] == state.LIVE for group in groups):
-        steps.append("See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml")
+        if not state.is_on_postgresql(group["state"]):
+            by_advice.setdefault(group["next_step"], []).append(group["group"])
+    steps += [f"{', '.join(names)}: {advice}" for advice, names in by_advice.items()]
+    if any(group["state"] == state.LIVE for group in groups):
+        steps += [
+            "See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml",
+            "To go back to SQLite: ansible-playbook playbooks/rollback.yml",
+        ]
     return steps
 
 
@@ -279,13 +287,14 @@ section.card > h2 { margin-top: 1rem; }
 .badge.wait { color: var(--wait); background: var(--wait-soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
-caption { text-align: left; color: var(--soft); padding: .25rem 0 .4rem; }
+caption { text-align: left; font-weight: 600; padding: 1rem 0 .3rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 500; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-code { font: .88em ui-monospace, "Cascadia Mono", "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-.hash { font-size: .8em; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.number + :not(.number) { padding-left: .6rem; }
+code { font: .88em ui-monospace, "Cascadia Mono", "DejaVu Sans Mono", monospace; overflow-wrap: break-word; }
+.hash { font-size: .8em; overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 details { margin: .75rem 0; padding: .6rem 1.25rem; }
 details > summary { cursor: pointer; font-weight: 600; font-size: 1.05rem; }

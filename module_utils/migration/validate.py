@@ -59,9 +59,10 @@ _EXPECTED_SETTINGS = {
 }
 
 
-def validate(connection: Connection, group: Group) -> dict[str, Any]:
+def validate(connection: Connection, group: Group, work_directory: str | None = None) -> dict[str, Any]:
     """Compare both sides of a group and return what was found, as plain data.
 
+    :param work_directory: private directory for snapshots.
     :return: ``valid``, the ``findings`` that make it false, what is worth knowing without being wrong
         (``information``), and everything the report shows of the group.
     :raises MigrationError: if the comparison cannot be made at all.
@@ -76,7 +77,7 @@ def validate(connection: Connection, group: Group) -> dict[str, Any]:
         if state.is_on_postgresql(record.state):
             _validate_live(connection, group, record, result, findings)
         else:
-            _validate_rehearsed(connection, group, record, result, findings)
+            _validate_rehearsed(connection, group, record, result, findings, work_directory)
         _validate_structure(connection, group, result, findings)
     _read_kept(connection, group, result)
     result["server"] = _read_server(connection)
@@ -127,6 +128,7 @@ def _validate_rehearsed(
     record: ledger.GroupRecord,
     result: dict[str, Any],
     findings: list[Problem],
+    work_directory: str | None,
 ) -> None:
     """Compare source and target of a group whose services use SQLite."""
     if record.state == state.FROZEN:
@@ -150,7 +152,7 @@ def _validate_rehearsed(
     result["seconds"] = dict(run["seconds"])
     connection.rollback()
     try:
-        now = {table["target"]: table for table in engine.compare(connection, group)["tables"]}
+        now = {table["target"]: table for table in engine.compare(connection, group, work_directory)["tables"]}
     except MigrationError as error:
         # The source gained a value that no policy covers, or the target lost a table.
         findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _RUN_VALIDATION)])
@@ -350,7 +352,7 @@ def _validate_structure(connection: Connection, group: Group, result: dict[str, 
             findings.append(
                 Problem(
                     f"foreign key {key['name']}",
-                    f"{key['orphans']:,} rows reference a row that is not there",
+                    f"rows that reference a row that is not there: {key['orphans']:,}",
                     "Triggers or session_replication_role have bypassed it: correct these rows",
                 )
             )

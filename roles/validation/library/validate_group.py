@@ -20,6 +20,10 @@ options:
     description: One entry of C(estate_cutover_groups), as described in the README of the role sqlite_migrate.
     type: dict
     required: true
+  work_directory:
+    description: Directory on the host for private snapshots. It is created with mode 0700.
+    type: path
+    default: /var/lib/sqlite-migration
   login_host:
     description: Address of the PostgreSQL server, or the directory of its Unix socket.
     type: str
@@ -115,9 +119,10 @@ from ansible.module_utils.migration import ledger, validate
 from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group, parse_group
+from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
 
 
-def validation(group: Group, login: Login, check_mode: bool) -> dict[str, Any]:
+def validation(group: Group, login: Login, work_directory: str, check_mode: bool) -> dict[str, Any]:
     """Return what was found in one group.
 
     :raises MigrationError: if nothing can be compared, unless a dry run finds no server or ledger yet.
@@ -126,7 +131,7 @@ def validation(group: Group, login: Login, check_mode: bool) -> dict[str, Any]:
         with connected(login) as connection:
             if check_mode and not ledger.exists(connection):
                 return validate.not_compared(group, "there is no ledger in the database yet")
-            return validate.validate(connection, group)
+            return validate.validate(connection, group, work_directory)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -136,12 +141,17 @@ def validation(group: Group, login: Login, check_mode: bool) -> dict[str, Any]:
 def main() -> None:
     """Compare one group and return what was found."""
     module = AnsibleModule(
-        argument_spec={"group": {"type": "dict", "required": True}, **LOGIN_ARGUMENTS},
+        argument_spec={
+            "group": {"type": "dict", "required": True},
+            "work_directory": {"type": "path", "default": WORK_DIRECTORY},
+            **LOGIN_ARGUMENTS,
+        },
         supports_check_mode=True,
     )
     try:
         group = parse_group(module.params["group"])
-        result = validation(group, Login.from_arguments(module.params), module.check_mode)
+        login = Login.from_arguments(module.params)
+        result = validation(group, login, module.params["work_directory"], module.check_mode)
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     module.exit_json(changed=False, validation=result)

@@ -1,0 +1,1 @@
+"""Tests of validation, the functional checks, the report and the cleanup plan."""

@@ -1,0 +1,116 @@
+"""A small estate of one cutover group, and the steps that bring it to each state."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.migration import engine, ledger, validate
+from ansible.module_utils.migration.estate import Group, parse_group
+from ansible.module_utils.migration.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+SOURCE = """
+CREATE TABLE owners (id TEXT PRIMARY KEY, name TEXT, token TEXT, rank TEXT);
+CREATE TABLE pets (id INTEGER PRIMARY KEY AUTOINCREMENT, owner_id TEXT, name TEXT);
+INSERT INTO owners VALUES ('ann', 'Ann', 'hush-hush', 'chief'), ('bob', 'Bob', NULL, 'guest');
+INSERT INTO pets VALUES (1, 'ann', 'Rex'), (2, 'bob', 'Tom'), (9, 'bob', 'gone');
+DELETE FROM pets WHERE id = 9;
+"""
+TARGET = """
+CREATE SCHEMA app;
+CREATE TABLE app.owners (id uuid PRIMARY KEY, name text NOT NULL, token text);
+CREATE TABLE app.pets (
+  id serial PRIMARY KEY,
+  owner_id uuid CONSTRAINT pets_owner REFERENCES app.owners (id),
+  name text
+);
+CREATE INDEX pets_name ON app.pets (name);
+"""
+GROUP: dict[str, Any] = {
+    "name": "zoo",
+    "source": {"path": ""},
+    "tables": [
+        {
+            "source": "owners",
+            "target": "app.owners",
+            "columns": {"token": {"secret": True}, "rank": {"without_target": "keep"}},
+        },
+        {"source": "pets", "target": "app.pets", "columns": {"owner_id": {"orphan": "set_null"}}},
+    ],
+    "services": [
+        {
+            "name": "zoo-web",
+            "user": "zoo",
+            "directory": "/opt/zoo",
+            "database_role": "zoo_web",
+            "schemas": ["app"],
+            "health_url": "http://127.0.0.1:4999/health",
+        }
+    ],
+}
+
+
+@dataclass
+class Estate:
+    """One cutover group with a real source and a real target."""
+
+    connection: Connection
+    group: Group
+    source: Path
+    work: str
+
+    def on_source(self, script: str) -> None:
+        """Write to the SQLite file, as a service does."""
+        with closing(sqlite3.connect(self.source)) as database:
+            database.executescript(script)
+
+    def on_target(self, statement: str) -> None:
+        """Write to PostgreSQL, as a service does."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+        self.connection.commit()
+
+    def rehearse(self) -> None:
+        """Load the tables while the services use SQLite."""
+        engine.migrate(self.connection, self.group, engine.REHEARSAL, work_directory=self.work)
+
+    def cut_over(self, downtime_seconds: float = 1.5) -> None:
+        """Take the ledger's steps of a cutover, with the engine's own final sync."""
+        self.rehearse()
+        path = str(self.source)
+        ledger.take_step(self.connection, "zoo", "freeze", path, frozen_sha256=validate.sha256_of(self.source))
+        self.connection.commit()
+        engine.migrate(self.connection, self.group, engine.FINAL, work_directory=self.work)
+        detail = {"fingerprint": fingerprint(self.connection, self.group)}
+        ledger.take_step(self.connection, "zoo", "go_live", path, detail=detail)
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            (now,) = cursor.fetchone() or (None,)
+        ledger.record_run(self.connection, "zoo", "cutover", now, {"downtime_seconds": downtime_seconds})
+        self.connection.commit()
+
+    def validate(self) -> dict[str, Any]:
+        """Run the validation."""
+        return validate.validate(self.connection, self.group, self.work)
+
+    def findings(self) -> str:
+        """Return every finding as text."""
+        return "\n".join(f"{entry['where']}: {entry['what']}. {entry['fix']}" for entry in self.validate()["findings"])
+
+
+def make_estate(connection: Connection, directory: Path) -> Estate:
+    """Create the source, the target and the ledger."""
+    source = directory / "zoo.db"
+    with closing(sqlite3.connect(source)) as database:
+        database.executescript(SOURCE)
+    with connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER + TARGET)
+    connection.commit()
+    group = parse_group({**GROUP, "source": {"path": str(source)}})
+    return Estate(connection, group, source, str(directory / "work"))

@@ -1,0 +1,221 @@
+"""The report: its verdict, its HTML, and when a new one is written."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import report
+
+from .support import make_estate
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+PASSED_CHECK = {"name": "Agent registration works", "result": "passed", "reason": "", "seconds": 0.01, "steps": []}
+VOID = {"meta", "br", "rect", "line"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed in its order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element that closes itself."""
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close an element."""
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note the words."""
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """Return all words of the page."""
+        return " ".join(self.words)
+
+
+@pytest.fixture
+def live(connection: Connection, tmp_path: Path) -> dict[str, Any]:
+    """Return the validation of a group that was really cut over."""
+    estate = make_estate(connection, tmp_path)
+    estate.on_source("INSERT INTO pets VALUES (4, 'nobody', '<script>alert(1)</script> & \"co\"')")
+    estate.cut_over(downtime_seconds=2.5)
+    return estate.validate()
+
+
+def build(*groups: dict[str, Any], checks: tuple[dict[str, Any], ...] = (PASSED_CHECK,)) -> dict[str, Any]:
+    """Return a report of one environment."""
+    return report.build("dev", "swarm-dev", groups, checks)
+
+
+def changed(group: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """Return a group with some values changed."""
+    return {**copy.deepcopy(group), **values}
+
+
+FINDING = {"where": "zoo: pets", "what": "the two sides differ", "fix": "Do not go on"}
+
+
+def test_headline_when_everything_arrived(live: dict[str, Any]) -> None:
+    built = build(live)
+    assert (built["status"], built["headline"]) == ("passed", "Every value arrived")
+    assert "2 of 2 tables equal" in built["summary"][1]
+    assert built["totals"]["downtime_seconds"] == 2.5
+    assert any("rollback.yml" in step for step in built["next_steps"])
+
+
+def test_headline_with_a_finding(live: dict[str, Any]) -> None:
+    built = build(changed(live, findings=[FINDING]))
+    assert (built["status"], built["headline"]) == ("failed", "Validation failed: 1 finding")
+    assert built["next_steps"][0] == "zoo: pets: Do not go on"
+
+
+def test_headline_with_rejected_rows(live: dict[str, Any]) -> None:
+    built = build(changed(live, rejects={"total": 3, "rows": []}))
+    assert built["headline"] == "Every value arrived, except 3 rows that a policy of the inventory rejected"
+
+
+def test_a_check_that_failed_is_a_finding(live: dict[str, Any]) -> None:
+    built = build(live, checks=({**PASSED_CHECK, "result": "failed", "reason": "no answer"},))
+    assert built["status"] == "failed"
+    assert "no answer" in built["findings"][0]["what"]
+
+
+def test_a_check_that_was_not_run_is_never_a_pass(live: dict[str, Any]) -> None:
+    built = build(live, checks=({**PASSED_CHECK, "result": "not run", "reason": "no value for x"},))
+    assert built["status"] == "incomplete"
+    assert built["headline"] == "Every value arrived; 1 functional check not run"
+    assert any("no value for x" in step for step in built["next_steps"])
+
+
+def test_rehearsed_and_pending_groups_are_not_called_done(live: dict[str, Any]) -> None:
+    rehearsed = changed(live, state="rehearsed", cutover=None, next_step="Cut it over")
+    assert build(rehearsed)["headline"] == "The rehearsal holds: every value arrived"
+    assert build(rehearsed)["status"] == "incomplete"
+    assert build(live, rehearsed)["headline"] == "Every value moved so far arrived"
+    assert "zoo: Cut it over" in build(rehearsed)["next_steps"]
+    assert build(changed(live, state="pending", tables=[]))["headline"] == "Nothing has been moved yet"
+
+
+def test_html_is_well_formed_self_contained_and_escaped(live: dict[str, Any]) -> None:
+    live["information"].append("<img src=x onerror=alert(1)>")
+    live["rejects"] = {"total": 1, "rows": [{"table": "pets", "key": "id='<b>'", "reason": "orphan"}]}
+    text = report.render_html(build(live))
+    page = Page(text)
+    names = {name for name, _ in page.elements}
+    assert not names & {"script", "img", "link", "iframe", "b"}
+    assert not [attributes for _, attributes in page.elements if {"src", "href"} & set(attributes)]
+    assert "url(" not in text
+    assert "id='<b>'" in page.text
+    assert "nobody" in page.text
+
+
+def test_html_can_be_read_by_everybody(live: dict[str, Any]) -> None:
+    text = report.render_html(build(live))
+    page = Page(text)
+    assert next(attributes for name, attributes in page.elements if name == "html")["lang"] == "en"
+    drawings = [attributes for name, attributes in page.elements if name == "svg"]
+    assert len(drawings) == 3
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+    assert all("scope" in attributes for name, attributes in page.elements if name == "th")
+    assert "prefers-color-scheme: dark" in text
+    headings = [name for name, _ in page.elements if name in ("h1", "h2", "h3")]
+    assert headings.count("h1") == 1
+
+
+def test_html_shows_the_proof(live: dict[str, Any]) -> None:
+    text = Page(report.render_html(build(live))).text
+    for expected in (
+        "Every value arrived",
+        "app.pets",
+        live["tables"][0]["source_hash"],
+        "pets_owner",
+        "2.5 s",
+        "chief",
+    ):
+        assert expected in text
+
+
+def test_html_of_a_failure_begins_with_it(live: dict[str, Any]) -> None:
+    table = {**live["tables"][0], "equal": False, "target_rows": 1, "target_hash": "f" * 32}
+    text = Page(report.render_html(build(changed(live, findings=[FINDING], tables=[table])))).text
+    assert text.index("Validation failed") < text.index("What to do next") < text.index("Cutover groups")
+    assert "f" * 32 in text
+
+
+def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "reports"
+    first = report.write(base, build(live))
+    later = report.build(
+        "dev", "swarm-dev", [live], [{**PASSED_CHECK, "seconds": 9.0}], datetime(2030, 1, 1, tzinfo=UTC)
+    )
+    second = report.write(base, later)
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert second["path"] == first["path"]
+    assert os.readlink(base / "latest") == Path(first["path"]).name
+    assert json.loads((base / "latest" / "report.json").read_text())["headline"] == "Every value arrived"
+    assert (base / "latest" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (base / "latest" / "report.json").stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in base.iterdir()) == sorted([Path(first["path"]).name, "latest"])
+
+
+def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "reports"
+    report.write(base, build(live))
+    later = report.build("dev", "swarm-dev", [changed(live, findings=[FINDING])], [], datetime(2030, 1, 1, tzinfo=UTC))
+    written = report.write(base, later)
+    assert written == {"changed": True, "path": str(base / "2030-01-01T000000Z")}
+    assert os.readlink(base / "latest") == "2030-01-01T000000Z"
+    assert len(list(base.iterdir())) == 3
+
+
+def test_check_mode_predicts_and_writes_nothing(live: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "reports"
+    not_run = {**PASSED_CHECK, "result": "not run", "reason": "check mode sends no request"}
+    assert report.write(base, build(live, checks=(not_run,)), check_mode=True)["changed"]
+    assert not base.exists()
+    report.write(base, build(live))
+    before = sorted(base.iterdir())
+    assert not report.write(base, build(live, checks=(not_run,)), check_mode=True)["changed"]
+    assert report.write(base, build(changed(live, findings=[FINDING]), checks=(not_run,)), check_mode=True)["changed"]
+    assert sorted(base.iterdir()) == before
+
+
+def test_a_damaged_latest_report_is_replaced(live: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "reports"
+    report.write(base, build(live))
+    (base / "latest" / "report.json").write_text("{")
+    assert report.write(base, build(live))["changed"]
+
+
+def test_printed_summary_is_a_table(live: dict[str, Any]) -> None:
+    lines = report.summary_lines(build(live), "reports/dev/x")
+    assert lines[0] == "Every value arrived"
+    assert "zoo    live   2       5     yes    2.5 s" in lines
+    assert "Report: reports/dev/x/report.html" in lines
+    assert lines[-1].startswith("Next: ")

@@ -1,0 +1,222 @@
+"""Validation of one cutover group, in every state, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from ansible.module_utils.migration import ledger, validate
+from ansible.module_utils.migration.errors import MigrationError
+
+from .support import Estate, make_estate
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+
+@pytest.fixture
+def estate(connection: Connection, tmp_path: Path) -> Estate:
+    """Return an estate that has not been rehearsed."""
+    return make_estate(connection, tmp_path)
+
+
+def test_pending_group_has_nothing_to_compare(estate: Estate) -> None:
+    result = estate.validate()
+    assert result["valid"]
+    assert result["tables"] == []
+    assert "not been rehearsed" in result["basis"]
+    assert "3_data_migration.yml" in result["next_step"]
+
+
+def test_without_ledger_the_next_step_is_named(connection: Connection, estate: Estate) -> None:
+    estate.on_target("DROP SCHEMA migration CASCADE")
+    with pytest.raises(MigrationError, match=r"1_infrastructure\.yml"):
+        estate.validate()
+
+
+def test_rehearsed_group_is_equal_on_both_sides(estate: Estate) -> None:
+    estate.rehearse()
+    result = estate.validate()
+    assert result["findings"] == []
+    assert {table["target"]: (table["source_rows"], table["target_rows"]) for table in result["tables"]} == {
+        "app.owners": (2, 2),
+        "app.pets": (2, 2),
+    }
+    assert all(table["equal"] for table in result["tables"])
+    assert result["loaded_by"] == "rehearsal"
+    assert result["information"] == []
+
+
+def test_rows_written_to_sqlite_since_the_rehearsal_are_information(estate: Estate) -> None:
+    estate.rehearse()
+    estate.on_source("INSERT INTO pets (owner_id, name) VALUES ('ann', 'Leo')")
+    result = estate.validate()
+    assert result["valid"]
+    assert "pets: written to in SQLite since" in result["information"][0]
+    assert "2 rows then, 3 now" in result["information"][0]
+
+
+def test_a_row_lost_from_the_target_after_the_rehearsal_is_a_finding(estate: Estate) -> None:
+    estate.rehearse()
+    estate.on_target("DELETE FROM app.pets WHERE id = 1")
+    assert "zoo: pets → app.pets: PostgreSQL does not hold what the rehearsal run left" in estate.findings()
+
+
+def test_a_changed_value_in_the_target_is_a_finding(estate: Estate) -> None:
+    estate.rehearse()
+    estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
+    assert "2 rows then, 2 now" in estate.findings()
+
+
+def test_a_source_that_can_no_longer_be_converted_is_a_finding(estate: Estate) -> None:
+    estate.rehearse()
+    estate.on_source("INSERT INTO owners VALUES ('cy', NULL, NULL, NULL)")
+    result = estate.validate()
+    assert not result["valid"]
+    assert any("owners" in finding["where"] for finding in result["findings"])
+
+
+def test_interrupted_cutover_is_a_finding(estate: Estate) -> None:
+    estate.rehearse()
+    ledger.take_step(estate.connection, "zoo", "freeze", str(estate.source), frozen_sha256="0" * 64)
+    estate.connection.commit()
+    assert "frozen" in estate.findings()
+    assert "4_service_cutover.yml" in estate.findings()
+
+
+def test_live_group_right_after_the_cutover(estate: Estate) -> None:
+    estate.cut_over()
+    result = estate.validate()
+    assert result["findings"] == []
+    assert result["state"] == "live"
+    assert [table["written_since"] for table in result["tables"]] == [False, False]
+    assert result["cutover"]["downtime_seconds"] == 1.5
+    assert result["cutover"]["at"]
+    # SQLite had given out 9 before it was deleted.
+    assert result["sequences"] == [
+        {"name": "app.pets_id_seq", "next_value": 10, "required": 10, "correct": True},
+    ]
+    assert result["foreign_keys"] == [{"name": "app.pets: pets_owner", "valid": True, "orphans": 0}]
+    assert all(index["valid"] for index in result["indexes"])
+    assert len(result["indexes"]) == 3
+    assert result["server"]["version"]
+    assert "max_connections" in {setting["name"] for setting in result["server"]["settings"]}
+
+
+def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    result = estate.validate()
+    assert result["valid"]
+    assert {table["target"]: (table["written_since"], table["rows_now"]) for table in result["tables"]} == {
+        "app.owners": (False, 2),
+        "app.pets": (True, 3),
+    }
+    assert "Written to in PostgreSQL since the cutover: app.pets" in result["information"]
+
+
+def test_validation_writes_nothing(estate: Estate) -> None:
+    estate.cut_over()
+    before = estate.source.stat(), sorted(path.name for path in estate.source.parent.iterdir())
+    first = estate.validate()
+    second = estate.validate()
+    assert first == second
+    assert (estate.source.stat().st_mtime_ns, estate.source.stat().st_size) == (
+        before[0].st_mtime_ns,
+        before[0].st_size,
+    )
+    assert sorted(path.name for path in estate.source.parent.iterdir()) == before[1]
+
+
+def test_a_frozen_file_written_to_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
+    assert "has changed since the cutover" in estate.findings()
+
+
+def test_rows_in_the_wal_of_a_frozen_file_are_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    Path(f"{estate.source}-wal").write_bytes(b"x" * 4128)
+    assert "zoo.db-wal: rows were written to the frozen SQLite file" in estate.findings()
+
+
+def test_a_frozen_file_that_is_gone_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.source.unlink()
+    assert "the way back" in estate.findings()
+
+
+def test_a_table_unequal_in_the_ledger_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target(
+        "UPDATE migration.run SET report = jsonb_set(report, '{tables,0,equal}', 'false') WHERE kind = 'final'"
+    )
+    assert "owners → app.owners: the two sides differ" in estate.findings()
+
+
+def test_a_live_group_without_a_final_run_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("DELETE FROM migration.run WHERE kind = 'final'")
+    assert "the ledger holds no final sync" in estate.findings()
+
+
+def test_a_dropped_table_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("DROP TABLE app.pets")
+    assert "zoo: app.pets: the table is not in the database" in estate.findings()
+
+
+def test_a_sequence_that_is_behind_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("SELECT setval('app.pets_id_seq', 1)")
+    findings = estate.findings()
+    assert "sequence app.pets_id_seq: its next value is 2, and 10 or more is needed" in findings
+
+
+def test_orphans_and_a_foreign_key_that_is_not_valid_are_findings(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target(
+        "ALTER TABLE app.pets DROP CONSTRAINT pets_owner;"
+        "INSERT INTO app.pets (owner_id, name) VALUES (gen_random_uuid(), 'stray');"
+        "ALTER TABLE app.pets ADD CONSTRAINT pets_owner FOREIGN KEY (owner_id) REFERENCES app.owners (id) NOT VALID"
+    )
+    findings = estate.findings()
+    assert "foreign key app.pets: pets_owner: PostgreSQL has not validated it" in findings
+    assert "rows that reference a row that is not there: 1" in findings
+
+
+def test_all_findings_come_at_once(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("SELECT setval('app.pets_id_seq', 1)")
+    estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
+    assert len(estate.validate()["findings"]) == 2
+
+
+def test_values_that_were_kept_are_listed_and_secret_ones_are_not(estate: Estate) -> None:
+    estate.on_source("INSERT INTO pets VALUES (4, 'nobody', 'stray')")
+    estate.cut_over()
+    result = estate.validate()
+    shown = {(entry["column"], entry["value"]) for entry in result["original_values"]["rows"]}
+    assert ("owner_id", "nobody") in shown
+    assert {("rank", "chief"), ("rank", "guest")} <= shown
+    assert result["original_values"]["total"] == 3
+    assert "hush-hush" not in json.dumps(result)
+
+
+def test_original_values_of_secret_columns_are_masked(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target(
+        "INSERT INTO migration.original_value VALUES "
+        "('zoo', 'owners', 'id=''ann''', 'token', 'nul_character', '{\"text\": \"hush-hush\"}')"
+    )
+    result = estate.validate()
+    assert "hush-hush" not in json.dumps(result)
+    assert "(secret)" in {entry["value"] for entry in result["original_values"]["rows"]}
+
+
+def test_hash_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    assert validate.sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
