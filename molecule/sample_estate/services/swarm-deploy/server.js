@@ -1,0 +1,66 @@
+'use strict';
+// The history of deployments.
+require('dotenv').config({ quiet: true });
+const crypto = require('node:crypto');
+const { insert, openStore, remove, update } = require('./store');
+const { found, required, serve } = require('./serve');
+
+const STAGES = ['queued', 'build', 'deploy', 'health_check'];
+
+const store = openStore({ service: 'swarm-deploy', sqlitePath: process.env.DB_PATH, writeAheadLog: true });
+
+// A sample deployment has nothing to build: every stage succeeds at once.
+async function recordDeployment({ body }) {
+  const [service, commit_sha, triggered_by] = required(body, 'service', 'commit_sha', 'triggered_by');
+  const id = crypto.randomUUID();
+  const now = new Date().toISOString();
+  await store.write([
+    insert('deploy.deployments', {
+      id,
+      service,
+      commit_sha,
+      triggered_by,
+      trigger_type: body.trigger_type || 'manual',
+      status: 'building',
+      started_at: now,
+      created_at: now,
+    }),
+    ...STAGES.map((stage) =>
+      insert('deploy.deployment_events', {
+        deployment_id: id,
+        stage,
+        status: 'success',
+        message: `${stage} finished`,
+        details: { stage },
+        created_at: new Date().toISOString(),
+      })),
+    update('deploy.deployments', { id }, { status: 'success', completed_at: new Date().toISOString() }),
+  ]);
+  return [201, await readDeployment({ parameters: { id } })];
+}
+
+async function readDeployment({ parameters }) {
+  const deployment = found(await store.findOne('deploy.deployments', { id: parameters.id }), 'deployment');
+  return { ...deployment, events: await store.find('deploy.deployment_events', { deployment_id: deployment.id }) };
+}
+
+async function removeDeployment({ parameters }) {
+  found(await store.findOne('deploy.deployments', { id: parameters.id }), 'deployment');
+  await store.write([
+    remove('deploy.deployment_events', { deployment_id: parameters.id }),
+    remove('deploy.deployments', { id: parameters.id }),
+  ]);
+  return { removed: parameters.id };
+}
+
+serve({
+  service: 'swarm-deploy',
+  store,
+  healthTable: 'deploy.deployments',
+  routes: {
+    'GET /deployments': async () => ({ deployments: await store.find('deploy.deployments') }),
+    'POST /deployments': recordDeployment,
+    'GET /deployments/:id': readDeployment,
+    'DELETE /deployments/:id': removeDeployment,
+  },
+});
