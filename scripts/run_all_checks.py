@@ -40,7 +40,7 @@ _printing = Lock()
 
 
 def run(check: Check) -> bool:
-    """Run one check with its output in a log; print the log if it fails, else its last line. Return whether it passed."""
+    """Run one check with its output in a log, which is printed if it fails; return whether it passed."""
     log = LOGS / f"{check.name.replace(' ', '_')}.log"
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as output:

@@ -31,17 +31,18 @@ if [ -n "${DOCKER_HOST:-}" ] || [ "$(id -u)" != 0 ] || ! command -v dockerd >/de
   give_up "Docker is installed, but its engine does not answer (its message is above). Start it, or give this user access to it, then run this again."
 fi
 
-log=/var/log/dockerd.log
 if [ -d /run/systemd/system ]; then
   systemctl enable --now docker
-  log="the journal of the unit docker"
+  last_words() { journalctl --unit docker --no-pager --lines 5; }
 else
+  log=/var/log/dockerd.log
   echo "Starting dockerd; its output goes to $log."
-  # A process id file of an engine that did not stop in order keeps a new one from starting.
+  # The process id file of an engine that was killed keeps a new one from starting.
   if [ -f /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
     rm -f /var/run/docker.pid
   fi
   setsid nohup dockerd >"$log" 2>&1 </dev/null &
+  last_words() { tail -n 5 "$log"; }
 fi
 for _ in $(seq 60); do
   if answers; then
@@ -49,4 +50,5 @@ for _ in $(seq 60); do
   fi
   sleep 1
 done
-give_up "The Docker engine did not start within 60 seconds. Look into $log."
+last_words >&2
+give_up "The Docker engine did not start within 60 seconds; its last words are above."
