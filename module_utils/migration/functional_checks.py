@@ -261,15 +261,24 @@ def _fill(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _at(value: Any, path: str) -> Any:
-    """Return what stands at a path such as ``run.id`` or ``agents.0.name``, or None."""
-    for key in path.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(key)
+    """Return what stands at a path such as ``run.id`` or ``agents.0.name``, or None.
+
+    A key may hold dots itself: ``counts.auth.users`` also finds ``{"counts": {"auth.users": 2}}``.
+    """
+    if not path:
+        return value
+    parts = path.split(".")
+    for length in range(1, len(parts) + 1):
+        key, rest = ".".join(parts[:length]), ".".join(parts[length:])
+        if isinstance(value, Mapping) and key in value:
+            found = _at(value[key], rest)
         elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
+            found = _at(value[int(key)], rest)
         else:
-            return None
-    return value
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def _difference(expected: Any, actual: Any, path: str) -> str:

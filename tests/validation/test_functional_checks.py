@@ -168,6 +168,22 @@ def test_lists_match_in_any_order(service: Service) -> None:
     assert "lacks the expected element 0" in results[1]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("run.id", 7),
+        ("runs.1.id", 8),
+        ("counts.auth.users", 2),
+        ("counts.auth", None),
+        ("runs.2.id", None),
+        ("run.id.deeper", None),
+    ],
+)
+def test_paths_in_an_answer(path: str, value: Any) -> None:
+    answer = {"run": {"id": 7}, "runs": [{}, {"id": 8}], "counts": {"auth.users": 2}}
+    assert functional_checks._at(answer, path) == value
+
+
 def test_an_empty_dashboard_fails(service: Service) -> None:
     step = {"name": "Look", "url": f"{service.url}/dashboard", "expected_not_empty": ["totals.agents"]}
     (result,) = run({"name": "Dashboard displays data", "steps": [step]})
