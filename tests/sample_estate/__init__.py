@@ -1,0 +1,1 @@
+"""The sample estate: its databases and its services."""
