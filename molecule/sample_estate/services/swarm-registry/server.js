@@ -32,6 +32,12 @@ async function removeAgent({ parameters }) {
   return { removed: parameters.id };
 }
 
+// Return the agent of this name with the newest version, or undefined.
+async function newestAgent(name) {
+  const agents = await store.find('registry.agents', { name });
+  return agents.sort((one, other) => one.version.localeCompare(other.version, 'en', { numeric: true })).pop();
+}
+
 // A sample workflow has nothing to do: every step completes at once.
 async function runWorkflow({ parameters, body }) {
   const workflow = found(
@@ -44,7 +50,7 @@ async function runWorkflow({ parameters, body }) {
   const started_at = new Date().toISOString();
   const steps = [];
   for (const step of workflow.steps) {
-    const agent = await store.findOne('registry.agents', { name: step.agent });
+    const agent = await newestAgent(step.agent);
     steps.push({
       id: crypto.randomUUID(),
       run_id,
