@@ -1,0 +1,94 @@
+"""What further runs of the playbook do on the finished host: nothing, and least of all to rows written since."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+REGISTRY = "http://127.0.0.1:4001"
+DEPLOY = "http://127.0.0.1:4002"
+TICKETS = "http://127.0.0.1:4003"
+
+# Runs on the host: sends one request and prints the status and the body.
+REQUEST = """
+import json, sys, urllib.error, urllib.request
+method, url, body = sys.argv[1:]
+request = urllib.request.Request(url, method=method, headers={"Content-Type": "application/json"})
+try:
+    with urllib.request.urlopen(request, data=body.encode() if body else None, timeout=10) as response:
+        print(json.dumps([response.status, json.load(response)]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, json.load(error)]))
+"""
+
+Send = Callable[..., tuple[int, Any]]
+# Returns conftest.PlaybookRun.
+RunSite = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def send(host: Host) -> Send:
+    """Return a function that sends a request from the host itself and returns the status and the decoded body."""
+
+    def request(method: str, url: str, body: Any = None) -> tuple[int, Any]:
+        text = "" if body is None else json.dumps(body)
+        result = host.run(" ".join(map(shlex.quote, ["python3", "-c", REQUEST, method, url, text])))
+        assert result.rc == 0, result.stderr
+        status, answer = json.loads(result.stdout)
+        return status, answer
+
+    return request
+
+
+@pytest.fixture(scope="module")
+def written_rows(send: Send) -> Iterator[dict[str, Any]]:
+    """Let three services write rows after the cutover; yield each row by its address; remove them at the end."""
+    mark = uuid.uuid4().hex
+    bodies = {
+        f"{REGISTRY}/agents": {"name": f"after-cutover-{mark}", "version": "1.0.0", "path": "/agents/after"},
+        f"{DEPLOY}/deployments": {"service": "swarm-app", "commit_sha": mark, "triggered_by": "test"},
+        f"{TICKETS}/attempts": {"ticket_id": f"TKT-{mark[:8].upper()}", "branch_name": "after-cutover"},
+    }
+    rows = {}
+    for address, body in bodies.items():
+        status, row = send("POST", address, body)
+        assert status == 201, row
+        rows[f"{address}/{row['id']}"] = row
+    yield rows
+    for address in rows:
+        send("DELETE", address)
+
+
+def test_a_further_run_changes_nothing(run_site: RunSite, send: Send, written_rows: dict[str, Any]) -> None:
+    """With rows written since the cutover, the playbook still has nothing to do, and the rows are as they were."""
+    run = run_site()
+    assert (run.status, run.changed) == (0, 0), run.output
+    assert run.warnings == []
+    for address, row in written_rows.items():
+        assert send("GET", address) == (200, row)
+
+
+def test_a_dry_run_on_the_finished_host_announces_nothing(
+    run_site: RunSite, send: Send, written_rows: dict[str, Any]
+) -> None:
+    """--check --diff predicts what a run does: no change."""
+    run = run_site("--check", "--diff")
+    assert (run.status, run.changed) == (0, 0), run.output
+    assert run.warnings == []
+    for address, row in written_rows.items():
+        assert send("GET", address) == (200, row)
+
+
+def test_no_run_prints_a_password(run_site: RunSite, host: Host, services: list[dict[str, Any]]) -> None:
+    """Not at the highest verbosity, not in a diff."""
+    run = run_site("-vvvv", "--diff")
+    assert run.status == 0, run.output
+    for service in services:
+        (line,) = host.run(f"grep ^PGPASSWORD= {service['directory']}/.env").stdout.splitlines()
+        assert line.removeprefix("PGPASSWORD=").strip("'`\"") not in run.output

@@ -1,0 +1,146 @@
+"""The services as the playbook leaves them: their settings, their processes, their answers, and no secret in sight."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+Query = Callable[[str], list[Any]]
+PM2_HOME = "/home/swarm/.pm2"
+
+
+def settings(host: Host, service: dict[str, Any]) -> dict[str, str]:
+    """Return a service's .env as the service's own dotenv reads it."""
+    script = "console.log(JSON.stringify(require('dotenv').parse(require('fs').readFileSync('.env'))))"
+    result = host.run(f"cd {service['directory']} && node -e {shlex.quote(script)}")
+    assert result.rc == 0, result.stderr
+    parsed: dict[str, str] = json.loads(result.stdout)
+    return parsed
+
+
+def processes(host: Host) -> dict[str, dict[str, Any]]:
+    """Return pm2's description of each service by the service's name."""
+    environment = f"HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin PM2_HOME={PM2_HOME}"
+    result = host.run(f"runuser -u swarm -- env -i {environment} pm2 -s jlist")
+    assert result.rc == 0, result.stderr
+    return {process["name"]: process for process in json.loads(result.stdout)}
+
+
+def answer(host: Host, url: str) -> dict[str, Any]:
+    """Return the JSON that the host reads from an address on itself."""
+    script = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=5).read().decode())"
+    result = host.run(f"python3 -c {shlex.quote(script)}")
+    assert result.rc == 0, result.stderr
+    body: dict[str, Any] = json.loads(result.stdout)
+    return body
+
+
+@pytest.fixture(scope="session")
+def passwords(host: Host, services: list[dict[str, Any]]) -> set[str]:
+    """Return the database passwords of all services."""
+    found = {settings(host, service)["PGPASSWORD"] for service in services}
+    assert len(found) == len(services)
+    assert all(len(password) >= 16 for password in found)
+    return found
+
+
+def test_env_files_hold_the_connection_and_are_private(host: Host, services: list[dict[str, Any]]) -> None:
+    """Each .env has the PG variables and the same in DATABASE_URL, belongs to the service's user, and is 0600."""
+    for service in services:
+        file = host.file(f"{service['directory']}/.env")
+        assert (file.user, file.mode) == (service["user"], 0o600)
+        values = settings(host, service)
+        role = service["database_role"]
+        assert values["PGHOST"] == "127.0.0.1"
+        assert values["PGPORT"] == "5432"
+        assert values["PGDATABASE"] == "swarm"
+        assert values["PGUSER"] == role
+        assert values["DATABASE_URL"].startswith(f"postgresql://{role}:{values['PGPASSWORD']}@127.0.0.1:5432/swarm")
+
+
+def test_other_lines_of_env_files_are_kept(host: Host, services: list[dict[str, Any]]) -> None:
+    """The lines that the service had before are all still there."""
+    for service in services:
+        before = host.file(f"/opt/sample-estate/services/{service['name']}/.env").content_string.splitlines()
+        after = host.file(f"{service['directory']}/.env").content_string.splitlines()
+        assert [line for line in before if line not in after] == []
+
+
+def test_every_service_answers_from_postgresql(host: Host, services: list[dict[str, Any]]) -> None:
+    """The health address names PostgreSQL as the store and counts rows in it."""
+    for service in services:
+        health = answer(host, service["health_url"])
+        assert (health["status"], health["store"], health["service"]) == ("ok", "postgresql", service["name"])
+        assert health["rows"] > 0
+
+
+def test_processes_are_online_and_hold_no_sqlite_file(
+    host: Host, services: list[dict[str, Any]], estate: list[dict[str, Any]]
+) -> None:
+    """pm2 reports each service online and stable; none has a SQLite file of the estate open."""
+    running = processes(host)
+    for service in services:
+        process = running[service["name"]]
+        assert process["pm2_env"]["status"] == "online"
+        assert process["pm2_env"]["unstable_restarts"] == 0
+        open_files = host.run(f"find /proc/{process['pid']}/fd -printf '%l\\n'").stdout
+        for group in estate:
+            assert group["source"]["path"] not in open_files
+
+
+def test_processes_have_a_clean_environment(host: Host, services: list[dict[str, Any]]) -> None:
+    """A process's real environment agrees with its .env and holds nothing of the operator's shell or of Ansible."""
+    running = processes(host)
+    for service in services:
+        raw = host.run(f"tr '\\0' '\\n' < /proc/{running[service['name']]['pid']}/environ").stdout
+        environment = dict(line.split("=", 1) for line in raw.splitlines() if "=" in line)
+        values = settings(host, service)
+        for name, value in values.items():
+            assert environment.get(name, value) == value, (service["name"], name)
+        assert environment["HOME"] == "/home/swarm"
+        assert [name for name in environment if re.match(r"ANSIBLE|SUDO_|LS_COLORS|SSH_", name)] == []
+
+
+def test_each_service_logs_in_with_its_own_role(host: Host, query: Query, services: list[dict[str, Any]]) -> None:
+    """pg_stat_activity shows a session of each service's role."""
+    for service in services:
+        answer(host, service["health_url"])
+        sessions = query(
+            "SELECT usename, application_name FROM pg_stat_activity"
+            f" WHERE datname = 'swarm' AND usename = '{service['database_role']}'"
+        )
+        assert sessions, service["name"]
+
+
+def test_no_password_is_kept_where_others_can_read_it(host: Host, passwords: set[str]) -> None:
+    """No database password stands in pm2's dump, in a log, in the journal, in a world-readable file or in a process."""
+    places = {
+        "pm2's dump": f"cat {PM2_HOME}/dump.pm2*",
+        "pm2's logs": f"cat {PM2_HOME}/pm2.log {PM2_HOME}/logs/*",
+        "the server's logs": "cat /var/log/postgresql/*",
+        "the journal": "journalctl --no-pager",
+        "the system's log": "cat /var/log/syslog /var/log/auth.log 2>/dev/null || true",
+        "a command line": "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+        "a temporary file": "find /tmp /var/tmp /root /home/swarm/.ansible -type f -exec cat {} + 2>/dev/null || true",
+    }
+    for place, command in places.items():
+        text = host.run(command).stdout
+        for password in passwords:
+            assert password not in text, f"{place} holds a password"
+    patterns = " ".join(f"-e {shlex.quote(password)}" for password in passwords)
+    readable = host.run(f"find /etc /opt /home /var/lib /srv /root -type f -perm /o+r -exec grep -lF {patterns} {{}} +")
+    assert readable.stdout == ""
+
+
+def test_pm2_starts_the_services_at_boot(host: Host, services: list[dict[str, Any]]) -> None:
+    """The boot unit is enabled, and what pm2 would resurrect are the services, readable by nobody else."""
+    assert host.service("pm2-swarm").is_enabled
+    dump = host.file(f"{PM2_HOME}/dump.pm2")
+    assert dump.mode == 0o600
+    assert {process["name"] for process in json.loads(dump.content_string)} == {service["name"] for service in services}
