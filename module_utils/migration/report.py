@@ -116,9 +116,12 @@ def _summary_sentences(
     sentences = [
         f"{totals['groups_on_postgresql']} of {_count(len(groups), 'cutover group')} "
         f"{'is' if totals['groups_on_postgresql'] == 1 else 'are'} on PostgreSQL.",
-        f"{totals['tables_equal']} of {_count(totals['tables'], 'table')} equal on both sides by row count and "
-        f"content hash: {totals['source_rows']:,} rows in SQLite, {totals['target_rows']:,} in PostgreSQL.",
     ]
+    if totals["tables"]:
+        sentences.append(
+            f"{totals['tables_equal']} of {_count(totals['tables'], 'table')} equal on both sides by row count and "
+            f"content hash: {totals['source_rows']:,} rows in SQLite, {totals['target_rows']:,} in PostgreSQL."
+        )
     if totals["original_values"]:
         sentences.append(
             f"{_count(totals['original_values'], 'original value')} that a policy changed or that "
@@ -141,11 +144,11 @@ def _next_steps(
 ) -> list[str]:
     """Return what to do next, the most urgent first."""
     steps = list(dict.fromkeys(f"{finding['where']}: {finding['fix']}" for finding in findings))
-    steps += [
-        f"Functional check '{check['name']}' was not run: {check['reason']}"
-        for check in checks
-        if check["result"] == functional_checks.NOT_RUN
-    ]
+    by_reason: dict[str, list[str]] = {}
+    for check in checks:
+        if check["result"] == functional_checks.NOT_RUN:
+            by_reason.setdefault(check["reason"], []).append(f"'{check['name']}'")
+    steps += [f"Functional checks not run: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     by_advice: dict[str, list[str]] = {}
     for group in groups:
         if not state.is_on_postgresql(group["state"]):
@@ -159,17 +162,18 @@ def _next_steps(
     return steps
 
 
-def summary_lines(report: Mapping[str, Any], path: str) -> list[str]:
+def summary_lines(report: Mapping[str, Any], path: str, is_there: bool = True) -> list[str]:
     """Return the summary that the playbook prints: a table with one line for each group.
 
     :param path: directory of the report.
+    :param is_there: whether the report is written, or only would be.
     """
     header = ("group", "state", "tables", "rows", "equal", "downtime")
     rows = [header, *(_summary_row(group) for group in report["groups"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = [str(report["headline"]), *report["summary"], ""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", f"Report: {path}/report.html"]
+    lines += ["", f"Report: {path}/report.html" + ("" if is_there else " (would be written)")]
     lines += [f"Next: {step}" for step in report["next_steps"]]
     return lines
 

@@ -80,7 +80,7 @@ class Service:
 def service() -> Iterator[Service]:
     """Return a running service."""
     running = Service()
-    thread = threading.Thread(target=running.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield running
     running.server.shutdown()

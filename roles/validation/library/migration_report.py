@@ -108,7 +108,7 @@ def main() -> None:
         **written,
         status=content["status"],
         findings=content["findings"],
-        lines=report.summary_lines(content, written["path"]),
+        lines=report.summary_lines(content, written["path"], not (module.check_mode and written["changed"])),
     )
 
 
