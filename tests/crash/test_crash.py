@@ -1,0 +1,178 @@
+"""A playbook that is killed at any task is finished by the next run, and leaves no service stopped.
+
+Runs the real site.yml on a test host of its own. A crash is SIGKILL to ansible-playbook with all its children, as when
+the operator's machine loses power: what already runs on the host goes on there. A second kind also kills that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = "crash-"
+CONTAINER = f"{PREFIX}swarm-dev"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_FORCE_COLOR": "0",
+    "ANSIBLE_NOCOLOR": "1",
+    "TEST_HOST_PREFIX": PREFIX,
+}
+INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
+
+SERVICES: list[dict[str, Any]] = [
+    service
+    for group in yaml.safe_load((ROOT / "inventory/group_vars/all/estate.yml").read_text(encoding="utf-8"))[
+        "estate_cutover_groups"
+    ]
+    for service in group["services"]
+]
+# What Ansible's modules are called while they run on a host.
+MODULE_PROCESSES = "AnsiballZ_"
+READ_HEALTH = """
+import json, sys, urllib.request
+print(json.dumps([json.load(urllib.request.urlopen(address, timeout=5)) for address in sys.argv[1:]]))
+"""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Where a run is killed."""
+
+    task: str
+    """Regular expression for the heading of the task, such as `sqlite_migrate : `."""
+
+    seconds: float = 0.0
+    """How long the task has run by then."""
+
+    occurrence: int = 1
+    """Which of the tasks, or of the answers to a loop's items, that match."""
+
+    on_the_host_too: bool = False
+    """Whether what Ansible started on the host is killed as well."""
+
+
+# In the order of site.yml: each run gets past the place where the one before it was killed.
+CRASHES = [
+    pytest.param(Crash(r"postgres_install : packages", seconds=2.0), id="while packages are installed"),
+    pytest.param(Crash(r"postgres_config : ", occurrence=4), id="between settings and access rules"),
+    pytest.param(
+        Crash(r"schema_apply : .*[Aa]pply", seconds=0.6, on_the_host_too=True), id="while the schema is applied"
+    ),
+    pytest.param(
+        Crash(r"sqlite_migrate : ", occurrence=2, seconds=1.0, on_the_host_too=True), id="during the rehearsal"
+    ),
+    pytest.param(Crash(r"service_env : .*[Cc]ut", seconds=1.5, on_the_host_too=True), id="in the first cutover window"),
+    pytest.param(Crash(r"service_env : .*[Cc]ut", seconds=3.0), id="later in the cutover, the host goes on"),
+    pytest.param(Crash(r"validation : "), id="before the validation"),
+]
+
+
+def run_playbooks(*playbooks: str) -> str:
+    """Run playbooks on the host of the crash tests and return their output."""
+    result = subprocess.run(
+        ["ansible-playbook", *INVENTORY, *playbooks, "-l", "dev"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def run_and_kill(crash: Crash) -> list[str]:
+    """Run site.yml, kill it at the given place, and return its output until then."""
+    process = subprocess.Popen(
+        ["ansible-playbook", *INVENTORY, "site.yml", "-l", "dev"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    seen = 0
+    for line in process.stdout:
+        lines.append(line)
+        if re.match(rf"TASK \[{crash.task}", line):
+            seen += 1
+            if seen == crash.occurrence:
+                time.sleep(crash.seconds)
+                break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert seen == crash.occurrence, "".join(lines)
+    if crash.on_the_host_too:
+        subprocess.run(["docker", "exec", CONTAINER, "pkill", "-KILL", "-f", MODULE_PROCESSES], check=False)
+    return lines
+
+
+def health_answers() -> list[dict[str, Any]]:
+    """Return what every service says about itself; fail if one does not answer."""
+    addresses = [service["health_url"] for service in SERVICES]
+    result = subprocess.run(
+        ["docker", "exec", CONTAINER, "python3", "-c", READ_HEALTH, *addresses],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    answers: list[dict[str, Any]] = json.loads(result.stdout)
+    return answers
+
+
+def pm2_states() -> dict[str, str]:
+    """Return the state of each service by its name, as pm2 reports it."""
+    command = "runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin pm2 -s jlist"
+    result = subprocess.run(
+        ["docker", "exec", CONTAINER, "sh", "-c", command], capture_output=True, text=True, check=True
+    )
+    return {process["name"]: process["pm2_env"]["status"] for process in json.loads(result.stdout)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _crash_host() -> Iterator[None]:
+    """Provide a fresh host with the sample estate, and remove it at the end."""
+    run_playbooks("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
+    yield
+    run_playbooks("molecule/destroy.yml")
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_run_is_killed(crash: Crash) -> None:
+    """The run reaches the place where it is to be killed: it got past the crash before this one."""
+    run_and_kill(crash)
+
+
+def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
+    """After all those crashes one more run ends well; every service is online and on PostgreSQL."""
+    assert request.session.testsfailed == 0, "a run was not killed where it should have been"
+    run_playbooks("site.yml")
+    assert pm2_states() == {service["name"]: "online" for service in SERVICES}
+    assert [answer["store"] for answer in health_answers()] == ["postgresql"] * len(SERVICES)
+
+
+def test_nothing_is_left_to_do() -> None:
+    """The run after that changes nothing."""
+    output = run_playbooks("site.yml")
+    assert re.findall(r"changed=[1-9]\d*", output) == []
