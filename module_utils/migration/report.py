@@ -314,6 +314,8 @@ svg .track { stroke: var(--line); }
 ul, ol { padding-left: 1.2rem; margin: .4rem 0; }
 li { margin: .25rem 0; overflow-wrap: anywhere; }
 """
+# The steps of a load in their order: the ledger keeps them as JSON, which has none.
+_STEPS = ("snapshot", "profile", "compare", "load", "verify", "commit")
 _STEP_COLOURS = ("--one", "--two", "--three", "--four", "--five", "--six")
 _WIDTH = 1000
 _LABEL_WIDTH = 250
@@ -436,33 +438,23 @@ def _render_group(group: Mapping[str, Any]) -> str:
 
 def _render_tables(tables: Sequence[Mapping[str, Any]]) -> str:
     """Return the counts and content hashes of both sides."""
+    is_live = any(table["written_since"] is not None for table in tables)
     rows = []
     for table in tables:
-        written = table.get("written_since")
-        rows.append(
-            (
-                f"<code>{_text(table['source'])}</code>",
-                f"<code>{_text(table['target'])}</code>",
-                _number(table["source_rows"]),
-                _number(table["target_rows"]),
-                _hashes(table["source_hash"], table["target_hash"]),
-                _equal_badge([bool(table["equal"])]),
-                "-"
-                if written is None
-                else f"written since ({table['rows_now']:,} rows now)"
-                if written
-                else "unchanged",
-            )
-        )
-    heads = (
-        "SQLite table",
-        "PostgreSQL table",
-        "#Source rows",
-        "#Target rows",
-        "Content hash",
-        "Equal",
-        "Since cutover",
-    )
+        cells = [
+            f"<code>{_text(table['source'])}</code>",
+            f"<code>{_text(table['target'])}</code>",
+            _number(table["source_rows"]),
+            _number(table["target_rows"]),
+            _hashes(table["source_hash"], table["target_hash"]),
+            _equal_badge([bool(table["equal"])]),
+        ]
+        if is_live:
+            cells.append(f"written to ({table['rows_now']:,} rows now)" if table["written_since"] else "unchanged")
+        rows.append(cells)
+    heads = ["SQLite table", "PostgreSQL table", "#Source rows", "#Target rows", "Content hash", "Equal"]
+    if is_live:
+        heads.append("Since cutover")
     return _table(heads, rows, "Counts and content hashes of both sides, read back through the inverse mapping")
 
 
@@ -635,7 +627,8 @@ def _draw_downtime(groups: Sequence[Mapping[str, Any]]) -> str:
 
 def _draw_durations(groups: Sequence[Mapping[str, Any]]) -> str:
     """Return a bar for each group, divided into the steps of its last load, and the same as a table."""
-    steps = list(dict.fromkeys(step for group in groups for step in group["seconds"] if step != "total"))
+    found = dict.fromkeys(step for group in groups for step in group["seconds"] if step != "total")
+    steps = [step for step in _STEPS if step in found] + [step for step in found if step not in _STEPS]
     timed = [group for group in groups if group["seconds"]]
     if not steps or not timed:
         return ""

@@ -97,7 +97,8 @@ class Estate:
 
     def validate(self) -> dict[str, Any]:
         """Run the validation."""
-        return validate.validate(self.connection, self.group, self.work)
+        result: dict[str, Any] = validate.validate(self.connection, self.group, self.work)
+        return result
 
     def findings(self) -> str:
         """Return every finding as text."""

@@ -90,7 +90,8 @@ def service() -> Iterator[Service]:
 
 def run(*checks: dict[str, Any], **secrets: str) -> list[dict[str, Any]]:
     """Run checks as the module does."""
-    return functional_checks.run(functional_checks.parse(checks), secrets)
+    results: list[dict[str, Any]] = functional_checks.run(functional_checks.parse(checks), secrets)
+    return results
 
 
 def registration(service: Service, **expectations: Any) -> dict[str, Any]:

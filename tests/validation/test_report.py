@@ -70,7 +70,8 @@ def live(connection: Connection, tmp_path: Path) -> dict[str, Any]:
 
 def build(*groups: dict[str, Any], checks: tuple[dict[str, Any], ...] = (PASSED_CHECK,)) -> dict[str, Any]:
     """Return a report of one environment."""
-    return report.build("dev", "swarm-dev", groups, checks)
+    built: dict[str, Any] = report.build("dev", "swarm-dev", groups, checks)
+    return built
 
 
 def changed(group: dict[str, Any], **values: Any) -> dict[str, Any]:

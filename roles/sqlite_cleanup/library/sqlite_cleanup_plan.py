@@ -115,6 +115,7 @@ problems:
   elements: dict
 """
 
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -130,20 +131,25 @@ def plan(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
     :raises MigrationError: if the ledger cannot be read, unless a dry run finds no server or ledger yet.
     """
-    groups = [parse_group(entry) for entry in parameters["groups"]]
-    files = parameters["legacy_files"]
-    days, work = parameters["soak_days"], parameters["work_directory"]
+    make = partial(
+        cleanup_plan.make_plan,
+        groups=[parse_group(entry) for entry in parameters["groups"]],
+        legacy_files=parameters["legacy_files"],
+        soak_days=parameters["soak_days"],
+        work_directory=parameters["work_directory"],
+    )
+    result: dict[str, Any]
     try:
         with connected(Login.from_arguments(parameters)) as connection:
             if check_mode and not ledger.exists(connection):
-                reason = "the database has no ledger yet"
-                return cleanup_plan.make_plan(None, groups, files, days, work_directory=work, unreachable=reason)
-            return cleanup_plan.make_plan(connection, groups, files, days, work_directory=work)
+                result = make(None, unreachable="the database has no ledger yet")
+            else:
+                result = make(connection)
     except ServerUnreachable:
         if not check_mode:
             raise
-        reason = "there is no server yet"
-        return cleanup_plan.make_plan(None, groups, files, days, work_directory=work, unreachable=reason)
+        result = make(None, unreachable="there is no server yet")
+    return result
 
 
 def main() -> None:

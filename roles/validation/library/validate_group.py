@@ -127,15 +127,18 @@ def validation(group: Group, login: Login, work_directory: str, check_mode: bool
 
     :raises MigrationError: if nothing can be compared, unless a dry run finds no server or ledger yet.
     """
+    result: dict[str, Any]
     try:
         with connected(login) as connection:
             if check_mode and not ledger.exists(connection):
-                return validate.not_compared(group, "there is no ledger in the database yet")
-            return validate.validate(connection, group, work_directory)
+                result = validate.not_compared(group, "there is no ledger in the database yet")
+            else:
+                result = validate.validate(connection, group, work_directory)
     except ServerUnreachable:
         if not check_mode:
             raise
-        return validate.not_compared(group, "there is no server yet")
+        result = validate.not_compared(group, "there is no server yet")
+    return result
 
 
 def main() -> None:
