@@ -155,9 +155,7 @@ def _plan_legacy(path: str, sources: dict[str, Group], work_directory: str | Non
         entry.action = KEEP
         entry.unmet.append(f"it leads to the source of cutover group {sources[entry.resolved].name}: not a legacy file")
         return entry
-    if entry.rows is None:
-        entry.action = KEEP
-    elif sum(entry.rows.values()):
+    if entry.rows and sum(entry.rows.values()):
         held = ", ".join(f"{table} {count:,}" for table, count in entry.rows.items() if count)
         entry.notes.append(f"holds {_rows(sum(entry.rows.values()))} that no mapping moves ({held})")
         entry.unmet.append("its rows are in no mapping: somebody must say that they may go")
@@ -194,6 +192,7 @@ def _examine(entry: Entry, work_directory: str | None) -> list[str]:
         entry.rows = count_rows(resolved, bool(holders), work_directory)
     except MigrationError as error:
         what = "; ".join(problem.what for problem in error.problems) or error.summary
+        entry.action = KEEP
         entry.unmet.append(f"its rows cannot be counted: {what}")
     return holders
 
