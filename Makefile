@@ -1,6 +1,6 @@
 # The commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit test-host clean
+.PHONY: help demo test setup lint unit molecule crash test-host clean
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -14,11 +14,19 @@ demo: .venv/is-complete test-host ## Show the whole migration on a throwaway dev
 test: .venv/is-complete test-host ## Run every check: linters, unit tests, Molecule and the crash tests.
 	@python scripts/run_all_checks.py
 
+setup: .venv/is-complete ## Make .venv with the pinned Python dependencies and the Ansible collections.
+
 lint: .venv/is-complete ## Run the linters only.
 	@scripts/lint.sh
 
 unit: .venv/is-complete ## Run the tests of the Python code only, against a PostgreSQL of their own.
 	@pytest tests --ignore tests/crash
+
+molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the whole move on a real host in Docker.
+	@molecule test
+
+crash: .venv/is-complete test-host ## Run the crash tests only: kill the playbook, and let the next run finish.
+	@pytest tests/crash
 
 test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
 	@scripts/start_docker.sh

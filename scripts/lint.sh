@@ -21,7 +21,7 @@ mapfile -t typed < <(git ls-files --cached --others --exclude-standard \
   'scripts/*.py' 'molecule/*.py' 'tests/*.py')
 
 check "collections are those of requirements.yml" python scripts/install_collections.py --check
-check "ruff check" ruff check --quiet .
+check "ruff check" ruff check --quiet --output-format concise .
 check "ruff format" ruff format --quiet --check .
 check "mypy" mypy --no-error-summary "${typed[@]}"
 check "yamllint" yamllint --strict .
