@@ -242,12 +242,17 @@ const insert = (table, row) => ({ kind: 'insert', table, row });
 const update = (table, where, row) => ({ kind: 'update', table, where, row });
 const remove = (table, where) => ({ kind: 'remove', table, where });
 
-// Open the store that the environment names.
+// Open the store that the environment names; end the process if that is a file that cannot be opened.
 function openStore({ service, sqlitePath, writeAheadLog }) {
   if (process.env.PGHOST || process.env.DATABASE_URL) {
     return new PostgresqlStore(service, Number(process.env.DATABASE_POOL_SIZE || 5));
   }
-  return new SqliteStore(sqlitePath, writeAheadLog);
+  try {
+    return new SqliteStore(sqlitePath, writeAheadLog);
+  } catch (error) {
+    console.error(`${service} cannot open ${sqlitePath}: ${error.message}`);
+    process.exit(1);
+  }
 }
 
 module.exports = { RequestError, TABLES, insert, openStore, remove, update };
