@@ -202,8 +202,10 @@ def postgres_failure_text(result: Mapping[str, Any]) -> str:
 
 
 def _one_line(result: Mapping[str, Any]) -> str:
-    """Return one result's message, with the server's own error before the module's summary."""
-    return " ".join(str(result.get("conn_err_msg") or result.get("msg") or "no message").split())
+    """Return one result's message; what the server itself said wins over the module's summary."""
+    said = re.findall(r"\b(?:LOG|ERROR|FATAL|HINT): +(.*)", str(result.get("stderr", "")))
+    text = ", ".join(said) or result.get("conn_err_msg") or result.get("msg") or "no message"
+    return " ".join(str(text).split())
 
 
 class FilterModule:

@@ -50,7 +50,7 @@ def _verifier(password: str, salt: bytes) -> str:
 def _password_problem(password: Any) -> str | None:
     """Return what is wrong with a password, without the password, or None."""
     if not isinstance(password, str):
-        return f"is a {type(password).__name__}, not a string: write it in quotes"
+        return "is not a string: write it in quotes"
     if not password:
         return "is empty"
     if not all(" " <= character <= "~" for character in password):
@@ -63,7 +63,7 @@ def _password_problem(password: Any) -> str | None:
 def postgres_password_problems(passwords: Any, roles: Sequence[str]) -> list[str]:
     """Return one sentence for each role whose password is missing or cannot be used. None holds a password."""
     if not isinstance(passwords, Mapping):
-        return [f"postgres_role_passwords is a {type(passwords).__name__}, not a mapping of role name to password."]
+        return ["the passwords are not a mapping of role name to password."]
     problems = []
     for role in roles:
         problem = _password_problem(passwords[role]) if role in passwords else "is missing"
