@@ -1,0 +1,142 @@
+"""The modules as Ansible calls them: arguments, check mode, and failures that a person can act on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from .support import GROUP, make_estate
+
+if TYPE_CHECKING:
+    from ansible.module_utils.migration.connection import Login
+    from psycopg2.extensions import connection as Connection
+
+CHECK = {
+    "name": "Agent registration works",
+    "steps": [{"name": "Register", "method": "POST", "url": "http://127.0.0.1:1/agents", "body": {"name": "x"}}],
+}
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], module: str, arguments: dict[str, Any], check_mode: bool = False
+) -> dict[str, Any]:
+    """Run a module and return what it prints."""
+    with patch_module_args({**arguments, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit):
+        importlib.import_module(module).main()
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def login_arguments(login: Login) -> dict[str, Any]:
+    """Return a login as module arguments."""
+    return {
+        "login_host": login.host,
+        "login_port": login.port,
+        "login_db": login.database,
+        "login_user": login.user,
+        "login_password": login.password,
+        "session_role": login.session_role,
+    }
+
+
+@pytest.fixture
+def arguments(connection: Connection, login: Login, tmp_path: Path) -> dict[str, Any]:
+    """Return the arguments of validate_group for an estate that was cut over."""
+    estate = make_estate(connection, tmp_path)
+    estate.cut_over()
+    group = {**GROUP, "source": {"path": str(estate.source)}}
+    return {"group": group, "work_directory": estate.work, **login_arguments(login)}
+
+
+def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the same for sqlite_cleanup_plan."""
+    rest = {key: value for key, value in arguments.items() if key != "group"}
+    return {"groups": [arguments["group"]], "legacy_files": [], **rest}
+
+
+def unreachable(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments that lead to a port where nobody listens."""
+    return {**arguments, "login_port": 1}
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_validate_group_compares_in_check_mode_too(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], check_mode: bool
+) -> None:
+    result = call(capsys, "validate_group", arguments, check_mode)
+    assert result["changed"] is False
+    assert result["validation"]["valid"] is True
+    assert len(result["validation"]["tables"]) == 2
+
+
+def test_validate_group_without_a_server(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    dry = call(capsys, "validate_group", unreachable(arguments), check_mode=True)
+    assert dry["validation"]["basis"] == "Nothing was compared: there is no server yet"
+    real = call(capsys, "validate_group", unreachable(arguments))
+    assert real["failed"] is True
+    assert real["problems"][0]["fix"]
+
+
+def test_validate_group_with_a_wrong_password(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    wrong = "not-the-password"
+    for check_mode in (False, True):
+        result = call(capsys, "validate_group", {**arguments, "login_password": wrong}, check_mode)
+        assert result["failed"] is True
+        assert "postgres_role_passwords" in result["msg"]
+        assert wrong not in json.dumps(result)
+
+
+def test_validate_group_with_a_group_that_is_none(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
+) -> None:
+    result = call(capsys, "validate_group", {**arguments, "group": {"name": "zoo"}})
+    assert result["failed"] is True
+    assert "'path' is missing" in result["msg"]
+
+
+def test_cleanup_plan_changes_nothing(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    results = [
+        call(capsys, "sqlite_cleanup_plan", plan_arguments(arguments), check_mode) for check_mode in (False, True)
+    ]
+    assert results[0]["plan_id"] == results[1]["plan_id"]
+    assert [result["changed"] for result in results] == [False, False]
+
+
+def test_cleanup_plan_without_a_server(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    dry = call(capsys, "sqlite_cleanup_plan", unreachable(plan_arguments(arguments)), check_mode=True)
+    assert "the ledger cannot be read: there is no server yet" in dry["entries"][0]["unmet"]
+    assert call(capsys, "sqlite_cleanup_plan", unreachable(plan_arguments(arguments)))["failed"] is True
+
+
+def test_http_checks_send_nothing_in_check_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    dry = call(capsys, "http_checks", {"checks": [CHECK], "secrets": {}}, check_mode=True)
+    assert [entry["result"] for entry in dry["results"]] == ["not run"]
+    real = call(capsys, "http_checks", {"checks": [CHECK], "secrets": {}})
+    assert [entry["result"] for entry in real["results"]] == ["failed"]
+    assert "failed" not in real
+
+
+def test_migration_report_is_honest_about_changes(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    group = call(capsys, "validate_group", arguments)["validation"]
+    directory = tmp_path / "reports"
+    report = {"directory": str(directory), "environment_name": "dev", "host": "h", "groups": [group], "checks": []}
+    dry = call(capsys, "migration_report", report, check_mode=True)
+    assert (dry["changed"], directory.exists()) == (True, False)
+    assert any("(would be written)" in line for line in dry["lines"])
+    assert [call(capsys, "migration_report", report)["changed"] for _ in range(2)] == [True, False]
+    assert call(capsys, "migration_report", report, check_mode=True)["changed"] is False
+
+
+def test_migration_report_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    report = {"directory": str(tmp_path / "file"), "environment_name": "dev", "host": "h", "groups": [], "checks": []}
+    result = call(capsys, "migration_report", report)
+    assert result["failed"] is True
+    assert "validation_report_directory" in result["msg"]
