@@ -23,7 +23,7 @@ unit: .venv/is-complete ## Run the tests of the Python code only, against a Post
 	@pytest tests --ignore tests/crash
 
 molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the whole move on a real host in Docker.
-	@molecule test
+	@molecule test --no-command-borders
 
 crash: .venv/is-complete test-host ## Run the crash tests only: kill the playbook, and let the next run finish.
 	@pytest tests/crash

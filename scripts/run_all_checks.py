@@ -33,7 +33,7 @@ LANES = (
         Check("unit tests", ("pytest", "tests", "--ignore", "tests/crash")),
         Check("crash tests", ("pytest", "tests/crash")),
     ),
-    (Check("Molecule scenario", ("molecule", "test", "--scenario-name", "default")),),
+    (Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),),
 )
 
 _printing = Lock()
