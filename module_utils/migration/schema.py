@@ -1,0 +1,338 @@
+"""Applies the numbered SQL files of the target's schema: each once, in order, or not at all.
+
+Each file and its row in ``migration.applied_file`` commit together. The row keeps the file's hash
+and the catalog as the file left it, so that an edited file and a table changed by hand are found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import ledger
+from .errors import MigrationError, Problem
+
+try:
+    import psycopg2
+    from psycopg2.extras import Json
+except ImportError:  # reported by connection.connect()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+LOCK_ATTEMPTS = 5
+
+_NAME = re.compile(r"(\d{3})_[a-z0-9_]+\.sql\Z")
+# What may hide a semicolon: comments, quoted names and texts, dollar-quoted bodies.
+_TOKEN = re.compile(
+    r"--[^\n]*|/\*.*?\*/|E'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$[A-Za-z_]*\$).*?\1|;",
+    re.DOTALL | re.IGNORECASE,
+)
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_FORBIDDEN = (
+    (
+        re.compile(r"\s*(begin|start\s+transaction|commit|end|rollback|abort|savepoint|prepare\s+transaction)\b", re.I),
+        "controls the transaction",
+        "Remove the statement: each file is one transaction already",
+    ),
+    (
+        re.compile(
+            r"\s*(vacuum|create\s+database|drop\s+database|alter\s+system|create\s+tablespace|reindex\s.*concurrently"
+            r"|(create(\s+unique)?|drop)\s+index\s+concurrently)\b",
+            re.I | re.S,
+        ),
+        "cannot run inside a transaction",
+        "Write it in another way: a file that is applied only in part could not be repeated",
+    ),
+    (
+        re.compile(r"\s*\\"),
+        "is a command of psql, not SQL",
+        "Write it as SQL: the files are not applied by psql",
+    ),
+)
+
+# One line for each object in the schemas that the current role owns, the ledger's left out.
+_DESCRIBE = """
+WITH schemas AS (
+  SELECT oid, nspname FROM pg_namespace
+  WHERE pg_get_userbyid(nspowner) = current_user AND nspname NOT IN ('migration', 'public')
+), relations AS (
+  SELECT c.oid, s.nspname || '.' || c.relname AS name, c.relkind
+  FROM pg_class c JOIN schemas s ON s.oid = c.relnamespace
+)
+SELECT 'schema ' || nspname FROM schemas
+UNION ALL
+SELECT CASE relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'S' THEN 'sequence ' ELSE 'table ' END
+       || name FROM relations WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+UNION ALL
+SELECT 'column ' || r.name || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+       || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+       || CASE a.attidentity WHEN '' THEN '' ELSE ' identity' END
+       || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
+FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
+WHERE r.relkind IN ('r', 'p', 'f')
+UNION ALL
+SELECT 'constraint ' || r.name || '.' || k.conname || ' ' || pg_get_constraintdef(k.oid)
+FROM relations r JOIN pg_constraint k ON k.conrelid = r.oid
+UNION ALL
+SELECT 'index ' || pg_get_indexdef(i.indexrelid) FROM relations r JOIN pg_index i ON i.indrelid = r.oid
+"""
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One file of the schema."""
+
+    number: int
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash that the ledger keeps."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a file, and the line that it starts on."""
+
+    text: str
+    line: int
+
+
+def split_statements(content: str) -> Iterator[Statement]:
+    """Yield the statements of a file; comments, texts and function bodies may hold semicolons."""
+    start = 0
+    for token in _TOKEN.finditer(content):
+        if token.group() == ";":
+            yield from _statement(content, start, token.end())
+            start = token.end()
+    yield from _statement(content, start, len(content))
+
+
+def _statement(content: str, start: int, end: int) -> Iterator[Statement]:
+    """Yield the statement between two positions, unless there is nothing but comments."""
+    text = content[start:end]
+    code = _COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment.group()), text)
+    stripped = code.lstrip()
+    if stripped.strip(" \n\t;"):
+        offset = len(code) - len(stripped)
+        yield Statement(text[offset:], content.count("\n", 0, start + offset) + 1)
+
+
+def read_files(files: Sequence[Mapping[str, str]]) -> list[SqlFile]:
+    """Return the files in their order, after checking what can be checked without a server.
+
+    :param files: each with ``name`` and ``content``.
+    :raises MigrationError: with every problem in every file.
+    """
+    problems: list[Problem] = []
+    result: dict[int, SqlFile] = {}
+    for entry in sorted(files, key=lambda file: file["name"]):
+        name, content = entry["name"], entry["content"]
+        match = _NAME.match(name)
+        if match is None:
+            problems.append(Problem(name, "is not named like 001_create_tables.sql", "Rename it"))
+            continue
+        number = int(match.group(1))
+        if number in result:
+            problems.append(Problem(name, f"has the number of {result[number].name}", "Give it a number of its own"))
+            continue
+        result[number] = SqlFile(number, name, content)
+        for statement in split_statements(content):
+            for pattern, what, fix in _FORBIDDEN:
+                if pattern.match(statement.text):
+                    first = " ".join(statement.text.split()[:3])
+                    problems.append(Problem(f"{name}:{statement.line}", f"'{first}' {what}", fix))
+    if not files:
+        problems.append(Problem("schema_apply_directory", "holds no .sql file", "Put the schema's files there"))
+    if problems:
+        raise MigrationError("The SQL files cannot be applied as they are.", problems)
+    return [result[number] for number in sorted(result)]
+
+
+def apply(
+    connection: Connection,
+    files: Sequence[SqlFile],
+    check_mode: bool = False,
+    fail_on_drift: bool = True,
+    lock_timeout_seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Apply the files that the ledger does not know yet.
+
+    :param check_mode: say what would be applied, and write nothing.
+    :param fail_on_drift: refuse if the catalog is not as the last file left it; else only report it.
+    :param lock_timeout_seconds: how long a statement waits for a lock, before it is tried again.
+    :returns: ``changed``, ``applied`` (names), and ``drift`` (one line for each difference).
+    :raises MigrationError: before anything is written, or after the failing file was rolled back.
+    """
+    with ledger.locked(connection, "schema"):
+        known = ledger.exists(connection)
+        if not known and not check_mode:
+            with connection.cursor() as cursor:
+                cursor.execute(ledger.CREATE_LEDGER)
+            connection.commit()
+        applied = _read_applied(connection) if known else {}
+        pending = _pending(files, applied)
+        drift = _drift(connection, lock_timeout_seconds) if applied else []
+        if drift and fail_on_drift:
+            fix = "Undo the change, or put it into a new file and set schema_apply_drift to warn for one run"
+            raise MigrationError(
+                "The tables in the database are not as the applied files left them.",
+                [Problem("target database", line, fix) for line in drift],
+            )
+        if not check_mode:
+            for file in pending:
+                _apply_file(connection, file, lock_timeout_seconds)
+        connection.rollback()
+    return {
+        "changed": bool(pending) or not known,
+        "applied": [file.name for file in pending],
+        "drift": drift,
+    }
+
+
+def _read_applied(connection: Connection) -> dict[int, tuple[str, str]]:
+    """Return number → (name, sha256) of the files that are applied."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT number, name, sha256 FROM migration.applied_file")
+        return {number: (name, sha256) for number, name, sha256 in cursor.fetchall()}
+
+
+def _pending(files: Sequence[SqlFile], applied: Mapping[int, tuple[str, str]]) -> list[SqlFile]:
+    """Return the files to apply.
+
+    :raises MigrationError: if an applied file was edited, renamed or removed, or a new one comes too early.
+    """
+    problems = []
+    by_number = {file.number: file for file in files}
+    for number, (name, sha256) in sorted(applied.items()):
+        file = by_number.get(number)
+        if file is None:
+            problems.append(Problem(name, "was applied and is missing now", "Put it back; to undo it add a new file"))
+        elif file.name != name:
+            problems.append(Problem(file.name, f"was applied under the name {name}", "Give it its old name again"))
+        elif file.sha256 != sha256:
+            problems.append(
+                Problem(name, "was edited after it was applied", "Restore it, and put the change into a new file")
+            )
+    last = max(applied, default=0)
+    pending = [file for file in files if file.number not in applied]
+    problems.extend(
+        Problem(
+            file.name,
+            f"is new, but {applied[last][0]} with a higher number is applied already",
+            f"Give it a number above {last:03d}",
+        )
+        for file in pending
+        if file.number < last
+    )
+    if problems:
+        raise MigrationError("The SQL files do not fit what is already applied.", problems)
+    return pending
+
+
+def describe_catalog(cursor: Cursor) -> list[str]:
+    """Return one line for each object in the schemas that the current role owns, sorted."""
+    cursor.execute(_DESCRIBE)
+    return sorted(row[0] for row in cursor.fetchall())
+
+
+def _drift(connection: Connection, lock_timeout_seconds: float) -> list[str]:
+    """Return how the catalog differs from what the last file left, one line for each difference."""
+    with connection.cursor() as cursor:
+        _limit_waiting(cursor, lock_timeout_seconds)
+        cursor.execute("SELECT catalog FROM migration.applied_file ORDER BY number DESC LIMIT 1")
+        row = cursor.fetchone()
+        expected = set(row[0]) if row is not None else set()
+        try:
+            found = set(describe_catalog(cursor))
+        except psycopg2.errors.LockNotAvailable:
+            fix = "End the session that holds the lock, then run again"
+            raise MigrationError(
+                "The tables in the database cannot be looked at.",
+                [Problem("target database", "another session has a table locked against everybody", fix)],
+            ) from None
+    connection.rollback()
+    return [f"missing: {line}" for line in sorted(expected - found)] + [
+        f"not from our files: {line}" for line in sorted(found - expected)
+    ]
+
+
+def _limit_waiting(cursor: Cursor, lock_timeout_seconds: float) -> None:
+    """Let no statement of this transaction wait longer for a lock."""
+    cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(lock_timeout_seconds * 1000)}ms",))
+
+
+def _apply_file(connection: Connection, file: SqlFile, lock_timeout_seconds: float) -> None:
+    """Apply one file and record it, in one transaction; try again if a lock is not to be had."""
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        started = time.monotonic()
+        try:
+            with connection.cursor() as cursor:
+                _limit_waiting(cursor, lock_timeout_seconds)
+                for statement in split_statements(file.content):
+                    _execute(cursor, file, statement)
+                cursor.execute(
+                    "INSERT INTO migration.applied_file (number, name, sha256, duration_ms, catalog) "
+                    "VALUES (%s, %s, %s, %s, %s)",
+                    (
+                        file.number,
+                        file.name,
+                        file.sha256,
+                        int((time.monotonic() - started) * 1000),
+                        Json(describe_catalog(cursor)),
+                    ),
+                )
+            connection.commit()
+            return
+        except _LockTimeout as timeout:
+            connection.rollback()
+            if attempt == LOCK_ATTEMPTS:
+                raise MigrationError(
+                    f"{file.name} was rolled back; nothing of it is applied.", [timeout.problem]
+                ) from None
+            time.sleep(0.5 * attempt)
+        except MigrationError:
+            connection.rollback()
+            raise
+
+
+class _LockTimeout(Exception):
+    """A statement that waited too long for a lock."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def _execute(cursor: Cursor, file: SqlFile, statement: Statement) -> None:
+    """Execute one statement; an error names file, line, SQLSTATE and PostgreSQL's own words."""
+    try:
+        cursor.execute(statement.text)
+    except psycopg2.Error as error:
+        line = statement.line
+        if error.diag.statement_position:
+            line += statement.text.count("\n", 0, int(error.diag.statement_position) - 1)
+        details = (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
+        what = "; ".join(detail for detail in details if detail) or "the connection was lost"
+        if isinstance(error, psycopg2.errors.LockNotAvailable):
+            raise _LockTimeout(
+                Problem(
+                    f"{file.name}:{line}",
+                    f"no lock within the time allowed, tried {LOCK_ATTEMPTS} times (SQLSTATE {error.pgcode})",
+                    "End the session that holds the lock, then run again",
+                )
+            ) from None
+        raise MigrationError(
+            f"{file.name} was rolled back; nothing of it is applied.",
+            [Problem(f"{file.name}:{line}", f"{what} (SQLSTATE {error.pgcode})", "Correct the file, then run again")],
+        ) from None

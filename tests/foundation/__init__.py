@@ -1,0 +1,1 @@
+"""Tests of what every step stands on: states, ledger, inventory, connections."""

@@ -1,0 +1,1 @@
+"""Tests of the schema and its privileges, against a real PostgreSQL."""
