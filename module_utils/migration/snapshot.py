@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -85,6 +85,7 @@ def snapshot(source_path: str, directory: str | None = None, frozen: bool = Fals
     """
     source = resolve_source(source_path)
     work = Path(directory or WORK_DIRECTORY)
+    made = not work.exists()
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_leftovers(work)
     size = source.stat().st_size + _size_or_zero(Path(f"{source}-wal"))
@@ -112,6 +113,10 @@ def snapshot(source_path: str, directory: str | None = None, frozen: bool = Fals
         raise _disk_full(work, source_path) from None
     finally:
         shutil.rmtree(private, ignore_errors=True)
+        if made:
+            # A dry run leaves the host as it was.
+            with suppress(OSError):
+                work.rmdir()
 
 
 def _back_up(source: Path, copy: Path, frozen: bool) -> None:
