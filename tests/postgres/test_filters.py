@@ -1,0 +1,268 @@
+"""The filters of roles postgres_install and postgres_config, and verifiers against a real server."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible.module_utils.migration.connection import connect
+from ansible.module_utils.migration.errors import MigrationError
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def load(role: str) -> ModuleType:
+    """Return the filter plugin of a role."""
+    specification = importlib.util.spec_from_file_location(role, ROLES / role / "filter_plugins" / f"{role}.py")
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+install = load("postgres_install")
+config = load("postgres_config")
+
+
+class TestVerifiers:
+    """What the server is sent in place of a password."""
+
+    def test_known_exchange(self) -> None:
+        """The keys of RFC 7677's example, with its password and salt: computed there, not here."""
+        salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+        stored, server = install._verifier("pencil", salt).rpartition("$")[2].split(":")
+        assert server == "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+        assert stored == "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
+
+    def test_current_verifier_of_the_same_password_is_kept(self) -> None:
+        """A second run sends what the server holds, so nothing changes."""
+        first = install.postgres_scram_verifier("secret")
+        assert install.postgres_scram_verifier("secret", first) == first
+
+    @pytest.mark.parametrize("current", ["", None, "md5" + "0" * 32, "SCRAM-SHA-256$4096:broken"])
+    def test_anything_else_is_replaced(self, current: str | None) -> None:
+        """Neither no password nor one in another form counts as the wanted one."""
+        assert install.postgres_scram_verifier("secret", current).startswith("SCRAM-SHA-256$4096:")
+
+    def test_salts_are_never_reused(self) -> None:
+        """Two roles with the same password have different verifiers."""
+        assert install.postgres_scram_verifier("secret") != install.postgres_scram_verifier("secret")
+
+    def test_weaker_verifier_is_replaced(self) -> None:
+        """A verifier of fewer iterations is not kept, though the password is the same."""
+        weak = install.postgres_scram_verifier("secret").replace("$4096:", "$1024:")
+        assert install.postgres_scram_verifier("secret", weak).startswith("SCRAM-SHA-256$4096:")
+
+    @pytest.mark.parametrize("password", ["", "grüße", "a\nb", 5, None])
+    def test_unusable_password_is_refused_without_being_told(self, password: Any) -> None:
+        """The message never holds the password."""
+        with pytest.raises(AnsibleFilterError) as caught:
+            install.postgres_scram_verifier(password)
+        assert not password or str(password) not in str(caught.value)
+
+    def test_server_accepts_the_password_of_a_verifier(self, server: Server) -> None:
+        """A real server lets the right password in, and no other."""
+        password, other = "with 'quotes' and $pace", "another"
+        verifier = install.postgres_scram_verifier(password)
+        server.execute("DROP ROLE IF EXISTS verifier_test", f"CREATE ROLE verifier_test LOGIN PASSWORD '{verifier}'")
+        login = replace(server.superuser, user="verifier_test", password=password, database="postgres")
+        try:
+            connect(login).close()
+            with pytest.raises(MigrationError, match="password authentication failed"):
+                connect(replace(login, password=other))
+        finally:
+            server.execute("DROP ROLE verifier_test")
+
+
+class TestPreflight:
+    """What is refused before anything is installed."""
+
+    def test_every_bad_password_is_named(self) -> None:
+        """One sentence for each role, none with a password in it."""
+        passwords = {"good": "x", "empty": "", "foreign": "grüße", "number": 12345, "verifier": "md5" + "a" * 32}
+        problems = install.postgres_password_problems(passwords, [*passwords, "absent"])
+        assert [problem.split(":")[0] for problem in problems] == [
+            "role empty",
+            "role foreign",
+            "role number",
+            "role verifier",
+            "role absent",
+        ]
+        assert not any(str(secret) in problem for secret in ("grüße", 12345, "a" * 32) for problem in problems)
+
+    def test_passwords_that_are_no_mapping(self) -> None:
+        """A list in the inventory gets a message, not a traceback."""
+        assert install.postgres_password_problems(["x"], ["a"]) == [
+            "the passwords are not a mapping of role name to password."
+        ]
+
+    def test_every_offender_of_a_host_is_named(self) -> None:
+        """Architecture, distribution and each full file system, all at once."""
+        facts = {
+            "architecture": "riscv64",
+            "distribution": "Fedora",
+            "distribution_version": "42",
+            "distribution_major_version": "42",
+        }
+        free = "Avail Mounted on\n  100 /\n  100 /\n 5000 /var/lib\n"
+        problems = install.postgres_host_problems(facts, ["x86_64"], {"Debian": ["12"]}, free, 1024)
+        assert len(problems) == 3
+        assert "riscv64" in problems[0] and "Fedora 42" in problems[1] and "/ has 100 MB" in problems[2]
+
+    @pytest.mark.parametrize(
+        ("distribution", "version", "major"), [("Debian", "12.11", "12"), ("Ubuntu", "24.04", "24")]
+    )
+    def test_supported_host(self, distribution: str, version: str, major: str) -> None:
+        """Debian is known by its major version, Ubuntu by its whole one."""
+        facts = {
+            "architecture": "x86_64",
+            "distribution": distribution,
+            "distribution_version": version,
+            "distribution_major_version": major,
+        }
+        assert install.postgres_host_problems(facts, ["x86_64"], {"Debian": ["12"], "Ubuntu": ["24.04"]}) == []
+
+    def test_packages_that_apt_knows(self) -> None:
+        """A virtual package has no candidate; an unknown one is not listed at all."""
+        policy = (
+            "postgresql-15:\n  Installed: (none)\n  Candidate: 15.20\n  Version table:\n     15.20 500\n"
+            "virtual:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n"
+            "python3-psycopg2:\n  Installed: 2.9.5\n  Candidate: 2.9.5\n  Version table:\n *** 2.9.5 500\n"
+        )
+        assert install.postgres_packages_known(policy) == ["postgresql-15", "python3-psycopg2"]
+
+    @pytest.mark.parametrize(("maximum", "fits"), [(33, True), (32, False)])
+    def test_pools_and_connections(self, maximum: int, fits: bool) -> None:
+        """The pools and the migrator must fit beside what is reserved for the superuser, to the last connection."""
+        problems = config.postgres_connection_problems(maximum, 3, {"a": 15, "b": 5}, 10)
+        assert (problems == []) is fits
+
+
+def row(name: str, setting: str, unit: str | None, vartype: str) -> dict[str, str | None]:
+    """Return a row of pg_settings."""
+    return {"name": name, "setting": setting, "unit": unit, "vartype": vartype}
+
+
+class TestSettings:
+    """Values and their units."""
+
+    @pytest.mark.parametrize(
+        ("wanted", "setting", "unit", "vartype", "differs"),
+        [
+            ("256MB", "32768", "8kB", "integer", False),
+            ("0.25GB", "32768", "8kB", "integer", False),
+            ("257MB", "32768", "8kB", "integer", True),
+            (32768, "32768", "8kB", "integer", False),
+            ("4MB", "4096", "kB", "integer", False),
+            (100, "100", None, "integer", False),
+            (101, "100", None, "integer", True),
+            ("5min", "300", "s", "integer", False),
+            ("300000ms", "300", "s", "integer", False),
+            (True, "on", None, "bool", False),
+            ("yes", "on", None, "bool", False),
+            (False, "on", None, "bool", True),
+            ("SCRAM-SHA-256", "scram-sha-256", None, "enum", False),
+            ("localhost", "*", None, "string", True),
+            ("1.1", "1.1", None, "real", False),
+            ("256XB", "32768", "8kB", "integer", True),
+        ],
+    )
+    def test_comparison_in_base_units(
+        self, wanted: Any, setting: str, unit: str | None, vartype: str, differs: bool
+    ) -> None:
+        """A value is the same whatever unit it is written in."""
+        rows = [row("name", setting, unit, vartype)]
+        assert config.postgres_settings_differing({"name": wanted}, rows) == (["name"] if differs else [])
+
+    def test_unknown_setting_differs(self) -> None:
+        """A setting that the server does not list is not one that it has."""
+        assert config.postgres_settings_differing({"absent": 1}, []) == ["absent"]
+
+    def test_literals(self) -> None:
+        """Quotes and backslashes arrive, booleans are words, and nothing breaks out of its line."""
+        assert config.postgres_setting_literal("it's \\ x") == "'it''s \\\\ x'"
+        assert config.postgres_setting_literal(True) == "'on'"
+        with pytest.raises(AnsibleFilterError):
+            config.postgres_setting_literal("a\nport = 1")
+
+    def test_memory_of_a_small_and_of_a_large_host(self) -> None:
+        """A quarter for buffers, and bounds on what each connection may take."""
+        assert config.postgres_memory_settings(1024, 100) == {
+            "shared_buffers": "256MB",
+            "effective_cache_size": "768MB",
+            "work_mem": "4MB",
+        }
+        assert config.postgres_memory_settings(131072, 100)["work_mem"] == "64MB"
+
+
+class TestAccessRules:
+    """The lines of pg_hba.conf."""
+
+    def test_administrator_first_and_everyone_rejected_last(self) -> None:
+        """Neither can be moved by a rule of the operator."""
+        extra = [{"type": "local", "database": "all", "user": "all", "method": "reject"}]
+        rules = config.postgres_hba_rules(["a"], "swarm", [], extra)
+        assert rules[0] == {"type": "local", "database": "all", "user": "postgres", "address": "", "method": "peer"}
+        assert [rule["method"] for rule in rules[-3:]] == ["reject"] * 3
+
+    def test_other_hosts_must_use_tls(self) -> None:
+        """An address of another host gets hostssl and its prefix length, both families; loopback gets host."""
+        rules = config.postgres_hba_rules(["a"], "swarm", ["10.0.0.5", "fd00::5", "10.1.0.0/16", "app.example.org"])
+        kinds = {rule["address"]: rule["type"] for rule in rules if rule["user"] == "a" and rule["address"]}
+        assert kinds == {
+            "127.0.0.1/32": "host",
+            "::1/128": "host",
+            "10.0.0.5/32": "hostssl",
+            "fd00::5/128": "hostssl",
+            "10.1.0.0/16": "hostssl",
+            "app.example.org": "hostssl",
+        }
+
+    def test_most_specific_first(self) -> None:
+        """A wide rule of the operator never stands before a narrow one of ours."""
+        extra = [
+            {"type": "host", "database": "all", "user": "all", "address": "0.0.0.0/0", "method": "scram-sha-256"},
+            {"type": "hostssl", "database": "swarm", "user": "all", "address": "10.0.0.0/8", "method": "reject"},
+        ]
+        rules = config.postgres_hba_rules(["a"], "swarm", ["10.0.0.5"], extra)
+        addresses = [rule["address"] for rule in rules]
+        assert addresses.index("10.0.0.5/32") < addresses.index("10.0.0.0/8") < addresses.index("0.0.0.0/0")
+
+    def test_names_that_are_words_are_quoted(self) -> None:
+        """A database called all is that database, not every one."""
+        rule = config.postgres_hba_rules(["Role-1"], "all")[1]
+        assert (rule["database"], rule["user"]) == ('"all"', '"Role-1"')
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            "host all all",
+            {"type": "host", "database": "all", "user": "all"},
+            {"type": "host", "database": "all", "user": "all", "method": "trust\nhost all all all trust"},
+            {"type": "host", "database": "all", "user": "all", "method": "trust", "adress": "::1"},
+        ],
+    )
+    def test_rule_that_is_not_one_line(self, rule: Any) -> None:
+        """The message names the entry."""
+        with pytest.raises(AnsibleFilterError, match="entry 1"):
+            config.postgres_hba_rules(["a"], "swarm", [], [rule])
+
+    def test_failure_says_which_item(self) -> None:
+        """Of a loop, only what failed is told, with the server's own words."""
+        result = {
+            "msg": "One or more items failed",
+            "results": [
+                {"item": "a", "failed": False},
+                {"item": "b", "failed": True, "conn_err_msg": "no\nentry", "msg": "x"},
+            ],
+        }
+        assert config.postgres_failure_text(result) == "b: no entry"
