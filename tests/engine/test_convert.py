@@ -21,7 +21,8 @@ def column(kind: str, type_name: str, **more: Any) -> ColumnPlan:
 
 def convert(plan: ColumnPlan, value: Any) -> str | None:
     """Convert one value."""
-    return converter(plan, lambda _: None)(value)
+    text: str | None = converter(plan, lambda _: None)(value)
+    return text
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,11 @@ def test_the_lock_is_the_sessions_and_ends_with_it(connection: Connection, login
             other.rollback()
             with ledger.locked(connection, "group b"):
                 pass
-            with pytest.raises(MigrationError, match=f"session {other.info.backend_pid} of swarm_migrator"):
-                with ledger.locked(connection, "group a", wait_seconds=0.1):
-                    pytest.fail("the lock was given twice")
+            with (
+                pytest.raises(MigrationError, match=f"session {other.info.backend_pid} of swarm_migrator"),
+                ledger.locked(connection, "group a", wait_seconds=0.1),
+            ):
+                pytest.fail("the lock was given twice")
         with other.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s, hashtext('group a'))", (ledger.LOCK_CLASS,))
     with ledger.locked(connection, "group a", wait_seconds=5):

@@ -21,7 +21,8 @@ SECOND = {"name": "002_second.sql", "content": "ALTER TABLE app.t ADD COLUMN nam
 
 def apply(connection: Connection, *files: dict[str, str], **options: Any) -> dict[str, Any]:
     """Apply files given as name and content."""
-    return schema.apply(connection, schema.read_files(files), **options)
+    result: dict[str, Any] = schema.apply(connection, schema.read_files(files), **options)
+    return result
 
 
 def count(connection: Connection, table: str) -> int | None:
@@ -69,7 +70,7 @@ def test_check_mode_lists_and_writes_nothing(connection: Connection) -> None:
 def test_an_error_names_file_line_and_sqlstate_and_rolls_the_file_back(connection: Connection) -> None:
     broken = {
         "name": "002_broken.sql",
-        "content": "-- a comment; with a semicolon\nCREATE TABLE app.u (id integer);\n\n\nSELECT 1,\n  nothing FROM app.t;\n",
+        "content": "-- a comment; with one\nCREATE TABLE app.u (id integer);\n\n\nSELECT 1,\n  nothing FROM app.t;\n",
     }
     with pytest.raises(MigrationError, match=r'002_broken\.sql:6: column "nothing" does not exist \(SQLSTATE 42703\)'):
         apply(connection, FIRST, broken)

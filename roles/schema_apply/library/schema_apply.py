@@ -147,14 +147,13 @@ def apply(
     :raises MigrationError: with every offender.
     """
     names = [file.name for file in files]
-    nothing = {"granted": [], "revoked": []}
+    nothing: dict[str, Any] = {"granted": [], "revoked": []}
     try:
         with connected(login) as connection:
             result = schema.apply(connection, files, check_mode, fail_on_drift)
-            if check_mode and result["applied"]:
-                # The schemas that the privileges are for are still to be made.
-                given: dict[str, Any] = nothing
-            else:
+            # In check mode the schemas that the privileges are for may be still to be made.
+            given = nothing
+            if not (check_mode and result["applied"]):
                 given = privileges.synchronise(connection, schemas_by_role, check_mode)
     except ServerUnreachable:
         if not check_mode:
