@@ -77,6 +77,8 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+    # The logs are for reading.
+    os.environ.update(NO_COLOR="1", ANSIBLE_NOCOLOR="1")
     print(
         f"Running {sum(len(lane) for lane in LANES)} checks; their output grows in {LOGS.relative_to(ROOT)}/",
         flush=True,
