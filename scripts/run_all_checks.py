@@ -63,7 +63,9 @@ def test_summaries(text: str) -> list[str]:
     """Return the last line of every pytest session in this output, such as `12 passed in 3.4s`."""
     lines = (line.strip(" =") for line in text.splitlines())
     return [
-        line for line in lines if " in " in line and line.endswith("s") and (" passed" in line or " failed" in line)
+        line
+        for line in lines
+        if " in " in line and line.endswith("s") and any(word in line for word in (" passed", " failed", " error"))
     ]
 
 
