@@ -214,7 +214,7 @@ class Pm2:
             lines = (result.stderr + result.stdout).decode("utf-8", "replace").splitlines()
             said = [line for line in lines if "ERROR" in line] or [f"status {result.returncode}"]
             raise self._failed(command[1], said[0].strip()[:200])
-        return result.stdout.decode("utf-8", "replace")
+        return bytes(result.stdout).decode("utf-8", "replace")
 
     def _failed(self, command: str, what: str) -> MigrationError:
         """Return the error for a call that failed."""

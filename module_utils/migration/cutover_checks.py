@@ -1,0 +1,262 @@
+"""What must be right before a cutover or a rollback stops anything: every problem at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import dotenv_file, open_files
+from .connection import connected, first_row
+from .errors import MigrationError, Problem
+from .estate import Group, Service
+from .pm2 import Pm2, Process, by_user
+from .service_health import ServicesLogin
+from .snapshot import resolve_source
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+_INVENTORY = "Correct estate_cutover_groups"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a cutover is made.
+
+    :param role_passwords: password of each service's role.
+    :param stop_timeout: seconds until the stopped services must have closed the source.
+    :param health_timeout: seconds until the started services must be healthy.
+    :param stable_seconds: how long they then have to run without a restart.
+    :param work_directory: private directory for snapshots.
+    """
+
+    services_login: ServicesLogin
+    role_passwords: Mapping[str, str] = field(repr=False)
+    stop_timeout: float = 30.0
+    health_timeout: float = 30.0
+    stable_seconds: float = 2.0
+    work_directory: str | None = None
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """A service's ``.env`` as it is, and as it has to be on each store."""
+
+    service: Service
+    text: str = field(repr=False)
+    on_postgresql: str = field(repr=False)
+    on_sqlite: str = field(repr=False)
+
+
+@dataclass
+class Checked:
+    """What the checks have read on the way.
+
+    :param processes: pm2's processes by the service's name.
+    """
+
+    daemons: dict[str, Pm2] = field(default_factory=dict)
+    processes: dict[str, list[Process]] = field(default_factory=dict)
+    env_files: list[EnvFile] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def require(self, summary: str) -> None:
+        """Raise with every problem found, if there is one."""
+        if self.problems:
+            raise MigrationError(summary, self.problems)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note the problems of an error instead of letting it end the checks."""
+        try:
+            yield
+        except MigrationError as error:
+            self.problems.extend(
+                error.problems or [Problem("this host", error.summary, "Correct this, then run again")]
+            )
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the processes of all services that run."""
+        return [process.pid for processes in self.processes.values() for process in processes if process.pid]
+
+
+def check_services(group: Group, settings: Settings, may_be_missing: bool = False) -> Checked:
+    """Check pm2, files and passwords of a group's services.
+
+    :param may_be_missing: an earlier run may have been killed between pm2's ``delete`` and ``start``.
+    """
+    checked = Checked()
+    if not group.services:
+        checked.problems.append(
+            Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
+        )
+    with checked.collecting():
+        checked.daemons = by_user(service.user for service in group.services)
+    usable = {}
+    for user, pm2 in checked.daemons.items():
+        problem = pm2.problem()
+        if problem:
+            checked.problems.append(problem)
+        else:
+            usable[user] = pm2
+    for user, pm2 in usable.items():
+        with checked.collecting():
+            _check_names(checked, group, user, pm2.processes(), may_be_missing)
+    for service in group.services:
+        _check_files(checked, service, usable.get(service.user))
+        _check_env_file(checked, service, settings)
+    paths = [os.path.realpath(service.env_path) for service in group.services]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        checked.problems.append(Problem(path, "several services name it as their env_file", "Give each its own"))
+    return checked
+
+
+def check_source(group: Group, checked: Checked) -> None:
+    """Check the source, its aliases, and that nobody but the group's services has it open."""
+    with checked.collecting():
+        source = resolve_source(group.source_path)
+        inode = os.stat(source).st_dev, os.stat(source).st_ino
+        for alias in group.aliases:
+            try:
+                info = os.stat(alias)
+            except OSError:
+                checked.problems.append(Problem(alias, f"this alias does not lead to {source}", _INVENTORY))
+                continue
+            if (info.st_dev, info.st_ino) != inode:
+                checked.problems.append(
+                    Problem(
+                        alias,
+                        f"it leads to {os.path.realpath(alias)}, another file than {source}",
+                        "A copy needs a cutover group of its own; else make the symlink again",
+                    )
+                )
+        family = open_files.family_of(checked.pids)
+        for holder in open_files.find_holders(source):
+            if holder.pid not in family:
+                checked.problems.append(
+                    Problem(
+                        str(source),
+                        f"process {holder.pid} ({holder.command}) has {holder.path} open "
+                        "and is no service of the group",
+                        "Stop it, or add its service to this cutover group",
+                    )
+                )
+
+
+def check_database(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that each service's role can log in and see its schemas, and that the pools fit the server."""
+    for role in dict.fromkeys(service.database_role for service in group.services):
+        password = settings.role_passwords.get(role)
+        if not password:
+            continue
+        schemas = sorted(
+            {name for service in group.services if service.database_role == role for name in service.schemas}
+        )
+        with (
+            checked.collecting(),
+            connected(settings.services_login.login(role, password)) as session,
+            session.cursor() as cursor,
+        ):
+            cursor.execute(
+                "SELECT wanted FROM unnest(%s) AS wanted LEFT JOIN pg_namespace ON nspname = wanted "
+                "WHERE oid IS NULL OR NOT has_schema_privilege(oid, 'USAGE')",
+                (schemas,),
+            )
+            for (schema,) in cursor.fetchall():
+                fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
+                checked.problems.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
+            "- coalesce(current_setting('reserved_connections', true)::int, 0), "
+            "(SELECT sum(numbackends) FROM pg_stat_database)"
+        )
+        usable, taken = (int(value) for value in first_row(cursor))
+    connection.rollback()
+    wanted = sum(service.pool_size for service in group.services)
+    if taken + wanted > usable:
+        checked.problems.append(
+            Problem(
+                "max_connections",
+                f"{usable} connections are usable, {taken} are taken, and the pools of this group may open {wanted}",
+                "Lower the services' pool_size, or raise max_connections (role postgres_config)",
+            )
+        )
+
+
+def _check_names(checked: Checked, group: Group, user: str, processes: list[Process], may_be_missing: bool) -> None:
+    """Check that pm2 knows every service of one user by its name."""
+    known = sorted({process.name for process in processes})
+    for service in group.services:
+        if service.user != user:
+            continue
+        checked.processes[service.name] = [process for process in processes if process.name == service.name]
+        if service.name not in known and not may_be_missing:
+            checked.problems.append(
+                Problem(
+                    f"service {service.name}",
+                    f"pm2 of user {user} does not know this name; it knows {', '.join(known) or 'none'}",
+                    "Correct 'name' or 'user' of the service in estate_cutover_groups",
+                )
+            )
+
+
+def _check_files(checked: Checked, service: Service, pm2: Pm2 | None) -> None:
+    """Check a service's directory and what its ecosystem file starts."""
+    if not Path(service.directory).is_dir():
+        checked.problems.append(Problem(service.directory, "the directory does not exist", _INVENTORY))
+        return
+    path = service.ecosystem_path
+    if not Path(path).is_file():
+        checked.problems.append(
+            Problem(
+                path, "pm2's ecosystem file does not exist", "Correct 'ecosystem_file', or write one for the service"
+            )
+        )
+        return
+    if pm2 is None:
+        return
+    with checked.collecting():
+        applications = pm2.read_ecosystem(path)
+        if applications is None:
+            return
+        if service.name not in applications:
+            checked.problems.append(
+                Problem(
+                    path,
+                    f"it starts {', '.join(sorted(applications)) or 'nothing'}, but not {service.name}",
+                    "Give the application this name, or correct 'ecosystem_file'",
+                )
+            )
+        for key in sorted(set(applications.get(service.name, ())) & set(dotenv_file.MANAGED_KEYS)):
+            checked.problems.append(
+                Problem(f"{path}: env.{key}", "it would beat the value in .env", "Remove it from the ecosystem file")
+            )
+
+
+def _check_env_file(checked: Checked, service: Service, settings: Settings) -> None:
+    """Check a service's dotenv file and what has to be written to it."""
+    password = settings.role_passwords.get(service.database_role)
+    unwritable = []
+    values: dict[str, str] = {}
+    if not password:
+        unwritable.append(
+            Problem(
+                f"role {service.database_role}",
+                "its password is not known",
+                "Put it into postgres_role_passwords (Ansible Vault)",
+            )
+        )
+    else:
+        values = settings.services_login.values(service, password)
+        unwritable += dotenv_file.problems_of_values(f"service {service.name}", values.items())
+    checked.problems.extend(unwritable)
+    with checked.collecting():
+        text = dotenv_file.read(service.env_path, service.user)
+        on_postgresql = text if unwritable else dotenv_file.set_keys(text, values)
+        checked.env_files.append(EnvFile(service, text, on_postgresql, dotenv_file.remove_keys(text)))

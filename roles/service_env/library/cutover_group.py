@@ -1,0 +1,237 @@
+#!/usr/bin/python
+"""Bring the services of one cutover group to PostgreSQL, or back to SQLite."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: cutover_group
+short_description: Bring the services of one cutover group to PostgreSQL, or back to SQLite
+description:
+  - With O(state=postgresql) a rehearsed group is moved in one window. Its services are stopped, the SQLite file is
+    completed, hashed and fenced, the last difference is loaded and verified, the settings are written to each C(.env),
+    and the services are started from their ecosystem files with a clean environment.
+  - A service counts as moved when it is online, answers, and a session of its role on the server comes from a socket
+    of its own process, while none of its processes has the SQLite file open.
+  - Whatever fails before that puts the group back on SQLite, running.
+  - A group that lives on PostgreSQL is kept there. Only services with wrong settings, or not proven to be on
+    PostgreSQL, are started again.
+  - With O(state=sqlite) a group goes back to its frozen file if nothing was written to PostgreSQL since the cutover.
+    Otherwise it refuses, before anything is stopped, and names the tables.
+options:
+  group:
+    description: One entry of C(estate_cutover_groups), as described in the READMEs of service_env and sqlite_migrate.
+    type: dict
+    required: true
+  state:
+    description: The store that the group's services use.
+    type: str
+    default: postgresql
+    choices: [postgresql, sqlite]
+  services_login:
+    description: How the services reach the server.
+    type: dict
+    required: true
+    suboptions:
+      host:
+        description: Address of the server, or the directory of its Unix socket.
+        type: str
+        required: true
+      port:
+        description: Port of the server.
+        type: int
+        default: 5432
+      database:
+        description: The database.
+        type: str
+        required: true
+      ssl_mode:
+        description: How the connection is protected, as in libpq. One that demands TLS is written to C(.env).
+        type: str
+        default: prefer
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+      ca_certificate:
+        description: File with the certificate authorities that may have signed the server's certificate.
+        type: str
+  role_passwords:
+    description: Password of each service's role by the role's name.
+    type: dict
+    required: true
+  stop_timeout:
+    description: Seconds until the stopped services must have closed the SQLite file.
+    type: int
+    default: 30
+  health_timeout:
+    description: Seconds until the started services must be healthy.
+    type: int
+    default: 30
+  stable_seconds:
+    description: Seconds that the healthy services then have to run without a restart.
+    type: int
+    default: 2
+  work_directory:
+    description: Directory on the host for private snapshots. It is created with mode 0700.
+    type: path
+    default: /var/lib/sqlite-migration
+  login_host:
+    description: Address of the PostgreSQL server for the migrating role, or the directory of its Unix socket.
+    type: str
+    default: 127.0.0.1
+  login_port:
+    description: Port of the server.
+    type: int
+    default: 5432
+  login_db:
+    description: Target database.
+    type: str
+    required: true
+  login_user:
+    description: Role that migrates.
+    type: str
+    required: true
+  login_password:
+    description: Password of that role.
+    type: str
+  session_role:
+    description: Role to become after the login, the owner of the tables.
+    type: str
+  ssl_mode:
+    description: How the connection is protected, as in libpq.
+    type: str
+    default: prefer
+    choices: [disable, allow, prefer, require, verify-ca, verify-full]
+  ca_cert:
+    description: File with the certificate authorities that may have signed the server's certificate.
+    type: path
+  connect_timeout:
+    description: Seconds to wait for the server.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: Makes every check and says what would be done. Writes, stops and starts nothing.
+    support: full
+  diff_mode:
+    description: Shows each C(.env) before and after, with every secret masked.
+    support: full
+requirements:
+  - psycopg2 on the host
+  - pm2 and its running daemon
+author:
+  - The maintainers of this project
+"""
+
+EXAMPLES = r"""
+- name: Move the registry to PostgreSQL
+  cutover_group:
+    group: "{{ estate_cutover_groups[0] }}"
+    services_login: {host: 127.0.0.1, port: 5432, database: swarm}
+    role_passwords: "{{ postgres_role_passwords }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+
+- name: Put it back on SQLite
+  cutover_group:
+    group: "{{ estate_cutover_groups[0] }}"
+    state: sqlite
+    services_login: {host: 127.0.0.1, port: 5432, database: swarm}
+    role_passwords: "{{ postgres_role_passwords }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+"""
+
+RETURN = r"""
+state:
+  description: State of the group in the ledger; in check mode before the run.
+  returned: success
+  type: str
+report:
+  description: What was done, and the proof of it.
+  returned: success, unless there was nothing to look at
+  type: dict
+  contains:
+    group:
+      description: Name of the cutover group.
+      type: str
+    downtime_seconds:
+      description: Time from the stop of the first service until the last was healthy.
+      type: float
+    steps:
+      description: Each step of the window with its seconds, in their order.
+      type: list
+      elements: dict
+    services:
+      description: Each service with its process, the process on the server that serves its session, and its store.
+      type: list
+      elements: dict
+    migration:
+      description: The report of the final sync, as the module sqlite_migrate returns it.
+      type: dict
+problems:
+  description: Every offender, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login
+from ansible.module_utils.migration.cutover import cut_over
+from ansible.module_utils.migration.cutover_checks import Settings
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.estate import parse_group
+from ansible.module_utils.migration.rollback import roll_back
+from ansible.module_utils.migration.service_health import ServicesLogin
+from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "group": {"type": "dict", "required": True},
+    "state": {"type": "str", "default": "postgresql", "choices": ["postgresql", "sqlite"]},
+    "services_login": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "host": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 5432},
+            "database": {"type": "str", "required": True},
+            "ssl_mode": {**LOGIN_ARGUMENTS["ssl_mode"]},
+            "ca_certificate": {"type": "str"},
+        },
+    },
+    "role_passwords": {"type": "dict", "required": True, "no_log": True},
+    "stop_timeout": {"type": "int", "default": 30},
+    "health_timeout": {"type": "int", "default": 30},
+    "stable_seconds": {"type": "int", "default": 2},
+    "work_directory": {"type": "path", "default": WORK_DIRECTORY},
+    **LOGIN_ARGUMENTS,
+}
+
+
+def main() -> None:
+    """Read the arguments, move one group, and report."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    try:
+        settings = Settings(
+            services_login=ServicesLogin(**module.params["services_login"]),
+            role_passwords=module.params["role_passwords"],
+            stop_timeout=module.params["stop_timeout"],
+            health_timeout=module.params["health_timeout"],
+            stable_seconds=module.params["stable_seconds"],
+            work_directory=module.params["work_directory"],
+        )
+        move = cut_over if module.params["state"] == "postgresql" else roll_back
+        group = parse_group(module.params["group"])
+        result = move(Login.from_arguments(module.params), group, settings, module.check_mode)
+    except MigrationError as error:
+        module.fail_json(msg=str(error), problems=error.as_dicts())
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
