@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -263,18 +263,25 @@ def count_rows(path: Path, is_open: bool, work_directory: str | None = None) -> 
 def _private_copy(path: Path, work_directory: str | None) -> Iterator[Path | None]:
     """Give a private copy of a file with its companions; None if somebody wrote while it was made."""
     work = Path(work_directory or WORK_DIRECTORY)
+    made = not work.exists()
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Its name is one that the snapshot removes after a crash.
-    with tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=work) as directory:
-        copy = Path(directory) / "copy.db"
-        before = _stamp(path)
-        for suffix in ("", *_companions(path)):
-            with (
-                open(f"{path}{suffix}", "rb") as reader,
-                open(os.open(f"{copy}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as writer,
-            ):
-                shutil.copyfileobj(reader, writer, 1024 * 1024)
-        yield copy if _stamp(path) == before else None
+    try:
+        # Its name is one that the snapshot removes after a crash.
+        with tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=work) as directory:
+            copy = Path(directory) / "copy.db"
+            before = _stamp(path)
+            for suffix in ("", *_companions(path)):
+                with (
+                    open(f"{path}{suffix}", "rb") as reader,
+                    open(os.open(f"{copy}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as writer,
+                ):
+                    shutil.copyfileobj(reader, writer, 1024 * 1024)
+            yield copy if _stamp(path) == before else None
+    finally:
+        if made:
+            # A dry run leaves the host as it was.
+            with suppress(OSError):
+                work.rmdir()
 
 
 def _stamp(path: Path) -> list[tuple[int, int, int]]:
