@@ -4,11 +4,12 @@
 set -eu
 
 # Left out is what changes by itself: package indexes, Ansible's own temporary files, logs, what systemd notes about
-# its timers, and the -shm file that any reader of a SQLite database touches.
+# its timers, the file that pm2 touches whenever it is asked, and the -shm file that any reader of a SQLite database
+# touches.
 everything() {
   find /etc /home /opt /root /srv /usr/local /var/lib /var/backups /var/spool \
     \( -path '*/.ansible' -o -path /var/lib/apt/lists -o -path /var/lib/systemd -o -path '*/.pm2/logs' \
-       -o -path '*/.pm2/*.log' -o -path /opt/sample-estate/node_modules -o -name '*.db-shm' \) -prune -o "$@"
+       -o -path '*/.pm2/*.log' -o -path '*/.pm2/touch' -o -path /opt/sample-estate/node_modules -o -name '*.db-shm' \) -prune -o "$@"
 }
 
 everything -printf 'entry %p %u:%g %m %y %l\n' | sort

@@ -54,18 +54,19 @@ class Crash:
     """Where a run is killed."""
 
     task: str
-    """Regular expression for the heading of the task, such as `sqlite_migrate : `."""
+    """Regular expression for the heading of the task, from its beginning."""
+
+    item: str = ""
+    """The item of the task's loop that must be done by then."""
 
     seconds: float = 0.0
-    """How long the task has run by then."""
-
-    occurrence: int = 1
-    """Which of the tasks, or of the answers to a loop's items, that match."""
+    """How long the run goes on after that."""
 
     on_the_host_too: bool = False
     """Whether what Ansible started on the host is killed as well."""
 
 
+CUT_OVER = r"service_env : Cut over \| Move"
 # In the order of site.yml: each run gets past the place where the one before it was killed.
 CRASHES = [
     pytest.param(Crash(r"postgres_install : packages \| Install", seconds=2.0), id="while packages are installed"),
@@ -74,8 +75,10 @@ CRASHES = [
         Crash(r"schema_apply : Apply \|", seconds=0.6, on_the_host_too=True), id="while the schema is applied"
     ),
     pytest.param(Crash(r"sqlite_migrate : Synchronise \|", seconds=1.0, on_the_host_too=True), id="in the rehearsal"),
-    pytest.param(Crash(r"service_env : .*[Cc]ut", seconds=1.5, on_the_host_too=True), id="in the first cutover window"),
-    pytest.param(Crash(r"service_env : .*[Cc]ut", seconds=3.0), id="later in the cutover, the host goes on"),
+    pytest.param(Crash(CUT_OVER, seconds=1.5, on_the_host_too=True), id="in the first cutover window"),
+    pytest.param(Crash(CUT_OVER, item="registry", seconds=1.0), id="in the second window, and the host goes on"),
+    pytest.param(Crash(CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True), id="early in the last window"),
+    pytest.param(Crash(CUT_OVER, item="deploy", seconds=2.5, on_the_host_too=True), id="late in the last window"),
     pytest.param(Crash(r"validation : Compare"), id="before the validation"),
 ]
 
@@ -108,18 +111,21 @@ def run_and_kill(crash: Crash) -> list[str]:
     )
     assert process.stdout is not None
     lines: list[str] = []
-    seen = 0
+    in_task = reached = False
     for line in process.stdout:
         lines.append(line)
-        if re.match(rf"TASK \[{crash.task}", line):
-            seen += 1
-            if seen == crash.occurrence:
-                time.sleep(crash.seconds)
-                break
+        if line.startswith("TASK ["):
+            in_task = re.match(rf"TASK \[{crash.task}", line) is not None
+            reached = in_task and not crash.item
+        elif in_task:
+            reached = f"(item={crash.item})" in line
+        if reached:
+            time.sleep(crash.seconds)
+            break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert seen == crash.occurrence, "".join(lines)
+    assert reached, "".join(lines)
     if crash.on_the_host_too:
         subprocess.run(["docker", "exec", CONTAINER, "pkill", "-KILL", "-f", MODULE_PROCESSES], check=False)
     return lines
