@@ -1,16 +1,30 @@
-"""Which processes have a file open, and which sockets a process holds, read from ``/proc``."""
+"""Which processes have a file open, and which sockets a process holds, read from ``/proc``.
+
+Root without the capability SYS_PTRACE, as in many containers, may not look into the processes of
+other users; their owners may. So what is refused to us is read once more as the process's owner. What is
+refused then too is an error if the process could write to the file: what cannot be seen proves nothing.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from .errors import MigrationError, Problem
 
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"socket:\[(\d+)\]\Z")
+# CAP_DAC_OVERRIDE, as a bit of the field CapEff.
+_MAY_OVERRIDE_PERMISSIONS = 1 << 1
+_Result = TypeVar("_Result")
 # What SQLite keeps beside a database.
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 
@@ -39,12 +53,23 @@ def inodes_of(path: str | Path) -> set[tuple[int, int]]:
 
 
 def find_holders(path: str | Path) -> list[Holder]:
-    """Return every process but this one that has the SQLite file or its companions.
+    """Return every process but this one that has the SQLite file or its companions open.
 
     A file is known by its inode, so it does not matter under which name it was opened.
+
+    :raises MigrationError: if a process that may write to the file does not let us see what it has open.
     """
     inodes = inodes_of(path)
-    return sorted(holder for pid in _process_ids() if pid != os.getpid() for holder in _holds(pid, inodes))
+    found = []
+    for pid in _process_ids():
+        if pid == os.getpid():
+            continue
+        try:
+            found += _holds(pid, inodes)
+        except MigrationError:
+            if _may_write(pid, path):
+                raise
+    return sorted(found)
 
 
 def holds(pid: int, path: str | Path) -> bool:
@@ -86,10 +111,7 @@ def local_ports(pid: int) -> set[int]:
 
 def environment_of(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with; empty if the process is gone."""
-    try:
-        raw = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:
-        return {}
+    raw = _look_into(pid, (_PROC / str(pid) / "environ").read_bytes, b"")
     pairs = (entry.decode("utf-8", "surrogateescape").partition("=") for entry in raw.split(b"\0") if b"=" in entry)
     return {name: value for name, _, value in pairs}
 
@@ -100,27 +122,106 @@ def _process_ids() -> list[int]:
 
 
 def _descriptors(pid: int) -> dict[str, str]:
-    """Return where each file descriptor of a process leads; a process may end while we look."""
+    """Return where each file descriptor of a process leads."""
     directory = _PROC / str(pid) / "fd"
-    found = {}
-    with suppress(OSError):
+
+    def read() -> dict[str, str]:
+        found = {}
         for entry in os.listdir(directory):
-            with suppress(OSError):
+            with suppress(FileNotFoundError):
                 found[entry] = os.readlink(directory / entry)
-    return found
+        return found
+
+    return _look_into(pid, read, {})
 
 
 def _holds(pid: int, inodes: set[tuple[int, int]]) -> list[Holder]:
-    """Return one holder for each of the inodes' paths that a process has."""
-    paths = set()
-    for entry, target in _descriptors(pid).items():
-        if not target.startswith("/"):
-            continue
-        with suppress(OSError):
-            info = os.stat(_PROC / str(pid) / "fd" / entry)
-            if (info.st_dev, info.st_ino) in inodes:
-                paths.add(target)
-    return [Holder(pid, _command_of(pid), path) for path in paths]
+    """Return one holder for each path under which a process has one of the inodes open."""
+    directory = _PROC / str(pid) / "fd"
+
+    def read() -> set[str]:
+        paths: set[str] = set()
+        for entry in os.listdir(directory):
+            with suppress(FileNotFoundError):
+                target = os.readlink(directory / entry)
+                # Anything else is a socket, a pipe, or the like.
+                if target.startswith("/"):
+                    info = os.stat(directory / entry)
+                    if (info.st_dev, info.st_ino) in inodes:
+                        paths.add(target)
+        return paths
+
+    nothing: set[str] = set()
+    return [Holder(pid, _command_of(pid), path) for path in _look_into(pid, read, nothing)]
+
+
+def _look_into(pid: int, read: Callable[[], _Result], gone: _Result) -> _Result:
+    """Return what ``read`` finds in a process, or ``gone`` if the process has ended.
+
+    :raises MigrationError: if neither we nor the process's owner may look.
+    """
+    try:
+        try:
+            return read()
+        except PermissionError:
+            with _as_owner_of(pid):
+                return read()
+    except (FileNotFoundError, ProcessLookupError):
+        return gone
+    except OSError as error:
+        raise MigrationError(
+            f"What process {pid} has open cannot be seen.",
+            [
+                Problem(
+                    f"process {pid} ({_command_of(pid)})",
+                    f"reading /proc/{pid} is refused: {error.strerror}",
+                    "Run as root; in a container give it the capability SYS_PTRACE",
+                )
+            ],
+        ) from None
+
+
+@contextmanager
+def _as_owner_of(pid: int) -> Iterator[None]:
+    """Open files as the user and group of a process for a moment, which only root can.
+
+    Only the identity for file access changes, and of this thread alone: all capabilities but those for
+    file access stay, since the kernel wants us to have every capability that the process has.
+    """
+    if os.geteuid() != 0:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    status = _status_of(pid)
+    library = ctypes.CDLL(None, use_errno=True)
+    try:
+        library.setfsgid(int(status["Gid"][1]))
+        library.setfsuid(int(status["Uid"][1]))
+        yield
+    finally:
+        library.setfsuid(0)
+        library.setfsgid(os.getegid())
+
+
+def _may_write(pid: int, path: str | Path) -> bool:
+    """Return whether a process has the permission to write to a file."""
+    try:
+        status = _status_of(pid)
+        info = os.stat(path)
+    except OSError:
+        return False
+    if int(status["CapEff"][0], 16) & _MAY_OVERRIDE_PERMISSIONS:
+        return True
+    if int(status["Uid"][1]) == info.st_uid:
+        return bool(info.st_mode & stat.S_IWUSR)
+    if info.st_gid in {int(group) for group in (status["Gid"][1], *status["Groups"])}:
+        return bool(info.st_mode & stat.S_IWGRP)
+    return bool(info.st_mode & stat.S_IWOTH)
+
+
+def _status_of(pid: int) -> dict[str, list[str]]:
+    """Return the fields of a process's status, each split into its words."""
+    text = (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
+    fields = (line.partition(":") for line in text.splitlines())
+    return {name: value.split() for name, _, value in fields}
 
 
 def _parent_of(pid: int) -> int:
