@@ -32,7 +32,7 @@ console.log(JSON.stringify(apps.map((app) => [app.name || '', Object.keys(app.en
 """
 _READABLE_ECOSYSTEMS = (".js", ".cjs", ".json")
 # What of a process makes its entry in the dump another one.
-_DUMPED = ("pm_exec_path", "pm_cwd", "exec_mode", "instances", "args", "node_args", "status")
+_DUMPED = ("pm_exec_path", "pm_cwd", "exec_mode", "args", "node_args", "status")
 
 
 @dataclass(frozen=True)
