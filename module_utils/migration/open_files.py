@@ -202,11 +202,17 @@ def _as_owner_of(pid: int) -> Iterator[None]:
 
 
 def _may_write(pid: int, path: str | Path) -> bool:
-    """Return whether a process has the permission to write to a file."""
+    """Return whether a process that we may not look into has the permission to write to a file.
+
+    One with more capabilities than root has here supervises this machine or container from outside.
+    """
     try:
         status = _status_of(pid)
+        ours = int(_status_of(os.getpid())["CapPrm"][0], 16)
         info = os.stat(path)
     except OSError:
+        return False
+    if os.geteuid() == 0 and int(status["CapPrm"][0], 16) & ~ours:
         return False
     if int(status["CapEff"][0], 16) & _MAY_OVERRIDE_PERMISSIONS:
         return True

@@ -1,0 +1,111 @@
+"""The frozen file: complete by itself, fenced, and as it was when the fence is gone."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration import cutover, fence
+from ansible.module_utils.migration.errors import MigrationError
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "real.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (a)")
+    path.chmod(0o640)
+    yield path
+    fence.remove_fence(path, {"mode": "0640"})
+
+
+def rows_of(path: Path) -> int:
+    """Return the rows that the file holds by itself."""
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM t").fetchone()[0])
+
+
+def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
+    described = fence.describe(database)
+    kind = fence.raise_fence(database)
+    assert fence.is_fenced(database)
+    if kind == fence.IMMUTABLE:
+        assert "i" in subprocess.check_output(["lsattr", str(database)], text=True).split()[0]
+        with pytest.raises(PermissionError):
+            database.open("ab")
+        with pytest.raises(PermissionError):
+            database.unlink()
+    else:
+        assert stat.S_IMODE(database.stat().st_mode) == 0o444
+    assert fence.raise_fence(database) == kind
+    fence.remove_fence(database, described)
+    fence.remove_fence(database, described)
+    assert not fence.is_fenced(database)
+    assert stat.S_IMODE(database.stat().st_mode) == 0o640
+    with database.open("ab"):
+        pass
+
+
+def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a file system without attributes answers.
+    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
+    described = fence.describe(database)
+    assert fence.raise_fence(database) == fence.READ_ONLY
+    assert stat.S_IMODE(database.stat().st_mode) == 0o444
+    assert fence.is_fenced(database)
+    fence.remove_fence(database, described)
+    assert stat.S_IMODE(database.stat().st_mode) == 0o640
+
+
+def test_rows_of_the_log_are_brought_into_the_file(database: Path, tmp_path: Path) -> None:
+    # A process that was killed leaves its rows in the log.
+    code = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        "c.execute('INSERT INTO t VALUES (1)'); c.commit(); os._exit(1)"
+    )
+    subprocess.run(["python3", "-c", code, str(database)], check=False)
+    assert rows_of(database) == 0
+    before = cutover.sha256_of(database)
+    cutover.checkpoint(database)
+    assert rows_of(database) == 1
+    assert cutover.sha256_of(database) != before
+    assert not os.path.exists(f"{database}-wal")
+
+
+def test_a_hot_journal_is_rolled_back(tmp_path: Path) -> None:
+    path = tmp_path / "rollback.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (a)")
+        connection.execute("INSERT INTO t VALUES (1)")
+        connection.commit()
+    # The pages reach the file before the commit, and then the process dies.
+    code = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA cache_size = 1'); "
+        "c.execute('BEGIN'); c.executemany('INSERT INTO t VALUES (?)', [('x' * 2000,)] * 200); os._exit(1)"
+    )
+    subprocess.run(["python3", "-c", code, str(path)], check=False)
+    assert Path(f"{path}-journal").stat().st_size > 0
+    cutover.checkpoint(path)
+    assert rows_of(path) == 1
+
+
+def test_a_process_that_stays_is_named(database: Path) -> None:
+    code = "import sys; f = open(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        ["python3", "-c", code, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        with pytest.raises(MigrationError, match=f"process {process.pid} "):
+            cutover.wait_until_closed(str(database), 0.3)
+    finally:
+        process.communicate()
+    cutover.wait_until_closed(str(database), 0.3)
