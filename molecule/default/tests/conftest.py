@@ -31,6 +31,18 @@ class PlaybookRun:
     changed: int
 
     @property
+    def changed_tasks(self) -> set[str]:
+        """Return the names of the tasks that changed something."""
+        names = set()
+        task = ""
+        for line in self.output.splitlines():
+            if heading := re.match(r"TASK \[(.*)\]", line):
+                task = heading[1]
+            elif line.startswith("changed: "):
+                names.add(task)
+        return names
+
+    @property
     def warnings(self) -> list[str]:
         """Return the lines in which Ansible warns or announces a deprecation."""
         return [line for line in self.output.splitlines() if re.match(r"\[(WARNING|DEPRECATION WARNING)\]", line)]
