@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 from . import dotenv_file, engine, fence, ledger, open_files, state
 from .connection import Login, ServerUnreachable, connect, connected
-from .cutover_checks import Checked, EnvFile, Settings, check_database, check_services, check_source
+from .cutover_checks import Checked, EnvFile, Settings, check_database, check_health, check_services, check_source
 from .errors import MigrationError, Problem
 from .estate import Group, Service
 from .fingerprint import fingerprint
@@ -117,6 +117,8 @@ def _bring_to_postgresql(connection: Connection, login: Login, group: Group, set
     interrupted = record.state == state.FROZEN
     checked = check_services(group, settings, may_be_missing=interrupted)
     try:
+        if not interrupted:
+            check_health(group, checked)
         check_source(group, checked)
         check_database(connection, group, settings, checked)
         checked.require(_SUMMARY.format(group.name))
@@ -143,6 +145,8 @@ def _foretell(connection: Connection, group: Group, settings: Settings) -> dict[
 
 def _announce(group: Group, settings: Settings, group_state: str, checked: Checked) -> dict[str, Any]:
     """Return what a dry run says of a group that would be cut over."""
+    if group_state != state.FROZEN:
+        check_health(group, checked)
     check_source(group, checked)
     checked.require(_SUMMARY.format(group.name))
     when = {

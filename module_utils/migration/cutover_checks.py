@@ -13,8 +13,8 @@ from . import dotenv_file, open_files
 from .connection import connected, first_row
 from .errors import MigrationError, Problem
 from .estate import Group, Service
-from .pm2 import Pm2, Process, by_user
-from .service_health import ServicesLogin
+from .pm2 import ONLINE, Pm2, Process, by_user
+from .service_health import ServicesLogin, ask
 from .snapshot import resolve_source
 
 if TYPE_CHECKING:
@@ -114,6 +114,20 @@ def check_services(group: Group, settings: Settings, may_be_missing: bool = Fals
     for path in sorted({path for path in paths if paths.count(path) > 1}):
         checked.problems.append(Problem(path, "several services name it as their env_file", "Give each its own"))
     return checked
+
+
+def check_health(group: Group, checked: Checked) -> None:
+    """Check that the services are well now, on SQLite: else nobody could tell whether the move has hurt them."""
+    for service in group.services:
+        processes = checked.processes.get(service.name)
+        if not processes:
+            continue
+        shortcoming = ask(service.health_url)
+        if all(process.status != ONLINE for process in processes):
+            shortcoming = f"pm2 reports it as {processes[0].status}"
+        if shortcoming:
+            fix = "Repair it while it is on SQLite, or correct 'health_url' in estate_cutover_groups"
+            checked.problems.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
 
 
 def check_source(group: Group, checked: Checked) -> None:

@@ -179,7 +179,7 @@ class Watcher:
                 return f"pm2 reports it as {process.status}" if process.status != ONLINE else "its process has ended"
             if process.pid in old_pids:
                 return "its old process still runs"
-        answer = _ask(service.health_url)
+        answer = ask(service.health_url)
         if answer:
             return answer
         family = open_files.family_of(result.pids)
@@ -265,7 +265,7 @@ def _are_alive(pids: Iterable[int]) -> bool:
     return True
 
 
-def _ask(url: str) -> str:
+def ask(url: str) -> str:
     """Return what is wrong with the answer of a health address, or an empty text."""
     # A proxy in our environment is not for addresses of the host itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
