@@ -83,6 +83,21 @@ def print_tables(report: dict[str, Any]) -> None:
             )
 
 
+def print_exceptions(report: dict[str, Any]) -> None:
+    """Print every value that a policy of the inventory changed or refused; its original is kept in the ledger."""
+    for group in report["groups"]:
+        for row in group["original_values"]["rows"]:
+            print(f"  {row['table']} {row['key']}: {row['column']} = {row['value']!r}, {row['reason']}")
+        for row in group["rejects"]["rows"]:
+            print(f"  refused: {row}")
+
+
+def print_downtimes(report: dict[str, Any]) -> None:
+    """Print how long the services of each cutover group were down."""
+    for group in report["groups"]:
+        print(f"  {', '.join(group['services']):<32} {group['cutover']['downtime_seconds']:.1f} seconds")
+
+
 def main() -> int:
     """Run the demo."""
     started = time.monotonic()
@@ -103,6 +118,10 @@ def main() -> int:
     print(f"\n  {report['headline']}")
     for sentence in report["summary"]:
         print(f"  {sentence}")
+    title("What has no equal in the new tables: kept in the ledger, migration.original_value")
+    print_exceptions(report)
+    title("How long the services were down")
+    print_downtimes(report)
     title("What the services say now")
     print_health_answers()
     title(f"Done in {time.monotonic() - started:.0f} seconds")
