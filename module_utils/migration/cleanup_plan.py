@@ -187,7 +187,14 @@ def _examine(entry: Entry, work_directory: str | None) -> list[str]:
         return []
     entry.companions = _companions(resolved)
     entry.sha256 = sha256_of(resolved)
-    holders = [str(holder) for holder in open_files.find_holders(resolved)]
+    holders: list[str] = []
+    try:
+        # One process may have it open under several names.
+        found = {holder.pid: holder.command for holder in open_files.find_holders(resolved)}
+        holders = [f"process {pid} ({command})" for pid, command in sorted(found.items())]
+    except MigrationError as error:
+        what = "; ".join(str(problem) for problem in error.problems) or error.summary
+        entry.unmet.append(f"nobody can tell whether it is open: {what}")
     try:
         entry.rows = count_rows(resolved, bool(holders), work_directory)
     except MigrationError as error:

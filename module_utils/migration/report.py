@@ -622,7 +622,22 @@ def _draw_downtime(groups: Sequence[Mapping[str, Any]]) -> str:
         ]
     label = "; ".join(f"{name} {_seconds(seconds)}" for name, seconds in downtimes)
     caption = "From the stop of a group's services until they answered again on PostgreSQL"
-    return _figure(caption, f"Downtime: {label}", len(downtimes) * height, parts)
+    return _figure(caption, f"Downtime: {label}", len(downtimes) * height, parts) + _render_windows(groups)
+
+
+def _render_windows(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return how long each step of each cutover window took."""
+    windows = {
+        str(group["group"]): {step["name"]: step["seconds"] for step in group["cutover"]["steps"]}
+        for group in groups
+        if group["cutover"] and group["cutover"].get("steps")
+    }
+    steps = list(dict.fromkeys(step for window in windows.values() for step in window))
+    rows = [
+        (_text(step), *(_number_text(_seconds(window[step]) if step in window else "-") for window in windows.values()))
+        for step in steps
+    ]
+    return _table(("Step of the window", *(f"#{name}" for name in windows)), rows, "The cutover window, step by step")
 
 
 def _draw_durations(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -277,7 +277,7 @@ def _read_cutover(connection: Connection, group: Group, record: ledger.GroupReco
     return {
         "at": None if record.cutover_at is None else record.cutover_at.isoformat(timespec="seconds"),
         "downtime_seconds": run.get("downtime_seconds"),
-        "seconds": dict(run.get("seconds") or {}),
+        "steps": [dict(step) for step in run.get("steps") or ()],
     }
 
 

