@@ -35,6 +35,11 @@ from .estate import Group, Service
 from .fingerprint import fingerprint
 from .service_health import POSTGRESQL, SQLITE, Health, Watcher
 
+try:
+    import psycopg2
+except ImportError:  # reported by connection.connect()
+    pass
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
@@ -46,6 +51,8 @@ STOPPED_AT = "stopped_at"
 PROVEN = "proven"
 
 KIND = "cutover"
+# A run whose controller was killed may still be in its window, and then goes on to its end.
+LOCK_SECONDS = 60.0
 _CHUNK_BYTES = 1024 * 1024
 _RECONNECT_SECONDS = 10.0
 # How long a service that should be healthy may take to show it.
@@ -94,7 +101,7 @@ def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = 
             connection.rollback()
             if check_mode:
                 return _foretell(connection, group, settings)
-            with interruptible(), ledger.locked(connection, f"group {group.name}"):
+            with server_errors(group), interruptible(), ledger.locked(connection, f"group {group.name}", LOCK_SECONDS):
                 return _bring_to_postgresql(connection, login, group, settings)
     except ServerUnreachable:
         if not check_mode:
@@ -687,7 +694,25 @@ def record_cutover(connection: Connection, group: Group, started_at: datetime, r
     connection.commit()
 
 
-# ---------------------------------------------------------------- signals
+# ---------------------------------------------------------------- signals and the server's errors
+
+
+@contextmanager
+def server_errors(group: Group) -> Iterator[None]:
+    """Turn an error of the server, or the loss of it, into one that a person can act on."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise MigrationError(
+            f"The server failed while cutover group {group.name} was looked after.",
+            [
+                Problem(
+                    "PostgreSQL",
+                    (str(error).strip().splitlines() or ["the connection was lost"])[0],
+                    "Look at the server's log, then run again: what was interrupted is finished",
+                )
+            ],
+        ) from None
 
 
 @contextmanager

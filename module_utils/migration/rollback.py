@@ -35,7 +35,11 @@ def roll_back(login: Login, group: Group, settings: Settings, check_mode: bool =
             connection.rollback()
             if check_mode:
                 return _bring_to_sqlite(connection, login, group, settings, check_mode)
-            with cutover.interruptible(), ledger.locked(connection, f"group {group.name}"):
+            with (
+                cutover.server_errors(group),
+                cutover.interruptible(),
+                ledger.locked(connection, f"group {group.name}", cutover.LOCK_SECONDS),
+            ):
                 return _bring_to_sqlite(connection, login, group, settings, check_mode)
     except ServerUnreachable:
         if not check_mode:

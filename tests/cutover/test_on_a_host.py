@@ -24,10 +24,9 @@ import yaml
 from ansible.module_utils.migration import dotenv_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFIX = "cutover-"
+# Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
+PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}cutover-"
 CONTAINER = f"{PREFIX}swarm-dev"
-# Set to leave the host standing after the tests, for a look at it.
-KEEP = os.environ.get("KEEP_TEST_HOST") == "1"
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -202,19 +201,26 @@ def signal_module(number: int) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _host() -> Iterator[None]:
-    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed."""
-    if KEEP and subprocess.run(["docker", "inspect", CONTAINER], capture_output=True, check=False).returncode == 0:
-        play(ROLLBACK)
-    else:
-        play("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml", "playbooks/1_infrastructure.yml")
-    play(REHEARSAL)
-    yield
-    if not KEEP:
-        play("molecule/destroy.yml")
+def dry_run_on_a_bare_host() -> Iterator[str]:
+    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed.
+
+    The value is what a dry run printed while there was nothing but the estate.
+    """
+    play("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
+    output = play(CUTOVER, "--check", "--diff") + play(ROLLBACK, "--check", "--diff")
+    play("playbooks/1_infrastructure.yml", REHEARSAL)
+    yield output
+    play("molecule/destroy.yml")
 
 
 # ---------------------------------------------------------------- before anything stops
+
+
+def test_a_dry_run_works_on_a_bare_host(dry_run_on_a_bare_host: str) -> None:
+    for group in GROUPS:
+        assert f"{group['name']} would be cut over after its rehearsal" in dry_run_on_a_bare_host
+        assert f"{group['name']} is on SQLite." in dry_run_on_a_bare_host
+    assert "WARNING" not in dry_run_on_a_bare_host
 
 
 def test_our_reading_of_env_files_is_that_of_dotenv() -> None:
@@ -362,6 +368,50 @@ def test_a_run_that_is_asked_to_end_puts_the_group_back_first() -> None:
     assert "SIGTERM" in output
     assert "was undone: its services run on SQLite again" in output
     assert is_as_before(group)
+
+
+def test_a_server_that_goes_away_while_the_group_is_frozen_leaves_the_services_on_sqlite() -> None:
+    group = group_of("deploy")
+    with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[group])) as process:
+        until(lambda: state_of("deploy") == "frozen" and is_fenced(group))
+        on_host("systemctl", "stop", "postgresql@16-main")
+        try:
+            output, _ = process.communicate(timeout=90)
+            assert health_of("swarm-deploy")["store"] == "sqlite"
+        finally:
+            on_host("systemctl", "start", "postgresql@16-main")
+    assert "The server does not answer, so the ledger does not know yet" in output
+    assert "Traceback" not in output
+    assert env_of("swarm-deploy") == original_env_of("swarm-deploy")
+    play(ROLLBACK, *variables(rollback_groups="deploy"))
+    assert is_as_before(group)
+
+
+def test_a_server_that_goes_away_after_it_loses_no_row_of_either_store() -> None:
+    group = group_of("registry")
+    sql("REVOKE SELECT ON registry.agents FROM swarm_registry")
+    with started(CUTOVER, *variables(groups=[group], health_timeout=8)) as process:
+        until(lambda: state_of("registry") == "live")
+        on_host("systemctl", "stop", "postgresql@16-main")
+        try:
+            output, _ = process.communicate(timeout=90)
+            assert health_of("swarm-registry")["store"] == "sqlite"
+            # The service goes on, and the ledger knows nothing of it.
+            code = (
+                "import json, urllib.request as r; body = json.dumps({'name': 'late', 'version': '1', 'path': '/'}); "
+                "print(r.urlopen(r.Request('http://127.0.0.1:4001/agents', body.encode())).status)"
+            )
+            assert on_host("python3", "-c", code).strip() == "201"
+        finally:
+            on_host("systemctl", "start", "postgresql@16-main")
+    assert "Traceback" not in output
+    assert state_of("registry") == "live"
+    until(lambda: sql("GRANT SELECT ON registry.agents TO swarm_registry") == "GRANT")
+    play(CUTOVER, *variables(groups=[group]))
+    assert health_of("swarm-registry")["store"] == "postgresql"
+    assert sql("SELECT count(*) FROM registry.agents WHERE name = 'late'") == "1"
+    play(ROLLBACK, *variables(rollback_groups="registry"))
+    play(REHEARSAL)
 
 
 # ---------------------------------------------------------------- a kill is finished by the next run
