@@ -154,11 +154,21 @@ def _next_steps(
         if not state.is_on_postgresql(group["state"]):
             by_advice.setdefault(group["next_step"], []).append(group["group"])
     steps += [f"{', '.join(names)}: {advice}" for advice, names in by_advice.items()]
-    if any(group["state"] == state.LIVE for group in groups):
-        steps += [
-            "See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml",
-            "To go back to SQLite: ansible-playbook playbooks/rollback.yml",
-        ]
+    live = [group for group in groups if group["state"] == state.LIVE]
+    if live:
+        steps.append("See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml")
+    written = [group["group"] for group in live if any(table["written_since"] for table in group["tables"])]
+    unchanged = [group["group"] for group in live if group["group"] not in written]
+    if unchanged:
+        steps.append(
+            "To go back to SQLite, while nothing is written to PostgreSQL: ansible-playbook playbooks/rollback.yml "
+            f"-e service_env_rollback_groups={','.join(unchanged)}"
+        )
+    if written:
+        steps.append(
+            f"Written to in PostgreSQL since the cutover: {', '.join(written)}. playbooks/rollback.yml refuses to put "
+            "these back, because what was written is in PostgreSQL alone"
+        )
     return steps
 
 
@@ -334,7 +344,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         _card("Cutover groups", _render_groups(report["groups"])),
         _card("Rows of every table", _draw_rows(report["groups"])),
         _card("Downtime", _draw_downtime(report["groups"])),
-        _card("Durations", _draw_durations(report["groups"])),
+        _card("Duration of the last load", _draw_durations(report["groups"])),
         _card("Functional checks", _render_checks(report["functional_checks"])),
         "<h2>Proof, group by group</h2>",
         *(_render_group(group) for group in report["groups"]),

@@ -90,6 +90,13 @@ def test_headline_when_everything_arrived(live: dict[str, Any]) -> None:
     assert any("rollback.yml" in step for step in built["next_steps"])
 
 
+def test_the_way_back_is_offered_only_where_it_is_open(live: dict[str, Any]) -> None:
+    table = {**live["tables"][0], "written_since": True}
+    steps = "\n".join(build(live, changed(live, group="farm", tables=[table]))["next_steps"])
+    assert "rollback.yml -e service_env_rollback_groups=zoo\n" in steps
+    assert "since the cutover: farm. playbooks/rollback.yml refuses" in steps
+
+
 def test_headline_with_a_finding(live: dict[str, Any]) -> None:
     built = build(changed(live, findings=[FINDING]))
     assert (built["status"], built["headline"]) == ("failed", "Validation failed: 1 finding")
