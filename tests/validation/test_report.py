@@ -74,9 +74,9 @@ def build(*groups: dict[str, Any], checks: tuple[dict[str, Any], ...] = (PASSED_
     return built
 
 
-def changed(group: dict[str, Any], **values: Any) -> dict[str, Any]:
+def changed(original: dict[str, Any], **values: Any) -> dict[str, Any]:
     """Return a group with some values changed."""
-    return {**copy.deepcopy(group), **values}
+    return {**copy.deepcopy(original), **values}
 
 
 FINDING = {"where": "zoo: pets", "what": "the two sides differ", "fix": "Do not go on"}
