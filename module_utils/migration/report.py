@@ -158,7 +158,7 @@ def _next_steps(
     if live:
         steps.append("See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml")
     written = [group["group"] for group in live if any(table["written_since"] for table in group["tables"])]
-    unchanged = [group["group"] for group in live if group["group"] not in written]
+    unchanged = [group["group"] for group in live if group["group"] not in written and not group["findings"]]
     if unchanged:
         steps.append(
             "To go back to SQLite, while nothing is written to PostgreSQL: ansible-playbook playbooks/rollback.yml "
