@@ -19,7 +19,7 @@ setup: .venv/is-complete ## Make .venv with the pinned Python dependencies and t
 lint: .venv/is-complete ## Run the linters only.
 	@scripts/lint.sh
 
-unit: .venv/is-complete ## Run the tests of the Python code only, against a PostgreSQL of their own.
+unit: .venv/is-complete test-host ## Run the tests of the Python code only, against a PostgreSQL of their own and hosts in Docker.
 	@pytest tests --ignore tests/crash
 
 molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the whole move on a real host in Docker.
