@@ -35,7 +35,8 @@ def test_every_table_and_column_has_its_type(schema_database: Login) -> None:
     with connected(schema_database) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT table_schema || '.' || table_name, column_name, data_type, is_nullable "
-            "FROM information_schema.columns WHERE table_schema IN ('auth', 'registry', 'deploy', 'verification') ORDER BY ordinal_position"
+            "FROM information_schema.columns "
+            "WHERE table_schema IN ('auth', 'registry', 'deploy', 'verification') ORDER BY ordinal_position"
         )
         for table, column, data_type, nullable in cursor.fetchall():
             name = TYPESCRIPT[data_type]
