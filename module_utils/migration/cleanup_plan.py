@@ -26,8 +26,7 @@ from urllib.parse import quote
 
 from . import ledger, open_files, source, state
 from .errors import MigrationError, Problem
-from .snapshot import SQLITE_HEADER, WORK_DIRECTORY, snapshot
-from .validate import sha256_of
+from .snapshot import SQLITE_HEADER, WORK_DIRECTORY, sha256_of, snapshot
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

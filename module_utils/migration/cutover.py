@@ -13,7 +13,6 @@ what a later run has to do if this process is killed:
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import sqlite3
@@ -34,6 +33,7 @@ from .errors import MigrationError, Problem
 from .estate import Group, Service
 from .fingerprint import fingerprint
 from .service_health import POSTGRESQL, SQLITE, Health, Watcher
+from .snapshot import sha256_of
 
 try:
     import psycopg2
@@ -53,7 +53,6 @@ PROVEN = "proven"
 KIND = "cutover"
 # A run whose controller was killed may still be in its window, and then goes on to its end.
 LOCK_SECONDS = 60.0
-_CHUNK_BYTES = 1024 * 1024
 _RECONNECT_SECONDS = 10.0
 # How long a service that should be healthy may take to show it.
 _PATIENCE_SECONDS = 3.0
@@ -654,15 +653,6 @@ def _has_no_log(path: Path) -> bool:
     """Return whether no row is kept beside the file."""
     log = Path(f"{os.path.realpath(path)}-wal")
     return not log.exists() or log.stat().st_size == 0
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- the report

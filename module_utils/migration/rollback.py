@@ -14,6 +14,7 @@ from .cutover_checks import Checked, Settings, check_services
 from .errors import MigrationError, Problem
 from .estate import Group
 from .service_health import SQLITE
+from .snapshot import sha256_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -186,7 +187,7 @@ def _require_frozen_file(group: Group, record: ledger.GroupRecord, checked: Chec
     fix = "Put the frozen file back from a backup; without it there is nothing to go back to"
     if not path.exists():
         checked.problems.append(Problem(str(path), "the frozen SQLite file is gone", fix))
-    elif cutover.sha256_of(path) != record.frozen_sha256:
+    elif sha256_of(path) != record.frozen_sha256:
         what = "it is not the file that was frozen at the cutover: its hash is another"
         checked.problems.append(Problem(str(path), what, fix))
 

@@ -7,6 +7,7 @@ resolved first: a source is known by its inode.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -23,6 +24,7 @@ WORK_DIRECTORY = "/var/lib/sqlite-migration"
 SQLITE_HEADER = b"SQLite format 3\x00"
 # The snapshot, and the spooled COPY data made from it, with room to spare.
 DISK_FACTOR = 3
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,20 @@ def snapshot(source_path: str, directory: str | None = None, frozen: bool = Fals
             # A dry run leaves the host as it was.
             with suppress(OSError):
                 work.rmdir()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    :raises OSError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+        # Reading must not push the database's own pages out of memory.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return digest.hexdigest()
 
 
 def _back_up(source: Path, copy: Path, frozen: bool) -> None:

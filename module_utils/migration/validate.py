@@ -9,8 +9,6 @@ table equal, and what the services wrote since is information.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +18,7 @@ from . import catalog, engine, ledger, state
 from .connection import first_row
 from .errors import MigrationError, Problem
 from .fingerprint import fingerprint
+from .snapshot import sha256_of
 
 try:
     from psycopg2 import sql
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from .estate import Group
 
 _LONGEST_LIST = 200
-_CHUNK_BYTES = 1024 * 1024
 _RUN_VALIDATION = "then run playbooks/5_validation.yml again"
 
 # Settings of the server that decide whether a crash can lose data, who may come in, and how much it may use.
@@ -279,20 +277,6 @@ def _read_cutover(connection: Connection, group: Group, record: ledger.GroupReco
         "downtime_seconds": run.get("downtime_seconds"),
         "steps": [dict(step) for step in run.get("steps") or ()],
     }
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal.
-
-    :raises OSError: if it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-        # Reading must not push the database's own pages out of memory.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return digest.hexdigest()
 
 
 def _unequal(where: str, table: Mapping[str, Any], playbook: str) -> Problem:

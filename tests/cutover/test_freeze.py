@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import cutover, fence
+from ansible.module_utils.migration import cutover, fence, snapshot
 from ansible.module_utils.migration.errors import MigrationError
 
 
@@ -72,10 +72,10 @@ def test_rows_of_the_log_are_brought_into_the_file(database: Path, tmp_path: Pat
     )
     subprocess.run(["python3", "-c", code, str(database)], check=False)
     assert rows_of(database) == 0
-    before = cutover.sha256_of(database)
+    before = snapshot.sha256_of(database)
     cutover.checkpoint(database)
     assert rows_of(database) == 1
-    assert cutover.sha256_of(database) != before
+    assert snapshot.sha256_of(database) != before
     assert not os.path.exists(f"{database}-wal")
 
 

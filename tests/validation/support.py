@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration import engine, ledger, validate
+from ansible.module_utils.migration import engine, ledger, snapshot, validate
 from ansible.module_utils.migration.estate import Group, parse_group
 from ansible.module_utils.migration.fingerprint import fingerprint
 
@@ -84,7 +84,7 @@ class Estate:
         """Take the ledger's steps of a cutover, with the engine's own final sync."""
         self.rehearse()
         path = str(self.source)
-        ledger.take_step(self.connection, "zoo", "freeze", path, frozen_sha256=validate.sha256_of(self.source))
+        ledger.take_step(self.connection, "zoo", "freeze", path, frozen_sha256=snapshot.sha256_of(self.source))
         self.connection.commit()
         engine.migrate(self.connection, self.group, engine.FINAL, work_directory=self.work)
         detail = {"fingerprint": fingerprint(self.connection, self.group)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import ledger, validate
+from ansible.module_utils.migration import ledger, snapshot
 from ansible.module_utils.migration.errors import MigrationError
 
 from .support import Estate, make_estate
@@ -219,4 +219,4 @@ def test_original_values_of_secret_columns_are_masked(estate: Estate) -> None:
 def test_hash_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"abc")
-    assert validate.sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert snapshot.sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
