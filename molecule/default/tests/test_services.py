@@ -130,9 +130,9 @@ def test_no_password_is_kept_where_others_can_read_it(host: Host, passwords: set
         "a temporary file": "find /tmp /var/tmp /root /home/swarm/.ansible -type f -exec cat {} + 2>/dev/null || true",
     }
     for place, command in places.items():
-        text = host.run(command).stdout
+        content = host.run(command).stdout_bytes
         for password in passwords:
-            assert password not in text, f"{place} holds a password"
+            assert password.encode() not in content, f"{place} holds a password"
     patterns = " ".join(f"-e {shlex.quote(password)}" for password in passwords)
     readable = host.run(f"find /etc /opt /home /var/lib /srv /root -type f -perm /o+r -exec grep -lF {patterns} {{}} +")
     assert readable.stdout == ""
