@@ -1,21 +1,31 @@
 import { Pool, type PoolConfig } from 'pg';
 
-type Environment = Readonly<Record<string, string | undefined>>;
+export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Most connections of one service. Four services with 20 each would take 80 of the server's 97. */
+/** Choices of the service; the environment decides everything else. */
+export interface PoolOptions {
+  /** Most connections that the pool opens; DATABASE_POOL_SIZE or 5 if not given. */
+  size?: number;
+  /** Where the settings are read from; the process's own environment if not given. */
+  environment?: Environment;
+  /** Told when an idle connection breaks; console.error if not given. */
+  report?: (error: Error) => void;
+}
+
+/** Most connections of one service. Four services with the usual 20 would take 80 of the server's 97. */
 const DEFAULT_POOL_SIZE = 5;
 
 /**
  * Reads the pool's settings from the environment.
  *
  * DATABASE_URL wins where it is set, for it alone can say how TLS is verified (`sslmode=verify-full&sslrootcert=…`);
- * else PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD. DATABASE_POOL_SIZE is the most connections to open.
+ * else PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD.
  *
  * @throws Error naming the variable that is missing or not a number; never with its value.
  */
-export function poolConfiguration(environment: Environment = process.env): PoolConfig {
+export function poolConfiguration({ size, environment = process.env }: PoolOptions = {}): PoolConfig {
   const shared: PoolConfig = {
-    max: wholeNumber(environment, 'DATABASE_POOL_SIZE', DEFAULT_POOL_SIZE),
+    max: size ?? wholeNumber(environment, 'DATABASE_POOL_SIZE', DEFAULT_POOL_SIZE),
     idleTimeoutMillis: 30_000,
     connectionTimeoutMillis: 2_000,
   };
@@ -27,18 +37,18 @@ export function poolConfiguration(environment: Environment = process.env): PoolC
   }
   return {
     ...shared,
-    host: environment.PGHOST ?? 'localhost',
+    host: environment.PGHOST || 'localhost',
     port: wholeNumber(environment, 'PGPORT', 5432),
-    database: environment.PGDATABASE ?? 'swarm',
-    user: environment.PGUSER ?? 'swarm',
+    database: environment.PGDATABASE || 'swarm',
+    user: environment.PGUSER || 'swarm',
     password: environment.PGPASSWORD,
   };
 }
 
 /** Makes a pool with {@link poolConfiguration}. An idle connection that breaks is reported, and does not end the service. */
-export function createPool(environment: Environment = process.env, report: (error: Error) => void = console.error): Pool {
-  const pool = new Pool(poolConfiguration(environment));
-  pool.on('error', report);
+export function createPool(options: PoolOptions = {}): Pool {
+  const pool = new Pool(poolConfiguration(options));
+  pool.on('error', options.report ?? console.error);
   return pool;
 }
 
