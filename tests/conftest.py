@@ -7,6 +7,7 @@ on a free port, with SCRAM passwords, and holds the same kinds of roles as a rea
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
@@ -39,6 +40,7 @@ OWNER = "swarm_owner"
 MIGRATOR = "swarm_migrator"
 SERVICES = ("swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform")
 PASSWORD = "only-for-tests"
+_DATABASE_NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
 
 def _make_database(server: Server, template: str) -> Iterator[str]:
     """Make a database from a template, and drop it afterwards with everybody in it."""
-    name = f"test_{os.getpid()}"
+    name = f"test_{next(_DATABASE_NUMBERS)}"
     server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {template}")
     server.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}", f"GRANT CONNECT ON DATABASE {name} TO PUBLIC")
     yield name

@@ -84,11 +84,16 @@ class ServerUnreachable(MigrationError):
     """Nothing answers at the address: no server, no psycopg2, or no route to it."""
 
 
+class LoginRefused(MigrationError):
+    """The server answers, and refuses the login: its password, database, access rule or session role."""
+
+
 def connect(login: Login) -> Connection:
     """Open a connection with UTC, ISO dates and exact floating point output, not in autocommit.
 
     :raises ServerUnreachable: if nothing answers there, or psycopg2 is missing on this host.
-    :raises MigrationError: if the server refuses the login.
+    :raises LoginRefused: if the server does not know the password, the database, the host or the role.
+    :raises MigrationError: if it has no connection left.
     """
     if not HAS_PSYCOPG2:
         raise ServerUnreachable(
@@ -124,7 +129,7 @@ def connect(login: Login) -> Connection:
             connection.commit()
         except psycopg2.Error as error:
             connection.close()
-            raise MigrationError(
+            raise LoginRefused(
                 f"Logged in as {login}, but cannot act as its owner.",
                 [
                     Problem(
@@ -157,14 +162,14 @@ def _translate(login: Login, text: str) -> MigrationError:
             f"Check the password of role {login.user} in postgres_role_passwords (Ansible Vault), "
             "then run playbooks/1_infrastructure.yml"
         )
-        return MigrationError(summary, [Problem(f"role {login.user}", what, fix)])
+        return LoginRefused(summary, [Problem(f"role {login.user}", what, fix)])
     if "does not exist" in lower:
-        return MigrationError(
+        return LoginRefused(
             summary,
             [Problem(f"database {login.database}", what, "Run playbooks/1_infrastructure.yml, which creates it")],
         )
     if "no pg_hba.conf entry" in lower:
-        return MigrationError(
+        return LoginRefused(
             summary,
             [Problem("pg_hba.conf", what, "Run playbooks/1_infrastructure.yml, which writes the rule for this host")],
         )
@@ -194,3 +199,25 @@ def first_row(cursor: Cursor) -> tuple[Any, ...]:
     if row is None:
         raise LookupError("the query returned no row")
     return row
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn an error of PostgreSQL that nothing nearer has explained into one that a person can act on.
+
+    :param doing: what was being done, for example ``applying the SQL files``.
+    """
+    try:
+        yield
+    except psycopg2.Error as error:
+        code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
+        what = error.diag.message_primary or str(error).strip().partition("\n")[0] or "the connection was lost"
+        fix = "Look at the server's log, then run again"
+        if isinstance(error, psycopg2.errors.InsufficientPrivilege):
+            fix = (
+                "Log in as in postgres_migrator_login, whose session_role owns the database and the schema migration; "
+                "playbooks/1_infrastructure.yml sets these rights"
+            )
+        raise MigrationError(
+            f"PostgreSQL refused while {doing}.", [Problem("target database", f"{what}{code}", fix)]
+        ) from None

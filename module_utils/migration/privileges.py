@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import ledger
+from .connection import explained, first_row
 from .errors import MigrationError, Problem
 
 try:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 SEQUENCE_PRIVILEGES = ("USAGE", "SELECT")
+
+# The schemas that are ours to give: public belongs to whoever owns the database.
+_OWNED = "(pg_get_userbyid(n.nspowner) = current_user OR n.nspname = 'public' AND pg_has_role(n.nspowner, 'USAGE'))"
 
 
 class Privilege(NamedTuple):
@@ -53,7 +58,15 @@ def synchronise(
     :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege).
     :raises MigrationError: naming the roles and schemas that do not exist.
     """
-    with connection.cursor() as cursor:
+    with (
+        explained("setting the services' privileges"),
+        ledger.locked(connection, "schema"),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT current_user")
+        # An owner has every right already: what is revoked from it here, it would lose.
+        owner = first_row(cursor)[0]
+        schemas_by_role = {role: names for role, names in schemas_by_role.items() if role != owner}
         _require(cursor, schemas_by_role)
         wanted = set(_wanted(cursor, schemas_by_role))
         present = set(_present(cursor, list(schemas_by_role)))
@@ -63,7 +76,7 @@ def synchronise(
                 cursor.execute(_statement("REVOKE", privilege))
             for privilege in missing:
                 cursor.execute(_statement("GRANT", privilege))
-    connection.commit()
+        connection.commit()
     return {
         "changed": bool(missing or surplus),
         "granted": [str(privilege) for privilege in missing],
@@ -75,7 +88,7 @@ def _require(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> No
     """Raise if a role or a schema does not exist."""
     cursor.execute("SELECT rolname FROM pg_roles")
     roles = {row[0] for row in cursor.fetchall()}
-    cursor.execute("SELECT nspname FROM pg_namespace WHERE pg_get_userbyid(nspowner) = current_user")
+    cursor.execute(f"SELECT nspname FROM pg_namespace n WHERE {_OWNED}")  # noqa: S608 (a constant)
     schemas = {row[0] for row in cursor.fetchall()}
     problems = [
         Problem(
@@ -102,7 +115,7 @@ def _wanted(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> Ite
     """Yield every privilege that the roles should have."""
     cursor.execute(
         "SELECT n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relkind IN ('r', 'p', 'v', 'S') AND pg_get_userbyid(c.relowner) = current_user"
+        "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND pg_get_userbyid(c.relowner) = current_user"
     )
     relations = cursor.fetchall()
     for role, schemas in schemas_by_role.items():
@@ -123,10 +136,10 @@ def _wanted(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> Ite
 def _present(cursor: Cursor, roles: list[str]) -> Iterable[Privilege]:
     """Yield every privilege that the roles have on what the current role owns."""
     cursor.execute(
-        """
+        f"""
         SELECT r.rolname, 'SCHEMA', n.nspname, '', a.privilege_type
         FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) a JOIN pg_roles r ON r.oid = a.grantee
-        WHERE r.rolname = ANY (%(roles)s) AND pg_get_userbyid(n.nspowner) = current_user
+        WHERE r.rolname = ANY (%(roles)s) AND {_OWNED}
         UNION ALL
         SELECT r.rolname, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname,
                a.privilege_type
@@ -140,7 +153,7 @@ def _present(cursor: Cursor, roles: list[str]) -> Iterable[Privilege]:
         CROSS JOIN aclexplode(d.defaclacl) a JOIN pg_roles r ON r.oid = a.grantee
         WHERE r.rolname = ANY (%(roles)s) AND pg_get_userbyid(d.defaclrole) = current_user
           AND d.defaclobjtype IN ('r', 'S')
-        """,
+        """,  # noqa: S608 (a constant)
         {"roles": roles},
     )
     return [Privilege(*row) for row in cursor.fetchall()]

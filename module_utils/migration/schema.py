@@ -6,15 +6,14 @@ and the catalog as the file left it, so that an edited file and a table changed 
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import ledger
+from .connection import explained
 from .errors import MigrationError, Problem
+from .schema_files import IN_TRANSACTION, SqlFile, Statement, split_statements
 
 try:
     import psycopg2
@@ -28,43 +27,18 @@ if TYPE_CHECKING:
 
 LOCK_ATTEMPTS = 5
 
-_NAME = re.compile(r"(\d{3})_[a-z0-9_]+\.sql\Z")
-# What may hide a semicolon: comments, quoted names and texts, dollar-quoted bodies.
-_TOKEN = re.compile(
-    r"--[^\n]*|/\*.*?\*/|E'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$[A-Za-z_]*\$).*?\1|;",
-    re.DOTALL | re.IGNORECASE,
-)
-_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
-_FORBIDDEN = (
-    (
-        re.compile(r"\s*(begin|start\s+transaction|commit|end|rollback|abort|savepoint|prepare\s+transaction)\b", re.I),
-        "controls the transaction",
-        "Remove the statement: each file is one transaction already",
-    ),
-    (
-        re.compile(
-            r"\s*(vacuum|create\s+database|drop\s+database|alter\s+system|create\s+tablespace|reindex\s.*concurrently"
-            r"|(create(\s+unique)?|drop)\s+index\s+concurrently)\b",
-            re.I | re.S,
-        ),
-        "cannot run inside a transaction",
-        "Write it in another way: a file that is applied only in part could not be repeated",
-    ),
-    (
-        re.compile(r"\s*\\"),
-        "is a command of psql, not SQL",
-        "Write it as SQL: the files are not applied by psql",
-    ),
-)
-
-# One line for each object in the schemas that the current role owns, the ledger's left out.
+# One line for each object in the schemas that the current role owns, the ledger's left out; of
+# schema public, which the database's owner does not own by name, its own tables.
 _DESCRIBE = """
 WITH schemas AS (
   SELECT oid, nspname FROM pg_namespace
   WHERE pg_get_userbyid(nspowner) = current_user AND nspname NOT IN ('migration', 'public')
 ), relations AS (
-  SELECT c.oid, s.nspname || '.' || c.relname AS name, c.relkind
-  FROM pg_class c JOIN schemas s ON s.oid = c.relnamespace
+  SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE (n.oid IN (SELECT oid FROM schemas) OR n.nspname = 'public' AND pg_get_userbyid(c.relowner) = current_user)
+    AND NOT EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 )
 SELECT 'schema ' || nspname FROM schemas
 UNION ALL
@@ -74,89 +48,23 @@ UNION ALL
 SELECT 'column ' || r.name || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
        || CASE a.attidentity WHEN '' THEN '' ELSE ' identity' END
-       || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
+       || CASE WHEN d.oid IS NULL THEN '' WHEN a.attgenerated = '' THEN ' default ' ELSE ' generated ' END
+       || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
 FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
 WHERE r.relkind IN ('r', 'p', 'f')
 UNION ALL
 SELECT 'constraint ' || r.name || '.' || k.conname || ' ' || pg_get_constraintdef(k.oid)
 FROM relations r JOIN pg_constraint k ON k.conrelid = r.oid
+-- PostgreSQL 18 lists NOT NULL here as well: it stands with the column already.
+WHERE k.contype <> 'n'
 UNION ALL
-SELECT 'index ' || pg_get_indexdef(i.indexrelid) FROM relations r JOIN pg_index i ON i.indrelid = r.oid
+SELECT 'index ' || pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid THEN '' ELSE ' invalid' END
+FROM relations r JOIN pg_index i ON i.indrelid = r.oid
+UNION ALL
+SELECT 'trigger ' || pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'D' THEN ' disabled' ELSE '' END
+FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
 """
-
-
-@dataclass(frozen=True)
-class SqlFile:
-    """One file of the schema."""
-
-    number: int
-    name: str
-    content: str
-
-    @property
-    def sha256(self) -> str:
-        """Return the hash that the ledger keeps."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement of a file, and the line that it starts on."""
-
-    text: str
-    line: int
-
-
-def split_statements(content: str) -> Iterator[Statement]:
-    """Yield the statements of a file; comments, texts and function bodies may hold semicolons."""
-    start = 0
-    for token in _TOKEN.finditer(content):
-        if token.group() == ";":
-            yield from _statement(content, start, token.end())
-            start = token.end()
-    yield from _statement(content, start, len(content))
-
-
-def _statement(content: str, start: int, end: int) -> Iterator[Statement]:
-    """Yield the statement between two positions, unless there is nothing but comments."""
-    text = content[start:end]
-    code = _COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment.group()), text)
-    stripped = code.lstrip()
-    if stripped.strip(" \n\t;"):
-        offset = len(code) - len(stripped)
-        yield Statement(text[offset:], content.count("\n", 0, start + offset) + 1)
-
-
-def read_files(files: Sequence[Mapping[str, str]]) -> list[SqlFile]:
-    """Return the files in their order, after checking what can be checked without a server.
-
-    :param files: each with ``name`` and ``content``.
-    :raises MigrationError: with every problem in every file.
-    """
-    problems: list[Problem] = []
-    result: dict[int, SqlFile] = {}
-    for entry in sorted(files, key=lambda file: file["name"]):
-        name, content = entry["name"], entry["content"]
-        match = _NAME.match(name)
-        if match is None:
-            problems.append(Problem(name, "is not named like 001_create_tables.sql", "Rename it"))
-            continue
-        number = int(match.group(1))
-        if number in result:
-            problems.append(Problem(name, f"has the number of {result[number].name}", "Give it a number of its own"))
-            continue
-        result[number] = SqlFile(number, name, content)
-        for statement in split_statements(content):
-            for pattern, what, fix in _FORBIDDEN:
-                if pattern.match(statement.text):
-                    first = " ".join(statement.text.split()[:3])
-                    problems.append(Problem(f"{name}:{statement.line}", f"'{first}' {what}", fix))
-    if not files:
-        problems.append(Problem("schema_apply_directory", "holds no .sql file", "Put the schema's files there"))
-    if problems:
-        raise MigrationError("The SQL files cannot be applied as they are.", problems)
-    return [result[number] for number in sorted(result)]
 
 
 def apply(
@@ -174,7 +82,7 @@ def apply(
     :returns: ``changed``, ``applied`` (names), and ``drift`` (one line for each difference).
     :raises MigrationError: before anything is written, or after the failing file was rolled back.
     """
-    with ledger.locked(connection, "schema"):
+    with explained("applying the SQL files"), ledger.locked(connection, "schema"):
         known = ledger.exists(connection)
         if not known and not check_mode:
             with connection.cursor() as cursor:
@@ -241,7 +149,11 @@ def _pending(files: Sequence[SqlFile], applied: Mapping[int, tuple[str, str]]) -
 
 
 def describe_catalog(cursor: Cursor) -> list[str]:
-    """Return one line for each object in the schemas that the current role owns, sorted."""
+    """Return one line for each object in the schemas that the current role owns, sorted.
+
+    The search path is emptied for this transaction: names are written out in full, whoever asks.
+    """
+    cursor.execute("SELECT set_config('search_path', '', true)")
     cursor.execute(_DESCRIBE)
     return sorted(row[0] for row in cursor.fetchall())
 
@@ -294,24 +206,16 @@ def _apply_file(connection: Connection, file: SqlFile, lock_timeout_seconds: flo
                 )
             connection.commit()
             return
-        except _LockTimeout as timeout:
-            connection.rollback()
-            if attempt == LOCK_ATTEMPTS:
-                raise MigrationError(
-                    f"{file.name} was rolled back; nothing of it is applied.", [timeout.problem]
-                ) from None
+        except MigrationError as error:
+            if not connection.closed:
+                connection.rollback()
+            if not isinstance(error, _LockTimeout) or attempt == LOCK_ATTEMPTS:
+                raise
             time.sleep(0.5 * attempt)
-        except MigrationError:
-            connection.rollback()
-            raise
 
 
-class _LockTimeout(Exception):
-    """A statement that waited too long for a lock."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
+class _LockTimeout(MigrationError):
+    """A statement that did not get a lock: worth another attempt."""
 
 
 def _execute(cursor: Cursor, file: SqlFile, statement: Statement) -> None:
@@ -323,16 +227,27 @@ def _execute(cursor: Cursor, file: SqlFile, statement: Statement) -> None:
         if error.diag.statement_position:
             line += statement.text.count("\n", 0, int(error.diag.statement_position) - 1)
         details = (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
-        what = "; ".join(detail for detail in details if detail) or "the connection was lost"
-        if isinstance(error, psycopg2.errors.LockNotAvailable):
-            raise _LockTimeout(
-                Problem(
-                    f"{file.name}:{line}",
-                    f"no lock within the time allowed, tried {LOCK_ATTEMPTS} times (SQLSTATE {error.pgcode})",
-                    "End the session that holds the lock, then run again",
-                )
-            ) from None
-        raise MigrationError(
-            f"{file.name} was rolled back; nothing of it is applied.",
-            [Problem(f"{file.name}:{line}", f"{what} (SQLSTATE {error.pgcode})", "Correct the file, then run again")],
+        what = "; ".join(detail for detail in details if detail) or str(error).strip().partition("\n")[0]
+        kind: type[MigrationError] = MigrationError
+        fix = "Correct the file, then run again"
+        if isinstance(error, (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected)):
+            kind, fix = _LockTimeout, "End the session that holds the lock, then run again"
+            what = f"no lock within the time allowed, tried {LOCK_ATTEMPTS} times"
+        elif isinstance(error, psycopg2.OperationalError):
+            fix = "Look at the server's log, then run again: what is applied is in the ledger"
+        elif isinstance(error, psycopg2.errors.ActiveSqlTransaction):
+            fix = IN_TRANSACTION
+        elif isinstance(
+            error,
+            (psycopg2.errors.DuplicateSchema, psycopg2.errors.DuplicateTable, psycopg2.errors.DuplicateObject),
+        ):
+            fix = "If it was made by hand, drop or rename it; else correct the file. Then run again"
+        elif isinstance(error, psycopg2.errors.InsufficientPrivilege):
+            fix = (
+                "The files are applied as the owner of the tables, not as a superuser. Correct the file, then run again"
+            )
+        code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
+        raise kind(
+            f"{file.name} was rolled back: nothing of it is applied. The files before it are.",
+            [Problem(f"{file.name}:{line}", f"{what}{code}", fix)],
         ) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from ansible.module_utils.migration import ledger, state
-from ansible.module_utils.migration.connection import Login, ServerUnreachable, connect, connected
+from ansible.module_utils.migration.connection import Login, LoginRefused, ServerUnreachable, connect, connected
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import parse_group
 
@@ -129,17 +129,16 @@ def test_every_mistake_in_the_inventory_is_listed() -> None:
 
 def test_a_refused_login_says_why_and_never_the_password(login: Login) -> None:
     wrong = replace(login, password="this-is-wrong")  # noqa: S106 (wrong on purpose)
-    with pytest.raises(MigrationError, match="password authentication failed") as error:
+    with pytest.raises(LoginRefused, match="password authentication failed") as error:
         connect(wrong)
-    assert not isinstance(error.value, ServerUnreachable)
     assert "postgres_role_passwords" in str(error.value)
     assert "this-is-wrong" not in str(error.value) + repr(wrong)
 
 
 def test_a_missing_database_role_or_server_is_told_apart(login: Login) -> None:
-    with pytest.raises(MigrationError, match='database "nowhere" does not exist'):
+    with pytest.raises(LoginRefused, match='database "nowhere" does not exist'):
         connect(replace(login, database="nowhere"))
-    with pytest.raises(MigrationError, match="cannot act as its owner"):
+    with pytest.raises(LoginRefused, match="cannot act as its owner"):
         connect(replace(login, session_role="postgres"))
     with pytest.raises(ServerUnreachable, match="Check that the server runs"):
         connect(replace(login, port=1))

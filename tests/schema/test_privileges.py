@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -75,3 +76,35 @@ def test_unknown_roles_and_schemas_are_all_named(schema_database: Login) -> None
         )
     assert "role nobody_known: it does not exist" in str(error.value)
     assert "schema depoly of role swarm_deploy: it does not exist" in str(error.value)
+
+
+def test_an_owner_that_is_its_own_service_keeps_every_right(schema_database: Login) -> None:
+    with connected(schema_database) as connection:
+        for _ in range(2):
+            assert not privileges.synchronise(connection, {"swarm_owner": ["auth"]}, check_mode=False)["changed"]
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE auth.later (id integer)")
+            cursor.execute("TRUNCATE auth.later")
+
+
+def test_tables_in_schema_public_and_materialized_views_are_given_too(schema_database: Login) -> None:
+    services = {"swarm_deploy": ["deploy", "public"]}
+    with connected(schema_database) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE public.mine (id integer)")
+            cursor.execute("CREATE MATERIALIZED VIEW deploy.busy AS SELECT * FROM deploy.queue")
+        connection.commit()
+        privileges.synchronise(connection, services, check_mode=False)
+        assert not privileges.synchronise(connection, services, check_mode=False)["changed"]
+    run(schema_database, "swarm_deploy", "INSERT INTO public.mine VALUES (1)")
+    run(schema_database, "swarm_deploy", "SELECT * FROM deploy.busy")
+
+
+def test_two_runs_at_once_wait_for_each_other(schema_database: Login) -> None:
+    def synchronise() -> bool:
+        with connected(schema_database) as connection:
+            return bool(privileges.synchronise(connection, SERVICES, check_mode=False)["changed"])
+
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(synchronise) for _ in range(3)]
+    assert sorted(run.result() for run in runs) == [False, False, True]

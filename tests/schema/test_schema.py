@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import ledger, schema
+from ansible.module_utils.migration import ledger, schema, schema_files
 from ansible.module_utils.migration.connection import Login, connect, connected
 from ansible.module_utils.migration.errors import MigrationError
 
@@ -21,7 +24,7 @@ SECOND = {"name": "002_second.sql", "content": "ALTER TABLE app.t ADD COLUMN nam
 
 def apply(connection: Connection, *files: dict[str, str], **options: Any) -> dict[str, Any]:
     """Apply files given as name and content."""
-    result: dict[str, Any] = schema.apply(connection, schema.read_files(files), **options)
+    result: dict[str, Any] = schema.apply(connection, schema_files.read_files(files), **options)
     return result
 
 
@@ -106,7 +109,7 @@ def test_a_new_file_below_an_applied_one_is_refused(connection: Connection) -> N
 
 def test_all_bad_files_are_named_at_once() -> None:
     with pytest.raises(MigrationError) as error:
-        schema.read_files(
+        schema_files.read_files(
             [
                 {"name": "first.sql", "content": "SELECT 1"},
                 {"name": "001_a.sql", "content": "SELECT 1;\nBEGIN;\nSELECT 2; commit"},
@@ -132,11 +135,101 @@ CREATE TABLE app.t (v text DEFAULT 'a;''b', "odd;name" integer);
 CREATE FUNCTION app.f() RETURNS integer LANGUAGE plpgsql AS $body$ BEGIN RETURN 1; END; $body$;
 /* the end; */
 """
-    assert [statement.line for statement in schema.split_statements(content)] == [2, 3, 4]
+    assert [statement.line for statement in schema_files.split_statements(content)] == [2, 3, 4]
     apply(connection, {"name": "001_odd.sql", "content": content})
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO app.t DEFAULT VALUES RETURNING v, app.f()")
         assert cursor.fetchone() == ("a;'b", 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS $body_1$ SELECT 1; SELECT 2; $body_1$;",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql\nBEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END;",
+        "CREATE RULE r AS ON DELETE TO t DO INSTEAD (SELECT 1; SELECT 2);",
+        "/* outer /* inner; */ still; */ SELECT 1 -- end; ",
+        "SELECT E'it\\'s; one', 'two;', \"three;\";",
+        "SELECT 'x' LIKE'\\' ;",
+        "SELECT 'dollars $$ ; ', 1;",
+    ],
+)
+def test_what_psql_takes_as_one_statement_is_one(content: str) -> None:
+    assert len(list(schema_files.split_statements(content))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("COPY app.t FROM STDIN;\n1\n\\.\n", "001_a.sql:1: 'COPY app.t FROM' needs a client"),
+        ("SELECT 1;\nSET search_path = app;", "001_a.sql:2: 'SET search_path =' changes the session"),
+        ("SET ROLE postgres", "changes the session"),
+        ("SET LOCAL SESSION AUTHORIZATION postgres", "changes the session"),
+        ("RESET ALL", "changes the session"),
+        ("-- why\nCREATE /* really */ INDEX\n CONCURRENTLY i ON t (id)", "001_a.sql:2: .* cannot run inside"),
+        ("/* a */ BEGIN", "controls the transaction"),
+        ("SELECT 1; RELEASE SAVEPOINT s", "controls the transaction"),
+    ],
+)
+def test_what_would_break_the_transaction_is_refused(content: str, message: str) -> None:
+    with pytest.raises(MigrationError, match=message):
+        schema_files.read_files([{"name": "001_a.sql", "content": content}])
+
+
+def test_a_statement_that_postgresql_refuses_in_a_transaction_is_explained(connection: Connection) -> None:
+    hidden = {"name": "002_hidden.sql", "content": "ALTER TABLE app.t DETACH PARTITION app.x CONCURRENTLY"}
+    with pytest.raises(MigrationError, match=r"SQLSTATE 25001\)\. Write it in another way"):
+        apply(connection, FIRST, hidden)
+
+
+def test_a_search_path_of_one_file_is_neither_the_next_ones_nor_drift(connection: Connection) -> None:
+    files = (
+        FIRST,
+        {
+            "name": "002_path.sql",
+            "content": "SET LOCAL search_path = app; ALTER TABLE t ADD FOREIGN KEY (id) REFERENCES t (id);",
+        },
+        {"name": "003_none.sql", "content": "CREATE TABLE t (id integer)"},
+    )
+    apply(connection, *files)
+    assert count(connection, "public.t") == 0
+    assert apply(connection, *files) == {"changed": False, "applied": [], "drift": []}
+
+
+def test_what_exists_already_is_named_and_left_alone(server: Any, database: str, connection: Connection) -> None:
+    server.execute("SET ROLE swarm_owner", "CREATE SCHEMA app", database=database)
+    with pytest.raises(
+        MigrationError, match=r'schema "app" already exists \(SQLSTATE 42P06\)\. If it was made by hand'
+    ):
+        apply(connection, FIRST)
+    assert count(connection, "app.t") is None
+
+
+def test_missing_rights_are_explained(login: Login, connection: Connection) -> None:
+    stranger = replace(login, user="swarm_deploy", session_role=None)
+    with connected(stranger) as other, pytest.raises(MigrationError, match="permission denied for database"):
+        apply(other, FIRST)
+    apply(connection, FIRST)
+    with connected(stranger) as other, pytest.raises(MigrationError, match="permission denied for schema migration"):
+        apply(other, FIRST)
+
+
+def test_drift_of_triggers_generated_columns_and_schema_public_is_named(connection: Connection) -> None:
+    file = {
+        "name": "001_public.sql",
+        "content": "CREATE TABLE public.mine (id integer, double integer GENERATED ALWAYS AS (id * 2) STORED);"
+        "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';",
+    }
+    apply(connection, file)
+    assert apply(connection, file)["drift"] == []
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TRIGGER quiet BEFORE INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION nothing()")
+        cursor.execute("ALTER TABLE public.mine ALTER COLUMN double DROP EXPRESSION")
+    connection.commit()
+    with pytest.raises(MigrationError) as error:
+        apply(connection, file)
+    assert "not from our files: trigger CREATE TRIGGER quiet BEFORE INSERT ON public.mine" in str(error.value)
+    assert "missing: column public.mine.double integer generated (id * 2)" in str(error.value)
 
 
 def test_drift_is_named_object_by_object(connection: Connection) -> None:
@@ -195,15 +288,20 @@ def test_a_second_run_at_the_same_time_names_the_first(connection: Connection, l
         pytest.fail("the lock was given twice")
 
 
+def test_two_runs_at_once_apply_each_file_once(connection: Connection, login: Login) -> None:
+    slow = {"name": "002_slow.sql", "content": "CREATE TABLE app.slow (id integer); SELECT pg_sleep(0.5);"}
+    with connected(login) as other, ThreadPoolExecutor() as pool:
+        runs = [pool.submit(apply, one, FIRST, slow) for one in (connection, other)]
+        applied = sorted(len(run.result()["applied"]) for run in runs)
+    assert applied == [0, 2]
+    assert count(connection, "migration.applied_file") == 2
+
+
 def test_a_killed_run_leaves_whole_files_only(connection: Connection, login: Login, server: Any) -> None:
-    apply(connection, FIRST)
-    pid = connection.info.backend_pid
-    suicide = {
-        "name": "002_killed.sql",
-        "content": f"CREATE TABLE app.u (id integer); SELECT pg_terminate_backend({pid})",
-    }
-    with pytest.raises(Exception, match=r"002_killed\.sql|connection"):
-        apply(connection, FIRST, suicide)
+    killed = {"name": "002_killed.sql", "content": "CREATE TABLE app.u (id integer);\nSELECT pg_sleep(20)"}
+    Timer(0.5, server.execute, [f"SELECT pg_terminate_backend({connection.info.backend_pid})"]).start()
+    with pytest.raises(MigrationError, match=r"002_killed\.sql:2: .*Look at the server's log, then run again"):
+        apply(connection, FIRST, killed)
     with closing(connect(login)) as again:
         assert count(again, "app.u") is None
         assert apply(again, FIRST, SECOND)["applied"] == ["002_second.sql"]

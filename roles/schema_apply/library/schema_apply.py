@@ -73,7 +73,9 @@ options:
     default: 10
 attributes:
   check_mode:
-    description: Lists what would be applied, granted and revoked, and writes nothing.
+    description:
+      - Lists what would be applied, granted and revoked, and writes nothing. While files are still to be applied, the
+        privileges on what they create are not listed.
     support: full
   diff_mode:
     description: Lists the applied files before and after.
@@ -119,6 +121,10 @@ drift:
   returned: success
   type: list
   elements: str
+login_refused:
+  description: Why the login failed. What is applied already is then not known, and every file is listed.
+  returned: in check mode, if the server refuses the login
+  type: str
 problems:
   description: Every offender, as where, what and fix.
   returned: failure
@@ -130,14 +136,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import privileges, schema
-from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ansible.module_utils.migration import privileges, schema, schema_files
+from ansible.module_utils.migration.connection import (
+    LOGIN_ARGUMENTS,
+    Login,
+    LoginRefused,
+    ServerUnreachable,
+    connected,
+)
 from ansible.module_utils.migration.errors import MigrationError
 
 
 def apply(
     login: Login,
-    files: Sequence[schema.SqlFile],
+    files: Sequence[schema_files.SqlFile],
     schemas_by_role: Mapping[str, Sequence[str]],
     fail_on_drift: bool,
     check_mode: bool,
@@ -155,10 +167,13 @@ def apply(
             given = nothing
             if not (check_mode and result["applied"]):
                 given = privileges.synchronise(connection, schemas_by_role, check_mode)
-    except ServerUnreachable:
+    except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise
+        # The roles before this one have only announced the server, its database or the new password.
         result = {"changed": True, "applied": names, "drift": []}
+        if isinstance(error, LoginRefused):
+            result["login_refused"] = str(error.problems[0])
         given = nothing
     before = [name for name in names if name not in result["applied"]]
     diff = {
@@ -191,7 +206,7 @@ def main() -> None:
     try:
         result = apply(
             Login.from_arguments(parameters),
-            schema.read_files(parameters["files"]),
+            schema_files.read_files(parameters["files"]),
             parameters["privileges"],
             parameters["drift"] == "fail",
             module.check_mode,
@@ -200,6 +215,8 @@ def main() -> None:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     for line in result["drift"]:
         module.warn(f"The target database is not as the applied files left it: {line}")
+    if "login_refused" in result:
+        module.warn(f"All files are listed, as nobody could look: {result['login_refused']}")
     module.exit_json(**result)
 
 

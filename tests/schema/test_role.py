@@ -1,0 +1,124 @@
+"""The role as it runs: ansible-playbook on this machine, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration.connection import Login, connect
+
+PROJECT = Path(__file__).resolve().parents[2]
+# No newline at the end, and text that looks like a template: both must reach the server as they are.
+CONTENT = "CREATE SCHEMA app;\nCREATE TABLE app.t (v text DEFAULT '{{ größer }}');\r\n-- the end"
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  roles: [schema_apply]
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of the role printed."""
+
+    status: int
+    output: str
+
+    def recap(self, counter: str) -> int:
+        """Return one counter of the recap."""
+        return int(self.output.rpartition(f"{counter}=")[2].split()[0])
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(login: Login, tmp_path: Path) -> Run:
+    """Run the role with options of ansible-playbook and other variables; the password must never be printed."""
+    directory = tmp_path / "sql"
+    directory.mkdir()
+    (directory / "001_first.sql").write_bytes(CONTENT.encode())
+    (tmp_path / "play.yml").write_text(PLAY)
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+
+    def run(*options: str, port: int = login.port, password: str = str(login.password), **variables: str) -> Outcome:
+        given = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "schema_apply_directory": str(directory),
+            "schema_apply_login": {
+                "login_host": login.host,
+                "login_port": port,
+                "login_db": login.database,
+                "login_user": login.user,
+                "login_password": password,
+                "session_role": login.session_role,
+                "ssl_mode": login.ssl_mode,
+                "ca_cert": login.ca_cert,
+            },
+            "schema_apply_services": [{"database_role": "swarm_deploy", "schemas": ["app"]}],
+            **variables,
+        }
+        file = tmp_path / "variables.json"
+        file.write_text(json.dumps(given))
+        result = subprocess.run(
+            ["ansible-playbook", "-i", "localhost,", "-e", f"@{file}", "-vvvv", "--diff", *options, "play.yml"],
+            cwd=tmp_path,
+            env={**environment, "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = result.stdout + result.stderr
+        assert password not in output
+        assert "Traceback" not in output
+        return Outcome(result.returncode, output)
+
+    return run
+
+
+def test_a_dry_run_a_run_and_a_second_run(run: Run, login: Login) -> None:
+    def applied() -> list[tuple[str, str]]:
+        with closing(connect(login)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT name, sha256 FROM migration.applied_file")
+            return [(name, sha256) for name, sha256 in cursor.fetchall()]
+
+    bare = run("--check", port=1)
+    assert (bare.status, bare.recap("changed")) == (0, 1)
+    assert "+001_first.sql" in bare.output
+    assert "WARNING" not in bare.output
+    before = run("--check")
+    assert (before.status, before.recap("changed")) == (0, 1)
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace('migration'), to_regnamespace('app')")
+        assert cursor.fetchone() == (None, None)
+    first = run()
+    assert (first.status, first.recap("changed")) == (0, 1)
+    assert "+swarm_deploy: SELECT on app.t" in first.output
+    assert applied() == [("001_first.sql", hashlib.sha256(CONTENT.encode()).hexdigest())]
+    for options in ((), ("--check",)):
+        again = run(*options)
+        assert (again.status, again.recap("changed")) == (0, 0)
+
+
+def test_a_refused_login_fails_and_does_not_hinder_a_dry_run(run: Run) -> None:
+    refused = run(password="quite-wrong")  # noqa: S106 (wrong on purpose)
+    assert refused.status != 0
+    assert "password authentication failed" in refused.output
+    announced = run("--check", password="quite-wrong")  # noqa: S106
+    assert (announced.status, announced.recap("changed")) == (0, 1)
+    assert "All files are listed, as nobody could look: role swarm_migrator: " in announced.output
+
+
+def test_a_directory_without_files_is_named(run: Run, tmp_path: Path) -> None:
+    outcome = run("--check", schema_apply_directory=str(tmp_path))
+    assert outcome.status != 0
+    assert "schema_apply_directory: holds no .sql file" in outcome.output
