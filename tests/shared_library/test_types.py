@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from ansible.module_utils.migration.connection import connected
+
+from .row_types import read_database, read_typescript
 
 if TYPE_CHECKING:
     from ansible.module_utils.migration.connection import Login
 
-TYPES = Path(__file__).parents[2] / "roles" / "shared_library" / "files" / "db" / "src" / "schemas"
-# How pg returns PostgreSQL's types; what JSON holds is unknown, null included.
-TYPESCRIPT = {
-    "uuid": "string",
-    "text": "string",
-    "integer": "number",
-    "boolean": "boolean",
-    "timestamp with time zone": "Date",
-    "bytea": "Buffer",
-    "jsonb": "unknown",
-}
-ROW = re.compile(r"/\*\* A row of (\w+\.\w+)\. \*/\nexport interface \w+ \{\n(.*?)\n\}", re.DOTALL)
+SCHEMAS = Path(__file__).parents[2] / "roles" / "shared_library" / "files" / "db" / "src" / "schemas"
+INTERFACES = read_typescript(SCHEMAS)
 
 
 def test_every_table_and_column_has_its_type(schema_database: Login) -> None:
-    written = {
-        table: [tuple(line.strip().rstrip(";").split(": ", 1)) for line in body.splitlines()]
-        for path in TYPES.glob("*.ts")
-        for table, body in ROW.findall(path.read_text())
-    }
-    expected: dict[str, list[tuple[str, ...]]] = {}
     with connected(schema_database) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT table_schema || '.' || table_name, column_name, data_type, is_nullable "
-            "FROM information_schema.columns "
-            "WHERE table_schema IN ('auth', 'registry', 'deploy', 'verification') ORDER BY ordinal_position"
-        )
-        for table, column, data_type, nullable in cursor.fetchall():
-            name = TYPESCRIPT[data_type]
-            text = f"{name} | null" if nullable == "YES" and name != "unknown" else name
-            expected.setdefault(table, []).append((column, text))
-    assert len(expected) == 17
-    assert written == expected
+        assert read_database(cursor) == INTERFACES
+    assert len(INTERFACES) == 17
+    exported = sum(path.read_text().count("export ") for path in SCHEMAS.glob("*.ts"))
+    assert exported == 17, "something is exported that is compared with no table"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE auth.users ADD COLUMN nickname text",
+        "ALTER TABLE auth.users DROP COLUMN name",
+        "ALTER TABLE auth.users RENAME COLUMN name TO full_name",
+        "ALTER TABLE auth.users ALTER COLUMN email DROP NOT NULL",
+        "ALTER TABLE auth.users ALTER COLUMN name SET NOT NULL",
+        "ALTER TABLE registry.agents ALTER COLUMN memory_mb TYPE text",
+        "CREATE TABLE deploy.rollbacks (id uuid PRIMARY KEY)",
+        "DROP TABLE verification.attempts",
+    ],
+)
+def test_every_change_of_the_schema_is_seen(schema_database: Login, change: str) -> None:
+    with connected(schema_database) as connection, connection.cursor() as cursor:
+        cursor.execute(change)
+        assert read_database(cursor) != INTERFACES

@@ -1,0 +1,420 @@
+"""The role on a host with Node.js 18 and two services, and the library as the services use it, in Docker.
+
+The tests build on each other: the first finds a host without the library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import schema
+from ansible.module_utils.migration.connection import connected
+from ansible.module_utils.migration.schema_files import read_files
+
+from .row_types import TYPESCRIPT
+from .tls_proxy import make_certificate, tls_in_front_of
+
+if TYPE_CHECKING:
+    from ansible.module_utils.migration.connection import Login
+    from tests.conftest import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+# Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
+PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}shared-library-"
+CONTAINER = f"{PREFIX}swarm-dev"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_NOCOLOR": "1",
+    "ANSIBLE_FORCE_COLOR": "0",
+    "TEST_HOST_PREFIX": PREFIX,
+}
+PLAYBOOK = ("ansible-playbook", "-i", "inventory", "-i", "molecule/inventory", "playbooks/2_shared_library.yml")
+NAMES = ("swarm-registry", "swarm-tickets")
+SERVICES = [{"name": name, "user": "swarm", "directory": f"/opt/{name}"} for name in NAMES]
+BUILT = "/opt/swarm-shared/db"
+REGISTRY_COPY = "/opt/swarm-registry/node_modules/swarm-shared-db"
+
+
+def on_host(script: str, user: str = "root") -> str:
+    """Run a shell script on the host and return what it prints."""
+    command = ["docker", "exec", "--user", user, CONTAINER, "sh", "-euc", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> Iterator[None]:
+    """A container with Node.js and two services that have their modules; it shares the machine's network."""
+    build = [sys.executable, str(ROOT / "molecule/test_host/build.py")]
+    image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.split()[-1]
+    subprocess.run(["docker", "rm", "--force", CONTAINER], check=False, capture_output=True)
+    options = ["--detach", "--init", "--name", CONTAINER, "--network", "host"]
+    subprocess.run(["docker", "run", *options, image, "sleep", "infinity"], check=True, capture_output=True)
+    for name in NAMES:
+        on_host(f"mkdir /opt/{name}; cp -r /opt/sample-estate/node_modules /opt/{name}; chown -R swarm: /opt/{name}")
+    yield
+    subprocess.run(["docker", "rm", "--force", CONTAINER], check=True, capture_output=True)
+
+
+def command_of(*arguments: str, services: list[dict[str, str]] | None = None, **variables: str) -> list[str]:
+    """Return the command of one run of the playbook."""
+    extra = json.dumps({"shared_library_services": services or SERVICES, **variables})
+    return [*PLAYBOOK, "--limit", "dev", "--diff", "-e", extra, *arguments]
+
+
+def play(
+    *arguments: str, succeeds: bool = True, services: list[dict[str, str]] | None = None, **variables: str
+) -> tuple[int, str]:
+    """Run the playbook; return how many tasks have changed something, and what it prints."""
+    result = subprocess.run(
+        command_of(*arguments, services=services, **variables),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert (result.returncode == 0) is succeeds, result.stdout
+    assert "Traceback" not in result.stdout
+    assert "WARNING" not in result.stdout
+    return sum(int(count) for count in re.findall(r"changed=(\d+)", result.stdout)), result.stdout
+
+
+def files(*directories: str) -> str:
+    """Return every file below these directories with owner, mode, size, time and what it links to."""
+    return on_host(f"find {' '.join(directories)} -printf '%p %u:%g %m %s %T@ %l\\n' | sort")
+
+
+def other_modules() -> str:
+    """Return every file of the services' modules that is not the library's."""
+    return "\n".join(line for line in files("/opt/*/node_modules/*").splitlines() if "swarm-shared-db" not in line)
+
+
+def replace_in_copy(text: str) -> None:
+    """Put a text into the library's copy in swarm-registry."""
+    on_host(f"echo '{text}' >> {REGISTRY_COPY}/dist/pool.js")
+
+
+def javascript(source: str, *options: str, **environment: str) -> Any:
+    """Run a script as the service swarm-registry would, and return the JSON that it prints."""
+    variables = [option for name, value in environment.items() for option in ("--env", f"{name}={value}")]
+    command = ["docker", "exec", "--user", "swarm", "--workdir", "/opt/swarm-registry", *variables, CONTAINER, "node"]
+    result = subprocess.run([*command, *options, "--eval", source], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def url_of(login: Login, port: int | None = None, options: str = "") -> str:
+    """Return the address of a database as a service has it in its environment."""
+    return f"postgresql://{login.user}:{login.password}@{login.host}:{port or login.port}/{login.database}{options}"
+
+
+# ---------------------------------------------------------------- the role
+
+
+def test_a_dry_run_on_a_host_without_it_says_everything_and_writes_nothing() -> None:
+    before = files("/opt", "/root", "/home")
+    changed, output = play("--check")
+    assert changed == 1
+    assert re.search(rf"-{BUILT}: to be built\n-swarm-registry: none\n-swarm-tickets: none\n", output)
+    assert files("/opt", "/root", "/home") == before
+
+
+def test_every_service_gets_its_copy_and_keeps_its_other_modules() -> None:
+    before = other_modules()
+    assert play()[0] == 1
+    assert other_modules() == before
+    for service in SERVICES:
+        copy = f"{service['directory']}/node_modules/swarm-shared-db"
+        assert on_host(f"find {copy} ! -user swarm") == ""
+        assert on_host(f"diff -r {BUILT}/dist {copy}/dist; diff -r {BUILT}/migrations {copy}/migrations") == ""
+    assert on_host(f"find /opt/swarm-shared ! -user root; ls -d {BUILT}/node_modules 2>/dev/null || true") == ""
+    for path in (ROOT / "files/sql").glob("*.sql"):
+        assert on_host(f"cat {BUILT}/migrations/{path.name}") == path.read_text()
+
+
+def test_a_second_run_changes_nothing() -> None:
+    before = files("/opt")
+    for arguments in ([], ["--check"]):
+        assert play(*arguments)[0] == 0
+    assert files("/opt") == before
+
+
+def test_an_edited_copy_is_put_right_and_no_other() -> None:
+    replace_in_copy("edited")
+    untouched = files("/opt/swarm-tickets", BUILT)
+    for arguments in (["--check"], []):
+        changed, output = play(*arguments)
+        assert changed == 1
+        assert "-swarm-registry: edited" in output
+        assert "-swarm-tickets" not in output
+    assert files("/opt/swarm-tickets", BUILT) == untouched
+    assert play()[0] == 0
+
+
+def test_a_copy_that_root_has_installed_becomes_the_service_s() -> None:
+    on_host(f"chown -R root: {REGISTRY_COPY}")
+    assert play()[0] == 1
+    assert (
+        on_host(f"find {REGISTRY_COPY} ! -user swarm; ls -A /opt/swarm-registry/node_modules | grep '^.swarm' || true")
+        == ""
+    )
+
+
+def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
+    on_host(f"rm -rf {BUILT} {REGISTRY_COPY}")
+    run = subprocess.Popen(command_of(), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 60
+    while ".db-build-" not in on_host("ls -A /opt/swarm-shared"):
+        assert time.monotonic() < deadline
+    # Like pulling the plug: nobody on the host gets the chance to clean up.
+    subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
+    assert run.wait(timeout=60) != 0
+    assert ".db-build-" in on_host("ls -A /opt/swarm-shared")
+    assert on_host(f"ls -d {BUILT} {REGISTRY_COPY} 2>/dev/null || true") == ""
+    on_host("mkdir /opt/swarm-tickets/node_modules/.swarm-shared-db-copy-killed")
+    assert play("--check")[0] == 1
+    assert play()[0] == 1
+    assert play()[0] == 0
+    assert on_host("ls -A /opt/swarm-shared").split() == ["db"]
+    assert on_host("ls -A /opt/swarm-tickets/node_modules | grep '^.swarm' || true") == ""
+
+
+def test_all_that_is_missing_is_named_at_once_and_nothing_is_written() -> None:
+    services = [
+        *SERVICES,
+        {"name": "without-user", "user": "nobody-there", "directory": "/opt/swarm-registry"},
+        {"name": "without-directory", "user": "swarm", "directory": "/opt/not-there"},
+    ]
+    before = files("/opt")
+    on_host("mv /opt/swarm-tickets/node_modules/pg /opt/pg; mv /usr/bin/node /usr/bin/node.hidden")
+    try:
+        for arguments in (["--check"], []):
+            output = play(*arguments, succeeds=False, services=services)[1]
+            assert "this host: has no Node.js. Install Node.js 18 or later" in output
+            assert "swarm-tickets: has no pg in /opt/swarm-tickets/node_modules" in output
+            assert "npm install pg@8" in output
+            assert "without-user: its user nobody-there does not exist" in output
+            assert "without-directory: /opt/not-there is no directory" in output
+    finally:
+        on_host("mv /opt/pg /opt/swarm-tickets/node_modules/pg; mv /usr/bin/node.hidden /usr/bin/node")
+    ignored = ("/opt ", "/opt/swarm-tickets/node_modules ")
+    assert [line for line in files("/opt").splitlines() if not line.startswith(ignored)] == [
+        line for line in before.splitlines() if not line.startswith(ignored)
+    ]
+
+
+def test_without_the_registry_the_old_copies_stay() -> None:
+    on_host(f"rm {BUILT}/dist/pool.js")
+    on_host("printf 'registry=http://127.0.0.1:9/\nfetch-retries=0\ncache=/srv/empty-cache\n' > /root/.npmrc")
+    before = files("/opt")
+    try:
+        output = play(succeeds=False)[1]
+        assert re.search(r"npm ci: .*ECONNREFUSED.*Check that this host reaches the npm registry", output)
+        ignored = "/opt/swarm-shared "
+        assert [line for line in files("/opt").splitlines() if not line.startswith(ignored)] == [
+            line for line in before.splitlines() if not line.startswith(ignored)
+        ]
+    finally:
+        on_host("rm /root/.npmrc")
+    assert play()[0] == 1
+
+
+def test_no_service_is_changed_if_one_cannot_load_the_library() -> None:
+    replace_in_copy("edited")
+    on_host("echo edited >> /opt/swarm-tickets/node_modules/swarm-shared-db/dist/pool.js")
+    on_host("mv /opt/swarm-tickets/node_modules/pg-protocol /opt/pg-protocol")
+    before = files(REGISTRY_COPY, "/opt/swarm-tickets/node_modules/swarm-shared-db")
+    try:
+        output = play(succeeds=False)[1]
+        assert "swarm-tickets: cannot load it: Error: Cannot find module 'pg-protocol'" in output
+        assert "swarm-registry:" not in output
+        assert files(REGISTRY_COPY, "/opt/swarm-tickets/node_modules/swarm-shared-db") == before
+    finally:
+        on_host("mv /opt/pg-protocol /opt/swarm-tickets/node_modules/pg-protocol")
+    assert on_host("ls -A /opt/*/node_modules | grep '^.swarm' || true") == ""
+    assert play()[0] == 1
+
+
+def test_a_directory_that_holds_something_else_is_not_replaced() -> None:
+    before = files("/opt/swarm-registry")
+    for arguments in (["--check"], []):
+        output = play(*arguments, succeeds=False, shared_library_directory="/opt/swarm-registry")[1]
+        assert "/opt/swarm-registry: holds something else than swarm-shared-db" in output
+    assert files("/opt/swarm-registry") == before
+
+
+def test_a_service_cannot_lead_root_into_another_directory() -> None:
+    on_host("mkdir /srv/of-root; cp -r /opt/swarm-registry/node_modules/pg /srv/of-root; chown -R root: /srv/of-root")
+    on_host("mkdir /opt/astray; chown swarm: /opt/astray; ln -s /srv/of-root /opt/astray/node_modules")
+    before = files("/srv/of-root")
+    services = [{"name": "astray", "user": "swarm", "directory": "/opt/astray"}]
+    output = play(succeeds=False, services=services)[1]
+    assert "astray: /opt/astray/node_modules: Permission denied" in output
+    assert files("/srv/of-root") == before
+
+
+# ---------------------------------------------------------------- the library
+
+
+def test_services_of_both_kinds_query_postgresql_with_it(schema_database: Login) -> None:
+    login = schema_database
+    variables = {"PGHOST": login.host, "PGPORT": str(login.port), "PGDATABASE": login.database}
+    variables |= {"PGUSER": login.user, "PGPASSWORD": str(login.password)}
+    query = """
+      const pool = createPool();
+      pool.query("SELECT current_user AS role, current_setting('server_version_num')::integer AS version")
+        .then(({ rows }) => { console.log(JSON.stringify(rows[0])); return pool.end(); });
+    """
+    common = javascript(f"const {{ createPool }} = require('swarm-shared-db'); {query}", **variables)
+    module = f"import {{ createPool }} from 'swarm-shared-db'; {query}"
+    for answer in (common, javascript(module, "--input-type=module", DATABASE_URL=url_of(login))):
+        assert answer["role"] == login.user
+        assert answer["version"] // 10000 == 16
+
+
+def test_the_values_have_the_types_that_the_rows_say(schema_database: Login) -> None:
+    samples = {
+        "uuid": "gen_random_uuid()",
+        "text": "'text'::text",
+        "integer": "7",
+        "boolean": "true",
+        "timestamp with time zone": "now()",
+        "bytea": "'\\x00'::bytea",
+    }
+    columns = ", ".join(f'{sample} AS "{name}"' for name, sample in samples.items())
+    found = javascript(
+        f"""const pool = require('swarm-shared-db').createPool();
+        pool.query(`SELECT {columns.replace(chr(92), chr(92) * 2)}`).then(({{ rows }}) => {{
+          const types = Object.entries(rows[0]).map(([name, value]) => [name, value.constructor.name]);
+          console.log(JSON.stringify(Object.fromEntries(types))); return pool.end(); }});""",
+        DATABASE_URL=url_of(schema_database),
+    )
+    built_in = {"String": "string", "Number": "number", "Boolean": "boolean"}
+    assert {name: built_in.get(kind, kind) for name, kind in found.items()} == {
+        name: TYPESCRIPT[name] for name in samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "most"),
+    [("", {}, 5), ("", {"DATABASE_POOL_SIZE": "2"}, 2), ("{ size: 3 }", {"DATABASE_POOL_SIZE": "2"}, 3)],
+)
+def test_a_pool_opens_no_more_connections_than_it_may(
+    schema_database: Login, arguments: str, environment: dict[str, str], most: int
+) -> None:
+    opened = javascript(
+        f"""const pool = require('swarm-shared-db').createPool({arguments});
+        Promise.all(Array.from({{ length: 12 }}, () => pool.query('SELECT pg_sleep(0.05)')))
+          .then(() => {{ console.log(pool.totalCount); return pool.end(); }});""",
+        DATABASE_URL=url_of(schema_database),
+        **environment,
+    )
+    assert opened == most
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "PGPASSWORD"),
+        ({"PGPASSWORD": "kept-secret", "PGPORT": "kept-secret"}, "PGPORT"),
+        ({"PGPASSWORD": "kept-secret", "DATABASE_POOL_SIZE": "-kept-secret"}, "DATABASE_POOL_SIZE"),
+    ],
+)
+def test_wrong_settings_are_named_without_their_values(environment: dict[str, str], named: str) -> None:
+    source = "try { require('swarm-shared-db').createPool() } catch (e) { console.log(JSON.stringify(e.message)) }"
+    message = javascript(source, **environment)
+    assert named in message
+    assert "kept-secret" not in message
+
+
+def test_tls_is_verified_when_the_address_says_so(schema_database: Login, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path, "server")
+    stranger, _ = make_certificate(tmp_path, "stranger")
+    for path in (certificate, stranger):
+        subprocess.run(["docker", "cp", str(path), f"{CONTAINER}:/srv/{path.name}"], check=True, capture_output=True)
+    on_host("chmod 0644 /srv/*.pem")
+    source = """const pool = require('swarm-shared-db').createPool();
+      pool.query('SELECT 1 AS one').then(({ rows }) => rows[0].one, (error) => error.code || error.message)
+        .then((result) => { console.log(JSON.stringify(result)); return pool.end(); });"""
+
+    def ask(port: int, authority: Path) -> Any:
+        options = f"?sslmode=verify-full&sslrootcert=/srv/{authority.name}"
+        return javascript(source, DATABASE_URL=url_of(schema_database, port, options))
+
+    with tls_in_front_of(schema_database.port, certificate, key) as port:
+        assert ask(port, certificate) == 1
+        assert ask(port, stranger) == "DEPTH_ZERO_SELF_SIGNED_CERT"
+    assert ask(schema_database.port, certificate) == "The server does not support SSL connections"
+
+
+STATUS = """
+const library = require('swarm-shared-db');
+const pool = library.createPool();
+(async () => {
+  const status = await library.schemaStatus(pool, await library.readMigrationFiles());
+  const refusal = await library.assertSchemaIsCurrent(pool).then(() => null, (error) => error.message);
+  console.log(JSON.stringify({ ...status, refusal }));
+  await pool.end();
+})();
+"""
+
+
+@pytest.fixture
+def applied(login: Login, server: Server) -> Callable[..., dict[str, Any]]:
+    """Return a function that changes the ledger of a database with the schema, then asks the library about it."""
+    paths = sorted((ROOT / "files/sql").glob("*.sql"))
+    with connected(login) as connection:
+        schema.apply(connection, read_files([{"name": path.name, "content": path.read_text()} for path in paths]))
+
+    def ask(*statements: str) -> dict[str, Any]:
+        server.execute(*statements, database=login.database)
+        options = f"?options=-c%20role%3D{login.session_role}"
+        answer: dict[str, Any] = javascript(STATUS, DATABASE_URL=url_of(login, options=options))
+        return answer
+
+    return ask
+
+
+def test_the_schema_that_schema_apply_has_applied_is_current(applied: Callable[..., dict[str, Any]]) -> None:
+    names = sorted(path.name for path in (ROOT / "files/sql").glob("*.sql"))
+    assert applied() == {"applied": names, "pending": [], "problems": [], "refusal": None}
+
+
+def test_whatever_schema_apply_would_refuse_is_refused(applied: Callable[..., dict[str, Any]]) -> None:
+    answer = applied(
+        "DELETE FROM migration.applied_file WHERE number = 1",
+        "UPDATE migration.applied_file SET sha256 = repeat('0', 64) WHERE number = 2",
+        "UPDATE migration.applied_file SET name = '003_other.sql' WHERE number = 3",
+        "INSERT INTO migration.applied_file (number, name, sha256, duration_ms, catalog) "
+        "VALUES (9, '009_x.sql', '', 1, '[]')",
+    )
+    assert answer["applied"] == ["004_verification_schema.sql"]
+    assert answer["pending"] == ["001_auth_schema.sql"]
+    assert answer["problems"] == [
+        "001_auth_schema.sql is new, but a file with a higher number is applied already",
+        "002_registry_schema.sql was edited after it was applied",
+        "003_deploy_schema.sql was applied under the name 003_other.sql",
+        "009_x.sql was applied and is missing here",
+    ]
+    assert all(problem in answer["refusal"] for problem in answer["problems"])
+
+
+def test_without_a_ledger_every_file_is_pending(applied: Callable[..., dict[str, Any]]) -> None:
+    answer = applied("DROP SCHEMA migration CASCADE")
+    assert len(answer["pending"]) == 4
+    assert answer["problems"] == []
+    assert "001_auth_schema.sql is not applied yet" in answer["refusal"]
