@@ -70,7 +70,11 @@ def synchronise(
         _require(cursor, schemas_by_role)
         wanted = set(_wanted(cursor, schemas_by_role))
         present = set(_present(cursor, list(schemas_by_role)))
-        missing, surplus = sorted(wanted - present), sorted(present - wanted)
+        missing = sorted(wanted - present)
+        # Every role may use public: postgres_install lets it, as the extensions are there.
+        surplus = sorted(
+            privilege for privilege in present - wanted if privilege[1:] != ("SCHEMA", "public", "", "USAGE")
+        )
         if not check_mode:
             for privilege in surplus:
                 cursor.execute(_statement("REVOKE", privilege))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import psycopg2
 import pytest
@@ -108,3 +109,13 @@ def test_two_runs_at_once_wait_for_each_other(schema_database: Login) -> None:
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(synchronise) for _ in range(3)]
     assert sorted(run.result() for run in runs) == [False, False, True]
+
+
+def test_the_use_of_schema_public_is_not_ours_to_take_away(server: Any, schema_database: Login) -> None:
+    server.execute("GRANT USAGE ON SCHEMA public TO swarm_registry", database=schema_database.database)
+    with connected(schema_database) as connection:
+        privileges.synchronise(connection, SERVICES, check_mode=False)
+        assert not privileges.synchronise(connection, SERVICES, check_mode=False)["changed"]
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT has_schema_privilege('swarm_registry', 'public', 'USAGE')")
+            assert cursor.fetchone() == (True,)
