@@ -25,6 +25,7 @@ from .tls_proxy import make_certificate, tls_in_front_of
 
 if TYPE_CHECKING:
     from ansible.module_utils.migration.connection import Login
+
     from tests.conftest import Server
 
 ROOT = Path(__file__).resolve().parents[2]
