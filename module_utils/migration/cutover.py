@@ -219,6 +219,8 @@ class _Window:
                 with self.steps.step("save"):
                     save(self.group, self.checked, self.settings)
             except BaseException as error:
+                # Its sessions are of the services' roles too, and must not be taken for theirs.
+                watcher.close()
                 raise put_back(
                     self.connection, self.login, self.group, self.settings, error, f"the step '{self.steps.name}'"
                 ) from None
@@ -279,7 +281,7 @@ class _Ensure:
         self.settings = settings
         self.record = record
         self.checked = check_services(group, settings, may_be_missing=True)
-        check_database(connection, group, settings, self.checked)
+        check_database(connection, group, settings, self.checked, is_live=True)
         self.checked.require(f"Cutover group {group.name} lives on PostgreSQL, but cannot be looked after.")
 
     def foretell(self) -> dict[str, Any]:
@@ -287,7 +289,7 @@ class _Ensure:
         with closing(watch(self.group, self.checked, self.settings)) as watcher:
             restart, healths = self._look(watcher)
             unsaved = not restart and save(self.group, self.checked, self.settings, check_mode=True)
-        return self._result(restart, healths, unsaved)
+        return self._result(restart, healths, unsaved, self._lacks_fence())
 
     def run(self) -> dict[str, Any] | None:
         """Do it, and return the result; None if the group turned out to be on SQLite and has to be cut over anew.
@@ -303,6 +305,10 @@ class _Ensure:
                 return None
             proven = bool(self.record.detail.get(PROVEN))
             began = time.monotonic()
+            unfenced = self._lacks_fence()
+            if unfenced:
+                self._require_frozen_file()
+                fence.raise_fence(self.group.source_path)
             try:
                 if restart:
                     with steps.step("settings"):
@@ -321,7 +327,7 @@ class _Ensure:
                     raise _still_live(self.group, error) from None
                 step = f"the step '{steps.name}' of an interrupted cutover"
                 raise put_back(self.connection, self.login, self.group, self.settings, error, step) from None
-        result = self._result(restart, healths, saved)
+        result = self._result(restart, healths, saved, unfenced)
         if not proven and self.record.state == state.LIVE:
             # The run that opened the window was killed before it could report.
             stopped_at = self.record.detail.get(STOPPED_AT)
@@ -376,22 +382,50 @@ class _Ensure:
         self.connection.commit()
         return True
 
+    def _lacks_fence(self) -> bool:
+        """Return whether the frozen file is there without its fence: an old program could write rows to it."""
+        path = Path(self.group.source_path)
+        return self.record.state == state.LIVE and path.exists() and not fence.is_fenced(path)
+
+    def _require_frozen_file(self) -> None:
+        """Refuse to call a file frozen that was written to after its fence was taken away.
+
+        :raises MigrationError: if it is not the file that was frozen.
+        """
+        path = Path(self.group.source_path)
+        if _has_no_log(path) and sha256_of(path) == self.record.frozen_sha256:
+            return
+        raise MigrationError(
+            f"Cutover group {self.group.name} lives on PostgreSQL, and its SQLite file was written to since.",
+            [
+                Problem(
+                    str(path),
+                    "its fence is gone, and it is no longer the file that was frozen at the cutover",
+                    "Find out who wrote to it, and take these rows over by hand; then put the frozen file back",
+                )
+            ],
+        )
+
     def _env_files_of(self, services: Iterable[Service]) -> list[EnvFile]:
         """Return the dotenv files of some services."""
         names = {service.name for service in services}
         return [entry for entry in self.checked.env_files if entry.service.name in names]
 
-    def _result(self, restart: Sequence[Service], healths: Sequence[Health], saved: bool) -> dict[str, Any]:
+    def _result(
+        self, restart: Sequence[Service], healths: Sequence[Health], saved: bool, fenced: bool
+    ) -> dict[str, Any]:
         """Return the module's result."""
         names = ", ".join(service.name for service in restart)
         if restart:
             msg = f"{self.group.name} lives on PostgreSQL; started again with the right settings: {names}."
+        elif fenced:
+            msg = f"{self.group.name} lives on PostgreSQL; the fence of its frozen SQLite file was put up again."
         elif saved:
             msg = f"{self.group.name} lives on PostgreSQL; pm2's list for the next boot was brought up to date."
         else:
             msg = f"{self.group.name} lives on PostgreSQL since {self.record.cutover_at:%Y-%m-%d %H:%M:%S} UTC."
         return {
-            "changed": bool(restart) or saved,
+            "changed": bool(restart) or saved or fenced,
             "state": self.record.state,
             "msg": msg,
             "diff": diff(self._env_files_of(restart), to=POSTGRESQL),
@@ -430,7 +464,7 @@ def put_back(
             if usable is not None and record is not None and record.state == state.LIVE:
                 stop(group.services, checked)
                 usable.rollback()
-                written = written_since(usable, group, record)
+                written = written_until_stopped(usable, group, checked, settings, record)
                 if written:
                     start(group.services, checked)
                     return MigrationError(
@@ -487,6 +521,49 @@ def to_sqlite(group: Group, checked: Checked, settings: Settings, described: Map
         watcher.watch(healths, settings.stable_seconds)
     save(group, checked, settings)
     return healths
+
+
+def written_until_stopped(
+    connection: Connection, group: Group, checked: Checked, settings: Settings, record: ledger.GroupRecord
+) -> list[Problem]:
+    """Return what :func:`written_since` does for stopped services, once nothing of theirs can be committed any more.
+
+    A session that does not end counts as written: nobody knows what it will commit.
+    """
+    with closing(watch(group, checked, settings)) as watcher:
+        try:
+            left = watcher.wait_for_sessions(settings.stop_timeout)
+        except (Interrupted, ServerUnreachable):
+            raise
+        except MigrationError:
+            # A role cannot log in any more, so only its name tells its sessions, and those before that still work.
+            watcher.close()
+            left = _sessions_of_roles(connection, group, settings.stop_timeout)
+    return left or written_since(connection, group, record)
+
+
+def _sessions_of_roles(connection: Connection, group: Group, timeout: float) -> list[Problem]:
+    """Wait until no session of the services' roles is left, whosever it is, and name those that are."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pid, usename FROM pg_stat_activity WHERE usename = ANY (%s) AND datname = current_database()",
+                ([service.database_role for service in group.services],),
+            )
+            left = cursor.fetchall()
+        connection.rollback()
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return [
+        Problem(
+            f"session {pid} of role {role}",
+            "it may belong to a service that was stopped, and may commit rows",
+            "Wait until it has ended, then run again",
+        )
+        for pid, role in left
+    ]
 
 
 def written_since(connection: Connection, group: Group, record: ledger.GroupRecord) -> list[Problem]:

@@ -162,8 +162,13 @@ def check_source(group: Group, checked: Checked) -> None:
                 )
 
 
-def check_database(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
-    """Check that each service's role can log in and see its schemas, and that the pools fit the server."""
+def check_database(
+    connection: Connection, group: Group, settings: Settings, checked: Checked, is_live: bool = False
+) -> None:
+    """Check that each service's role can log in and see its schemas, and that the pools fit the server.
+
+    :param is_live: the services are on PostgreSQL, so the sessions of their roles are already part of their pools.
+    """
     for role in dict.fromkeys(service.database_role for service in group.services):
         password = settings.role_passwords.get(role)
         if not password:
@@ -188,11 +193,16 @@ def check_database(connection: Connection, group: Group, settings: Settings, che
         cursor.execute(
             "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
             "- coalesce(current_setting('reserved_connections', true)::int, 0), "
-            "(SELECT sum(numbackends) FROM pg_stat_database)"
+            "(SELECT sum(numbackends) FROM pg_stat_database), "
+            "(SELECT count(*) FROM pg_stat_activity WHERE usename = ANY (%s))",
+            ([service.database_role for service in group.services],),
         )
-        usable, taken = (int(value) for value in first_row(cursor))
+        usable, taken, own = (int(value) for value in first_row(cursor))
     connection.rollback()
     wanted = sum(service.pool_size for service in group.services)
+    if is_live:
+        # A role may be shared with other groups: no more of its sessions are ours than our pools can hold.
+        taken -= min(own, wanted)
     if taken + wanted > usable:
         checked.problems.append(
             Problem(

@@ -109,6 +109,21 @@ def local_ports(pid: int) -> set[int]:
     return ports
 
 
+def held_ports() -> set[int]:
+    """Return the local TCP ports of all connections that a living process still holds, in our network namespace.
+
+    What is left of a connection after its process has ended belongs to no socket any more.
+    """
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (_PROC / "self" / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+                columns = line.split()
+                if columns[9] != "0":
+                    ports.add(int(columns[1].rpartition(":")[2], 16))
+    return ports
+
+
 def environment_of(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with; empty if the process is gone."""
     raw = _look_into(pid, (_PROC / str(pid) / "environ").read_bytes, b"")

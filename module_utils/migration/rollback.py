@@ -89,7 +89,7 @@ def _flip(
         with steps.step("stop"):
             cutover.stop(group.services, checked)
         with steps.step("compare"):
-            checked.problems.extend(cutover.written_since(connection, group, record))
+            checked.problems.extend(cutover.written_until_stopped(connection, group, checked, settings, record))
             checked.require("A service has written to PostgreSQL while it was being stopped.")
         with steps.step("settings"):
             cutover.write_env_files(checked.env_files, SQLITE)
@@ -98,8 +98,15 @@ def _flip(
             connection.commit()
     except BaseException as error:
         raise _back_on_postgresql(login, group, settings, checked, error) from None
-    with steps.step("start"):
-        healths = cutover.to_sqlite(group, checked, settings, record.detail.get(cutover.FENCE, {}))
+    try:
+        with steps.step("start"):
+            healths = cutover.to_sqlite(group, checked, settings, record.detail.get(cutover.FENCE, {}))
+    except MigrationError as error:
+        raise MigrationError(
+            f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
+            "Correct this, then run playbooks/rollback.yml again: it starts them.",
+            error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")],
+        ) from None
     report = {
         "group": group.name,
         "downtime_seconds": round(max(health.healthy_at for health in healths) - began, 3),

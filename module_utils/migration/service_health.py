@@ -161,6 +161,45 @@ class Watcher:
                 return results
             time.sleep(_POLL_SECONDS)
 
+    def wait_for_sessions(self, timeout: float) -> list[Problem]:
+        """Wait until the server has ended every session of the stopped services, and name those that are left.
+
+        The server goes on with what it was sent before a service stopped, and commits it: only when the session
+        is gone does the content of the tables stand.
+
+        :param timeout: seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = [
+                (role, pid)
+                for role in dict.fromkeys(service.database_role for service in self.group.services)
+                for pid in self._abandoned_sessions(role)
+            ]
+            if not left or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        return [
+            Problem(
+                f"session {pid} of role {role}",
+                f"the server still works for it {timeout:g} seconds after its service was stopped, and may commit rows",
+                f"Wait until it has ended, or end it with SELECT pg_terminate_backend({pid}), then run again",
+            )
+            for role, pid in left
+        ]
+
+    def _abandoned_sessions(self, role: str) -> list[int]:
+        """Return the server's processes for sessions of a role from this host whose client is gone."""
+        held = open_files.held_ports()
+        with self._session(role, self.role_passwords.get(role, "")).cursor() as cursor:
+            # Through a Unix socket no port tells whose session it is: then only those at work count.
+            cursor.execute(
+                "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
+                "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL "
+                "AND client_addr IS NOT DISTINCT FROM inet_client_addr() AND (client_port <> -1 OR state <> 'idle')"
+            )
+            return [int(pid) for pid, port in cursor.fetchall() if port not in held]
+
     def _look_at(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> None:
         """Bring one service's health up to date."""
         result.pids = tuple(process.pid for process in processes)
@@ -221,16 +260,20 @@ class Watcher:
 
     def _sessions(self, role: str, password: str) -> list[tuple[int, int]]:
         """Return server process and client port of each session of a role, as that role itself sees them."""
-        if role not in self._connections:
-            self._connections[role] = connect(self.services_login.login(role, password))
-            self._connections[role].rollback()
-            self._connections[role].autocommit = True
-        with self._connections[role].cursor() as cursor:
+        with self._session(role, password).cursor() as cursor:
             cursor.execute(
                 "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
                 "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL"
             )
             return [(int(pid), int(port)) for pid, port in cursor.fetchall()]
+
+    def _session(self, role: str, password: str) -> Connection:
+        """Return our own session as a role, which sees all that concerns its other sessions."""
+        if role not in self._connections:
+            self._connections[role] = connect(self.services_login.login(role, password))
+            self._connections[role].rollback()
+            self._connections[role].autocommit = True
+        return self._connections[role]
 
     @staticmethod
     def _require(results: Iterable[Health]) -> None:

@@ -143,9 +143,9 @@ def variables(**values: Any) -> list[str]:
 
 
 @contextmanager
-def locked_table(table: str) -> Iterator[None]:
+def locked_table(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
     """Hold a table so that the final sync has to wait, as it does on a large table."""
-    statement = f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(120)"
+    statement = f"BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT pg_sleep(120)"
     sleeps = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)' AND state = 'active'"
     holder = subprocess.Popen(
         ["docker", "exec", CONTAINER, "runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-c", statement],
@@ -531,7 +531,84 @@ def test_a_service_that_was_stopped_is_started() -> None:
     assert health_of("swarm-deploy")["store"] == "postgresql"
 
 
+def test_a_fence_that_was_taken_away_is_put_up_again() -> None:
+    before = pids()
+    group = group_of("deploy")
+    on_host("chattr", "-i", group["source"]["path"])
+    assert changed(play(CUTOVER, "--check")) == 1
+    assert not is_fenced(group)
+    output = play(CUTOVER)
+    assert "the fence of its frozen SQLite file was put up again" in output
+    assert is_fenced(group)
+    assert pids() == before
+    assert changed(play(CUTOVER)) == 0
+
+
+def test_a_live_group_whose_pools_are_full_is_not_refused() -> None:
+    group = group_of("deploy")
+    group["services"][0]["pool_size"] = 60
+    code = (
+        "import os, sys, time, psycopg2; password = sys.stdin.readline().strip(); "
+        "held = [psycopg2.connect(host='127.0.0.1', dbname='swarm', user='swarm_deploy', password=password) "
+        "for _ in range(55)]; print(len(held), flush=True); sys.stdin.read()"
+    )
+    sql("ALTER ROLE swarm_deploy CONNECTION LIMIT 62")
+    holder = subprocess.Popen(
+        ["docker", "exec", "-i", CONTAINER, "python3", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        holder.stdin.write(dotenv_file.read_values(env_of("swarm-deploy"))["PGPASSWORD"] + "\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "55\n"
+        assert changed(play(CUTOVER, *variables(groups=[group]))) == 0
+    finally:
+        holder.communicate()
+        sql("ALTER ROLE swarm_deploy CONNECTION LIMIT 7")
+
+
 # ---------------------------------------------------------------- the way back
+
+
+@contextmanager
+def write_of_a_client_that_is_gone() -> Iterator[None]:
+    """Let the server work on a statement of a service that was killed; when this ends, the row is committed."""
+    code = (
+        "import psycopg2, sys; c = psycopg2.connect(host='127.0.0.1', dbname='swarm', user='swarm_registry', "
+        "password=sys.stdin.readline().strip()); c.autocommit = True; print('ready', flush=True); "
+        "c.cursor().execute(\"INSERT INTO registry.agents (name, version, path) VALUES ('in flight', '1', '/')\")"
+    )
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT%in flight%' AND wait_event_type = 'Lock'"
+    with locked_table("registry.agents", "SHARE ROW EXCLUSIVE"):
+        client = subprocess.Popen(
+            ["docker", "exec", "-i", CONTAINER, "python3", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert client.stdin is not None
+        client.stdin.write(dotenv_file.read_values(env_of("swarm-registry"))["PGPASSWORD"] + "\n")
+        client.stdin.flush()
+        until(lambda: sql(waiting) == "1")
+        on_host("pkill", "-9", "-f", "[p]ython3 -c import psycopg2, sys")
+        client.communicate()
+        assert sql(waiting) == "1"
+        yield
+
+
+def test_a_row_that_the_server_still_works_on_is_not_left_behind() -> None:
+    with write_of_a_client_that_is_gone():
+        output = play(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=2), succeeds=False)
+    assert "of role swarm_registry: the server still works for it 2 seconds after its service was stopped" in output
+    assert "it stays on PostgreSQL" in output
+    assert state_of("registry") == "live"
+    until(lambda: sql("SELECT count(*) FROM registry.agents WHERE name = 'in flight'") == "1")
+    assert health_of("swarm-registry")["store"] == "postgresql"
+    sql("DELETE FROM registry.agents WHERE name = 'in flight'")
 
 
 def test_rows_written_since_are_not_left_behind() -> None:

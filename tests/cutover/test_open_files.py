@@ -134,6 +134,23 @@ def test_ports_and_environment_are_those_of_the_process() -> None:
             assert open_files.environment_of(process.pid)["PATH"] == os.environ["PATH"]
 
 
+def test_the_port_of_a_connection_is_held_until_its_process_is_gone() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        code = (
+            f"import socket, sys; c = socket.create_connection(('127.0.0.1', {port})); "
+            "print('ready', flush=True); sys.stdin.read()"
+        )
+        with running(code):
+            accepted, (_, client_port) = listener.accept()
+            assert client_port in open_files.held_ports()
+        # The server's end still stands: it does not know yet.
+        with accepted:
+            assert client_port not in open_files.held_ports()
+
+
 def test_a_process_that_is_gone_holds_nothing(database: Path) -> None:
     with running(HOLD, str(database)) as process:
         pass
