@@ -201,6 +201,19 @@ def first_row(cursor: Cursor) -> tuple[Any, ...]:
     return row
 
 
+def as_server_error(error: BaseException) -> psycopg2.Error:
+    """Return the error of the server in what psycopg2 raised.
+
+    A connection that is cut during a COPY makes psycopg2 2.9 raise SystemError, with the server's own error as the cause.
+
+    :raises BaseException: ``error`` itself, if there is none of the server in it.
+    """
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, psycopg2.Error):
+            return candidate
+    raise error
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """Turn an error of PostgreSQL that nothing nearer has explained into one that a person can act on.
@@ -209,7 +222,8 @@ def explained(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except psycopg2.Error as error:
+    except (psycopg2.Error, SystemError) as raised:
+        error = as_server_error(raised)
         code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
         what = error.diag.message_primary or str(error).strip().partition("\n")[0] or "the connection was lost"
         fix = "Look at the server's log, then run again"

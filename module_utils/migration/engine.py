@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import ledger, state
 from .catalog import read_catalog
-from .connection import first_row
+from .connection import explained, first_row
 from .errors import MigrationError, Problem
 from .estate import Group
 from .fingerprint import fingerprint
@@ -82,7 +82,7 @@ def migrate(
     started_at = datetime.now(UTC)
     clock = _Clock()
     ledger.require(connection)
-    with ledger.locked(connection, f"group {group.name}"):
+    with explained(f"moving cutover group {group.name}"), ledger.locked(connection, f"group {group.name}"):
         record = ledger.read_group(connection, group.name, group.source_path)
         if state.is_on_postgresql(record.state):
             raise MigrationError(
@@ -209,7 +209,8 @@ def _synchronise(
             if not check_mode:
                 _commit(connection, group, kind, changed, clock, report, started_at)
         finally:
-            connection.rollback()
+            if not connection.closed:
+                connection.rollback()
     return changed, report
 
 

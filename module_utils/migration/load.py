@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .catalog import ForeignKey
-from .connection import first_row
+from .connection import as_server_error, first_row
 from .errors import MigrationError, Problem
 from .plan import TablePlan
 from .prepare import Prepared
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 _COPY_BUFFER = 1 << 20  # bytes
 
+_CONNECTION_LOST = "Look at the server's log for why it ended the connection, then run again"
 _SERVER_FIXES = {
+    None: _CONNECTION_LOST,
+    "57P01": _CONNECTION_LOST,
     "53100": "Free disk on the database host, then run again",
     "53200": "Give the database host more memory, then run again",
     "55P03": "Another session holds a lock on the table; end it, then run again",
@@ -179,7 +182,8 @@ def _server_errors(doing: str, plan: TablePlan | None) -> Iterator[None]:
     """Turn an error of the server into one for the operator, without a secret value in it."""
     try:
         yield
-    except psycopg2.Error as error:
+    except (psycopg2.Error, SystemError) as raised:
+        error = as_server_error(raised)
         diagnosis = error.diag
         where = plan.target.name if plan is not None else (diagnosis.table_name or "PostgreSQL")
         if plan is not None and plan.has_secrets:
@@ -187,14 +191,11 @@ def _server_errors(doing: str, plan: TablePlan | None) -> Iterator[None]:
             named = diagnosis.constraint_name or diagnosis.column_name or "a value"
             what = f"{named} was refused (SQLSTATE {error.pgcode})"
         else:
-            details = (diagnosis.message_primary or str(error).strip(), diagnosis.message_detail, diagnosis.context)
+            first_line = str(error).strip().partition("\n")[0]
+            details = (diagnosis.message_primary or first_line, diagnosis.message_detail, diagnosis.context)
             what = "; ".join(detail.replace("\n", " ") for detail in details if detail)
-            what += f" (SQLSTATE {error.pgcode})"
+            what += f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
         raise MigrationError(
             f"PostgreSQL refused while {doing}; nothing was changed.",
-            [
-                Problem(
-                    where, what, _SERVER_FIXES.get(error.pgcode or "", "Mend what the message names, then run again")
-                )
-            ],
+            [Problem(where, what, _SERVER_FIXES.get(error.pgcode, "Mend what the message names, then run again"))],
         ) from None

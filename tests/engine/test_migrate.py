@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.module_utils.migration import engine, ledger
+from ansible.module_utils.migration.connection import connect
 from ansible.module_utils.migration.errors import MigrationError
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
@@ -391,6 +394,28 @@ def test_two_runs_at_once_do_not_mix(connection: Connection, family: Path, tmp_p
     ):
         pytest.fail("the lock was given twice")
     assert rehearse(connection, family_group(family), tmp_path)["changed"]
+
+
+def test_a_connection_cut_during_the_load_leaves_nothing_half_done(
+    connection: Connection, family: Path, tmp_path: Path, login: Any, server: Any
+) -> None:
+    execute(
+        connection,
+        "CREATE FUNCTION app.wait() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(10); RETURN NEW; END $$;"
+        "CREATE TRIGGER wait BEFORE INSERT ON app.children FOR EACH STATEMENT EXECUTE FUNCTION app.wait()",
+    )
+    cut = threading.Timer(1.0, server.execute, [f"SELECT pg_terminate_backend({connection.info.backend_pid})"])
+    cut.start()
+    with pytest.raises(MigrationError, match=r"(terminating|closed the) connection.*Look at the server's log"):
+        rehearse(connection, family_group(family), tmp_path)
+    cut.join()
+    assert not (tmp_path / "work").exists()
+    with closing(connect(login)) as again:
+        assert query(again, "SELECT (SELECT count(*) FROM app.parents) + (SELECT count(*) FROM app.children)") == [(0,)]
+        assert query(again, "SELECT count(*) FROM migration.run") == [(0,)]
+        execute(again, "DROP TRIGGER wait ON app.children")
+        assert rehearse(again, family_group(family), tmp_path)["changed"]
 
 
 def test_engine_names_the_report_as_documented(connection: Connection, family: Path, tmp_path: Path) -> None:
