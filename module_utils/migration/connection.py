@@ -204,7 +204,7 @@ def first_row(cursor: Cursor) -> tuple[Any, ...]:
 def as_server_error(error: BaseException) -> psycopg2.Error:
     """Return the error of the server in what psycopg2 raised.
 
-    A connection that is cut during a COPY makes psycopg2 2.9 raise SystemError, with the server's own error as the cause.
+    A connection that is cut during a COPY makes psycopg2 2.9 raise SystemError, caused by the error of the server.
 
     :raises BaseException: ``error`` itself, if there is none of the server in it.
     """
