@@ -85,9 +85,8 @@ def main() -> int:
         failed = [check.name for lane in executor.map(run_lane, LANES) for check in lane]
     if failed:
         print(f"These checks failed: {', '.join(failed)}. Their output is above.")
-        return 1
-    print("Every check passed.")
-    return 0
+    print(f"Checks: {sum(len(lane) for lane in LANES) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
