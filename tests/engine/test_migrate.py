@@ -251,6 +251,24 @@ def test_a_source_table_that_nobody_maps_is_refused_if_it_holds_rows(
     assert rehearse(connection, group, tmp_path)["report"]["ignored_tables"] == ["children"]
 
 
+def test_unknown_tables_and_columns_in_the_mapping_are_all_named(
+    connection: Connection, family: Path, tmp_path: Path
+) -> None:
+    group = make_group(
+        family,
+        {"source": "parnets", "target": "app.parents"},
+        {"source": "parents", "target": "app.parnets"},
+        {"source": "children", "columns": {"scroe": {"fraction": "round"}}},
+    )
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, group, tmp_path)
+    text = str(error.value)
+    assert "table parnets: it is named in the inventory, but the source holds children, parents" in text
+    assert "table parents: its target app.parnets does not exist in PostgreSQL" in text
+    assert "children.scroe: the inventory has options for it, but the source has no such column" in text
+    assert query(connection, "SELECT count(*) FROM app.parents") == [(0,)]
+
+
 def test_duplicate_keys_are_named(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE people (id integer PRIMARY KEY, email text UNIQUE)")
     source = make_source(
