@@ -9,7 +9,7 @@ table equal, and what the services wrote since is information.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -461,7 +461,10 @@ def _read_kept(connection: Connection, group: Group, result: dict[str, Any]) -> 
         rows = cursor.fetchall()
         result["rejects"] = {
             "total": rows[0][3] if rows else 0,
-            "rows": [{"table": table, "key": key, "reason": reason} for table, key, reason, _ in rows],
+            "rows": [
+                {"table": table, "key": _shown_key(table, key, secret), "reason": reason}
+                for table, key, reason, _ in rows
+            ],
         }
         cursor.execute(
             "SELECT source_table, row_key, column_name, reason, value, count(*) OVER () FROM migration.original_value "
@@ -474,7 +477,7 @@ def _read_kept(connection: Connection, group: Group, result: dict[str, Any]) -> 
             "rows": [
                 {
                     "table": table,
-                    "key": key,
+                    "key": _shown_key(table, key, secret),
                     "column": column,
                     "reason": reason,
                     "value": "(secret)" if (table, column) in secret else _shown(value),
@@ -482,6 +485,11 @@ def _read_kept(connection: Connection, group: Group, result: dict[str, Any]) -> 
                 for table, key, column, reason, value, _ in rows
             ],
         }
+
+
+def _shown_key(table: str, key: str, secret: Collection[tuple[str, str]]) -> str:
+    """Return a row's key as the ledger keeps it, ``id='echo'``, unless a secret column may be part of it."""
+    return "(secret)" if any(f"{column}=" in key for name, column in secret if name == table) else key
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import ledger, snapshot
+from ansible.module_utils.migration import ledger, snapshot, validate
 from ansible.module_utils.migration.errors import MigrationError
 
 from .support import Estate, make_estate
@@ -220,3 +220,11 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"abc")
     assert snapshot.sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_secret_column_is_masked_in_the_key_of_a_row_too() -> None:
+    secret = {("tokens", "token")}
+    assert validate._shown_key("tokens", "token='s3cr3t'", secret) == "(secret)"
+    assert validate._shown_key("tokens", "owner='a', token='s3cr3t'", secret) == "(secret)"
+    assert validate._shown_key("tokens", "id=1", secret) == "id=1"
+    assert validate._shown_key("users", "token='public here'", secret) == "token='public here'"
