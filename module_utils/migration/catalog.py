@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 class TargetColumn:
     """One column of a target table.
 
-    :param type_name: base type as in ``pg_type`` (domains resolved), for example ``int4``.
+    :param type_name: base type as in ``pg_type`` (domains resolved, also domains over domains), for
+        example ``int4``; with its schema unless that is ``pg_catalog``, so that an enum that
+        somebody has called ``date`` is not taken for one.
     :param display_type: the type as PostgreSQL writes it, for example ``character varying(40)``.
-    :param type_modifier: ``atttypmod``: length or precision, -1 if none.
+    :param type_modifier: length or precision as in ``atttypmod``, of the base type; -1 if none.
     :param sequence: qualified name of the sequence that feeds it, None if there is none.
+    :param identity: ``a`` for GENERATED ALWAYS AS IDENTITY, ``d`` for BY DEFAULT, empty for neither.
     """
 
     name: str
@@ -29,6 +32,7 @@ class TargetColumn:
     has_default: bool
     generated: bool
     sequence: str | None
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class TargetTable:
     :param key: columns of its primary key, empty if it has none.
     :param unique_keys: the columns of each unique constraint or index without an expression or
         predicate, the primary key among them.
+    :param sequences: every sequence of the database: ``schema.name`` → its name quoted for SQL.
     """
 
     name: str
@@ -57,6 +62,7 @@ class TargetTable:
     key: tuple[str, ...]
     unique_keys: tuple[tuple[str, ...], ...]
     foreign_keys: tuple[ForeignKey, ...]
+    sequences: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_catalog(connection: Connection, names: Iterable[str]) -> dict[str, TargetTable]:
@@ -72,12 +78,14 @@ def read_catalog(connection: Connection, names: Iterable[str]) -> dict[str, Targ
             (wanted,),
         )
         oids = dict(cursor.fetchall())
+        sequences = _read_sequences(cursor)
         return {
             name: TargetTable(
                 name,
                 _read_columns(cursor, oid),
                 *_read_keys(cursor, oid),
                 _read_foreign_keys(cursor, oid),
+                sequences,
             )
             for name, oid in oids.items()
         }
@@ -87,25 +95,44 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
     """Return the columns of one table in their order."""
     cursor.execute(
         """
+        WITH RECURSIVE resolved (attnum, type, modifier, not_null, has_default) AS (
+            SELECT a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.attidentity <> ''
+            FROM pg_attribute a
+            WHERE a.attrelid = %(table)s AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL
+            SELECT r.attnum, d.typbasetype, d.typtypmod,
+                   r.not_null OR d.typnotnull, r.has_default OR d.typdefault IS NOT NULL
+            FROM resolved r JOIN pg_type d ON d.oid = r.type AND d.typtype = 'd'
+        )
         SELECT a.attname,
-               CASE WHEN t.typtype = 'd' THEN base.typname ELSE t.typname END,
+               CASE WHEN tn.nspname = 'pg_catalog' THEN t.typname ELSE tn.nspname || '.' || t.typname END,
                format_type(a.atttypid, a.atttypmod),
-               CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END,
-               a.attnotnull OR t.typnotnull,
-               a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
+               r.modifier,
+               r.not_null,
+               r.has_default,
                a.attgenerated <> '',
-               pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname)
-        FROM pg_attribute a
+               pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
+               a.attidentity::text
+        FROM resolved r
+        JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
+        JOIN pg_namespace tn ON tn.oid = t.typnamespace
+        JOIN pg_attribute a ON a.attrelid = %(table)s AND a.attnum = r.attnum
         JOIN pg_class c ON c.oid = a.attrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_type t ON t.oid = a.atttypid
-        LEFT JOIN pg_type base ON base.oid = t.typbasetype
-        WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attnum
         """,
-        (oid,),
+        {"table": oid},
     )
     return {row[0]: TargetColumn(*row) for row in cursor.fetchall()}
+
+
+def _read_sequences(cursor: Cursor) -> dict[str, str]:
+    """Return every sequence of the database by ``schema.name``, with its name quoted for SQL."""
+    cursor.execute(
+        "SELECT n.nspname || '.' || c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname) "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'S'"
+    )
+    return dict(cursor.fetchall())
 
 
 def _read_keys(cursor: Cursor, oid: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

@@ -15,10 +15,11 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from .plan import EPOCH_FACTORS, INTEGER_RANGES, ColumnPlan
+from .plan import EPOCH_FACTORS, INTEGER_RANGES, JULIAN_DAY_OF_1970, JULIAN_DAYS, ColumnPlan
 from .source import Value, has_invalid_utf8
 
 # Root of the namespaces in which text ids become UUIDs. Never change it: the same id must become
@@ -30,14 +31,28 @@ Note = Callable[[str], None]
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _ANY_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
+_DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?\Z")
 _INTEGER_TEXT = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _TIME_TEXT = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?\Z", re.ASCII
 )
+_CLOCK_TEXT = re.compile(r"([01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?\Z", re.ASCII)
+_NO_OFFSET = frozenset(("Z", "+00", "+00:00", "+0000", "-00", "-00:00", "-0000"))
+# PostgreSQL takes offsets up to ±15:59 and refuses the rest.
+_OFFSET = re.compile(r"Z|[+-](?:0\d|1[0-5])(?::?[0-5]\d)?\Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # jsonb holds numbers as numeric: at most 131,072 digits before the point and 16,383 after it.
 _JSON_EXPONENT_LIMIT = 16_000
+# What a numeric without a modifier holds: digits before the point, and after it.
+_NUMERIC_LIMITS = (131_072, 16_383)
+_LONGEST_NUMBER = sum(_NUMERIC_LIMITS) + len("-.e-999999")
+# Longest whole number that any integer type holds, with its sign.
+_INTEGER_LENGTH = 20
+# Types outside our own kinds for which '' is a value like any other.
+_EMPTY_IS_A_VALUE = frozenset(("citext", "ltree", "tsvector", "tsquery", "hstore", "varbit", "xml", "name", "char"))
+# No time is written longer; a longer text is not even looked at.
+_LONGEST_TIME = 100
 
 
 class Refused(Exception):
@@ -67,13 +82,16 @@ def converter(column: ColumnPlan, note: Note) -> Convert:
     """
     build = _CONVERTERS.get(column.kind, _other)
     convert = build(column, note)
+    empty_is_a_value = column.kind in ("text", "char") or (
+        column.kind not in _CONVERTERS and column.type_name.rpartition(".")[2] in _EMPTY_IS_A_VALUE
+    )
 
     def guarded(value: Value) -> str | None:
         if value is None:
             if column.not_null:
                 raise Refused("null_value", "holds NULL, and the target column is NOT NULL")
             return None
-        if value == "" and column.kind not in ("text", "char"):
+        if value == "" and not empty_is_a_value:
             raise Refused("empty_string", f"holds '' where {column.display_type} is needed")
         if isinstance(value, str) and has_invalid_utf8(value):
             raise Refused("invalid_utf8", "holds bytes that are not UTF-8")
@@ -167,6 +185,8 @@ def _integer(column: ColumnPlan, note: Note) -> Convert:
             note("real to integer")
             number = int(value)
         elif isinstance(value, str) and _INTEGER_TEXT.match(value) and value != "-0":
+            if len(value) > _INTEGER_LENGTH:
+                raise Refused("unconvertible", f"holds a number outside the range of {column.display_type}")
             note("text to integer")
             number = int(value)
         elif isinstance(value, int):
@@ -208,22 +228,10 @@ def _json(column: ColumnPlan, note: Note) -> Convert:
         else:
             note(f"{storage_class(value)} to JSON number")
             text = _number_to_text(value)  # type: ignore[arg-type]
-        try:
-            parsed = json.loads(text, parse_constant=_refuse_constant, parse_float=_JsonNumber, parse_int=_JsonNumber)
-        except RecursionError:
-            raise Refused("invalid_json", "holds JSON that is nested too deeply") from None
-        except ValueError:
-            raise Refused(
-                "invalid_json", f"holds text that is not JSON where {column.display_type} is needed"
-            ) from None
-        _check_json(parsed)
+        _check_json(text, column)
         return text
 
     return convert
-
-
-class _JsonNumber(str):
-    """A number in JSON, still as its text."""
 
 
 def _refuse_constant(name: str) -> Any:
@@ -231,96 +239,229 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _check_json(value: Any) -> None:
-    """Refuse what is JSON but cannot be held by jsonb: U+0000, lone surrogates, huge numbers."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, _JsonNumber):
-            if abs(Decimal(item).adjusted()) > _JSON_EXPONENT_LIMIT or len(item) > _JSON_EXPONENT_LIMIT:
-                raise Refused("invalid_json", "holds a JSON number that PostgreSQL's numeric cannot hold")
-        elif isinstance(item, str):
-            if "\x00" in item:
-                raise Refused("nul_character", "holds U+0000 inside JSON, which jsonb cannot")
-            if has_invalid_utf8(item):
-                raise Refused("invalid_json", "holds half a surrogate pair inside JSON, which jsonb cannot")
-        elif isinstance(item, dict):
-            pending.extend(item.keys())
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
+def _check_json(text: str, column: ColumnPlan) -> None:
+    """Refuse what is not JSON, and what jsonb cannot hold: U+0000, lone surrogates, huge numbers.
+
+    Numbers and objects are dropped as soon as they are checked, so that a large document does not
+    become a much larger tree of Python objects.
+
+    :raises Refused: naming ``invalid_json`` or ``nul_character``.
+    """
+    found: list[Refused] = []
+    # The parser refuses raw control characters, so only an escape can bring in what jsonb cannot hold.
+    has_escapes = "\\u" in text
+
+    def number(digits: str) -> None:
+        if len(digits) > 20 or "e" in digits or "E" in digits:
+            try:
+                exponent = Decimal(digits).adjusted()
+            except ArithmeticError:
+                exponent = _JSON_EXPONENT_LIMIT + 1
+            if abs(exponent) > _JSON_EXPONENT_LIMIT or len(digits) > _JSON_EXPONENT_LIMIT:
+                found.append(Refused("invalid_json", "holds a JSON number that PostgreSQL's numeric cannot hold"))
+
+    def members(pairs: list[tuple[str, Any]]) -> None:
+        if has_escapes:
+            for name, member in pairs:
+                strings(name)
+                strings(member)
+
+    def strings(value: Any) -> None:
+        pending = [value]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, list):
+                pending.extend(item)
+            elif isinstance(item, str):
+                if "\x00" in item:
+                    found.append(Refused("nul_character", "holds U+0000 inside JSON, which jsonb cannot"))
+                if has_invalid_utf8(item):
+                    found.append(Refused("invalid_json", "holds half a surrogate pair inside JSON, which jsonb cannot"))
+
+    try:
+        parsed = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=number, parse_int=number, object_pairs_hook=members
+        )
+    except RecursionError:
+        raise Refused("invalid_json", "holds JSON that is nested too deeply") from None
+    except ValueError:
+        raise Refused("invalid_json", f"holds text that is not JSON where {column.display_type} is needed") from None
+    if has_escapes:
+        strings(parsed)
+    if found:
+        raise found[0]
+
+
+def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
+    """Return the moment that a number in a time column means, in the unit that the plan decided.
+
+    A Julian day is a REAL whose last bit is worth some 40 µs, so it is rounded to the nearest
+    millisecond, as SQLite's own ``datetime()`` does: the microseconds since 1970 are
+    ``round((day - 2440587.5) * 86400000) * 1000``, calculated in doubles, half to even.
+
+    :raises Refused: if the unit is not known, or no timestamp can hold the moment exactly.
+    """
+    if column.epoch_unit is None:
+        raise Refused("unconvertible", "holds a number whose unit is not known")
+    try:
+        if column.epoch_unit == JULIAN_DAYS:
+            microseconds = round((float(number) - JULIAN_DAY_OF_1970) * 86_400_000) * 1_000
+        else:
+            exact = Fraction(number) * EPOCH_FACTORS[column.epoch_unit]
+            if exact.denominator != 1:
+                raise Refused("unconvertible", "holds a time finer than a microsecond")
+            microseconds = exact.numerator
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        raise Refused("unconvertible", "holds a time outside the years 1 to 9999") from None
+
+
+def _as_number(value: Value) -> float | Decimal | None:
+    """Return the number in a time column, None if it is a text in some other form."""
+    if isinstance(value, (int, float)):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str) and _NUMBER_TEXT.match(value) and len(value) <= _LONGEST_TIME:
+        return Decimal(value)
+    return None
+
+
+def _check_fraction(column: ColumnPlan, digits: str) -> None:
+    """Refuse digits of a second that the target's type would round away."""
+    scale = 6 if column.scale is None else column.scale
+    if digits[scale:].strip("0"):
+        finer = "a microsecond" if scale == 6 else f"{column.display_type} can hold"
+        raise Refused("unconvertible", f"holds a time finer than {finer}")
 
 
 def _timestamp(column: ColumnPlan, note: Note) -> Convert:
     """A time: ISO text with or without a zone, or a number in the unit that the plan decided."""
-    zone = ZoneInfo(column.options.time_zone)
+    zone = UTC if column.options.time_zone == "UTC" else ZoneInfo(column.options.time_zone)
+    zone_name = column.options.time_zone
     with_zone = column.type_name == "timestamptz"
 
-    def from_number(number: Decimal) -> str:
-        if column.epoch_unit is None:
-            raise Refused("unconvertible", "holds a number whose unit is not known")
-        microseconds = number * EPOCH_FACTORS[column.epoch_unit]
-        if microseconds != microseconds.to_integral_value():
-            raise Refused("unconvertible", "holds a time finer than a microsecond")
-        note(f"epoch {column.epoch_unit} to {column.display_type}")
-        try:
-            moment = _EPOCH + timedelta(microseconds=int(microseconds))
-        except OverflowError:
-            raise Refused("unconvertible", "holds a time outside the years 1 to 9999") from None
-        return moment.isoformat(sep=" ") if with_zone else moment.replace(tzinfo=None).isoformat(sep=" ")
-
     def convert(value: Value) -> str:
-        if isinstance(value, bytes):
+        number = _as_number(value)
+        if number is not None:
+            moment = _moment(column, number)
+            _check_fraction(column, f"{moment.microsecond:06d}")
+            note(f"epoch {column.epoch_unit} to {column.display_type}")
+            return moment.isoformat(sep=" ") if with_zone else moment.replace(tzinfo=None).isoformat(sep=" ")
+        if not isinstance(value, str):
             raise _needs(column, value)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _needs(column, value)
-        if isinstance(value, (int, float)):
-            return from_number(Decimal(value))
-        if isinstance(value, str) and _NUMBER_TEXT.match(value):
-            return from_number(Decimal(value))
-        match = _TIME_TEXT.match(value)  # type: ignore[arg-type]
-        if match is None:
-            raise Refused("unconvertible", "holds text that is not a time in a known form")
-        day, clock, fraction, offset = match.groups()
-        if fraction is not None and fraction[6:].strip("0"):
-            raise Refused("unconvertible", "holds a time finer than a microsecond")
-        try:
-            moment = datetime.fromisoformat(f"{day} {clock or '00:00'}")
-        except ValueError:
-            raise Refused("unconvertible", "holds text that looks like a time but is none") from None
-        text = f"{day} {clock or '00:00'}" + (f".{fraction[:6]}" if fraction else "")
-        if offset is None:
+        day, clock, fraction, offset = _time_parts(value)
+        _check_fraction(column, fraction)
+        text = f"{day} {clock}" + (f".{fraction[:6]}" if fraction else "")
+        if not offset:
             if not with_zone:
                 return text
+            moment = datetime.fromisoformat(f"{day} {clock}")
             if moment.replace(tzinfo=zone, fold=0).utcoffset() != moment.replace(tzinfo=zone, fold=1).utcoffset():
-                raise Refused("unconvertible", f"holds a time that is ambiguous or missing in {zone.key}")
-            return f"{text} {zone.key}"
+                raise Refused("unconvertible", f"holds a time that is ambiguous or missing in {zone_name}")
+            return f"{text} {zone_name}"
         if with_zone:
             return text + ("+00" if offset == "Z" else offset)
-        if offset not in ("Z", "+00", "+00:00", "+0000"):
+        if offset not in _NO_OFFSET:
             raise Refused("unconvertible", f"holds a time with an offset where {column.display_type} is needed")
         return text
 
     return convert
 
 
-def _numeric(column: ColumnPlan, note: Note) -> Convert:
-    """An exact number; the target's scale must hold every digit."""
-    modifier = column.display_type.partition("(")[2].rstrip(")")
-    scale = int(modifier.split(",")[1]) if "," in modifier else (0 if modifier else None)
+def _time_parts(text: str) -> tuple[str, str, str, str]:
+    """Return day, clock, digits of the second's fraction and offset of an ISO time, each '' if absent.
+
+    :raises Refused: if it is no time that exists.
+    """
+    match = _TIME_TEXT.match(text) if len(text) <= _LONGEST_TIME else None
+    if match is None:
+        raise Refused("unconvertible", "holds text that is not a time in a known form")
+    day, clock, fraction, offset = match.groups(default="")
+    clock = clock or "00:00"
+    try:
+        datetime.fromisoformat(f"{day} {clock}")
+    except ValueError:
+        raise Refused("unconvertible", "holds text that looks like a time but is none") from None
+    if offset and _OFFSET.match(offset) is None:
+        raise Refused("unconvertible", "holds a time with an offset that PostgreSQL does not know")
+    return day, clock, fraction, offset
+
+
+def _date(column: ColumnPlan, note: Note) -> Convert:
+    """A day of the calendar, or a time that is its very beginning.
+
+    A time with an offset, or a number, must be midnight in UTC; one without an offset, midnight.
+    """
+    not_midnight = f"holds a time of day where {column.display_type} is needed"
 
     def convert(value: Value) -> str:
-        if isinstance(value, str) and re.match(r"-?[0-9]+(\.[0-9]+)?\Z", value, re.ASCII):
-            note("text to numeric")
+        number = _as_number(value)
+        if number is not None:
+            moment = _moment(column, number)
+            if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
+                raise Refused("unconvertible", not_midnight)
+            note(f"epoch {column.epoch_unit} to {column.display_type}")
+            return moment.date().isoformat()
+        if not isinstance(value, str):
+            raise _needs(column, value)
+        day, clock, fraction, offset = _time_parts(value)
+        if clock.strip("0:") or fraction.strip("0") or (offset and offset not in _NO_OFFSET):
+            raise Refused("unconvertible", not_midnight)
+        if value != day:
+            note(f"time at midnight to {column.display_type}")
+        return day
+
+    return convert
+
+
+def _time(column: ColumnPlan, note: Note) -> Convert:
+    """A time of day without a zone: ``HH:MM``, ``HH:MM:SS`` or ``HH:MM:SS.ffffff``, never 24:00."""
+
+    def convert(value: Value) -> str:
+        if not isinstance(value, str):
+            raise _needs(column, value)
+        match = _CLOCK_TEXT.match(value) if len(value) <= _LONGEST_TIME else None
+        if match is None:
+            raise Refused("unconvertible", "holds text that is not a time of day in a known form")
+        fraction = match.group(2) or ""
+        _check_fraction(column, fraction)
+        return value[: len(value) - len(fraction)] + fraction[:6] if fraction else value
+
+    return convert
+
+
+def _numeric(column: ColumnPlan, note: Note) -> Convert:
+    """An exact number; the target's precision and scale must hold every digit."""
+    whole_digits, scale = _NUMERIC_LIMITS
+    if column.precision is not None and column.scale is not None:
+        whole_digits, scale = column.precision - column.scale, column.scale
+
+    def convert(value: Value) -> str:
+        if isinstance(value, str):
+            match = _DECIMAL_TEXT.match(value) if len(value) <= _LONGEST_NUMBER else None
+            if match is None:
+                raise Refused("unconvertible", f"holds text that is not a number where {column.display_type} is needed")
+            note("text with an exponent to numeric" if match.group(1) else "text to numeric")
             text = value
         elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             text = _number_to_text(value)
+            if isinstance(value, int) and scale >= 0 and len(text) <= whole_digits:
+                return text
         else:
             raise _needs(column, value)
-        number = Decimal(text)
-        if scale is not None and number != round(number, scale):
-            raise Refused("fraction", f"holds more decimals than {column.display_type} can")
+        _check_digits(text)
         return text
+
+    def _check_digits(text: str) -> None:
+        """Refuse what PostgreSQL would round, or refuse itself."""
+        number = Decimal(text)
+        if not number:
+            return
+        _, digits, exponent = number.as_tuple()
+        zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
+        if -(int(exponent) + zeros) > scale:
+            raise Refused("fraction", f"holds more decimals than {column.display_type} can")
+        if number.adjusted() + 1 > whole_digits:
+            raise Refused("unconvertible", f"holds a number outside the range of {column.display_type}")
 
     return convert
 
@@ -387,6 +528,8 @@ _CONVERTERS: dict[str, Callable[[ColumnPlan, Note], Convert]] = {
     "boolean": _boolean,
     "json": _json,
     "timestamp": _timestamp,
+    "date": _date,
+    "time": _time,
     "numeric": _numeric,
     "double": _double,
     "real": _real,

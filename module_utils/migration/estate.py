@@ -14,7 +14,7 @@ from typing import Any
 from .errors import MigrationError, Problem
 
 REFUSE = "refuse"
-EPOCH_UNITS = ("seconds", "milliseconds", "microseconds")
+EPOCH_UNITS = ("seconds", "milliseconds", "microseconds", "julian_days")
 
 # For each policy of a column: the answers it may have. The first is the default.
 POLICIES: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .catalog import ForeignKey, TargetColumn, TargetTable
 from .errors import MigrationError, Problem
-from .estate import REFUSE, ColumnOptions, Group, TableMapping
+from .estate import EPOCH_UNITS, REFUSE, ColumnOptions, Group, TableMapping
 from .source import SourceTable, count_rows, quote_name
 
 INTEGER_RANGES = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
@@ -31,6 +31,8 @@ KINDS = {
     "jsonb": "json",
     "timestamptz": "timestamp",
     "timestamp": "timestamp",
+    "date": "date",
+    "time": "time",
     "numeric": "numeric",
     "float8": "double",
     "float4": "real",
@@ -38,7 +40,15 @@ KINDS = {
 }
 
 # A number in a time column means a moment between 1973 and 2286 in exactly one of these units.
-EPOCH_RANGES = {"seconds": (1e8, 1e10), "milliseconds": (1e11, 1e13), "microseconds": (1e14, 1e16)}
+# A Julian day in the range is one between the years -58 and 3501.
+JULIAN_DAYS = "julian_days"
+JULIAN_DAY_OF_1970 = 2_440_587.5
+EPOCH_RANGES = {
+    "seconds": (1e8, 1e10),
+    "milliseconds": (1e11, 1e13),
+    "microseconds": (1e14, 1e16),
+    JULIAN_DAYS: (1.7e6, 3.0e6),
+}
 EPOCH_FACTORS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 
 
@@ -49,6 +59,9 @@ class ColumnPlan:
     :param kind: one of the values of :data:`KINDS`, or ``other``.
     :param type_name: PostgreSQL's name of the target type.
     :param max_length: longest text in characters, None if unbounded.
+    :param precision: most digits of a numeric, all of them counted; None if unbounded.
+    :param scale: most digits after the point: of a numeric, or of the seconds of a time; None if
+        unbounded for a numeric, 6 for a time without a modifier. Negative for ``numeric(3, -2)``.
     :param namespace: for a uuid: which table's ids these are; None if text ids are not allowed.
     :param records_ids: whether this column's text ids go into the id map (those of a foreign key
         are already there from the table that it references).
@@ -66,6 +79,8 @@ class ColumnPlan:
     namespace: str | None = None
     records_ids: bool = False
     epoch_unit: str | None = None
+    precision: int | None = None
+    scale: int | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +247,7 @@ def _plan_column(
     max_length = (
         column.type_modifier - 4 if column.type_name in ("varchar", "bpchar") and column.type_modifier > 4 else None
     )
+    precision, scale = _digits(column)
     namespace, records_ids, epoch_unit = None, False, None
     if kind == "uuid":
         referenced = next((key for key in target.foreign_keys if column.name in key.columns), None)
@@ -241,7 +257,7 @@ def _plan_column(
             namespace, records_ids = options.references, True
         elif target.key == (column.name,):
             namespace, records_ids = target.name, True
-    elif kind == "timestamp":
+    elif kind in ("timestamp", "date"):
         epoch_unit = _epoch_unit(f"{where}.{options.name}", snapshot, source.name, options, problems)
     return ColumnPlan(
         source=options.name,
@@ -255,7 +271,20 @@ def _plan_column(
         namespace=namespace,
         records_ids=records_ids,
         epoch_unit=epoch_unit,
+        precision=precision,
+        scale=scale,
     )
+
+
+def _digits(column: TargetColumn) -> tuple[int | None, int | None]:
+    """Return a column's precision and scale, see :class:`ColumnPlan`."""
+    if column.type_name in ("timestamp", "timestamptz", "time"):
+        return None, 6 if column.type_modifier < 0 else column.type_modifier
+    if column.type_name != "numeric" or column.type_modifier < 0:
+        return None, None
+    # As PostgreSQL packs them: 16 bits of precision, then 11 bits of scale with its sign.
+    packed = column.type_modifier - 4
+    return packed >> 16, ((packed & 0x7FF) ^ 0x400) - 0x400
 
 
 def _epoch_unit(
@@ -280,7 +309,7 @@ def _epoch_unit(
         Problem(
             where,
             f"it holds numbers{shown}, which do not all read as a time in one unit",
-            "Name 'epoch_unit' for the column in the inventory (seconds, milliseconds or microseconds)",
+            f"Name 'epoch_unit' for the column in the inventory ({', '.join(EPOCH_UNITS)})",
         )
     )
     return None

@@ -16,6 +16,7 @@ from urllib.parse import quote
 Value = int | float | str | bytes | None
 
 ROWID_ALIAS = "rowid"
+_PIECE = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ def has_invalid_utf8(text: str) -> bool:
     if text.isascii():
         return False
     try:
-        text.encode("utf-8")
+        # In pieces, so that a large text is not copied whole.
+        for start in range(0, len(text), _PIECE):
+            text[start : start + _PIECE].encode("utf-8")
     except UnicodeEncodeError:
         return True
     return False

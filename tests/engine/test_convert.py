@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import uuid
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from ansible.module_utils.migration.convert import Refused, converter, id_namespace
 from ansible.module_utils.migration.estate import ColumnOptions
 from ansible.module_utils.migration.plan import ColumnPlan
+from ansible.module_utils.migration.policies import repair
 
 
 def column(kind: str, type_name: str, **more: Any) -> ColumnPlan:
@@ -48,11 +50,38 @@ def convert(plan: ColumnPlan, value: Any) -> str | None:
             "2024-01-02 03:04:05.678000+00:00",
         ),
         (column("timestamp", "timestamp", epoch_unit="seconds"), 0, "1970-01-01 00:00:00"),
+        (column("timestamp", "timestamptz"), "2025-12-16 05:51:27.100000000+0530", "2025-12-16 05:51:27.100000+0530"),
+        (column("timestamp", "timestamp", scale=0), "2025-12-16 05:51:27.000", "2025-12-16 05:51:27.000"),
+        (
+            column("timestamp", "timestamp", epoch_unit="julian_days"),
+            2460311.6278434955,  # what julianday('2024-01-02 03:04:05.678') gives
+            "2024-01-02 03:04:05.678000",
+        ),
+        (column("timestamp", "timestamptz", epoch_unit="julian_days"), 2440588, "1970-01-01 12:00:00+00:00"),
+        (column("date", "date"), "2024-02-29", "2024-02-29"),
+        (column("date", "date"), "2024-02-29T00:00:00.000Z", "2024-02-29"),
+        (column("date", "date"), "2024-02-29 00:00", "2024-02-29"),
+        (column("date", "date", epoch_unit="seconds"), 1704153600, "2024-01-02"),
+        (column("date", "date", epoch_unit="julian_days"), 2460311.5, "2024-01-02"),
+        (column("time", "time", scale=6), "23:59", "23:59"),
+        (column("time", "time", scale=6), "23:59:59", "23:59:59"),
+        (column("time", "time", scale=6), "03:04:05.123456000", "03:04:05.123456"),
+        (column("time", "time", scale=3), "03:04:05.1230", "03:04:05.1230"),
+        (column("numeric", "numeric"), "-007.50", "-007.50"),
+        (column("numeric", "numeric"), "+5", "+5"),
+        (column("numeric", "numeric"), "1e5", "1e5"),
+        (column("numeric", "numeric"), 0.1, "0.1"),
+        (column("numeric", "numeric"), 5e-324, "5e-324"),
+        (column("numeric", "numeric", precision=40, scale=2), "9" * 38 + ".25", "9" * 38 + ".25"),
+        (column("numeric", "numeric", precision=2, scale=-3), 99000, "99000"),
+        (column("numeric", "numeric", precision=3, scale=5), "0.00999", "0.00999"),
+        (column("other", "public.citext"), "", ""),
+        (column("other", "interval"), "1 day", "1 day"),
         (column("double", "float8"), -0.0, "-0.0"),
         (column("double", "float8"), 1e308, "1e+308"),
         (column("real", "float4"), 0.5, "0.5"),
         (column("bytes", "bytea"), bytes(range(256)), "\\x" + bytes(range(256)).hex()),
-        (column("numeric", "numeric", display_type="numeric(10,2)"), 1.25, "1.25"),
+        (column("numeric", "numeric", display_type="numeric(10,2)", precision=10, scale=2), 1.25, "1.25"),
         (column("uuid", "uuid"), "6f1c2a34-0000-4000-8000-000000000001", "6f1c2a34-0000-4000-8000-000000000001"),
     ],
 )
@@ -92,10 +121,51 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
             "unconvertible",
         ),
         (column("timestamp", "timestamp"), "2025-02-03T00:00:00+01:00", "unconvertible"),
+        (column("timestamp", "timestamptz"), "2025-02-03T00:00:00+16:00", "unconvertible"),
+        (column("timestamp", "timestamptz"), "2025-02-03T24:00:00Z", "unconvertible"),
+        (column("timestamp", "timestamptz", scale=0), "2025-02-03 00:00:00.5", "unconvertible"),
+        (column("timestamp", "timestamp", scale=3, epoch_unit="microseconds"), 1704164645678901, "unconvertible"),
+        (column("timestamp", "timestamp", epoch_unit="seconds"), 2**63 - 1, "unconvertible"),
+        (column("timestamp", "timestamp", epoch_unit="seconds"), 1704164645.1234567, "unconvertible"),
+        (column("timestamp", "timestamp", epoch_unit="julian_days"), 1.7e308, "unconvertible"),
+        (column("date", "date"), "2023-02-29", "unconvertible"),
+        (column("date", "date"), "29.02.2024", "unconvertible"),
+        (column("date", "date"), "2024-02-29 00:00:01", "unconvertible"),
+        (column("date", "date"), "2024-02-29 00:00:00.000001", "unconvertible"),
+        (column("date", "date"), "2024-02-29T00:00:00+01:00", "unconvertible"),
+        (column("date", "date", epoch_unit="seconds"), 1704153601, "unconvertible"),
+        (column("date", "date", epoch_unit="julian_days"), 2460311, "unconvertible"),
+        (column("date", "date"), b"2024-02-29", "unconvertible"),
+        (column("date", "date"), "", "empty_string"),
+        (column("time", "time", scale=6), "24:00", "unconvertible"),
+        (column("time", "time", scale=6), "7:30", "unconvertible"),
+        (column("time", "time", scale=6), "23:59:60", "unconvertible"),
+        (column("time", "time", scale=6), "03:04:05.1234567", "unconvertible"),
+        (column("time", "time", scale=0), "03:04:05.5", "unconvertible"),
+        (column("time", "time", scale=6), "03:04:05+01", "unconvertible"),
+        (column("time", "time", scale=6), 11045, "unconvertible"),
+        (column("integer", "int8"), "9" * 5000, "unconvertible"),
+        (column("numeric", "numeric"), " 5 ", "unconvertible"),
+        (column("numeric", "numeric"), "NaN", "unconvertible"),
+        (column("numeric", "numeric"), "Infinity", "unconvertible"),
+        (column("numeric", "numeric"), "1e200000", "unconvertible"),
+        (column("numeric", "numeric"), "1e-20000", "fraction"),
+        (column("numeric", "numeric"), "9" * 200_000, "unconvertible"),
+        (column("numeric", "numeric"), float("inf"), "unconvertible"),
+        (column("numeric", "numeric", precision=10, scale=2), 100_000_000, "unconvertible"),
+        (column("numeric", "numeric", precision=10, scale=2), "1" + "0" * 40 + ".5", "unconvertible"),
+        (column("numeric", "numeric", precision=2, scale=-3), 1500, "fraction"),
+        (column("numeric", "numeric", precision=3, scale=5), "0.01", "unconvertible"),
+        (column("double", "float8"), "NaN", "unconvertible"),
+        (column("json", "jsonb"), "1e99999999999999999999999", "invalid_json"),
+        (column("json", "jsonb"), '{"a": {"\\u0000": 1}}', "nul_character"),
+        (column("json", "jsonb"), '["\\u0000", nope', "invalid_json"),
+        (column("other", "app.mood"), "", "empty_string"),
+        (column("other", "inet"), b"::1", "unconvertible"),
         (column("double", "float8"), 2**53 + 1, "unconvertible"),
         (column("real", "float4"), 0.1, "unconvertible"),
         (column("bytes", "bytea"), "aGVsbG8=", "unconvertible"),
-        (column("numeric", "numeric", display_type="numeric(10,2)"), 1.255, "fraction"),
+        (column("numeric", "numeric", display_type="numeric(10,2)", precision=10, scale=2), 1.255, "fraction"),
         (column("uuid", "uuid"), "role-admin", "unconvertible"),
     ],
 )
@@ -111,3 +181,34 @@ def test_text_ids_become_the_same_uuid_on_every_host() -> None:
     # A constant that must never change: rows migrated by an older release refer to it.
     assert convert(plan, "role-admin") == "317a85f2-08b4-502b-83e8-b51f13e168ea"
     assert convert(column("uuid", "uuid", namespace="auth.users"), "role-admin") != convert(plan, "role-admin")
+
+
+def test_conversions_that_change_the_form_are_counted() -> None:
+    noted: list[str] = []
+    for plan, value in (
+        (column("numeric", "numeric"), "1e5"),
+        (column("numeric", "numeric"), "15"),
+        (column("date", "date"), "2024-02-29T00:00:00Z"),
+        (column("date", "date"), "2024-02-29"),
+    ):
+        converter(plan, noted.append)(value)
+    assert noted == ["text with an exponent to numeric", "text to numeric", "time at midnight to date"]
+
+
+def test_a_number_is_rounded_to_the_digits_that_its_column_holds() -> None:
+    assert repair(8.5, "round") == 9
+    assert repair(-8.5, "round", 0) == -9
+    assert repair(19.990000000000002, "round", 2) == "19.99"
+    assert repair("9" * 40 + ".995", "round", 2) == "1" + "0" * 40 + ".00"
+    assert repair(1250, "round", -2) == 1300
+
+
+def test_a_large_json_document_is_not_turned_into_a_tree_of_objects() -> None:
+    text = '{"rows": [' + '{"id": 123456789, "name": "x"},' * 100_000 + "0]}"
+    check = converter(column("json", "jsonb"), lambda _: None)
+    tracemalloc.start()
+    try:
+        assert check(text) is text
+        assert tracemalloc.get_traced_memory()[1] < len(text)
+    finally:
+        tracemalloc.stop()
