@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .errors import MigrationError, Problem
 
@@ -49,6 +50,8 @@ class ColumnOptions:
         for example ``auth.users``, or a name of your own such as ``tenants``.
     :param epoch_unit: unit of numbers in a time column; decided from the profile if not given.
     :param time_zone: IANA name of the zone of times without one.
+    :param sequence: ``schema.name`` of the sequence that feeds the target column, where no column
+        owns it.
     :param policies: answer for each policy in :data:`POLICIES`.
     """
 
@@ -58,6 +61,7 @@ class ColumnOptions:
     references: str | None = None
     epoch_unit: str | None = None
     time_zone: str = "UTC"
+    sequence: str | None = None
     policies: Mapping[str, str] = field(default_factory=dict)
 
     def policy(self, name: str) -> str:
@@ -70,11 +74,16 @@ class TableMapping:
     """Which source table goes to which target table.
 
     :param target: ``schema.table``.
+    :param columns: options by source column, or by target column for those in ``computed``.
+    :param row_filter: SQL condition over the source's columns: only rows for which it is true are moved.
+    :param computed: target column → SQL expression over the source's columns.
     """
 
     source: str
     target: str
     columns: Mapping[str, ColumnOptions] = field(default_factory=dict)
+    row_filter: str | None = None
+    computed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target_schema(self) -> str:
@@ -249,21 +258,45 @@ def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping
     """Return one entry of a group's ``tables``."""
     source = data.get("source") if isinstance(data, Mapping) else None
     where = f"{where}: table {source or 'without a source'}"
-    reader = _Reader(where, data, problems, ("source", "target", "columns"))
+    reader = _Reader(where, data, problems, ("source", "target", "columns", "row_filter", "computed"))
     columns = {
         str(column): _parse_column(f"{where}.{column}", str(column), options, problems)
         for column, options in reader.mapping("columns").items()
     }
+    target = reader.text("target")
+    if target and not (target.count(".") == 1 and all(target.split("."))):
+        reader.complain(
+            f"'target' is {target!r}",
+            "Write schema.table with one dot; names that hold a dot themselves cannot be used",
+        )
     return TableMapping(
         source=reader.text("source"),
-        target=reader.text("target", check=lambda value: value.count(".") == 1 and all(value.split("."))),
+        target=target,
         columns=columns,
+        row_filter=reader.text("row_filter") if "row_filter" in reader.data else None,
+        computed={
+            str(column): _parse_expression(reader, str(column), expression)
+            for column, expression in reader.mapping("computed").items()
+        },
     )
+
+
+def _parse_expression(reader: _Reader, column: str, expression: Any) -> str:
+    """Return the SQL of one entry of ``computed``: an expression, or a constant that YAML has read as such."""
+    if isinstance(expression, str) and expression.strip():
+        return expression
+    if isinstance(expression, (bool, int, float)):
+        return repr(int(expression) if isinstance(expression, bool) else expression)
+    reader.complain(
+        f"'computed: {column}' is {expression!r}",
+        'Write an expression of SQLite over the source\'s columns, for example "lower(mail)", "\'web\'" or "NULL"',
+    )
+    return "NULL"
 
 
 def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> ColumnOptions:
     """Return the options of one source column."""
-    known = ("target", "secret", "references", "epoch_unit", "time_zone", *POLICIES)
+    known = ("target", "secret", "references", "epoch_unit", "time_zone", "sequence", *POLICIES)
     reader = _Reader(where, data, problems, known)
     policies = {}
     for policy, answers in POLICIES.items():
@@ -276,9 +309,21 @@ def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> 
         secret=reader.boolean("secret"),
         references=reader.text("references") if "references" in reader.data else None,
         epoch_unit=reader.choice("epoch_unit", EPOCH_UNITS, None),
-        time_zone=reader.text("time_zone", default="UTC"),
+        time_zone=_parse_time_zone(reader),
+        sequence=reader.text("sequence") if "sequence" in reader.data else None,
         policies=policies,
     )
+
+
+def _parse_time_zone(reader: _Reader) -> str:
+    """Return the name of a time zone that this host knows."""
+    name = reader.text("time_zone", default="UTC")
+    if name not in ("", "UTC"):
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            reader.complain(f"'time_zone' is {name!r}, which is not known here", "Write a name such as Europe/Berlin")
+    return name
 
 
 def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:

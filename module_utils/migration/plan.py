@@ -7,12 +7,13 @@ with the mapping itself (tables, columns, units); wrong values are found by :mod
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .catalog import ForeignKey, TargetColumn, TargetTable
 from .errors import MigrationError, Problem
 from .estate import EPOCH_UNITS, REFUSE, ColumnOptions, Group, TableMapping
+from .selection import half_surrogates, select
 from .source import SourceTable, count_rows, quote_name
 
 INTEGER_RANGES = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
@@ -66,6 +67,7 @@ class ColumnPlan:
     :param records_ids: whether this column's text ids go into the id map (those of a foreign key
         are already there from the table that it references).
     :param epoch_unit: unit of the numbers in a time column, None if it holds none.
+    :param sequence: the sequence that gives out the next values, quoted for SQL; None if there is none.
     """
 
     source: str
@@ -81,11 +83,16 @@ class ColumnPlan:
     epoch_unit: str | None = None
     precision: int | None = None
     scale: int | None = None
+    sequence: str | None = None
 
 
 @dataclass(frozen=True)
 class ForeignKeyPlan:
-    """A foreign key of the target in the source's terms; both tables belong to the group."""
+    """A foreign key of the target in the source's terms; both tables belong to the group.
+
+    :param relation: what stands after FROM for the rows that refer, see :attr:`.SourceTable.relation`.
+    :param referenced_relation: the same for the rows that are referred to.
+    """
 
     foreign_key: ForeignKey
     source: str
@@ -93,13 +100,18 @@ class ForeignKeyPlan:
     referenced_source: str
     referenced_columns: tuple[str, ...]
     answer: str
+    relation: str
+    referenced_relation: str
 
 
 @dataclass(frozen=True)
 class TablePlan:
     """How one table is moved.
 
+    :param source: the source table, or the part of it that the inventory selects.
     :param kept: source columns without a target, whose values go into the ledger.
+    :param generated: columns that both sides generate: never loaded, but equal if all is well.
+    :param filtered_rows: source rows that the inventory's ``row_filter`` leaves behind.
     """
 
     mapping: TableMapping
@@ -108,6 +120,8 @@ class TablePlan:
     columns: tuple[ColumnPlan, ...]
     kept: tuple[ColumnOptions, ...]
     foreign_keys: tuple[ForeignKeyPlan, ...]
+    generated: tuple[ColumnPlan, ...] = ()
+    filtered_rows: int = 0
 
     @property
     def has_secrets(self) -> bool:
@@ -117,7 +131,8 @@ class TablePlan:
     @property
     def secret_columns(self) -> frozenset[str]:
         """Return the source columns whose values are never shown."""
-        return frozenset(name for name, option in self.mapping.columns.items() if option.secret)
+        marked = {name for name, option in self.mapping.columns.items() if option.secret}
+        return frozenset(marked | {column.source for column in self.columns if column.options.secret})
 
     @property
     def read_columns(self) -> tuple[str, ...]:
@@ -158,7 +173,11 @@ def plan_group(
                 )
             )
         if source is not None and target is not None:
-            plans.append(_plan_table(group, mapping, source, target, snapshot, problems))
+            where = f"{file_name}: {mapping.source}"
+            selected, filtered_rows = select(where, mapping, source, sources, snapshot, problems)
+            plan = _plan_table(where, mapping, selected, target, snapshot, problems)
+            plans.append(replace(plan, filtered_rows=filtered_rows))
+    plans = [replace(plan, foreign_keys=_plan_foreign_keys(plan, plans)) for plan in plans]
     problems.extend(_unmapped_tables(group, snapshot, sources))
     if problems:
         raise MigrationError(f"Cutover group {group.name} cannot be planned.", problems)
@@ -183,17 +202,24 @@ def _unmapped_tables(group: Group, snapshot: sqlite3.Connection, sources: Mappin
 
 
 def _plan_table(
-    group: Group,
+    where: str,
     mapping: TableMapping,
     source: SourceTable,
     target: TargetTable,
     snapshot: sqlite3.Connection,
     problems: list[Problem],
 ) -> TablePlan:
-    """Return the plan of one table, noting its problems."""
-    where = f"{group.source_path}: {mapping.source}"
+    """Return the plan of one table without its foreign keys, noting its problems."""
+    if not source.key:
+        problems.append(
+            Problem(
+                where,
+                "it has no primary key without NULL, and its columns rowid, _rowid_ and oid hide the row id",
+                "Give the table a primary key, or rename one of these columns in the source",
+            )
+        )
     for name in mapping.columns:
-        if name not in source.column_names:
+        if name not in source.column_names and name not in mapping.computed:
             problems.append(
                 Problem(
                     f"{where}.{name}",
@@ -201,54 +227,131 @@ def _plan_table(
                     f"Its columns are {', '.join(source.column_names)}",
                 )
             )
-    columns, kept, taken = [], [], set()
+    columns, generated, kept = _computed_columns(where, mapping, source, target, problems), [], []
     for source_column in source.columns:
         options = mapping.options(source_column.name)
-        column = target.columns.get(options.target)
-        if column is not None and not column.generated:
-            taken.add(column.name)
-            columns.append(_plan_column(where, column, options, target, snapshot, source, problems))
-        elif source_column.generated or not _holds_data(snapshot, source.name, source_column.name):
+        column = _target_column(options, target)
+        computed = column is not None and column.name in mapping.computed
+        if column is not None and not column.generated and not computed:
+            columns.append(_plan_column(where, column, options, target, problems))
+        elif source_column.generated:
+            if column is not None and column.generated:
+                generated.append(_plan_column(where, column, options, target, problems))
+        elif not _holds_data(snapshot, source, source_column.name):
             continue
         elif options.policy("without_target") == REFUSE:
-            problems.append(
-                Problem(
-                    f"{where}.{source_column.name}",
-                    f"it holds data, and {mapping.target} has no column {options.target}",
-                    "Name its column by 'target', or keep its values in the ledger by 'without_target: keep'",
-                )
-            )
+            problems.append(_without_target(f"{where}.{source_column.name}", options, target, column, computed))
         else:
             kept.append(options)
+    problems.extend(_named_twice(where, target, columns))
+    taken = {column.target for column in columns}
     for column in target.columns.values():
         if column.name not in taken and column.not_null and not column.has_default and not column.generated:
             problems.append(
                 Problem(
                     f"{where}",
                     f"target column {mapping.target}.{column.name} needs a value and no source column provides one",
-                    "Name the source column's 'target' in the inventory, or give the column a default in files/sql",
+                    "Name the source column's 'target' or a value under 'computed' in the inventory, "
+                    "or give the column a default in files/sql",
                 )
             )
-    foreign_keys = _plan_foreign_keys(group, mapping, target, {column.target: column for column in columns})
-    return TablePlan(mapping, source, target, tuple(columns), tuple(kept), foreign_keys)
+    names = [column.source for column in columns] + [option.name for option in kept]
+    secret = {name for name, option in mapping.columns.items() if option.secret}
+    problems.extend(half_surrogates(where, snapshot, source, names, secret))
+    units = _epoch_units(where, snapshot, source, [*columns, *generated], problems)
+    return TablePlan(
+        mapping,
+        source,
+        target,
+        tuple(replace(column, epoch_unit=units.get(column.source)) for column in columns),
+        tuple(kept),
+        (),
+        tuple(replace(column, epoch_unit=units.get(column.source)) for column in generated),
+    )
+
+
+def _computed_columns(
+    where: str, mapping: TableMapping, source: SourceTable, target: TargetTable, problems: list[Problem]
+) -> list[ColumnPlan]:
+    """Return the plans of the columns that the inventory computes."""
+    # Nobody can tell which columns an expression shows, so next to a secret it is one too.
+    any_secret = any(option.secret for option in mapping.columns.values())
+    columns = []
+    for (name, _), target_name in zip(source.computed, mapping.computed, strict=True):
+        column = target.columns.get(target_name)
+        if column is None or column.generated:
+            why = "has no such column" if column is None else "generates it itself"
+            known = ", ".join(entry.name for entry in target.columns.values() if not entry.generated)
+            problems.append(
+                Problem(
+                    f"{where}: computed: {target_name}",
+                    f"{target.name} {why}",
+                    f"Its columns are {known}",
+                )
+            )
+            continue
+        options = ColumnOptions(name, target_name)
+        if target_name in mapping.columns and target_name not in source.column_names:
+            options = replace(mapping.columns[target_name], name=name, target=target_name)
+        options = replace(options, secret=options.secret or any_secret)
+        columns.append(_plan_column(where, column, options, target, problems))
+    return columns
+
+
+def _target_column(options: ColumnOptions, target: TargetTable) -> TargetColumn | None:
+    """Return the target column of a source column.
+
+    SQLite does not tell ``UserName`` from ``username``, and PostgreSQL's DDL writes the latter for
+    both: without an exact match, and without a 'target' in the inventory, a column of the same name
+    in other letters is taken if there is only one.
+    """
+    exact = target.columns.get(options.target)
+    if exact is not None or options.target != options.name:
+        return exact
+    alike = [column for name, column in target.columns.items() if name.lower() == options.name.lower()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _without_target(
+    where: str, options: ColumnOptions, target: TargetTable, column: TargetColumn | None, computed: bool
+) -> Problem:
+    """Return the problem of a source column whose values would go nowhere."""
+    fix = "Keep its values in the ledger by 'without_target: keep'"
+    if computed:
+        return Problem(where, f"it holds data, and the inventory computes {target.name}.{options.target} instead", fix)
+    if column is not None:
+        return Problem(where, f"it holds data, and {target.name}.{column.name} is generated by PostgreSQL", fix)
+    alike = [name for name in target.columns if name.lower() == options.target.lower()]
+    also = f", but {' and '.join(alike)}" if alike else ""
+    return Problem(
+        where,
+        f"it holds data, and {target.name} has no column {options.target}{also}",
+        "Name its column by 'target', or keep its values in the ledger by 'without_target: keep'",
+    )
+
+
+def _named_twice(where: str, target: TargetTable, columns: list[ColumnPlan]) -> list[Problem]:
+    """Return a problem for each target column that two source columns would fill."""
+    sources: dict[str, list[str]] = {}
+    for column in columns:
+        sources.setdefault(column.target, []).append(column.source)
+    return [
+        Problem(where, f"its columns {' and '.join(names)} all go to {target.name}.{name}", "Name another 'target'")
+        for name, names in sources.items()
+        if len(names) > 1
+    ]
 
 
 def _plan_column(
-    where: str,
-    column: TargetColumn,
-    options: ColumnOptions,
-    target: TargetTable,
-    snapshot: sqlite3.Connection,
-    source: SourceTable,
-    problems: list[Problem],
+    where: str, column: TargetColumn, options: ColumnOptions, target: TargetTable, problems: list[Problem]
 ) -> ColumnPlan:
-    """Return the plan of one column."""
+    """Return the plan of one column, without the unit of its times."""
     kind = KINDS.get(column.type_name, "other")
     max_length = (
         column.type_modifier - 4 if column.type_name in ("varchar", "bpchar") and column.type_modifier > 4 else None
     )
     precision, scale = _digits(column)
-    namespace, records_ids, epoch_unit = None, False, None
+    namespace, records_ids = None, False
     if kind == "uuid":
         referenced = next((key for key in target.foreign_keys if column.name in key.columns), None)
         if referenced is not None:
@@ -257,8 +360,17 @@ def _plan_column(
             namespace, records_ids = options.references, True
         elif target.key == (column.name,):
             namespace, records_ids = target.name, True
-    elif kind in ("timestamp", "date"):
-        epoch_unit = _epoch_unit(f"{where}.{options.name}", snapshot, source.name, options, problems)
+    sequence = column.sequence
+    if sequence is None and options.sequence is not None:
+        sequence = target.sequences.get(options.sequence)
+        if sequence is None:
+            problems.append(
+                Problem(
+                    f"{where}.{options.name}",
+                    f"its 'sequence' {options.sequence} does not exist in PostgreSQL",
+                    "Correct 'sequence' in the inventory (schema.name), or create it in files/sql",
+                )
+            )
     return ColumnPlan(
         source=options.name,
         target=column.name,
@@ -270,9 +382,9 @@ def _plan_column(
         max_length=max_length,
         namespace=namespace,
         records_ids=records_ids,
-        epoch_unit=epoch_unit,
         precision=precision,
         scale=scale,
+        sequence=sequence,
     )
 
 
@@ -287,66 +399,86 @@ def _digits(column: TargetColumn) -> tuple[int | None, int | None]:
     return packed >> 16, ((packed & 0x7FF) ^ 0x400) - 0x400
 
 
-def _epoch_unit(
-    where: str, snapshot: sqlite3.Connection, table: str, options: ColumnOptions, problems: list[Problem]
-) -> str | None:
-    """Return the unit of the numbers in a time column, decided from all of them together."""
-    name = quote_name(options.name)
-    smallest, largest = snapshot.execute(
-        f"SELECT min(CAST({name} AS REAL)), max(CAST({name} AS REAL)) FROM {quote_name(table)} "  # noqa: S608 (quoted)
-        f"WHERE typeof({name}) IN ('integer', 'real') "
-        f"OR (typeof({name}) = 'text' AND {name} GLOB '*[0-9]*' AND {name} NOT GLOB '*[^0-9.]*')"
-    ).fetchone()
-    if smallest is None:
-        return None
-    if options.epoch_unit is not None:
-        return options.epoch_unit
-    for unit, (low, high) in EPOCH_RANGES.items():
-        if low <= smallest and largest < high:
-            return unit
-    shown = "" if options.secret else f" from {smallest:.0f} to {largest:.0f}"
-    problems.append(
-        Problem(
-            where,
-            f"it holds numbers{shown}, which do not all read as a time in one unit",
-            f"Name 'epoch_unit' for the column in the inventory ({', '.join(EPOCH_UNITS)})",
+def _epoch_units(
+    where: str,
+    snapshot: sqlite3.Connection,
+    source: SourceTable,
+    columns: Sequence[ColumnPlan],
+    problems: list[Problem],
+) -> dict[str, str]:
+    """Return the unit of the numbers in each time column, decided from all of them together.
+
+    All columns are profiled in one scan of the table. Columns without numbers are left out.
+    """
+    times = [column for column in columns if column.kind in ("timestamp", "date")]
+    units = {column.source: column.options.epoch_unit for column in times if column.options.epoch_unit is not None}
+    undecided = [column for column in times if column.source not in units]
+    if not undecided:
+        return units
+    extremes = []
+    for column in undecided:
+        name = quote_name(column.source)
+        # The first two tests settle a number or an ISO time; only digits and points are left.
+        number = (
+            f"CASE WHEN typeof({name}) IN ('integer', 'real') OR (typeof({name}) = 'text' "
+            f"AND {name} NOT GLOB '*[^0-9.]*' AND {name} GLOB '[0-9]*') THEN CAST({name} AS REAL) END"
         )
-    )
-    return None
+        extremes += [f"min({number})", f"max({number})"]
+    found = snapshot.execute(f"SELECT {', '.join(extremes)} FROM {source.scan}").fetchone()  # noqa: S608 (quoted)
+    for column, smallest, largest in zip(undecided, found[::2], found[1::2], strict=True):
+        if smallest is None:
+            continue
+        unit = next((unit for unit, (low, high) in EPOCH_RANGES.items() if low <= smallest and largest < high), None)
+        if unit is not None:
+            units[column.source] = unit
+            continue
+        shown = "" if column.options.secret else f" from {smallest:.0f} to {largest:.0f}"
+        problems.append(
+            Problem(
+                f"{where}.{column.source}",
+                f"it holds numbers{shown}, which do not all read as a time in one unit",
+                f"Name 'epoch_unit' for the column in the inventory ({', '.join(EPOCH_UNITS)})",
+            )
+        )
+    return units
 
 
-def _holds_data(snapshot: sqlite3.Connection, table: str, column: str) -> bool:
+def _holds_data(snapshot: sqlite3.Connection, source: SourceTable, column: str) -> bool:
     """Return whether a column holds any value but NULL."""
     row = snapshot.execute(
-        f"SELECT 1 FROM {quote_name(table)} WHERE {quote_name(column)} IS NOT NULL LIMIT 1"  # noqa: S608 (quoted)
+        f"SELECT 1 FROM {source.relation} WHERE {quote_name(column)} IS NOT NULL LIMIT 1"  # noqa: S608 (quoted)
     ).fetchone()
     return row is not None
 
 
-def _plan_foreign_keys(
-    group: Group, mapping: TableMapping, target: TargetTable, columns: Mapping[str, ColumnPlan]
-) -> tuple[ForeignKeyPlan, ...]:
+def _plan_foreign_keys(plan: TablePlan, plans: Sequence[TablePlan]) -> tuple[ForeignKeyPlan, ...]:
     """Return the target's foreign keys to tables of the same group, in the source's terms."""
-    by_target = {entry.target: entry for entry in group.tables}
-    plans = []
-    for key in target.foreign_keys:
+    by_target = {entry.target.name: entry for entry in plans}
+    columns = {column.target: column for column in plan.columns}
+    result = []
+    for key in plan.target.foreign_keys:
         referenced = by_target.get(key.referenced_table)
-        if referenced is None or not all(name in columns for name in key.columns):
+        parents = {column.target: column.source for column in referenced.columns} if referenced else {}
+        if (
+            referenced is None
+            or not all(name in columns for name in key.columns)
+            or not all(name in parents for name in key.referenced_columns)
+        ):
             continue  # PostgreSQL itself checks it when the rows are loaded
-        source_names = {entry.target: entry.name for entry in referenced.columns.values()}
-        child = tuple(columns[name].source for name in key.columns)
         answers = {columns[name].options.policy("orphan") for name in key.columns} - {REFUSE}
-        plans.append(
+        result.append(
             ForeignKeyPlan(
                 key,
-                mapping.source,
-                child,
-                referenced.source,
-                tuple(source_names.get(name, name) for name in key.referenced_columns),
+                plan.source.name,
+                tuple(columns[name].source for name in key.columns),
+                referenced.source.name,
+                tuple(parents[name] for name in key.referenced_columns),
                 answers.pop() if len(answers) == 1 else REFUSE,
+                plan.source.relation,
+                referenced.source.relation,
             )
         )
-    return tuple(plans)
+    return tuple(result)
 
 
 def _in_order_of_references(plans: list[TablePlan]) -> list[TablePlan]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,15 @@ from urllib.parse import quote
 # (Python's surrogateescape), so that no value is ever changed by reading it.
 Value = int | float | str | bytes | None
 
-ROWID_ALIAS = "rowid"
+# The names of the row id; a column of the same name takes one away.
+ROWID_ALIASES = ("rowid", "_rowid_", "oid")
+# Skips strings and comments, so that a word in them is not taken for a collation.
+_COLLATE = re.compile(
+    r"""'(?:[^']|'')*' | --[^\n]* | /\*.*?\*/
+    | \bCOLLATE\s+(?: "((?:[^"]|"")+)" | \[([^\]]+)\] | `([^`]+)` | '((?:[^']|'')+)' | ([^\W\d]\w*) )
+    | "(?:[^"]|"")*" | \[[^\]]*\] | `[^`]*`""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
 _PIECE = 1 << 20  # characters
 
 
@@ -30,25 +40,59 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """One table of the source.
+    """One table of the source, or the part of it that the inventory selects.
 
-    :param key: the columns of its primary key; the row id if it has none.
+    :param key: the columns of its primary key. If it has none, or NULL stands in it (which SQLite
+        allows, even twice), the name by which the row id can be read; empty if the table's own
+        columns hide the row id too.
+    :param row_filter: SQL condition of the rows to move, None for all.
+    :param computed: (name, SQL expression) of further columns; the names clash with no column.
     """
 
     name: str
     columns: tuple[SourceColumn, ...]
     key: tuple[str, ...]
+    row_filter: str | None = None
+    computed: tuple[tuple[str, str], ...] = ()
 
     @property
     def column_names(self) -> tuple[str, ...]:
         """Return the names of its columns in their order."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def relation(self) -> str:
+        """Return what stands after FROM: the table, or a subquery with the same columns and key.
+
+        An alias may follow. SQLite looks rows up in it by an index, as it does in the table.
+        """
+        return self._selected("") if self._is_selection else quote_name(self.name)
+
+    @property
+    def scan(self) -> str:
+        """Return what stands after FROM to read every row in the order of the file; no alias may follow."""
+        return self._selected(" NOT INDEXED") if self._is_selection else f"{quote_name(self.name)} NOT INDEXED"
+
+    @property
+    def _is_selection(self) -> bool:
+        """Return whether the inventory selects rows or adds columns."""
+        return self.row_filter is not None or bool(self.computed)
+
+    def _selected(self, hint: str) -> str:
+        """Return the subquery of the selected rows."""
+        row_id = [name for name in self.key if name not in self.column_names]
+        fields = [f"{quote_name(name)} AS {quote_name(name)}" for name in (*row_id, *self.column_names)]
+        # The line ends keep a comment at the end of an expression from swallowing what follows.
+        fields += [f"({expression}\n) AS {quote_name(name)}" for name, expression in self.computed]
+        where = "" if self.row_filter is None else f" WHERE ({self.row_filter}\n)"
+        return f"(SELECT {', '.join(fields)} FROM {quote_name(self.name)}{hint}{where})"  # noqa: S608 (quoted)
+
 
 def open_snapshot(path: Path) -> sqlite3.Connection:
     """Open a snapshot for reading; texts come back byte for byte (see :data:`Value`)."""
     connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
     connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    add_missing_collations(connection)
     return connection
 
 
@@ -59,35 +103,92 @@ def quote_name(name: str) -> str:
 
 def read_tables(connection: sqlite3.Connection) -> dict[str, SourceTable]:
     """Return every ordinary table of the source by name; SQLite's own tables are left out."""
-    names = [
-        row[0]
-        for row in connection.execute(
-            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' "
-            "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
-        )
-    ]
-    return {name: _read_table(connection, name) for name in names}
+    rows = connection.execute(
+        "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' "
+        "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+    ).fetchall()
+    return {name: _read_table(connection, name, bool(without_rowid)) for name, without_rowid in rows}
 
 
-def _read_table(connection: sqlite3.Connection, name: str) -> SourceTable:
+def _read_table(connection: sqlite3.Connection, name: str, without_rowid: bool) -> SourceTable:
     """Return one table from SQLite's pragmas."""
     rows = connection.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
     columns = tuple(SourceColumn(row[1], row[2], row[6] in (2, 3)) for row in rows if row[6] != 1)
-    key = tuple(row[1] for row in sorted((row for row in rows if row[5]), key=lambda row: row[5]))
-    return SourceTable(name, columns, key or (ROWID_ALIAS,))
+    key_rows = sorted((row for row in rows if row[5]), key=lambda row: row[5])
+    key = tuple(row[1] for row in key_rows)
+    nullable = [quote_name(row[1]) for row in key_rows if not row[3] and not without_rowid]
+    if key and not (nullable and _holds_null(connection, name, nullable)):
+        return SourceTable(name, columns, key)
+    taken = {row[1].lower() for row in rows}
+    row_id = next((alias for alias in ROWID_ALIASES if alias not in taken), None)
+    return SourceTable(name, columns, () if row_id is None else (row_id,))
 
 
-def count_rows(connection: sqlite3.Connection, table: str) -> int:
-    """Return the number of rows of a table."""
-    return int(connection.execute(f"SELECT count(*) FROM {quote_name(table)}").fetchone()[0])  # noqa: S608 (quoted)
+def _holds_null(connection: sqlite3.Connection, table: str, quoted_columns: Sequence[str]) -> bool:
+    """Return whether NULL stands in any of the columns. SQLite looks into the key's index."""
+    condition = " OR ".join(f"{column} IS NULL" for column in quoted_columns)
+    query = f"SELECT 1 FROM {quote_name(table)} WHERE {condition} LIMIT 1"  # noqa: S608 (quoted)
+    return connection.execute(query).fetchone() is not None
+
+
+def read_left_out(connection: sqlite3.Connection) -> list[dict[str, str]]:
+    """Return what is not moved with the rows, each as ``{"kind": …, "name": …}``.
+
+    Kinds: ``view`` and ``trigger``, whose logic belongs into files/sql; ``virtual table`` and
+    ``shadow table``, which some module of SQLite derives from other tables; ``collation``, an order
+    of texts that only the service defines (rows are read without it).
+    """
+    shadows = connection.execute(
+        "SELECT type || ' table', name FROM pragma_table_list WHERE schema = 'main' AND type IN ('virtual', 'shadow')"
+    )
+    others = connection.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('view', 'trigger')")
+    found = [*shadows, *others, *(("collation", name) for name in unknown_collations(connection))]
+    return [{"kind": kind, "name": name} for kind, name in sorted(found)]
+
+
+def unknown_collations(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Return the collations that the schema names and SQLite itself does not know."""
+    with closing(sqlite3.connect(":memory:")) as plain:
+        known = {name.upper() for _, name in plain.execute("PRAGMA collation_list")}
+    found: dict[str, str] = {}
+    for (statement,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql LIKE '%collate%'"):
+        for token in _COLLATE.finditer(statement):
+            name = next((group for group in token.groups() if group is not None), None)
+            if name is not None and name.upper() not in known:
+                found.setdefault(name.upper(), name)
+    return tuple(sorted(found.values()))
+
+
+def add_missing_collations(connection: sqlite3.Connection) -> None:
+    """Let a byte-wise order stand in for each collation that SQLite does not know.
+
+    Without it SQLite refuses every statement that so much as looks at such an index.
+    """
+    for name in unknown_collations(connection):
+        connection.create_collation(name, _byte_wise)
+
+
+def _byte_wise(left: str, right: str) -> int:
+    """Compare as BINARY does: the order of code points is that of their bytes in UTF-8."""
+    return (left > right) - (left < right)
+
+
+def count_rows(connection: sqlite3.Connection, table: str | SourceTable) -> int:
+    """Return the number of rows of a table, by name or as the inventory selects them."""
+    relation = table.relation if isinstance(table, SourceTable) else quote_name(table)
+    return int(connection.execute(f"SELECT count(*) FROM {relation}").fetchone()[0])  # noqa: S608 (quoted)
 
 
 def read_rows(
-    connection: sqlite3.Connection, table: SourceTable, columns: Sequence[str]
+    connection: sqlite3.Connection, table: SourceTable, columns: Sequence[str], only: str | None = None
 ) -> Iterator[tuple[Value, ...]]:
-    """Yield the named columns of every row, followed by the columns of its key."""
-    names = ", ".join(quote_name(name) if name != ROWID_ALIAS else name for name in (*columns, *table.key))
-    return iter(connection.execute(f"SELECT {names} FROM {quote_name(table.name)} NOT INDEXED"))  # noqa: S608 (quoted)
+    """Yield the named columns of every row, followed by the columns of its key.
+
+    :param only: SQL condition over the table's columns that chooses the rows, all if not given.
+    """
+    names = ", ".join(map(quote_name, (*columns, *table.key)))
+    where = "" if only is None else f" WHERE {only}"
+    return iter(connection.execute(f"SELECT {names} FROM {table.scan}{where}"))  # noqa: S608 (quoted)
 
 
 def row_key(table: SourceTable, values: Sequence[Value]) -> str:
@@ -151,5 +252,7 @@ def read_sequence(connection: sqlite3.Connection, table: str) -> int:
     """Return the last id that AUTOINCREMENT gave out in a table, 0 if it has none."""
     if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone() is None:
         return 0
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-    return 0 if row is None or row[0] is None else int(row[0])
+    row = connection.execute(
+        "SELECT max(CAST(seq AS INTEGER)) FROM sqlite_sequence WHERE name = ?", (table,)
+    ).fetchone()
+    return int(row[0] or 0)
