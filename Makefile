@@ -1,6 +1,6 @@
 # The commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit molecule crash test-host clean
+.PHONY: help demo test setup lint unit molecule crash bench test-host clean
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -27,6 +27,9 @@ molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the who
 
 crash: .venv/is-complete test-host ## Run the crash tests only: kill the playbook, and let the next run finish.
 	@pytest tests/crash
+
+bench: .venv/is-complete test-host ## Measure speed and memory against pgloader and others (about an hour); see bench/README.md.
+	@python bench/run_benchmark.py $(BENCH_OPTIONS)
 
 test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
 	@scripts/start_docker.sh

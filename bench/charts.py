@@ -16,7 +16,7 @@ _TOP = 46
 _FONT = "font-family='system-ui, sans-serif' font-size='13'"
 _TEXT, _QUIET, _GRID = "#1f2328", "#59636e", "#d8dee4"
 HIGHLIGHT, PLAIN = "#0969da", "#afb8c1"
-STEP_COLOURS = ("#0969da", "#1a7f37", "#bf8700", "#8250df", "#cf222e", "#57606a", "#0a7ea4")
+STEP_COLOURS = ("#0969da", "#1a7f37", "#bf8700", "#8250df", "#0a7ea4", "#57606a", "#bc4c00")
 
 
 @dataclass(frozen=True)

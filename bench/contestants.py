@@ -82,6 +82,11 @@ class Contestant:
     command: Callable[[Setting], list[str]]
     loads_parents: bool = False
 
+    @property
+    def description(self) -> str:
+        """Return what it does, in a few words."""
+        return DESCRIPTIONS.get(self.name, "")
+
 
 def available_contestants() -> tuple[list[Contestant], list[dict[str, str]]]:
     """Return the contestants that this machine has, in their order, and those that it lacks with the reason."""

@@ -268,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = options.directory / "benchmark.json"
     if kept.resolve() != options.figures.resolve():
         shutil.copyfile(options.figures, kept)
-    print(f"Report: {options.directory / 'README.md'}")
+    readme_path = (options.directory / "README.md").resolve()
+    print(f"Report: {readme_path.relative_to(ROOT) if readme_path.is_relative_to(ROOT) else readme_path}")
     return 0
 
 
