@@ -44,36 +44,15 @@ CREATE TABLE gnucash.books (
     root_template_guid gnucash.guid NOT NULL REFERENCES gnucash.accounts (guid)
 );
 
--- posted_at and entered_at are the moments that the texts mean, for queries; both forms of the texts give one.
 CREATE TABLE gnucash.transactions (
     guid gnucash.guid PRIMARY KEY,
     currency_guid gnucash.guid NOT NULL REFERENCES gnucash.commodities (guid),
     num text NOT NULL,
-    post_date text CHECK (post_date ~ '^\d{14}$' OR post_date ~ '^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$'),
-    enter_date text CHECK (enter_date ~ '^\d{14}$' OR enter_date ~ '^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$'),
-    description text,
-    posted_at timestamp GENERATED ALWAYS AS (
-        make_timestamp(
-            substr(translate(post_date, '-: ', ''), 1, 4)::integer,
-            substr(translate(post_date, '-: ', ''), 5, 2)::integer,
-            substr(translate(post_date, '-: ', ''), 7, 2)::integer,
-            substr(translate(post_date, '-: ', ''), 9, 2)::integer,
-            substr(translate(post_date, '-: ', ''), 11, 2)::integer,
-            substr(translate(post_date, '-: ', ''), 13, 2)::integer
-        )
-    ) STORED,
-    entered_at timestamp GENERATED ALWAYS AS (
-        make_timestamp(
-            substr(translate(enter_date, '-: ', ''), 1, 4)::integer,
-            substr(translate(enter_date, '-: ', ''), 5, 2)::integer,
-            substr(translate(enter_date, '-: ', ''), 7, 2)::integer,
-            substr(translate(enter_date, '-: ', ''), 9, 2)::integer,
-            substr(translate(enter_date, '-: ', ''), 11, 2)::integer,
-            substr(translate(enter_date, '-: ', ''), 13, 2)::integer
-        )
-    ) STORED
+    post_date timestamptz,
+    enter_date timestamptz,
+    description text
 );
-CREATE INDEX ON gnucash.transactions (posted_at);
+CREATE INDEX ON gnucash.transactions (post_date);
 
 -- An amount is an exact fraction. Its quotient is for queries: PostgreSQL computes it, GnuCash never stored it.
 CREATE TABLE gnucash.splits (
@@ -98,7 +77,7 @@ CREATE TABLE gnucash.prices (
     guid gnucash.guid PRIMARY KEY,
     commodity_guid gnucash.guid NOT NULL REFERENCES gnucash.commodities (guid),
     currency_guid gnucash.guid NOT NULL REFERENCES gnucash.commodities (guid),
-    date text NOT NULL CHECK (date ~ '^\d{14}$' OR date ~ '^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$'),
+    date timestamptz NOT NULL,
     source text,
     type text,
     value_num bigint NOT NULL,
@@ -128,14 +107,13 @@ CREATE TABLE gnucash.customers (
     tax_included smallint CHECK (tax_included BETWEEN 1 AND 3)
 );
 
--- A day is eight digits in this file: 20140101. PostgreSQL would print 2014-01-01.
 CREATE TABLE gnucash.schedxactions (
     guid gnucash.guid PRIMARY KEY,
     name text,
     enabled boolean NOT NULL,
-    start_date text CHECK (start_date ~ '^\d{8}$'),
-    end_date text CHECK (end_date ~ '^\d{8}$'),
-    last_occur text CHECK (last_occur ~ '^\d{8}$'),
+    start_date date,
+    end_date date,
+    last_occur date,
     num_occur integer NOT NULL,
     rem_occur integer NOT NULL,
     auto_create boolean NOT NULL,
@@ -151,7 +129,7 @@ CREATE TABLE gnucash.recurrences (
     obj_guid gnucash.guid NOT NULL REFERENCES gnucash.schedxactions (guid),
     recurrence_mult integer NOT NULL,
     recurrence_period_type text NOT NULL,
-    recurrence_period_start text NOT NULL CHECK (recurrence_period_start ~ '^\d{8}$'),
+    recurrence_period_start date NOT NULL,
     recurrence_weekend_adjust text NOT NULL
 );
 
@@ -168,6 +146,6 @@ CREATE TABLE gnucash.slots (
     guid_val gnucash.guid,
     numeric_val_num bigint,
     numeric_val_denom bigint,
-    gdate_val text CHECK (gdate_val ~ '^\d{8}$')
+    gdate_val date
 );
 CREATE INDEX ON gnucash.slots (obj_guid);
