@@ -199,7 +199,7 @@ def main() -> int:
         if arguments.names and example.name not in arguments.names:
             continue
         try:
-            print(f"{example.name}: {fetch(example, arguments.to)}", flush=True)
+            print(f"{example.name}: {os.path.relpath(fetch(example, arguments.to))}", flush=True)
         except FetchError as error:
             print(f"{example.name}: {error}", file=sys.stderr)
             failed = True
