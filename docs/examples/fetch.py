@@ -136,7 +136,10 @@ def _download(example: Example, directory: Path) -> Path:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except FileNotFoundError:
-        raise FetchError(f"{command[0]} is not installed: it is needed to download {what}.") from None
+        raise FetchError(
+            f"{command[0]} is not installed: it is needed to download {what}. "
+            f"On Debian and Ubuntu: apt-get install {command[0]}"
+        ) from None
     except subprocess.TimeoutExpired:
         raise FetchError(
             f"{example.client} did not download {what} within {PATIENCE} seconds: is the registry reachable?"
