@@ -415,16 +415,20 @@ def _epoch_units(
     undecided = [column for column in times if column.source not in units]
     if not undecided:
         return units
-    extremes = []
-    for column in undecided:
+    numbers, extremes = [], []
+    for position, column in enumerate(undecided):
         name = quote_name(column.source)
-        # The first two tests settle a number or an ISO time; only digits and points are left.
-        number = (
-            f"CASE WHEN typeof({name}) IN ('integer', 'real') OR (typeof({name}) = 'text' "
-            f"AND {name} NOT GLOB '*[^0-9.]*' AND {name} GLOB '[0-9]*') THEN CAST({name} AS REAL) END"
+        # The fifth character already tells an ISO time from a text that may be a number.
+        numbers.append(
+            f"CASE typeof({name}) WHEN 'text' THEN CASE WHEN substr({name}, 5, 1) <> '-' "
+            f"AND {name} NOT GLOB '*[^0-9.]*' AND {name} GLOB '[0-9]*' THEN CAST({name} AS REAL) END "
+            f"WHEN 'blob' THEN NULL ELSE {name} END AS number_{position}"
         )
-        extremes += [f"min({number})", f"max({number})"]
-    found = snapshot.execute(f"SELECT {', '.join(extremes)} FROM {source.scan}").fetchone()  # noqa: S608 (quoted)
+        extremes.append(f"min(number_{position}), max(number_{position})")
+    # The limit keeps SQLite from evaluating each number once for min and once for max.
+    found = snapshot.execute(
+        f"SELECT {', '.join(extremes)} FROM (SELECT {', '.join(numbers)} FROM {source.scan} LIMIT -1)"  # noqa: S608 (quoted)
+    ).fetchone()
     for column, smallest, largest in zip(undecided, found[::2], found[1::2], strict=True):
         if smallest is None:
             continue
