@@ -13,7 +13,7 @@ import re
 import struct
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -335,7 +335,7 @@ def _check_fraction(column: ColumnPlan, digits: str) -> None:
 
 def _timestamp(column: ColumnPlan, note: Note) -> Convert:
     """A time: ISO text with or without a zone, or a number in the unit that the plan decided."""
-    zone = UTC if column.options.time_zone == "UTC" else ZoneInfo(column.options.time_zone)
+    zone: tzinfo = UTC if column.options.time_zone == "UTC" else ZoneInfo(column.options.time_zone)
     zone_name = column.options.time_zone
     with_zone = column.type_name == "timestamptz"
 
@@ -351,6 +351,8 @@ def _timestamp(column: ColumnPlan, note: Note) -> Convert:
         day, clock, fraction, offset = _time_parts(value)
         _check_fraction(column, fraction)
         text = f"{day} {clock}" + (f".{fraction[:6]}" if fraction else "")
+        if with_zone and day[:4] in ("0001", "9999"):
+            _check_years(datetime.fromisoformat(f"{day} {clock}{_as_iso_offset(offset)}"), zone)
         if not offset:
             if not with_zone:
                 return text
@@ -365,6 +367,19 @@ def _timestamp(column: ColumnPlan, note: Note) -> Convert:
         return text
 
     return convert
+
+
+def _as_iso_offset(offset: str) -> str:
+    """Return an offset as Python 3.11 and every later version reads it."""
+    return offset.replace("Z", "+00:00") if offset in ("", "Z") else f"{offset[:3]}:{offset[3:].lstrip(':') or '00'}"
+
+
+def _check_years(moment: datetime, zone: tzinfo) -> None:
+    """Refuse a time that its zone moves out of the years that every part of this engine can name."""
+    try:
+        (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    except OverflowError:
+        raise Refused("unconvertible", "holds a time outside the years 1 to 9999 in UTC") from None
 
 
 def _time_parts(text: str) -> tuple[str, str, str, str]:

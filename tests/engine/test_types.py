@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import tracemalloc
 from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 from ansible.module_utils.migration.catalog import read_catalog
 from ansible.module_utils.migration.convert import Refused, converter
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import ColumnOptions
 from ansible.module_utils.migration.plan import ColumnPlan
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 from .test_sources import plan_of
@@ -197,6 +202,82 @@ def test_identity_columns_take_the_ids_of_the_source(connection: Connection, tmp
 
 # ---------------------------------------------------------------- large values
 
+
+# ---------------------------------------------------------------- against the server's own arithmetic
+
+DIGITS = st.text("0123456789", max_size=25)
+NUMBERS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-9999, 9999).map(lambda cents: cents / 100),
+    st.builds(
+        "{}{}.{}{}".format, st.sampled_from(["", "-", "+"]), DIGITS, DIGITS, st.sampled_from(["", "e5", "E-7", "e+30"])
+    ),
+)
+
+
+@settings(
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+@given(value=NUMBERS, precision=st.integers(1, 30), scale=st.integers(-3, 32))
+def test_a_number_is_refused_if_and_only_if_the_server_would_change_it(
+    connection: Connection, value: int | float | str, precision: int, scale: int
+) -> None:
+    name = f"numeric({precision},{scale})"
+    plan = ColumnPlan(
+        "c", "c", "numeric", "numeric", name, False, ColumnOptions("c", "c"), precision=precision, scale=scale
+    )
+    text = value if isinstance(value, str) else repr(value)
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(f"SELECT %s::{name}::text", (text,))
+            (stored,) = cursor.fetchone() or (None,)
+            unchanged = stored is not None and Decimal(stored) == Decimal(text)
+        except psycopg2.DataError:
+            unchanged = False
+    connection.rollback()
+    try:
+        assert converter(plan, lambda _: None)(value) == text
+        accepted = True
+    except Refused:
+        accepted = False
+    assert accepted == unchanged
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+@given(
+    moment=st.datetimes(min_value=datetime(1, 1, 2)),
+    more=st.sampled_from(["", "0", "000", "1", "0001"]),
+    scale=st.integers(0, 6),
+    kind=st.sampled_from(["timestamp", "timestamptz", "time"]),
+)
+def test_a_time_is_refused_if_and_only_if_the_server_would_round_it(
+    connection: Connection, moment: datetime, more: str, scale: int, kind: str
+) -> None:
+    text = f"{moment:%H:%M:%S.%f}{more}"
+    expected = f"{moment:%H:%M:%S}"
+    if kind != "time":
+        text, expected = f"{moment.date()}T{text}", f"{moment.date()} {expected}"
+    digits = f"{moment.microsecond:06d}{more}".rstrip("0")
+    expected += f".{digits}" if digits else ""
+    family = "time" if kind == "time" else "timestamp"
+    plan = ColumnPlan("c", "c", family, kind, f"{kind}({scale})", False, ColumnOptions("c", "c"), scale=scale)
+    try:
+        converted = converter(plan, lambda _: None)(text)
+    except Refused:
+        assert len(digits) > scale
+        return
+    assert len(digits) <= scale
+    in_utc = " AT TIME ZONE 'UTC'" if kind == "timestamptz" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT (%s::{kind}({scale}){in_utc})::text", (converted,))
+        assert cursor.fetchone() == (expected,)
+    connection.rollback()
+
+
+# ---------------------------------------------------------------- large values
 
 LARGE = 20_000_000
 
