@@ -307,7 +307,8 @@ def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
         if column.epoch_unit == JULIAN_DAYS:
             microseconds = round((float(number) - JULIAN_DAY_OF_1970) * 86_400_000) * 1_000
         else:
-            exact = Fraction(number) * EPOCH_FACTORS[column.epoch_unit]
+            # A double stands for the shortest number that it is written as.
+            exact = Fraction(str(number)) * EPOCH_FACTORS[column.epoch_unit]
             if exact.denominator != 1:
                 raise Refused("unconvertible", "holds a time finer than a microsecond")
             microseconds = exact.numerator

@@ -1,31 +1,38 @@
 """Makes the target tables of one cutover group equal to its source, and says what it had to do.
 
-Snapshot → plan → prepare → compare → load → verify → report; each step is a file of its own.
-The rows, the ledger's entries and the new state commit in one transaction, and only after the
-verification has read every row back. This module alone decides whether a group may be loaded.
+Snapshot → plan → prepare → load → verify → report; each step is a file of its own. The rows, the
+ledger's entries and the new state commit in one transaction, and only after the verification has
+read every row back. This module alone decides whether a group may be loaded.
+
+A load is tried the fast way first, with plain rows that SQLite itself builds. If PostgreSQL
+refuses one, or does not give it back as it was, everything is rolled back and done the exact way.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from . import ledger, state
 from .catalog import read_catalog
 from .connection import explained, first_row
-from .errors import MigrationError, Problem
+from .errors import MigrationError, Problem, RowsRefused
 from .estate import Group
-from .fingerprint import fingerprint
-from .load import load, read_sequences, set_sequences, table_name
+from .load import load, read_sequences, set_sequences
+from .names import table_name
 from .plan import TablePlan, plan_group
 from .prepare import Prepared, PreparedTable, prepare
+from .present import Present, read_present
+from .server_forms import ServerForms
 from .snapshot import Snapshot, snapshot
-from .source import count_rows, open_snapshot, read_tables
-from .verify import Comparison, compare_table
+from .source import count_rows, open_snapshot, read_left_out, read_tables
+from .source_sums import PlainSums, summing
+from .verify import Comparison, compare_tables
 
 try:
     from psycopg2 import sql
@@ -37,8 +44,8 @@ if TYPE_CHECKING:
 
 REHEARSAL = "rehearsal"
 FINAL = "final"
-# In the ledger's detail of a group: the fingerprint of what our last run left in the target.
-LOADED = "loaded_fingerprint"
+# In the ledger's detail of a group: what our last run left in the target, by target table.
+LOADED = "loaded"
 
 
 class _Clock:
@@ -119,8 +126,13 @@ def compare(connection: Connection, group: Group, work_directory: str | None = N
         closing(open_snapshot(copy.path)) as source,
     ):
         plans = _plan(connection, group, source)
-        prepared = prepare(group, source, plans, copy.directory, spool=False)
-        comparisons = [compare_table(connection, source, table) for table in prepared.tables]
+        forms = ServerForms(connection)
+        prepared = prepare(group, source, plans, copy.directory, forms, spool=False)
+        comparisons = compare_tables(connection, source, prepared.tables)
+        if not all(comparison.equal for comparison in comparisons):
+            # What the fast way takes for plain may be what differs.
+            prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=True)
+            comparisons = compare_tables(connection, source, prepared.tables)
         result = {
             "tables": [
                 _table_report(table, comparison, False)
@@ -180,38 +192,111 @@ def _synchronise(
 ) -> tuple[bool, dict[str, Any]]:
     """Compare, and load what differs; commit, or roll everything back."""
     with closing(open_snapshot(copy.path)) as source:
+        run = _Run(connection, group, kind, check_mode, clock, copy, source, loaded or {}, started_at)
         try:
-            with clock.step("profile"):
-                plans = _plan(connection, group, source)
-                prepared = prepare(group, source, plans, copy.directory)
-            with clock.step("compare"):
-                present = fingerprint(connection, group)
-                holds_rows = any(table["rows"] for table in present.values())
-                comparisons = _compare(connection, source, prepared) if holds_rows else []
-                sequences = read_sequences(connection, source, plans)
-            equal = bool(comparisons) and all(comparison.equal for comparison in comparisons)
-            equal = equal and all(sequence["correct"] for sequence in sequences)
-            never_loaded = loaded is None
-            changed = not equal or never_loaded
-            before = comparisons
-            if not equal:
-                _require_ours(group, present, loaded, holds_rows)
-            if changed and not check_mode:
-                with clock.step("load"):
-                    load(connection, group.name, prepared)
-                    sequences = set_sequences(connection, sequences)
-                with clock.step("verify"):
-                    comparisons = _compare(connection, source, prepared)
-                    _require_equal(group, prepared, comparisons)
-            report = _report(
-                connection, group, kind, copy, prepared, before, comparisons, sequences, started_at, changed
-            )
-            if not check_mode:
-                _commit(connection, group, kind, changed, clock, report, started_at)
+            try:
+                # A dry run lists every offender, also those that only PostgreSQL would find.
+                return run.attempt(exact=check_mode)
+            except RowsRefused:
+                connection.rollback()
+                return run.attempt(exact=True)
         finally:
             if not connection.closed:
                 connection.rollback()
-    return changed, report
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run over one group; :meth:`attempt` may be made twice.
+
+    :param loaded: what our last run left in the target, by target table.
+    """
+
+    connection: Connection
+    group: Group
+    kind: str
+    check_mode: bool
+    clock: _Clock
+    copy: Snapshot
+    source: sqlite3.Connection
+    loaded: Mapping[str, Any]
+    started_at: datetime
+
+    def attempt(self, exact: bool) -> tuple[bool, dict[str, Any]]:
+        """Bring the target to the source's state.
+
+        :param exact: take no row for plain.
+        :raises RowsRefused: if a row that was taken for plain is none.
+        """
+        with self.clock.step("profile"):
+            plans = _plan(self.connection, self.group, self.source)
+        if exact or self.check_mode:
+            return self._attempt(plans, exact, None)
+        with summing(self.copy, plans) as plain_sums:
+            return self._attempt(plans, exact, plain_sums)
+
+    def _attempt(
+        self, plans: Sequence[TablePlan], exact: bool, plain_sums: PlainSums | None
+    ) -> tuple[bool, dict[str, Any]]:
+        """Prepare, compare, load what differs, verify and commit."""
+        connection, clock = self.connection, self.clock
+        with clock.step("profile"):
+            forms = ServerForms(connection)
+            prepared = prepare(self.group, self.source, plans, self.copy.directory, forms, exact=exact)
+            if plain_sums is not None:
+                plain_sums.settle(prepared.tables)
+        known = plain_sums.result if plain_sums is not None else dict
+        with clock.step("compare"):
+            present = read_present(connection, plans, self.loaded)
+            holds_rows = any(table.rows for table in present.values())
+            comparisons = compare_tables(connection, self.source, prepared.tables, known) if holds_rows else []
+            sequences = read_sequences(connection, self.source, plans)
+        equal = bool(comparisons) and all(comparison.equal for comparison in comparisons)
+        equal = equal and all(sequence["correct"] for sequence in sequences)
+        changed = not equal or not self.loaded
+        before = comparisons
+        if not equal:
+            _require_ours(self.group, present, self.loaded)
+        if changed and not self.check_mode:
+            with clock.step("load"):
+                load(connection, self.group.name, self.copy.path, prepared, _no_progress)
+                sequences = set_sequences(connection, sequences)
+            with clock.step("verify"):
+                comparisons = compare_tables(connection, self.source, prepared.tables, known)
+                _require_equal(self.group, prepared, comparisons)
+        report = _report(self, prepared, before, comparisons, sequences, changed)
+        if not self.check_mode:
+            self._commit(plans, comparisons, changed, report)
+        return changed, report
+
+    def _commit(
+        self, plans: Sequence[TablePlan], comparisons: Sequence[Comparison], changed: bool, report: dict[str, Any]
+    ) -> None:
+        """Write the run and the state into the ledger and commit them with the rows."""
+        connection, group = self.connection, self.group
+        record = ledger.read_group(connection, group.name, group.source_path)
+        rehearse = self.kind == REHEARSAL and record.state != state.REHEARSED
+        if not changed and not rehearse and self.kind != FINAL:
+            return
+        with self.clock.step("commit"):
+            report["seconds"] = self.clock.total()
+            ledger.record_run(connection, group.name, self.kind, self.started_at, report)
+            hashes = {
+                plan.target.name: comparison.target_hash for plan, comparison in zip(plans, comparisons, strict=True)
+            }
+            left = {
+                name: present.as_record(hashes[name]) for name, present in read_present(connection, plans, {}).items()
+            }
+            detail = {LOADED: left}
+            if self.kind == REHEARSAL:
+                ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
+            else:
+                ledger.merge_detail(connection, group.name, detail)
+            connection.commit()
+
+
+def _no_progress(_table: str, _rows: int) -> None:
+    """Say nothing."""
 
 
 def _plan(connection: Connection, group: Group, source: sqlite3.Connection) -> list[TablePlan]:
@@ -220,33 +305,26 @@ def _plan(connection: Connection, group: Group, source: sqlite3.Connection) -> l
     return plan_group(group, source, read_tables(source), targets)
 
 
-def _compare(connection: Connection, source: sqlite3.Connection, prepared: Prepared) -> list[Comparison]:
-    """Compare every table of the group."""
-    return [compare_table(connection, source, table) for table in prepared.tables]
-
-
-def _require_ours(
-    group: Group, present: dict[str, dict[str, Any]], loaded: dict[str, Any] | None, holds_rows: bool
-) -> None:
+def _require_ours(group: Group, present: Mapping[str, Present], loaded: Mapping[str, Any]) -> None:
     """Refuse to replace rows that no run of ours has written.
 
     :raises MigrationError: naming each table that holds such rows.
     """
-    if not holds_rows or present == loaded:
+    if not any(table.rows for table in present.values()):
         return
     problems = []
     for name, table in present.items():
-        ours = (loaded or {}).get(name)
-        if table["rows"] and table != ours:
+        ours = loaded.get(name)
+        if table.rows and not table.ours:
             then = "no run has loaded it yet" if ours is None else f"our last run left {ours['rows']:,} rows"
             problems.append(
                 Problem(
                     name,
-                    f"it holds {table['rows']:,} rows, and {then}: somebody else wrote to it",
+                    f"it holds {table.rows:,} rows, and {then}: somebody else wrote to it",
                     "Find out who wrote there. If those rows are not needed, delete them by hand, then run again",
                 )
             )
-        elif ours is not None and table != ours:
+        elif ours is not None and not table.ours:
             problems.append(
                 Problem(
                     name,
@@ -254,7 +332,8 @@ def _require_ours(
                     "Find out who did. To load it again, empty the group's other target tables too, then run again",
                 )
             )
-    raise MigrationError(f"The target tables of cutover group {group.name} hold rows that are not ours.", problems)
+    if problems:
+        raise MigrationError(f"The target tables of cutover group {group.name} hold rows that are not ours.", problems)
 
 
 def _require_equal(group: Group, prepared: Prepared, comparisons: Sequence[Comparison]) -> None:
@@ -277,32 +356,7 @@ def _require_equal(group: Group, prepared: Prepared, comparisons: Sequence[Compa
             )
             problems.append(Problem(where, what, fix))
     if problems:
-        raise MigrationError(f"Verification of cutover group {group.name} failed.", problems)
-
-
-def _commit(
-    connection: Connection,
-    group: Group,
-    kind: str,
-    changed: bool,
-    clock: _Clock,
-    report: dict[str, Any],
-    started_at: datetime,
-) -> None:
-    """Write the run and the state into the ledger and commit them with the rows."""
-    record = ledger.read_group(connection, group.name, group.source_path)
-    rehearse = kind == REHEARSAL and record.state != state.REHEARSED
-    if not changed and not rehearse and kind != FINAL:
-        return
-    with clock.step("commit"):
-        report["seconds"] = clock.total()
-        ledger.record_run(connection, group.name, kind, started_at, report)
-        detail = {LOADED: fingerprint(connection, group)}
-        if kind == REHEARSAL:
-            ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
-        else:
-            ledger.merge_detail(connection, group.name, detail)
-        connection.commit()
+        raise RowsRefused(f"Verification of cutover group {group.name} failed.", problems)
 
 
 def check_foreign_keys(connection: Connection, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
@@ -344,15 +398,11 @@ def _source_report(copy: Snapshot) -> dict[str, Any]:
 
 
 def _report(
-    connection: Connection,
-    group: Group,
-    kind: str,
-    copy: Snapshot,
+    run: _Run,
     prepared: Prepared,
     before: Sequence[Comparison],
     comparisons: Sequence[Comparison],
     sequences: list[dict[str, Any]],
-    started_at: datetime,
     changed: bool,
 ) -> dict[str, Any]:
     """Return the report of a run. In check mode ``comparisons`` are those of the present target."""
@@ -362,22 +412,23 @@ def _report(
     }
     shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
     return {
-        "group": group.name,
-        "kind": kind,
-        "source": _source_report(copy),
-        "started_at": started_at.isoformat(),
+        "group": run.group.name,
+        "kind": run.kind,
+        "source": _source_report(run.copy),
+        "started_at": run.started_at.isoformat(),
         "tables": [
             _table_report(table, comparison, changed and differed.get(table.plan.source.name, True))
             for table, comparison in zip(prepared.tables, shown, strict=True)
         ],
         "sequences": sequences,
-        "foreign_keys": check_foreign_keys(connection, [table.plan for table in prepared.tables]),
+        "foreign_keys": check_foreign_keys(run.connection, [table.plan for table in prepared.tables]),
         "rejects": [
             {"table": table.plan.source.name, "key": key, "reason": reason}
             for table in prepared.tables
             for key, reason in table.rejects
         ],
-        "ignored_tables": list(group.ignored_tables),
+        "ignored_tables": list(run.group.ignored_tables),
+        "left_out": read_left_out(run.source),
     }
 
 
@@ -389,6 +440,7 @@ def _table_report(table: PreparedTable, comparison: Comparison, changed: bool) -
         "source_rows": table.source_rows,
         "target_rows": comparison.target_rows,
         "rejected_rows": len(table.rejected),
+        "filtered_rows": table.plan.filtered_rows,
         "source_hash": comparison.source_hash,
         "target_hash": comparison.target_hash,
         "equal": comparison.equal,

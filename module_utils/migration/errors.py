@@ -44,3 +44,7 @@ class MigrationError(Exception):
     def as_dicts(self) -> list[dict[str, str]]:
         """Return the problems as plain data for ``fail_json``."""
         return [asdict(problem) for problem in self.problems]
+
+
+class RowsRefused(MigrationError):
+    """Some rows were refused in a way that does not tell all offenders: the exact way finds them all."""

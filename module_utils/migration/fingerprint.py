@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import first_row
 from .estate import Group
-from .load import table_name
+from .names import table_name
 
 try:
     from psycopg2 import sql

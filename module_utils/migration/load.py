@@ -7,15 +7,20 @@ came from a run of ours (see :mod:`.engine`).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .catalog import ForeignKey
 from .connection import as_server_error, first_row
-from .errors import MigrationError, Problem
+from .errors import MigrationError, Problem, RowsRefused
+from .feed import plain_lines
+from .names import table_name
+from .plain_rows import copy_blocks
 from .plan import TablePlan
-from .prepare import Prepared
+from .prepare import Prepared, PreparedTable
+from .rebuilt import FROM_ROWS, rebuilt
 from .source import quote_name, read_sequence
 
 try:
@@ -26,7 +31,8 @@ except ImportError:  # reported by connection.connect()
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
-    from psycopg2.sql import Identifier
+
+Progress = Callable[[str, int], None]
 
 _COPY_BUFFER = 1 << 20  # bytes
 
@@ -43,50 +49,70 @@ _SERVER_FIXES = {
 }
 
 
-def table_name(name: str) -> Identifier:
-    """Return ``schema.table`` as an identifier for SQL."""
-    schema, _, table = name.partition(".")
-    return sql.Identifier(schema, table)
+def load(
+    connection: Connection,
+    group_name: str,
+    snapshot_path: Path,
+    prepared: Prepared,
+    progress: Progress,
+    lock_timeout_seconds: float = 10.0,
+) -> None:
+    """Empty the target tables and fill them from the snapshot and the prepared files. The caller commits.
 
-
-def load(connection: Connection, group_name: str, prepared: Prepared, lock_timeout_seconds: float = 10.0) -> None:
-    """Empty the target tables and fill them from the prepared files. The caller commits.
-
-    :raises MigrationError: if PostgreSQL refuses a row or runs out of a resource; the caller's
-        transaction is then lost as a whole.
+    :param progress: called with the table and the number of rows sent since the last call.
+    :raises RowsRefused: if PostgreSQL refuses a row.
+    :raises MigrationError: if it runs out of a resource. The caller's transaction is then lost as a whole.
     """
     plans = [table.plan for table in prepared.tables]
+    names = [plan.target.name for plan in plans]
+    large = [table.plan.target.name for table in prepared.tables if table.rows >= FROM_ROWS]
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(lock_timeout_seconds * 1000)}ms",))
-        with _server_errors("emptying the target tables", None):
-            _empty(cursor, plans)
-        cyclic = _keys_against_the_order(plans)
-        for key in cyclic:
-            cursor.execute(
-                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table_name(key.table), sql.Identifier(key.name))
-            )
-        for table in prepared.tables:
-            if table.spool is None:
-                raise ValueError("load() needs a group that was prepared with its files")
-            columns = sql.SQL(", ").join(sql.Identifier(column.target) for column in table.plan.columns)
-            statement = sql.SQL("COPY {} ({}) FROM STDIN").format(table_name(table.plan.target.name), columns)
-            with _server_errors(f"loading {table.plan.target.name}", table.plan), table.spool.open("rb") as file:
+        with _server_errors("emptying the target tables", plans):
+            freezable = _empty(cursor, plans)
+        with (
+            _server_errors("making indexes and constraints", plans),
+            rebuilt(cursor, names, large, _keys_against_the_order(plans)),
+        ):
+            for table in prepared.tables:
+                _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
+        write_ledger(cursor, group_name, prepared)
+        with _server_errors("collecting statistics", plans):
+            for name in names:
+                cursor.execute(sql.SQL("ANALYZE {}").format(table_name(name)))
+
+
+def _copy(cursor: Any, snapshot_path: Path, table: PreparedTable, freeze: bool, progress: Progress) -> None:
+    """Fill one table: its plain rows straight from the snapshot, all others from their file."""
+    name = table.plan.target.name
+    columns = sql.SQL(", ").join(sql.Identifier(column.target) for column in table.plan.columns)
+    statement = sql.SQL("COPY {} ({}) FROM STDIN{}").format(
+        table_name(name), columns, sql.SQL(" WITH (FREEZE)") if freeze else sql.SQL("")
+    )
+    with _server_errors(f"loading {name}", [table.plan]):
+        if table.plain is not None:
+            blocks = partial(copy_blocks, rows=table.plain, all_plain=table.odd_rows == 0)
+            with plain_lines(snapshot_path, blocks, partial(progress, name)) as lines:
+                try:
+                    cursor.copy_expert(statement, lines)
+                except psycopg2.Error:
+                    if lines.error is None:
+                        raise
+                    what = f"SQLite could not build its rows: {lines.error}"
+                    raise RowsRefused(f"Nothing was loaded into {name}.", [Problem(name, what, "Run again")]) from None
+        if table.spool is None:
+            raise ValueError("load() needs a group that was prepared with its files")
+        if table.plain is None or table.odd_rows:
+            with table.spool.open("rb") as file:
                 cursor.copy_expert(statement, file, _COPY_BUFFER)
-        for key in cyclic:
-            with _server_errors(f"checking {key.table}: {key.name}", None):
-                cursor.execute(
-                    sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                        table_name(key.table), sql.Identifier(key.name), sql.SQL(key.definition)
-                    )
-                )
-        _write_ledger(cursor, group_name, prepared)
-        with _server_errors("collecting statistics", None):
-            for plan in plans:
-                cursor.execute(sql.SQL("ANALYZE {}").format(table_name(plan.target.name)))
+            progress(name, table.odd_rows)
 
 
-def _empty(cursor: Any, plans: Sequence[TablePlan]) -> None:
-    """Empty the target tables, and keep everybody else out of them until the commit."""
+def _empty(cursor: Any, plans: Sequence[TablePlan]) -> set[str]:
+    """Empty the target tables, and keep everybody else out of them until the commit.
+
+    :returns: the tables whose rows may be loaded as visible to all, since nobody can have seen them otherwise.
+    """
     names = [plan.target.name for plan in plans]
     cursor.execute(
         sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.SQL(", ").join(map(table_name, names)))
@@ -99,26 +125,30 @@ def _empty(cursor: Any, plans: Sequence[TablePlan]) -> None:
     )
     if not first_row(cursor)[0]:
         cursor.execute(sql.SQL("TRUNCATE TABLE ONLY {}").format(sql.SQL(", ").join(map(table_name, names))))
-        return
+        cursor.execute("SELECT oid FROM pg_class WHERE relkind = 'r' AND oid = ANY (%s::regclass[])", (quoted,))
+        ordinary = {oid for (oid,) in cursor.fetchall()}
+        cursor.execute("SELECT unnest(%s::regclass[])::oid", (quoted,))
+        return {name for name, (oid,) in zip(names, cursor.fetchall(), strict=True) if oid in ordinary}
     # A table outside the group refers to one of these, which TRUNCATE refuses even if no row does.
     for name in reversed(names):
         cursor.execute(sql.SQL("DELETE FROM {}").format(table_name(name)))
+    return set()
 
 
-def _keys_against_the_order(plans: Sequence[TablePlan]) -> list[ForeignKey]:
-    """Return the foreign keys whose referenced table is loaded later: those of a cycle."""
+def _keys_against_the_order(plans: Sequence[TablePlan]) -> list[str]:
+    """Return the foreign keys whose referenced table is loaded later, those of a cycle, as ``schema.table name``."""
     order = {plan.target.name: position for position, plan in enumerate(plans)}
     return [
-        key
+        f"{key.table} {key.name}"
         for plan in plans
         for key in plan.target.foreign_keys
         if order.get(key.referenced_table, -1) > order[plan.target.name]
     ]
 
 
-def _write_ledger(cursor: Any, group_name: str, prepared: Prepared) -> None:
+def write_ledger(cursor: Any, group_name: str, prepared: Prepared) -> None:
     """Write the id map, the rejected rows and the original values of the group."""
-    with _server_errors("writing migration.id_map", None):
+    with _server_errors("writing migration.id_map"):
         cursor.execute("CREATE TEMP TABLE new_id_map (LIKE migration.id_map) ON COMMIT DROP")
         with prepared.id_map.open("rb") as file:
             cursor.copy_expert("COPY new_id_map FROM STDIN", file, _COPY_BUFFER)
@@ -127,7 +157,7 @@ def _write_ledger(cursor: Any, group_name: str, prepared: Prepared) -> None:
             "ON CONFLICT (namespace, old_id) DO NOTHING"
         )
     for table, path in (("reject", prepared.rejects), ("original_value", prepared.originals)):
-        with _server_errors(f"writing migration.{table}", None), path.open("rb") as file:
+        with _server_errors(f"writing migration.{table}"), path.open("rb") as file:
             name = sql.Identifier("migration", table)
             cursor.execute(sql.SQL("DELETE FROM {} WHERE group_name = %s").format(name), (group_name,))
             cursor.copy_expert(sql.SQL("COPY {} FROM STDIN").format(name), file, _COPY_BUFFER)
@@ -144,15 +174,15 @@ def read_sequences(
     with connection.cursor() as cursor:
         for plan in plans:
             for column in plan.columns:
-                name = plan.target.columns[column.target].sequence
+                name = column.sequence
                 if name is None:
                     continue
                 largest = snapshot.execute(
                     f"SELECT max(CAST({quote_name(column.source)} AS INTEGER)) "  # noqa: S608 (quoted)
-                    f"FROM {quote_name(plan.source.name)}"
+                    f"FROM {plan.source.relation}"
                 ).fetchone()[0]
                 required = max(largest or 0, read_sequence(snapshot, plan.source.name)) + 1
-                # pg_get_serial_sequence() returned the name, already quoted where needed.
+                # The server returned the name, already quoted where needed.
                 cursor.execute(
                     sql.SQL("SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {}").format(
                         sql.SQL(name)
@@ -178,24 +208,30 @@ def set_sequences(connection: Connection, sequences: Sequence[dict[str, Any]]) -
 
 
 @contextmanager
-def _server_errors(doing: str, plan: TablePlan | None) -> Iterator[None]:
-    """Turn an error of the server into one for the operator, without a secret value in it."""
+def _server_errors(doing: str, plans: Sequence[TablePlan] = ()) -> Iterator[None]:
+    """Turn an error of the server into one for the operator, without a secret value in it.
+
+    :param plans: the tables whose values the server's message may quote.
+    """
     try:
         yield
     except (psycopg2.Error, SystemError) as raised:
         error = as_server_error(raised)
         diagnosis = error.diag
-        where = plan.target.name if plan is not None else (diagnosis.table_name or "PostgreSQL")
-        if plan is not None and plan.has_secrets:
+        named = f"{diagnosis.schema_name}.{diagnosis.table_name}"
+        concerned = [plan for plan in plans if plan.target.name == named] or list(plans)
+        where = concerned[0].target.name if len(concerned) == 1 else (diagnosis.table_name or "PostgreSQL")
+        if any(plan.has_secrets for plan in concerned):
             # The server quotes values in its messages; say only what cannot hold one.
-            named = diagnosis.constraint_name or diagnosis.column_name or "a value"
-            what = f"{named} was refused (SQLSTATE {error.pgcode})"
+            what = f"{diagnosis.constraint_name or diagnosis.column_name or 'a value'} was refused"
         else:
             first_line = str(error).strip().partition("\n")[0]
             details = (diagnosis.message_primary or first_line, diagnosis.message_detail, diagnosis.context)
             what = "; ".join(detail.replace("\n", " ") for detail in details if detail)
-            what += f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
-        raise MigrationError(
+        what += f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
+        # Classes 22 and 23: a value that its type or a constraint refuses.
+        refused = RowsRefused if (error.pgcode or "")[:2] in ("22", "23") else MigrationError
+        raise refused(
             f"PostgreSQL refused while {doing}; nothing was changed.",
             [Problem(where, what, _SERVER_FIXES.get(error.pgcode, "Mend what the message names, then run again"))],
         ) from None

@@ -124,6 +124,11 @@ class TablePlan:
     filtered_rows: int = 0
 
     @property
+    def compared(self) -> tuple[ColumnPlan, ...]:
+        """Return the columns that must be equal on both sides: those loaded, and those that both sides generate."""
+        return self.columns + self.generated
+
+    @property
     def has_secrets(self) -> bool:
         """Return whether any of its columns is marked secret: then no server message is shown."""
         return bool(self.secret_columns)
@@ -425,9 +430,12 @@ def _epoch_units(
             f"WHEN 'blob' THEN NULL ELSE {name} END AS number_{position}"
         )
         extremes.append(f"min(number_{position}), max(number_{position})")
+    # Most rows hold ISO times alone, which costs least to see.
+    candidates = " OR ".join(f"{quote_name(column.source)} NOT GLOB '????-*'" for column in undecided)
     # The limit keeps SQLite from evaluating each number once for min and once for max.
     found = snapshot.execute(
-        f"SELECT {', '.join(extremes)} FROM (SELECT {', '.join(numbers)} FROM {source.scan} LIMIT -1)"  # noqa: S608 (quoted)
+        f"SELECT {', '.join(extremes)} FROM "  # noqa: S608 (quoted)
+        f"(SELECT {', '.join(numbers)} FROM {source.scan} WHERE {candidates} LIMIT -1)"
     ).fetchone()
     for column, smallest, largest in zip(undecided, found[::2], found[1::2], strict=True):
         if smallest is None:

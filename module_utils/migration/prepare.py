@@ -1,4 +1,4 @@
-"""Converts every value once, into private files that PostgreSQL's COPY reads as they are.
+"""Sorts out which rows are plain, and converts all others once, into private files that COPY reads as they are.
 
 Nothing is written to the target here, so every offender can be found and listed first.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .convert import Refused, converter
-from .errors import MigrationError, Problem
+from .convert import Convert, Refused, converter
+from .errors import MigrationError, Problem, RowsRefused
 from .estate import REFUSE, Group
+from .plain_rows import PlainRows, count_plain_rows, id_pairs, plain_rows
 from .plan import ColumnPlan, ForeignKeyPlan, TablePlan
 from .policies import SET_NULL, repair
+from .server_forms import ServerForms
 from .source import (
     Value,
     quote_name,
@@ -50,6 +52,8 @@ _FIXES = {
 class PreparedTable:
     """One table, converted.
 
+    :param plain: its plain rows, which are not in the file; None if every row went through Python.
+    :param odd_rows: rows that went through Python.
     :param rows: rows to load, those rejected not among them.
     :param rejected: key → reason of each rejected row.
     :param rejects: the same for a person, secrets masked.
@@ -57,9 +61,12 @@ class PreparedTable:
     :param conversions: (column, conversion) → number of values.
     :param kept: column without a target → value as shown → number of rows; None for a secret.
     :param spool: the file to COPY, None when nothing was written.
+    :param only: SQL over the source's columns that chose the rows, None for all.
     """
 
     plan: TablePlan
+    plain: PlainRows | None = None
+    odd_rows: int = 0
     source_rows: int = 0
     rows: int = 0
     rejected: dict[str, str] = field(default_factory=dict)
@@ -68,6 +75,12 @@ class PreparedTable:
     conversions: Counter[tuple[str, str]] = field(default_factory=Counter)
     kept: dict[str, Counter[str | None]] = field(default_factory=dict)
     spool: Path | None = None
+    only: str | None = None
+
+    @property
+    def odd_condition(self) -> str | None:
+        """Return the SQL that chooses the rows that are not plain, None for all rows."""
+        return self.only if self.plain is None else f"({self.plain.condition}) IS NOT TRUE"
 
 
 @dataclass
@@ -132,20 +145,32 @@ class _Offenders:
 
 
 def prepare(
-    group: Group, snapshot: sqlite3.Connection, plans: Sequence[TablePlan], directory: Path, spool: bool = True
+    group: Group,
+    snapshot: sqlite3.Connection,
+    plans: Sequence[TablePlan],
+    directory: Path,
+    forms: ServerForms,
+    spool: bool = True,
+    exact: bool = False,
+    only: Mapping[str, str] | None = None,
 ) -> Prepared:
-    """Convert every table of a group.
+    """Sort out the plain rows of every table of a group, and convert all others.
 
     :param directory: a private directory for the files.
+    :param forms: answers for types that only the server knows.
     :param spool: write the tables' files; without them only the findings are returned.
-    :raises MigrationError: with every value that no policy answers for.
+    :param exact: take no row for plain, so that every offender is found before PostgreSQL sees one.
+    :param only: by source table, SQL that chooses the rows to convert; tables not named are left out.
+    :raises MigrationError: with every value that no policy answers for; :class:`.RowsRefused` with
+        only some of them unless ``exact``.
     """
     # A rejected row orphans the rows that refer to it, which may lie in a table before it (a
     # cycle) or in its own: then everything is converted again with what is now known.
     rejected_rows: dict[str, list[dict[str, Value]]] = {}
     while True:
         known = {table: len(rows) for table, rows in rejected_rows.items()}
-        prepared, offenders, seen = _prepare_once(group, snapshot, plans, directory, spool, rejected_rows)
+        once = _Preparation(group, snapshot, plans, directory, forms, spool, exact, only)
+        prepared, offenders, seen = once.run(rejected_rows)
         rejected_rows = seen
         refers_to_unseen = any(
             len(seen.get(key.referenced_source, ())) > known.get(key.referenced_source, 0)
@@ -157,7 +182,8 @@ def prepare(
             break
     problems = offenders.problems()
     if problems:
-        raise MigrationError(f"Cutover group {group.name} holds values that its target cannot.", problems)
+        refused = MigrationError if exact else RowsRefused
+        raise refused(f"Cutover group {group.name} holds values that its target cannot.", problems)
     return prepared
 
 
@@ -167,47 +193,83 @@ def _comes_before(plans: Sequence[TablePlan], first: str, second: str) -> bool:
     return names.index(first) < names.index(second)
 
 
-def _prepare_once(
-    group: Group,
-    snapshot: sqlite3.Connection,
-    plans: Sequence[TablePlan],
-    directory: Path,
-    spool: bool,
-    rejected_before: dict[str, list[dict[str, Value]]],
-) -> tuple[Prepared, _Offenders, dict[str, list[dict[str, Value]]]]:
-    """Convert every table once, given the rows that are known to be rejected."""
-    offenders = _Offenders(group.source_path)
-    id_map, rejects, originals = (_Spool(directory / f"{name}.copy") for name in ("id_map", "reject", "original_value"))
-    rejected_rows = dict(rejected_before)
-    tables = []
-    for number, plan in enumerate(plans):
-        _find_duplicates(snapshot, plan, offenders)
-        work = _TableWork(group, plan, offenders, id_map, rejects, originals)
-        work.missing = [_missing_values(snapshot, key, rejected_rows) for key in plan.foreign_keys]
-        lines = _Spool(directory / f"{number:03d}.copy", spool)
-        rejected_rows[plan.source.name] = work.run(snapshot, lines)
-        lines.close()
-        work.prepared.spool = lines.path if spool else None
-        tables.append(work.prepared)
-    for file in (id_map, rejects, originals):
-        file.close()
-    return Prepared(tables, id_map.path, rejects.path, originals.path), offenders, rejected_rows
+@dataclass
+class _Preparation:
+    """One pass over all tables; the fields are the arguments of :func:`prepare`."""
+
+    group: Group
+    snapshot: sqlite3.Connection
+    plans: Sequence[TablePlan]
+    directory: Path
+    forms: ServerForms
+    spool: bool
+    exact: bool
+    only: Mapping[str, str] | None
+
+    def run(
+        self, rejected_before: dict[str, list[dict[str, Value]]]
+    ) -> tuple[Prepared, _Offenders, dict[str, list[dict[str, Value]]]]:
+        """Prepare every table, given the rows that are known to be rejected."""
+        offenders = _Offenders(self.group.source_path)
+        files = [_Spool(self.directory / f"{name}.copy") for name in ("id_map", "reject", "original_value")]
+        id_map, rejects, originals = files
+        rejected_rows = dict(rejected_before)
+        tables = []
+        for number, plan in enumerate(self.plans):
+            if self.only is not None and plan.source.name not in self.only:
+                continue
+            if self.exact:
+                # Otherwise PostgreSQL's own constraints find them, for all rows at once.
+                _find_duplicates(self.snapshot, plan, offenders)
+            work = _TableWork(self.group, plan, offenders, id_map, rejects, originals, self.forms)
+            work.missing = [
+                _missing_values(self.snapshot, key, rejected_rows)
+                if self.exact or key.answer != REFUSE or rejected_rows.get(key.referenced_source)
+                else set()
+                for key in plan.foreign_keys
+            ]
+            if self.only is not None:
+                work.prepared.only = self.only[plan.source.name]
+            elif not self.exact and not any(work.missing):
+                self._sort_out(work, id_map)
+            lines = _Spool(self.directory / f"{number:03d}.copy", self.spool)
+            if work.prepared.plain is None or work.prepared.odd_rows:
+                rejected_rows[plan.source.name] = work.run(self.snapshot, lines)
+            lines.close()
+            work.prepared.spool = lines.path if self.spool else None
+            tables.append(work.prepared)
+        for file in files:
+            file.close()
+        return Prepared(tables, id_map.path, rejects.path, originals.path), offenders, rejected_rows
+
+    def _sort_out(self, work: _TableWork, id_map: _Spool) -> None:
+        """Find the plain rows of a table, count what becomes of them, and note their ids."""
+        prepared = work.prepared
+        plain = plain_rows(prepared.plan)
+        if plain is None:
+            return
+        rows, plain_count, conversions = count_plain_rows(self.snapshot, plain)
+        prepared.plain = plain
+        prepared.source_rows = prepared.rows = plain_count
+        prepared.odd_rows = rows - plain_count
+        prepared.conversions.update(conversions)
+        for pair in id_pairs(self.snapshot, plain, prepared.odd_rows == 0):
+            id_map.write(pair)
 
 
 def _missing_values(
     snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]]
 ) -> set[tuple[Value, ...]]:
     """Return the values of a foreign key whose row is missing from the source or was rejected."""
-    child_table = quote_name(key.source)
     columns = [quote_name(name) for name in key.columns]
     condition = " AND ".join(
         f"p.{quote_name(parent)} = c.{name}" for parent, name in zip(key.referenced_columns, columns, strict=True)
     )
     not_null = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
     rows = snapshot.execute(
-        f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {child_table} c "  # noqa: S608 (quoted)
+        f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {key.relation} c "  # noqa: S608 (quoted)
         f"WHERE {not_null} AND NOT EXISTS "
-        f"(SELECT 1 FROM {quote_name(key.referenced_source)} p WHERE {condition})"
+        f"(SELECT 1 FROM {key.referenced_relation} p WHERE {condition})"
     )
     missing = {tuple(row) for row in rows}
     for row in rejected_rows.get(key.referenced_source, ()):
@@ -224,7 +286,7 @@ def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, offenders: _
         columns = [by_target[name] for name in unique]
         names = [quote_name(column.source) for column in columns]
         rows = snapshot.execute(
-            f"SELECT {', '.join(names)}, count(*) FROM {quote_name(plan.source.name)} "  # noqa: S608 (quoted)
+            f"SELECT {', '.join(names)}, count(*) FROM {plan.source.relation} "  # noqa: S608 (quoted)
             f"WHERE {' AND '.join(f'{name} IS NOT NULL' for name in names)} "
             f"GROUP BY {', '.join(f'{name} COLLATE BINARY' for name in names)} HAVING count(*) > 1"
         )
@@ -244,7 +306,14 @@ class _TableWork:
     """The conversion of one table: one pass over its rows."""
 
     def __init__(
-        self, group: Group, plan: TablePlan, offenders: _Offenders, id_map: _Spool, rejects: _Spool, originals: _Spool
+        self,
+        group: Group,
+        plan: TablePlan,
+        offenders: _Offenders,
+        id_map: _Spool,
+        rejects: _Spool,
+        originals: _Spool,
+        forms: ServerForms,
     ) -> None:
         self._group = group
         self._plan = plan
@@ -252,13 +321,14 @@ class _TableWork:
         self._id_map = id_map
         self._rejects = rejects
         self._originals = originals
+        self._forms = forms
         self.missing: list[set[tuple[Value, ...]]] = []
         self.prepared = PreparedTable(plan)
 
     def run(self, snapshot: sqlite3.Connection, lines: _Spool) -> list[dict[str, Value]]:
-        """Convert every row and return the values of those that were rejected."""
+        """Convert every row that is not plain and return the values of those that were rejected."""
         plan, prepared = self._plan, self.prepared
-        converters = [converter(column, self._noter(column)) for column in plan.columns]
+        converters = [self._converter(column) for column in plan.columns]
         count = len(plan.columns)
         positions = {column.source: index for index, column in enumerate(plan.columns)}
         checks = [
@@ -269,7 +339,10 @@ class _TableWork:
         recorded = [index for index, column in enumerate(plan.columns) if column.records_ids]
         rejected_rows = []
         read = plan.read_columns
-        for row in read_rows(snapshot, plan.source, read):
+        rows = read_rows(snapshot, plan.source, read, prepared.odd_condition)
+        prepared.odd_rows = 0
+        for row in (row for block in self._forms.learned(plan, rows) for row in block):
+            prepared.odd_rows += 1
             prepared.source_rows += 1
             values = list(row[:count])
             rejection, nulled = self._check_references(checks, values, row)
@@ -295,6 +368,20 @@ class _TableWork:
             lines.write(fields)
             prepared.rows += 1
         return rejected_rows
+
+    def _converter(self, column: ColumnPlan) -> Convert:
+        """Return the function that converts one column; for other types the server is asked too."""
+        convert = converter(column, self._noter(column))
+        if column.kind != "other":
+            return convert
+
+        def checked(value: Value) -> str | None:
+            text = convert(value)
+            if text is not None and not self._forms.accepts(self._plan, column, text):
+                raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
+            return text
+
+        return checked
 
     def _noter(self, column: ColumnPlan) -> Any:
         """Return the function that counts the conversions of one column."""
@@ -358,7 +445,7 @@ class _TableWork:
                 return None, f"{column.source} {refused.what}"
             if answer == REFUSE or (answer == SET_NULL and column.not_null):
                 break
-            value = repair(value, answer)
+            value = repair(value, answer, column.scale)
             self._remember(column.source, answer, f"{column.source} {refused.what}", original, row)
             self.prepared.conversions[(column.source, f"{refused.policy}: {answer}, original kept in the ledger")] += 1
             if answer == SET_NULL:

@@ -29,6 +29,14 @@ _COLLATE = re.compile(
 _PIECE = 1 << 20  # characters
 
 
+_AFFINITIES = (
+    ("INTEGER", ("INT",)),
+    ("TEXT", ("CHAR", "CLOB", "TEXT")),
+    ("BLOB", ("BLOB",)),
+    ("REAL", ("REAL", "FLOA", "DOUB")),
+)
+
+
 @dataclass(frozen=True)
 class SourceColumn:
     """One column of a source table; ``generated`` ones are read but never needed."""
@@ -54,6 +62,17 @@ class SourceTable:
     key: tuple[str, ...]
     row_filter: str | None = None
     computed: tuple[tuple[str, str], ...] = ()
+
+    def affinity(self, name: str) -> str:
+        """Return the affinity of a column, which its declared type decides: see SQLite's "Datatypes", section 3.1.
+
+        :returns: ``INTEGER``, ``TEXT``, ``BLOB``, ``REAL`` or ``NUMERIC``; ``BLOB`` for a computed column.
+        """
+        declared = next((column.declared_type.upper() for column in self.columns if column.name == name), "")
+        for affinity, parts in _AFFINITIES:
+            if any(part in declared for part in parts):
+                return affinity
+        return "BLOB" if declared in ("", "ANY") else "NUMERIC"
 
     @property
     def column_names(self) -> tuple[str, ...]:

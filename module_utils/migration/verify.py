@@ -1,31 +1,31 @@
-"""The proof: PostgreSQL is read back through the inverse mapping and compared with the source.
+"""The proof: every row of PostgreSQL is read back, its conversion undone, and compared with the source.
 
-Both sides are brought to the same canonical fields: the source's values as they are stored (or
-as a policy says), the target's values by undoing the conversion. The inverse mapping shares no
-code with :mod:`.convert`, so that a mistake in one is caught by the other. Each row is hashed
-over its typed, length-prefixed fields, and the hashes are added up modulo 2^128: a changed
-value, a missing row and a doubled row all change the sum.
+Both sides are brought to the same canonical fields (:mod:`.canonical`), each row is hashed over
+them, and the hashes are added up: a changed value, a missing row and a doubled row all change the
+sum. PostgreSQL builds and hashes its own rows, so that only the hashes travel. Where the sums
+differ, the very rows, columns and both values are named.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
-import struct
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from fractions import Fraction
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
+from functools import partial
+from hashlib import md5
+from typing import TYPE_CHECKING
 
-from .load import table_name
+from .canonical import define_functions, null_field, show, source_field, source_reader, target_field
+from .connection import first_row
+from .names import table_name
+from .plain_rows import PlainRows
 from .plan import ColumnPlan, TablePlan
 from .policies import repair
 from .prepare import PreparedTable
+from .server_forms import ServerForms
 from .source import Value, read_rows, row_key
 
 try:
@@ -37,17 +37,14 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from psycopg2.sql import Composable
 
-# The fields of one row: each a letter for its type, then its bytes; None for NULL.
-Fields = tuple[bytes | None, ...]
-Consumer = Callable[[Fields], None]
 SHOWN_DIFFERENCES = 20
 
-_MODULUS = 1 << 128
-_MICROSECOND = timedelta(microseconds=1)
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
-_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
-_UNESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+# Rows are sorted into this many buckets by a hash of their key, to find those that differ.
+_BUCKET_DIGITS = 3
+_BLOCK_BYTES = 1 << 18
+# Of up to four arguments each.
+_FIELDS_AT_ONCE = 25
+_HALF = 1 << 64
 
 
 @dataclass
@@ -69,333 +66,385 @@ class Comparison:
         return self.source_rows == self.target_rows and self.source_hash == self.target_hash
 
 
-def compare_table(connection: Connection, snapshot: sqlite3.Connection, prepared: PreparedTable) -> Comparison:
-    """Compare one table of the source with its target, and name the rows that differ."""
-    plan = prepared.plan
-    result = Comparison()
-    source, target = _Sum(), _Sum()
-    for fields in _source_fields(snapshot, prepared):
-        source.add(fields)
-    _read_target(connection, plan, target.add)
-    result.source_rows, result.source_hash = source.rows, source.hexdigest()
-    result.target_rows, result.target_hash = target.rows, target.hexdigest()
-    if not result.equal:
-        result.differences = _differences(connection, snapshot, prepared)
-    return result
+@dataclass
+class RowSum:
+    """The number of rows and the sum of their 128-bit hashes, each half modulo 2^64: no order matters.
 
+    The hash is MD5 over the canonical fields, which PostgreSQL has built in; it guards against
+    mistakes and faults, not against somebody who may write to the database.
+    """
 
-def row_hash(fields: Fields) -> bytes:
-    """Return the 128-bit hash of one row over its typed, length-prefixed fields."""
-    digest = blake2b(digest_size=16)
-    for item in fields:
-        if item is None:
-            digest.update(b"N")
-        else:
-            digest.update(b"V%d:" % len(item))
-            digest.update(item)
-    return digest.digest()
+    rows: int = 0
+    high: int = 0
+    low: int = 0
 
+    def add_digests(self, digests: bytes) -> None:
+        """Add the hashes of some rows, 16 bytes each."""
+        numbers = array("Q", digests)
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        self.rows += len(numbers) // 2
+        self.high = (self.high + sum(numbers[0::2])) % _HALF
+        self.low = (self.low + sum(numbers[1::2])) % _HALF
 
-class _Sum:
-    """The number of rows and the sum of their hashes."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._total = 0
-
-    def add(self, fields: Fields) -> None:
-        """Add one row."""
-        self.rows += 1
-        self._total += int.from_bytes(row_hash(fields), "big")
+    def plus(self, other: RowSum, sign: int = 1) -> RowSum:
+        """Return the sum of both, or with ``sign`` -1 the difference."""
+        return RowSum(
+            self.rows + sign * other.rows,
+            (self.high + sign * other.high) % _HALF,
+            (self.low + sign * other.low) % _HALF,
+        )
 
     def hexdigest(self) -> str:
-        """Return the sum modulo 2^128 as 32 hexadecimal digits."""
-        return f"{self._total % _MODULUS:032x}"
+        """Return the hash as 32 hexadecimal digits."""
+        return f"{self.high:016x}{self.low:016x}"
+
+
+def compare_tables(
+    connection: Connection,
+    snapshot: sqlite3.Connection,
+    tables: Sequence[PreparedTable],
+    plain_sums: Callable[[], Mapping[str, RowSum]] = dict,
+) -> list[Comparison]:
+    """Compare each table of the source with its target, and name the rows that differ.
+
+    :param plain_sums: waits for the sums of the source's plain rows, by source table, if they are
+        being added up elsewhere.
+    """
+    targets = [sum_target(connection, table.plan) for table in tables]
+    known = plain_sums()
+    forms = ServerForms(connection)
+    result = []
+    for table, target in zip(tables, targets, strict=True):
+        source = sum_source(snapshot, table, forms, known.get(table.plan.source.name))
+        comparison = Comparison(source.rows, target.rows, source.hexdigest(), target.hexdigest())
+        if not comparison.equal:
+            comparison.differences = _differences(connection, snapshot, table, forms)
+        result.append(comparison)
+    return result
 
 
 # ---------------------------------------------------------------- the source's side
 
 
-def _source_fields(snapshot: sqlite3.Connection, prepared: PreparedTable) -> Iterator[Fields]:
-    """Yield the canonical fields of every row that was not rejected."""
+def sum_source(
+    snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms, plain: RowSum | None = None
+) -> RowSum:
+    """Return the sum over every row that was not rejected."""
+    result = RowSum()
+    if prepared.plain is not None:
+        result = plain or sum_plain_rows(snapshot, prepared.plain, prepared.odd_rows == 0)
+    if prepared.odd_rows:
+        odd_rows = _odd_rows(snapshot, prepared, forms)
+        result = result.plus(_sum_lines("".join(fields).encode("utf-8", "surrogateescape") for fields in odd_rows))
+    return result
+
+
+def sum_plain_rows(snapshot: sqlite3.Connection, rows: PlainRows, all_plain: bool = False) -> RowSum:
+    """Return the sum over the plain rows of a table, whose fields SQLite builds itself."""
+    with _bytes_of_texts(snapshot):
+        line = " || ".join(_plain_fields(rows))
+        return _sum_lines(line for (line,) in snapshot.execute(_plain_query(rows, line, all_plain)))
+
+
+def _plain_fields(rows: PlainRows) -> list[str]:
+    """Return the SQL of each field of a plain row."""
+    fields = [source_field(column) for column in rows.plan.compared]
+    return [field for field in fields if field is not None]
+
+
+def _plain_query(rows: PlainRows, what: str, all_plain: bool) -> str:
+    """Return the query of something over the plain rows of a table."""
+    where = "" if all_plain else f" WHERE ({rows.condition}) IS TRUE"
+    return f"SELECT {what} FROM {rows.plan.source.scan}{where}"  # noqa: S608 (quoted)
+
+
+@contextmanager
+def _bytes_of_texts(snapshot: sqlite3.Connection) -> Iterator[None]:
+    """Read texts as their UTF-8 bytes for a while."""
+    define_functions(snapshot)
+    before = snapshot.text_factory
+    snapshot.text_factory = bytes
+    try:
+        yield
+    finally:
+        snapshot.text_factory = before
+
+
+def _sum_lines(lines: Iterable[bytes]) -> RowSum:
+    """Return the sum over rows given as their fields put together."""
+    result = RowSum()
+    digest = partial(md5, usedforsecurity=False)
+    digests: list[bytes] = []
+    for line in lines:
+        digests.append(digest(line).digest())
+        if len(digests) == 10_000:
+            result.add_digests(b"".join(digests))
+            digests.clear()
+    result.add_digests(b"".join(digests))
+    return result
+
+
+def _odd_rows(snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms) -> Iterator[list[str]]:
+    """Yield the fields of every row that is not plain and was not rejected."""
     plan = prepared.plan
-    readers = [_SOURCE[column.kind](column) for column in plan.columns]
-    names = tuple(column.source for column in plan.columns)
+    columns = plan.compared
+    readers = [source_reader(column, partial(forms.normal_form, plan, column)) for column in columns]
+    nulls = [null_field(column) for column in columns]
+    names = tuple(column.source for column in columns)
     count = len(names)
     special = bool(prepared.rejected or prepared.changes)
-    for row in read_rows(snapshot, plan.source, names):
-        values = row[:count]
-        if special:
-            key = row_key(plan.source, row[count:])
-            if key in prepared.rejected:
-                continue
-            changes = prepared.changes.get(key)
-            if changes is not None:
-                values = tuple(
-                    _repaired(value, changes.get(name, ())) for name, value in zip(names, values, strict=True)
-                )
-        yield tuple(None if value is None else read(value) for read, value in zip(readers, values, strict=True))
+    for rows in forms.learned(plan, read_rows(snapshot, plan.source, names, prepared.odd_condition)):
+        for row in rows:
+            values: Sequence[Value] = row[:count]
+            if special:
+                key = row_key(plan.source, row[count:])
+                if key in prepared.rejected:
+                    continue
+                changes = prepared.changes.get(key)
+                if changes is not None:
+                    values = [
+                        _repaired(value, changes.get(column.source, ()), column)
+                        for column, value in zip(columns, values, strict=True)
+                    ]
+            yield [
+                null if value is None else read(value) for read, null, value in zip(readers, nulls, values, strict=True)
+            ]
 
 
-def _repaired(value: Value, answers: Sequence[str]) -> Value:
+def _repaired(value: Value, answers: Sequence[str], column: ColumnPlan) -> Value:
     """Return what the policies make of a value."""
     for answer in answers:
-        value = repair(value, answer)
+        value = repair(value, answer, column.scale)
     return value
-
-
-def _source_text(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """Text, and numbers in their shortest exact form."""
-
-    def read(value: Value) -> bytes:
-        text = value if isinstance(value, str) else str(value)
-        return b"t" + text.encode("utf-8", "surrogateescape")
-
-    return read
-
-
-def _source_integer(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """A whole number, whatever storage class holds it."""
-
-    def read(value: Value) -> bytes:
-        number = Fraction(value) if isinstance(value, (int, float, str)) else None
-        return b"i" + str(number).encode()
-
-    return read
-
-
-def _source_boolean(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """0 or 1."""
-    return lambda value: b"b1" if str(value).lower() in ("1", "1.0", "true") else b"b0"
-
-
-def _source_json(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """The value that the JSON text means."""
-    return lambda value: b"j" + _canonical_json(value if isinstance(value, str) else repr(value))
-
-
-def _source_timestamp(column: ColumnPlan) -> Callable[[Value], bytes]:
-    """Microseconds since 1970, in UTC."""
-    zone = ZoneInfo(column.options.time_zone) if column.type_name == "timestamptz" else UTC
-
-    def read(value: Value) -> bytes:
-        try:
-            number = Fraction(value)  # type: ignore[arg-type] # only numbers and texts get here
-        except ValueError:
-            moment = datetime.fromisoformat(re.sub(r"\s+(?=[Z+-])", "", str(value)))
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=zone)
-            return b"m%d" % ((moment - _UNIX_EPOCH) // _MICROSECOND)
-        microseconds = number * 1_000_000 / _PER_SECOND[column.epoch_unit or "seconds"]
-        return b"m" + str(microseconds).encode()
-
-    return read
-
-
-def _source_numeric(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """The decimal value."""
-    return lambda value: b"n" + _canonical_number(str(value)).encode()
-
-
-def _source_double(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """The eight bytes of the double."""
-    return lambda value: b"d" + struct.pack(">d", value)
-
-
-def _source_bytes(_column: ColumnPlan) -> Callable[[Value], bytes]:
-    """The bytes."""
-    return lambda value: b"x" + (value if isinstance(value, bytes) else repr(value).encode())
-
-
-_SOURCE: dict[str, Callable[[ColumnPlan], Callable[[Value], bytes]]] = {
-    "text": _source_text,
-    "char": _source_text,
-    "uuid": _source_text,
-    "other": _source_text,
-    "integer": _source_integer,
-    "boolean": _source_boolean,
-    "json": _source_json,
-    "timestamp": _source_timestamp,
-    "numeric": _source_numeric,
-    "double": _source_double,
-    "real": _source_double,
-    "bytes": _source_bytes,
-}
 
 
 # ---------------------------------------------------------------- the target's side
 
 
-def _read_target(connection: Connection, plan: TablePlan, consume: Consumer) -> None:
-    """Hand the canonical fields of every row of the target to ``consume``, as the server sends them."""
-    readers = [_TARGET[column.kind] for column in plan.columns]
-    expressions = sql.SQL(", ").join(_expression(column) for column in plan.columns)
-    query = sql.SQL("COPY (SELECT {} FROM {} AS t) TO STDOUT").format(expressions, table_name(plan.target.name))
+def sum_target(connection: Connection, plan: TablePlan, only: Composable | None = None) -> RowSum:
+    """Return the sum over the rows of the target.
 
-    def consume_line(line: bytes) -> None:
-        consume(
-            tuple(
-                None if text == b"\\N" else read(_unescape(text))
-                for read, text in zip(readers, line.split(b"\t"), strict=True)
-            )
-        )
+    :param only: SQL to join the target (alias ``t``) with, which leaves only some of its rows.
+    """
+    fields, joins = _target_fields(connection, plan)
+    digest = sql.SQL("md5({})").format(_concat(fields))
+    result = RowSum()
+
+    def add(data: str) -> None:
+        result.add_digests(bytes.fromhex(data))  # which takes line ends too
 
     with connection.cursor() as cursor:
-        cursor.copy_expert(query, _Lines(consume_line))
-
-
-class _Lines:
-    """What COPY TO writes to: cuts the stream into lines, so that no more than one is held."""
-
-    def __init__(self, consume: Callable[[bytes], None]) -> None:
-        self._consume = consume
-        self._rest = b""
-
-    def write(self, data: bytes) -> None:
-        """Take the next piece of the stream."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._consume(line)
-
-
-def _unescape(text: bytes) -> bytes:
-    """Undo COPY's backslash escapes."""
-    if b"\\" not in text:
-        return text
-    return _ESCAPE.sub(lambda match: _UNESCAPED.get(match.group(1), match.group(1)), text)
-
-
-def _expression(column: ColumnPlan) -> Composable:
-    """Return the SQL that undoes the conversion as far as the server does it better than we."""
-    name = sql.Identifier("t", column.target)
-    if column.kind == "uuid" and column.namespace is not None:
-        return sql.SQL(
-            "coalesce((SELECT m.old_id FROM migration.id_map AS m WHERE m.namespace = {} AND m.new_id = {}), {}::text)"
-        ).format(sql.Literal(column.namespace), name, name)
-    if column.kind == "timestamp":
-        return sql.SQL("(extract(epoch FROM {}) * 1000000)::numeric(40, 0)").format(name)
-    if column.kind == "bytes":
-        return sql.SQL("encode({}, 'hex')").format(name)
-    if column.kind == "char":
-        # ::text would drop the padding and with it the difference between '' and ' '.
-        return sql.SQL("rtrim({}::text)").format(name)
-    return sql.SQL("{}::text").format(name)
-
-
-_TARGET: dict[str, Callable[[bytes], bytes]] = {
-    "text": lambda text: b"t" + text,
-    "char": lambda text: b"t" + text,
-    "uuid": lambda text: b"t" + text,
-    "other": lambda text: b"t" + text,
-    "integer": lambda text: b"i%d" % int(text),
-    "boolean": lambda text: b"b1" if text == b"true" else b"b0",
-    "json": lambda text: b"j" + _canonical_json(text.decode()),
-    "timestamp": lambda text: b"m%d" % int(text),
-    "numeric": lambda text: b"n" + _canonical_number(text.decode()).encode(),
-    "double": lambda text: b"d" + struct.pack(">d", float(text)),
-    "real": lambda text: b"d" + struct.pack(">d", struct.unpack("f", struct.pack("f", float(text)))[0]),
-    "bytes": lambda text: b"x" + bytes.fromhex(text.decode()),
-}
-
-
-# ---------------------------------------------------------------- both sides
-
-
-def _canonical_number(text: str) -> str:
-    """Return a decimal number in one form: digits without trailing zeros, then the exponent."""
-    sign, digits, exponent = Decimal(text).as_tuple()
-    significant = "".join(map(str, digits)).lstrip("0")
-    stripped = significant.rstrip("0")
-    if not stripped:
-        return "0"
-    return f"{'-' if sign else ''}{stripped}e{int(exponent) + len(significant) - len(stripped)}"
-
-
-def _canonical_json(text: str) -> bytes:
-    """Return a JSON value in one form: keys sorted, the last of equal keys, numbers by value."""
-    # A number becomes a string that starts with U+0000, which no string in PostgreSQL can.
-    parsed: Any = json.loads(text, parse_float=_number_mark, parse_int=_number_mark)
-    return json.dumps(parsed, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _number_mark(text: str) -> str:
-    """Return a JSON number in one form, marked as a number."""
-    return "\x00" + _canonical_number(text)
-
-
-def _differences(connection: Connection, snapshot: sqlite3.Connection, prepared: PreparedTable) -> list[dict[str, str]]:
-    """Return the first rows that differ, by key, with both values of each column."""
-    plan = prepared.plan
-    by_source = {column.source: index for index, column in enumerate(plan.columns)}
-    mapped = [by_source[name] for name in plan.source.key if name in by_source]
-    positions = mapped if len(mapped) == len(plan.source.key) else list(range(len(plan.columns)))
-
-    def key_of(fields: Fields) -> Fields:
-        return tuple(fields[index] for index in positions)
-
-    source_totals: dict[Fields, tuple[int, int]] = {}
-    target_totals: dict[Fields, tuple[int, int]] = {}
-    source_rows: dict[Fields, list[Fields]] = {}
-    target_rows: dict[Fields, list[Fields]] = {}
-
-    def totals_into(totals: dict[Fields, tuple[int, int]]) -> Consumer:
-        def consume(fields: Fields) -> None:
-            count, total = totals.get(key_of(fields), (0, 0))
-            totals[key_of(fields)] = (count + 1, total + int.from_bytes(row_hash(fields), "big"))
-
-        return consume
-
-    def rows_into(rows: dict[Fields, list[Fields]], wanted: set[Fields]) -> Consumer:
-        def consume(fields: Fields) -> None:
-            if key_of(fields) in wanted:
-                rows.setdefault(key_of(fields), []).append(fields)
-
-        return consume
-
-    def read_both(source: Consumer, target: Consumer) -> None:
-        for fields in _source_fields(snapshot, prepared):
-            source(fields)
-        _read_target(connection, plan, target)
-
-    # Two passes: the first keeps a hash for each key, the second only the rows to show.
-    read_both(totals_into(source_totals), totals_into(target_totals))
-    differing = [key for key in {**source_totals, **target_totals} if source_totals.get(key) != target_totals.get(key)]
-    shown = set(differing[:SHOWN_DIFFERENCES])
-    read_both(rows_into(source_rows, shown), rows_into(target_rows, shown))
-    result = []
-    for key in differing[:SHOWN_DIFFERENCES]:
-        name = ", ".join(
-            f"{plan.columns[index].source}={_shown(plan.columns[index], item)}"
-            for index, item in zip(positions, key, strict=True)
-        )
-        ours, theirs = source_rows.get(key, []), target_rows.get(key, [])
-        if len(ours) != len(theirs):
-            result.append(
-                {"key": name, "column": "(row)", "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
-            )
-            continue
-        for column, left, right in zip(plan.columns, ours[0], theirs[0], strict=True):
-            if left != right:
-                result.append(
-                    {
-                        "key": name,
-                        "column": column.source,
-                        "source": _shown(column, left),
-                        "target": _shown(column, right),
-                    }
-                )
+        # A hash is small for all the work in it: worth another worker from the first row on.
+        cursor.execute("SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0")
+    _copy_out(connection, _target_query(plan, digest, joins, only), add)
     return result
 
 
-def _shown(column: ColumnPlan, item: bytes | None) -> str:
+def _target_fields(connection: Connection, plan: TablePlan) -> tuple[list[Composable], Composable]:
+    """Return the SQL of each field, and of the joins with the id map that they need."""
+    fields: list[Composable] = []
+    joins: list[Composable] = []
+    for number, column in enumerate(plan.compared):
+        old_id = None
+        if column.kind == "uuid" and column.namespace is not None and _has_old_ids(connection, column.namespace):
+            alias = sql.Identifier(f"m{number}")
+            old_id = sql.SQL("{}.old_id").format(alias)
+            joins.append(
+                sql.SQL(" LEFT JOIN migration.id_map AS {} ON {}.namespace = {} AND {}.new_id = {}").format(
+                    alias, alias, sql.Literal(column.namespace), alias, sql.Identifier("t", column.target)
+                )
+            )
+        fields.append(target_field(column, old_id))
+    return fields, sql.SQL("").join(joins)
+
+
+def _concat(fields: Sequence[Composable]) -> Composable:
+    """Return the SQL of all fields put together; a function takes 100 arguments at most."""
+    parts = [fields[start : start + _FIELDS_AT_ONCE] for start in range(0, len(fields), _FIELDS_AT_ONCE)]
+    return sql.SQL(" || ").join(sql.SQL("concat({})").format(sql.SQL(", ").join(part)) for part in parts)
+
+
+def _has_old_ids(connection: Connection, namespace: str) -> bool:
+    """Return whether any id of a namespace became another UUID."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM migration.id_map WHERE namespace = %s)", (namespace,))
+        return bool(first_row(cursor)[0])
+
+
+def _target_query(plan: TablePlan, what: Composable, joins: Composable, only: Composable | None) -> Composable:
+    """Return the query of something over the rows of the target."""
+    return sql.SQL("COPY (SELECT {} FROM ONLY {} AS t{}{}) TO STDOUT").format(
+        what, table_name(plan.target.name), only or sql.SQL(""), joins
+    )
+
+
+def _copy_out(connection: Connection, query: Composable, consume: Callable[[str], None]) -> None:
+    """Hand the output of a COPY to ``consume``, in pieces that end with a line."""
+    with connection.cursor() as cursor:
+        output = _Pieces(consume)
+        cursor.copy_expert(query, output)
+        output.flush()
+
+
+class _Pieces:
+    """What COPY TO writes to: gathers the stream into pieces of whole lines."""
+
+    def __init__(self, consume: Callable[[str], None]) -> None:
+        self._consume = consume
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece of the stream; psycopg2 hands over one line at a time."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= _BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what has gathered."""
+        if self._parts:
+            self._consume(b"".join(self._parts).decode())
+        self._parts.clear()
+        self._size = 0
+
+
+# ---------------------------------------------------------------- which rows differ
+
+
+def _differences(
+    connection: Connection, snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms
+) -> list[dict[str, str]]:
+    """Return the first rows that differ, by key, with both values of each column.
+
+    First each side adds up its rows in buckets of keys; then only the rows of the first buckets
+    that differ are read, so that no more than a small share of a table is held.
+    """
+    finder = _Finder(connection, snapshot, prepared, forms)
+    source, target = finder.source_buckets(), finder.target_buckets()
+    differing = sorted(name for name in {**source, **target} if source.get(name) != target.get(name))
+    result: list[dict[str, str]] = []
+    for bucket in differing:
+        result.extend(finder.differences_in(bucket))
+        if len(result) >= SHOWN_DIFFERENCES:
+            break
+    return result[:SHOWN_DIFFERENCES]
+
+
+class _Finder:
+    """Finds the rows of one table that differ."""
+
+    def __init__(
+        self, connection: Connection, snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms
+    ) -> None:
+        self._connection = connection
+        self._snapshot = snapshot
+        self._prepared = prepared
+        self._forms = forms
+        plan = prepared.plan
+        by_source = {column.source: index for index, column in enumerate(plan.compared)}
+        mapped = [by_source[name] for name in plan.source.key if name in by_source]
+        whole_key = len(mapped) == len(plan.source.key)
+        self._positions = mapped if whole_key else list(range(len(plan.compared)))
+
+    def source_buckets(self) -> dict[str, tuple[int, int, int]]:
+        """Return the sum of the source's rows in each bucket."""
+        sums: dict[str, RowSum] = {}
+        for fields in self._source_rows():
+            digest = md5("".join(fields).encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
+            sums.setdefault(self._bucket(fields), RowSum()).add_digests(digest)
+        return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
+
+    def target_buckets(self) -> dict[str, tuple[int, int, int]]:
+        """Return the sum of the target's rows in each bucket."""
+        sums: dict[str, RowSum] = {}
+
+        def consume(data: str) -> None:
+            for line in data.splitlines():
+                bucket, _, digest = line.partition("\t")
+                sums.setdefault(bucket, RowSum()).add_digests(bytes.fromhex(digest))
+
+        fields, joins = _target_fields(self._connection, self._prepared.plan)
+        what = sql.SQL("{}, md5({})").format(self._target_bucket(fields), _concat(fields))
+        _copy_out(self._connection, _target_query(self._prepared.plan, what, joins, None), consume)
+        return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
+
+    def differences_in(self, bucket: str) -> Iterator[dict[str, str]]:
+        """Yield what differs between both sides' rows of one bucket."""
+        source: dict[tuple[str, ...], list[list[str]]] = {}
+        for fields in self._source_rows():
+            if self._bucket(fields) == bucket:
+                source.setdefault(self._key(fields), []).append(fields)
+        target: dict[tuple[str, ...], list[list[str]]] = {}
+        for fields in self._target_rows(bucket):
+            target.setdefault(self._key(fields), []).append(fields)
+        columns = self._prepared.plan.compared
+        for key in {**source, **target}:
+            ours, theirs = sorted(source.get(key, [])), sorted(target.get(key, []))
+            if ours == theirs:
+                continue
+            name = ", ".join(
+                f"{columns[index].source}={_shown(columns[index], item)}"
+                for index, item in zip(self._positions, key, strict=True)
+            )
+            if len(ours) != len(theirs):
+                yield {"key": name, "column": "(row)", "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
+                continue
+            left, right = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
+            for column, one, other in zip(columns, left, right, strict=True):
+                if one != other:
+                    yield {
+                        "key": name,
+                        "column": column.source,
+                        "source": _shown(column, one),
+                        "target": _shown(column, other),
+                    }
+
+    def _source_rows(self) -> Iterator[list[str]]:
+        """Yield the fields of every row of the source that was not rejected."""
+        prepared = self._prepared
+        if prepared.plain is not None:
+            define_functions(self._snapshot)
+            what = ", ".join(_plain_fields(prepared.plain))
+            query = _plain_query(prepared.plain, what, prepared.odd_rows == 0)
+            for row in self._snapshot.execute(query):
+                yield list(row)
+        if prepared.odd_rows:
+            yield from _odd_rows(self._snapshot, prepared, self._forms)
+
+    def _target_rows(self, bucket: str) -> Iterator[list[str]]:
+        """Yield the fields of the target's rows in one bucket."""
+        plan = self._prepared.plan
+        fields, joins = _target_fields(self._connection, plan)
+        wanted = sql.SQL("SELECT {} FROM ONLY {} AS t{} WHERE {} = {}").format(
+            sql.SQL(", ").join(sql.SQL("concat({})").format(each) for each in fields),
+            table_name(plan.target.name),
+            joins,
+            self._target_bucket(fields),
+            sql.Literal(bucket),
+        )
+        with self._connection.cursor() as cursor:
+            cursor.execute(wanted)
+            yield from map(list, cursor)
+
+    def _key(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields of a row's key."""
+        return tuple(fields[index] for index in self._positions)
+
+    def _bucket(self, fields: Sequence[str]) -> str:
+        """Return the name of the bucket that a row of the source belongs to."""
+        key = "".join(self._key(fields)).encode("utf-8", "surrogateescape")
+        return md5(key, usedforsecurity=False).hexdigest()[:_BUCKET_DIGITS]
+
+    def _target_bucket(self, fields: Sequence[Composable]) -> Composable:
+        """Return the SQL of the bucket's name for a row of the target."""
+        key = _concat([fields[index] for index in self._positions])
+        return sql.SQL("left(md5({}), {})").format(key, sql.Literal(_BUCKET_DIGITS))
+
+
+def _shown(column: ColumnPlan, item: str) -> str:
     """Return a canonical field as a short text for a person, masked if it is secret."""
-    if item is None:
-        return "NULL"
     if column.options.secret:
-        return "(secret)"
-    if item[:1] == b"d":
-        return repr(struct.unpack(">d", item[1:])[0])
-    if item[:1] == b"x":
-        return f"x'{item[1:31].hex()}'"
-    text = item[1:].decode("utf-8", "replace").replace("\x00", "")
-    return text if len(text) <= 60 else f"{text[:60]}…"
+        return "NULL" if item == null_field(column) else "(secret)"
+    return show(item)

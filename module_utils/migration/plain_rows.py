@@ -1,0 +1,292 @@
+"""The fast forward mapping: SQLite itself builds the COPY lines of the rows that need no care.
+
+A row is *plain* when the storage class and the form of each of its values are ones that SQL can
+say exactly in the target's type; a condition in SQL decides, row by row. All other rows go
+through :mod:`.convert` in Python. What the condition cannot see (bytes that are not UTF-8, U+0000,
+a date that is none) PostgreSQL or the verification refuses, and then the whole group takes the
+exact way. Nothing here is trusted: :mod:`.verify` reads every row back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from .convert import id_namespace
+from .estate import REFUSE
+from .plan import INTEGER_RANGES, ColumnPlan, TablePlan
+from .source import quote_name
+
+# Between SQLite and us a line is cut by control characters, so that escaping is one pass over a
+# whole block of lines. A text that holds one of them makes PostgreSQL or the verification refuse.
+_FIELD, _ROW, _NULL = b"\x1f", b"\x1e", b"\x1d"
+_REPLACEMENTS = (
+    (b"\\", b"\\\\"),
+    (b"\t", b"\\t"),
+    (b"\n", b"\\n"),
+    (b"\r", b"\\r"),
+    (_FIELD, b"\t"),
+    (_ROW, b"\n"),
+    (_NULL, b"\\N"),
+)
+_BLOCK_BYTES = 1 << 18
+# A longer value would be copied several times inside SQLite; Python handles it with less memory.
+LONGEST_PLAIN_VALUE = 100_000
+# SQLite's parser refuses an expression that is much deeper than what this makes.
+_MOST_COLUMNS = 100
+_UUID = "'????????-????-????-????-????????????'"
+_CLOCK = "'????-??-?? ??:??:??'"
+_JAVASCRIPT = "'????-??-??T??:??:??.???Z'"
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How one column's plain values are recognised and written, as SQL over the column ``name``.
+
+    :param condition: true for a value (never NULL) that ``field`` writes exactly.
+    :param field: the text that PostgreSQL parses.
+    :param notes: conversions worth counting: (condition, conversion).
+    """
+
+    condition: str
+    field: str
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class PlainRows:
+    """The plain rows of one table.
+
+    :param condition: SQL that is true for a plain row, to be tested with ``IS TRUE``.
+    :param lines: SQL of one whole line.
+    :param notes: (column, conversion, SQL condition) of the conversions to count.
+    """
+
+    plan: TablePlan
+    condition: str
+    lines: str
+    notes: tuple[tuple[str, str, str], ...]
+
+
+def plain_rows(plan: TablePlan) -> PlainRows | None:
+    """Return how the plain rows of a table are built, or None if its rows all need care."""
+    if (
+        len(plan.columns) > _MOST_COLUMNS
+        or plan.kept
+        or plan.generated
+        or any(key.answer != REFUSE for key in plan.foreign_keys)
+    ):
+        # Kept values and answered orphans go into the ledger row by row.
+        return None
+    conditions: list[str] = []
+    fields: list[str] = []
+    notes: list[tuple[str, str, str]] = []
+    for column in plan.columns:
+        rule = _rule(column, plan.source.affinity(column.source))
+        if rule is None:
+            return None
+        name = quote_name(column.source)
+        conditions.append(rule.condition if column.not_null else f"({name} IS NULL OR {rule.condition})")
+        fields.append(rule.field if column.not_null else f"ifnull({rule.field}, char(29))")
+        notes.extend((column.source, conversion, condition) for condition, conversion in rule.notes)
+    return PlainRows(plan, " AND ".join(conditions), " || char(31) || ".join(fields), tuple(notes))
+
+
+def count_plain_rows(snapshot: sqlite3.Connection, rows: PlainRows) -> tuple[int, int, Counter[tuple[str, str]]]:
+    """Return the number of all rows, of plain rows, and of each conversion among those, in one scan."""
+    noted = ", ".join(["count(*)", *(f"sum({condition})" for _, _, condition in rows.notes)])
+    total, plain, *numbers = snapshot.execute(
+        f"SELECT count(*), ifnull(sum({rows.condition}), 0), {noted} FROM {rows.plan.source.scan}"  # noqa: S608 (quoted)
+    ).fetchone()
+    if plain != total:
+        # Those of the other rows are counted when they are converted.
+        numbers = snapshot.execute(
+            f"SELECT {noted} FROM {rows.plan.source.scan} WHERE ({rows.condition}) IS TRUE"  # noqa: S608 (quoted)
+        ).fetchone()
+    conversions: Counter[tuple[str, str]] = Counter()
+    for (column, conversion, _), number in zip(rows.notes, numbers[1:], strict=True):
+        if number:
+            conversions[(column, conversion)] += number
+    return total, plain, conversions
+
+
+def copy_blocks(snapshot: sqlite3.Connection, rows: PlainRows, all_plain: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of rows, their COPY lines) for all plain rows of a table.
+
+    :param all_plain: whether every row is plain, so that the condition need not be tested again.
+    """
+    _define_functions(snapshot)
+    # Every text comes as its UTF-8 bytes, also from a database in UTF-16.
+    snapshot.text_factory = bytes
+    where = "" if all_plain else f" WHERE ({rows.condition}) IS TRUE"
+    block, size = [], 0
+    for (line,) in snapshot.execute(f"SELECT {rows.lines} FROM {rows.plan.source.scan}{where}"):  # noqa: S608 (quoted)
+        block.append(line)
+        size += len(line)
+        if size >= _BLOCK_BYTES:
+            yield len(block), _escaped(block)
+            block, size = [], 0
+    if block:
+        yield len(block), _escaped(block)
+
+
+def _escaped(lines: list[bytes]) -> bytes:
+    """Return lines as COPY reads them."""
+    block = _ROW.join(lines) + _ROW
+    for found, replacement in _REPLACEMENTS:
+        block = block.replace(found, replacement)
+    return block
+
+
+def id_pairs(snapshot: sqlite3.Connection, rows: PlainRows, all_plain: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield (namespace, old id, new id) of the ids in plain rows that became another UUID."""
+    _define_functions(snapshot)
+    for column in rows.plan.columns:
+        if not column.records_ids or column.namespace is None:
+            continue
+        name = quote_name(column.source)
+        where = "" if all_plain else f"({rows.condition}) IS TRUE AND "
+        found = snapshot.execute(
+            f"SELECT DISTINCT {name} FROM {rows.plan.source.scan} "  # noqa: S608 (quoted)
+            f"WHERE {where}{name} IS NOT NULL AND NOT {name} GLOB {_UUID}"
+        )
+        for (old_id,) in found:
+            yield column.namespace, old_id, _new_id(column.namespace, old_id)
+
+
+def _define_functions(snapshot: sqlite3.Connection) -> None:
+    """Give SQLite the conversions that its own SQL cannot do exactly."""
+    snapshot.create_function("new_id", 2, _new_id, deterministic=True)
+    snapshot.create_function("number_text", 1, repr, deterministic=True)
+
+
+@lru_cache(maxsize=10_000)
+def _new_id(namespace: str, old_id: str) -> str:
+    """Return the UUID of a text id, as :mod:`.convert` makes it."""
+    return str(uuid.uuid5(_namespace(namespace), old_id))
+
+
+_namespace = lru_cache(maxsize=None)(id_namespace)
+
+
+def _is_uuid(name: str) -> str:
+    """Return the SQL that tells a UUID in lower case from any other id."""
+    return f"({name} GLOB {_UUID} AND {name} = lower({name}))"
+
+
+def _rule(column: ColumnPlan, affinity: str) -> _Rule | None:
+    """Return how a column's plain values are built, or None if each of its values needs care.
+
+    :param affinity: SQLite's, which says what storage classes cannot occur.
+    """
+    build = _RULES.get(column.kind)
+    if build is None:
+        return None
+    rule = build(column, quote_name(column.source))
+    if rule is not None and affinity in ("TEXT", "INTEGER", "NUMERIC"):
+        # TEXT turns each number into text, the others each whole double into an integer: nothing to count.
+        rule = replace(rule, notes=tuple(note for note in rule.notes if note[1] not in _IMPOSSIBLE[affinity]))
+    name = quote_name(column.source)
+    if rule is not None and column.options.policy("nul_character") != REFUSE:
+        return _Rule(f"({rule.condition} AND instr({name}, char(0)) = 0)", rule.field, rule.notes)
+    # There is no test for UTF-8 in SQL: where a policy may answer, Python looks at each value.
+    return None if column.options.policy("invalid_utf8") != REFUSE else rule
+
+
+def _text(column: ColumnPlan, name: str) -> _Rule:
+    longest = LONGEST_PLAIN_VALUE if column.max_length is None else min(column.max_length, LONGEST_PLAIN_VALUE)
+    if column.kind == "json":
+        longest = LONGEST_PLAIN_VALUE
+    is_integer = f"typeof({name}) = 'integer'"
+    return _Rule(
+        f"((typeof({name}) = 'text' OR {is_integer}) AND length({name}) <= {longest})",
+        name,
+        ((is_integer, "integer to text"),),
+    )
+
+
+def _uuid(column: ColumnPlan, name: str) -> _Rule:
+    is_text = f"typeof({name}) = 'text'"
+    if column.namespace is None:
+        return _Rule(f"({is_text} AND {_is_uuid(name)})", name)
+    any_uuid = f"{name} GLOB {_UUID}"
+    namespace = "'" + column.namespace.replace("'", "''") + "'"
+    return _Rule(
+        # A UUID that is not in lower case needs care.
+        f"({is_text} AND {name} <> '' AND (NOT {any_uuid} OR {name} = lower({name})))",
+        f"CASE WHEN {any_uuid} THEN {name} WHEN {name} IS NOT NULL THEN new_id({namespace}, {name}) END",
+        ((f"NOT {any_uuid}", "text id to uuid"),),
+    )
+
+
+def _integer(column: ColumnPlan, name: str) -> _Rule:
+    low, high = INTEGER_RANGES[column.type_name]
+    in_range = "" if column.type_name == "int8" else f" AND {name} BETWEEN {low} AND {high}"
+    is_real = f"typeof({name}) = 'real'"
+    return _Rule(
+        f"(({is_real} OR typeof({name}) = 'integer') AND {name} = CAST({name} AS INTEGER){in_range})",
+        f"CAST({name} AS INTEGER)",
+        ((is_real, "real to integer"),),
+    )
+
+
+def _boolean(column: ColumnPlan, name: str) -> _Rule:
+    return _Rule(
+        f"(typeof({name}) = 'integer' AND {name} BETWEEN 0 AND 1)", f"CASE {name} WHEN 1 THEN 't' WHEN 0 THEN 'f' END"
+    )
+
+
+def _json(column: ColumnPlan, name: str) -> _Rule:
+    condition = f"typeof({name}) = 'text' AND length({name}) <= {LONGEST_PLAIN_VALUE}"
+    if any(column.options.policy(policy) != REFUSE for policy in ("invalid_json", "nul_character")):
+        # Where a policy may answer, Python looks at what PostgreSQL may refuse, \u0000 for example.
+        condition += f" AND instr({name}, '\\u') = 0 AND json_valid({name})"
+    return _Rule(f"({condition})", name)
+
+
+def _timestamp(column: ColumnPlan, name: str) -> _Rule | None:
+    if "(" in column.display_type:  # a precision, which may round
+        return None
+    # A time without a zone is written as it is: the session's zone is UTC.
+    clock = f"{name} GLOB {_CLOCK} OR " if column.options.time_zone == "UTC" or column.type_name == "timestamp" else ""
+    return _Rule(f"(typeof({name}) = 'text' AND ({clock}{name} GLOB {_JAVASCRIPT}))", name)
+
+
+def _date(column: ColumnPlan, name: str) -> _Rule:
+    return _Rule(f"(typeof({name}) = 'text' AND {name} GLOB '????-??-??')", name)
+
+
+def _numeric(column: ColumnPlan, name: str) -> _Rule:
+    if "(" in column.display_type:
+        return _Rule(f"(typeof({name}) = 'integer')", name)
+    return _Rule(
+        f"(typeof({name}) = 'integer' OR (typeof({name}) = 'real' AND {name} BETWEEN -1e300 AND 1e300))",
+        f"CASE typeof({name}) WHEN 'real' THEN number_text({name}) ELSE {name} END",
+    )
+
+
+def _double(column: ColumnPlan, name: str) -> _Rule:
+    return _Rule(f"(typeof({name}) = 'real')", f"CASE WHEN {name} IS NOT NULL THEN number_text({name}) END")
+
+
+def _bytes(column: ColumnPlan, name: str) -> _Rule:
+    return _Rule(f"(typeof({name}) = 'blob' AND length({name}) <= {LONGEST_PLAIN_VALUE})", f"('\\x' || hex({name}))")
+
+
+_IMPOSSIBLE = {"TEXT": ("integer to text",), "INTEGER": ("real to integer",), "NUMERIC": ("real to integer",)}
+_RULES: dict[str, Callable[[ColumnPlan, str], _Rule | None]] = {
+    "text": _text,
+    "uuid": _uuid,
+    "integer": _integer,
+    "boolean": _boolean,
+    "json": _json,
+    "timestamp": _timestamp,
+    "date": _date,
+    "numeric": _numeric,
+    "double": _double,
+    "bytes": _bytes,
+}

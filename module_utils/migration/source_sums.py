@@ -1,0 +1,120 @@
+"""Adds up the source's plain rows in a process of its own, while others are prepared and loaded.
+
+Hashing keeps Python busy, and so does feeding COPY; a thread would not run beside it. The process
+begins before it is known whether all rows are plain, and does again only the tables where not.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from multiprocessing.connection import Connection as Pipe
+from typing import Protocol
+
+from .plain_rows import PlainRows, plain_rows
+from .plan import TablePlan
+from .prepare import PreparedTable
+from .snapshot import Snapshot
+from .source import open_snapshot
+from .verify import RowSum, sum_plain_rows
+
+# A smaller source is hashed in less time than a process takes to start.
+FROM_BYTES = 32 << 20
+
+Sums = dict[str, RowSum]
+
+
+class PlainSums(Protocol):
+    """The sums of the source's plain rows, by source table."""
+
+    def settle(self, tables: Sequence[PreparedTable]) -> None:
+        """Say which rows are plain, once that is known."""
+
+    def result(self) -> Sums:
+        """Return the sums; those of tables that are not among them are still to be made."""
+
+
+class _Nothing:
+    """No process: the sums are made when they are needed."""
+
+    def settle(self, tables: Sequence[PreparedTable]) -> None:
+        """Say which rows are plain."""
+
+    def result(self) -> Sums:
+        """Return no sum."""
+        return {}
+
+
+class _Process:
+    """The process, and the pipe to it."""
+
+    def __init__(self, snapshot: Snapshot, plans: Sequence[TablePlan]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._pipe, other = context.Pipe()
+        tables = [rows for rows in map(plain_rows, plans) if rows is not None]
+        self._process = context.Process(target=_sum_all, args=(snapshot, tables, other), daemon=True)
+        self._process.start()
+        other.close()
+        self._found: Sums | None = None
+
+    def settle(self, tables: Sequence[PreparedTable]) -> None:
+        """Say which tables hold rows that are not plain."""
+        self._send([table.plan.source.name for table in tables if table.plain is not None and table.odd_rows])
+
+    def _send(self, odd: list[str]) -> None:
+        try:
+            self._pipe.send(odd)
+        except OSError:
+            return  # it has ended: result() says so
+
+    def result(self) -> Sums:
+        """Return the sums, none if the process failed."""
+        if self._found is None:
+            try:
+                self._found = self._pipe.recv()
+            except (EOFError, OSError):
+                self._found = {}
+        return self._found or {}
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+
+
+def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pipe: Pipe) -> None:
+    """Send the sums; the connection to PostgreSQL that was inherited is never touched."""
+    odd: list[str] | None = None
+    sums: Sums = {}
+    supposed = []
+    with closing(open_snapshot(copy.path)) as snapshot:
+        for rows in tables:
+            odd = pipe.recv() if odd is None and pipe.poll() else odd
+            name = rows.plan.source.name
+            sums[name] = sum_plain_rows(snapshot, rows, all_plain=odd is None or name not in odd)
+            if odd is None:
+                supposed.append(rows)
+        odd = pipe.recv() if odd is None else odd
+        for rows in supposed:
+            if rows.plan.source.name in odd:
+                sums[rows.plan.source.name] = sum_plain_rows(snapshot, rows)
+    pipe.send(sums)
+    pipe.close()
+    # Nothing of the parent's is closed or flushed a second time.
+    os._exit(0)
+
+
+@contextmanager
+def summing(snapshot: Snapshot, plans: Sequence[TablePlan]) -> Iterator[PlainSums]:
+    """Start adding up, if there is enough to add up. The process ends with the block."""
+    if snapshot.size_bytes < FROM_BYTES:
+        yield _Nothing()
+        return
+    process = _Process(snapshot, plans)
+    try:
+        yield process
+    finally:
+        process.stop()
