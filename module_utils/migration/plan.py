@@ -14,7 +14,7 @@ from .catalog import ForeignKey, TargetColumn, TargetTable
 from .errors import MigrationError, Problem
 from .estate import EPOCH_UNITS, REFUSE, ColumnOptions, Group, TableMapping
 from .selection import half_surrogates, select
-from .source import SourceTable, count_rows, quote_name
+from .source import SourceTable, VirtualTable, count_rows, quote_name, read_virtual_tables
 
 INTEGER_RANGES = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
 
@@ -157,10 +157,13 @@ def plan_group(
     """
     problems: list[Problem] = []
     file_name = group.source_path
+    virtual = {table.name: table for table in read_virtual_tables(snapshot)}
     plans = []
     for mapping in group.tables:
         source, target = sources.get(mapping.source), targets.get(mapping.target)
-        if source is None:
+        if source is None and mapping.source in virtual:
+            problems.append(_not_to_be_read(f"{file_name}: table {mapping.source}", virtual[mapping.source]))
+        elif source is None:
             held = ", ".join(sorted(sources)) or "no table at all"
             problems.append(
                 Problem(
@@ -183,23 +186,49 @@ def plan_group(
             plan = _plan_table(where, mapping, selected, target, snapshot, problems)
             plans.append(replace(plan, filtered_rows=filtered_rows))
     plans = [replace(plan, foreign_keys=_plan_foreign_keys(plan, plans)) for plan in plans]
-    problems.extend(_unmapped_tables(group, snapshot, sources))
+    problems.extend(_unmapped_tables(group, snapshot, sources, virtual))
     if problems:
         raise MigrationError(f"Cutover group {group.name} cannot be planned.", problems)
     return _in_order_of_references(plans)
 
 
-def _unmapped_tables(group: Group, snapshot: sqlite3.Connection, sources: Mapping[str, SourceTable]) -> list[Problem]:
-    """Return a problem for each source table that holds rows and goes nowhere."""
+def _not_to_be_read(where: str, table: VirtualTable) -> Problem:
+    """Return the problem of a virtual table that is mapped and holds no rows that can be read."""
+    if table.derived:
+        from_where = table.content or "other tables"
+        what = f"it is a virtual table ({table.module}) that shows what {from_where} holds"
+        return Problem(where, what, f"Map {from_where} instead" if table.content else "Map those instead")
+    if table.holds_rows is None:
+        what = f"it is a virtual table ({table.module}) that SQLite cannot read here"
+    else:
+        what = f"it is a full-text index ({table.module}) that does not keep its texts"
+    return Problem(where, what, "It cannot be mapped; list it under 'ignored_tables', and move what the service needs")
+
+
+def _unmapped_tables(
+    group: Group,
+    snapshot: sqlite3.Connection,
+    sources: Mapping[str, SourceTable],
+    virtual: Mapping[str, VirtualTable],
+) -> list[Problem]:
+    """Return a problem for each source table that holds rows, may be their only place, and goes nowhere."""
     known = {mapping.source for mapping in group.tables} | set(group.ignored_tables)
     problems = []
-    for name in sorted(set(sources) - known):
+    for name in sorted({*sources, *virtual} - known):
+        where = f"{group.source_path}: table {name}"
+        table = virtual.get(name)
+        if table is not None and not table.readable:
+            if not table.derived and table.holds_rows is not False:
+                problem = _not_to_be_read(where, table)
+                problems.append(replace(problem, fix=f"List it under 'ignored_tables' of group {group.name}"))
+            continue
         rows = count_rows(snapshot, name)
         if rows:
+            kind = "" if table is None else f"is a virtual table ({table.module}) that "
             problems.append(
                 Problem(
-                    f"{group.source_path}: table {name}",
-                    f"it holds {rows:,} rows and the inventory names no target for it",
+                    where,
+                    f"it {kind}holds {rows:,} rows and the inventory names no target for it",
                     f"Map it under 'tables' of group {group.name}, or list it under 'ignored_tables'",
                 )
             )

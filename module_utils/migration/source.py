@@ -27,7 +27,16 @@ _COLLATE = re.compile(
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 _PIECE = 1 << 20  # characters
-
+# One word, name, string or sign of a statement; space and comments are no group.
+_TOKEN = re.compile(
+    r"""\s+ | --[^\n]* | /\*.*?\*/
+    | ( "(?:[^"]|"")*" | '(?:[^']|'')*' | `(?:[^`]|``)*` | \[[^\]]*\] | [\w$]+ | . )""",
+    re.VERBOSE | re.DOTALL,
+)
+# Modules whose tables only show what other tables hold.
+_DERIVING_MODULES = frozenset(("fts5vocab", "fts4aux", "fts3tokenize", "dbstat"))
+# Modules whose option ``content`` names the table that holds the texts, or '' for none.
+_CONTENT_MODULES = frozenset(("fts5", "fts4"))
 
 _AFFINITIES = (
     ("INTEGER", ("INT",)),
@@ -107,6 +116,32 @@ class SourceTable:
         return f"(SELECT {', '.join(fields)} FROM {quote_name(self.name)}{hint}{where})"  # noqa: S608 (quoted)
 
 
+@dataclass(frozen=True)
+class VirtualTable:
+    """A table that a module of SQLite makes up: a full-text or a spatial index, for example.
+
+    :param module: the module's name in lower case.
+    :param content: the table that a full-text index reads its texts from; '' if it keeps none at
+        all; None if it holds its own, as the tables of other modules do.
+    :param holds_rows: None if SQLite cannot read it, for lack of its module for example.
+    """
+
+    name: str
+    module: str
+    content: str | None
+    holds_rows: bool | None
+
+    @property
+    def derived(self) -> bool:
+        """Return whether other tables hold all that it shows."""
+        return self.module in _DERIVING_MODULES or bool(self.content)
+
+    @property
+    def readable(self) -> bool:
+        """Return whether its rows can be read, and are its own."""
+        return not self.derived and self.content is None and self.holds_rows is not None
+
+
 def open_snapshot(path: Path) -> sqlite3.Connection:
     """Open a snapshot for reading; texts come back byte for byte (see :data:`Value`)."""
     connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
@@ -121,12 +156,55 @@ def quote_name(name: str) -> str:
 
 
 def read_tables(connection: sqlite3.Connection) -> dict[str, SourceTable]:
-    """Return every ordinary table of the source by name; SQLite's own tables are left out."""
+    """Return every table of the source that holds rows of its own, by name; SQLite's own tables are left out.
+
+    Among them are virtual tables, if they hold rows that stand nowhere else and SQLite can read them.
+    """
     rows = connection.execute(
         "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' "
-        "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+        "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     ).fetchall()
-    return {name: _read_table(connection, name, bool(without_rowid)) for name, without_rowid in rows}
+    rows += [(table.name, False) for table in read_virtual_tables(connection) if table.readable]
+    return {name: _read_table(connection, name, bool(without_rowid)) for name, without_rowid in sorted(rows)}
+
+
+def read_virtual_tables(connection: sqlite3.Connection) -> tuple[VirtualTable, ...]:
+    """Return every virtual table of the source."""
+    found = connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%' ORDER BY name"
+    ).fetchall()
+    tables = []
+    for name, statement in found:
+        module, content = _module_of(statement)
+        query = f"SELECT 1 FROM {quote_name(name)} LIMIT 1"  # noqa: S608 (quoted)
+        try:
+            holds_rows: bool | None = connection.execute(query).fetchone() is not None
+        except sqlite3.Error:
+            holds_rows = None
+        tables.append(VirtualTable(name, module, content, holds_rows))
+    return tuple(tables)
+
+
+def _module_of(statement: str) -> tuple[str, str | None]:
+    """Return the module that a virtual table was made with, and its option ``content``, None if it has none."""
+    tokens = [match.group(1) for match in _TOKEN.finditer(statement) if match.group(1)]
+    # CREATE VIRTUAL TABLE name USING module ( argument , … )
+    module = _unquoted(tokens[5]).lower()
+    content = None
+    if module in _CONTENT_MODULES:
+        for position in range(6, len(tokens) - 3):
+            before, option, sign, value = tokens[position : position + 4]
+            if before in ("(", ",") and option.lower() == "content" and sign == "=":
+                content = "" if value in (",", ")") else _unquoted(value)
+    return module, content
+
+
+def _unquoted(token: str) -> str:
+    """Return a name or string without its quotes."""
+    quotes = {'"': '"', "'": "'", "`": "`", "[": "]"}
+    if token[:1] not in quotes:
+        return token
+    return token[1:-1].replace(quotes[token[0]] * 2, quotes[token[0]])
 
 
 def _read_table(connection: sqlite3.Connection, name: str, without_rowid: bool) -> SourceTable:
@@ -151,11 +229,11 @@ def _holds_null(connection: sqlite3.Connection, table: str, quoted_columns: Sequ
 
 
 def read_left_out(connection: sqlite3.Connection) -> list[dict[str, str]]:
-    """Return what is not moved with the rows, each as ``{"kind": …, "name": …}``.
+    """Return what is not moved as it is, each as ``{"kind": …, "name": …}``.
 
-    Kinds: ``view`` and ``trigger``, whose logic belongs into files/sql; ``virtual table`` and
-    ``shadow table``, which some module of SQLite derives from other tables; ``collation``, an order
-    of texts that only the service defines (rows are read without it).
+    Kinds: ``view`` and ``trigger``, whose logic belongs into files/sql; ``virtual table``, an index
+    that some module of SQLite keeps (its rows are moved only if it is mapped), with its ``shadow
+    table``s; ``collation``, an order of texts that only the service defines (rows are read without it).
     """
     shadows = connection.execute(
         "SELECT type || ' table', name FROM pragma_table_list WHERE schema = 'main' AND type IN ('virtual', 'shadow')"

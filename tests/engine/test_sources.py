@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -126,24 +127,115 @@ def test_views_triggers_virtual_and_shadow_tables_are_left_out_and_named(
     source = make_source(
         tmp_path / "search.db",
         "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT);"
-        "CREATE VIRTUAL TABLE found USING fts5(body);"
+        "CREATE VIRTUAL TABLE found USING fts5(body, content='notes', content_rowid='id');"
+        "CREATE VIRTUAL TABLE words USING fts5vocab(found, row);"
         "CREATE VIRTUAL TABLE areas USING rtree(id, low, high);"
         "CREATE VIEW recent AS SELECT * FROM notes;"
-        "CREATE TRIGGER index_note AFTER INSERT ON notes BEGIN INSERT INTO found VALUES (new.body); END;"
+        "CREATE TRIGGER index_note AFTER INSERT ON notes"
+        " BEGIN INSERT INTO found (rowid, body) VALUES (new.id, new.body); END;"
         "INSERT INTO areas VALUES (1, 0, 5);",
         {"notes": [(1, "needle")]},
     )
-    report = rehearse(connection, make_group(source, {"source": "notes"}), tmp_path)["report"]
+    group = make_group(source, {"source": "notes"}, ignored_tables=["areas"])
+    report = rehearse(connection, group, tmp_path)["report"]
     assert report["tables"][0]["equal"]
     with closing(open_snapshot(source)) as opened:
-        assert list(read_tables(opened)) == ["notes"]
+        assert list(read_tables(opened)) == ["areas", "notes"]
         left_out = [(entry["kind"], entry["name"]) for entry in read_left_out(opened)]
+    assert report["left_out"] == [{"kind": kind, "name": name} for kind, name in left_out]
     assert ("trigger", "index_note") in left_out
     assert ("view", "recent") in left_out
-    assert [name for kind, name in left_out if kind == "virtual table"] == ["areas", "found"]
-    assert {"found_data", "found_idx", "found_content", "areas_node"} <= {
-        name for kind, name in left_out if kind == "shadow table"
-    }
+    assert [name for kind, name in left_out if kind == "virtual table"] == ["areas", "found", "words"]
+    assert {"found_data", "found_idx", "areas_node"} <= {name for kind, name in left_out if kind == "shadow table"}
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        (
+            "USING fts5(body); INSERT INTO v VALUES ('only here')",
+            "table v: it is a virtual table (fts5) that holds 1",
+        ),
+        (
+            "USING fts4(body); INSERT INTO v VALUES ('only here')",
+            "table v: it is a virtual table (fts4) that holds 1",
+        ),
+        (
+            "USING fts3(body); INSERT INTO v VALUES ('only here')",
+            "table v: it is a virtual table (fts3) that holds 1",
+        ),
+        (
+            "USING rtree(id, x0, x1, +label); INSERT INTO v VALUES (1, 0, 1, 'only here')",
+            "table v: it is a virtual table (rtree) that holds 1 rows and the inventory names no target for it",
+        ),
+        (
+            "USING fts5(a, content=''); INSERT INTO v VALUES ('nowhere')",
+            "table v: it is a full-text index (fts5) that does not keep its texts. List it under 'ignored_tables'",
+        ),
+    ],
+)
+def test_rows_that_only_a_virtual_table_holds_are_not_lost_silently(
+    connection: Connection, tmp_path: Path, script: str, found: str
+) -> None:
+    make_target(connection, "CREATE TABLE n (id integer PRIMARY KEY); CREATE TABLE v (body text)")
+    source = make_source(tmp_path / "virtual.db", f"CREATE TABLE n (id INTEGER); CREATE VIRTUAL TABLE v {script};")
+    assert found in problems_of(connection, make_group(source, {"source": "n"}))
+    plan_of(connection, make_group(source, {"source": "n"}, ignored_tables=["v"]))
+
+
+def test_a_virtual_table_that_cannot_be_read_must_be_listed(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE n (id integer PRIMARY KEY); CREATE TABLE v (body text)")
+    source = make_source(
+        tmp_path / "module.db",
+        "CREATE TABLE n (id INTEGER); PRAGMA writable_schema = ON;"
+        "INSERT INTO sqlite_schema VALUES ('table', 'v', 'v', 0, 'CREATE VIRTUAL TABLE v USING vec0(a float[3])');",
+    )
+    unmapped = problems_of(connection, make_group(source, {"source": "n"}))
+    assert "table v: it is a virtual table (vec0) that SQLite cannot read here. List it under" in unmapped
+    mapped = problems_of(connection, make_group(source, {"source": "n"}, {"source": "v"}))
+    assert "table v: it is a virtual table (vec0) that SQLite cannot read here. It cannot be mapped" in mapped
+    group = make_group(source, {"source": "n"}, ignored_tables=["v"])
+    assert rehearse(connection, group, tmp_path)["report"]["left_out"] == [{"kind": "virtual table", "name": "v"}]
+
+
+def test_a_full_text_table_is_mapped_like_any_other(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE found (id integer PRIMARY KEY, body text);"
+        "CREATE TABLE areas (id integer PRIMARY KEY, low real, high real, label text)",
+    )
+    source = make_source(
+        tmp_path / "search.db",
+        "CREATE VIRTUAL TABLE found USING fts5(body); CREATE VIRTUAL TABLE areas USING rtree(id, low, high, +label);"
+        "INSERT INTO found (rowid, body) VALUES (7, 'needle'), (9, 'hay');"
+        "INSERT INTO areas VALUES (1, 0.5, 5, 'north');",
+    )
+    group = make_group(source, {"source": "found", "computed": {"id": "rowid"}}, {"source": "areas"})
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    assert query(connection, "SELECT * FROM app.found ORDER BY id") == [(7, "needle"), (9, "hay")]
+    assert query(connection, "SELECT * FROM app.areas") == [(1, 0.5, 5.0, "north")]
+    assert not rehearse(connection, group, tmp_path)["changed"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "USING fts5(body, content='notes')",
+        "using\n FTS5(body, content = [notes], content_rowid=id)",
+        """/* of (notes, */ USING fts5(tokenize = "unicode61 tokenchars ',('", content = "notes", body)""",
+        "USING fts4(content=`notes`, body)",
+    ],
+)
+def test_an_index_over_another_table_cannot_be_mapped(connection: Connection, tmp_path: Path, options: str) -> None:
+    make_target(connection, "CREATE TABLE notes (id integer, body text); CREATE TABLE found (body text)")
+    source = make_source(
+        tmp_path / "search.db",
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT); INSERT INTO notes VALUES (1, 'needle');"
+        f"CREATE VIRTUAL TABLE found {options}; INSERT INTO found (found) VALUES ('rebuild')",
+    )
+    assert rehearse(connection, make_group(source, {"source": "notes"}), tmp_path)["report"]["tables"][0]["equal"]
+    found = problems_of(connection, make_group(source, {"source": "notes"}, {"source": "found"}))
+    assert re.search(r"found: it is a virtual table \(fts[45]\) that shows what notes holds\. Map notes instead", found)
 
 
 def test_generated_columns(connection: Connection, tmp_path: Path) -> None:
