@@ -538,9 +538,7 @@ def test_units_are_decided_from_whole_columns_in_one_scan(connection: Connection
     assert len([statement for statement in statements if "min(" in statement]) == 1
 
 
-@pytest.mark.parametrize(
-    "values", [[1704164645, 1704164645678], [0, 1704164645], [2460311.5, 1704164645], [-5], ["20240102"]]
-)
+@pytest.mark.parametrize("values", [[1704164645, 1704164645678], [0, 1704164645], [2460311.5, 1704164645], [-5]])
 def test_an_ambiguous_unit_is_refused_unless_named(connection: Connection, tmp_path: Path, values: list[Any]) -> None:
     make_target(connection, "CREATE TABLE t (at timestamptz)")
     source = make_source(tmp_path / "times.db", "CREATE TABLE t (at)", {"t": [(value,) for value in values]})
@@ -548,6 +546,51 @@ def test_an_ambiguous_unit_is_refused_unless_named(connection: Connection, tmp_p
     assert "t.at: it holds numbers" in found and "julian_days" in found
     named = make_group(source, {"source": "t", "columns": {"at": {"epoch_unit": "seconds"}}})
     assert plan_of(connection, named)["t"].columns[0].epoch_unit == "seconds"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["20240102"],
+        [20240102, 1704164645],
+        ["20150102230000", "2015-12-01 10:59:00"],
+        [20150102230000, 20151231235959],
+        [20150102230000.0],
+        [201501022300, 201501022301],
+        ["20150102230000123"],
+    ],
+)
+@pytest.mark.parametrize("unit", [None, "seconds", "microseconds", "julian_days"])
+def test_dates_without_separators_are_no_numbers(
+    connection: Connection, tmp_path: Path, values: list[Any], unit: str | None
+) -> None:
+    make_target(connection, "CREATE TABLE t (at timestamptz)")
+    source = make_source(tmp_path / "times.db", "CREATE TABLE t (at)", {"t": [(value,) for value in values]})
+    options = {} if unit is None else {"epoch_unit": unit}
+    found = problems_of(connection, make_group(source, {"source": "t", "columns": {"at": options}}))
+    assert re.search(r"t\.at: it holds numbers from 20\d+ to 20\d+, which look like dates written without", found)
+    assert "Say by 'computed' in the inventory which times they are" in found
+    secret = make_group(source, {"source": "t", "columns": {"at": {**options, "secret": True}}})
+    assert "t.at: it holds numbers, which look like dates" in problems_of(connection, secret)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        ([20241302, 20240100], "seconds"),  # no month 13, no day 0
+        ([201501022300], "milliseconds"),  # a day in 1976, if one says so
+        ([201501022300, 1704164645678], None),  # nobody writes both
+        ([0, 19000100, 21010000], "seconds"),
+    ],
+)
+def test_numbers_are_not_taken_for_dates(
+    connection: Connection, tmp_path: Path, values: list[Any], unit: str | None
+) -> None:
+    make_target(connection, "CREATE TABLE t (at timestamptz)")
+    source = make_source(tmp_path / "times.db", "CREATE TABLE t (at)", {"t": [(value,) for value in values]})
+    options = {} if unit is None else {"epoch_unit": unit}
+    plan = plan_of(connection, make_group(source, {"source": "t", "columns": {"at": options}}))["t"]
+    assert plan.columns[0].epoch_unit == (unit or "milliseconds")
 
 
 def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
