@@ -4,34 +4,39 @@ Snapshot → plan → prepare → load → verify → report; each step is a fil
 ledger's entries and the new state commit in one transaction, and only after the verification has
 read every row back. This module alone decides whether a group may be loaded.
 
-A load is tried the fast way first, with plain rows that SQLite itself builds. If PostgreSQL
-refuses one, or does not give it back as it was, everything is rolled back and done the exact way.
+Three ways are tried, each after the one before was rolled back: to move only the rows that changed
+since the last run; to load all rows, the plain ones built by SQLite itself; and to convert and
+check every single row, which also finds all offenders there are.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import ledger, state
+from . import kept, ledger, state
 from .catalog import read_catalog
 from .connection import explained, first_row
+from .difference import TableDifference, difference
 from .errors import MigrationError, Problem, RowsRefused
 from .estate import Group
 from .load import load, read_sequences, set_sequences
 from .names import table_name
 from .plan import TablePlan, plan_group
-from .prepare import Prepared, PreparedTable, prepare
+from .prepare import PreparedTable, prepare
 from .present import Present, read_present
 from .server_forms import ServerForms
-from .snapshot import Snapshot, snapshot
+from .snapshot import WORK_DIRECTORY, Snapshot, snapshot
 from .source import count_rows, open_snapshot, read_left_out, read_tables
 from .source_sums import PlainSums, summing
+from .sync import NeedsFullLoad, Sync, Synced
 from .verify import Comparison, compare_tables
 
 try:
@@ -46,6 +51,8 @@ REHEARSAL = "rehearsal"
 FINAL = "final"
 # In the ledger's detail of a group: what our last run left in the target, by target table.
 LOADED = "loaded"
+# There too: the token of the snapshot that was kept, and the digest of how it was moved.
+KEPT = "kept_snapshot"
 
 
 class _Clock:
@@ -105,10 +112,10 @@ def migrate(
         with ExitStack() as stack:
             with clock.step("snapshot"):
                 frozen = record.state == state.FROZEN
-                copy = stack.enter_context(snapshot(group.source_path, work_directory, frozen=frozen))
-            changed, report = _synchronise(
-                connection, group, kind, check_mode, clock, copy, record.detail.get(LOADED), started_at
-            )
+                work = Path(work_directory or WORK_DIRECTORY)
+                checked = kept.find(work, group.name, record.detail.get(KEPT, {}).get("token"))
+                copy = stack.enter_context(snapshot(group.source_path, str(work), frozen, checked, wait=False))
+            changed, report = _synchronise(connection, group, kind, check_mode, clock, copy, record.detail, started_at)
     report["seconds"] = clock.total()
     return {"changed": changed, "report": report}
 
@@ -187,19 +194,22 @@ def _synchronise(
     check_mode: bool,
     clock: _Clock,
     copy: Snapshot,
-    loaded: dict[str, Any] | None,
+    detail: Mapping[str, Any],
     started_at: datetime,
 ) -> tuple[bool, dict[str, Any]]:
     """Compare, and load what differs; commit, or roll everything back."""
     with closing(open_snapshot(copy.path)) as source:
-        run = _Run(connection, group, kind, check_mode, clock, copy, source, loaded or {}, started_at)
+        run = _Run(connection, group, kind, check_mode, clock, copy, source, detail, started_at)
         try:
-            try:
-                # A dry run lists every offender, also those that only PostgreSQL would find.
-                return run.attempt(exact=check_mode)
-            except RowsRefused:
-                connection.rollback()
-                return run.attempt(exact=True)
+            for way in (run.sync_changed_rows, run.load_all_rows):
+                try:
+                    done = way()
+                except RowsRefused:
+                    connection.rollback()
+                else:
+                    if done is not None:
+                        return done
+            return run.load_all_rows(exact=True)
         finally:
             if not connection.closed:
                 connection.rollback()
@@ -207,9 +217,9 @@ def _synchronise(
 
 @dataclass(frozen=True)
 class _Run:
-    """One run over one group; :meth:`attempt` may be made twice.
+    """One run over one group: one way after the other is tried.
 
-    :param loaded: what our last run left in the target, by target table.
+    :param detail: the ledger's detail of the group, which says what our last run left.
     """
 
     connection: Connection
@@ -219,23 +229,77 @@ class _Run:
     clock: _Clock
     copy: Snapshot
     source: sqlite3.Connection
-    loaded: Mapping[str, Any]
+    detail: Mapping[str, Any]
     started_at: datetime
 
-    def attempt(self, exact: bool) -> tuple[bool, dict[str, Any]]:
-        """Bring the target to the source's state.
+    @property
+    def loaded(self) -> Mapping[str, Any]:
+        """Return what our last run left in the target, by target table."""
+        found: Mapping[str, Any] = self.detail.get(LOADED, {})
+        return found
 
-        :param exact: take no row for plain.
+    def sync_changed_rows(self) -> tuple[bool, dict[str, Any]] | None:
+        """Move only what changed since the snapshot that the last run kept.
+
+        :returns: None if there is none, or if what changed cannot be moved by itself.
+        :raises RowsRefused: if PostgreSQL refuses a row or the result is not equal.
+        """
+        connection, clock, was_kept = self.connection, self.clock, self.detail.get(KEPT, {})
+        old_snapshot = kept.find(self.copy.directory.parent, self.group.name, was_kept.get("token"))
+        if old_snapshot is None:
+            return None
+        with clock.step("profile"):
+            plans = _plan(connection, self.group, self.source)
+        if kept.digest(plans) != was_kept["digest"]:
+            return None
+        with clock.step("compare"):
+            present = read_present(connection, plans, self.loaded)
+            if not all(table.ours for table in present.values()):
+                return None
+            differences = difference(self.source, self.copy.path, old_snapshot, plans)
+            if differences is None:
+                return None
+            sequences = read_sequences(connection, self.source, plans)
+        directory = self.copy.directory
+        sync = Sync(connection, self.group, self.source, old_snapshot, directory, differences, self.loaded)
+        if not sync.can_be_done():
+            return None
+        changed = any(differences) or not all(sequence["correct"] for sequence in sequences)
+        self.copy.check.require()
+        with clock.step("load"):
+            synced = sync.run(write=not self.check_mode)
+            if changed and not self.check_mode:
+                sequences = set_sequences(connection, sequences)
+        comparisons = [table.comparison for table in synced]
+        if not self.check_mode:
+            with clock.step("verify"):
+                _require_equal(self.group, [table.plan for table in synced], comparisons)
+                _require_only_these_changes(connection, plans, present, synced)
+        earlier = ledger.read_latest_run(connection, self.group.name, REHEARSAL, FINAL) or {}
+        report = {
+            **self._report(plans, sequences),
+            "tables": [_synced_report(table, found, earlier) for table, found in zip(synced, differences, strict=True)],
+            "foreign_keys": check_foreign_keys(connection, plans, count_orphans=False),
+            "rejects": [],
+        }
+        if not self.check_mode:
+            self._commit(plans, comparisons, changed, report)
+        return changed, report
+
+    def load_all_rows(self, exact: bool = False) -> tuple[bool, dict[str, Any]]:
+        """Compare every row, and load all of them if any differs.
+
+        :param exact: take no row for plain. A dry run does so, to list also what only PostgreSQL would find.
         :raises RowsRefused: if a row that was taken for plain is none.
         """
         with self.clock.step("profile"):
             plans = _plan(self.connection, self.group, self.source)
         if exact or self.check_mode:
-            return self._attempt(plans, exact, None)
+            return self._load_all_rows(plans, True, None)
         with summing(self.copy, plans) as plain_sums:
-            return self._attempt(plans, exact, plain_sums)
+            return self._load_all_rows(plans, False, plain_sums)
 
-    def _attempt(
+    def _load_all_rows(
         self, plans: Sequence[TablePlan], exact: bool, plain_sums: PlainSums | None
     ) -> tuple[bool, dict[str, Any]]:
         """Prepare, compare, load what differs, verify and commit."""
@@ -245,6 +309,7 @@ class _Run:
             prepared = prepare(self.group, self.source, plans, self.copy.directory, forms, exact=exact)
             if plain_sums is not None:
                 plain_sums.settle(prepared.tables)
+            self.copy.check.require()
         known = plain_sums.result if plain_sums is not None else dict
         with clock.step("compare"):
             present = read_present(connection, plans, self.loaded)
@@ -263,11 +328,37 @@ class _Run:
                 sequences = set_sequences(connection, sequences)
             with clock.step("verify"):
                 comparisons = compare_tables(connection, self.source, prepared.tables, known)
-                _require_equal(self.group, prepared, comparisons)
-        report = _report(self, prepared, before, comparisons, sequences, changed)
+                _require_equal(self.group, [table.plan for table in prepared.tables], comparisons)
+        differed = [not comparison.equal for comparison in before] or [True for _ in prepared.tables]
+        shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
+        report = {
+            **self._report(plans, sequences),
+            "tables": [
+                _table_report(table, comparison, changed and differs)
+                for table, comparison, differs in zip(prepared.tables, shown, differed, strict=True)
+            ],
+            "foreign_keys": check_foreign_keys(connection, plans),
+            "rejects": [
+                {"table": table.plan.source.name, "key": key, "reason": reason}
+                for table in prepared.tables
+                for key, reason in table.rejects
+            ],
+        }
         if not self.check_mode:
             self._commit(plans, comparisons, changed, report)
         return changed, report
+
+    def _report(self, plans: Sequence[TablePlan], sequences: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the parts of the report that are the same whichever way was taken."""
+        return {
+            "group": self.group.name,
+            "kind": self.kind,
+            "source": _source_report(self.copy),
+            "started_at": self.started_at.isoformat(),
+            "sequences": sequences,
+            "ignored_tables": list(self.group.ignored_tables),
+            "left_out": read_left_out(self.source),
+        }
 
     def _commit(
         self, plans: Sequence[TablePlan], comparisons: Sequence[Comparison], changed: bool, report: dict[str, Any]
@@ -278,6 +369,7 @@ class _Run:
         rehearse = self.kind == REHEARSAL and record.state != state.REHEARSED
         if not changed and not rehearse and self.kind != FINAL:
             return
+        work_directory = self.copy.directory.parent
         with self.clock.step("commit"):
             report["seconds"] = self.clock.total()
             ledger.record_run(connection, group.name, self.kind, self.started_at, report)
@@ -287,12 +379,16 @@ class _Run:
             left = {
                 name: present.as_record(hashes[name]) for name, present in read_present(connection, plans, {}).items()
             }
-            detail = {LOADED: left}
             if self.kind == REHEARSAL:
+                token = kept.keep(self.copy, group.name)
+                detail = {LOADED: left, KEPT: {"token": token, "digest": kept.digest(plans)}}
                 ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
             else:
-                ledger.merge_detail(connection, group.name, detail)
+                # The frozen file itself is what the way back starts from.
+                token = None
+                ledger.merge_detail(connection, group.name, {LOADED: left, KEPT: {}})
             connection.commit()
+        kept.forget_others(work_directory, group.name, token)
 
 
 def _no_progress(_table: str, _rows: int) -> None:
@@ -336,31 +432,50 @@ def _require_ours(group: Group, present: Mapping[str, Present], loaded: Mapping[
         raise MigrationError(f"The target tables of cutover group {group.name} hold rows that are not ours.", problems)
 
 
-def _require_equal(group: Group, prepared: Prepared, comparisons: Sequence[Comparison]) -> None:
+def _require_equal(group: Group, plans: Sequence[TablePlan], comparisons: Sequence[Comparison]) -> None:
     """Refuse to commit what does not read back as it was.
 
-    :raises MigrationError: naming rows, columns and both values.
+    :raises RowsRefused: naming rows, columns and both values.
     """
     problems = []
-    for table, comparison in zip(prepared.tables, comparisons, strict=True):
+    for plan, comparison in zip(plans, comparisons, strict=True):
         if comparison.equal:
             continue
-        where = f"{group.source_path}: {table.plan.source.name} → {table.plan.target.name}"
+        where = f"{group.source_path}: {plan.source.name} → {plan.target.name}"
         fix = "Nothing was committed. Please report this with the row named here"
-        for difference in comparison.differences or [
+        for found in comparison.differences or [
             {"key": "?", "column": "?", "source": str(comparison.source_rows), "target": str(comparison.target_rows)}
         ]:
             what = (
-                f"{difference['key']}: {difference['column']} is {difference['source']} in SQLite "
-                f"and {difference['target']} in PostgreSQL"
+                f"{found['key']}: {found['column']} is {found['source']} in SQLite and {found['target']} in PostgreSQL"
             )
             problems.append(Problem(where, what, fix))
     if problems:
         raise RowsRefused(f"Verification of cutover group {group.name} failed.", problems)
 
 
-def check_foreign_keys(connection: Connection, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
-    """Return each foreign key of the group: whether PostgreSQL holds it valid, and its orphans counted."""
+def _require_only_these_changes(
+    connection: Connection, plans: Sequence[TablePlan], before: Mapping[str, Present], synced: Sequence[Synced]
+) -> None:
+    """Refuse a sync after which more rows than those it moved are no longer what they were.
+
+    :raises NeedsFullLoad: then every row has to be looked at.
+    """
+    after = read_present(connection, plans, {})
+    for table in synced:
+        name = table.plan.target.name
+        untouched = sum(after[name].writers.get(writer, 0) for writer in before[name].writers)
+        if after[name].rows != table.comparison.target_rows or untouched != before[name].rows - table.before.rows:
+            raise NeedsFullLoad(f"{name} changed by more than the rows that were moved.")
+
+
+def check_foreign_keys(
+    connection: Connection, plans: Sequence[TablePlan], count_orphans: bool = True
+) -> list[dict[str, Any]]:
+    """Return each foreign key of the group: whether PostgreSQL holds it valid, and its orphans counted.
+
+    :param count_orphans: if False, a valid one is taken at PostgreSQL's word.
+    """
     result = []
     with connection.cursor() as cursor:
         for plan in plans:
@@ -370,6 +485,9 @@ def check_foreign_keys(connection: Connection, plans: Sequence[TablePlan]) -> li
                     (table_name(key.table).as_string(connection), key.name),
                 )
                 valid = bool(first_row(cursor)[0])
+                if valid and not count_orphans:
+                    result.append({"name": f"{key.table}: {key.name}", "valid": True, "orphans": 0})
+                    continue
                 pairs = [
                     (sql.Identifier("c", child), sql.Identifier("p", parent))
                     for child, parent in zip(key.columns, key.referenced_columns, strict=True)
@@ -397,38 +515,24 @@ def _source_report(copy: Snapshot) -> dict[str, Any]:
     return {"path": str(copy.source_path), "inode": copy.inode, "size_bytes": copy.size_bytes}
 
 
-def _report(
-    run: _Run,
-    prepared: Prepared,
-    before: Sequence[Comparison],
-    comparisons: Sequence[Comparison],
-    sequences: list[dict[str, Any]],
-    changed: bool,
-) -> dict[str, Any]:
-    """Return the report of a run. In check mode ``comparisons`` are those of the present target."""
-    differed = {
-        table.plan.source.name: not comparison.equal
-        for table, comparison in zip(prepared.tables, before, strict=bool(before))
-    }
-    shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
+def _synced_report(table: Synced, found: TableDifference, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report says of a table of which only the changed rows were moved.
+
+    :param earlier: the report of the run before, which counted the conversions of all rows.
+    """
+    known: Mapping[str, Any] = next(
+        (entry for entry in earlier.get("tables", ()) if entry["source"] == table.plan.source.name), {}
+    )
+    conversions = Counter(
+        {(entry["column"], entry["conversion"]): entry["rows"] for entry in known.get("conversions", ())}
+    )
+    conversions.subtract(table.before.conversions)
+    conversions.update(table.prepared.conversions)
+    counted = replace(table.prepared, conversions=Counter({name: rows for name, rows in conversions.items() if rows}))
     return {
-        "group": run.group.name,
-        "kind": run.kind,
-        "source": _source_report(run.copy),
-        "started_at": run.started_at.isoformat(),
-        "tables": [
-            _table_report(table, comparison, changed and differed.get(table.plan.source.name, True))
-            for table, comparison in zip(prepared.tables, shown, strict=True)
-        ],
-        "sequences": sequences,
-        "foreign_keys": check_foreign_keys(run.connection, [table.plan for table in prepared.tables]),
-        "rejects": [
-            {"table": table.plan.source.name, "key": key, "reason": reason}
-            for table in prepared.tables
-            for key, reason in table.rejects
-        ],
-        "ignored_tables": list(run.group.ignored_tables),
-        "left_out": read_left_out(run.source),
+        **_table_report(counted, table.comparison, bool(found)),
+        "kept": known.get("kept", []),
+        "rows_moved": {"in": len(found.new), "out": len(found.old)},
     }
 
 

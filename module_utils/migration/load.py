@@ -7,7 +7,7 @@ came from a run of ours (see :mod:`.engine`).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -68,16 +68,16 @@ def load(
     large = [table.plan.target.name for table in prepared.tables if table.rows >= FROM_ROWS]
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(lock_timeout_seconds * 1000)}ms",))
-        with _server_errors("emptying the target tables", plans):
+        with server_errors("emptying the target tables", plans):
             freezable = _empty(cursor, plans)
         with (
-            _server_errors("making indexes and constraints", plans),
+            server_errors("making indexes and constraints", plans),
             rebuilt(cursor, names, large, _keys_against_the_order(plans)),
         ):
             for table in prepared.tables:
                 _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
         write_ledger(cursor, group_name, prepared)
-        with _server_errors("collecting statistics", plans):
+        with server_errors("collecting statistics", plans):
             for name in names:
                 cursor.execute(sql.SQL("ANALYZE {}").format(table_name(name)))
 
@@ -89,7 +89,7 @@ def _copy(cursor: Any, snapshot_path: Path, table: PreparedTable, freeze: bool, 
     statement = sql.SQL("COPY {} ({}) FROM STDIN{}").format(
         table_name(name), columns, sql.SQL(" WITH (FREEZE)") if freeze else sql.SQL("")
     )
-    with _server_errors(f"loading {name}", [table.plan]):
+    with server_errors(f"loading {name}", [table.plan]):
         if table.plain is not None:
             blocks = partial(copy_blocks, rows=table.plain, all_plain=table.odd_rows == 0)
             with plain_lines(snapshot_path, blocks, partial(progress, name)) as lines:
@@ -146,9 +146,14 @@ def _keys_against_the_order(plans: Sequence[TablePlan]) -> list[str]:
     ]
 
 
-def write_ledger(cursor: Any, group_name: str, prepared: Prepared) -> None:
-    """Write the id map, the rejected rows and the original values of the group."""
-    with _server_errors("writing migration.id_map"):
+def write_ledger(
+    cursor: Any, group_name: str, prepared: Prepared, only: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Write the id map, the rejected rows and the original values of the group.
+
+    :param only: by source table, keys of the rows whose entries are replaced; all of the group's if not given.
+    """
+    with server_errors("writing migration.id_map"):
         cursor.execute("CREATE TEMP TABLE new_id_map (LIKE migration.id_map) ON COMMIT DROP")
         with prepared.id_map.open("rb") as file:
             cursor.copy_expert("COPY new_id_map FROM STDIN", file, _COPY_BUFFER)
@@ -157,9 +162,17 @@ def write_ledger(cursor: Any, group_name: str, prepared: Prepared) -> None:
             "ON CONFLICT (namespace, old_id) DO NOTHING"
         )
     for table, path in (("reject", prepared.rejects), ("original_value", prepared.originals)):
-        with _server_errors(f"writing migration.{table}"), path.open("rb") as file:
+        with server_errors(f"writing migration.{table}"), path.open("rb") as file:
             name = sql.Identifier("migration", table)
-            cursor.execute(sql.SQL("DELETE FROM {} WHERE group_name = %s").format(name), (group_name,))
+            if only is None:
+                cursor.execute(sql.SQL("DELETE FROM {} WHERE group_name = %s").format(name), (group_name,))
+            for source, keys in (only or {}).items():
+                cursor.execute(
+                    sql.SQL("DELETE FROM {} WHERE group_name = %s AND source_table = %s AND row_key = ANY (%s)").format(
+                        name
+                    ),
+                    (group_name, source, list(keys)),
+                )
             cursor.copy_expert(sql.SQL("COPY {} FROM STDIN").format(name), file, _COPY_BUFFER)
 
 
@@ -208,7 +221,7 @@ def set_sequences(connection: Connection, sequences: Sequence[dict[str, Any]]) -
 
 
 @contextmanager
-def _server_errors(doing: str, plans: Sequence[TablePlan] = ()) -> Iterator[None]:
+def server_errors(doing: str, plans: Sequence[TablePlan] = ()) -> Iterator[None]:
     """Turn an error of the server into one for the operator, without a secret value in it.
 
     :param plans: the tables whose values the server's message may quote.

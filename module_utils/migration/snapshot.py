@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import filecmp
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import BinaryIO
 from urllib.parse import quote
 
@@ -53,17 +55,57 @@ class Snapshot:
     :param source_path: the file it was made from, symlinks resolved.
     :param inode: inode number of that file.
     :param size_bytes: size of the file and its journals together.
+    :param check: the check of its pages, which may still be going on.
     """
 
     path: Path
     source_path: Path
     inode: int
     size_bytes: int
+    check: Check
 
     @property
     def directory(self) -> Path:
         """Return the private directory, for other files that must not outlive the snapshot."""
         return self.path.parent
+
+
+class Check:
+    """SQLite's check of every page and index of a copy, in a thread: SQLite needs Python for none of it."""
+
+    def __init__(self, source_path: str, copy: Path) -> None:
+        self._error: BaseException | None = None
+        self._source_path = source_path
+        self._copy = copy
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def require(self) -> None:
+        """Wait for the check.
+
+        :raises MigrationError: with SQLite's own findings if the copy is corrupt.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            _require_integrity(self._source_path, self._copy)
+        except sqlite3.Error as error:
+            self._error = _explained(self._source_path, self._copy, error)
+        except MigrationError as error:
+            self._error = error
+
+
+class _AlreadyChecked(Check):
+    """The copy is, to the byte, one that was checked before."""
+
+    def __init__(self) -> None:
+        """Start nothing."""
+
+    def require(self) -> None:
+        """Wait for nothing."""
 
 
 def resolve_source(path: str) -> Path:
@@ -94,13 +136,21 @@ def resolve_source(path: str) -> Path:
 
 
 @contextmanager
-def snapshot(source_path: str, directory: str | None = None, frozen: bool = False) -> Iterator[Snapshot]:
+def snapshot(
+    source_path: str,
+    directory: str | None = None,
+    frozen: bool = False,
+    checked: Path | None = None,
+    wait: bool = True,
+) -> Iterator[Snapshot]:
     """Take a snapshot of a source and remove it at the end, whatever happens.
 
     The source is opened read-only: its bytes stay as they are, and a live writer is not disturbed.
 
     :param directory: where private files go; :data:`WORK_DIRECTORY` if not given.
     :param frozen: the source is fenced and checkpointed, so nothing may be created beside it.
+    :param checked: a snapshot that was checked before; if the new one is the same it need not be again.
+    :param wait: wait for the check of its pages; if not, the caller calls :meth:`Check.require`.
     :raises MigrationError: if the source is missing, not SQLite, corrupt, or the disk is too full.
     """
     source = resolve_source(source_path)
@@ -118,12 +168,20 @@ def snapshot(source_path: str, directory: str | None = None, frozen: bool = Fals
         try:
             _take(source, copy, frozen)
             _rebuild_indexes_of_unknown_collations(copy)
-            _require_integrity(source_path, copy)
+            same = checked is not None and filecmp.cmp(copy, checked, shallow=False)
+            check = _AlreadyChecked() if same else Check(source_path, copy)
+            if wait:
+                check.require()
         except sqlite3.Error as error:
             if "disk is full" in str(error):
                 raise _disk_full(work, source_path) from None
             raise _explained(source_path, copy, error) from None
-        yield Snapshot(copy, source, source.stat().st_ino, size)
+        try:
+            yield Snapshot(copy, source, source.stat().st_ino, size, check)
+        except sqlite3.DatabaseError:
+            # A corrupt page was read before the check came to it.
+            check.require()
+            raise
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
