@@ -223,7 +223,7 @@ def test_nothing_is_changed_or_left_behind(estate: Estate, tmp_path: Path) -> No
     before = contents(tmp_path)
     plan(estate)
     assert contents(tmp_path) == before
-    assert not Path(estate.work).exists()
+    assert list(Path(estate.work).iterdir()) == []
 
 
 def test_without_a_ledger_the_plan_says_so(estate: Estate) -> None:

@@ -1,0 +1,292 @@
+"""After the first load only the rows that changed are moved, and the whole is proved all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import engine, ledger
+from ansible.module_utils.migration.errors import MigrationError
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+DDL = """
+CREATE TABLE authors (id uuid PRIMARY KEY, name text UNIQUE, born timestamptz);
+CREATE TABLE books (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, author_id uuid NOT NULL REFERENCES authors(id),
+  title text NOT NULL, price numeric(8, 2), tags jsonb, cover bytea, rating double precision);
+"""
+SCRIPT = """
+CREATE TABLE authors (id TEXT PRIMARY KEY, name TEXT UNIQUE, born TIMESTAMP);
+CREATE TABLE books (id INTEGER PRIMARY KEY AUTOINCREMENT, author_id TEXT, title TEXT, price REAL, tags JSON, cover BLOB,
+  rating);
+"""
+AUTHORS, BOOKS = 40, 2_000
+
+
+@pytest.fixture
+def library(connection: Connection, tmp_path: Path) -> Path:
+    """A source of two tables, and its target."""
+    make_target(connection, DDL)
+    return make_source(
+        tmp_path / "library.db",
+        SCRIPT,
+        {
+            "authors": [(f"author-{n}", f"Author {n}", "2025-12-16T05:51:27.178Z") for n in range(AUTHORS)],
+            "books": [
+                (
+                    n,
+                    f"author-{n % AUTHORS}",
+                    f"Title {n}",
+                    n / 4,
+                    json.dumps({"n": n, "a": [1]}),
+                    bytes([n % 256]),
+                    n * 0.1,
+                )
+                for n in range(1, BOOKS + 1)
+            ],
+        },
+    )
+
+
+def library_group(path: Path) -> Any:
+    return make_group(path, {"source": "authors"}, {"source": "books"})
+
+
+def change(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+def moved(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {
+        table["source"]: (table["rows_moved"]["in"], table["rows_moved"]["out"])
+        for table in report["tables"]
+        if "rows_moved" in table
+    }
+
+
+def prove_equal(connection: Connection, group: Any, tmp_path: Path) -> None:
+    """Read every row of both sides, whatever the incremental run believes."""
+    for table in engine.compare(connection, group, str(tmp_path / "work"))["tables"]:
+        assert table["equal"], table["differences"]
+
+
+def test_only_changed_rows_are_moved(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group = library_group(library)
+    assert moved(rehearse(connection, group, tmp_path)["report"]) == {}
+    untouched = query(connection, "SELECT xmin::text, ctid::text FROM app.books WHERE id = 1000")
+    change(
+        library,
+        "UPDATE books SET title = title || '!' WHERE id IN (1, 2, 3);"
+        "UPDATE books SET rating = '0.5' WHERE id = 4;"
+        "DELETE FROM books WHERE id = 5;"
+        "INSERT INTO authors VALUES ('new author', 'New', '2025-12-16 05:51:27');"
+        "INSERT INTO books (author_id, title) VALUES ('new author', 'New title');",
+    )
+    change(library, "UPDATE books SET rating = 0.5 WHERE id = 4")
+    result = rehearse(connection, group, tmp_path)
+    assert result["changed"]
+    assert moved(result["report"]) == {"authors": (1, 0), "books": (5, 5)}
+    assert [table["source_rows"] for table in result["report"]["tables"]] == [AUTHORS + 1, BOOKS]
+    prove_equal(connection, group, tmp_path)
+    assert query(connection, "SELECT xmin::text, ctid::text FROM app.books WHERE id = 1000") == untouched
+    assert query(connection, "SELECT nextval(pg_get_serial_sequence('app.books', 'id'))") == [(BOOKS + 2,)]
+    full = engine.compare(connection, group, str(tmp_path / "work"))["tables"]
+    hashes = [(table["source_hash"], table["target_hash"]) for table in result["report"]["tables"]]
+    assert hashes == [(table["source_hash"], table["target_hash"]) for table in full]
+    again = rehearse(connection, group, tmp_path)
+    assert not again["changed"]
+    assert moved(again["report"]) == {"authors": (0, 0), "books": (0, 0)}
+
+
+def test_check_mode_counts_the_changed_rows_and_writes_nothing(
+    connection: Connection, library: Path, tmp_path: Path
+) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    change(library, "UPDATE books SET price = 1 WHERE id = 7")
+    before = query(connection, "SELECT sum(hashtext(t::text)) FROM app.books t")
+    result = rehearse(connection, group, tmp_path, check_mode=True)
+    assert result["changed"]
+    assert [table["changed"] for table in result["report"]["tables"]] == [False, True]
+    assert query(connection, "SELECT sum(hashtext(t::text)) FROM app.books t") == before
+    assert rehearse(connection, group, tmp_path)["changed"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "UPDATE books SET price = -0.0 WHERE id = 9",
+        "UPDATE books SET rating = CAST(id AS INTEGER) WHERE id = 10",
+        "UPDATE books SET cover = x'' WHERE id = 11",
+        'UPDATE books SET tags = \'{"a": [1], "n": 12.0}\' WHERE id = 12',
+        "UPDATE books SET id = 90000 WHERE id = 13",
+        "UPDATE authors SET name = 'author 3' WHERE name = 'Author 3'",
+        # Swapped unique values cannot be moved one by one: everything is loaded again.
+        "UPDATE authors SET name = 'x' WHERE id = 'author-1';"
+        "UPDATE authors SET name = 'Author 1' WHERE id = 'author-2';"
+        "UPDATE authors SET name = 'Author 2' WHERE id = 'author-1'",
+        # A parent goes away while its only reference moves.
+        "UPDATE books SET author_id = 'author-1' WHERE author_id = 'author-2';"
+        "DELETE FROM authors WHERE id = 'author-2'",
+        "DELETE FROM books; DELETE FROM authors",
+        "VACUUM",
+        "ALTER TABLE books ADD COLUMN note TEXT",
+        "CREATE INDEX more ON books (title)",
+    ],
+)
+def test_whatever_changes_the_next_run_proves_it(
+    connection: Connection, library: Path, tmp_path: Path, script: str
+) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    change(library, script)
+    rehearse(connection, group, tmp_path)
+    prove_equal(connection, group, tmp_path)
+    assert not rehearse(connection, group, tmp_path)["changed"]
+
+
+def test_random_changes_over_many_runs(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    choose = random.Random(7)  # noqa: S311 (chooses rows, guards nothing)
+    for _ in range(8):
+        with closing(sqlite3.connect(library)) as source:
+            for _ in range(choose.randrange(1, 60)):
+                book = choose.randrange(1, BOOKS + 50)
+                author = f"author-{choose.randrange(AUTHORS)}"
+                match choose.randrange(4):
+                    case 0:
+                        source.execute("DELETE FROM books WHERE id = ?", (book,))
+                    case 1:
+                        source.execute(
+                            "INSERT OR REPLACE INTO books VALUES (?, ?, ?, ?, ?, ?, ?)",
+                            (book, author, str(choose.random()), None, "[]", None, choose.random()),
+                        )
+                    case 2:
+                        source.execute("UPDATE books SET rating = ? WHERE id = ?", (choose.choice([0, 1, 2.5]), book))
+                    case _:
+                        source.execute("UPDATE authors SET born = NULL WHERE id = ?", (author,))
+            source.commit()
+        result = rehearse(connection, group, tmp_path)
+        assert moved(result["report"])
+        prove_equal(connection, group, tmp_path)
+
+
+def test_foreign_rows_are_still_refused(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    change(library, "UPDATE books SET price = 2 WHERE id = 7")
+    execute(connection, "UPDATE app.books SET price = 99 WHERE id = 8")
+    with pytest.raises(MigrationError, match=r"app\.books: it holds 2,000 rows.*somebody else wrote to it"):
+        rehearse(connection, group, tmp_path)
+    assert query(connection, "SELECT price FROM app.books WHERE id IN (7, 8) ORDER BY id") == [(1.75,), (99,)]
+
+
+def test_a_refused_row_names_all_offenders_and_changes_nothing(
+    connection: Connection, library: Path, tmp_path: Path
+) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    change(
+        library,
+        "UPDATE books SET tags = 'no JSON' WHERE id = 1; UPDATE books SET author_id = 'nobody' WHERE id = 2;"
+        "UPDATE books SET title = NULL WHERE id = 3;",
+    )
+    with pytest.raises(MigrationError) as caught:
+        rehearse(connection, group, tmp_path)
+    assert len(caught.value.problems) == 3
+    assert query(connection, "SELECT title FROM app.books WHERE id = 3") == [("Title 3",)]
+    assert query(connection, "SELECT count(*) FROM migration.run") == [(1,)]
+
+
+def test_values_changed_by_a_policy_follow_their_row(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v jsonb, n integer)")
+    path = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, n)",
+        {"t": [(number, "free text" if number % 50 == 0 else "{}", number) for number in range(1, 501)]},
+    )
+    group = make_group(
+        path, {"source": "t", "columns": {"v": {"invalid_json": "as_json_string"}, "n": {"fraction": "round"}}}
+    )
+    rehearse(connection, group, tmp_path)
+    change(
+        path, "UPDATE t SET v = '[]' WHERE id = 50; UPDATE t SET n = 7.5 WHERE id = 51; DELETE FROM t WHERE id = 100"
+    )
+    result = rehearse(connection, group, tmp_path)
+    assert moved(result["report"]) == {"t": (2, 3)}
+    prove_equal(connection, group, tmp_path)
+    keys = [key for (key,) in query(connection, "SELECT row_key FROM migration.original_value ORDER BY row_key")]
+    assert keys == sorted([f"id={number}" for number in range(150, 501, 50)] + ["id=51"])
+    counted = {entry["conversion"]: entry["rows"] for entry in result["report"]["tables"][0]["conversions"]}
+    assert counted["invalid_json: as_json_string, original kept in the ledger"] == 8
+    assert counted["fraction: round, original kept in the ledger"] == 1
+
+
+def test_a_lost_or_foreign_kept_snapshot_means_a_full_load(
+    connection: Connection, library: Path, tmp_path: Path
+) -> None:
+    group, work = library_group(library), tmp_path / "work"
+    rehearse(connection, group, tmp_path)
+    (kept,) = work.glob("kept-*")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    shutil.copy(kept, work / f"{kept.name[:22]}0123456789abcdef.db")
+    kept.unlink()
+    change(library, "UPDATE books SET price = 3 WHERE id = 7")
+    result = rehearse(connection, group, tmp_path)
+    assert result["changed"]
+    assert moved(result["report"]) == {}
+    assert len(list(work.iterdir())) == 1
+    prove_equal(connection, group, tmp_path)
+
+
+def test_a_restored_database_is_recognised_by_its_content(
+    connection: Connection, library: Path, tmp_path: Path
+) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    execute(connection, "UPDATE app.books SET title = title")  # other transactions, the same content
+    change(library, "UPDATE books SET price = 3 WHERE id = 7")
+    assert moved(rehearse(connection, group, tmp_path)["report"]) == {"authors": (0, 0), "books": (1, 1)}
+    prove_equal(connection, group, tmp_path)
+
+
+def test_a_trigger_that_touches_other_rows_is_noticed(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    execute(
+        connection,
+        "CREATE FUNCTION app.meddle() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF pg_trigger_depth() = 1 THEN UPDATE app.books SET price = 0 WHERE id = 1999; END IF; "
+        "RETURN NEW; END $$;"
+        "CREATE TRIGGER meddle BEFORE UPDATE ON app.books FOR EACH ROW EXECUTE FUNCTION app.meddle()",
+    )
+    change(library, "UPDATE books SET price = 3 WHERE id = 7")
+    result = rehearse(connection, group, tmp_path)
+    assert moved(result["report"]) == {}  # the sync was undone, and everything loaded by COPY
+    prove_equal(connection, group, tmp_path)
+
+
+def test_the_final_sync_forgets_the_kept_snapshot(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group, work = library_group(library), tmp_path / "work"
+    rehearse(connection, group, tmp_path)
+    change(library, "UPDATE books SET price = 3 WHERE id = 7")
+    with connection.cursor() as cursor:
+        ledger.take_step(connection, group.name, "freeze", group.source_path)
+        cursor.execute("SELECT 1")
+    connection.commit()
+    result = engine.migrate(connection, group, engine.FINAL, False, str(work))
+    assert moved(result["report"]) == {"authors": (0, 0), "books": (1, 1)}
+    assert os.listdir(work) == []
