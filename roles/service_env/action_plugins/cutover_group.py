@@ -1,0 +1,1 @@
+../../sqlite_migrate/action_plugins/sqlite_migrate.py

@@ -1,0 +1,318 @@
+"""ansible-playbook shows how far a large load is, and is otherwise as if nobody watched."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import ledger, progress, snapshot
+from ansible.module_utils.migration.connection import Login, connect, connected
+
+from tests.engine.support import execute, make_source, query
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLE = ROOT / "roles" / "sqlite_migrate"
+PASSWORD = "Pw-that-is-nowhere-4711"
+ROWS = 300_000
+LINE = re.compile(r"^  \[localhost\] app\.items: ([\d,]+) of 300,000 rows, [\d,]+ rows/s, .+ left$")
+
+# 300,000 rows take about twelve seconds.
+SLOW = """
+CREATE FUNCTION app.be_slow() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN IF NEW.id % 1000 = 0 THEN PERFORM pg_sleep(0.04); END IF; RETURN NEW; END $$;
+CREATE TRIGGER be_slow BEFORE INSERT ON app.items FOR EACH ROW EXECUTE FUNCTION app.be_slow();
+"""
+
+
+@dataclass
+class Play:
+    """One run of the role on localhost.
+
+    :param lines: each line of the output with the seconds from the start until it was read.
+    """
+
+    process: subprocess.Popen[str]
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def output(self) -> str:
+        """Return all that was printed."""
+        return "".join(line for _, line in self.lines)
+
+    @property
+    def progress(self) -> list[tuple[float, str]]:
+        """Return the lines about the progress."""
+        return [(seconds, line.rstrip("\n")) for seconds, line in self.lines if line.startswith("  [localhost] ")]
+
+    def read(self) -> None:
+        """Read until the run ends."""
+        assert self.process.stdout is not None
+        started = time.monotonic()
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic() - started, line))
+        self.process.wait()
+
+
+@dataclass(frozen=True)
+class Estate:
+    """A source, its target, and a directory in which everything of a run is."""
+
+    login: Login
+    directory: Path
+
+    def play(self, *arguments: str, roles: Path = ROOT / "roles", **variables: Any) -> Play:
+        """Start the role."""
+        login = self.login
+        values = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "sqlite_migrate_work_directory": str(self.directory / "work"),
+            "sqlite_migrate_groups": [
+                {
+                    "name": "test",
+                    "source": {"path": str(self.directory / "source.db")},
+                    "tables": [{"source": "items", "target": "app.items"}],
+                }
+            ],
+            "sqlite_migrate_login": {
+                "login_host": login.host,
+                "login_port": login.port,
+                "login_db": login.database,
+                "login_user": login.user,
+                "session_role": login.session_role,
+                "login_password": "{{ lookup('ansible.builtin.env', 'TEST_PASSWORD') }}",
+            },
+        }
+        playbook = self.directory / "playbook.yml"
+        play = {"hosts": "localhost", "gather_facts": False, "vars": values | variables, "roles": ["sqlite_migrate"]}
+        playbook.write_text(json.dumps([play]))
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(roles),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
+            "ANSIBLE_LOCAL_TEMP": str(self.directory / "local"),
+            "ANSIBLE_ASYNC_DIR": str(self.directory / "async"),
+            "TEST_PASSWORD": PASSWORD,
+        }
+        command = ["ansible-playbook", "-i", "localhost,", *arguments, str(playbook)]
+        return Play(
+            subprocess.Popen(
+                command,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+            )
+        )
+
+    def played(self, *arguments: str, succeeds: bool = True, **options: Any) -> Play:
+        """Run the role to its end."""
+        play = self.play(*arguments, **options)
+        play.read()
+        assert (play.process.returncode == 0) is succeeds, play.output
+        assert "Traceback" not in play.output
+        return play
+
+    def execute(self, statement: str) -> None:
+        """Execute a statement as the owner of the target."""
+        with connected(self.login) as connection:
+            execute(connection, statement)
+
+
+@pytest.fixture
+def estate(server: Server, login: Login, tmp_path: Path) -> Iterator[Estate]:
+    """A source of many rows and its empty target."""
+    server.execute(f"ALTER ROLE {login.user} PASSWORD '{PASSWORD}'")
+    with closing(connect(replace(login, password=PASSWORD))) as connection:
+        execute(connection, ledger.CREATE_LEDGER + progress.CREATE_PROGRESS)
+        execute(connection, "CREATE SCHEMA app; CREATE TABLE app.items (id integer PRIMARY KEY, name text)")
+    # Wide enough that what is still on its way to the server is a small part of all.
+    rows = ((number, f"item number {number}".ljust(150)) for number in range(ROWS))
+    make_source(tmp_path / "source.db", "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)", {"items": rows})
+    yield Estate(replace(login, password=PASSWORD), tmp_path)
+    server.execute(f"ALTER ROLE {login.user} PASSWORD '{login.password}'")
+
+
+@pytest.fixture
+def small_estate(estate: Estate) -> Estate:
+    """The same with three rows."""
+    (estate.directory / "source.db").unlink()
+    rows = [(1, "one"), (2, "two"), (3, "three")]
+    script = "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)"
+    make_source(estate.directory / "source.db", script, {"items": rows})
+    return estate
+
+
+class Looker(threading.Thread):
+    """Looks for a password on the disk and in the arguments of every process, and into the server, meanwhile."""
+
+    def __init__(self, estate: Estate, server: Server) -> None:
+        super().__init__(daemon=True)
+        self._estate = estate
+        self._superuser = replace(server.superuser, database=estate.login.database)
+        self.ended = threading.Event()
+        self.password_in: set[str] = set()
+        self.left_on_disk: set[str] = set()
+        self.rows: list[tuple[Any, ...]] = []
+        self.copied: list[int] = []
+
+    def run(self) -> None:
+        """Look ten times a second."""
+        with closing(connect(self._superuser)) as connection:
+            while not self.ended.wait(0.1):
+                self.rows += query(connection, "SELECT step, table_name, rows_done, rows_total FROM migration.progress")
+                self.copied += [
+                    row[0] for row in query(connection, "SELECT tuples_processed FROM pg_stat_progress_copy")
+                ]
+                self._look_at_files()
+
+    def _look_at_files(self) -> None:
+        for path in (*self._estate.directory.rglob("*"), *Path("/proc").glob("[0-9]*/cmdline")):
+            try:
+                if path.is_file() and path.name not in ("source.db", "snapshot.db"):
+                    self.left_on_disk.add(str(path))
+                    if PASSWORD.encode() in path.read_bytes():
+                        self.password_in.add(str(path))
+            except OSError:
+                continue
+
+
+def test_a_slow_load_is_shown_while_it_runs_and_nothing_secret_is(estate: Estate, server: Server) -> None:
+    estate.execute(SLOW)
+    looker = Looker(estate, server)
+    looker.start()
+    play = estate.played("-vvvv")
+    looker.ended.set()
+    looker.join()
+
+    shown = [line for _, line in play.progress]
+    counts = [int(match[1].replace(",", "")) for match in map(LINE.match, shown) if match]
+    assert counts == sorted(set(counts)) and counts, shown
+    assert all(LINE.match(line) or re.match(r"  \[localhost\] test: [a-z, ]+, \d+ s so far$", line) for line in shown)
+    ended = next(seconds for seconds, line in play.lines if line.startswith("changed: [localhost]"))
+    assert play.progress[0][0] < ended - 2
+
+    assert ("load", "app.items") in {row[:2] for row in looker.rows}
+    assert {row[3] for row in looker.rows if row[1] == "app.items"} == {ROWS}
+    assert len({row[2] for row in looker.rows}) > 3
+    assert max(looker.copied) > 0
+    with connected(estate.login) as connection:
+        assert query(connection, "SELECT * FROM migration.progress") == []
+        assert query(connection, "SELECT count(*) FROM app.items") == [(ROWS,)]
+
+    assert PASSWORD not in play.output
+    assert looker.password_in == set()
+    # Neither a module with its arguments nor its result was ever written there.
+    assert not [path for path in looker.left_on_disk if re.search("AnsiballZ|/async/", path)]
+    assert not list((estate.directory / "work").glob("progress-*"))
+
+
+def test_a_small_load_shows_nothing(small_estate: Estate) -> None:
+    assert small_estate.played().progress == []
+    with connected(small_estate.login) as connection:
+        assert query(connection, "SELECT count(*) FROM app.items") == [(3,)]
+
+
+def test_results_failures_and_dry_runs_are_those_of_the_module_alone(small_estate: Estate) -> None:
+    alone = small_estate.directory / "roles"
+    shutil.copytree(ROLE, alone / "sqlite_migrate", ignore=shutil.ignore_patterns("action_plugins"))
+    nowhere = {**small_estate.login.__dict__, "password": "wrong"}
+    refused = {f"login_{name}": nowhere[name] for name in ("host", "port", "user", "password")}
+    refused["login_db"] = nowhere["database"]
+    variables = {"sqlite_migrate_login": refused}
+    cases: list[tuple[tuple[str, ...], bool, dict[str, Any]]] = [
+        (("--check", "--diff"), True, {}),
+        (("-v",), False, variables),
+        (("-v",), False, {"sqlite_migrate_groups": [{"name": "test"}]}),
+        (("-v",), False, {"sqlite_migrate_groups": [{}]}),
+        (("--check", "-v"), False, variables),
+    ]
+    for arguments, succeeds, more in cases:
+        watched = small_estate.played(*arguments, succeeds=succeeds, **more)
+        unwatched = small_estate.played(*arguments, succeeds=succeeds, roles=alone, **more)
+        assert without_times(watched.output) == without_times(unwatched.output)
+    with connected(small_estate.login) as connection:
+        assert query(connection, "SELECT count(*) FROM app.items") == [(0,)]
+
+
+def without_times(output: str) -> str:
+    """Return an output without what differs from run to run."""
+    return re.sub(r"\d\.\d+|\d{4}-\d\d-\d\dT\S+|inode: \d+", "…", output)
+
+
+def test_an_interrupted_playbook_ends_at_once_and_the_next_run_finishes(estate: Estate) -> None:
+    estate.execute(SLOW)
+    play = estate.play()
+    reader = threading.Thread(target=play.read)
+    reader.start()
+    while not play.progress:
+        assert reader.is_alive(), play.output
+        time.sleep(0.1)
+    play.process.send_signal(signal.SIGINT)
+    interrupted = time.monotonic()
+    reader.join(10)
+    assert time.monotonic() - interrupted < 5
+    assert play.process.returncode not in (0, None)
+    estate.execute("DROP TRIGGER be_slow ON app.items")
+    estate.played()
+    with connected(estate.login) as connection:
+        assert query(connection, "SELECT count(*) FROM app.items") == [(ROWS,)]
+        assert query(connection, "SELECT * FROM migration.progress") == []
+
+
+# ---------------------------------------------------------------- the plugin and the module agree
+
+
+def plugin() -> ModuleType:
+    """Return the action plugin, which Ansible finds by its path."""
+    spec = importlib.util.spec_from_file_location("plugin", ROLE / "action_plugins" / "sqlite_migrate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_plugin_and_module_name_the_same_file() -> None:
+    found = plugin()
+    for name in ("registry", "a/b", "größer", "x" * 500):
+        assert found.progress_file({"group": {"name": name}, "work_directory": "/srv/work"}) == str(
+            progress.progress_file(name, "/srv/work")
+        )
+    assert found.progress_file({"group": {"name": "a"}}) == str(progress.progress_file("a", snapshot.WORK_DIRECTORY))
+    unusable: list[dict[str, Any]] = [{}, {"group": "a"}, {"group": {}}, {"group": {"name": 5}}]
+    for arguments in unusable:
+        assert found.progress_file(arguments) is None
+
+
+def test_a_line_holds_nothing_that_a_terminal_obeys() -> None:
+    assert plugin().printable("app.items: 5 of 10\x1b[2J rows\nmore\n") == "app.items: 5 of 10?[2J rows"
+    assert len(plugin().printable("x" * 5000)) == 200
+
+
+def test_the_cutover_is_watched_by_the_same_plugin() -> None:
+    other = ROOT / "roles" / "service_env" / "action_plugins" / "cutover_group.py"
+    assert other.resolve() == (ROLE / "action_plugins" / "sqlite_migrate.py").resolve()
