@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 
 REHEARSAL = "rehearsal"
 FINAL = "final"
+# The ways a run can take, as the report names them: see the top of this file.
+CHANGED_ROWS = "changed rows"
+PLAIN_ROWS = "all rows"
+EVERY_ROW = "every row checked"
 # In the ledger's detail of a group: what our last run left in the target, by target table.
 LOADED = "loaded"
 # There too: the token of the snapshot that was kept, and the digest of how it was moved.
@@ -277,7 +281,7 @@ class _Run:
                 _require_only_these_changes(connection, plans, present, synced)
         earlier = ledger.read_latest_run(connection, self.group.name, REHEARSAL, FINAL) or {}
         report = {
-            **self._report(plans, sequences),
+            **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, sequences),
             "tables": [_synced_report(table, found, earlier) for table, found in zip(synced, differences, strict=True)],
             "foreign_keys": check_foreign_keys(connection, plans, count_orphans=False),
             "rejects": [],
@@ -332,7 +336,7 @@ class _Run:
         differed = [not comparison.equal for comparison in before] or [True for _ in prepared.tables]
         shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
         report = {
-            **self._report(plans, sequences),
+            **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, sequences),
             "tables": [
                 _table_report(table, comparison, changed and differs)
                 for table, comparison, differs in zip(prepared.tables, shown, differed, strict=True)
@@ -348,11 +352,12 @@ class _Run:
             self._commit(plans, comparisons, changed, report)
         return changed, report
 
-    def _report(self, plans: Sequence[TablePlan], sequences: list[dict[str, Any]]) -> dict[str, Any]:
+    def _report(self, way: str, sequences: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the parts of the report that are the same whichever way was taken."""
         return {
             "group": self.group.name,
             "kind": self.kind,
+            "way": way,
             "source": _source_report(self.copy),
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,

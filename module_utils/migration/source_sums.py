@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from .verify import RowSum, sum_plain_rows
 
 # A smaller source is hashed in less time than a process takes to start.
 FROM_BYTES = 32 << 20
+# Longer than the line of any row whose values are plain would be in most tables.
+_LONGEST_LINE_BYTES = 4 << 20
 
 Sums = dict[str, RowSum]
 
@@ -91,20 +94,32 @@ def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pipe: Pipe) -> None:
     sums: Sums = {}
     supposed = []
     with closing(open_snapshot(copy.path)) as snapshot:
+        snapshot.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_LINE_BYTES)
         for rows in tables:
             odd = pipe.recv() if odd is None and pipe.poll() else odd
             name = rows.plan.source.name
-            sums[name] = sum_plain_rows(snapshot, rows, all_plain=odd is None or name not in odd)
             if odd is None:
                 supposed.append(rows)
+            if odd is None or name not in odd:
+                with suppress(sqlite3.DataError, sqlite3.OperationalError):
+                    # A row that is too long to be plain ends the attempt here.
+                    sums[name] = sum_plain_rows(snapshot, rows, all_plain=True)
+            else:
+                sums[name] = _sum_again(copy, rows)
         odd = pipe.recv() if odd is None else odd
         for rows in supposed:
             if rows.plan.source.name in odd:
-                sums[rows.plan.source.name] = sum_plain_rows(snapshot, rows)
+                sums[rows.plan.source.name] = _sum_again(copy, rows)
     pipe.send(sums)
     pipe.close()
     # Nothing of the parent's is closed or flushed a second time.
     os._exit(0)
+
+
+def _sum_again(copy: Snapshot, rows: PlainRows) -> RowSum:
+    """Return the sum over the rows of a table that are plain, which not all are."""
+    with closing(open_snapshot(copy.path)) as snapshot:
+        return sum_plain_rows(snapshot, rows)
 
 
 @contextmanager

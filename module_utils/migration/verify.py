@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import md5
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from .canonical import define_functions, null_field, show, source_field, source_reader, target_field
@@ -135,8 +136,7 @@ def sum_source(
     if prepared.plain is not None:
         result = plain or sum_plain_rows(snapshot, prepared.plain, prepared.odd_rows == 0)
     if prepared.odd_rows:
-        odd_rows = _odd_rows(snapshot, prepared, forms)
-        result = result.plus(_sum_lines("".join(fields).encode("utf-8", "surrogateescape") for fields in odd_rows))
+        result = result.plus(_sum_digests(map(_digest, _odd_rows(snapshot, prepared, forms))))
     return result
 
 
@@ -173,16 +173,25 @@ def _bytes_of_texts(snapshot: sqlite3.Connection) -> Iterator[None]:
 
 def _sum_lines(lines: Iterable[bytes]) -> RowSum:
     """Return the sum over rows given as their fields put together."""
+    hashed = partial(md5, usedforsecurity=False)
+    return _sum_digests(hashed(line).digest() for line in lines)
+
+
+def _sum_digests(digests: Iterable[bytes]) -> RowSum:
+    """Return the sum over the hashes of rows."""
     result = RowSum()
-    digest = partial(md5, usedforsecurity=False)
-    digests: list[bytes] = []
-    for line in lines:
-        digests.append(digest(line).digest())
-        if len(digests) == 10_000:
-            result.add_digests(b"".join(digests))
-            digests.clear()
-    result.add_digests(b"".join(digests))
+    remaining = iter(digests)
+    while block := b"".join(islice(remaining, 10_000)):
+        result.add_digests(block)
     return result
+
+
+def _digest(fields: Sequence[str]) -> bytes:
+    """Return the hash of a row over its fields, without putting large ones together."""
+    found = md5(usedforsecurity=False)
+    for each in fields:
+        found.update(each.encode("utf-8", "surrogateescape"))
+    return found.digest()
 
 
 def _odd_rows(snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms) -> Iterator[list[str]]:
@@ -352,8 +361,7 @@ class _Finder:
         """Return the sum of the source's rows in each bucket."""
         sums: dict[str, RowSum] = {}
         for fields in self._source_rows():
-            digest = md5("".join(fields).encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
-            sums.setdefault(self._bucket(fields), RowSum()).add_digests(digest)
+            sums.setdefault(self._bucket(fields), RowSum()).add_digests(_digest(fields))
         return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
 
     def target_buckets(self) -> dict[str, tuple[int, int, int]]:
@@ -434,8 +442,7 @@ class _Finder:
 
     def _bucket(self, fields: Sequence[str]) -> str:
         """Return the name of the bucket that a row of the source belongs to."""
-        key = "".join(self._key(fields)).encode("utf-8", "surrogateescape")
-        return md5(key, usedforsecurity=False).hexdigest()[:_BUCKET_DIGITS]
+        return _digest(self._key(fields)).hex()[:_BUCKET_DIGITS]
 
     def _target_bucket(self, fields: Sequence[Composable]) -> Composable:
         """Return the SQL of the bucket's name for a row of the target."""

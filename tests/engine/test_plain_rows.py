@@ -1,0 +1,159 @@
+"""The fast way is really taken, gives what the exact way gives, and steps aside where it cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import engine, source_sums
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+DDL = """CREATE TABLE t (
+  id integer PRIMARY KEY, words text, short varchar(9), tag uuid, small smallint, whole integer, big bigint,
+  flag boolean, doc jsonb, raw json, at timestamptz, local timestamp, day date, amount numeric, ratio double precision,
+  data bytea)"""
+COLUMNS = "words, short, tag, small, whole, big, flag, doc, raw, at, local, day, amount, ratio, data"
+UUID = "7d0c1e9a-3f1b-4c57-9a53-0b6f3f2f6a11"
+JAVASCRIPT = "2025-12-16T05:51:27.178Z"
+PLAIN: list[tuple[Any, ...]] = [
+    (None,) * 15,
+    ("", "", UUID, 0, 0, 0, 0, "{}", "{ }", "2025-12-16 05:51:27", "2025-12-16 05:51:27", "2025-12-16", 0, 0.0, b""),
+    (
+        "a\tb\nc\\d\\N\r\\.", "é🦆", "text id", -32768, -(2**31), -(2**63), 1, '{"b": [1, 2.50, 1e2], "a": "\\u00e9"}',
+        '{"b":1, "b":2}', JAVASCRIPT, JAVASCRIPT, "2024-02-29", 12.5, -0.0, bytes(range(256)),
+    ),
+    ("\\N", "\\.", UUID, 32767, 2**31 - 1, 2**63 - 1, 1, " null ", "1", "2025-12-16T05:51:27.000Z",
+     "1999-12-31T23:59:59.990Z", "0001-01-01", 10**17, 5e-324, b"\\x00"),
+    ("\x01\x7f\x1b", "'\"", "other", 1, 1, 1, 0, '"\\n"', "[]", JAVASCRIPT, JAVASCRIPT,
+     "9999-12-31", 1e22, 1e308, b"\n"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def group(connection: Connection, tmp_path: Path) -> Any:
+    make_target(connection, DDL)
+    path = make_source(
+        tmp_path / "t.db",
+        f"CREATE TABLE t (id INTEGER PRIMARY KEY, {COLUMNS})",
+        {"t": [(number, *row) for number, row in enumerate(PLAIN)]},
+    )
+    return make_group(path, {"source": "t", "columns": {"tag": {"references": "tags"}}})
+
+
+def test_plain_rows_need_no_python(connection: Connection, group: Any, tmp_path: Path) -> None:
+    result = rehearse(connection, group, tmp_path)["report"]
+    assert result["way"] == engine.PLAIN_ROWS
+    assert result["tables"][0]["equal"]
+    fast = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
+    assert len(fast) == len(PLAIN)
+    execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group")
+    for row in engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]:
+        assert row["column"] == "(row)"
+
+
+def test_the_exact_way_gives_the_same_rows(
+    connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = rehearse(connection, group, tmp_path)["report"]["tables"][0]
+    rows = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
+    ids = query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2")
+    execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group; TRUNCATE migration.id_map")
+    monkeypatch.setattr("ansible.module_utils.migration.prepare.plain_rows", lambda plan: None)
+    exact = rehearse(connection, group, tmp_path)["report"]["tables"][0]
+    assert query(connection, "SELECT t::text FROM app.t AS t ORDER BY id") == rows
+    assert query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2") == ids
+    assert [exact[name] for name in ("source_hash", "target_hash", "conversions")] == [
+        fast[name] for name in ("source_hash", "target_hash", "conversions")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("words", "\x1f"), ("words", "\x1e"), ("words", "\x1d"), ("words", "a\x1eb\x1fc"), ("short", "\x1d"),
+        ("at", "2025-12-16 24:00:00"), ("at", "20:5-12-16 05:51:27"), ("day", "2025-02-30"), ("doc", "{"),
+        ("tag", "7d0c1e9a-3f1b-4c57-9a53-0b6f3f2f6aZZ"), ("words", "x" * 200_000), ("data", b"x" * 200_000),
+    ],
+)  # fmt: skip
+def test_what_only_looks_plain_is_found(
+    connection: Connection, group: Any, tmp_path: Path, column: str, value: Any
+) -> None:
+    make_source(Path(group.source_path), f"UPDATE t SET {column} = NULL")
+    with sqlite3.connect(group.source_path) as source:
+        source.execute(f"UPDATE t SET {column} = ? WHERE id = 2", (value,))
+    try:
+        table = rehearse(connection, group, tmp_path)["report"]["tables"][0]
+    except Exception as error:
+        assert "id=2" in str(error)
+        return
+    assert table["equal"]
+    assert table["target_rows"] == len(PLAIN)
+
+
+@pytest.mark.parametrize("odd", [0, 3])
+def test_a_large_source_is_added_up_in_a_process_of_its_own(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: int
+) -> None:
+    monkeypatch.setattr(source_sums, "FROM_BYTES", 0)
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text, n integer)")
+    rows = [(number, f"value {number}", 7.5 if number <= odd else number) for number in range(1, 3_001)]
+    path = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, n)", {"t": rows})
+    group = make_group(path, {"source": "t", "columns": {"n": {"fraction": "round"}}})
+    used: list[set[str]] = []
+    original = source_sums._Process.result
+
+    def watched(process: Any) -> Any:
+        found = original(process)
+        used.append(set(found))
+        return found
+
+    monkeypatch.setattr(source_sums._Process, "result", watched)
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    assert used == [{"t"}]
+    assert query(connection, "SELECT count(*) FILTER (WHERE n = 8) FROM app.t") == [(odd + (odd < 8),)]
+
+
+def test_indexes_and_constraints_are_the_same_after_a_large_load(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible.module_utils.migration.load.FROM_ROWS", 10)
+    make_target(
+        connection,
+        "CREATE TABLE p (id integer PRIMARY KEY, code text, UNIQUE (code) DEFERRABLE);"
+        "CREATE TABLE c (id integer PRIMARY KEY, p_id integer REFERENCES p ON DELETE CASCADE,"
+        " self integer REFERENCES c, v text, CHECK (v <> 'no'), EXCLUDE (v WITH =));"
+        "CREATE INDEX by_value ON c (lower(v) text_pattern_ops) INCLUDE (p_id) WHERE v IS NOT NULL;"
+        "CREATE UNIQUE INDEX filled ON c (v) WITH (fillfactor = 70);"
+        "COMMENT ON INDEX by_value IS 'kept'; COMMENT ON CONSTRAINT p_pkey ON p IS 'kept too';"
+        "CREATE VIEW counted AS SELECT p.id, p.code, count(*) FROM p GROUP BY p.id;"
+        "CREATE TABLE outside (p_id integer REFERENCES p)",
+    )
+    catalog = (
+        "SELECT coalesce(c.conname, i.relname), coalesce(pg_get_constraintdef(c.oid), pg_get_indexdef(i.oid)),"
+        " coalesce(obj_description(c.oid, 'pg_constraint'), obj_description(i.oid, 'pg_class'))"
+        " FROM pg_class i FULL JOIN pg_constraint c ON c.conindid = i.oid AND c.contype <> 'f'"
+        " WHERE coalesce(i.relkind = 'i' AND i.relnamespace = 'app'::regnamespace,"
+        " c.connamespace = 'app'::regnamespace)"
+        " ORDER BY 1"
+    )
+    before = query(connection, catalog)
+    path = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY, code TEXT);"
+        "CREATE TABLE c (id INTEGER PRIMARY KEY, p_id INTEGER, self INTEGER, v TEXT)",
+        {
+            "p": [(number, f"code {number}") for number in range(50)],
+            "c": [(number, number, (number * 7) % 50, f"value {number}") for number in range(50)],
+        },
+    )
+    report = rehearse(connection, make_group(path, {"source": "p"}, {"source": "c"}), tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    assert all(key["valid"] and key["orphans"] == 0 for key in report["foreign_keys"])
+    assert query(connection, catalog) == before
