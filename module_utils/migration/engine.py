@@ -281,7 +281,7 @@ class _Run:
                 _require_only_these_changes(connection, plans, present, synced)
         earlier = ledger.read_latest_run(connection, self.group.name, REHEARSAL, FINAL) or {}
         report = {
-            **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, sequences),
+            **self._report(CHANGED_ROWS, sequences),
             "tables": [_synced_report(table, found, earlier) for table, found in zip(synced, differences, strict=True)],
             "foreign_keys": check_foreign_keys(connection, plans, count_orphans=False),
             "rejects": [],
