@@ -111,7 +111,6 @@ class Estate:
             "ANSIBLE_ROLES_PATH": str(roles),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
-            "ANSIBLE_PIPELINING": "1",
             "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
             "ANSIBLE_LOCAL_TEMP": str(self.directory / "local"),
             "ANSIBLE_ASYNC_DIR": str(self.directory / "async"),
