@@ -485,11 +485,14 @@ class _TableExport:
             for answer in changes.get(column.source, ()):
                 value = repair(value, answer, column.scale)
             try:
-                fields.append(null if value is None else read(value))
+                read_as = null if value is None else read(value)
+                _hash(read_as)
             except Exception:
                 if key not in self._prepared.rejected:
                     raise
                 fields.append(None)
+            else:
+                fields.append(read_as)
         return fields
 
     def _target_hashes(self, positions: Sequence[int]) -> Iterator[tuple[bytes, bytes, str, int]]:
