@@ -30,7 +30,7 @@ Convert = Callable[[Value], "str | None"]
 Note = Callable[[str], None]
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-_ANY_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
+_ANY_UUID = re.compile(r"(?:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{32})\Z")
 _DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?\Z")
 _INTEGER_TEXT = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
@@ -149,7 +149,7 @@ def _char(column: ColumnPlan, note: Note) -> Convert:
 
 
 def _uuid(column: ColumnPlan, note: Note) -> Convert:
-    """A UUID as it is; any other id as uuid5 in the namespace of the table it belongs to."""
+    """A UUID, also without hyphens; any other id as uuid5 in the namespace of the table it belongs to."""
     namespace = None if column.namespace is None else id_namespace(column.namespace)
 
     def convert(value: Value) -> str:
@@ -158,14 +158,15 @@ def _uuid(column: ColumnPlan, note: Note) -> Convert:
         text = value if isinstance(value, str) else _number_to_text(value)  # type: ignore[arg-type]
         if _CANONICAL_UUID.match(text):
             return text
-        if namespace is None:
+        if namespace is not None and _ANY_UUID.match(text):
+            # The id map keeps its spelling.
+            note("uuid in other spelling to uuid")
+            return str(uuid.UUID(text))
+        if namespace is None or not column.text_ids:
             raise Refused(
                 "unconvertible",
                 "holds an id that is not a UUID, and no foreign key or 'references' says whose id it is",
             )
-        if _ANY_UUID.match(text):
-            note("uuid in other spelling to uuid")
-            return text.lower()
         if "\x00" in text:
             raise Refused("nul_character", "holds the character U+0000, which PostgreSQL's text cannot")
         note(f"{storage_class(value)} id to uuid")

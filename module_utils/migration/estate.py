@@ -21,6 +21,8 @@ EPOCH_UNITS = ("seconds", "milliseconds", "microseconds", "julian_days")
 POLICIES: dict[str, tuple[str, ...]] = {
     # A foreign key whose row is missing.
     "orphan": (REFUSE, "set_null", "reject"),
+    # A unique key of the target that an earlier row holds already.
+    "duplicate": (REFUSE, "reject"),
     # Text that is not JSON, in a json or jsonb column.
     "invalid_json": (REFUSE, "as_json_string", "set_null", "reject"),
     # A character that PostgreSQL cannot hold: U+0000 in text or in JSON.

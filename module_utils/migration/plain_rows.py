@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .convert import id_namespace
+from .duplicates import is_uuid_without_hyphens
 from .estate import REFUSE
 from .plan import INTEGER_RANGES, ColumnPlan, TablePlan
 from .source import quote_name
@@ -39,6 +40,7 @@ LONGEST_PLAIN_VALUE = 100_000
 # SQLite's parser refuses an expression that is much deeper than what this makes.
 _MOST_COLUMNS = 100
 _UUID = "'????????-????-????-????-????????????'"
+_HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 _CLOCK = "'????-??-?? ??:??:??'"
 _JAVASCRIPT = "'????-??-??T??:??:??.???Z'"
 
@@ -167,15 +169,12 @@ def _define_functions(snapshot: sqlite3.Connection) -> None:
 @lru_cache(maxsize=10_000)
 def _new_id(namespace: str, old_id: str) -> str:
     """Return the UUID of a text id, as :mod:`.convert` makes it."""
+    if len(old_id) == 32 and _HEXADECIMAL.issuperset(old_id):
+        return str(uuid.UUID(old_id))
     return str(uuid.uuid5(_namespace(namespace), old_id))
 
 
 _namespace = lru_cache(maxsize=None)(id_namespace)
-
-
-def _is_uuid(name: str) -> str:
-    """Return the SQL that tells a UUID in lower case from any other id."""
-    return f"({name} GLOB {_UUID} AND {name} = lower({name}))"
 
 
 def _rule(column: ColumnPlan, affinity: str) -> _Rule | None:
@@ -209,17 +208,21 @@ def _text(column: ColumnPlan, name: str) -> _Rule:
     )
 
 
-def _uuid(column: ColumnPlan, name: str) -> _Rule:
-    is_text = f"typeof({name}) = 'text'"
+def _uuid(column: ColumnPlan, name: str) -> _Rule | None:
     if column.namespace is None:
-        return _Rule(f"({is_text} AND {_is_uuid(name)})", name)
-    any_uuid = f"{name} GLOB {_UUID}"
+        return None
+    any_uuid, without_hyphens = f"{name} GLOB {_UUID}", is_uuid_without_hyphens(name)
+    other_spelling = (f"NOT {any_uuid} AND {without_hyphens}", "uuid in other spelling to uuid")
+    # PostgreSQL reads a UUID without hyphens too. One with capital letters and hyphens needs care.
+    condition = f"typeof({name}) = 'text' AND (({any_uuid} AND {name} = lower({name})) OR "
+    if not column.text_ids:
+        return _Rule(f"({condition}{without_hyphens}))", name, (other_spelling,))
     namespace = "'" + column.namespace.replace("'", "''") + "'"
     return _Rule(
-        # A UUID that is not in lower case needs care.
-        f"({is_text} AND {name} <> '' AND (NOT {any_uuid} OR {name} = lower({name})))",
-        f"CASE WHEN {any_uuid} THEN {name} WHEN {name} IS NOT NULL THEN new_id({namespace}, {name}) END",
-        ((f"NOT {any_uuid}", "text id to uuid"),),
+        f"({condition}(NOT {any_uuid} AND {name} <> '')))",
+        f"CASE WHEN {any_uuid} OR {without_hyphens} THEN {name} "
+        f"WHEN {name} IS NOT NULL THEN new_id({namespace}, {name}) END",
+        ((f"NOT {any_uuid} AND NOT {without_hyphens}", "text id to uuid"), other_spelling),
     )
 
 

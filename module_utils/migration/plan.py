@@ -63,9 +63,10 @@ class ColumnPlan:
     :param precision: most digits of a numeric, all of them counted; None if unbounded.
     :param scale: most digits after the point: of a numeric, or of the seconds of a time; None if
         unbounded for a numeric, 6 for a time without a modifier. Negative for ``numeric(3, -2)``.
-    :param namespace: for a uuid: which table's ids these are; None if text ids are not allowed.
-    :param records_ids: whether this column's text ids go into the id map (those of a foreign key
-        are already there from the table that it references).
+    :param namespace: for a uuid: which table's ids these are, or the column's own name if nothing says so.
+    :param text_ids: for a uuid: whether an id that is none may become one, in the namespace.
+    :param records_ids: whether this column's ids that are not written as PostgreSQL writes a UUID go
+        into the id map (those of a foreign key are already there from the table that it references).
     :param epoch_unit: unit of the numbers in a time column, None if it holds none.
     :param sequence: the sequence that gives out the next values, quoted for SQL; None if there is none.
     """
@@ -84,6 +85,7 @@ class ColumnPlan:
     precision: int | None = None
     scale: int | None = None
     sequence: str | None = None
+    text_ids: bool = True
 
 
 @dataclass(frozen=True)
@@ -385,7 +387,7 @@ def _plan_column(
         column.type_modifier - 4 if column.type_name in ("varchar", "bpchar") and column.type_modifier > 4 else None
     )
     precision, scale = _digits(column)
-    namespace, records_ids = None, False
+    namespace, records_ids, text_ids = None, False, True
     if kind == "uuid":
         referenced = next((key for key in target.foreign_keys if column.name in key.columns), None)
         if referenced is not None:
@@ -394,6 +396,8 @@ def _plan_column(
             namespace, records_ids = options.references, True
         elif target.key == (column.name,):
             namespace, records_ids = target.name, True
+        else:
+            namespace, records_ids, text_ids = f"{target.name}.{column.name}", True, False
     sequence = column.sequence
     if sequence is None and options.sequence is not None:
         sequence = target.sequences.get(options.sequence)
@@ -419,6 +423,7 @@ def _plan_column(
         precision=precision,
         scale=scale,
         sequence=sequence,
+        text_ids=text_ids,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .convert import Convert, Refused, converter
+from .duplicates import Rejected, doubled_keys, doubled_spellings, rejected_duplicates, rejects_duplicates, unique_keys
 from .errors import MigrationError, Problem, RowsRefused
 from .estate import REFUSE, Group
 from .plain_rows import PlainRows, count_plain_rows, id_pairs, plain_rows
@@ -44,7 +45,8 @@ _FIXES = {
     "fraction": "Repair the value, or set 'fraction: round' or 'fraction: reject' for the column",
     "null_value": "Repair the value, or set 'null_value: reject' for the column",
     "unconvertible": "Repair the value, or set 'unconvertible: set_null' or 'unconvertible: reject' for the column",
-    "duplicate": "Repair the rows in the source: the target allows each key once",
+    "duplicate": "Repair the rows, or set 'duplicate: reject' for the column: all but the first are rejected",
+    "spelling": "Write it the same way in every row of the source",
 }
 
 
@@ -167,9 +169,15 @@ def prepare(
     # A rejected row orphans the rows that refer to it, which may lie in a table before it (a
     # cycle) or in its own: then everything is converted again with what is now known.
     rejected_rows: dict[str, list[dict[str, Value]]] = {}
+    duplicates: dict[str, dict[str, str]] = {}
+    for plan in plans:
+        if only is not None and rejects_duplicates(plan):
+            # A row that goes lets one stay that is not among the chosen ones.
+            raise RowsRefused(f"Which rows of {plan.source.name} are duplicates depends on all of its rows.")
+        duplicates[plan.source.name] = rejected_duplicates(snapshot, plan)
     while True:
         known = {table: len(rows) for table, rows in rejected_rows.items()}
-        once = _Preparation(group, snapshot, plans, directory, forms, spool, exact, only)
+        once = _Preparation(group, snapshot, plans, directory, forms, spool, exact, only, duplicates)
         prepared, offenders, seen = once.run(rejected_rows)
         rejected_rows = seen
         refers_to_unseen = any(
@@ -205,6 +213,7 @@ class _Preparation:
     spool: bool
     exact: bool
     only: Mapping[str, str] | None
+    duplicates: Rejected
 
     def run(
         self, rejected_before: dict[str, list[dict[str, Value]]]
@@ -215,22 +224,26 @@ class _Preparation:
         id_map, rejects, originals = files
         rejected_rows = dict(rejected_before)
         tables = []
+        doubled = {plan.source.name for plan in self.plans if rejects_duplicates(plan)}
+        if self.exact:
+            _find_spellings(self.snapshot, self.plans, self.duplicates, offenders)
         for number, plan in enumerate(self.plans):
             if self.only is not None and plan.source.name not in self.only:
                 continue
             if self.exact:
                 # Otherwise PostgreSQL's own constraints find them, for all rows at once.
-                _find_duplicates(self.snapshot, plan, offenders)
+                _find_duplicates(self.snapshot, plan, self.duplicates, offenders)
             work = _TableWork(self.group, plan, offenders, id_map, rejects, originals, self.forms)
+            work.duplicates = self.duplicates[plan.source.name]
             work.missing = [
-                _missing_values(self.snapshot, key, rejected_rows)
+                _missing_values(self.snapshot, key, rejected_rows, key.referenced_source in doubled)
                 if self.exact or key.answer != REFUSE or rejected_rows.get(key.referenced_source)
                 else set()
                 for key in plan.foreign_keys
             ]
             if self.only is not None:
                 work.prepared.only = self.only[plan.source.name]
-            elif not self.exact and not any(work.missing):
+            elif not self.exact and not any(work.missing) and not work.duplicates:
                 self._sort_out(work, id_map)
             lines = _Spool(self.directory / f"{number:03d}.copy", self.spool)
             if work.prepared.plain is None or work.prepared.odd_rows:
@@ -258,9 +271,12 @@ class _Preparation:
 
 
 def _missing_values(
-    snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]]
+    snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]], doubled: bool
 ) -> set[tuple[Value, ...]]:
-    """Return the values of a foreign key whose row is missing from the source or was rejected."""
+    """Return the values of a foreign key whose row is missing from the source or was rejected.
+
+    :param doubled: whether several rows may hold a value, of which one arrives.
+    """
     columns = [quote_name(name) for name in key.columns]
     condition = " AND ".join(
         f"p.{quote_name(parent)} = c.{name}" for parent, name in zip(key.referenced_columns, columns, strict=True)
@@ -272,34 +288,52 @@ def _missing_values(
         f"(SELECT 1 FROM {key.referenced_relation} p WHERE {condition})"
     )
     missing = {tuple(row) for row in rows}
-    for row in rejected_rows.get(key.referenced_source, ()):
-        missing.add(tuple(row.get(name) for name in key.referenced_columns))
-    return missing
-
-
-def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, offenders: _Offenders) -> None:
-    """Note the keys that the target allows once and the source holds twice."""
-    by_target = {column.target: column for column in plan.columns}
-    for unique in plan.target.unique_keys:
-        if not all(name in by_target for name in unique):
-            continue
-        columns = [by_target[name] for name in unique]
-        names = [quote_name(column.source) for column in columns]
-        rows = snapshot.execute(
-            f"SELECT {', '.join(names)}, count(*) FROM {plan.source.relation} "  # noqa: S608 (quoted)
-            f"WHERE {' AND '.join(f'{name} IS NOT NULL' for name in names)} "
-            f"GROUP BY {', '.join(f'{name} COLLATE BINARY' for name in names)} HAVING count(*) > 1"
+    rejected = Counter(
+        tuple(row.get(name) for name in key.referenced_columns) for row in rejected_rows.get(key.referenced_source, ())
+    )
+    held: dict[tuple[Value, ...], int] = {}
+    if doubled and rejected:
+        names = ", ".join(f"{quote_name(name)} COLLATE BINARY" for name in key.referenced_columns)
+        found = snapshot.execute(
+            f"SELECT {names}, count(*) FROM {key.referenced_relation} GROUP BY {names} HAVING count(*) > 1"  # noqa: S608
         )
-        secret = any(column.options.secret for column in columns)
-        for *values, count in rows:
-            shown = ", ".join(f"{column.source}={show(value)}" for column, value in zip(columns, values, strict=True))
+        held = {tuple(values): count for *values, count in found}
+    return missing | {values for values, count in rejected.items() if count >= held.get(values, 1)}
+
+
+def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, offenders: _Offenders) -> None:
+    """Note the keys that the target allows once and the source holds twice."""
+    for unique in unique_keys(plan):
+        if unique.answer != REFUSE:
+            continue
+        secret = any(column.options.secret for column in unique.columns)
+        for values, count in doubled_keys(snapshot, plan, unique, rejected):
+            pairs = zip(unique.columns, values, strict=True)
+            shown = ", ".join(f"{column.source}={show(value)}" for column, value in pairs)
             offenders.add(
                 plan.source.name,
-                "+".join(column.source for column in columns),
+                "+".join(column.source for column in unique.columns),
                 Refused("duplicate", "holds the same key more than once"),
                 "a secret value" if secret else shown,
                 f"{count} times",
             )
+
+
+def _find_spellings(
+    snapshot: sqlite3.Connection, plans: Sequence[TablePlan], rejected: Rejected, offenders: _Offenders
+) -> None:
+    """Note the UUIDs that stand in the source in two ways, of which the id map could keep but one."""
+    for found in doubled_spellings(snapshot, plans, rejected):
+        plan, column = found.columns[0]
+        others = "".join(f", also in {other.source.name}.{name.source}" for other, name in found.columns[1:])
+        secret = any(name.options.secret for _, name in found.columns)
+        offenders.add(
+            plan.source.name,
+            column.source,
+            Refused("spelling", f"holds a UUID in more than one spelling{others}"),
+            "a secret value" if secret else f"{show(found.first)} and {show(found.second)}",
+            None,
+        )
 
 
 class _TableWork:
@@ -323,6 +357,7 @@ class _TableWork:
         self._originals = originals
         self._forms = forms
         self.missing: list[set[tuple[Value, ...]]] = []
+        self.duplicates: Mapping[str, str] = {}
         self.prepared = PreparedTable(plan)
 
     def run(self, snapshot: sqlite3.Connection, lines: _Spool) -> list[dict[str, Value]]:
@@ -344,6 +379,11 @@ class _TableWork:
         for row in (row for block in self._forms.learned(plan, rows) for row in block):
             prepared.odd_rows += 1
             prepared.source_rows += 1
+            duplicate = self.duplicates.get(self._key(row)) if self.duplicates else None
+            if duplicate is not None:
+                self._reject(row, duplicate)
+                rejected_rows.append(dict(zip(read, row, strict=False)))
+                continue
             values = list(row[:count])
             rejection, nulled = self._check_references(checks, values, row)
             fields: list[str | None] = []

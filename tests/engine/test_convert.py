@@ -85,6 +85,12 @@ def convert(plan: ColumnPlan, value: Any) -> str | None:
         (column("bytes", "bytea"), bytes(range(256)), "\\x" + bytes(range(256)).hex()),
         (column("numeric", "numeric", display_type="numeric(10,2)", precision=10, scale=2), 1.25, "1.25"),
         (column("uuid", "uuid"), "6f1c2a34-0000-4000-8000-000000000001", "6f1c2a34-0000-4000-8000-000000000001"),
+        (column("uuid", "uuid", namespace="n"), "6F1C2A34" + "0" * 24, "6f1c2a34-0000-0000-0000-000000000000"),
+        (
+            column("uuid", "uuid", namespace="n", text_ids=False),
+            "6F1C2A34-0000-4000-8000-00000000000A",
+            "6f1c2a34-0000-4000-8000-00000000000a",
+        ),
     ],
 )
 def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> None:
@@ -176,6 +182,8 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
         (column("bytes", "bytea"), "aGVsbG8=", "unconvertible"),
         (column("numeric", "numeric", display_type="numeric(10,2)", precision=10, scale=2), 1.255, "fraction"),
         (column("uuid", "uuid"), "role-admin", "unconvertible"),
+        (column("uuid", "uuid", namespace="n", text_ids=False), "role-admin", "unconvertible"),
+        (column("uuid", "uuid", namespace="n", text_ids=False), "{" + "0" * 32 + "}", "unconvertible"),
     ],
 )
 def test_what_the_type_cannot_hold_is_refused(plan: ColumnPlan, value: Any, policy: str) -> None:
