@@ -35,7 +35,9 @@ _DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9
 _INTEGER_TEXT = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _TIME_TEXT = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?\Z", re.ASCII
+    r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)\.(\d+))?)?"
+    r"\s*(Z|[+-]\d\d(?::?\d\d)?)?\Z",
+    re.ASCII,
 )
 _CLOCK_TEXT = re.compile(r"([01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?\Z", re.ASCII)
 _NO_OFFSET = frozenset(("Z", "+00", "+00:00", "+0000", "-00", "-00:00", "-0000"))
@@ -187,7 +189,7 @@ def _integer(column: ColumnPlan, note: Note) -> Convert:
             number = int(value)
         elif isinstance(value, str) and _INTEGER_TEXT.match(value) and value != "-0":
             if len(value) > _INTEGER_LENGTH:
-                raise Refused("unconvertible", f"holds a number outside the range of {column.display_type}")
+                raise Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
             note("text to integer")
             number = int(value)
         elif isinstance(value, int):
@@ -195,7 +197,7 @@ def _integer(column: ColumnPlan, note: Note) -> Convert:
         else:
             raise _needs(column, value)
         if not low <= number <= high:
-            raise Refused("unconvertible", f"holds a number outside the range of {column.display_type}")
+            raise Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
         return str(number)
 
     return convert
@@ -311,11 +313,11 @@ def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
             # A double stands for the shortest number that it is written as.
             exact = Fraction(str(number)) * EPOCH_FACTORS[column.epoch_unit]
             if exact.denominator != 1:
-                raise Refused("unconvertible", "holds a time finer than a microsecond")
+                raise Refused("sub_microsecond", "holds a time finer than a microsecond")
             microseconds = exact.numerator
         return _EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
-        raise Refused("unconvertible", "holds a time outside the years 1 to 9999") from None
+        raise Refused("out_of_range", "holds a time outside the years 1 to 9999") from None
 
 
 def _as_number(value: Value) -> float | Decimal | None:
@@ -332,7 +334,7 @@ def _check_fraction(column: ColumnPlan, digits: str) -> None:
     scale = 6 if column.scale is None else column.scale
     if digits[scale:].strip("0"):
         finer = "a microsecond" if scale == 6 else f"{column.display_type} can hold"
-        raise Refused("unconvertible", f"holds a time finer than {finer}")
+        raise Refused("sub_microsecond", f"holds a time finer than {finer}")
 
 
 def _timestamp(column: ColumnPlan, note: Note) -> Convert:
@@ -381,7 +383,7 @@ def _check_years(moment: datetime, zone: tzinfo) -> None:
     try:
         (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except OverflowError:
-        raise Refused("unconvertible", "holds a time outside the years 1 to 9999 in UTC") from None
+        raise Refused("out_of_range", "holds a time outside the years 1 to 9999 in UTC") from None
 
 
 def _time_parts(text: str) -> tuple[str, str, str, str]:
@@ -478,7 +480,7 @@ def _numeric(column: ColumnPlan, note: Note) -> Convert:
         if -(int(exponent) + zeros) > scale:
             raise Refused("fraction", f"holds more decimals than {column.display_type} can")
         if number.adjusted() + 1 > whole_digits:
-            raise Refused("unconvertible", f"holds a number outside the range of {column.display_type}")
+            raise Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
 
     return convert
 
@@ -508,7 +510,7 @@ def _real(column: ColumnPlan, note: Note) -> Convert:
         try:
             exact = math.isinf(number) or struct.unpack("f", struct.pack("f", number))[0] == number
         except OverflowError:
-            exact = False
+            raise Refused("out_of_range", "holds a number outside the range of real (4 bytes)") from None
         if not exact:
             raise Refused("unconvertible", "holds a number that real (4 bytes) cannot hold exactly")
         return text

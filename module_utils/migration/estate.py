@@ -35,6 +35,10 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "fraction": (REFUSE, "round", "reject"),
     # NULL where the target column is NOT NULL.
     "null_value": (REFUSE, "reject"),
+    # A number or a time outside the range of the target's type.
+    "out_of_range": (REFUSE, "set_null", "reject"),
+    # A time with more digits of a second than the target's type holds.
+    "sub_microsecond": (REFUSE, "round", "truncate", "set_null", "reject"),
     # A value that the target's type cannot hold and that no other policy names.
     "unconvertible": (REFUSE, "set_null", "reject"),
     # A source column with data and without a column in the target: keep it in the ledger.

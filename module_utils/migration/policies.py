@@ -6,21 +6,42 @@ Every value that a policy changes is kept, as it was, in ``migration.original_va
 from __future__ import annotations
 
 import json
-from decimal import ROUND_HALF_UP, Context, Decimal
+import re
+from datetime import datetime, timedelta
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
+from .plan import JULIAN_DAY_OF_1970, JULIAN_DAYS, ColumnPlan
 from .source import Value
 
 SET_NULL = "set_null"
+
+# Digits of a second that stand before the point of a number in a unit.
+_DIGITS_IN_UNIT = {"seconds": 0, "milliseconds": 3, "microseconds": 6}
+_ROUNDING_OF_TIMES = {"round": ROUND_HALF_EVEN, "truncate": ROUND_FLOOR}
+_TIME_WITH_FRACTION = re.compile(r"(.*\d\d:\d\d)\.(\d+)(.*)", re.DOTALL)
+
+
+def repair_name(policy: str, answer: str, column: ColumnPlan) -> str:
+    """Return the name by which :func:`repair` knows what a policy's answer does to a column's values.
+
+    :param policy: a policy of :data:`.estate.POLICIES`.
+    """
+    if policy == "sub_microsecond" and answer in _ROUNDING_OF_TIMES:
+        return f"{answer} {column.epoch_unit or 'times'}"
+    return answer
 
 
 def repair(value: Value, answer: str, scale: int | None = None) -> Value:
     """Return the value that the policy's answer puts in place of ``value``.
 
-    :param answer: an answer of :data:`.estate.POLICIES` that is neither ``refuse`` nor ``reject``.
+    :param answer: as :func:`repair_name` names it; neither ``refuse`` nor ``reject``.
     :param scale: digits after the point that ``round`` keeps: those of the target column
         (:attr:`.plan.ColumnPlan.scale`), none if not given.
     """
+    rounding, _, unit = answer.partition(" ")
+    if unit and isinstance(value, (int, float, str)):
+        return _rounded_time(value, unit, 6 if scale is None else scale, _ROUNDING_OF_TIMES[rounding])
     if answer == SET_NULL:
         return None
     if answer == "as_json_string":
@@ -40,6 +61,47 @@ def _rounded(value: int | float | str, scale: int) -> Value:
     digits = Context(prec=max(exact.adjusted() + 1 + scale, 0) + 2)
     rounded = exact.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP, digits)
     return int(rounded) if scale <= 0 else format(rounded, "f")
+
+
+def _rounded_time(value: int | float | str, unit: str, scale: int, rounding: str) -> Value:
+    """Return a time with so many digits of a second, in the form that it has: a text stays one.
+
+    :param unit: of a number; a text that is none needs no unit.
+    """
+    text = _TIME_WITH_FRACTION.fullmatch(value) if isinstance(value, str) else None
+    if text is not None:
+        clock, digits, offset = text.groups()
+        fraction = _quantized(Decimal(f"0.{digits}"), scale, rounding)
+        if fraction == 1:
+            return _next_second(clock) + offset
+        return clock + (f".{str(fraction)[2:]}" if scale else "") + offset
+    exact = Decimal(value if isinstance(value, str) else repr(value))
+    if unit == JULIAN_DAYS:
+        # A double holds a Julian day to 40 µs at best: see convert.
+        milliseconds = round((float(exact) - JULIAN_DAY_OF_1970) * 86_400_000)
+        seconds = _quantized(Decimal(milliseconds).scaleb(-3), scale, rounding)
+        return float(seconds) / 86_400 + JULIAN_DAY_OF_1970
+    number = _quantized(exact, scale - _DIGITS_IN_UNIT[unit], rounding)
+    if number == number.to_integral_value():
+        return int(number)
+    return format(number, "f") if number > 0 else float(number)
+
+
+def _quantized(number: Decimal, scale: int, rounding: str) -> Decimal:
+    """Return a number with so many digits after the point; with fewer than none for a negative scale."""
+    digits = Context(prec=max(number.adjusted() + 1 + scale, 0) + 2)
+    return number.quantize(Decimal(1).scaleb(-scale), rounding, digits)
+
+
+def _next_second(clock: str) -> str:
+    """Return the time one second later; of a time of day alone also one that no clock shows, which is refused."""
+    if len(clock) == len("HH:MM:SS"):
+        seconds = int(clock[:2]) * 3_600 + int(clock[3:5]) * 60 + int(clock[6:]) + 1
+        return f"{seconds // 3_600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    try:
+        return (datetime.fromisoformat(clock) + timedelta(seconds=1)).isoformat(sep=" ")
+    except (ValueError, OverflowError):
+        return f"after {clock}"
 
 
 def _without_nul(text: str) -> str:

@@ -19,7 +19,7 @@ from .errors import MigrationError, Problem, RowsRefused
 from .estate import REFUSE, Group
 from .plain_rows import PlainRows, count_plain_rows, id_pairs, plain_rows
 from .plan import ColumnPlan, ForeignKeyPlan, TablePlan
-from .policies import SET_NULL, repair
+from .policies import SET_NULL, repair, repair_name
 from .server_forms import ServerForms
 from .source import (
     Value,
@@ -33,6 +33,7 @@ from .source import (
 )
 
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
+_PIECE = 1 << 20  # characters
 _SHOWN_KEYS = 5
 _SHOWN_VALUES = 50
 
@@ -45,6 +46,8 @@ _FIXES = {
     "fraction": "Repair the value, or set 'fraction: round' or 'fraction: reject' for the column",
     "null_value": "Repair the value, or set 'null_value: reject' for the column",
     "unconvertible": "Repair the value, or set 'unconvertible: set_null' or 'unconvertible: reject' for the column",
+    "out_of_range": "Repair the value, or set 'out_of_range: set_null' or 'out_of_range: reject' for the column",
+    "sub_microsecond": "Repair the value, or set 'sub_microsecond' for the column: round, truncate, set_null or reject",
     "duplicate": "Repair the rows, or set 'duplicate: reject' for the column: all but the first are rejected",
     "spelling": "Write it the same way in every row of the source",
 }
@@ -82,7 +85,7 @@ class PreparedTable:
     @property
     def odd_condition(self) -> str | None:
         """Return the SQL that chooses the rows that are not plain, None for all rows."""
-        return self.only if self.plain is None else f"({self.plain.condition}) IS NOT TRUE"
+        return self.only if self.plain is None else f"({self.plain.odd})"
 
 
 @dataclass
@@ -106,10 +109,19 @@ class _Spool:
             self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
 
     def write(self, fields: Iterable[str | None]) -> None:
-        """Write one line."""
-        if self._file is not None:
-            line = "\t".join("\\N" if text is None else text.translate(_ESCAPES) for text in fields)
-            self._file.write(line.encode() + b"\n")
+        """Write one line; a large value goes in pieces, so that it is never copied whole."""
+        if self._file is None:
+            return
+        separator = b""
+        for text in fields:
+            self._file.write(separator)
+            separator = b"\t"
+            if text is None:
+                self._file.write(b"\\N")
+            else:
+                for start in range(0, len(text), _PIECE):
+                    self._file.write(text[start : start + _PIECE].translate(_ESCAPES).encode())
+        self._file.write(b"\n")
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -485,8 +497,9 @@ class _TableWork:
                 return None, f"{column.source} {refused.what}"
             if answer == REFUSE or (answer == SET_NULL and column.not_null):
                 break
-            value = repair(value, answer, column.scale)
-            self._remember(column.source, answer, f"{column.source} {refused.what}", original, row)
+            name = repair_name(refused.policy, answer, column)
+            value = repair(value, name, column.scale)
+            self._remember(column.source, name, f"{column.source} {refused.what}", original, row)
             self.prepared.conversions[(column.source, f"{refused.policy}: {answer}, original kept in the ledger")] += 1
             if answer == SET_NULL:
                 return None, None

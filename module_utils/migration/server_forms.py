@@ -24,7 +24,7 @@ except ImportError:  # reported by connection.connect()
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 200
 
 
 class ServerForms:
@@ -42,7 +42,9 @@ class ServerForms:
         """
         others = [(index, column) for index, column in enumerate(plan.columns) if column.kind == "other"]
         remaining = iter(rows)
-        while block := list(islice(remaining, _ROWS_AT_ONCE)):
+        # Without a question for the server there is no reason to hold more than one row.
+        size = _ROWS_AT_ONCE if others else 1
+        while block := list(islice(remaining, size)):
             for index, column in others:
                 texts = {_text(row[index]) for row in block if isinstance(row[index], (str, int, float))}
                 self._forms[(plan.target.name, column.target)] = self._ask(plan, column, sorted(texts))

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import filecmp
 import hashlib
+import multiprocessing
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
 from typing import BinaryIO
 from urllib.parse import quote
 
@@ -34,6 +36,8 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 # The snapshot, and the spooled COPY data made from it, with room to spare.
 DISK_FACTOR = 3
 _CHUNK_BYTES = 1 << 20
+# Checking this much takes less time than a process takes to start.
+_CHECKED_AT_ONCE_BYTES = 8 << 20
 # How long to wait for a writer that holds the whole file.
 LOCK_TIMEOUT_SECONDS = 30.0
 
@@ -71,31 +75,65 @@ class Snapshot:
 
 
 class Check:
-    """SQLite's check of every page and index of a copy, in a thread: SQLite needs Python for none of it."""
+    """SQLite's check of every page and index of a copy; that of a large one goes on in a process of its own.
+
+    A thread would not do: SQLite's threads wait for each other whenever they need memory.
+    """
 
     def __init__(self, source_path: str, copy: Path) -> None:
-        self._error: BaseException | None = None
-        self._source_path = source_path
-        self._copy = copy
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._error: MigrationError | None = None
+        self._process: BaseProcess | None = None
+        if copy.stat().st_size < _CHECKED_AT_ONCE_BYTES:
+            self._error = _find_corruption(source_path, copy)
+            return
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_check, args=(source_path, copy, sender), daemon=True)
+        self._process.start()
+        sender.close()
 
     def require(self) -> None:
         """Wait for the check.
 
         :raises MigrationError: with SQLite's own findings if the copy is corrupt.
         """
-        self._thread.join()
+        if self._process is not None:
+            try:
+                found = self._receiver.recv()
+            except EOFError:
+                found = ("The check of the snapshot was killed.", [])
+            self.stop()
+            self._error = None if found is None else MigrationError(*found)
         if self._error is not None:
             raise self._error
 
-    def _run(self) -> None:
-        try:
-            _require_integrity(self._source_path, self._copy)
-        except sqlite3.Error as error:
-            self._error = _explained(self._source_path, self._copy, error)
-        except MigrationError as error:
-            self._error = error
+    def stop(self) -> None:
+        """End the check, if it still goes on."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
+            self._receiver.close()
+            self._process = None
+
+
+def _check(source_path: str, copy: Path, sender: Pipe) -> None:
+    """Send what is wrong with a copy, None if nothing is."""
+    error = _find_corruption(source_path, copy)
+    sender.send(None if error is None else (error.summary, error.problems))
+    sender.close()
+    # Nothing of the parent's is closed or flushed a second time.
+    os._exit(0)
+
+
+def _find_corruption(source_path: str, copy: Path) -> MigrationError | None:
+    """Return what is wrong with a copy."""
+    try:
+        _require_integrity(source_path, copy)
+    except sqlite3.Error as error:
+        return _explained(source_path, copy, error)
+    except MigrationError as error:
+        return error
+    return None
 
 
 class _AlreadyChecked(Check):
@@ -103,6 +141,7 @@ class _AlreadyChecked(Check):
 
     def __init__(self) -> None:
         """Start nothing."""
+        self._process = None
 
     def require(self) -> None:
         """Wait for nothing."""
@@ -182,6 +221,8 @@ def snapshot(
             # A corrupt page was read before the check came to it.
             check.require()
             raise
+        finally:
+            check.stop()
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
