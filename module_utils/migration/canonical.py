@@ -147,9 +147,10 @@ def _closed_value(column: ColumnPlan, name: str) -> str | None:
         return f"date({name})"
     if column.kind == "timestamp":
         zone = " || '+00'" if column.type_name == "timestamptz" else ""
-        clock = f"substr({name}, 1, 10) || ' ' || substr({name}, 12, 8)"
-        fraction = f"rtrim(rtrim(substr({name}, 20, 4), '0'), '.')"
-        return f"CASE length({name}) WHEN 19 THEN {name}{zone} WHEN 24 THEN {clock} || {fraction}{zone} END"
+        # Of YYYY-MM-DDTHH:MM:SS.fffZ, the fraction without the zeros at its end.
+        clock = f"rtrim(rtrim(substr({name}, 12, 12), '0'), '.')"
+        iso = f"substr({name}, 1, 10) || ' ' || {clock}{zone}"
+        return f"CASE length({name}) WHEN 19 THEN {name}{zone} WHEN 24 THEN {iso} END"
     if column.kind == "numeric":
         return f"canonical_number({name})"
     if column.kind == "double":

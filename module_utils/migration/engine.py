@@ -32,6 +32,7 @@ from .names import table_name
 from .plan import TablePlan, plan_group
 from .prepare import PreparedTable, prepare
 from .present import Present, read_present
+from .progress import ProgressLog
 from .server_forms import ServerForms
 from .snapshot import WORK_DIRECTORY, Snapshot, snapshot
 from .source import count_rows, open_snapshot, read_left_out, read_tables
@@ -60,15 +61,17 @@ KEPT = "kept_snapshot"
 
 
 class _Clock:
-    """Measures the steps of a run, in seconds."""
+    """Measures the steps of a run, in seconds, and says in the progress which one has begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: ProgressLog) -> None:
+        self.log = log
         self.seconds: dict[str, float] = {}
         self._start = time.monotonic()
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Add the time spent inside to one step."""
+        self.log.step(name)
         start = time.monotonic()
         try:
             yield
@@ -98,7 +101,7 @@ def migrate(
     :raises MigrationError: with every offender, and with nothing written.
     """
     started_at = datetime.now(UTC)
-    clock = _Clock()
+    clock = _Clock(ProgressLog(connection, group.name, work_directory, silent=check_mode))
     ledger.require(connection)
     with explained(f"moving cutover group {group.name}"), ledger.locked(connection, f"group {group.name}"):
         record = ledger.read_group(connection, group.name, group.source_path)
@@ -114,6 +117,7 @@ def migrate(
                 ],
             )
         with ExitStack() as stack:
+            stack.enter_context(clock.log)
             with clock.step("snapshot"):
                 frozen = record.state == state.FROZEN
                 work = Path(work_directory or WORK_DIRECTORY)
@@ -328,7 +332,8 @@ class _Run:
             _require_ours(self.group, present, self.loaded)
         if changed and not self.check_mode:
             with clock.step("load"):
-                load(connection, self.group.name, self.copy.path, prepared, _no_progress)
+                clock.log.expect({table.plan.target.name: table.rows for table in prepared.tables})
+                load(connection, self.group.name, self.copy.path, prepared, clock.log.advance)
                 sequences = set_sequences(connection, sequences)
             with clock.step("verify"):
                 comparisons = compare_tables(connection, self.source, prepared.tables, known)
@@ -395,10 +400,6 @@ class _Run:
                 ledger.merge_detail(connection, group.name, {LOADED: left, KEPT: {}})
             connection.commit()
         kept.forget_others(work_directory, group.name, token)
-
-
-def _no_progress(_table: str, _rows: int) -> None:
-    """Say nothing."""
 
 
 def _plan(connection: Connection, group: Group, source: sqlite3.Connection) -> list[TablePlan]:

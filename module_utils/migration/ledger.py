@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import state
 from .connection import first_row
 from .errors import MigrationError, Problem
+from .progress import CREATE_PROGRESS
 
 try:
     import psycopg2
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 LOCK_CLASS = 0x4D494752
 SCHEMA_LOCK = 0
 
-CREATE_LEDGER = """
+CREATE_LEDGER = (
+    """
 CREATE SCHEMA IF NOT EXISTS migration;
 COMMENT ON SCHEMA migration IS 'Ledger of the move from SQLite: never edit by hand.';
 
@@ -92,6 +94,8 @@ CREATE TABLE IF NOT EXISTS migration.original_value (
   PRIMARY KEY (group_name, source_table, row_key, column_name)
 );
 """
+    + CREATE_PROGRESS
+)
 
 
 @dataclass(frozen=True)

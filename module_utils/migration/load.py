@@ -20,6 +20,7 @@ from .names import table_name
 from .plain_rows import copy_blocks
 from .plan import TablePlan
 from .prepare import Prepared, PreparedTable
+from .progress import CountedLines
 from .rebuilt import FROM_ROWS, rebuilt
 from .source import quote_name, read_sequence
 
@@ -104,8 +105,7 @@ def _copy(cursor: Any, snapshot_path: Path, table: PreparedTable, freeze: bool, 
             raise ValueError("load() needs a group that was prepared with its files")
         if table.plain is None or table.odd_rows:
             with table.spool.open("rb") as file:
-                cursor.copy_expert(statement, file, _COPY_BUFFER)
-            progress(name, table.odd_rows)
+                cursor.copy_expert(statement, CountedLines(file, partial(progress, name)), _COPY_BUFFER)
 
 
 def _empty(cursor: Any, plans: Sequence[TablePlan]) -> set[str]:

@@ -220,7 +220,10 @@ def _uuid(column: ColumnPlan, name: str) -> _Rule | None:
     if column.namespace is None:
         return None
     any_uuid, without_hyphens = f"{name} GLOB {_UUID}", is_uuid_without_hyphens(name)
-    other_spelling = (f"NOT {any_uuid} AND {without_hyphens}", "uuid in other spelling to uuid")
+    other_spelling = (
+        f"CASE WHEN {any_uuid} THEN 0 ELSE {without_hyphens} END",
+        "uuid in other spelling to uuid",
+    )
     # PostgreSQL reads a UUID without hyphens too. One with capital letters and hyphens needs care.
     is_no_id = f"{name} <= '' OR {name} >= x''"
     if not column.text_ids:
@@ -231,7 +234,7 @@ def _uuid(column: ColumnPlan, name: str) -> _Rule | None:
         f"{is_no_id} OR ({any_uuid} AND {name} <> lower({name}))",
         f"CASE WHEN {any_uuid} OR {without_hyphens} THEN {name} "
         f"WHEN {name} IS NOT NULL THEN new_id({namespace}, {name}) END",
-        ((f"NOT {any_uuid} AND NOT {without_hyphens}", "text id to uuid"), other_spelling),
+        ((f"CASE WHEN {any_uuid} THEN 0 ELSE NOT {without_hyphens} END", "text id to uuid"), other_spelling),
     )
 
 
