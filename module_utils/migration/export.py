@@ -565,11 +565,15 @@ class _TableExport:
         columns: list[Composable] = [sql.SQL("t.ctid::text")]
         columns += [sql.SQL("md5({})").format(each) for each in self._fields]
         columns += self._values
-        query = sql.SQL("SELECT {} FROM ONLY {} AS t{} WHERE t.ctid = ANY (%s::tid[])").format(
-            sql.SQL(", ").join(columns), table_name(self._plan.target.name), self._joins
+        query = sql.SQL("SELECT {} FROM ONLY {} AS t{} WHERE t.ctid = ANY ({}::tid[])").format(
+            sql.SQL(", ").join(columns),
+            table_name(self._plan.target.name),
+            self._joins,
+            # No parameter: then a name may hold a percent sign.
+            sql.Literal([change.place for change in block]),
         )
         with self._connection.cursor() as cursor:
-            cursor.execute(query, ([change.place for change in block],))
+            cursor.execute(query)
             rows = {row[0]: list(row[1:]) for row in cursor}
         # So that the forms of all texts are asked for at once.
         first, last = len(self._columns), len(self._columns) + len(self._plan.columns)
@@ -860,7 +864,8 @@ def _target_columns(connection: Connection, plan: TablePlan) -> tuple[list[Compo
                 )
             )
         fields.append(sql.SQL("concat({})").format(target_field(column, old_id)))
-        values.append(target_value(column, old_id))
+        whole = sql.SQL("encode({}, 'hex')").format(sql.Identifier("t", column.target))
+        values.append(whole if column.kind == "bytes" else target_value(column, old_id))
     return fields, values, sql.SQL("").join(joins)
 
 

@@ -122,7 +122,7 @@ def candidates(column: ColumnPlan, form: Form, text: str) -> Iterator[Value]:
 
     Not each of them says the same exactly, and none may at all.
 
-    :param text: the stored value as :func:`.canonical.target_value` gives it.
+    :param text: the stored value as :func:`.canonical.target_value` gives it; of bytes, all of them in hexadecimal.
     """
     if column.kind == "timestamp":
         yield from _moments(column, form, text)
