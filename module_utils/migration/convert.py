@@ -508,7 +508,7 @@ def _real(column: ColumnPlan, note: Note) -> Convert:
         text = as_double(value)
         number = float(value)  # type: ignore[arg-type]
         try:
-            exact = math.isinf(number) or struct.unpack("f", struct.pack("f", number))[0] == number
+            exact = math.isinf(number) or struct.unpack("=f", struct.pack("=f", number))[0] == number
         except OverflowError:
             raise Refused("out_of_range", "holds a number outside the range of real (4 bytes)") from None
         if not exact:

@@ -15,6 +15,8 @@ from .estate import REFUSE
 from .plan import ColumnPlan, TablePlan
 from .source import Value, quote_name, row_key
 
+Row = tuple[Value, ...]
+
 # Source table → key of a rejected row → the reason.
 Rejected = Mapping[str, Mapping[str, str]]
 
@@ -101,7 +103,7 @@ def rejected_duplicates(snapshot: sqlite3.Connection, plan: TablePlan) -> dict[s
 
 def doubled_keys(
     snapshot: sqlite3.Connection, plan: TablePlan, key: UniqueKey, rejected: Rejected
-) -> Iterator[tuple[tuple[Value, ...], int]]:
+) -> Iterator[tuple[Row, int]]:
     """Yield each value of a key that more than one row holds, with their number."""
     names = ", ".join(quote_name(column.source) for column in key.columns)
     same = ", ".join(_same(plan, column) for column in key.columns)
@@ -143,6 +145,20 @@ def doubled_spellings(
             holders = tuple(columns[int(position)] for position in positions.split(","))
             if len(holders) > 1 or not _is_key(*holders[0]):
                 yield Spellings(holders, first, second)
+
+
+def row_of(snapshot: sqlite3.Connection, found: Spellings, spelling: str) -> tuple[TablePlan, ColumnPlan, Row] | None:
+    """Return where a UUID stands in one of its spellings: plan, column and the key of the first such row."""
+    for plan, column in found.columns:
+        keys = ", ".join(map(quote_name, plan.source.key))
+        row = snapshot.execute(
+            f"SELECT {keys} FROM {plan.source.relation} "  # noqa: S608 (quoted)
+            f"WHERE {quote_name(column.source)} COLLATE BINARY = ? LIMIT 1",
+            (spelling,),
+        ).fetchone()
+        if row is not None:
+            return plan, column, tuple(row)
+    return None
 
 
 def is_any_uuid(name: str) -> str:

@@ -71,7 +71,9 @@ def _rounded_time(value: int | float | str, unit: str, scale: int, rounding: str
     text = _TIME_WITH_FRACTION.fullmatch(value) if isinstance(value, str) else None
     if text is not None:
         clock, digits, offset = text.groups()
-        fraction = _quantized(Decimal(f"0.{digits}"), scale, rounding)
+        # The last digit of the seconds says whether a half goes up where no fraction is kept.
+        second = int(clock[-1])
+        fraction = _quantized(Decimal(f"{second}.{digits}"), scale, rounding) - second
         if fraction == 1:
             return _next_second(clock) + offset
         return clock + (f".{str(fraction)[2:]}" if scale else "") + offset

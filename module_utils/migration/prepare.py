@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .convert import Convert, Refused, converter
-from .duplicates import Rejected, doubled_keys, doubled_spellings, rejected_duplicates, rejects_duplicates, unique_keys
+from .duplicates import (
+    Rejected,
+    doubled_keys,
+    doubled_spellings,
+    rejected_duplicates,
+    rejects_duplicates,
+    row_of,
+    unique_keys,
+)
 from .errors import MigrationError, Problem, RowsRefused
 from .estate import REFUSE, Group
 from .plain_rows import PlainRows, count_plain_rows, id_pairs, plain_rows
@@ -335,17 +343,19 @@ def _find_spellings(
     snapshot: sqlite3.Connection, plans: Sequence[TablePlan], rejected: Rejected, offenders: _Offenders
 ) -> None:
     """Note the UUIDs that stand in the source in two ways, of which the id map could keep but one."""
-    for found in doubled_spellings(snapshot, plans, rejected):
+    for number, found in enumerate(doubled_spellings(snapshot, plans, rejected)):
         plan, column = found.columns[0]
         others = "".join(f", also in {other.source.name}.{name.source}" for other, name in found.columns[1:])
-        secret = any(name.options.secret for _, name in found.columns)
-        offenders.add(
-            plan.source.name,
-            column.source,
-            Refused("spelling", f"holds a UUID in more than one spelling{others}"),
-            "a secret value" if secret else f"{show(found.first)} and {show(found.second)}",
-            None,
-        )
+        refused = Refused("spelling", f"holds a UUID in more than one spelling{others}")
+        places = []
+        for spelling in (found.first, found.second) if number < _SHOWN_KEYS else ():
+            place = row_of(snapshot, found, spelling)
+            if place is not None:
+                there, name, row = place
+                table = "" if there is plan else f"{there.source.name} "
+                shown = "a secret value" if name.options.secret else show(spelling)
+                places.append(f"{table}{shown_key(there.source, row, there.secret_columns)}: {shown}")
+        offenders.add(plan.source.name, column.source, refused, " and ".join(places), None)
 
 
 class _TableWork:

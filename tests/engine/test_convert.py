@@ -10,7 +10,7 @@ import pytest
 from ansible.module_utils.migration.convert import Refused, converter, id_namespace
 from ansible.module_utils.migration.estate import ColumnOptions
 from ansible.module_utils.migration.plan import ColumnPlan
-from ansible.module_utils.migration.policies import repair
+from ansible.module_utils.migration.policies import repair, repair_name
 
 
 def column(kind: str, type_name: str, **more: Any) -> ColumnPlan:
@@ -105,7 +105,7 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
         (column("text", "text"), b"blob", "unconvertible"),
         (column("text", "varchar", max_length=3), "abcd", "unconvertible"),
         (column("char", "bpchar", max_length=3), "a ", "unconvertible"),
-        (column("integer", "int4"), 2**31, "unconvertible"),
+        (column("integer", "int4"), 2**31, "out_of_range"),
         (column("integer", "int4"), "abc", "unconvertible"),
         (column("integer", "int4"), "007", "unconvertible"),
         (column("integer", "int4"), "-0", "unconvertible"),
@@ -121,7 +121,7 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
         (column("json", "jsonb"), "[" * 100_000, "invalid_json"),
         (column("timestamp", "timestamptz"), "yesterday", "unconvertible"),
         (column("timestamp", "timestamptz"), "2025-02-30 00:00:00", "unconvertible"),
-        (column("timestamp", "timestamptz"), "2025-02-03 00:00:00.1234567", "unconvertible"),
+        (column("timestamp", "timestamptz"), "2025-02-03 00:00:00.1234567", "sub_microsecond"),
         (column("timestamp", "timestamptz"), 5, "unconvertible"),
         (
             column("timestamp", "timestamptz", options=ColumnOptions("c", "c", time_zone="Europe/Berlin")),
@@ -131,18 +131,18 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
         (column("timestamp", "timestamp"), "2025-02-03T00:00:00+01:00", "unconvertible"),
         (column("timestamp", "timestamptz"), "2025-02-03T00:00:00+16:00", "unconvertible"),
         (column("timestamp", "timestamptz"), "2025-02-03T24:00:00Z", "unconvertible"),
-        (column("timestamp", "timestamptz"), "0001-01-01 00:00:00+0100", "unconvertible"),
-        (column("timestamp", "timestamptz"), "9999-12-31 23:30-01", "unconvertible"),
+        (column("timestamp", "timestamptz"), "0001-01-01 00:00:00+0100", "out_of_range"),
+        (column("timestamp", "timestamptz"), "9999-12-31 23:30-01", "out_of_range"),
         (
             column("timestamp", "timestamptz", options=ColumnOptions("c", "c", time_zone="Asia/Tokyo")),
             "0001-01-01",
-            "unconvertible",
+            "out_of_range",
         ),
-        (column("timestamp", "timestamptz", scale=0), "2025-02-03 00:00:00.5", "unconvertible"),
-        (column("timestamp", "timestamp", scale=3, epoch_unit="microseconds"), 1704164645678901, "unconvertible"),
-        (column("timestamp", "timestamp", epoch_unit="seconds"), 2**63 - 1, "unconvertible"),
-        (column("timestamp", "timestamp", epoch_unit="seconds"), 1704164645.1234567, "unconvertible"),
-        (column("timestamp", "timestamp", epoch_unit="julian_days"), 1.7e308, "unconvertible"),
+        (column("timestamp", "timestamptz", scale=0), "2025-02-03 00:00:00.5", "sub_microsecond"),
+        (column("timestamp", "timestamp", scale=3, epoch_unit="microseconds"), 1704164645678901, "sub_microsecond"),
+        (column("timestamp", "timestamp", epoch_unit="seconds"), 2**63 - 1, "out_of_range"),
+        (column("timestamp", "timestamp", epoch_unit="seconds"), 1704164645.1234567, "sub_microsecond"),
+        (column("timestamp", "timestamp", epoch_unit="julian_days"), 1.7e308, "out_of_range"),
         (column("date", "date"), "2023-02-29", "unconvertible"),
         (column("date", "date"), "29.02.2024", "unconvertible"),
         (column("date", "date"), "2024-02-29 00:00:01", "unconvertible"),
@@ -155,22 +155,22 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
         (column("time", "time", scale=6), "24:00", "unconvertible"),
         (column("time", "time", scale=6), "7:30", "unconvertible"),
         (column("time", "time", scale=6), "23:59:60", "unconvertible"),
-        (column("time", "time", scale=6), "03:04:05.1234567", "unconvertible"),
-        (column("time", "time", scale=0), "03:04:05.5", "unconvertible"),
+        (column("time", "time", scale=6), "03:04:05.1234567", "sub_microsecond"),
+        (column("time", "time", scale=0), "03:04:05.5", "sub_microsecond"),
         (column("time", "time", scale=6), "03:04:05+01", "unconvertible"),
         (column("time", "time", scale=6), 11045, "unconvertible"),
-        (column("integer", "int8"), "9" * 5000, "unconvertible"),
+        (column("integer", "int8"), "9" * 5000, "out_of_range"),
         (column("numeric", "numeric"), " 5 ", "unconvertible"),
         (column("numeric", "numeric"), "NaN", "unconvertible"),
         (column("numeric", "numeric"), "Infinity", "unconvertible"),
-        (column("numeric", "numeric"), "1e200000", "unconvertible"),
+        (column("numeric", "numeric"), "1e200000", "out_of_range"),
         (column("numeric", "numeric"), "1e-20000", "fraction"),
         (column("numeric", "numeric"), "9" * 200_000, "unconvertible"),
         (column("numeric", "numeric"), float("inf"), "unconvertible"),
-        (column("numeric", "numeric", precision=10, scale=2), 100_000_000, "unconvertible"),
-        (column("numeric", "numeric", precision=10, scale=2), "1" + "0" * 40 + ".5", "unconvertible"),
+        (column("numeric", "numeric", precision=10, scale=2), 100_000_000, "out_of_range"),
+        (column("numeric", "numeric", precision=10, scale=2), "1" + "0" * 40 + ".5", "out_of_range"),
         (column("numeric", "numeric", precision=2, scale=-3), 1500, "fraction"),
-        (column("numeric", "numeric", precision=3, scale=5), "0.01", "unconvertible"),
+        (column("numeric", "numeric", precision=3, scale=5), "0.01", "out_of_range"),
         (column("double", "float8"), "NaN", "unconvertible"),
         (column("json", "jsonb"), "1e99999999999999999999999", "invalid_json"),
         (column("json", "jsonb"), '{"a": {"\\u0000": 1}}', "nul_character"),
@@ -179,6 +179,8 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
         (column("other", "inet"), b"::1", "unconvertible"),
         (column("double", "float8"), 2**53 + 1, "unconvertible"),
         (column("real", "float4"), 0.1, "unconvertible"),
+        (column("real", "float4"), 1e39, "out_of_range"),
+        (column("timestamp", "timestamptz"), "2025-02-03 04:05.5", "unconvertible"),
         (column("bytes", "bytea"), "aGVsbG8=", "unconvertible"),
         (column("numeric", "numeric", display_type="numeric(10,2)", precision=10, scale=2), 1.255, "fraction"),
         (column("uuid", "uuid"), "role-admin", "unconvertible"),
@@ -218,6 +220,73 @@ def test_a_number_is_rounded_to_the_digits_that_its_column_holds() -> None:
     assert repair(19.990000000000002, "round", 2) == "19.99"
     assert repair("9" * 40 + ".995", "round", 2) == "1" + "0" * 40 + ".00"
     assert repair(1250, "round", -2) == 1300
+
+
+@pytest.mark.parametrize(
+    ("plan", "value", "rounded", "truncated"),
+    [
+        (column("timestamp", "timestamp", scale=6), "2025-02-03 00:00:00.1234565", ".123456", ".123456"),
+        (column("timestamp", "timestamp", scale=6), "2025-02-03 00:00:00.1234575", ".123458", ".123457"),
+        (column("timestamp", "timestamp", scale=3), "2025-02-03 00:00:00.1236", ".124", ".123"),
+        (column("timestamp", "timestamp", scale=0), "2025-02-03 00:00:00.5", "", ""),
+        (column("timestamp", "timestamptz", scale=6), "2025-02-03 00:00:00.12345678+01", ".123457+01", ".123456+01"),
+    ],
+)
+def test_digits_of_a_second_that_a_text_has_too_many(
+    plan: ColumnPlan, value: str, rounded: str, truncated: str
+) -> None:
+    for answer, expected in (("round", rounded), ("truncate", truncated)):
+        name = repair_name("sub_microsecond", answer, plan)
+        assert convert(plan, repair(value, name, plan.scale)) == f"2025-02-03 00:00:00{expected}"
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "value", "rounded", "truncated"),
+    [
+        ("seconds", 6, 1704164645.1234567, "2024-01-02 03:04:05.123457", "2024-01-02 03:04:05.123456"),
+        ("seconds", 6, "1704164645.9999999", "2024-01-02 03:04:06", "2024-01-02 03:04:05.999999"),
+        ("seconds", 0, -0.5, "1970-01-01 00:00:00", "1969-12-31 23:59:59"),
+        ("seconds", 2, -1.125, "1969-12-31 23:59:58.880000", "1969-12-31 23:59:58.870000"),
+        ("milliseconds", 3, 1704164645678.5, "2024-01-02 03:04:05.678000", "2024-01-02 03:04:05.678000"),
+        ("milliseconds", 0, 1704164645678, "2024-01-02 03:04:06", "2024-01-02 03:04:05"),
+        ("milliseconds", 6, "1704164645678.1239", "2024-01-02 03:04:05.678124", "2024-01-02 03:04:05.678123"),
+        ("microseconds", 6, 1704164645678901.5, "2024-01-02 03:04:05.678902", "2024-01-02 03:04:05.678901"),
+        ("microseconds", 3, 1704164645678901, "2024-01-02 03:04:05.679000", "2024-01-02 03:04:05.678000"),
+        ("julian_days", 0, 2460311.6278434955, "2024-01-02 03:04:06", "2024-01-02 03:04:05"),
+        ("julian_days", 1, 2460311.6278434955, "2024-01-02 03:04:05.700000", "2024-01-02 03:04:05.600000"),
+    ],
+)
+def test_digits_of_a_second_that_a_number_has_too_many(
+    unit: str, scale: int, value: Any, rounded: str, truncated: str
+) -> None:
+    plan = column("timestamp", "timestamp", scale=scale, epoch_unit=unit)
+    with pytest.raises(Refused) as refused:
+        convert(plan, value)
+    assert refused.value.policy == "sub_microsecond"
+    for answer, expected in (("round", rounded), ("truncate", truncated)):
+        name = repair_name("sub_microsecond", answer, plan)
+        repaired = repair(value, name, plan.scale)
+        assert convert(plan, repaired) == expected
+        assert repair(repaired, name, plan.scale) == repaired
+
+
+@pytest.mark.parametrize(
+    ("plan", "value", "expected"),
+    [
+        (column("timestamp", "timestamp", scale=0), "2024-12-31T23:59:59.5Z", "2025-01-01 00:00:00"),
+        (column("timestamp", "timestamptz", scale=3), "0999-12-31 23:59:59.9999", "1000-01-01 00:00:00 UTC"),
+        (column("time", "time", scale=6), "03:59:59.9999999", "04:00:00"),
+        (column("time", "time", scale=6), "23:59:59.9999999", None),
+        (column("timestamp", "timestamp", scale=6), "9999-12-31 23:59:59.9999999", None),
+    ],
+)
+def test_rounding_up_to_the_next_second(plan: ColumnPlan, value: str, expected: str | None) -> None:
+    repaired = repair(value, repair_name("sub_microsecond", "round", plan), plan.scale)
+    if expected is None:
+        with pytest.raises(Refused):
+            convert(plan, repaired)
+    else:
+        assert convert(plan, repaired) == expected
 
 
 def test_a_large_json_document_is_not_turned_into_a_tree_of_objects() -> None:

@@ -200,8 +200,11 @@ def test_two_spellings_of_one_uuid_are_named(connection: Connection, tmp_path: P
     )
     group = make_group(source, {"source": "a"}, {"source": "b", "columns": {"owner": {"references": "app.a"}}})
     found = refusal(connection, tmp_path, group)
-    assert f"a.guid: holds a UUID in more than one spelling, also in b.owner (1 row: '{AS_UUID}' and '{GUID}')" in found
-    assert "b.alone: holds a UUID in more than one spelling (1 row: " in found
+    assert f"a.guid: holds a UUID in more than one spelling, also in b.owner (1 row: b id=1: '{AS_UUID}' and" in found
+    assert (
+        f"b.alone: holds a UUID in more than one spelling (1 row: id=2: '{AS_UUID.upper()}' and id=1: '{AS_UUID}')"
+        in found
+    )
     assert "Write it the same way in every row of the source" in found
 
 

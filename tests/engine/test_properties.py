@@ -31,7 +31,10 @@ VALUES = st.one_of(
     st.binary(max_size=12),
     st.sampled_from([0, 1, 1.0, -0.0, 1e308, 5e-324, 2**63 - 1, -(2**63), 2**53 + 1, 1704164645678]),
 )
-POLICIES = ("invalid_json", "nul_character", "invalid_utf8", "empty_string", "fraction", "unconvertible")
+POLICIES = (
+    "invalid_json", "nul_character", "invalid_utf8", "empty_string", "fraction", "out_of_range", "sub_microsecond",
+    "unconvertible",
+)  # fmt: skip
 
 
 @settings(
