@@ -93,6 +93,22 @@ report:
       description: For each table the rows and hashes of both sides, conversions, kept values and rejected rows.
       type: list
       elements: dict
+      contains:
+        source_rows:
+          description: Rows of the source, without those of C(filtered_rows).
+          type: int
+        target_rows:
+          description: Rows of the target.
+          type: int
+        rejected_rows:
+          description: Rows that a policy left in C(migration.reject).
+          type: int
+        filtered_rows:
+          description: Rows of the source that the inventory's C(row_filter) left behind.
+          type: int
+        equal:
+          description: Whether rows and hashes of both sides are equal.
+          type: bool
     sequences:
       description: What each sequence gives out next, and the least that it must.
       type: list
@@ -105,6 +121,19 @@ report:
       description: Each rejected row with its reason.
       type: list
       elements: dict
+    ignored_tables:
+      description: Source tables that the inventory leaves behind on purpose.
+      type: list
+      elements: str
+    left_out:
+      description:
+        - What else is not moved as it is, each with C(kind) and C(name).
+        - Kinds are C(view), C(trigger), C(virtual table), C(shadow table) and C(collation).
+      type: list
+      elements: dict
+      sample:
+        - kind: trigger
+          name: nodes_after_insert
     seconds:
       description: Time of each step, in seconds.
       type: dict
