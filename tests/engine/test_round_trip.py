@@ -75,6 +75,7 @@ class Kind:
     :param anything: whether values of other kinds may stand in it too: they are refused, or the
         report counts their conversion.
     :param formed: whether the form of its values is learnt from those that the file holds.
+    :param epoch_unit: of the inventory: a file without values cannot tell it.
     """
 
     declared: str
@@ -82,6 +83,7 @@ class Kind:
     values: st.SearchStrategy[Any]
     anything: bool = True
     formed: bool = False
+    epoch_unit: str | None = None
 
 
 KINDS = [
@@ -104,7 +106,7 @@ KINDS = [
     Kind("TIMESTAMP", "timestamptz", MOMENTS.map(lambda moment: f"{moment.isoformat(timespec='milliseconds')}Z"),
          anything=False, formed=True),
     Kind("INTEGER", "timestamptz", MOMENTS.map(lambda moment: round(moment.replace(tzinfo=UTC).timestamp() * 1000)),
-         anything=False, formed=True),
+         anything=False, epoch_unit="milliseconds"),
 ]  # fmt: skip
 STRICT_TYPES = ("INTEGER", "TEXT", "REAL", "BLOB")
 
@@ -237,7 +239,13 @@ def test_the_same_content_comes_back(
     execute(connection, "DROP SCHEMA IF EXISTS app CASCADE; DROP SCHEMA IF EXISTS migration CASCADE")
     make_target(connection, "".join(table.in_postgresql() for table in made))
     source = build(tmp_path / f"{uuid.uuid4()}.db", made)
-    mappings = [{"source": table.name} for table in made]
+    mappings = [
+        {
+            "source": table.name,
+            "columns": {name: {"epoch_unit": kind.epoch_unit} for name, kind in table.columns if kind.epoch_unit},
+        }
+        for table in made
+    ]
     try:
         report = rehearse(connection, make_group(source, *mappings), tmp_path)["report"]
     except MigrationError as error:
