@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from ansible.module_utils.migration import ledger
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group
@@ -20,8 +25,10 @@ from ansible.module_utils.migration.replay import RepairedRow, replay_rejects
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
+    from ansible.module_utils.migration.connection import Login
     from psycopg2.extensions import connection as Connection
 
+PROJECT = Path(__file__).resolve().parents[2]
 TARGET = """
 CREATE TABLE people (id uuid PRIMARY KEY, name varchar(9) NOT NULL, mail text UNIQUE, born timestamptz, secret text);
 CREATE TABLE notes (number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, owner uuid REFERENCES people, n integer,
@@ -214,3 +221,66 @@ def test_the_module_reads_rows_and_knows_the_secrets(live: Group) -> None:
     for value in ([1], {"blob": "0g"}, {"blob": 1}, {"text": "a"}):
         with pytest.raises(MigrationError, match=r"t, id=1: a: its value is"):
             module.as_row({"table": "t", "key": "id=1", "values": {"a": value}})
+
+
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role: {name: sqlite_migrate, tasks_from: replay}
+"""
+
+
+def test_the_playbook_replays_and_prints_no_secret(
+    connection: Connection, login: Login, live: Group, tmp_path: Path
+) -> None:
+    shipped = yaml.safe_load((PROJECT / "playbooks" / "replay_rejects.yml").read_text())
+    (task,) = shipped[0]["tasks"]
+    assert task["ansible.builtin.import_role"] == {"name": "sqlite_migrate", "tasks_from": "replay"}
+    columns = {"name": REJECT_ALL, "secret": {"secret": True}, "mail": {"duplicate": "reject"}}
+    entry = {
+        "name": live.name,
+        "source": {"path": live.source_path},
+        "tables": [
+            {"source": "people", "target": "app.people", "columns": columns},
+            {"source": "notes", "target": "app.notes", "columns": {"owner": REJECT_ALL, "n": REJECT_ALL},
+             "computed": {"number": "rowid"}},
+        ],
+    }  # fmt: skip
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "estate_cutover_groups": [entry],
+        "sqlite_migrate_work_directory": str(tmp_path / "work"),
+        "sqlite_migrate_login": {
+            "login_host": login.host, "login_port": login.port, "login_db": login.database, "login_user": login.user,
+            "login_password": login.password, "session_role": login.session_role, "ssl_mode": login.ssl_mode,
+        },
+        "sqlite_migrate_replay_group": live.name,
+        "sqlite_migrate_replay_rows": [
+            {"table": "people", "key": "id='bob'", "values": {"name": "Bob", "secret": "hush-hush"}}
+        ],
+    }  # fmt: skip
+    (tmp_path / "play.yml").write_text(PLAY)
+    (tmp_path / "variables.json").write_text(json.dumps(variables))
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def run(*options: str, **more: str) -> str:
+        command = ["ansible-playbook", "-i", "localhost,", "-e", f"@{tmp_path / 'variables.json'}", *options]
+        command += [argument for name, value in more.items() for argument in ("-e", f"{name}={value}")]
+        done = subprocess.run(
+            [*command, str(tmp_path / "play.yml")], env=environment, capture_output=True, text=True, check=False
+        )
+        return done.stdout + done.stderr
+
+    assert "the estate's cutover groups are test" in run(sqlite_migrate_replay_group="other")
+    assert "changed=1" in run("--check")
+    assert query(connection, "SELECT count(*) FROM app.people") == [(1,)]
+    output = run("-vvv")
+    assert "1 repaired rows are in PostgreSQL, and no longer in migration.reject." in output
+    # The file of variables holds it; the module's own arguments and results must not show it.
+    results = output[output.index("TASK [sqlite_migrate : Replay | Load") :]
+    assert "hush-hush" not in results
+    assert query(connection, "SELECT secret FROM app.people WHERE name = 'Bob'") == [("hush-hush",)]
+    assert "no row with the key id='bob' was rejected" in run()
