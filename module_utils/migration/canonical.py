@@ -131,8 +131,11 @@ def source_field(column: ColumnPlan) -> tuple[str, tuple[str, ...]] | None:
         return None if value is None else (f"{_CLOSED[kind]}%s;", (value,))
     if column.kind == "bytes":
         return "x%d:%s", (f"ifnull(length({name}), -1)", f"CASE WHEN {name} IS NOT NULL THEN lower(hex({name})) END")
-    # The length of a BLOB counts what stands behind U+0000 too, where text ends for SQLite.
-    return "t%d:%s", (f"ifnull(length(CAST({name} AS BLOB)), -1)", name)
+    # The length of a BLOB counts what stands behind U+0000 too, where text ends for SQLite. In a database in UTF-16
+    # it would be that of another encoding.
+    is_utf8 = "length(CAST('a' AS BLOB)) = 1"
+    length = f"CASE WHEN {is_utf8} THEN length(CAST({name} AS BLOB)) ELSE utf8_length({name}) END"
+    return "t%d:%s", (f"ifnull({length}, -1)", name)
 
 
 def _closed_value(column: ColumnPlan, name: str) -> str | None:
@@ -163,6 +166,7 @@ def define_functions(snapshot: sqlite3.Connection) -> None:
     snapshot.create_function("canonical_json", 1, _json_or_null, deterministic=True)
     snapshot.create_function("canonical_number", 1, _number_or_null, deterministic=True)
     snapshot.create_function("double_in_hex", 1, _double_or_null, deterministic=True)
+    snapshot.create_function("utf8_length", 1, _utf8_length, deterministic=True)
 
 
 def _json_or_null(text: Any) -> str | None:
@@ -172,6 +176,10 @@ def _json_or_null(text: Any) -> str | None:
         return canonical_json(text)
     except (ValueError, RecursionError):
         return f"not JSON: {text}"
+
+
+def _utf8_length(value: Any) -> int | None:
+    return None if value is None else len(str(value).encode())
 
 
 def _number_or_null(value: Any) -> str | None:
