@@ -7,6 +7,7 @@ value that a policy changed or that has no column in the target.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ CREATE TABLE IF NOT EXISTS migration.original_value (
 )
 
 
+_TABLE_NAMES = re.compile(r"TABLE IF NOT EXISTS (migration\.\w+)")
+
+
 @dataclass(frozen=True)
 class GroupRecord:
     """What the ledger knows of one cutover group."""
@@ -115,6 +119,16 @@ def exists(connection: Connection) -> bool:
     """Return whether the ledger has been created in this database."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('migration.cutover_group') IS NOT NULL")
+        return bool(first_row(cursor)[0])
+
+
+def is_complete(connection: Connection) -> bool:
+    """Return whether every table of the ledger is there; an older release made fewer."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%s) AS name",
+            (_TABLE_NAMES.findall(CREATE_LEDGER),),
+        )
         return bool(first_row(cursor)[0])
 
 

@@ -83,8 +83,8 @@ def apply(
     :raises MigrationError: before anything is written, or after the failing file was rolled back.
     """
     with explained("applying the SQL files"), ledger.locked(connection, "schema"):
-        known = ledger.exists(connection)
-        if not known and not check_mode:
+        known, complete = ledger.exists(connection), ledger.is_complete(connection)
+        if not complete and not check_mode:
             with connection.cursor() as cursor:
                 cursor.execute(ledger.CREATE_LEDGER)
             connection.commit()
@@ -102,7 +102,7 @@ def apply(
                 _apply_file(connection, file, lock_timeout_seconds)
         connection.rollback()
     return {
-        "changed": bool(pending) or not known,
+        "changed": bool(pending) or not complete,
         "applied": [file.name for file in pending],
         "drift": drift,
     }

@@ -305,3 +305,15 @@ def test_a_killed_run_leaves_whole_files_only(connection: Connection, login: Log
     with closing(connect(login)) as again:
         assert count(again, "app.u") is None
         assert apply(again, FIRST, SECOND)["applied"] == ["002_second.sql"]
+
+
+def test_a_ledger_of_an_older_release_is_completed(connection: Connection) -> None:
+    apply(connection, FIRST)
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE migration.progress")
+    connection.commit()
+    assert apply(connection, FIRST, check_mode=True)["changed"]
+    assert count(connection, "migration.progress") is None
+    assert apply(connection, FIRST)["changed"]
+    assert count(connection, "migration.progress") == 0
+    assert not apply(connection, FIRST)["changed"]

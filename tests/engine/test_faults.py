@@ -1,0 +1,168 @@
+"""Whatever breaks while a group is loaded: nothing half done is left, and the next run finishes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import engine, ledger, load, plain_rows
+from ansible.module_utils.migration.connection import Login, connect
+from ansible.module_utils.migration.errors import MigrationError
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+ROWS = 3_000
+
+
+@pytest.fixture
+def group(connection: Connection, tmp_path: Path) -> Any:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    path = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)",
+        {"t": [(number, f"value {number} " + "x" * 1_000) for number in range(ROWS)]},
+    )
+    return make_group(path, {"source": "t"})
+
+
+@pytest.fixture
+def slow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each block of lines take its time, so that something can happen meanwhile."""
+    original = plain_rows.copy_blocks
+
+    def slow(*arguments: Any, **more: Any) -> Iterator[tuple[int, bytes]]:
+        for block in original(*arguments, **more):
+            time.sleep(0.1)
+            yield block
+
+    monkeypatch.setattr(load, "copy_blocks", slow)
+
+
+def as_superuser(login: Login) -> Login:
+    return replace(login, user="postgres", session_role=None)
+
+
+def copying(connection: Connection) -> list[int]:
+    return [pid for (pid,) in query(connection, "SELECT pid FROM pg_stat_progress_copy WHERE tuples_processed > 0")]
+
+
+def meanwhile(login: Login, statement: str) -> threading.Thread:
+    """Wait until rows are being copied, then run a statement with the pid of that session."""
+
+    def run() -> None:
+        with closing(connect(as_superuser(login))) as other:
+            for _ in range(200):
+                pids = copying(other)
+                if pids:
+                    execute(other, statement, pids[0])
+                    return
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("slow_blocks")
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("SELECT pg_terminate_backend(%s)", "PostgreSQL refused while loading app.t"),
+        ("SELECT pg_cancel_backend(%s)", "PostgreSQL refused while loading app.t"),
+    ],
+)
+def test_a_session_that_is_ended_while_copying_leaves_nothing(
+    connection: Connection, login: Login, group: Any, tmp_path: Path, statement: str, message: str
+) -> None:
+    thread = meanwhile(login, statement)
+    with pytest.raises(MigrationError, match=message):
+        rehearse(connection, group, tmp_path)
+    thread.join()
+    with closing(connect(login)) as again:
+        assert query(again, "SELECT count(*) FROM app.t") == [(0,)]
+        assert query(again, "SELECT count(*) FROM migration.cutover_group") == [(0,)]
+        assert list(tmp_path.glob("work/run-*")) == []
+        assert rehearse(again, group, tmp_path)["report"]["tables"][0]["equal"]
+
+
+def test_a_lock_of_somebody_else_is_named(
+    connection: Connection, login: Login, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load.load, "__defaults__", (0.3,))
+    with closing(connect(login)) as other:
+        with other.cursor() as cursor:
+            cursor.execute("LOCK TABLE app.t IN SHARE MODE")
+        with pytest.raises(MigrationError, match=r"lock timeout \(SQLSTATE 55P03\)\. Another session holds a lock"):
+            rehearse(connection, group, tmp_path)
+        other.rollback()
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+
+
+@pytest.mark.usefixtures("slow_blocks")
+def test_a_second_run_waits_or_names_the_first(
+    connection: Connection, login: Login, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = threading.Thread(target=rehearse, args=(connection, group, tmp_path))
+    first.start()
+    with closing(connect(login)) as other, closing(connect(as_superuser(login))) as watcher:
+        while not copying(watcher):
+            time.sleep(0.02)
+        monkeypatch.setattr(ledger.locked.__wrapped__, "__defaults__", (0.2,))
+        with pytest.raises(
+            MigrationError, match=r"Another run is at work on group test[\s\S]*session \d+ of swarm_migrator"
+        ):
+            rehearse(other, group, tmp_path)
+        monkeypatch.undo()
+        # With time to wait it goes on when the first has ended, and finds nothing to do.
+        assert not rehearse(other, group, tmp_path)["changed"]
+    first.join()
+
+
+@pytest.fixture
+def small_tablespace(connection: Connection, server: Any, tmp_path: Path) -> Iterator[None]:
+    """A tablespace of 1 MB, on a disk of its own."""
+    directory = server.data.parent / f"small-{os.getpid()}"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0777", "tmpfs", str(directory)], check=True)
+    database = connection.info.dbname
+    try:
+        place = directory / "space"
+        place.mkdir(mode=0o700)
+        os.chown(place, server.data.stat().st_uid, server.data.stat().st_gid)
+        server.execute(f"CREATE TABLESPACE small LOCATION '{place}'", "GRANT CREATE ON TABLESPACE small TO PUBLIC")
+        yield
+        server.execute("ALTER TABLE app.t SET TABLESPACE pg_default", database=database)
+        server.execute("DROP TABLESPACE small")
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.mark.usefixtures("small_tablespace")
+def test_a_full_disk_of_the_server_is_named(connection: Connection, group: Any, tmp_path: Path, server: Any) -> None:
+    execute(connection, "ALTER TABLE app.t SET TABLESPACE small")
+    with pytest.raises(MigrationError, match="Free disk on the database host, then run again"):
+        rehearse(connection, group, tmp_path)
+    assert query(connection, "SELECT count(*) FROM app.t") == [(0,)]
+    execute(connection, "ALTER TABLE app.t SET TABLESPACE pg_default")
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+
+
+def test_a_lost_process_for_the_sums_only_costs_time(
+    connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.source_sums._sum_all", lambda *_: os._exit(9))
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    assert report["tables"][0]["equal"]
