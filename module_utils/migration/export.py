@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
-from .canonical import null_field, source_reader, target_field, target_value
+from .canonical import define_functions, null_field, source_field, source_reader, target_field, target_value
 from .catalog import read_catalog
 from .connection import explained, first_row
 from .convert import Convert, Refused, converter
@@ -71,6 +71,8 @@ _ROWS_AT_ONCE = 500
 # The values of so many bytes of rows are held at once, or of one row.
 _BYTES_AT_ONCE = 4 << 20
 _STREAMED_ROWS = 5_000
+# Of up to two arguments each, and SQLite's printf takes 127.
+_FIELDS_AT_ONCE = 50
 _CHANGE_IT = "Change the row in PostgreSQL so that the old schema can hold it, or lose it by name"
 
 
@@ -418,6 +420,9 @@ class _TableExport:
         positions = self._key_positions()
         work.executemany("INSERT INTO source VALUES (?, ?, ?, ?, 1)", self._source_hashes(positions))
         work.executemany("INSERT INTO target VALUES (?, ?, ?, ?, 1)", self._target_hashes(positions))
+        work.execute("CREATE INDEX target_hash ON target (hash)")
+        if self._prepared.plain is not None:
+            self._read_again(work, positions)
         if not positions or _has_duplicates(work):
             # Rows are told apart by all of their values, and equal ones are counted.
             work.execute("UPDATE source SET key = CASE rejected WHEN 0 THEN hash END")
@@ -454,25 +459,78 @@ class _TableExport:
 
     def _source_hashes(self, positions: Sequence[int]) -> Iterator[tuple[bytes | None, bytes, str, int]]:
         """Yield for each row of the file: hash of its key, of all of it, how to find it, whether it was rejected."""
-        for values, key, locator in self._source_rows():
-            rejected = key in self._prepared.rejected
-            fields = self._source_fields(values, key)
-            whole = [each for each in fields if each is not None]
-            named = [each for index in positions if (each := fields[index]) is not None]
-            yield (
-                _hash("".join(named)) if positions and len(named) == len(positions) else None,
-                # Nothing is equal to a row of which some value has no canonical form.
-                _hash("".join(whole)) if len(whole) == len(fields) else b"",
-                _locator_text(locator),
-                int(rejected),
-            )
+        prepared = self._prepared
+        if prepared.plain is not None:
+            yield from self._plain_hashes(positions, "" if prepared.odd_rows == 0 else prepared.plain.condition)
+            if not prepared.odd_rows:
+                return
+        for values, key, locator in self._source_rows(prepared.odd_condition):
+            named, whole = self._exact_hashes(values, key, positions)
+            yield named, whole, _locator_text(locator), int(key in prepared.rejected)
 
-    def _source_rows(self) -> Iterator[tuple[Sequence[Value], str, tuple[Value, ...]]]:
+    def _exact_hashes(self, values: Sequence[Value], key: str, positions: Sequence[int]) -> tuple[bytes | None, bytes]:
+        """Return the hash of a row's key, and of all of it."""
+        fields = self._source_fields(values, key)
+        whole = [each for each in fields if each is not None]
+        named = [each for index in positions if (each := fields[index]) is not None]
+        return (
+            _hash("".join(named)) if positions and len(named) == len(positions) else None,
+            # Nothing is equal to a row of which some value has no canonical form.
+            _hash("".join(whole)) if len(whole) == len(fields) else b"",
+        )
+
+    def _read_again(self, work: sqlite3.Connection, positions: Sequence[int]) -> None:
+        """Hash the rows again in Python that seem to differ: perhaps SQLite has only said them in another way."""
+        last = 0
+        query = (
+            "SELECT s.rowid, s.locator FROM source s WHERE s.rowid > ? AND NOT s.rejected "
+            "AND NOT EXISTS (SELECT 1 FROM target t WHERE t.hash = s.hash) ORDER BY s.rowid LIMIT ?"
+        )
+        while suspects := work.execute(query, (last, _ROWS_AT_ONCE)).fetchall():
+            last = suspects[-1][0]
+            for number, locator in suspects:
+                values, key = self._source_row(_locator_of(locator))
+                named, whole = self._exact_hashes(values, key, positions)
+                work.execute("UPDATE source SET key = ?, hash = ? WHERE rowid = ?", (named, whole, number))
+
+    def _source_row(self, locator: Sequence[Value]) -> tuple[Sequence[Value], str]:
+        """Return the values of one row of the file, and its key as text."""
+        plan = self._plan
+        where, bound = _where(self._locator, locator)
+        names = ", ".join(quote_name(name) for name in (*(column.source for column in self._columns), *plan.source.key))
+        row = self._source.execute(
+            f"SELECT {names} FROM {self._located.relation} WHERE {where}",  # noqa: S608 (quoted)
+            bound,
+        ).fetchone()
+        count = len(self._columns)
+        return row[:count], row_key(plan.source, row[count:])
+
+    def _plain_hashes(self, positions: Sequence[int], condition: str) -> Iterator[tuple[bytes, bytes, str, int]]:
+        """Yield the same for the rows whose fields SQLite builds itself; :mod:`.verify` reads them so too.
+
+        What only seems to differ is found by :meth:`_read_again`.
+        """
+        define_functions(self._source)
+        whole = _built_by_sqlite(self._columns)
+        named = _built_by_sqlite([self._columns[index] for index in positions]) if positions else "''"
+        locators = ", ".join(f"{name}, typeof({name})" for name in map(quote_name, self._locator))
+        where = f" WHERE {condition}" if condition else ""
+        before = self._source.text_factory
+        self._source.text_factory = bytes
+        try:
+            for line, key, *locator in self._source.execute(
+                f"SELECT {whole}, {named}, {locators} FROM {self._located.scan}{where}"  # noqa: S608 (quoted)
+            ):
+                yield _digest(key), _digest(line), _locator_text(list(map(_as_stored, locator[::2], locator[1::2]))), 0
+        finally:
+            self._source.text_factory = before
+
+    def _source_rows(self, condition: str | None) -> Iterator[tuple[Sequence[Value], str, tuple[Value, ...]]]:
         """Yield the values of each row of the file, its key as text, and how to find it."""
         plan = self._plan
         names = tuple(column.source for column in self._columns)
         count, end = len(names), len(names) + len(plan.source.key)
-        rows = read_rows(self._source, self._located, (*names, *plan.source.key))
+        rows = read_rows(self._source, self._located, (*names, *plan.source.key), condition)
         for block in self._forms.learned(plan, rows):
             for row in block:
                 yield row[:count], row_key(plan.source, row[count:end]), tuple(row[end:])
@@ -585,25 +643,17 @@ class _TableExport:
 
     def _update(self, change: _Change, found: Sequence[Any], value_forms: _ValueForms, held: _Held) -> None:
         """Write the values of one row that differ."""
-        plan = self._plan
         row = self._shown(found)
-        names = tuple(column.source for column in self._columns)
         where, bound = _where(self._locator, change.locator or ())
-        selected = ", ".join(map(quote_name, (*names, *plan.source.key)))
-        present = self._source.execute(
-            f"SELECT {selected} FROM {self._located.relation} WHERE {where}",  # noqa: S608 (quoted)
-            bound,
-        ).fetchone()
-        count = len(names)
-        before = self._source_fields(present[:count], row_key(plan.source, present[count:]))
+        before = self._source_fields(*self._source_row(change.locator or ()))
         new: dict[str, Value] = {}
         for index in self._written:
             known = before[index]
             if known is None or _hash(known).hex() != found[index]:
                 self._say(index, found, row, value_forms, new)
-        self._counts.updated += 1
         if not new:
-            return  # what differs is computed from other columns: the proof names it
+            return  # nothing, or what is computed from other columns: the proof names it
+        self._counts.updated += 1
         assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
         try:
             self._writer.execute(
@@ -845,7 +895,22 @@ def _no_note(_conversion: str) -> None:
 
 def _hash(text: str) -> bytes:
     """Return the MD5 of canonical fields."""
-    return md5(text.encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
+    return _digest(text.encode("utf-8", "surrogateescape"))
+
+
+def _digest(data: bytes) -> bytes:
+    """Return the MD5 of the bytes of canonical fields."""
+    return md5(data, usedforsecurity=False).digest()
+
+
+def _built_by_sqlite(columns: Sequence[ColumnPlan]) -> str:
+    """Return the SQL of some fields of a plain row put together."""
+    fields = [found for found in map(source_field, columns) if found is not None]
+    parts = [fields[start : start + _FIELDS_AT_ONCE] for start in range(0, len(fields), _FIELDS_AT_ONCE)]
+    return " || ".join(
+        f"printf('{''.join(form for form, _ in part)}', {', '.join(each for _, values in part for each in values)})"
+        for part in parts
+    )
 
 
 def _target_columns(connection: Connection, plan: TablePlan) -> tuple[list[Composable], list[Composable], Composable]:
@@ -901,6 +966,12 @@ def _locator_of(text: str) -> tuple[Value, ...]:
         ((kind, data),) = item.items()
         values.append(readers[kind](data))
     return tuple(values)
+
+
+def _as_stored(value: Any, storage_class: bytes) -> Value:
+    """Return a value that was read with its texts as bytes."""
+    stored: Value = value.decode("utf-8", "surrogateescape") if storage_class == b"text" else value
+    return stored
 
 
 def _where(names: Sequence[str], values: Sequence[Value]) -> tuple[str, tuple[Value, ...]]:
@@ -1002,6 +1073,8 @@ def _open_work(path: Path) -> sqlite3.Connection:
     work = sqlite3.connect(path, isolation_level=None)
     work.execute("PRAGMA journal_mode = OFF")
     work.execute("PRAGMA synchronous = OFF")
+    # One transaction for all: it is never committed, for nobody else reads the file.
+    work.execute("BEGIN")
     work.execute("CREATE TABLE source (key BLOB, hash BLOB, locator TEXT, rejected INTEGER, number INTEGER)")
     work.execute("CREATE TABLE target (key BLOB, hash BLOB, place TEXT, size INTEGER, number INTEGER)")
     return work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tracemalloc
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -596,3 +597,81 @@ def test_a_wrong_value_does_not_pass_the_proof(
     monkeypatch.setattr("ansible.module_utils.migration.export._ValueForms.find", lambda *_: "wrong")
     found = refusal(connection, estate)
     assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
+
+
+def test_rows_are_found_by_keys_of_every_kind(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE by_bytes (id bytea, part text, v text, PRIMARY KEY (id, part));"
+        "CREATE TABLE by_number (id double precision PRIMARY KEY, v text);"
+        "CREATE TABLE by_broken_text (id text PRIMARY KEY, v text)",
+    )
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE by_bytes (id BLOB, part TEXT, v TEXT, PRIMARY KEY (id, part)) WITHOUT ROWID;"
+        "CREATE TABLE by_number (id REAL PRIMARY KEY, v TEXT) WITHOUT ROWID;"
+        "CREATE TABLE by_broken_text (id TEXT PRIMARY KEY, v TEXT) WITHOUT ROWID;"
+        "INSERT INTO by_broken_text VALUES (CAST(x'61ff' AS TEXT), 'broken'), ('é', 'whole'), ('z', 'last')",
+        {
+            "by_bytes": [(b"a", "ä", "1"), (b"a", "b", "2"), (b"\x00\xff", "", "3")],
+            "by_number": [(0.1, "1"), (1e308, "2"), (3, "3")],
+        },
+    )
+    group = make_group(
+        source,
+        {"source": "by_bytes"},
+        {"source": "by_number"},
+        {"source": "by_broken_text", "columns": {"id": {"invalid_utf8": "replace"}}},
+    )
+    rehearse(connection, group, tmp_path)
+    for table in ("by_bytes", "by_number", "by_broken_text"):
+        execute(connection, f"UPDATE app.{table} SET v = v || ' changed'")
+    report, copy = bring_back(connection, group)
+    assert set(counts(report).values()) == {(0, 3, 0)}
+    assert rows_of(copy, "SELECT id, part, v FROM by_bytes ORDER BY v") == [
+        (b"a", "ä", "1 changed"), (b"a", "b", "2 changed"), (b"\x00\xff", "", "3 changed"),
+    ]  # fmt: skip
+    assert rows_of(copy, "SELECT * FROM by_number ORDER BY v") == [
+        (0.1, "1 changed"), (1e308, "2 changed"), (3.0, "3 changed"),
+    ]  # fmt: skip
+    assert rows_of(copy, "SELECT CAST(id AS BLOB), v FROM by_broken_text ORDER BY v") == [
+        (b"a\xff", "broken changed"), (b"z", "last changed"), ("é".encode(), "whole changed"),
+    ]  # fmt: skip
+    execute(connection, "DELETE FROM app.by_bytes WHERE part <> 'b'; DELETE FROM app.by_number WHERE id > 1")
+    execute(connection, "DELETE FROM app.by_broken_text WHERE v LIKE 'broken%%'")
+    report, copy = bring_back(connection, group)
+    assert counts(report) == {"by_bytes": (0, 1, 2), "by_number": (0, 1, 2), "by_broken_text": (0, 2, 1)}
+
+
+def test_unique_values_that_all_move_on_by_one_come_back(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, place integer UNIQUE DEFERRABLE, name text)")
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, place INTEGER UNIQUE ON CONFLICT REPLACE, name TEXT, extra TEXT)",
+        {"t": [(number, number, f"n{number}", "kept" if number % 2 else None) for number in range(1_200)]},
+    )
+    group = make_group(source, {"source": "t", "columns": {"extra": {"without_target": "keep"}}})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "UPDATE app.t SET place = (place + 1) % 1200")
+    report, copy = bring_back(connection, group)
+    assert counts(report) == {"t": (0, 1_200, 0)}
+    assert rows_of(
+        copy, "SELECT count(*) FROM t WHERE place = (id + 1) % 1200 AND (extra = 'kept') IS (id % 2 OR NULL)"
+    ) == [(1_200,)]
+
+
+def test_memory_stays_flat(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    source = make_source(tmp_path / "frozen.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.t SELECT n, repeat(n::text, 400) FROM generate_series(100000, 120000) n")
+    bring_back(connection, group)  # once, so that everything is imported and SQLite's caches are full
+    tracemalloc.start()
+    try:
+        report, _ = bring_back(connection, group)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.tables[0].inserted == 20_001
+    assert peak < 25 << 20  # of 48 MB of text
