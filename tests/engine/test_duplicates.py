@@ -56,6 +56,24 @@ def test_doubled_rows_are_refused_or_rejected_but_for_the_first(connection: Conn
     assert not rehearse(connection, group, tmp_path)["changed"]
 
 
+@pytest.mark.parametrize("statement", ["DELETE FROM t WHERE id = 1", "UPDATE t SET k = 'other' WHERE id = 1"])
+def test_a_double_takes_the_place_of_the_row_that_is_gone(
+    connection: Connection, tmp_path: Path, statement: str
+) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, k text UNIQUE)")
+    rows = [(1, "a"), (2, "a"), *((number, f"k{number}") for number in range(3, 50))]
+    source = make_source(tmp_path / "doubled.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, k TEXT)", {"t": rows})
+    group = make_group(source, {"source": "t", "columns": {"k": REJECT}})
+    assert [reject["key"] for reject in rehearse(connection, group, tmp_path)["report"]["rejects"]] == ["id=2"]
+    with closing(sqlite3.connect(source)) as opened:
+        opened.execute(statement)
+        opened.commit()
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["rejects"] == []
+    assert query(connection, "SELECT id FROM app.t WHERE k = 'a'") == [(2,)]
+    assert query(connection, "SELECT count(*) FROM migration.reject") == [(0,)]
+
+
 def test_children_of_a_rejected_double_stay_with_the_row_that_is_left(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,

@@ -216,6 +216,11 @@ def test_a_full_text_table_is_mapped_like_any_other(connection: Connection, tmp_
     assert query(connection, "SELECT * FROM app.found ORDER BY id") == [(7, "needle"), (9, "hay")]
     assert query(connection, "SELECT * FROM app.areas") == [(1, 0.5, 5.0, "north")]
     assert not rehearse(connection, group, tmp_path)["changed"]
+    with closing(sqlite3.connect(source)) as opened:
+        opened.executescript("UPDATE found SET body = 'thread' WHERE rowid = 7; DELETE FROM areas")
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    assert query(connection, "SELECT * FROM app.found ORDER BY id") == [(7, "thread"), (9, "hay")]
+    assert query(connection, "SELECT count(*) FROM app.areas") == [(0,)]
 
 
 @pytest.mark.parametrize(
