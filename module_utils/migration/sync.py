@@ -24,7 +24,14 @@ from .plan import TablePlan
 from .prepare import Prepared, PreparedTable, prepare
 from .server_forms import ServerForms
 from .source import open_snapshot, read_rows, row_key
-from .verify import Comparison, RowSum, sum_source, sum_target
+from .verify import (
+    SHOWN_DIFFERENCES,
+    Comparison,
+    RowSum,
+    differences_of_rows,
+    sum_source,
+    sum_target,
+)
 
 try:
     from psycopg2 import sql
@@ -106,6 +113,7 @@ class Sync:
                 )
                 for table_before, table_after in zip(before.tables, after.tables, strict=True)
             ]
+            shown = {found.plan.source.name: [] if write else self._shown(old, found, forms) for found in changed}
             old_keys = {
                 table.plan.source.name: [
                     row_key(table.plan.source, row) for row in read_rows(old, table.plan.source, (), table.only)
@@ -130,8 +138,21 @@ class Sync:
             there = target.get(found.plan.target.name)
             both = loaded if there is None else loaded.plus(there[0], -1).plus(there[1])
             counted = replace(table_after, source_rows=source.rows, rows=source.rows)
-            result.append(Synced(found.plan, counted, table_before, _comparison(source, both)))
+            comparison = _comparison(source, both)
+            comparison.differences = shown[found.plan.source.name]
+            result.append(Synced(found.plan, counted, table_before, comparison))
         return result
+
+    def _shown(self, old: sqlite3.Connection, found: TableDifference, forms: ServerForms) -> list[dict[str, str]]:
+        """Return the first rows that differ, for a person."""
+        new_rows = found.new[:SHOWN_DIFFERENCES]
+        new, old_ones = set(found.new), set(found.old)
+        old_rows = [row for row in new_rows if row in old_ones]
+        old_rows += [row for row in found.old if row not in new][:SHOWN_DIFFERENCES]
+        number = len(self.differences)
+        after = PreparedTable(found.plan, only=choose(self.snapshot, number, found.locator, new_rows))
+        before = PreparedTable(found.plan, only=choose(old, number, found.locator, old_rows))
+        return differences_of_rows(self.snapshot, after, old, before, forms)
 
     def _prepare(
         self,

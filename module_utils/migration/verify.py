@@ -370,11 +370,7 @@ class _Finder:
         self._snapshot = snapshot
         self._prepared = prepared
         self._forms = forms
-        plan = prepared.plan
-        by_source = {column.source: index for index, column in enumerate(plan.compared)}
-        mapped = [by_source[name] for name in plan.source.key if name in by_source]
-        whole_key = len(mapped) == len(plan.source.key)
-        self._positions = mapped if whole_key else list(range(len(plan.compared)))
+        self._positions = _key_positions(prepared.plan)
 
     def source_buckets(self) -> dict[str, tuple[int, int, int]]:
         """Return the sum of the source's rows in each bucket."""
@@ -406,27 +402,7 @@ class _Finder:
         target: dict[tuple[str, ...], list[list[str]]] = {}
         for fields in self._target_rows(bucket):
             target.setdefault(self._key(fields), []).append(fields)
-        columns = self._prepared.plan.compared
-        for key in {**source, **target}:
-            ours, theirs = sorted(source.get(key, [])), sorted(target.get(key, []))
-            if ours == theirs:
-                continue
-            name = ", ".join(
-                f"{columns[index].source}={_shown(columns[index], item)}"
-                for index, item in zip(self._positions, key, strict=True)
-            )
-            if len(ours) != len(theirs):
-                yield {"key": name, "column": "(row)", "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
-                continue
-            left, right = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
-            for column, one, other in zip(columns, left, right, strict=True):
-                if one != other:
-                    yield {
-                        "key": name,
-                        "column": column.source,
-                        "source": _shown(column, one),
-                        "target": _shown(column, other),
-                    }
+        yield from _between(self._prepared.plan, self._positions, source, target)
 
     def _source_rows(self) -> Iterator[list[str]]:
         """Yield the fields of every row of the source that was not rejected."""
@@ -467,6 +443,61 @@ class _Finder:
         """Return the SQL of the bucket's name for a row of the target."""
         key = _concat([fields[index] for index in self._positions])
         return sql.SQL("left(md5({}), {})").format(key, sql.Literal(_BUCKET_DIGITS))
+
+
+def differences_of_rows(
+    snapshot: sqlite3.Connection,
+    after: PreparedTable,
+    old_snapshot: sqlite3.Connection,
+    before: PreparedTable,
+    forms: ServerForms,
+) -> list[dict[str, str]]:
+    """Return what differs between some rows as they are and as they were, as for source and target."""
+    positions = _key_positions(after.plan)
+    sides: list[_RowsByKey] = []
+    for connection, table in ((snapshot, after), (old_snapshot, before)):
+        rows: _RowsByKey = {}
+        for fields in _odd_rows(connection, table, forms):
+            rows.setdefault(tuple(fields[index] for index in positions), []).append(fields)
+        sides.append(rows)
+    return list(islice(_between(after.plan, positions, *sides), SHOWN_DIFFERENCES))
+
+
+_RowsByKey = dict[tuple[str, ...], list[list[str]]]
+
+
+def _key_positions(plan: TablePlan) -> list[int]:
+    """Return which fields are the key of a row; all if the key is not among them."""
+    by_source = {column.source: index for index, column in enumerate(plan.compared)}
+    mapped = [by_source[name] for name in plan.source.key if name in by_source]
+    return mapped if len(mapped) == len(plan.source.key) else list(range(len(plan.compared)))
+
+
+def _between(
+    plan: TablePlan, positions: Sequence[int], source: _RowsByKey, target: _RowsByKey
+) -> Iterator[dict[str, str]]:
+    """Yield what differs between rows of both sides, by key."""
+    columns = plan.compared
+    for key in {**source, **target}:
+        ours, theirs = sorted(source.get(key, [])), sorted(target.get(key, []))
+        if ours == theirs:
+            continue
+        name = ", ".join(
+            f"{columns[index].source}={_shown(columns[index], item)}"
+            for index, item in zip(positions, key, strict=True)
+        )
+        if len(ours) != len(theirs):
+            yield {"key": name, "column": "(row)", "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
+            continue
+        left, right = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
+        for column, one, other in zip(columns, left, right, strict=True):
+            if one != other:
+                yield {
+                    "key": name,
+                    "column": column.source,
+                    "source": _shown(column, one),
+                    "target": _shown(column, other),
+                }
 
 
 def _shown(column: ColumnPlan, item: str) -> str:

@@ -290,3 +290,23 @@ def test_the_final_sync_forgets_the_kept_snapshot(connection: Connection, librar
     result = engine.migrate(connection, group, engine.FINAL, False, str(work))
     assert moved(result["report"]) == {"authors": (0, 0), "books": (1, 1)}
     assert os.listdir(work) == []
+
+
+def test_check_mode_shows_the_first_rows_that_differ(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group = make_group(library, {"source": "authors", "columns": {"name": {"secret": True}}}, {"source": "books"})
+    rehearse(connection, group, tmp_path)
+    change(
+        library,
+        "UPDATE authors SET name = 'hush' WHERE id = 'author-3'; UPDATE books SET price = 1 WHERE id = 7;"
+        "DELETE FROM books WHERE id = 8; INSERT INTO books (id, author_id, title) VALUES (9000, 'author-1', 'New');",
+    )
+    tables = rehearse(connection, group, tmp_path, check_mode=True)["report"]["tables"]
+    assert tables[0]["differences"] == [
+        {"key": "id=author-3", "column": "name", "source": "(secret)", "target": "(secret)"}
+    ]
+    shown = {(found["key"], found["column"], found["source"], found["target"]) for found in tables[1]["differences"]}
+    assert shown == {
+        ("id=7", "price", "1", "1.75"),
+        ("id=8", "(row)", "0 rows", "1 rows"),
+        ("id=9000", "(row)", "1 rows", "0 rows"),
+    }

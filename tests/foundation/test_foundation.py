@@ -113,7 +113,7 @@ def test_every_mistake_in_the_inventory_is_listed() -> None:
     for part in (
         "unknown key 'alias'",
         "'path' is missing or not valid: 'relative.db'",
-        "table a: 'target' is missing or not valid: 'no_schema'",
+        "table a: 'target' is 'no_schema'. Write schema.table with one dot",
         "table a.x: 'orphan' is 'ignore'. Choose one of refuse, set_null, reject",
         "table a.x: 'secret' is 'yes'",
         "unknown key 'colums'",

@@ -203,14 +203,22 @@ def _before_the_schema(group: Group, work_directory: str) -> dict[str, Any]:
 
 
 def _diff(report: dict[str, Any]) -> dict[str, str]:
-    """Return the rows of each changed table before and after, for --diff."""
-    changed = [table for table in report["tables"] if table["changed"]]
-    before = "".join(f"{table['target']}: differs from {table['source']}\n" for table in changed)
-    after = "".join(
-        f"{table['target']}: {table['source_rows'] - table.get('rejected_rows', 0)} rows of {table['source']}\n"
-        for table in changed
-    )
-    return {"before": before, "after": after}
+    """Return the rows of each changed table before and after, and the first that differ, for --diff."""
+    before, after = [], []
+    for table in report["tables"]:
+        if not table["changed"]:
+            continue
+        if "target_rows" in table:
+            before.append(f"{table['target']}: {table['target_rows']} rows, which differ from {table['source']}\n")
+        else:
+            before.append(f"{table['target']}: does not exist yet\n")
+        after.append(
+            f"{table['target']}: {table['source_rows'] - table.get('rejected_rows', 0)} rows of {table['source']}\n"
+        )
+        for found in table.get("differences", []):
+            before.append(f"  {found['key']}: {found['column']} is {found['target']}\n")
+            after.append(f"  {found['key']}: {found['column']} is {found['source']}\n")
+    return {"before": "".join(before), "after": "".join(after)}
 
 
 def main() -> None:
