@@ -31,10 +31,13 @@ class Check:
 LANES = (
     (
         Check("linters", ("scripts/lint.sh",)),
-        Check("unit tests", ("pytest", "tests", "--ignore", "tests/crash")),
+        Check("unit tests", ("pytest", "tests", "--ignore", "tests/crash", "--ignore", "tests/cutover")),
     ),
     (Check("crash tests", ("pytest", "tests/crash")),),
-    (Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),),
+    (
+        Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),
+        Check("cutover tests", ("pytest", "tests/cutover")),
+    ),
 )
 
 _printing = Lock()
