@@ -16,7 +16,6 @@ import shutil
 import sqlite3
 import stat
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -73,7 +72,9 @@ _BYTES_AT_ONCE = 4 << 20
 _STREAMED_ROWS = 5_000
 # Of up to two arguments each, and SQLite's printf takes 127.
 _FIELDS_AT_ONCE = 50
-_CHANGE_IT = "Change the row in PostgreSQL so that the old schema can hold it, or lose it by name"
+_CHANGE_IT = (
+    "Change it in PostgreSQL to something that the old schema can hold, or delete the row there, then run again"
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def export_changes(connection: Connection, group: Group, frozen: Path, copy: Pat
 
     The group's services must be stopped. PostgreSQL is read in one snapshot and never written to;
     the connection's transaction is rolled back before and after. The copy changes in one
-    transaction, which commits only after the proof.
+    transaction, which commits only after the proof; after a crash make a new copy.
 
     :param frozen: the file as it was at the cutover; it is only read.
     :param copy: a byte-for-byte copy of it, mode 0600, in a directory with room for some
@@ -189,8 +190,10 @@ def _require_copy(frozen: Path, copy: Path) -> None:
 
 @contextmanager
 def _work_directory(copy: Path) -> Iterator[Path]:
-    """Give a private directory beside the copy, and remove it at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="export-", dir=copy.parent))
+    """Give a private directory beside the copy, and remove it at the end; one that a killed run left goes first."""
+    directory = copy.with_name(f"{copy.name}.export")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)
     try:
         yield directory
     finally:

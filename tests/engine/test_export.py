@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tracemalloc
 import uuid
 from contextlib import closing
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from ansible.module_utils.migration import engine
+from ansible.module_utils.migration.connection import connect
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group
+from ansible.module_utils.migration.estate import Group, parse_group
 from ansible.module_utils.migration.export import ExportReport, export_changes
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
@@ -21,6 +25,7 @@ from .support import execute, make_group, make_source, make_target, query, rehea
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+PROJECT = Path(__file__).resolve().parents[2]
 NEW_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
@@ -45,9 +50,7 @@ def bring_back(connection: Connection, group: Group) -> tuple[ExportReport, Path
 
 def assert_nothing_else(copy: Path) -> None:
     """See that no journal and no work file stays beside the copy."""
-    assert sorted(path.name for path in copy.parent.iterdir() if path.name.startswith(("copy", "export"))) == [
-        "copy.db"
-    ]
+    assert sorted(path.name for path in copy.parent.iterdir() if path.name.startswith("copy")) == ["copy.db"]
 
 
 def refusal(connection: Connection, group: Group) -> str:
@@ -147,6 +150,14 @@ def test_new_changed_and_deleted_rows_come_back(connection: Connection, estate: 
     tables = engine.compare(connection, again, str(copy.parent / "work"))["tables"]
     assert [table["equal"] for table in tables] == [True, True]
     assert [table["source_hash"] for table in tables] == [table.content_hash for table in report.tables]
+
+
+def test_what_a_killed_run_has_left_is_in_nobodys_way(connection: Connection, estate: Group) -> None:
+    left = Path(estate.source_path).with_name("copy.db.export")
+    left.mkdir()
+    (left / "rows.db").write_text("half written")
+    execute(connection, "UPDATE app.users SET name = 'Anna' WHERE name = 'Ann'")
+    assert counts(bring_back(connection, estate)[0])["users"] == (0, 1, 0)
 
 
 def test_a_second_way_back_changes_nothing(connection: Connection, estate: Group, tmp_path: Path) -> None:
@@ -675,3 +686,78 @@ def test_memory_stays_flat(connection: Connection, tmp_path: Path) -> None:
         tracemalloc.stop()
     assert report.tables[0].inserted == 20_001
     assert peak < 25 << 20  # of 48 MB of text
+
+
+# ---------------------------------------------------------------- the sample estate
+
+SINCE_THE_CUTOVER = """
+INSERT INTO auth.users (id, email, password_hash, name, role_id, tenant_id, created_at)
+  SELECT '{new}', 'new@example.org', 'scrypt$x', 'New', role_id, tenant_id, '2026-01-02T03:04:05.678Z'
+  FROM auth.users WHERE role_id IS NOT NULL ORDER BY id LIMIT 1;
+UPDATE auth.users SET last_login = '2026-01-02T03:04:06Z' WHERE id <> '{new}';
+INSERT INTO verification.attempts (id, ticket_id, attempt_number, branch_name, commit_sha, status, static_result)
+  VALUES (gen_random_uuid(), 'TKT-1', 4, 'main', 'abc', 'passed', '{{"score": 8}}');
+INSERT INTO deploy.deployments (id, service, commit_sha, triggered_by, trigger_type, status)
+  VALUES ('{new}', 'swarm-registry', 'abc', 'somebody', 'manual', 'pending');
+INSERT INTO deploy.deployment_events (deployment_id, stage, status, message, details)
+  VALUES ('{new}', 'build', 'started', 'as usual', '{{"step": 1}}');
+UPDATE deploy.queue SET status = 'deployed', deployed_at = '2026-01-02T03:04:05Z';
+DELETE FROM deploy.commit_ticket_map WHERE commit_sha = (SELECT min(commit_sha) FROM deploy.commit_ticket_map);
+INSERT INTO registry.workflows (id, name, version, path, trigger_type, steps)
+  VALUES ('{new}', 'new', '1.0.0', '/new', 'manual', '[{{"id": "a"}}]');
+INSERT INTO registry.workflow_runs (id, workflow_id, workflow_version, status)
+  VALUES ('{new}', '{new}', '1.0.0', 'running');
+UPDATE registry.step_executions SET status = 'failed', retry_count = 3;
+"""
+
+
+def test_what_the_sample_estate_has_written_comes_back(schema_database: Any, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    program = PROJECT / "molecule" / "sample_estate" / "create_databases.py"
+    subprocess.run([sys.executable, str(program), "--root", str(root)], check=True, capture_output=True)
+    groups = []
+    for entry in yaml.safe_load((PROJECT / "inventory/group_vars/all/estate.yml").read_text())["estate_cutover_groups"]:
+        source = tmp_path / entry["name"] / "frozen.db"
+        source.parent.mkdir()
+        with (
+            closing(sqlite3.connect(f"{root}{entry['source']['path']}")) as before,
+            closing(sqlite3.connect(source)) as to,
+        ):
+            before.backup(to)
+        entry["source"] = {"path": str(source)}
+        groups.append(parse_group(entry))
+    with closing(connect(schema_database)) as connection:
+        for group in groups:
+            rehearse(connection, group, tmp_path)
+            report, copy = bring_back(connection, group)
+            assert not report.changed
+            assert copy.read_bytes() == Path(group.source_path).read_bytes()
+        execute(connection, SINCE_THE_CUTOVER.format(new=NEW_ID))
+        copies, done = {}, {}
+        for group in groups:
+            report, copies[group.name] = bring_back(connection, group)
+            done.update(counts(report))
+    assert {name: changes for name, changes in done.items() if any(changes)} == {
+        "users": (1, 2, 0),
+        "verification_attempts": (1, 0, 0),
+        "deployments": (1, 0, 0),
+        "deployment_events": (1, 0, 0),
+        "deploy_queue": (0, 8, 0),
+        "commit_ticket_map": (0, 0, 1),
+        "workflows": (1, 0, 0),
+        "workflow_runs": (1, 0, 0),
+        "step_executions": (0, 3, 0),
+    }
+    users = "SELECT id, role, role_id, tenant_id FROM users ORDER BY rowid"
+    old = rows_of(Path(groups[2].source_path), users)
+    assert rows_of(copies["platform"], users)[:-1] == old
+    new = rows_of(copies["platform"], users)[-1]
+    assert new[0] == NEW_ID
+    assert new[2:] in {row[2:] for row in old}
+    unchanged = "SELECT * FROM {} EXCEPT SELECT * FROM frozen.{}"
+    for group, table in (("platform", "permissions"), ("registry", "agents"), ("deploy", "commit_ticket_map")):
+        with closing(sqlite3.connect(copies[group])) as opened:
+            opened.execute("ATTACH ? AS frozen", (str(copies[group].with_name("frozen.db")),))
+            assert opened.execute(unchanged.format(table, table)).fetchall() == []
+    kept = "SELECT agent_id FROM step_executions ORDER BY id"
+    assert rows_of(copies["registry"], kept) == rows_of(Path(groups[0].source_path), kept)
