@@ -12,14 +12,14 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .convert import id_namespace
 from .duplicates import is_uuid_without_hyphens
 from .estate import REFUSE
-from .plan import INTEGER_RANGES, ColumnPlan, TablePlan
+from .plan import INTEGER_RANGES, ColumnPlan, ForeignKeyPlan, TablePlan
 from .source import count_rows, quote_name
 
 # Between SQLite and us a line is cut by control characters, so that escaping is one pass over a
@@ -82,15 +82,14 @@ class PlainRows:
         return f"({self.odd}) IS NOT TRUE"
 
 
-def plain_rows(plan: TablePlan) -> PlainRows | None:
-    """Return how the plain rows of a table are built, or None if its rows all need care."""
-    if (
-        len(plan.columns) > _MOST_COLUMNS
-        or plan.kept
-        or plan.generated
-        or any(key.answer != REFUSE for key in plan.foreign_keys)
-    ):
-        # Kept values and answered orphans go into the ledger row by row.
+def plain_rows(plan: TablePlan, orphaned: Sequence[ForeignKeyPlan] = ()) -> PlainRows | None:
+    """Return how the plain rows of a table are built, or None if its rows all need care.
+
+    :param orphaned: foreign keys of which some row refers to nothing; such a row is not plain.
+    """
+    is_selection = plan.source.relation != quote_name(plan.source.name)
+    if len(plan.columns) > _MOST_COLUMNS or plan.kept or plan.generated or (orphaned and is_selection):
+        # Kept values go into the ledger row by row; a selection has no name for a subquery to refer to.
         return None
     odd: list[str] = []
     fields: list[str] = []
@@ -103,10 +102,21 @@ def plain_rows(plan: TablePlan) -> PlainRows | None:
         odd.append(f"{name} IS NULL OR {rule.odd}" if column.not_null else rule.odd)
         fields.append(rule.field if column.not_null else f"ifnull({rule.field}, char(29))")
         notes.extend((column.source, conversion, condition) for condition, conversion in rule.notes)
+    odd.extend(_is_orphan(key) for key in orphaned)
     # One printf takes half the time of putting the fields together one by one. It ends a text at U+0000, as
     # SQLite does; the verification compares whole lengths.
     form = _FIELD.decode().join(["%s"] * len(fields))
     return PlainRows(plan, " OR ".join(odd), f"printf('{form}', {', '.join(fields)})", tuple(notes))
+
+
+def _is_orphan(key: ForeignKeyPlan) -> str:
+    """Return the SQL that is true for a row whose foreign key refers to nothing."""
+    child = [f"{quote_name(key.source)}.{quote_name(name)}" for name in key.columns]
+    found = " AND ".join(
+        f"p.{quote_name(parent)} = {name}" for parent, name in zip(key.referenced_columns, child, strict=True)
+    )
+    set_at_all = " AND ".join(f"{name} IS NOT NULL" for name in child)
+    return f"({set_at_all} AND NOT EXISTS (SELECT 1 FROM {key.referenced_relation} p WHERE {found}))"  # noqa: S608 (quoted)
 
 
 def count_plain_rows(snapshot: sqlite3.Connection, rows: PlainRows) -> tuple[int, int, Counter[tuple[str, str]]]:

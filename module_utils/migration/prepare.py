@@ -263,14 +263,14 @@ class _Preparation:
             work = _TableWork(self.group, plan, offenders, id_map, rejects, originals, self.forms)
             work.duplicates = self.duplicates[plan.source.name]
             work.missing = [
-                _missing_values(self.snapshot, key, rejected_rows, key.referenced_source in doubled)
+                missing_values(self.snapshot, key, rejected_rows, key.referenced_source in doubled)
                 if self.exact or key.answer != REFUSE or rejected_rows.get(key.referenced_source)
                 else set()
                 for key in plan.foreign_keys
             ]
             if self.only is not None:
                 work.prepared.only = self.only[plan.source.name]
-            elif not self.exact and not any(work.missing) and not work.duplicates:
+            elif not self.exact and not work.duplicates and not self._refers_to_rejected(plan, rejected_rows, doubled):
                 self._sort_out(work, id_map)
             lines = _Spool(self.directory / f"{number:03d}.copy", self.spool)
             if work.prepared.plain is None or work.prepared.odd_rows:
@@ -282,10 +282,20 @@ class _Preparation:
             file.close()
         return Prepared(tables, id_map.path, rejects.path, originals.path), offenders, rejected_rows
 
+    @staticmethod
+    def _refers_to_rejected(
+        plan: TablePlan, rejected_rows: Mapping[str, Sequence[Mapping[str, Value]]], doubled: set[str]
+    ) -> bool:
+        """Return whether a row may be an orphan for another reason than that SQLite has no such row."""
+        return any(
+            rejected_rows.get(key.referenced_source) or key.referenced_source in doubled for key in plan.foreign_keys
+        )
+
     def _sort_out(self, work: _TableWork, id_map: _Spool) -> None:
         """Find the plain rows of a table, count what becomes of them, and note their ids."""
         prepared = work.prepared
-        plain = plain_rows(prepared.plan)
+        keys = zip(prepared.plan.foreign_keys, work.missing, strict=True)
+        plain = plain_rows(prepared.plan, [key for key, missing in keys if missing])
         if plain is None:
             return
         rows, plain_count, conversions = count_plain_rows(self.snapshot, plain)
@@ -297,7 +307,7 @@ class _Preparation:
             id_map.write(pair)
 
 
-def _missing_values(
+def missing_values(
     snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]], doubled: bool
 ) -> set[tuple[Value, ...]]:
     """Return the values of a foreign key whose row is missing from the source or was rejected.

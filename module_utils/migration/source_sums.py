@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Protocol
 
@@ -27,6 +28,8 @@ FROM_BYTES = 32 << 20
 _LONGEST_LINE_BYTES = 4 << 20
 
 Sums = dict[str, RowSum]
+# By source table, the SQL that tells its rows that are not plain.
+Odd = dict[str, str]
 
 
 class PlainSums(Protocol):
@@ -64,9 +67,11 @@ class _Process:
 
     def settle(self, tables: Sequence[PreparedTable]) -> None:
         """Say which tables hold rows that are not plain."""
-        self._send([table.plan.source.name for table in tables if table.plain is not None and table.odd_rows])
+        self._send(
+            {table.plan.source.name: table.plain.odd for table in tables if table.plain is not None and table.odd_rows}
+        )
 
-    def _send(self, odd: list[str]) -> None:
+    def _send(self, odd: Odd) -> None:
         try:
             self._pipe.send(odd)
         except OSError:
@@ -90,7 +95,7 @@ class _Process:
 
 def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pipe: Pipe) -> None:
     """Send the sums; the connection to PostgreSQL that was inherited is never touched."""
-    odd: list[str] | None = None
+    odd: Odd | None = None
     sums: Sums = {}
     supposed = []
     with closing(open_snapshot(copy.path)) as snapshot:
@@ -105,21 +110,21 @@ def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pipe: Pipe) -> None:
                     # A row that is too long to be plain ends the attempt here.
                     sums[name] = sum_plain_rows(snapshot, rows, all_plain=True)
             else:
-                sums[name] = _sum_again(copy, rows)
+                sums[name] = _sum_again(copy, rows, odd[name])
         odd = pipe.recv() if odd is None else odd
         for rows in supposed:
             if rows.plan.source.name in odd:
-                sums[rows.plan.source.name] = _sum_again(copy, rows)
+                sums[rows.plan.source.name] = _sum_again(copy, rows, odd[rows.plan.source.name])
     pipe.send(sums)
     pipe.close()
     # Nothing of the parent's is closed or flushed a second time.
     os._exit(0)
 
 
-def _sum_again(copy: Snapshot, rows: PlainRows) -> RowSum:
+def _sum_again(copy: Snapshot, rows: PlainRows, odd: str) -> RowSum:
     """Return the sum over the rows of a table that are plain, which not all are."""
     with closing(open_snapshot(copy.path)) as snapshot:
-        return sum_plain_rows(snapshot, rows)
+        return sum_plain_rows(snapshot, replace(rows, odd=odd))
 
 
 @contextmanager

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .connection import first_row
 from .difference import TableDifference, choose
 from .errors import RowsRefused
 from .estate import REFUSE, Group
 from .load import server_errors, write_ledger
 from .names import table_name
 from .plan import TablePlan
-from .prepare import Prepared, PreparedTable, prepare
+from .prepare import Prepared, PreparedTable, missing_values, prepare
 from .server_forms import ServerForms
 from .source import open_snapshot, read_rows, row_key
 from .verify import (
@@ -83,13 +84,26 @@ class Sync:
             key = tuple(by_target.get(name) for name in plan.target.key)
             if not key or set(key) != set(plan.source.key) or plan.kept:
                 return False
+        return True
+
+    def _holds_rejected_rows(self) -> bool:
+        """Return whether an earlier run rejected rows of the group."""
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT FROM migration.reject WHERE group_name = %s)", (self.group.name,))
+            return bool(first_row(cursor)[0])
+
+    def _require_the_same_orphans(self, old: sqlite3.Connection) -> None:
+        """Refuse if a row may have become an orphan, or ceased to be one, without having changed itself.
+
+        :raises NeedsFullLoad: if other references lead nowhere now than before.
+        """
         changed = {found.plan.source.name for found in self.differences if found}
-        return not any(
-            # Whether a row is an orphan depends on other rows than itself.
-            key.answer != REFUSE and {key.source, key.referenced_source} & changed
-            for found in self.differences
-            for key in found.plan.foreign_keys
-        )
+        for found in self.differences:
+            for key in found.plan.foreign_keys:
+                if key.answer == REFUSE or not {key.source, key.referenced_source} & changed:
+                    continue
+                if missing_values(self.snapshot, key, {}, False) != missing_values(old, key, {}, False):
+                    raise NeedsFullLoad("Other references lead nowhere now.")
 
     def run(self, write: bool) -> list[Synced]:
         """Move the changed rows and prove the result; the caller commits.
@@ -97,14 +111,17 @@ class Sync:
         :param write: if False, only the source's side is looked at, and nothing is compared.
         :raises RowsRefused: if a row is refused, or the result is not equal.
         """
+        if self._holds_rejected_rows():
+            # A row that refers to a rejected one is changed by what becomes of that.
+            raise NeedsFullLoad("Rows were rejected before.")
         forms = ServerForms(self.connection)
         changed = [found for found in self.differences if found]
         plans = [found.plan for found in changed]
         with closing(open_snapshot(self.old_snapshot)) as old:
+            self._require_the_same_orphans(old)
             after = self._prepare(self.snapshot, plans, [found.new for found in changed], "after", forms)
             before = self._prepare(old, plans, [found.old for found in changed], "before", forms)
             if any(table.rejected for table in (*after.tables, *before.tables)):
-                # A row that refers to a rejected one is changed by that.
                 raise NeedsFullLoad("Rows were rejected.")
             sums = [
                 (

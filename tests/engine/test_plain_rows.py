@@ -64,7 +64,7 @@ def test_the_exact_way_gives_the_same_rows(
     rows = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
     ids = query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2")
     execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group; TRUNCATE migration.id_map")
-    monkeypatch.setattr("ansible.module_utils.migration.prepare.plain_rows", lambda plan: None)
+    monkeypatch.setattr("ansible.module_utils.migration.prepare.plain_rows", lambda plan, orphaned: None)
     exact = rehearse(connection, group, tmp_path)["report"]["tables"][0]
     assert query(connection, "SELECT t::text FROM app.t AS t ORDER BY id") == rows
     assert query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2") == ids

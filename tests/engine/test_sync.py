@@ -310,3 +310,42 @@ def test_check_mode_shows_the_first_rows_that_differ(connection: Connection, lib
         ("id=8", "(row)", "0 rows", "1 rows"),
         ("id=9000", "(row)", "1 rows", "0 rows"),
     }
+
+
+@pytest.mark.parametrize("answer", ["set_null", "reject"])
+def test_orphans_are_answered_whichever_way_a_run_takes(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_BYTES", 0)
+    make_target(
+        connection,
+        "CREATE TABLE p (id integer PRIMARY KEY);"
+        "CREATE TABLE c (id integer PRIMARY KEY, p_id integer REFERENCES p, v text)",
+    )
+    path = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (id INTEGER PRIMARY KEY, p_id INTEGER, v TEXT)",
+        {
+            "p": [(number,) for number in range(100)],
+            "c": [(number, number % 101, f"value {number}") for number in range(1_010)],
+        },
+    )
+    group = make_group(path, {"source": "p"}, {"source": "c", "columns": {"p_id": {"orphan": answer}}})
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    left = 1_010 if answer == "set_null" else 1_000
+    assert [table["target_rows"] for table in report["tables"]] == [100, left]
+    kept = "original_value" if answer == "set_null" else "reject"
+    assert query(connection, f"SELECT count(*) FROM migration.{kept}") == [(10,)]
+    change(path, "UPDATE c SET v = 'changed' WHERE id = 5")
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert bool(moved(report)) == (answer == "set_null")  # what refers to a rejected row is not its own affair alone
+    prove_equal(connection, group, tmp_path)
+    # The missing row appears: rows that did not change themselves are orphans no more.
+    change(path, "INSERT INTO p VALUES (100)")
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert moved(report) == {}
+    assert [table["target_rows"] for table in report["tables"]] == [101, 1_010]
+    assert query(connection, "SELECT count(*) FROM app.c WHERE p_id = 100") == [(10,)]
+    assert query(connection, f"SELECT count(*) FROM migration.{kept}") == [(0,)]
+    prove_equal(connection, group, tmp_path)

@@ -371,6 +371,35 @@ CASES = [
         offends=("v", "w"),
         rejected=("id=2", "id=4"),
     ),
+    Case(
+        "same_key_twice",
+        "id INTEGER PRIMARY KEY, mail TEXT COLLATE NOCASE, part, year INTEGER",
+        "id integer PRIMARY KEY, mail text UNIQUE, part text, year integer, UNIQUE (part, year)",
+        [(1, "a@b", "x", 1), (2, "A@b", "x", 2), (3, "a@b", "y", 1), (4, None, None, 1), (5, None, None, 1),
+         (6, "c@d", "x", 1), (7, "e@f", "x", None), (8, "g@h", "x", None)],
+        policies={"mail": {"duplicate": "reject"}, "part": {"duplicate": "reject"}, "year": {"duplicate": "reject"}},
+        offends=("mail", "part+year"),
+        rejected=("id=3", "id=6"),
+    ),
+    Case(
+        "too_fine",
+        "id INTEGER PRIMARY KEY, rounded TEXT, cut TEXT, late TEXT",
+        "id integer PRIMARY KEY, rounded timestamptz, cut timestamp(0), late timestamptz",
+        [
+            (1, "2025-12-31 23:59:59.9999996", "2025-12-31 23:59:59.9", "9999-12-31 23:30:00-01:00"),
+            (2, "2025-12-31 23:59:59.999999", "2025-12-31 23:59:59", "9999-12-31 22:30:00-01:00"),
+        ],
+        policies={
+            "rounded": {"sub_microsecond": "round"},
+            "cut": {"sub_microsecond": "truncate"},
+            "late": {"out_of_range": "set_null", "unconvertible": "set_null"},
+        },
+        offends=("rounded", "cut", "late"),
+        stored=("SELECT id, rounded::text, cut::text, late::text FROM app.too_fine ORDER BY 1", [
+            (1, "2026-01-01 00:00:00+00", "2025-12-31 23:59:59", None),
+            (2, "2025-12-31 23:59:59.999999+00", "2025-12-31 23:59:59", "9999-12-31 23:30:00+00"),
+        ]),
+    ),
     # ------------------------------------------------ names and columns
     Case(
         "order",
