@@ -18,7 +18,10 @@ from .plan import TablePlan
 from .snapshot import Snapshot
 
 # Whatever decides how a value is moved or compared: kept rows are only good as long as it is the same.
-_DECIDING = ("canonical", "convert", "plain_rows", "plan", "policies", "prepare", "server_forms", "source", "verify")
+_DECIDING = (
+    "canonical", "convert", "duplicates", "plain_rows", "plan", "policies", "prepare", "selection", "server_forms",
+    "source", "verify",
+)  # fmt: skip
 
 
 def keep(snapshot: Snapshot, group_name: str) -> str:

@@ -119,8 +119,9 @@ class Sync:
         plans = [found.plan for found in changed]
         with closing(open_snapshot(self.old_snapshot)) as old:
             self._require_the_same_orphans(old)
-            after = self._prepare(self.snapshot, plans, [found.new for found in changed], "after", forms)
-            before = self._prepare(old, plans, [found.old for found in changed], "before", forms)
+            # What PostgreSQL's constraints would find in a real run, a dry run has to find itself.
+            after = self._prepare(self.snapshot, plans, [found.new for found in changed], "after", forms, not write)
+            before = self._prepare(old, plans, [found.old for found in changed], "before", forms, False)
             if any(table.rejected for table in (*after.tables, *before.tables)):
                 raise NeedsFullLoad("Rows were rejected.")
             sums = [
@@ -178,6 +179,7 @@ class Sync:
         rows: Sequence[Sequence[Any]],
         name: str,
         forms: ServerForms,
+        exact: bool,
     ) -> Prepared:
         """Convert the changed rows of one snapshot."""
         directory = self.directory / name
@@ -187,7 +189,7 @@ class Sync:
             plan.source.name: choose(snapshot, number, locators[plan.source.name], chosen)
             for number, (plan, chosen) in enumerate(zip(plans, rows, strict=True))
         }
-        return prepare(self.group, snapshot, plans, directory, forms, only=only)
+        return prepare(self.group, snapshot, plans, directory, forms, exact=exact, only=only)
 
     def _write(
         self, before: Prepared, after: Prepared, old_keys: Mapping[str, Sequence[str]]

@@ -349,3 +349,20 @@ def test_orphans_are_answered_whichever_way_a_run_takes(
     assert query(connection, "SELECT count(*) FROM app.c WHERE p_id = 100") == [(10,)]
     assert query(connection, f"SELECT count(*) FROM migration.{kept}") == [(0,)]
     prove_equal(connection, group, tmp_path)
+
+
+def test_check_mode_finds_new_orphans_and_doubled_keys(connection: Connection, library: Path, tmp_path: Path) -> None:
+    group = library_group(library)
+    rehearse(connection, group, tmp_path)
+    change(
+        library,
+        "UPDATE books SET author_id = 'nobody' WHERE id = 3;"
+        "DROP TABLE authors; CREATE TABLE authors (id TEXT PRIMARY KEY, name TEXT UNIQUE, born TIMESTAMP)",
+    )
+    with pytest.raises(MigrationError, match="refers to a row of authors that does not exist"):
+        rehearse(connection, group, tmp_path, check_mode=True)
+    change(library, "INSERT INTO authors SELECT DISTINCT author_id, author_id, NULL FROM books")
+    rehearse(connection, group, tmp_path)
+    change(library, "UPDATE books SET author_id = 'nobody else' WHERE id = 4")
+    with pytest.raises(MigrationError, match="1 row: id=4: 'nobody else'"):
+        rehearse(connection, group, tmp_path, check_mode=True)
