@@ -301,7 +301,7 @@ class _Export:
         _note_new_orphans(self.source, self.writer, orphans_before, offenders)
         offenders.require_none(self.group)
         sequences = _move_sequences(self.connection, self.writer, self.plans)
-        comparisons = self._prove(forms)
+        comparisons = self._prove(prepared, forms)
         _require_integrity(self.source, self.writer, self.frozen)
         return ExportReport(
             tuple(
@@ -330,18 +330,28 @@ class _Export:
                 raise
             return self._prepare(file, forms, exact=True)
 
-    def _prove(self, forms: ServerForms) -> list[Comparison]:
-        """Compare the copy with PostgreSQL as a migration would.
+    def _prove(self, prepared: Prepared, forms: ServerForms) -> list[Comparison]:
+        """Compare the copy with PostgreSQL.
 
+        First as a new migration would, which is fast. That may see a row that was rejected, or a value
+        that was repaired, and is right by now: the row it clashed with is another, say. So what counts is
+        the comparison in which the rejected rows are those of the move, and the repaired values too.
+
+        :param prepared: what is left of the frozen file's rejected rows and repaired values.
         :raises MigrationError: naming rows, columns and both values.
         """
-        comparisons = []
-        for exact in (False, True):
-            # What the fast way takes for plain may be what differs.
-            prepared = self._prepare(self.writer, forms, exact)
-            comparisons = compare_tables(self.connection, self.writer, prepared.tables)
+        try:
+            again = self._prepare(self.writer, forms)
+        except MigrationError:
+            pass
+        else:
+            comparisons = compare_tables(self.connection, self.writer, again.tables)
             if all(comparison.equal for comparison in comparisons):
                 return comparisons
+        as_moved = [replace(table, plain=None, odd_rows=max(1, table.source_rows)) for table in prepared.tables]
+        comparisons = compare_tables(self.connection, self.writer, as_moved)
+        if all(comparison.equal for comparison in comparisons):
+            return comparisons
         problems = []
         for table, comparison in zip(prepared.tables, comparisons, strict=True):
             mapping = table.plan.mapping
@@ -579,6 +589,9 @@ class _TableExport:
             "AND NOT EXISTS (SELECT 1 FROM target t WHERE t.key = s.key AND t.number = s.number)"
         )
         for (locator,) in work.execute(locators):
+            if self._prepared.changes:
+                # Another row may get its row id.
+                self._prepared.changes.pop(self._source_row(_locator_of(locator))[1], None)
             where, values = _where(self._locator, _locator_of(locator))
             try:
                 self._writer.execute(f"DELETE FROM {self._table} WHERE {where}", values)  # noqa: S608 (quoted)
@@ -648,7 +661,8 @@ class _TableExport:
         """Write the values of one row that differ."""
         row = self._shown(found)
         where, bound = _where(self._locator, change.locator or ())
-        before = self._source_fields(*self._source_row(change.locator or ()))
+        values, key = self._source_row(change.locator or ())
+        before = self._source_fields(values, key)
         new: dict[str, Value] = {}
         for index in self._written:
             known = before[index]
@@ -656,6 +670,10 @@ class _TableExport:
                 self._say(index, found, row, value_forms, new)
         if not new:
             return  # nothing, or what is computed from other columns: the proof names it
+        self._prepared.rejected.pop(key, None)
+        repaired = self._prepared.changes.get(key, {})
+        for name in repaired.keys() & new.keys():
+            del repaired[name]
         self._counts.updated += 1
         assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
         try:

@@ -350,6 +350,37 @@ def test_a_rejected_row_whose_key_was_used_since_takes_the_new_values(connection
     assert rows_of(copy, "SELECT * FROM t ORDER BY id") == [(1, 100), (2, "few"), (3, 3)]
 
 
+def test_rejected_rows_stay_when_nothing_is_in_their_way_any_more(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE p (id integer PRIMARY KEY, mail text UNIQUE);"
+        "CREATE TABLE c (id integer PRIMARY KEY, p integer REFERENCES p (id), q integer REFERENCES p (id))",
+    )
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY, mail TEXT);"
+        "CREATE TABLE c (id INTEGER PRIMARY KEY, p INTEGER, q INTEGER)",
+        {"p": [(1, "a@b"), (2, "a@b")], "c": [(1, 1, 1), (2, 77, 1), (3, 1, 77), (4, 1, 78)]},
+    )
+    group = make_group(
+        source,
+        {"source": "p", "columns": {"mail": {"duplicate": "reject"}}},
+        {"source": "c", "columns": {"p": {"orphan": "reject"}, "q": {"orphan": "set_null"}}},
+    )
+    rehearse(connection, group, tmp_path)
+    # Now the rejected p would be no duplicate, and the references to 77 and 78 no orphans.
+    execute(
+        connection,
+        "UPDATE app.p SET mail = 'other' WHERE id = 1; INSERT INTO app.p VALUES (77, 'late'), (78, 'later');"
+        "UPDATE app.c SET q = 77 WHERE id = 4",
+    )
+    report, copy = bring_back(connection, group)
+    assert counts(report) == {"p": (2, 1, 0), "c": (0, 1, 0)}
+    assert [table.kept_rows for table in report.tables] == [1, 1]
+    assert rows_of(copy, "SELECT * FROM p ORDER BY id") == [(1, "other"), (2, "a@b"), (77, "late"), (78, "later")]
+    assert rows_of(copy, "SELECT * FROM c ORDER BY id") == [(1, 1, 1), (2, 77, 1), (3, 1, 77), (4, 1, 77)]
+
+
 def test_rows_outside_the_filter_stay_and_new_ones_must_be_inside(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, gone integer, origin text NOT NULL)")
     source = make_source(
