@@ -114,21 +114,26 @@ def _empty(cursor: Any, plans: Sequence[TablePlan]) -> set[str]:
     :returns: the tables whose rows may be loaded as visible to all, since nobody can have seen them otherwise.
     """
     names = [plan.target.name for plan in plans]
-    cursor.execute(
-        sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.SQL(", ").join(map(table_name, names)))
-    )
     quoted = [table_name(name).as_string(cursor) for name in names]
     cursor.execute(
+        "SELECT c.relkind FROM unnest(%s::regclass[]) WITH ORDINALITY AS n (oid, position) "
+        "JOIN pg_class c ON c.oid = n.oid ORDER BY n.position",
+        (quoted,),
+    )
+    partitioned = {name for name, (kind,) in zip(names, cursor.fetchall(), strict=True) if kind == "p"}
+    # What inherits from an ordinary table is not its own; what is a part of a partitioned one is.
+    tables = sql.SQL(", ").join(
+        table_name(name) if name in partitioned else sql.SQL("ONLY {}").format(table_name(name)) for name in names
+    )
+    cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
+    cursor.execute(
         "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (%(names)s::regclass[]) "
-        "AND NOT conrelid = ANY (%(names)s::regclass[])",
+        "AND NOT conrelid = ANY (%(names)s::regclass[]) AND conparentid = 0",
         {"names": quoted},
     )
     if not first_row(cursor)[0]:
-        cursor.execute(sql.SQL("TRUNCATE TABLE ONLY {}").format(sql.SQL(", ").join(map(table_name, names))))
-        cursor.execute("SELECT oid FROM pg_class WHERE relkind = 'r' AND oid = ANY (%s::regclass[])", (quoted,))
-        ordinary = {oid for (oid,) in cursor.fetchall()}
-        cursor.execute("SELECT unnest(%s::regclass[])::oid", (quoted,))
-        return {name for name, (oid,) in zip(names, cursor.fetchall(), strict=True) if oid in ordinary}
+        cursor.execute(sql.SQL("TRUNCATE TABLE {}").format(tables))
+        return set(names) - partitioned
     # A table outside the group refers to one of these, which TRUNCATE refuses even if no row does.
     for name in reversed(names):
         cursor.execute(sql.SQL("DELETE FROM {}").format(table_name(name)))

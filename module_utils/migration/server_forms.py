@@ -73,7 +73,10 @@ class ServerForms:
         query = sql.SQL(
             "SELECT v, CASE WHEN v::{type}::text = v::{declared}::text THEN v::{type}::text END "
             "FROM unnest(%s::text[]) AS v"
-        ).format(type=sql.SQL(self._type_of(plan, column)), declared=sql.SQL(column.display_type))
+        ).format(
+            type=sql.SQL(self._type_of(plan, column).replace("%", "%%")),
+            declared=sql.SQL(column.display_type.replace("%", "%%")),
+        )
         pending = [askable] if askable else []
         while pending:
             part = pending.pop()

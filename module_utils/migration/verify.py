@@ -302,7 +302,7 @@ def _has_old_ids(connection: Connection, namespace: str) -> bool:
 
 def _target_query(plan: TablePlan, what: Composable, joins: Composable, only: Composable | None) -> Composable:
     """Return the query of something over the rows of the target."""
-    return sql.SQL("COPY (SELECT {} FROM ONLY {} AS t{}{}) TO STDOUT").format(
+    return sql.SQL("COPY (SELECT {} FROM {} AS t{}{}) TO STDOUT").format(
         what, table_name(plan.target.name), only or sql.SQL(""), joins
     )
 
@@ -420,7 +420,7 @@ class _Finder:
         """Yield the fields of the target's rows in one bucket."""
         plan = self._prepared.plan
         fields, joins = _target_fields(self._connection, plan)
-        wanted = sql.SQL("SELECT {} FROM ONLY {} AS t{} WHERE {} = {}").format(
+        wanted = sql.SQL("SELECT {} FROM {} AS t{} WHERE {} = {}").format(
             sql.SQL(", ").join(sql.SQL("concat({})").format(each) for each in fields),
             table_name(plan.target.name),
             joins,

@@ -157,3 +157,29 @@ def test_indexes_and_constraints_are_the_same_after_a_large_load(
     assert report["way"] == engine.PLAIN_ROWS
     assert all(key["valid"] and key["orphans"] == 0 for key in report["foreign_keys"])
     assert query(connection, catalog) == before
+
+
+def test_a_partitioned_target_takes_its_rows(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE t (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);"
+        "CREATE TABLE low PARTITION OF t FOR VALUES FROM (MINVALUE) TO (100);"
+        "CREATE TABLE high PARTITION OF t FOR VALUES FROM (100) TO (MAXVALUE);"
+        'CREATE TYPE "100% mood" AS ENUM (\'glad\'); ALTER TABLE t ADD m "100% mood"',
+    )
+    path = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, m TEXT)",
+        {"t": [(number, f"value {number}", "glad") for number in range(50, 150)]},
+    )
+    group = make_group(path, {"source": "t"})
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+    assert query(connection, "SELECT count(*) FROM ONLY app.high") == [(50,)]
+    with sqlite3.connect(path) as source:
+        source.execute("UPDATE t SET v = 'changed' WHERE id IN (60, 120)")
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["way"] == engine.CHANGED_ROWS
+    assert report["tables"][0]["equal"]
+    execute(connection, "UPDATE app.low SET v = 'x' WHERE id = 70")
+    found = engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
+    assert [(each["key"], each["column"]) for each in found] == [("id=70", "v")]
