@@ -36,8 +36,8 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 # The snapshot, and the spooled COPY data made from it, with room to spare.
 DISK_FACTOR = 3
 _CHUNK_BYTES = 1 << 20
-# Checking this much takes less time than a process takes to start.
-_CHECKED_AT_ONCE_BYTES = 8 << 20
+# Checking this much takes half a second at most; another process would need its memory beside ours.
+_CHECKED_AT_ONCE_BYTES = 128 << 20
 # How long to wait for a writer that holds the whole file.
 LOCK_TIMEOUT_SECONDS = 30.0
 

@@ -19,11 +19,12 @@ from .plain_rows import PlainRows, plain_rows
 from .plan import TablePlan
 from .prepare import PreparedTable
 from .snapshot import Snapshot
-from .source import open_snapshot
+from .source import count_rows, open_snapshot
 from .verify import RowSum, sum_plain_rows
 
 # A smaller source is hashed in less time than a process takes to start.
 FROM_BYTES = 32 << 20
+FROM_ROWS = 20_000
 # Longer than the line of any row whose values are plain would be in most tables.
 _LONGEST_LINE_BYTES = 4 << 20
 
@@ -127,10 +128,16 @@ def _sum_again(copy: Snapshot, rows: PlainRows, odd: str) -> RowSum:
         return sum_plain_rows(snapshot, replace(rows, odd=odd))
 
 
+def _holds_many_rows(copy: Snapshot, plans: Sequence[TablePlan]) -> bool:
+    """Return whether hashing takes its time: a few large values alone would only need memory twice."""
+    with closing(open_snapshot(copy.path)) as snapshot:
+        return any(count_rows(snapshot, plan.source) >= FROM_ROWS for plan in plans)
+
+
 @contextmanager
 def summing(snapshot: Snapshot, plans: Sequence[TablePlan]) -> Iterator[PlainSums]:
     """Start adding up, if there is enough to add up. The process ends with the block."""
-    if snapshot.size_bytes < FROM_BYTES:
+    if snapshot.size_bytes < FROM_BYTES or not _holds_many_rows(snapshot, plans):
         yield _Nothing()
         return
     process = _Process(snapshot, plans)

@@ -162,6 +162,7 @@ def test_a_lost_process_for_the_sums_only_costs_time(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_ROWS", 0)
     monkeypatch.setattr("ansible.module_utils.migration.source_sums._sum_all", lambda *_: os._exit(9))
     report = rehearse(connection, group, tmp_path)["report"]
     assert report["way"] == engine.PLAIN_ROWS

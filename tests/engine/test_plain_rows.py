@@ -101,6 +101,7 @@ def test_a_large_source_is_added_up_in_a_process_of_its_own(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
     monkeypatch.setattr(source_sums, "FROM_BYTES", 0)
+    monkeypatch.setattr(source_sums, "FROM_ROWS", 0)
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text, n integer)")
     rows = [(number, f"value {number}", 7.5 if number <= odd else number) for number in range(1, 3_001)]
     path = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, n)", {"t": rows})

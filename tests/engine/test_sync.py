@@ -317,6 +317,7 @@ def test_orphans_are_answered_whichever_way_a_run_takes(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_ROWS", 0)
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY);"
