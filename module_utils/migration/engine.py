@@ -27,7 +27,7 @@ from .connection import explained, first_row
 from .difference import TableDifference, difference
 from .errors import MigrationError, Problem, RowsRefused
 from .estate import Group
-from .load import load, read_sequences, set_sequences
+from .load import analyze, load, read_sequences, set_sequences
 from .names import table_name
 from .plan import TablePlan, plan_group
 from .prepare import PreparedTable, prepare
@@ -335,6 +335,8 @@ class _Run:
                 clock.log.expect({table.plan.target.name: table.rows for table in prepared.tables})
                 load(connection, self.group.name, self.copy.path, prepared, clock.log.advance)
                 sequences = set_sequences(connection, sequences)
+            with clock.step("statistics"):
+                analyze(connection, prepared)
             with clock.step("verify"):
                 comparisons = compare_tables(connection, self.source, prepared.tables, known)
                 _require_equal(self.group, [table.plan for table in prepared.tables], comparisons)

@@ -78,9 +78,14 @@ def load(
             for table in prepared.tables:
                 _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
         write_ledger(cursor, group_name, prepared)
-        with server_errors("collecting statistics", plans):
-            for name in names:
-                cursor.execute(sql.SQL("ANALYZE {}").format(table_name(name)))
+
+
+def analyze(connection: Connection, prepared: Prepared) -> None:
+    """Collect PostgreSQL's statistics of the loaded tables, which the proof and the services need next."""
+    plans = [table.plan for table in prepared.tables]
+    with connection.cursor() as cursor, server_errors("collecting statistics", plans):
+        for plan in plans:
+            cursor.execute(sql.SQL("ANALYZE {}").format(table_name(plan.target.name)))
 
 
 def _copy(cursor: Any, snapshot_path: Path, table: PreparedTable, freeze: bool, progress: Progress) -> None:

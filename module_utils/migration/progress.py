@@ -58,6 +58,7 @@ _STEPS = {
     "compare": "comparing the target with the source",
     "load": "loading",
     "index": "all rows are sent, indexes and constraints are made",
+    "statistics": "collecting statistics",
     "verify": "reading every row back",
     "commit": "committing",
 }

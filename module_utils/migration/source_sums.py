@@ -96,6 +96,8 @@ class _Process:
 
 def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pipe: Pipe) -> None:
     """Send the sums; the connection to PostgreSQL that was inherited is never touched."""
+    # The load goes first: only then is PostgreSQL never kept waiting for its rows.
+    os.nice(19)
     odd: Odd | None = None
     sums: Sums = {}
     supposed = []
