@@ -271,12 +271,12 @@ _STYLE = """
   --page: #f6f7f9; --card: #ffffff; --text: #14181f; --soft: #57606f; --line: #dfe3e9;
   --good: #116b3c; --good-soft: #e3f4ea; --bad: #a3151f; --bad-soft: #fde8e8; --wait: #7a4b00; --wait-soft: #fdf1dc;
   --source: #8d99ab; --target: #2a6fd6; --one: #2a6fd6; --two: #12927c; --three: #c77700; --four: #8a55c9;
-  --five: #b8396f; --six: #5d6b7c; }
+  --five: #b8396f; --six: #5d6b7c; --seven: #8a6d1f; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #11151b; --card: #1a2029; --text: #e8ecf2; --soft: #a4afbe; --line: #303945;
   --good: #6fd59c; --good-soft: #15301f; --bad: #ff9a98; --bad-soft: #3a181b; --wait: #f3c272; --wait-soft: #352812;
   --source: #77859a; --target: #6aa5f7; --one: #6aa5f7; --two: #45c4ad; --three: #eda84a; --four: #b992ec;
-  --five: #e884ad; --six: #97a5b7; } }
+  --five: #e884ad; --six: #97a5b7; --seven: #d9b95c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -325,8 +325,8 @@ ul, ol { padding-left: 1.2rem; margin: .4rem 0; }
 li { margin: .25rem 0; overflow-wrap: anywhere; }
 """
 # The steps of a load in their order: the ledger keeps them as JSON, which has none.
-_STEPS = ("snapshot", "profile", "compare", "load", "verify", "commit")
-_STEP_COLOURS = ("--one", "--two", "--three", "--four", "--five", "--six")
+_STEPS = ("snapshot", "profile", "compare", "load", "statistics", "verify", "commit")
+_STEP_COLOURS = ("--one", "--two", "--three", "--four", "--five", "--six", "--seven")
 _WIDTH = 1000
 _LABEL_WIDTH = 250
 _VALUE_WIDTH = 150
