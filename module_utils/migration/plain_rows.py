@@ -215,7 +215,7 @@ def _rule(column: ColumnPlan, affinity: str) -> _Rule | None:
     if column.kind == "text" and affinity != "TEXT":
         rule = replace(rule, odd=f"{rule.odd} OR typeof({name}) = 'real'")
     if column.options.policy("nul_character") != REFUSE:
-        rule = replace(rule, odd=f"{rule.odd} OR instr({name}, char(0)) > 0")
+        rule = replace(rule, odd=f"{rule.odd} OR {_holds_nul(name)}")
     return rule
 
 
@@ -275,11 +275,16 @@ def _timestamp(column: ColumnPlan, name: str) -> _Rule | None:
         return None
     # A time without a zone is written as it is: the session's zone is UTC.
     clock = f"{name} GLOB {_CLOCK} OR " if column.options.time_zone == "UTC" or column.type_name == "timestamp" else ""
-    return _Rule(f"{name} >= x'' OR NOT ({clock}{name} GLOB {_JAVASCRIPT})", name)
+    return _Rule(f"{name} >= x'' OR NOT ({clock}{name} GLOB {_JAVASCRIPT}) OR {_holds_nul(name)}", name)
 
 
 def _date(column: ColumnPlan, name: str) -> _Rule:
-    return _Rule(f"{name} >= x'' OR NOT {name} GLOB '????-??-??'", name)
+    return _Rule(f"{name} >= x'' OR NOT {name} GLOB '????-??-??' OR {_holds_nul(name)}", name)
+
+
+def _holds_nul(name: str) -> str:
+    """Return the SQL that is true for a text with U+0000, behind which GLOB and printf do not look."""
+    return f"instr({name}, char(0)) > 0"
 
 
 def _numeric(column: ColumnPlan, name: str) -> _Rule:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.module_utils.migration import engine, source_sums
+from ansible.module_utils.migration.errors import MigrationError
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -184,3 +185,20 @@ def test_a_partitioned_target_takes_its_rows(connection: Connection, tmp_path: P
     execute(connection, "UPDATE app.low SET v = 'x' WHERE id = 70")
     found = engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
     assert [(each["key"], each["column"]) for each in found] == [("id=70", "v")]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("local", "2025-12-16 05:51:27\x00lost"), ("local", JAVASCRIPT + "\x00lost"), ("day", "2025-12-16\x00lost"),
+        ("at", "2025-12-16 05:51:27\x00lost"), ("words", "a\x00lost"), ("doc", "{}\x00lost"),
+        ("tag", UUID + "\x00lost"),
+    ],
+)  # fmt: skip
+def test_nothing_behind_a_nul_character_is_lost(
+    connection: Connection, group: Any, tmp_path: Path, column: str, value: str
+) -> None:
+    with sqlite3.connect(group.source_path) as source:
+        source.execute(f"UPDATE t SET {column} = ? WHERE id = 2", (value,))
+    with pytest.raises(MigrationError, match="id=2"):
+        rehearse(connection, group, tmp_path)
