@@ -1,8 +1,9 @@
 """The ledger: schema ``migration`` in the target database, from which every decision is taken.
 
 ``schema_apply`` creates it. It holds the history of applied SQL files, the state of each cutover
-group, each run's counts and hashes, the id map, the rejected rows, and the original of every
-value that a policy changed or that has no column in the target.
+group, each run's counts and hashes, the id map, the rejected rows, the original of every value
+that a policy changed or that has no column in the target, the backups with the time at which each
+was proven to restore, and the daily checks of the soak time.
 """
 
 from __future__ import annotations
@@ -93,6 +94,22 @@ CREATE TABLE IF NOT EXISTS migration.original_value (
   reason text NOT NULL,
   value jsonb NOT NULL,
   PRIMARY KEY (group_name, source_table, row_key, column_name)
+);
+
+CREATE TABLE IF NOT EXISTS migration.backup (
+  name text PRIMARY KEY,
+  taken_at timestamptz NOT NULL,
+  verified_at timestamptz,
+  sha256 text NOT NULL,
+  manifest jsonb NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS migration.soak_check (
+  group_name text NOT NULL,
+  checked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  passed boolean NOT NULL,
+  findings jsonb NOT NULL,
+  PRIMARY KEY (group_name, checked_at)
 );
 """
     + CREATE_PROGRESS
