@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from ansible.module_utils.migration import engine
-from ansible.module_utils.migration.connection import connect
+from ansible.module_utils.migration.connection import Login, connect
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group, parse_group
-from ansible.module_utils.migration.export import ExportReport, export_changes
+from ansible.module_utils.migration.export import ExportReport, count_changes, export_changes
+from ansible.module_utils.migration.export import rehearse as rehearse_export
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -628,7 +629,7 @@ def test_a_failure_in_the_middle_leaves_the_copy_as_it_was(
     def fail(*_: Any) -> None:
         raise MigrationError("the power is gone")
 
-    monkeypatch.setattr("ansible.module_utils.migration.export._move_sequences", fail)
+    monkeypatch.setattr("ansible.module_utils.migration.export.move_sequences", fail)
     assert refusal(connection, estate) == "the power is gone"
 
 
@@ -636,7 +637,7 @@ def test_a_wrong_value_does_not_pass_the_proof(
     connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, "UPDATE app.notes SET body = 'right' WHERE id = 1")
-    monkeypatch.setattr("ansible.module_utils.migration.export._ValueForms.find", lambda *_: "wrong")
+    monkeypatch.setattr("ansible.module_utils.migration.export_values.ValueForms.find", lambda *_: "wrong")
     found = refusal(connection, estate)
     assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
 
@@ -792,3 +793,92 @@ def test_what_the_sample_estate_has_written_comes_back(schema_database: Any, tmp
             assert opened.execute(unchanged.format(table, table)).fetchall() == []
     kept = "SELECT agent_id FROM step_executions ORDER BY id"
     assert rows_of(copies["registry"], kept) == rows_of(Path(groups[0].source_path), kept)
+
+
+# ---------------------------------------------------------------- before the services stop
+
+
+def test_a_rehearsal_tells_the_same_and_leaves_nothing(connection: Connection, estate: Group, tmp_path: Path) -> None:
+    execute(connection, "UPDATE app.users SET name = 'Anna' WHERE name = 'Ann'; DELETE FROM app.notes WHERE id = 2")
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    report = rehearse_export(connection, estate, Path(estate.source_path), private)
+    assert counts(report) == {"users": (0, 1, 0), "notes": (0, 0, 1)}
+    assert list(private.iterdir()) == []
+    assert report == bring_back(connection, estate)[0]
+
+
+def test_the_rows_that_would_be_lost_are_counted_once_each(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection, "CREATE TABLE t (id integer PRIMARY KEY, v text, extra text DEFAULT 'no', made timestamptz)"
+    )
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)",
+        {"t": [(number, "same") for number in range(10)]},
+    )
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    assert count_changes(connection, group, source, tmp_path)["t"].total == 0
+    execute(
+        connection,
+        "UPDATE app.t SET v = 'other' WHERE id IN (1, 2); UPDATE app.t SET extra = 'yes' WHERE id IN (2, 3);"
+        "DELETE FROM app.t WHERE id = 4; INSERT INTO app.t VALUES (50, 'new', 'yes', now()), (51, 'new', 'no', NULL);"
+        "UPDATE app.t SET made = now() WHERE id = 5",
+    )
+    found = count_changes(connection, group, source, tmp_path)["t"]
+    assert (found.inserted, found.updated, found.deleted, found.unsaid, found.total) == (2, 2, 1, 2, 7)
+    assert "t ← app.t.extra: holds data, and the file has no such column (3 rows: id=2; id=" in refusal(
+        connection, group
+    )
+
+
+def test_a_snapshot_of_another_session_is_what_comes_back(connection: Connection, estate: Group, login: Login) -> None:
+    other = connect(login)
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_export_snapshot()")
+            (snapshot_id,) = cursor.fetchone() or ("",)
+        execute(connection, "UPDATE app.users SET name = 'Anna' WHERE name = 'Ann'")
+        frozen, copy = Path(estate.source_path), copy_of(estate)
+        assert not export_changes(connection, estate, frozen, copy, snapshot_id).changed
+        assert export_changes(connection, estate, frozen, copy).changed
+    finally:
+        other.close()
+
+
+def test_a_partitioned_table_comes_back(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE t (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);"
+        "CREATE TABLE t_low PARTITION OF t FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE t_high PARTITION OF t FOR VALUES FROM (10) TO (20)",
+    )
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)",
+        {"t": [(number, str(number)) for number in (1, 2, 11, 12)]},
+    )
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    assert not bring_back(connection, group)[0].changed
+    # Both parts hold a row at the same place.
+    execute(connection, "UPDATE app.t SET v = 'x' || id WHERE id IN (1, 11); DELETE FROM app.t WHERE id = 2")
+    report, copy = bring_back(connection, group)
+    assert counts(report) == {"t": (0, 2, 1)}
+    assert rows_of(copy, "SELECT * FROM t") == [(1, "x1"), (11, "x11"), (12, "12")]
+
+
+def test_a_row_that_loses_its_parent_is_named_though_another_finds_one(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection, "CREATE TABLE p (id integer PRIMARY KEY); CREATE TABLE c (id integer PRIMARY KEY, p integer)"
+    )
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (id INTEGER PRIMARY KEY, p INTEGER REFERENCES p (id))",
+        {"p": [(1,)], "c": [(1, 1), (2, 7)]},
+    )
+    group = make_group(source, {"source": "p"}, {"source": "c"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "UPDATE app.c SET p = CASE id WHEN 1 THEN 8 ELSE 1 END")
+    assert "p would refer to rows of p that do not exist (1 row: row 1)" in refusal(connection, group)
