@@ -29,7 +29,7 @@ LOCK_ATTEMPTS = 5
 
 # One line for each object in the schemas that the current role owns, the ledger's left out; of
 # schema public, which the database's owner does not own by name, its own tables.
-_DESCRIBE = """
+DESCRIBE_CATALOG = """
 WITH schemas AS (
   SELECT oid, nspname FROM pg_namespace
   WHERE pg_get_userbyid(nspowner) = current_user AND nspname NOT IN ('migration', 'public')
@@ -154,7 +154,7 @@ def describe_catalog(cursor: Cursor) -> list[str]:
     The search path is emptied for this transaction: names are written out in full, whoever asks.
     """
     cursor.execute("SELECT set_config('search_path', '', true)")
-    cursor.execute(_DESCRIBE)
+    cursor.execute(DESCRIBE_CATALOG)
     return sorted(row[0] for row in cursor.fetchall())
 
 

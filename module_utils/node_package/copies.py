@@ -1,0 +1,229 @@
+"""The copies of the package in the services' modules, read and written as each service's user."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..migration.errors import MigrationError, Problem
+from .source import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    LOAD_SECONDS,
+    SOURCE_HASH,
+    Source,
+    first_errors,
+    first_number,
+    output,
+    remove,
+    write,
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that gets a copy."""
+
+    name: str
+    account: pwd.struct_passwd
+    directory: Path
+
+    @property
+    def modules(self) -> Path:
+        """Return the directory of its modules."""
+        return self.directory / "node_modules"
+
+
+@contextmanager
+def acting_as(account: pwd.struct_passwd) -> Iterator[None]:
+    """Read and write files as another user: what root does in a user's directory, the user can lead elsewhere."""
+    if os.geteuid() == account.pw_uid:
+        yield
+        return
+    identity = (os.getgroups(), os.getegid(), os.geteuid())
+    os.setgroups([])
+    os.setegid(account.pw_gid)
+    os.seteuid(account.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(identity[2])
+        os.setegid(identity[1])
+        os.setgroups(identity[0])
+
+
+def check_host(source: Source, requested: Sequence[Mapping[str, str]], node: str | None) -> list[Service]:
+    """Return the services, after a look at everything that they and the build need.
+
+    :raises MigrationError: with every problem on this host.
+    """
+    problems = []
+    version = "" if node is None else output(node, "--version").removeprefix("v")
+    if first_number(version) < source.node_major:
+        what = f"has Node.js {version}" if version else "has no Node.js"
+        problems.append(Problem("this host", what, f"Install Node.js {source.node_major} or later"))
+    services = []
+    for entry in requested:
+        try:
+            account = pwd.getpwnam(entry["user"])
+        except KeyError:
+            problems.append(
+                Problem(entry["name"], f"its user {entry['user']} does not exist", "Correct its user in the estate")
+            )
+            continue
+        service = Service(entry["name"], account, Path(entry["directory"]))
+        found = _check_service(service, source)
+        problems.extend(found)
+        if not found:
+            services.append(service)
+    if problems:
+        raise MigrationError(f"{source.name} cannot be put into the services.", problems)
+    return services
+
+
+def _check_service(service: Service, source: Source) -> list[Problem]:
+    """Return what keeps a service from using the package."""
+    if os.geteuid() not in (0, service.account.pw_uid):
+        return [Problem(service.name, "only root can act as its user", "Run the play with become: true")]
+    problems = []
+    with acting_as(service.account):
+        if not service.directory.is_dir():
+            return [
+                Problem(service.name, f"{service.directory} is no directory", "Correct its directory in the estate")
+            ]
+        for module, major in source.needed_modules.items():
+            path = service.modules / module / "package.json"
+            try:
+                found = str(json.loads(path.read_text(encoding="utf-8"))["version"])
+            except (OSError, ValueError, KeyError, TypeError):
+                found = ""
+            if first_number(found) != major:
+                what = f"has {module} {found}" if found else f"has no {module} in {service.modules}"
+                fix = f"As {service.account.pw_name}, in {service.directory}: npm install {module}@{major}"
+                problems.append(Problem(service.name, what, fix))
+    return problems
+
+
+def _unfinished_copies(service: Service, name: str) -> list[Path]:
+    """Return what installations that were killed have left in a service."""
+    return list(service.modules.glob(f".{name}-copy-*"))
+
+
+def read_copy(service: Service, name: str) -> dict[str, bytes] | None:
+    """Return the content of a service's copy: None if there is none, nothing if it is not as we would install it."""
+    content = {}
+    if _unfinished_copies(service, name):
+        return {}
+    root = service.modules / name
+    with acting_as(service.account):
+        try:
+            for path in (root, *root.rglob("*")):
+                status = path.lstat()
+                kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+                expected = {stat.S_IFDIR: DIRECTORY_MODE, stat.S_IFREG: FILE_MODE}
+                if status.st_uid != service.account.pw_uid or expected.get(kind) != mode:
+                    return {}
+                if kind == stat.S_IFREG:
+                    content[path.relative_to(root).as_posix()] = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return {}
+    return content
+
+
+def label_of(content: Mapping[str, bytes] | None) -> str:
+    """Return version and source of a package in a few words."""
+    if content is None:
+        return "none"
+    try:
+        version = json.loads(content["package.json"])["version"]
+    except (KeyError, TypeError, ValueError):
+        return "not as it was built"
+    return f"{version}, source {content.get(SOURCE_HASH, b'unknown').decode(errors='replace')[:12]}"
+
+
+def install(services: Sequence[Service], content: Mapping[str, bytes], name: str, node: str) -> None:
+    """Put a copy into each service, once all of them have been seen to load.
+
+    :raises MigrationError: with every service in which it cannot be written or loaded; none is changed then.
+    """
+    staged: dict[Service, Path] = {}
+    problems = []
+    try:
+        for service in services:
+            try:
+                staged[service] = _stage(service, content, name)
+            except OSError as error:
+                fix = f"Let {service.account.pw_name} write there, then run again"
+                problems.append(Problem(service.name, f"{service.modules}: {error.strerror}", fix))
+                continue
+            problems.extend(_load(service, staged[service], node))
+        if problems:
+            raise MigrationError(f"{name} cannot be put into the services; none was changed.", problems)
+        for service, path in staged.items():
+            _swap(service, path, name)
+    finally:
+        for path in staged.values():
+            remove(path)
+
+
+def _stage(service: Service, content: Mapping[str, bytes], name: str) -> Path:
+    """Write the copy beside its place, under a name that neither Node.js nor npm looks at."""
+    for unfinished in _unfinished_copies(service, name):
+        remove(unfinished)
+    with acting_as(service.account):
+        path = Path(tempfile.mkdtemp(prefix=f".{name}-copy-", dir=service.modules))
+        try:
+            write(path, content)
+        except OSError:
+            remove(path)
+            raise
+    return path
+
+
+def _load(service: Service, path: Path, node: str) -> list[Problem]:
+    """Load the copy as the service would, with the service's own modules; return what is wrong."""
+    account = service.account
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    try:
+        result = subprocess.run(
+            [node, "--eval", "require(process.argv[1])", str(path)],
+            cwd=service.directory,
+            env={"HOME": account.pw_dir, "PATH": "/usr/local/bin:/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=LOAD_SECONDS,
+            **identity,
+        )
+        what = first_errors(result.stderr) if result.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        what = str(error)
+    fix = f"As {account.pw_name}, in {service.directory}: npm ls pg"
+    return [Problem(service.name, f"cannot load it: {what}", fix)] if what else []
+
+
+def _swap(service: Service, path: Path, name: str) -> None:
+    """Put the new copy in the place of the old one, if there is one."""
+    target = service.modules / name
+    replaced = path.with_name(f"{path.name}-replaced")
+    with acting_as(service.account):
+        if os.path.lexists(target):
+            target.rename(replaced)
+        path.rename(target)
+    # As root, if we are: somebody may have installed the old copy as root. What it links to stays.
+    remove(replaced)
