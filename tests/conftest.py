@@ -31,6 +31,7 @@ sys.path.extend(str(path) for path in sorted(PROJECT.glob("roles/*/library")))
 
 from ansible.module_utils.migration import ledger  # noqa: E402 (needs the path above)
 from ansible.module_utils.migration.connection import Login, connect  # noqa: E402
+from ansible.module_utils.node_package.shared_statements import SHARED_STATEMENTS  # noqa: E402
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -186,3 +187,26 @@ def schema_database(server: Server, schema_template: str) -> Iterator[Login]:
     """The migrator's login to a fresh database that holds the ledger and the plan's empty tables."""
     for name in _make_database(server, schema_template):
         yield replace(server.superuser, database=name, user=MIGRATOR, session_role=OWNER)
+
+
+@pytest.fixture(scope="session")
+def build_library() -> Callable[[str, str], None]:
+    """Return a function that builds the services' library in a directory of a container, with its tests' needs."""
+    source = PROJECT / "roles" / "shared_library" / "files" / "db"
+    carried = {f"migrations/{path.name}": path.read_text() for path in (PROJECT / "files" / "sql").glob("*.sql")}
+
+    def build(container: str, directory: str) -> None:
+        def run(command: str, text: str = "") -> None:
+            where = ["docker", "exec", "--interactive", "--workdir", directory, container]
+            result = subprocess.run(
+                [*where, "sh", "-ec", command], input=text, capture_output=True, text=True, check=False
+            )
+            assert result.returncode == 0, result.stdout + result.stderr
+
+        subprocess.run(["docker", "cp", str(source), f"{container}:{directory}"], check=True, capture_output=True)
+        run("rm -rf node_modules dist dist-test ledger migrations; mkdir ledger migrations")
+        for path, content in {**carried, **SHARED_STATEMENTS}.items():
+            run(f"cat > {path}", content)
+        run("npm ci --ignore-scripts --prefer-offline --no-audit --no-fund && npm run build")
+
+    return build

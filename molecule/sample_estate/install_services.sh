@@ -14,7 +14,7 @@ as_swarm() {
 for service in "${services[@]}"; do
   directory=/opt/$service
   install --directory --owner=swarm --group=swarm "$directory"
-  install --owner=swarm --group=swarm --mode=0644 services/*.js services/"$service"/{package.json,*.js} "$directory"
+  install --owner=swarm --group=swarm --mode=0644 services/*.js services/"$service"/*.* "$directory"
   install --owner=swarm --group=swarm --mode=0600 services/"$service"/.env "$directory"
   if [ ! -d "$directory/node_modules" ]; then
     cp -a node_modules "$directory/node_modules.unfinished"

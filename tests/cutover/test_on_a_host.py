@@ -208,7 +208,7 @@ def dry_run_on_a_bare_host() -> Iterator[str]:
     """
     play("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
     output = play(CUTOVER, "--check", "--diff") + play(ROLLBACK, "--check", "--diff")
-    play("playbooks/1_infrastructure.yml", REHEARSAL)
+    play("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml", REHEARSAL)
     yield output
     play("molecule/destroy.yml")
 

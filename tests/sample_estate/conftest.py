@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from ansible.module_utils.migration import engine
 from ansible.module_utils.migration.connection import connect
 from ansible.module_utils.migration.estate import Group, parse_group
 
-from .services import Service
+from .services import NODE_MODULES, Service
 
 if TYPE_CHECKING:
     from ansible.module_utils.migration.connection import Login
@@ -55,8 +55,10 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def services_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A container with Node and the services' dependencies, and a directory that both it and the tests see.
+def services_host(
+    tmp_path_factory: pytest.TempPathFactory, build_library: Callable[[str, str], None]
+) -> Iterator[tuple[str, Path]]:
+    """A container with Node, the services' dependencies and their library, and a directory that the tests see too.
 
     It shares the machine's network: the services reach the tests' PostgreSQL, and the tests reach the services.
     """
@@ -70,6 +72,10 @@ def services_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
     name = f"sample-estate-{os.getpid()}"
     options = ["--detach", "--rm", "--init", "--name", name, "--network", "host", "--volume", f"{shared}:{shared}"]
     subprocess.run(["docker", "run", *options, image, "sleep", "infinity"], check=True, capture_output=True)
+    build_library(name, "/srv/db")
+    package = f"{NODE_MODULES}/swarm-shared-db"
+    install = f"mkdir {package} && cp -r package.json dist ledger migrations {package}"
+    subprocess.run(["docker", "exec", "--workdir", "/srv/db", name, "sh", "-c", install], check=True)
     yield name, shared
     subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
 

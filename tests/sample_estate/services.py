@@ -40,9 +40,11 @@ class Service:
     def run(self) -> subprocess.Popen[str]:
         """Start the process, which writes its id to a file."""
         self.port = free_port()
-        variables = {**self.environment, "PORT": str(self.port), "NODE_PATH": NODE_MODULES}
+        variables = {**self.environment, "PORT": str(self.port)}
         options = [option for name, value in variables.items() for option in ("--env", f"{name}={value}")]
-        command = ["sh", "-c", "echo $$ > process-id; exec node server.js"]
+        script = next(self.directory.glob("server.*js")).name
+        # A link, because ECMAScript modules do not look at NODE_PATH.
+        command = ["sh", "-c", f"ln -sfn {NODE_MODULES} node_modules; echo $$ > process-id; exec node {script}"]
         self.process = subprocess.Popen(
             ["docker", "exec", "--workdir", str(self.directory), *options, self.container, *command],
             stdout=subprocess.PIPE,

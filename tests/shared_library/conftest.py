@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.node_package.shared_statements import SHARED_STATEMENTS
 
 if TYPE_CHECKING:
     from ansible.module_utils.migration.connection import Login
@@ -61,7 +60,7 @@ class Library:
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+def library(tmp_path_factory: pytest.TempPathFactory, build_library: Callable[[str, str], None]) -> Iterator[Library]:
     """The library with its development dependencies, compiled."""
     build = [sys.executable, str(ROOT / "molecule/test_host/build.py")]
     image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.split()[-1]
@@ -71,16 +70,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     options = ["--detach", "--rm", "--init", "--name", container, "--network", "host", "--volume", f"{shared}:{shared}"]
     subprocess.run(["docker", "run", *options, image, "sleep", "infinity"], check=True, capture_output=True)
     try:
-        subprocess.run(["docker", "cp", str(PACKAGE), f"{container}:{DIRECTORY}"], check=True, capture_output=True)
-        made = Library(container, shared)
-        carried = dict(SHARED_STATEMENTS)
-        carried |= {f"migrations/{path.name}": path.read_text() for path in (ROOT / "files/sql").glob("*.sql")}
-        script = ["rm -rf node_modules dist dist-test ledger migrations", "mkdir ledger migrations"]
-        script += ["npm ci --ignore-scripts --prefer-offline --no-audit --no-fund", "npm run build"]
-        result = made.run("sh", "-ec", "; ".join(script))
-        assert result.returncode == 0, result.stdout + result.stderr
-        for path, content in carried.items():
-            assert made.run("sh", "-c", f"cat > {path}", given=content).returncode == 0
-        yield made
+        build_library(container, DIRECTORY)
+        yield Library(container, shared)
     finally:
         subprocess.run(["docker", "rm", "--force", container], check=True, capture_output=True)

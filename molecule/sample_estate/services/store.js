@@ -176,21 +176,16 @@ class SqliteStore extends Store {
 }
 
 class PostgresqlStore extends Store {
-  constructor(service, poolSize) {
+  constructor(service, createPool) {
     super();
     this.name = 'postgresql';
-    const { Pool } = require('pg');
-    this.pool = new Pool({
-      // Without it pg reads PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD.
-      ...(process.env.DATABASE_URL ? { connectionString: process.env.DATABASE_URL } : {}),
-      application_name: service,
-      max: poolSize,
-      idleTimeoutMillis: 30000,
-      connectionTimeoutMillis: 2000,
-      query_timeout: ANSWER_TIMEOUT_MS,
+    // The library reads the connection and the size of the pool from the environment.
+    this.pool = createPool({
+      applicationName: service,
+      queryTimeoutMilliseconds: ANSWER_TIMEOUT_MS,
+      // The server has closed an idle connection; the pool opens another when it is needed.
+      report: (error) => console.error(`lost an idle connection: ${error.message}`),
     });
-    // The server has closed an idle connection; the pool opens another when it is needed.
-    this.pool.on('error', (error) => console.error(`lost an idle connection: ${error.message}`));
   }
 
   prepare(table, change) {
@@ -242,17 +237,22 @@ const insert = (table, row) => ({ kind: 'insert', table, row });
 const update = (table, where, row) => ({ kind: 'update', table, where, row });
 const remove = (table, where) => ({ kind: 'remove', table, where });
 
-// Open the store that the environment names; end the process if that is a file that cannot be opened.
-function openStore({ service, sqlitePath, writeAheadLog }) {
-  if (process.env.PGHOST || process.env.DATABASE_URL) {
-    return new PostgresqlStore(service, Number(process.env.DATABASE_POOL_SIZE || 5));
-  }
+// Return whether the environment names PostgreSQL, not the service's own file.
+const usesPostgresql = () => Boolean(process.env.PGHOST || process.env.DATABASE_URL);
+
+// Loaded only here: a service on SQLite runs before the library is on its host, and a service on PostgreSQL does not
+// start without it.
+const createSharedPool = (options) => require('swarm-shared-db').createPool(options);
+
+// Open the store that the environment names; end the process if that cannot be done.
+function openStore({ service, sqlitePath, writeAheadLog, createPool = createSharedPool }) {
+  const postgresql = usesPostgresql();
   try {
-    return new SqliteStore(sqlitePath, writeAheadLog);
+    return postgresql ? new PostgresqlStore(service, createPool) : new SqliteStore(sqlitePath, writeAheadLog);
   } catch (error) {
-    console.error(`${service} cannot open ${sqlitePath}: ${error.message}`);
+    console.error(`${service} cannot open ${postgresql ? 'PostgreSQL' : sqlitePath}: ${error.message}`);
     process.exit(1);
   }
 }
 
-module.exports = { RequestError, TABLES, insert, openStore, remove, update };
+module.exports = { RequestError, TABLES, insert, openStore, remove, update, usesPostgresql };

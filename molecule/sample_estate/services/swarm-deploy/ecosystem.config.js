@@ -4,7 +4,7 @@ module.exports = {
   apps: [
     {
       name: 'swarm-deploy',
-      script: 'server.js',
+      script: 'server.mjs',
       cwd: __dirname,
       kill_timeout: 5000,
     },

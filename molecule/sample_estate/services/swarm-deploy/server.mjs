@@ -1,13 +1,24 @@
-'use strict';
-// The history of deployments.
-require('dotenv').config({ quiet: true });
-const crypto = require('node:crypto');
-const { insert, openStore, remove, update } = require('./store');
-const { found, required, serve } = require('./serve');
+// The history of deployments. The one service of ECMAScript modules.
+import crypto from 'node:crypto';
+import dotenv from 'dotenv';
+import serving from './serve.js';
+import stores from './store.js';
+
+const { insert, openStore, remove, update, usesPostgresql } = stores;
+const { found, required, serve } = serving;
+
+dotenv.config({ quiet: true });
 
 const STAGES = ['queued', 'build', 'deploy', 'health_check'];
 
-const store = openStore({ service: 'swarm-deploy', sqlitePath: process.env.DB_PATH, writeAheadLog: true });
+// Imported only on PostgreSQL: a service on SQLite runs before the library is on its host.
+const { createPool } = usesPostgresql() ? await import('swarm-shared-db') : {};
+const store = openStore({
+  service: 'swarm-deploy',
+  sqlitePath: process.env.DB_PATH,
+  writeAheadLog: true,
+  createPool,
+});
 
 // A sample deployment has nothing to build: every stage succeeds at once.
 async function recordDeployment({ body }) {
