@@ -92,6 +92,10 @@ class Estate:
     environment: dict[str, str]
     started: list[Service] = field(default_factory=list)
 
+    def run(self, *command: str) -> None:
+        """Run a command in the container."""
+        subprocess.run(["docker", "exec", self.container, *command], check=True)
+
     def start(self, name: str, **environment: str) -> Service:
         """Start a service and wait until it listens."""
         service = self.prepare(name, **environment)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible.module_utils.migration.connection import connect
 
-from .conftest import Estate, migrate
-from .services import free_port
+from .conftest import Estate, connection_variables, migrate
+from .services import NODE_MODULES, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,3 +223,20 @@ def test_a_service_opens_no_more_connections_than_its_pool_may(
         row = cursor.fetchone()
     assert row is not None
     assert 1 <= row[0] <= 2
+
+
+@pytest.mark.parametrize("name", ["swarm-registry", "swarm-deploy"])
+def test_only_a_service_on_postgresql_needs_the_library(
+    sqlite_estate: Estate, schema_database: Login, name: str
+) -> None:
+    library = f"{NODE_MODULES}/swarm-shared-db"
+    sqlite_estate.run("mv", library, "/srv/hidden")
+    try:
+        on_sqlite = sqlite_estate.start(name)
+        assert on_sqlite.get("/health")["store"] == "sqlite"
+        on_sqlite.stop()
+        output, _ = sqlite_estate.prepare(name, **connection_variables(schema_database)).run().communicate(timeout=30)
+        assert "swarm-shared-db" in output
+        assert str(schema_database.password) not in output
+    finally:
+        sqlite_estate.run("mv", "/srv/hidden", library)

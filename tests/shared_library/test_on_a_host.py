@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ansible.module_utils.migration import schema
 from ansible.module_utils.migration.connection import connected
 from ansible.module_utils.migration.schema_files import read_files
 
+from .conftest import url_of
 from .row_types import TYPESCRIPT
 from .tls_proxy import make_certificate, tls_in_front_of
 
@@ -116,11 +118,6 @@ def javascript(source: str, *options: str, **environment: str) -> Any:
     result = subprocess.run([*command, *options, "--eval", source], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
-
-
-def url_of(login: Login, port: int | None = None, options: str = "") -> str:
-    """Return the address of a database as a service has it in its environment."""
-    return f"postgresql://{login.user}:{login.password}@{login.host}:{port or login.port}/{login.database}{options}"
 
 
 # ---------------------------------------------------------------- the role
@@ -333,6 +330,8 @@ def test_a_pool_opens_no_more_connections_than_it_may(
         ({}, "PGPASSWORD"),
         ({"PGPASSWORD": "kept-secret", "PGPORT": "kept-secret"}, "PGPORT"),
         ({"PGPASSWORD": "kept-secret", "DATABASE_POOL_SIZE": "-kept-secret"}, "DATABASE_POOL_SIZE"),
+        ({"DATABASE_URL": "kept-secret"}, "DATABASE_URL"),
+        ({"PGPASSWORD": "kept-secret", "PGHOST": "elsewhere", "PGSSLROOTCERT": "/kept-secret"}, "PGSSLROOTCERT"),
     ],
 )
 def test_wrong_settings_are_named_without_their_values(environment: dict[str, str], named: str) -> None:
@@ -360,6 +359,42 @@ def test_tls_is_verified_when_the_address_says_so(schema_database: Login, tmp_pa
         assert ask(port, certificate) == 1
         assert ask(port, stranger) == "DEPTH_ZERO_SELF_SIGNED_CERT"
     assert ask(schema_database.port, certificate) == "The server does not support SSL connections"
+
+
+def test_the_certificate_of_a_server_on_another_host_is_verified_unless_told_otherwise(
+    schema_database: Login, tmp_path: Path
+) -> None:
+    name = "database.example"
+    certificate, key = make_certificate(tmp_path, "server", name)
+    for path in (certificate, make_certificate(tmp_path, "stranger", name)[0]):
+        subprocess.run(["docker", "cp", str(path), f"{CONTAINER}:/srv/{path.name}"], check=True, capture_output=True)
+    on_host(f"chmod 0644 /srv/*.pem; grep -q {name} /etc/hosts || echo 127.0.0.1 {name} >> /etc/hosts")
+    login = replace(schema_database, host=name)
+
+    def ask(port: int, pool: str = "", **environment: str) -> Any:
+        source = f"""const pool = require('swarm-shared-db').createPool({pool});
+          pool.query('SELECT 1 AS one').then(({{ rows }}) => rows[0].one, (error) => error.code || error.message)
+            .then((result) => {{ console.log(JSON.stringify(result)); return pool.end(); }});"""
+        by_parts = {"PGHOST": name, "PGPORT": str(port), "PGDATABASE": login.database, "PGUSER": login.user}
+        by_parts["PGPASSWORD"] = str(login.password)
+        answers = [
+            javascript(source, **connection, **environment)
+            for connection in ({"DATABASE_URL": url_of(login, port)}, by_parts)
+        ]
+        assert answers[0] == answers[1]
+        return answers[0]
+
+    with tls_in_front_of(schema_database.port, certificate, key) as port:
+        assert ask(port) == "DEPTH_ZERO_SELF_SIGNED_CERT"
+        assert ask(port, PGSSLROOTCERT="/srv/stranger.pem") == "DEPTH_ZERO_SELF_SIGNED_CERT"
+        assert ask(port, PGSSLROOTCERT="/srv/server.pem") == 1
+        assert ask(port, NODE_EXTRA_CA_CERTS="/srv/server.pem") == 1
+        assert ask(port, PGSSLMODE="no-verify") == 1
+    refused = "The server does not support SSL connections"
+    assert ask(schema_database.port) == refused
+    assert ask(schema_database.port, PGSSLROOTCERT="/srv/server.pem") == refused
+    assert ask(schema_database.port, "{ verifyTls: false }") == 1
+    assert ask(schema_database.port, PGSSLMODE="disable") == 1
 
 
 STATUS = """
@@ -405,11 +440,11 @@ def test_whatever_schema_apply_would_refuse_is_refused(applied: Callable[..., di
     )
     assert answer["applied"] == ["004_verification_schema.sql"]
     assert answer["pending"] == ["001_auth_schema.sql"]
-    assert answer["problems"] == [
-        "001_auth_schema.sql is new, but a file with a higher number is applied already",
+    assert sorted(answer["problems"]) == [
+        "001_auth_schema.sql is new, but 009_x.sql with a higher number is applied already",
         "002_registry_schema.sql was edited after it was applied",
         "003_deploy_schema.sql was applied under the name 003_other.sql",
-        "009_x.sql was applied and is missing here",
+        "009_x.sql was applied and is missing now",
     ]
     assert all(problem in answer["refusal"] for problem in answer["problems"])
 

@@ -20,10 +20,11 @@ from cryptography.x509.oid import NameOID
 _DEMAND = bytes.fromhex("0000000804d2162f")
 
 
-def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """Write a certificate for 127.0.0.1 that is its own authority, and its key; return both paths."""
+def make_certificate(directory: Path, name: str, host: str = "") -> tuple[Path, Path]:
+    """Write a certificate for 127.0.0.1 or a host that is its own authority, and its key; return both paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    valid_for = x509.DNSName(host) if host else x509.IPAddress(ip_address("127.0.0.1"))
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -34,7 +35,7 @@ def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([valid_for]), critical=False)
         .sign(key, hashes.SHA256())
     )
     paths = directory / f"{name}.pem", directory / f"{name}.key"
