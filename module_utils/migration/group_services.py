@@ -1,0 +1,123 @@
+"""The services of a cutover group and the file they share: stop, settings, start, and the file at rest."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from . import dotenv_file, open_files
+from .cutover_checks import Checked, EnvFile, Settings
+from .errors import MigrationError, Problem
+from .estate import Group, Service
+from .service_health import POSTGRESQL, Watcher
+
+
+def watch(group: Group, checked: Checked, settings: Settings) -> Watcher:
+    """Return a watcher of a group's services."""
+    return Watcher(group, checked.daemons, settings.services_login, settings.role_passwords)
+
+
+def stop(services: Iterable[Service], checked: Checked) -> None:
+    """Stop services, those of one user with one call."""
+    for user, pm2 in checked.daemons.items():
+        pm2.stop(service.name for service in services if service.user == user)
+
+
+def start(services: Iterable[Service], checked: Checked) -> None:
+    """Delete services from pm2's list and start them from their ecosystem files, all at the same time.
+
+    A variable that pm2 has cached would beat the ``.env``, and only ``delete`` makes it forget.
+    """
+    services = list(services)
+    for user, pm2 in checked.daemons.items():
+        pm2.delete(service.name for service in services if service.user == user)
+    with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
+        for started in [
+            pool.submit(checked.daemons[service.user].start, service.ecosystem_path, service.name)
+            for service in services
+        ]:
+            started.result()
+
+
+def save(group: Group, checked: Checked, settings: Settings, check_mode: bool = False) -> bool:
+    """Let pm2 write its list for the next boot where that would change it, and return whether it was changed."""
+    changed = False
+    for user, pm2 in checked.daemons.items():
+        services = [service for service in group.services if service.user == user]
+        secrets = [settings.role_passwords.get(service.database_role, "") for service in services]
+        changed |= pm2.save([service.name for service in services], secrets, check_mode)
+    return changed
+
+
+def write_env_files(env_files: Iterable[EnvFile], store: str) -> None:
+    """Write the dotenv files for a store, where they are not already so."""
+    for entry in env_files:
+        text = entry.on_postgresql if store == POSTGRESQL else entry.on_sqlite
+        path, user = entry.service.env_path, entry.service.user
+        if dotenv_file.read(path, user) != text or dotenv_file.mode_of(path) != 0o600:
+            dotenv_file.write(path, text, user)
+
+
+def diff(env_files: Iterable[EnvFile], to: str) -> list[dict[str, str]]:
+    """Return each dotenv file before and after, for ``--diff``, with every secret masked."""
+    return [
+        {
+            "before_header": entry.service.env_path,
+            "after_header": entry.service.env_path,
+            "before": dotenv_file.masked(entry.text),
+            "after": dotenv_file.masked(entry.on_postgresql if to == POSTGRESQL else entry.on_sqlite),
+        }
+        for entry in env_files
+    ]
+
+
+def wait_until_closed(path: str, timeout: float) -> None:
+    """Wait until no process has the file open any more.
+
+    :raises MigrationError: naming the processes that still have it open after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        holders = open_files.find_holders(path)
+        if not holders:
+            return
+        if time.monotonic() > deadline:
+            raise MigrationError(
+                f"{path} is still open {timeout:g} seconds after its services were stopped.",
+                [
+                    Problem(
+                        holder.path,
+                        f"process {holder.pid} ({holder.command}) has it open",
+                        "End this process, or raise service_env_stop_timeout",
+                    )
+                    for holder in holders
+                ],
+            )
+        time.sleep(0.1)
+
+
+def checkpoint(path: Path) -> None:
+    """Bring every row of the write-ahead log or a hot journal into the file, so that it is complete by itself.
+
+    :raises MigrationError: if rows are left in the log.
+    """
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=10)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if not has_no_log(path):
+        raise MigrationError(
+            f"The write-ahead log of {path} cannot be emptied.",
+            [Problem(f"{path}-wal", "rows are left in it", "Find out who has the file open (fuser), then run again")],
+        )
+
+
+def has_no_log(path: Path) -> bool:
+    """Return whether no row is kept beside the file."""
+    log = Path(f"{os.path.realpath(path)}-wal")
+    return not log.exists() or log.stat().st_size == 0
