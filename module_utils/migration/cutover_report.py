@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from . import ledger
+from . import frozen_file, ledger, way_back
 from .estate import Group
 from .service_health import POSTGRESQL, Health
 
@@ -71,3 +71,6 @@ def record_cutover(connection: Connection, group: Group, started_at: datetime, r
     ledger.record_run(connection, group.name, KIND, started_at, entry)
     ledger.merge_detail(connection, group.name, {PROVEN: True})
     connection.commit()
+    record = ledger.read_group(connection, group.name, group.source_path)
+    connection.rollback()
+    frozen_file.forget_old(group.source_path, way_back.read(record))

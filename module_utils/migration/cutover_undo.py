@@ -114,6 +114,11 @@ def written_until_stopped(
 
     A session that does not end counts as written: nobody knows what it will commit.
     """
+    return sessions_left(connection, group, checked, settings) or written_since(connection, group, record)
+
+
+def sessions_left(connection: Connection, group: Group, checked: Checked, settings: Settings) -> list[Problem]:
+    """Wait until the server has ended the sessions of stopped services, and name those that are left."""
     with closing(watch(group, checked, settings)) as watcher:
         try:
             left = watcher.wait_for_sessions(settings.stop_timeout)
@@ -123,7 +128,7 @@ def written_until_stopped(
             # A role cannot log in any more, so only its name tells its sessions, and those before that still work.
             watcher.close()
             left = _sessions_of_roles(connection, group, settings.stop_timeout)
-    return left or written_since(connection, group, record)
+    return left
 
 
 def _sessions_of_roles(connection: Connection, group: Group, timeout: float) -> list[Problem]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import engine, fence, ledger, state
+from . import engine, fence, ledger, state, way_back
 from .connection import Login
 from .cutover_checks import Checked, Settings
 from .cutover_report import FENCE, FINGERPRINT, PROVEN, STOPPED_AT, Steps, make_report, record_cutover
@@ -111,6 +111,7 @@ class Window:
 
     def _go_live(self) -> None:
         """Commit that PostgreSQL is the store, before the first service can write to it."""
+        way_back.end(self.connection, self.group, self.record)
         self._step("go_live", detail={FINGERPRINT: fingerprint(self.connection, self.group)})
 
     def _step(self, step: str, frozen_sha256: str | None = None, detail: dict[str, Any] | None = None) -> None:

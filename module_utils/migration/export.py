@@ -37,7 +37,7 @@ from .prepare import Prepared, prepare
 from .server_forms import ServerForms
 from .snapshot import sha256_of
 from .source import add_missing_collations, read_tables
-from .verify import Comparison, compare_tables
+from .verify import Comparison, compare_tables, sum_target
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -145,6 +145,17 @@ def count_changes(
             with found(sides, reading.directory) as difference:
                 counts[table.plan.source.name] = difference.count(other_columns(sides).places())
         return counts
+
+
+def hash_targets(
+    connection: Connection, group: Group, frozen: Path, directory: Path, snapshot_id: str | None = None
+) -> dict[str, str]:
+    """Return the hash of each target table's content, as a migration would find it equal to its source.
+
+    :param directory: private directory for work files.
+    """
+    with _reading(connection, group, frozen, directory / "hash", snapshot_id) as reading:
+        return {plan.target.name: sum_target(connection, plan).hexdigest() for plan in reading.plans}
 
 
 def copy_private(source: Path, copy: Path) -> None:

@@ -8,7 +8,7 @@ the content; then the content itself decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,18 @@ class Present:
         return {"rows": self.rows, "hash": content_hash, "writers": dict(self.writers)}
 
 
+def read_writers(connection: Connection, names: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return by table how many of its rows each transaction wrote."""
+    result = {}
+    for name in names:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL("SELECT t.xmin::text, count(*) FROM {} AS t GROUP BY t.xmin::text").format(table_name(name))
+            )
+            result[name] = {str(writer): int(rows) for writer, rows in cursor.fetchall()}
+    return result
+
+
 def read_present(
     connection: Connection, plans: Sequence[TablePlan], loaded: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Present]:
@@ -50,13 +62,10 @@ def read_present(
     :param loaded: what our last run left, as in the ledger.
     """
     result = {}
+    present = read_writers(connection, [plan.target.name for plan in plans])
     for plan in plans:
         name = plan.target.name
-        with connection.cursor() as cursor:
-            cursor.execute(
-                sql.SQL("SELECT t.xmin::text, count(*) FROM {} AS t GROUP BY t.xmin::text").format(table_name(name))
-            )
-            writers = {str(writer): int(rows) for writer, rows in cursor.fetchall()}
+        writers = present[name]
         rows = sum(writers.values())
         known = loaded.get(name)
         ours = known is not None and known["rows"] == rows

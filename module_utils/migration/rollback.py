@@ -1,32 +1,40 @@
-"""Puts a group that lives on PostgreSQL back on its SQLite file, if nothing was written to PostgreSQL since."""
+"""Puts a group that lives on PostgreSQL back on SQLite, with every row that was written to PostgreSQL since.
+
+The rows come back into the frozen file. If nothing was written, the file is taken as it is; rows are
+left behind only for whom types their exact number.
+"""
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cutover, dotenv_file, fence, ledger, state
+from . import ledger, state, way_back
 from .connection import Login, ServerUnreachable, connected
+from .cutover import LOCK_SECONDS
 from .cutover_checks import Checked, Settings, check_services
-from .errors import MigrationError, Problem
+from .cutover_report import FENCE, Steps
+from .cutover_undo import to_sqlite
+from .errors import MigrationError
 from .estate import Group
+from .group_services import diff, start, watch
+from .interruption import interruptible, server_errors, uninterruptible
+from .rollback_checks import Options, check
+from .rollback_window import Window, describe, finish, problems_of
 from .service_health import SQLITE
-from .snapshot import sha256_of
+from .way_back import Standing
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-KIND = "rollback"
 
-
-def roll_back(login: Login, group: Group, settings: Settings, check_mode: bool = False) -> dict[str, Any]:
+def roll_back(
+    login: Login, group: Group, settings: Settings, check_mode: bool = False, options: Options | None = None
+) -> dict[str, Any]:
     """Bring a group's services to SQLite, or keep them there.
 
     :returns: ``changed``, ``state``, ``msg``, ``diff`` and, if services were moved, ``report``.
-    :raises MigrationError: before anything is stopped, if rows would be lost or the file is not the frozen one.
+    :raises MigrationError: before anything is stopped, if a row would be lost or the file is not the frozen one.
     """
     try:
         with connected(login) as connection:
@@ -34,174 +42,172 @@ def roll_back(login: Login, group: Group, settings: Settings, check_mode: bool =
                 return _never_moved(group)
             ledger.require(connection)
             connection.rollback()
+            run = _Run(connection, login, group, settings, options or Options(), check_mode)
             if check_mode:
-                return _bring_to_sqlite(connection, login, group, settings, check_mode)
+                return run.bring_to_sqlite()
             with (
-                cutover.server_errors(group),
-                cutover.interruptible(),
-                ledger.locked(connection, f"group {group.name}", cutover.LOCK_SECONDS),
+                server_errors(group),
+                interruptible(),
+                ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
             ):
-                return _bring_to_sqlite(connection, login, group, settings, check_mode)
+                return run.bring_to_sqlite()
     except ServerUnreachable:
         if not check_mode:
             raise
         return _never_moved(group)
 
 
-def _bring_to_sqlite(
-    connection: Connection, login: Login, group: Group, settings: Settings, check_mode: bool
-) -> dict[str, Any]:
-    """Do what the group's state asks for."""
+def put_right(login: Login, group: Group, settings: Settings) -> str:
+    """Bring an interrupted way back to an end, before anything else is done with a group.
+
+    :returns: what was done, for a person; empty if there was nothing to do.
+    :raises MigrationError: if the services do not come up, or somebody has written to the frozen file.
+    """
+    with connected(login) as connection:
+        if not ledger.exists(connection):
+            return ""
+        connection.rollback()
+        if way_back.standing(_read(connection, group)) is Standing.NOTHING:
+            return ""
+        with (
+            server_errors(group),
+            interruptible(),
+            ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
+        ):
+            record = _read(connection, group)
+            standing = way_back.standing(record)
+            if standing is Standing.UNDO:
+                way_back.undo(connection, group, record)
+                way_back.close(connection, group)
+                return f"{group.name}: an interrupted way back was undone."
+            if standing is Standing.FINISH:
+                checked = check_services(group, settings, may_be_missing=True)
+                checked.require(f"Cutover group {group.name} is on SQLite, but cannot be looked after.")
+                finish(connection, group, settings, checked, Steps(), None)
+                return f"{group.name}: an interrupted way back was finished."
+    return ""
+
+
+class _Run:
+    """One run over one group: does what the group's state asks for."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        login: Login,
+        group: Group,
+        settings: Settings,
+        options: Options,
+        check_mode: bool,
+    ) -> None:
+        self.connection = connection
+        self.login = login
+        self.group = group
+        self.settings = settings
+        self.options = options
+        self.check_mode = check_mode
+
+    def bring_to_sqlite(self) -> dict[str, Any]:
+        """Bring the group to SQLite, or keep it there."""
+        group, name = self.group, self.group.name
+        record = _read(self.connection, group)
+        standing = way_back.standing(record)
+        if standing is not Standing.FINISH and record.state in (state.PENDING, state.REHEARSED):
+            return _unchanged(group, record.state)
+        checked = check_services(group, self.settings, may_be_missing=True)
+        if standing is Standing.FINISH:
+            checked.require(f"Cutover group {name} is on SQLite, but cannot be looked after.")
+            return self._finish(checked, record)
+        if record.state == state.ROLLED_BACK:
+            checked.require(f"Cutover group {name} is on SQLite, but cannot be looked after.")
+            return self._keep_on_sqlite(checked)
+        if record.state == state.FROZEN:
+            checked.require(f"Cutover group {name} is frozen and cannot be brought back to SQLite.")
+            return self._thaw(checked, record)
+        # Refuses a group whose file is archived or gone.
+        state.next_state(name, record.state, "roll_back")
+        return self._leave_postgresql(checked, record, interrupted=standing is Standing.UNDO)
+
+    def _leave_postgresql(self, checked: Checked, record: ledger.GroupRecord, interrupted: bool) -> dict[str, Any]:
+        """Bring a group back that is live.
+
+        :param interrupted: an earlier way back was killed, and may have left the services stopped.
+        """
+        group = self.group
+        if interrupted and not self.check_mode:
+            way_back.undo(self.connection, group, record)
+        try:
+            changed = check(self.connection, group, record, self.options, checked)
+            checked.require(
+                f"Cutover group {group.name} cannot be rolled back; "
+                + ("it stays on PostgreSQL." if interrupted else "nothing was stopped.")
+            )
+        except MigrationError as error:
+            if interrupted and not self.check_mode:
+                with uninterruptible():
+                    found = problems_of(lambda: start(group.services, checked), group.name)
+                    error.problems.extend(
+                        found or problems_of(lambda: way_back.close(self.connection, group), group.name)
+                    )
+                raise MigrationError(error.summary, error.problems) from None
+            raise
+        if self.check_mode:
+            how = (
+                "with every row written to PostgreSQL since its cutover" if changed else "on its file as it was frozen"
+            )
+            if self.options.lose_rows and changed:
+                how = f"on its file as it was frozen, without {self.options.lose_rows:,} rows"
+            return _moved(group, record.state, checked, f"{group.name} would be put back on SQLite, {how}.")
+        report = Window(self.connection, self.login, group, self.settings, self.options, checked, record).run()
+        return {**_moved(group, state.ROLLED_BACK, checked, describe(report)), "report": report}
+
+    def _finish(self, checked: Checked, record: ledger.GroupRecord) -> dict[str, Any]:
+        """Start the services after a way back that was killed behind its commit."""
+        group = self.group
+        if self.check_mode:
+            msg = f"{group.name}: an interrupted way back would be finished; it runs on SQLite then."
+            return _moved(group, record.state, checked, msg)
+        report = finish(self.connection, group, self.settings, checked, Steps(), None)
+        msg = f"{group.name}: an interrupted way back was finished. {describe(report)}"
+        return {**_moved(group, record.state, checked, msg), "report": report}
+
+    def _thaw(self, checked: Checked, record: ledger.GroupRecord) -> dict[str, Any]:
+        """Bring back the services of an interrupted cutover."""
+        group = self.group
+        if not self.check_mode:
+            to_sqlite(group, checked, self.settings, record.detail.get(FENCE, {}))
+            ledger.take_step(self.connection, group.name, "thaw", group.source_path)
+            self.connection.commit()
+        done = "would be" if self.check_mode else "was"
+        msg = f"{group.name}: an interrupted cutover {done} undone; it runs on SQLite."
+        return _moved(group, state.REHEARSED, checked, msg)
+
+    def _keep_on_sqlite(self, checked: Checked) -> dict[str, Any]:
+        """Start the services of a group that is back where one is not right; leave alone what is."""
+        group = self.group
+        right = all(entry.text == entry.on_sqlite for entry in checked.env_files)
+        if right:
+            with closing(watch(group, checked, self.settings)) as watcher:
+                right = not any(health.shortcoming for health in watcher.look(group.services, SQLITE, 3.0))
+        if right:
+            return _unchanged(group, state.ROLLED_BACK)
+        if not self.check_mode:
+            to_sqlite(group, checked, self.settings, {})
+        done = "would be" if self.check_mode else "were"
+        msg = f"{group.name} is on SQLite; its services {done} started again with the right settings."
+        return _moved(group, state.ROLLED_BACK, checked, msg)
+
+
+def _read(connection: Connection, group: Group) -> ledger.GroupRecord:
+    """Return the ledger's record of a group, leaving no transaction open."""
     record = ledger.read_group(connection, group.name, group.source_path)
     connection.rollback()
-    if record.state in (state.PENDING, state.REHEARSED):
-        return _unchanged(group, record.state)
-    checked = check_services(group, settings, may_be_missing=True)
-    if record.state == state.ROLLED_BACK:
-        checked.require(f"Cutover group {group.name} is on SQLite, but cannot be looked after.")
-        return _keep_on_sqlite(group, settings, checked, check_mode)
-    if record.state == state.FROZEN:
-        checked.require(f"Cutover group {group.name} is frozen and cannot be brought back to SQLite.")
-        return _undo(connection, group, settings, checked, record, check_mode)
-    # Refuses a group whose file is archived or gone.
-    state.next_state(group.name, record.state, "roll_back")
-    _require_frozen_file(group, record, checked)
-    checked.problems.extend(cutover.written_since(connection, group, record))
-    checked.require(f"Cutover group {group.name} cannot be rolled back; nothing was stopped.")
-    if check_mode:
-        return _moved(group, record.state, checked, f"{group.name} would be put back on SQLite.")
-    return _flip(connection, login, group, settings, checked, record)
-
-
-def _flip(
-    connection: Connection,
-    login: Login,
-    group: Group,
-    settings: Settings,
-    checked: Checked,
-    record: ledger.GroupRecord,
-) -> dict[str, Any]:
-    """Stop the services, look once more whether anything was written, and start them on SQLite."""
-    started_at = datetime.now(UTC)
-    began = time.monotonic()
-    steps = cutover.Steps()
-    try:
-        with steps.step("stop"):
-            cutover.stop(group.services, checked)
-        with steps.step("compare"):
-            checked.problems.extend(cutover.written_until_stopped(connection, group, checked, settings, record))
-            checked.require("A service has written to PostgreSQL while it was being stopped.")
-        with steps.step("settings"):
-            cutover.write_env_files(checked.env_files, SQLITE)
-            fence.remove_fence(group.source_path, record.detail.get(cutover.FENCE, {}))
-            ledger.take_step(connection, group.name, "roll_back", group.source_path)
-            connection.commit()
-    except BaseException as error:
-        raise _back_on_postgresql(login, group, settings, checked, error) from None
-    try:
-        with steps.step("start"):
-            healths = cutover.to_sqlite(group, checked, settings, record.detail.get(cutover.FENCE, {}))
-    except MigrationError as error:
-        raise MigrationError(
-            f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
-            "Correct this, then run playbooks/rollback.yml again: it starts them.",
-            error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")],
-        ) from None
-    report = {
-        "group": group.name,
-        "downtime_seconds": round(max(health.healthy_at for health in healths) - began, 3),
-        "steps": steps.steps,
-        "seconds": steps.seconds(),
-        "services": [health.report(SQLITE) for health in healths],
-    }
-    ledger.record_run(connection, group.name, KIND, started_at, report)
-    connection.commit()
-    msg = f"{group.name} runs on SQLite again; its services were down for {report['downtime_seconds']:.1f} seconds."
-    return {**_moved(group, state.ROLLED_BACK, checked, msg), "report": report}
-
-
-def _back_on_postgresql(
-    login: Login, group: Group, settings: Settings, checked: Checked, error: BaseException
-) -> MigrationError:
-    """Start the services on PostgreSQL again after a rollback that did not come about, and return the error."""
-    problems = error.problems if isinstance(error, MigrationError) else []
-    problems = list(problems) or [Problem(f"cutover group {group.name}", str(error), "Correct this, then run again")]
-    with cutover.uninterruptible():
-        try:
-            with connected(login) as connection:
-                now = ledger.read_group(connection, group.name, group.source_path).state
-        except MigrationError:
-            now = state.LIVE
-        if now == state.ROLLED_BACK:
-            return MigrationError(
-                f"Cutover group {group.name} is rolled back, and its services are still to be started. Run again.",
-                problems,
-            )
-        try:
-            fence.raise_fence(group.source_path)
-            for entry in checked.env_files:
-                # What stood there before, byte for byte.
-                dotenv_file.write(entry.service.env_path, entry.text, entry.service.user)
-            cutover.start(group.services, checked)
-        except Exception as second:
-            problems.append(
-                Problem(
-                    f"cutover group {group.name}",
-                    f"its services could not be started again: {second}",
-                    "Run playbooks/4_service_cutover.yml, which brings them up on PostgreSQL",
-                )
-            )
-    return MigrationError(
-        f"Cutover group {group.name} was not rolled back: it stays on PostgreSQL, and its services were started again.",
-        problems,
-    )
-
-
-def _undo(
-    connection: Connection,
-    group: Group,
-    settings: Settings,
-    checked: Checked,
-    record: ledger.GroupRecord,
-    check_mode: bool,
-) -> dict[str, Any]:
-    """Bring back the services of an interrupted cutover."""
-    if not check_mode:
-        cutover.to_sqlite(group, checked, settings, record.detail.get(cutover.FENCE, {}))
-        ledger.take_step(connection, group.name, "thaw", group.source_path)
-        connection.commit()
-    msg = f"{group.name}: an interrupted cutover {'would be' if check_mode else 'was'} undone; it runs on SQLite."
-    return _moved(group, state.REHEARSED, checked, msg)
-
-
-def _keep_on_sqlite(group: Group, settings: Settings, checked: Checked, check_mode: bool) -> dict[str, Any]:
-    """Start the services of a group whose rollback was interrupted; leave alone what is right."""
-    right = all(entry.text == entry.on_sqlite for entry in checked.env_files)
-    if right:
-        with closing(cutover.watch(group, checked, settings)) as watcher:
-            right = not any(health.shortcoming for health in watcher.look(group.services, SQLITE, 3.0))
-    if right:
-        return _unchanged(group, state.ROLLED_BACK)
-    if not check_mode:
-        cutover.to_sqlite(group, checked, settings, {})
-    msg = f"{group.name}: an interrupted rollback {'would be' if check_mode else 'was'} finished; it runs on SQLite."
-    return _moved(group, state.ROLLED_BACK, checked, msg)
-
-
-def _require_frozen_file(group: Group, record: ledger.GroupRecord, checked: Checked) -> None:
-    """Note a problem if the file is not the one that was frozen."""
-    path = Path(group.source_path)
-    fix = "Put the frozen file back from a backup; without it there is nothing to go back to"
-    if not path.exists():
-        checked.problems.append(Problem(str(path), "the frozen SQLite file is gone", fix))
-    elif sha256_of(path) != record.frozen_sha256:
-        what = "it is not the file that was frozen at the cutover: its hash is another"
-        checked.problems.append(Problem(str(path), what, fix))
+    return record
 
 
 def _moved(group: Group, new_state: str, checked: Checked, msg: str) -> dict[str, Any]:
     """Return the result of a change."""
-    return {"changed": True, "state": new_state, "msg": msg, "diff": cutover.diff(checked.env_files, to=SQLITE)}
+    return {"changed": True, "state": new_state, "msg": msg, "diff": diff(checked.env_files, to=SQLITE)}
 
 
 def _unchanged(group: Group, group_state: str) -> dict[str, Any]:

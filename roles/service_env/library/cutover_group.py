@@ -16,8 +16,12 @@ description:
   - Whatever fails before that puts the group back on SQLite, running.
   - A group that lives on PostgreSQL is kept there. Only services with wrong settings, or not proven to be on
     PostgreSQL, are started again.
-  - With O(state=sqlite) a group goes back to its frozen file if nothing was written to PostgreSQL since the cutover.
-    Otherwise it refuses, before anything is stopped, and names the tables.
+  - With O(state=sqlite) a group goes back to SQLite with every row written to PostgreSQL since the cutover. They are
+    brought into a copy of the frozen file, which is proven equal to PostgreSQL and then takes its place, and a dump of
+    the tables that has been read back is kept. If nothing was written, the frozen file is taken as it is.
+  - What the old schema cannot say is refused with every offender, before anything is stopped, after a trial on a
+    scratch copy. Rows are lost only if O(lose_rows) is their exact number.
+  - A way back that was interrupted is undone, or finished, before anything else is done.
 options:
   group:
     description: One entry of C(estate_cutover_groups), as described in the READMEs of service_env and sqlite_migrate.
@@ -73,6 +77,13 @@ options:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
     default: /var/lib/sqlite-migration
+  rollback_directory:
+    description: Directory on the host where a way back keeps its dumps. It is created with mode 0700.
+    type: path
+    default: /var/lib/sqlite-migration/rollback
+  lose_rows:
+    description: With O(state=sqlite) the exact number of rows that may be lost. All are kept if it is not given.
+    type: int
   login_host:
     description: Address of the PostgreSQL server for the migrating role, or the directory of its Unix socket.
     type: str
@@ -169,8 +180,30 @@ report:
       type: list
       elements: dict
     migration:
-      description: The report of the final sync, as the module sqlite_migrate returns it.
+      description: The report of the final sync, as the module sqlite_migrate returns it. With O(state=postgresql).
       type: dict
+    way:
+      description: How the group went back, with O(state=sqlite). One of unchanged, exported, and rows given up.
+      type: str
+    tables:
+      description: Of each table the rows brought back (inserted, updated, deleted), and the hash of its content.
+      type: list
+      elements: dict
+    lost_rows:
+      description: How many rows were given up.
+      type: int
+    dump:
+      description: Path, SHA-256, size and rows of the dump that was kept.
+      type: dict
+    frozen_sha256:
+      description: Hash of the file that was frozen at the cutover.
+      type: str
+    exported_sha256:
+      description: Hash of the file that took its place.
+      type: str
+    old_file:
+      description: Where the frozen file is kept until the next cutover.
+      type: str
 problems:
   description: Every offender, as where, what and fix.
   returned: failure
@@ -186,7 +219,9 @@ from ansible.module_utils.migration.cutover import cut_over
 from ansible.module_utils.migration.cutover_checks import Settings
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import parse_group
-from ansible.module_utils.migration.rollback import roll_back
+from ansible.module_utils.migration.group_dump import DIRECTORY
+from ansible.module_utils.migration.rollback import put_right, roll_back
+from ansible.module_utils.migration.rollback_checks import Options
 from ansible.module_utils.migration.service_health import ServicesLogin
 from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
 
@@ -209,6 +244,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "health_timeout": {"type": "int", "default": 30},
     "stable_seconds": {"type": "int", "default": 2},
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},
+    "rollback_directory": {"type": "path", "default": DIRECTORY},
+    "lose_rows": {"type": "int"},
     **LOGIN_ARGUMENTS,
 }
 
@@ -225,9 +262,15 @@ def main() -> None:
             stable_seconds=module.params["stable_seconds"],
             work_directory=module.params["work_directory"],
         )
-        move = cut_over if module.params["state"] == "postgresql" else roll_back
-        group = parse_group(module.params["group"])
-        result = move(Login.from_arguments(module.params), group, settings, module.check_mode)
+        group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
+        if module.params["state"] == "sqlite":
+            options = Options(module.params["rollback_directory"], module.params["lose_rows"])
+            result = roll_back(login, group, settings, module.check_mode, options)
+        else:
+            before = "" if module.check_mode else put_right(login, group, settings)
+            result = cut_over(login, group, settings, module.check_mode)
+            if before:
+                result |= {"changed": True, "msg": f"{before} {result['msg']}"}
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     module.exit_json(**result)

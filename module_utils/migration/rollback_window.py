@@ -1,0 +1,323 @@
+"""The window of a way back: from the stop of a group's services to their health on SQLite.
+
+Before the commit of the state ``rolled_back`` PostgreSQL is the store, and whatever fails is undone;
+after it SQLite is. What a killed run leaves is told by :mod:`.way_back`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import engine, export, frozen_file, ledger, state, table_fence, way_back
+from .connection import Login, connect, connected, first_row
+from .cutover_checks import Checked, Settings
+from .cutover_report import FENCE, Steps
+from .cutover_undo import sessions_left, to_sqlite, written_since
+from .errors import MigrationError, Problem
+from .estate import Group
+from .group_dump import Dumped, GroupDump
+from .group_services import start, stop
+from .interruption import uninterruptible
+from .present import read_writers
+from .rollback_checks import Options, number_of, require_number
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+KIND = "rollback"
+# How a group went back.
+UNCHANGED, EXPORTED, GIVEN_UP = "unchanged", "exported", "rows given up"
+# How long a server that went away while it was told to commit may take to answer.
+_RECONNECT_SECONDS = 30.0
+_PUT_RIGHT = "Run playbooks/4_service_cutover.yml, which brings it up on PostgreSQL"
+
+
+class Window:
+    """One way back of one group that is live.
+
+    :param connection: holds the group's lock.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        login: Login,
+        group: Group,
+        settings: Settings,
+        options: Options,
+        checked: Checked,
+        record: ledger.GroupRecord,
+    ) -> None:
+        self.connection = connection
+        self.login = login
+        self.group = group
+        self.settings = settings
+        self.options = options
+        self.checked = checked
+        self.record = record
+        self.steps = Steps()
+        self.entry: dict[str, Any] = {"phase": way_back.OPEN}
+        self._committing = False
+
+    def run(self) -> dict[str, Any]:
+        """Go through the window and return its report.
+
+        :raises MigrationError: saying what failed and on which store the group is now.
+        """
+        self.entry["stopped_at"] = datetime.now(UTC).isoformat()
+        way_back.note(self.connection, self.group, self.entry)
+        began = time.monotonic()
+        with ExitStack() as stack:
+            try:
+                with self.steps.step("stop"):
+                    stop(self.group.services, self.checked)
+                with self.steps.step("fence"):
+                    guard = connect(self.login)
+                    stack.callback(guard.close)
+                    self._fence(guard)
+                with self.steps.step("compare"):
+                    changed = bool(written_since(self.connection, self.group, self.record))
+                self.entry["way"] = UNCHANGED
+                loaded = self._bring_back(guard, stack) if changed else {}
+                with self.steps.step("commit"):
+                    self._commit(guard, loaded)
+            except BaseException as error:
+                stack.close()
+                failure = self._undo(error)
+                if failure is not None:
+                    raise failure from None
+        with self.steps.step("start"):
+            return finish(self.connection, self.group, self.settings, self.checked, self.steps, began)
+
+    def _fence(self, guard: Connection) -> None:
+        """Wait for what the services have sent, and let nobody write to the tables from here on."""
+        left = sessions_left(self.connection, self.group, self.checked, self.settings)
+        if left:
+            raise MigrationError("A service may still write to PostgreSQL.", left)
+        table_fence.hold(guard, self.group, self.settings.stop_timeout)
+
+    def _bring_back(self, guard: Connection, stack: ExitStack) -> dict[str, Any]:
+        """Dump the tables, and bring their changes into the file; return what then stands in them, for the ledger."""
+        frozen_file.remove_old(self.group.source_path)
+        with guard.cursor() as cursor:
+            cursor.execute("SELECT pg_export_snapshot()")
+            snapshot_id = str(first_row(cursor)[0])
+        dump = GroupDump(self.login, self.connection, self.group, Path(self.options.directory))
+        stack.callback(dump.cancel)
+        dump.start(snapshot_id)
+        if self.options.lose_rows is None:
+            with self.steps.step("export"):
+                copy = frozen_file.make_copy(self.group.source_path)
+                frozen = Path(self.group.source_path)
+                report = export.export_changes(self.connection, self.group, frozen, copy, snapshot_id)
+            hashes = {table.target: table.content_hash for table in report.tables}
+            self.entry |= {"way": EXPORTED, **report.as_dict()}
+        else:
+            with self.steps.step("count"):
+                hashes = self._count(self.options.lose_rows, snapshot_id)
+        with self.steps.step("dump"):
+            dumped = dump.finish(snapshot_id)
+        self.entry["dump"] = dumped.as_dict()
+        if self.options.lose_rows is None:
+            with self.steps.step("swap"):
+                self._swap(copy)
+        return {
+            name: {"rows": sum(writers.values()), "hash": hashes[name], "writers": writers}
+            for name, writers in read_writers(guard, list(hashes)).items()
+        }
+
+    def _count(self, typed: int, snapshot_id: str) -> dict[str, str]:
+        """Check the typed number once more; return the hash of each table."""
+        directory = frozen_file.make_directory(self.group.source_path)
+        frozen = Path(self.group.source_path)
+        counts = export.count_changes(self.connection, self.group, frozen, directory, snapshot_id)
+        require_number(self.group, typed, number_of(counts))
+        self.entry |= {"way": GIVEN_UP, "lost_rows": typed}
+        return export.hash_targets(self.connection, self.group, frozen, directory, snapshot_id)
+
+    def _swap(self, copy: Path) -> None:
+        """Put the exported file in the place of the frozen one, if it is another."""
+        path, described = self.group.source_path, self.record.detail.get(FENCE, {})
+        exported = frozen_file.finish_copy(copy, path, described)
+        self.entry |= {"frozen_sha256": self.record.frozen_sha256, "exported_sha256": exported}
+        if exported == self.record.frozen_sha256:
+            copy.unlink()
+            return
+        old_file = frozen_file.name_for_old(path)
+        self.entry["old_file"] = str(old_file)
+        # Committed first: whoever finds the exported file in the place knows then what it is.
+        way_back.note(self.connection, self.group, self.entry)
+        frozen_file.swap(copy, path, old_file, described)
+
+    def _commit(self, guard: Connection, loaded: dict[str, Any]) -> None:
+        """Make SQLite the store, and shut the tables in PostgreSQL, in one commit."""
+        rights = table_fence.take_rights(guard, self.group)
+        self.entry |= {"phase": way_back.COMMITTED, "rights": rights, "steps": self.steps.steps}
+        detail: dict[str, Any] = {way_back.KEY: self.entry, engine.KEPT: {}}
+        if loaded:
+            # So the next migration knows these rows for its own: the file holds them, or they were given up.
+            detail[engine.LOADED] = loaded
+        ledger.take_step(guard, self.group.name, "roll_back", self.group.source_path, detail=detail)
+        self._committing = True
+        guard.commit()
+
+    # ------------------------------------------------------------ what fails
+
+    def _undo(self, error: BaseException) -> MigrationError | None:
+        """Start the services on PostgreSQL again, and return the error; None if SQLite is the store after all."""
+        name = self.group.name
+        problems = error.problems if isinstance(error, MigrationError) else []
+        problems = list(problems) or [
+            Problem(f"cutover group {name}", _first_line(error), "Correct this, then run again")
+        ]
+        with uninterruptible():
+            committed = self._is_committed() if self._committing else False
+            if committed:
+                return None
+            if committed is None:
+                what = (
+                    "the server went away while it was told that SQLite is the store, and nobody knows whether it did"
+                )
+                problems.append(Problem(f"cutover group {name}", what, "Let the server come back, then run again"))
+                return MigrationError(
+                    f"Only the server knows on which store cutover group {name} is; its services are stopped.",
+                    problems,
+                )
+            found = [
+                *problems_of(self._put_file_back, name),
+                *problems_of(lambda: start(self.group.services, self.checked), name),
+            ]
+            # As long as something is left to be done, the next run must know of it.
+            problems += found or problems_of(self._close, name)
+        return MigrationError(
+            f"Cutover group {name} was not rolled back (the step '{self.steps.name}' failed): it stays on PostgreSQL, "
+            "and its services were started again.",
+            problems,
+        )
+
+    def _put_file_back(self) -> None:
+        """Let the frozen file stand in its place again."""
+        frozen_file.undo_swap(self.group.source_path, self.record.frozen_sha256, self.entry)
+
+    def _close(self) -> None:
+        """Let the ledger know that this way back is none."""
+        with connected(self.login) as connection:
+            way_back.close(connection, self.group)
+
+    def _is_committed(self) -> bool | None:
+        """Return whether the ledger says that SQLite is the store; None if the server does not answer."""
+        deadline = time.monotonic() + _RECONNECT_SECONDS
+        while True:
+            try:
+                with connected(self.login) as connection, connection.cursor() as cursor:
+                    # Waits for a commit that is still under way.
+                    cursor.execute(
+                        "SELECT state FROM migration.cutover_group WHERE name = %s FOR UPDATE", (self.group.name,)
+                    )
+                    return not state.is_on_postgresql(str(first_row(cursor)[0]))
+            except Exception:
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.5)
+
+
+def problems_of(action: Callable[[], None], name: str) -> list[Problem]:
+    """Do one thing of putting a group right, and return what fails."""
+    try:
+        action()
+    except MigrationError as error:
+        return error.problems or [Problem(f"cutover group {name}", error.summary, _PUT_RIGHT)]
+    except Exception as error:
+        what = f"it could not be put right at once: {_first_line(error)}"
+        return [Problem(f"cutover group {name}", what, _PUT_RIGHT)]
+    return []
+
+
+def finish(
+    connection: Connection,
+    group: Group,
+    settings: Settings,
+    checked: Checked,
+    steps: Steps,
+    began: float | None,
+) -> dict[str, Any]:
+    """Start the services on SQLite, whose file is in place, and write the way back into the ledger.
+
+    :param began: :func:`time.monotonic` when the services were stopped, None if another run did so.
+    :returns: the report.
+    :raises MigrationError: if a service does not come up; SQLite is the store all the same.
+    """
+    connection.rollback()
+    record = ledger.read_group(connection, group.name, group.source_path)
+    connection.rollback()
+    entry = way_back.read(record)
+    stopped_at = datetime.fromisoformat(entry["stopped_at"])
+    try:
+        healths = to_sqlite(group, checked, settings, record.detail.get(FENCE, {}))
+    except MigrationError as error:
+        raise MigrationError(
+            f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
+            "Correct this, then run playbooks/rollback.yml again: it starts them.",
+            error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")],
+        ) from None
+    healthy_at = max(health.healthy_at for health in healths)
+    if began is None:
+        began = time.monotonic() - (datetime.now(UTC) - stopped_at).total_seconds()
+    report = {
+        "group": group.name,
+        "downtime_seconds": round(healthy_at - began, 3),
+        "steps": steps.steps or entry.get("steps", []),
+        "seconds": steps.seconds(),
+        "services": [health.report("sqlite") for health in healths],
+        **{key: entry[key] for key in _REPORTED if key in entry},
+    }
+    ledger.record_run(connection, group.name, KIND, stopped_at, report)
+    ledger.merge_detail(connection, group.name, {way_back.KEY: {**entry, "phase": way_back.DONE}})
+    connection.commit()
+    frozen_file.remove_directory(group.source_path)
+    return report
+
+
+_REPORTED = (
+    "way", "tables", "sequences", "lost_rows", "dump", "frozen_sha256", "exported_sha256", "old_file",
+)  # fmt: skip
+
+
+def describe(report: dict[str, Any]) -> str:
+    """Return what a way back has done, for a person."""
+    parts: list[str] = []
+    tables = report.get("tables", [])
+    totals = [sum(table[kind] for table in tables) for kind in ("inserted", "updated", "deleted")]
+    if report["way"] == EXPORTED:
+        changed = ", ".join(
+            f"{table['source']} +{table['inserted']} ~{table['updated']} -{table['deleted']}"
+            for table in tables
+            if table["inserted"] or table["updated"] or table["deleted"]
+        )
+        parts.append(
+            f"with every row written to PostgreSQL since its cutover: {totals[0]:,} inserted, {totals[1]:,} updated, "
+            f"{totals[2]:,} deleted{f' ({changed})' if changed else ''}"
+        )
+        not_told = [f"{table['target']}.{column}" for table in tables for column in table["not_told"]]
+        if not_told:
+            parts.append(f"the file has no place for {', '.join(not_told)}, whose values stand in the dump alone")
+    elif report["way"] == GIVEN_UP:
+        parts.append(f"on its file as it was frozen; {report['lost_rows']:,} rows were given up, as asked for")
+    else:
+        parts.append("on its file as it was frozen: nothing was written to PostgreSQL since")
+    parts.append(f"its services were down for {report['downtime_seconds']:.1f} seconds")
+    if "dump" in report:
+        dumped = Dumped(**report["dump"])
+        parts.append(f"PostgreSQL's tables are kept in {dumped.path} (SHA-256 {dumped.sha256})")
+    return f"{report['group']} runs on SQLite again, {'; '.join(parts)}."
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what is known of an error in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if isinstance(error, MigrationError) and lines else f"{type(error).__name__}: {' '.join(lines[:1])}"
