@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import ledger
+from . import ledger, way_back
 from .connection import explained, first_row
 from .errors import MigrationError, Problem
 
@@ -68,7 +68,12 @@ def synchronise(
         owner = first_row(cursor)[0]
         schemas_by_role = {role: names for role, names in schemas_by_role.items() if role != owner}
         _require(cursor, schemas_by_role)
-        wanted = set(_wanted(cursor, schemas_by_role))
+        # Where SQLite is the store again, nobody writes until the next cutover opens the tables.
+        shut = {
+            Privilege(right["role"], "TABLE", right["schema"], right["table"], right["privilege"])
+            for right in way_back.rights_taken(connection)
+        }
+        wanted = set(_wanted(cursor, schemas_by_role)) - shut
         present = set(_present(cursor, list(schemas_by_role)))
         missing = sorted(wanted - present)
         # Every role may use public: postgres_install lets it, as the extensions are there.

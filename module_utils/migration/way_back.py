@@ -73,6 +73,18 @@ def close(connection: Connection, group: Group) -> None:
     note(connection, group, {})
 
 
+def rights_taken(connection: Connection) -> list[dict[str, Any]]:
+    """Return the rights that way backs have taken and no cutover has given back, see :mod:`.table_fence`."""
+    if not ledger.exists(connection):
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT detail -> %s -> 'rights' FROM migration.cutover_group WHERE detail -> %s ->> 'phase' = ANY (%s)",
+            (KEY, KEY, [COMMITTED, DONE]),
+        )
+        return [right for (rights,) in cursor.fetchall() for right in rights or ()]
+
+
 def end(connection: Connection, group: Group, record: ledger.GroupRecord) -> None:
     """Open the tables again for whom the way back has shut them; in the commit that makes PostgreSQL the store."""
     entry = read(record)
