@@ -31,15 +31,17 @@ def build(
     host: str,
     groups: Sequence[Mapping[str, Any]],
     checks: Sequence[Mapping[str, Any]],
+    database: Mapping[str, Any],
     generated_at: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the report of one run.
 
     :param groups: the results of ``validate_group``, in the order of the cutover.
     :param checks: the results of the functional checks.
+    :param database: the result of ``validate_database``.
     :param generated_at: the time of the run; now if not given.
     """
-    findings = [dict(finding) for group in groups for finding in group["findings"]]
+    findings = [dict(finding) for part in (*groups, database) for finding in part["findings"]]
     findings += [
         {
             "where": f"functional check '{check['name']}'",
@@ -69,7 +71,7 @@ def build(
         "totals": totals,
         "groups": [dict(group) for group in groups],
         "functional_checks": [dict(check) for check in checks],
-        "server": next((dict(group["server"]) for group in groups if group.get("server")), {}),
+        "database": dict(database),
     }
 
 
@@ -122,6 +124,10 @@ def _summary_sentences(
             f"{totals['tables_equal']} of {html.count(totals['tables'], 'table')} equal on both sides by row count and "
             f"content hash: {totals['source_rows']:,} rows in SQLite, {totals['target_rows']:,} in PostgreSQL."
         )
+    written = [table.get("written_rows") or {} for group in groups for table in group["tables"]]
+    parts = [f"{sum(rows.get(what, 0) for rows in written):,} {what}" for what in ("added", "changed", "gone")]
+    if any(written):
+        sentences.append(f"Rows written to PostgreSQL since the cutover: {', '.join(parts)}; listed by table below.")
     if totals["original_values"]:
         sentences.append(
             f"{html.count(totals['original_values'], 'original value')} that a policy changed or that "
@@ -223,6 +229,7 @@ def write(base: Path, report: Mapping[str, Any], check_mode: bool = False) -> di
             report["host"],
             report["groups"],
             previous.get("functional_checks", []),
+            report["database"],
         )
     if previous is not None and (latest / "report.html").exists() and _lasting(previous) == _lasting(candidate):
         return {"changed": False, "path": str(base / os.readlink(latest)) if latest.is_symlink() else str(latest)}

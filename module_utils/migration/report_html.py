@@ -87,7 +87,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         html.card("Functional checks", _render_checks(report["functional_checks"])),
         "<h2>Proof, group by group</h2>",
         *(_render_group(group) for group in report["groups"]),
-        html.card("Server", _render_server(report["server"])),
+        html.card("Server", _render_database(report["database"])),
     ]
     return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
@@ -171,6 +171,7 @@ def _render_group(group: Mapping[str, Any]) -> str:
         _render_originals(group["original_values"]),
         _render_rejects(group["rejects"]),
         _render_constraints(group),
+        _render_services(group),
     ]
     opened = " open" if group["findings"] or len(group["tables"]) else ""
     return (
@@ -194,7 +195,7 @@ def _render_tables(tables: Sequence[Mapping[str, Any]]) -> str:
             html.equal_badge([bool(table["equal"])]),
         ]
         if is_live:
-            cells.append(f"written to ({table['rows_now']:,} rows now)" if table["written_since"] else "unchanged")
+            cells.append(_since_cutover(table))
         rows.append(cells)
     heads = ["SQLite table", "PostgreSQL table", "#Source rows", "#Target rows", "Content hash", "Equal"]
     if is_live:
@@ -269,7 +270,7 @@ def _of_total(listing: Mapping[str, Any]) -> str:
 
 
 def _render_constraints(group: Mapping[str, Any]) -> str:
-    """Return sequences, foreign keys and indexes."""
+    """Return sequences, constraints and indexes."""
     sequences = [
         (
             f"<code>{html.text(entry['name'])}</code>",
@@ -289,8 +290,13 @@ def _render_constraints(group: Mapping[str, Any]) -> str:
     ]
     invalid = [entry for entry in group["indexes"] if not entry["valid"]]
     indexes = ""
+    if group["constraints"]:
+        broken = [entry for entry in group["constraints"] if not entry["valid"]]
+        indexes += f"<h3>Other constraints</h3><p>{html.count(len(group['constraints']), 'constraint')}, "
+        names = ", ".join(f"<code>{html.text(entry['name'])}</code>" for entry in broken)
+        indexes += f"not valid: {names}.</p>" if broken else "all valid.</p>"
     if group["indexes"]:
-        indexes = f"<h3>Indexes</h3><p>{html.count(len(group['indexes']), 'index', 'indexes')}, "
+        indexes += f"<h3>Indexes</h3><p>{html.count(len(group['indexes']), 'index', 'indexes')}, "
         indexes += (
             "not valid: " + ", ".join(f"<code>{html.text(entry['name'])}</code>" for entry in invalid)
             if invalid
@@ -303,16 +309,49 @@ def _render_constraints(group: Mapping[str, Any]) -> str:
     )
 
 
-def _render_server(server: Mapping[str, Any]) -> str:
-    """Return the settings of the server that matter to what comes next."""
-    if not server:
-        return ""
+def _render_database(database: Mapping[str, Any]) -> str:
+    """Return what all groups share: settings, the schema, privileges and backups."""
+    server = database["server"]
+    notes = list(database["information"])
+    if database["privileges"]:
+        roles = ", ".join(f"{role} ({', '.join(schemas)})" for role, schemas in database["privileges"]["roles"].items())
+        notes.append(f"Roles with privileges on the tables of these schemas, and on no other: {roles}")
+    if server and not database["drift"]:
+        notes.append("The tables are as the applied SQL files left them")
     rows = [
         (
             f"<code>{html.text(entry['name'])}</code>",
             f"<code>{html.text(entry['value'])}</code>",
             html.text(entry.get("note") or ""),
         )
-        for entry in server["settings"]
+        for entry in server.get("settings", ())
     ]
-    return f"<p>PostgreSQL {html.text(server['version'])}</p>" + html.table(("Setting", "Value", "Note"), rows)
+    version = f"<p>PostgreSQL {html.text(server['version'])}</p>" if server else ""
+    return version + html.list(notes, "ul") + html.table(("Setting", "Value", "Note"), rows)
+
+
+def _render_services(group: Mapping[str, Any]) -> str:
+    """Return what each service says of its health."""
+    return html.table(
+        ("Service", "Health address", "Result"),
+        [
+            (
+                html.text(service["name"]),
+                f"<code>{html.text(service['health_url'])}</code>",
+                html.badge("not well", "bad") + f" {html.text(service['shortcoming'])}"
+                if service["shortcoming"]
+                else html.badge("well", "good"),
+            )
+            for service in group["service_health"]
+        ],
+        "Services",
+    )
+
+
+def _since_cutover(table: Mapping[str, Any]) -> str:
+    """Return what has become of a table since the cutover."""
+    if not table["written_since"]:
+        return "unchanged"
+    counted = table.get("written_rows") or {}
+    parts = [f"{number:,} {what}" for what, number in counted.items() if number]
+    return f"{', '.join(parts) or 'written to'} ({table['rows_now']:,} rows now)"

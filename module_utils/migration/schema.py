@@ -90,7 +90,7 @@ def apply(
             connection.commit()
         applied = _read_applied(connection) if known else {}
         pending = _pending(files, applied)
-        drift = _drift(connection, lock_timeout_seconds) if applied else []
+        drift = find_drift(connection, lock_timeout_seconds) if applied else []
         if drift and fail_on_drift:
             fix = "Undo the change, or put it into a new file and set schema_apply_drift to warn for one run"
             raise MigrationError(
@@ -158,13 +158,21 @@ def describe_catalog(cursor: Cursor) -> list[str]:
     return sorted(row[0] for row in cursor.fetchall())
 
 
-def _drift(connection: Connection, lock_timeout_seconds: float) -> list[str]:
-    """Return how the catalog differs from what the last file left, one line for each difference."""
+def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> list[str]:
+    """Return how the catalog differs from what the last file left, one line for each difference.
+
+    Nothing differs where no file was applied. The transaction is rolled back.
+
+    :raises MigrationError: if a table is locked against everybody.
+    """
     with connection.cursor() as cursor:
         _limit_waiting(cursor, lock_timeout_seconds)
         cursor.execute("SELECT catalog FROM migration.applied_file ORDER BY number DESC LIMIT 1")
         row = cursor.fetchone()
-        expected = set(row[0]) if row is not None else set()
+        if row is None:
+            connection.rollback()
+            return []
+        expected = set(row[0])
         try:
             found = set(describe_catalog(cursor))
         except psycopg2.errors.LockNotAvailable:

@@ -99,7 +99,7 @@ class Estate:
 
     def validate(self) -> dict[str, Any]:
         """Run the validation."""
-        result: dict[str, Any] = validate.validate(self.connection, self.group, self.work)
+        result: dict[str, Any] = validate.validate(self.connection, self.group, self.work, ask_services=False)
         return result
 
     def findings(self) -> str:
@@ -107,13 +107,13 @@ class Estate:
         return "\n".join(f"{entry['where']}: {entry['what']}. {entry['fix']}" for entry in self.validate()["findings"])
 
 
-def make_estate(connection: Connection, directory: Path) -> Estate:
+def make_estate(connection: Connection, directory: Path, with_target: bool = True) -> Estate:
     """Create the source, the target and the ledger."""
     source = directory / "zoo.db"
     with closing(sqlite3.connect(source)) as database:
         database.executescript(SOURCE)
     with connection.cursor() as cursor:
-        cursor.execute(ledger.CREATE_LEDGER + TARGET)
+        cursor.execute(ledger.CREATE_LEDGER + (TARGET if with_target else ""))
     connection.commit()
     group = parse_group({**GROUP, "source": {"path": str(source)}})
     return Estate(connection, group, source, str(directory / "work"))

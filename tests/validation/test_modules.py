@@ -59,6 +59,12 @@ def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return {"groups": [arguments["group"]], "legacy_files": [], **rest}
 
 
+def database_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the same for validate_database."""
+    rest = {key: value for key, value in arguments.items() if key not in ("group", "work_directory")}
+    return {"groups": [arguments["group"]], **rest}
+
+
 def unreachable(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return arguments that lead to a port where nobody listens."""
     return {**arguments, "login_port": 1}
@@ -68,7 +74,7 @@ def unreachable(arguments: dict[str, Any]) -> dict[str, Any]:
 def test_validate_group_compares_in_check_mode_too(
     capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], check_mode: bool
 ) -> None:
-    result = call(capsys, "validate_group", arguments, check_mode)
+    result = call(capsys, "validate_group", {**arguments, "ask_services": False}, check_mode)
     assert result["changed"] is False
     assert result["validation"]["valid"] is True
     assert len(result["validation"]["tables"]) == 2
@@ -99,6 +105,24 @@ def test_validate_group_with_a_group_that_is_none(
     assert "'path' is missing" in result["msg"]
 
 
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_validate_database_looks_in_check_mode_too(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], check_mode: bool
+) -> None:
+    result = call(capsys, "validate_database", database_arguments(arguments), check_mode)
+    assert result["changed"] is False
+    assert result["validation"]["server"]["version"]
+
+
+def test_validate_database_without_a_server(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
+    dry = call(capsys, "validate_database", unreachable(database_arguments(arguments)), check_mode=True)
+    assert dry["validation"]["information"] == ["Nothing was looked at: there is no server yet"]
+    assert dry["validation"]["findings"] == []
+    real = call(capsys, "validate_database", unreachable(database_arguments(arguments)))
+    assert real["failed"] is True
+    assert real["problems"][0]["fix"]
+
+
 def test_cleanup_plan_changes_nothing(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
     results = [
         call(capsys, "sqlite_cleanup_plan", plan_arguments(arguments), check_mode) for check_mode in (False, True)
@@ -124,9 +148,17 @@ def test_http_checks_send_nothing_in_check_mode(capsys: pytest.CaptureFixture[st
 def test_migration_report_is_honest_about_changes(
     capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], tmp_path: Path
 ) -> None:
-    group = call(capsys, "validate_group", arguments)["validation"]
+    group = call(capsys, "validate_group", {**arguments, "ask_services": False})["validation"]
+    database = call(capsys, "validate_database", database_arguments(arguments))["validation"]
     directory = tmp_path / "reports"
-    report = {"directory": str(directory), "environment_name": "dev", "host": "h", "groups": [group], "checks": []}
+    report: dict[str, Any] = {
+        "directory": str(directory),
+        "environment_name": "dev",
+        "host": "h",
+        "groups": [group],
+        "checks": [],
+    }
+    report["database"] = database
     dry = call(capsys, "migration_report", report, check_mode=True)
     assert (dry["changed"], directory.exists()) == (True, False)
     assert any("(would be written)" in line for line in dry["lines"])
@@ -136,7 +168,14 @@ def test_migration_report_is_honest_about_changes(
 
 def test_migration_report_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    report = {"directory": str(tmp_path / "file"), "environment_name": "dev", "host": "h", "groups": [], "checks": []}
+    report: dict[str, Any] = {
+        "directory": str(tmp_path / "file"),
+        "environment_name": "dev",
+        "host": "h",
+        "groups": [],
+        "checks": [],
+    }
+    report["database"] = {"findings": [], "server": {}}
     result = call(capsys, "migration_report", report)
     assert result["failed"] is True
     assert "validation_report_directory" in result["msg"]

@@ -70,7 +70,7 @@ def live(connection: Connection, tmp_path: Path) -> dict[str, Any]:
 
 def build(*groups: dict[str, Any], checks: tuple[dict[str, Any], ...] = (PASSED_CHECK,)) -> dict[str, Any]:
     """Return a report of one environment."""
-    built: dict[str, Any] = report.build("dev", "swarm-dev", groups, checks)
+    built: dict[str, Any] = report.build("dev", "swarm-dev", groups, checks, DATABASE)
     return built
 
 
@@ -79,6 +79,14 @@ def changed(original: dict[str, Any], **values: Any) -> dict[str, Any]:
     return {**copy.deepcopy(original), **values}
 
 
+DATABASE: dict[str, Any] = {
+    "findings": [],
+    "information": ["The newest backup that was proven to restore: backup b1"],
+    "server": {"version": "16.4", "settings": [{"name": "fsync", "value": "on", "note": ""}]},
+    "drift": [],
+    "privileges": {"roles": {"zoo_web": ["app"]}},
+    "backup": {},
+}
 FINDING = {"where": "zoo: pets", "what": "the two sides differ", "fix": "Do not go on"}
 
 
@@ -95,6 +103,27 @@ def test_the_way_back_is_offered_only_where_it_is_open(live: dict[str, Any]) -> 
     steps = "\n".join(build(live, changed(live, group="farm", tables=[table]))["next_steps"])
     assert "rollback.yml -e service_env_rollback_groups=zoo\n" in steps
     assert "since the cutover: farm. playbooks/rollback.yml refuses" in steps
+
+
+def test_what_was_written_since_the_cutover_is_counted(live: dict[str, Any]) -> None:
+    written = {"written_since": True, "written_rows": {"added": 2, "changed": 0, "gone": 1}}
+    built = build(changed(live, tables=[{**live["tables"][0], **written}, live["tables"][1]]))
+    assert built["status"] == "passed"
+    assert "Rows written to PostgreSQL since the cutover: 2 added, 0 changed, 1 gone" in "\n".join(built["summary"])
+    assert "2 added, 1 gone" in Page(report.render_html(built)).text
+
+
+def test_what_all_groups_share_is_in_the_report(live: dict[str, Any]) -> None:
+    health = [{"name": "zoo-web", "health_url": "http://127.0.0.1:4999/health", "shortcoming": "it is <asleep>"}]
+    built = build(changed(live, service_health=health))
+    text = Page(report.render_html(built)).text
+    for part in ("backup b1", "zoo_web (app)", "as the applied SQL files left them", "16.4", "it is <asleep>"):
+        assert part in text
+
+
+def test_a_finding_about_the_server_fails_the_report(live: dict[str, Any]) -> None:
+    built = report.build("dev", "swarm-dev", [live], [PASSED_CHECK], {**DATABASE, "findings": [FINDING]})
+    assert (built["status"], built["findings"]) == ("failed", [FINDING])
 
 
 def test_headline_with_a_finding(live: dict[str, Any]) -> None:
@@ -181,7 +210,7 @@ def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp
     base = tmp_path / "reports"
     first = report.write(base, build(live))
     later = report.build(
-        "dev", "swarm-dev", [live], [{**PASSED_CHECK, "seconds": 9.0}], datetime(2030, 1, 1, tzinfo=UTC)
+        "dev", "swarm-dev", [live], [{**PASSED_CHECK, "seconds": 9.0}], DATABASE, datetime(2030, 1, 1, tzinfo=UTC)
     )
     second = report.write(base, later)
     assert (first["changed"], second["changed"]) == (True, False)
@@ -196,7 +225,9 @@ def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp
 def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
     report.write(base, build(live))
-    later = report.build("dev", "swarm-dev", [changed(live, findings=[FINDING])], [], datetime(2030, 1, 1, tzinfo=UTC))
+    later = report.build(
+        "dev", "swarm-dev", [changed(live, findings=[FINDING])], [], DATABASE, datetime(2030, 1, 1, tzinfo=UTC)
+    )
     written = report.write(base, later)
     assert written == {"changed": True, "path": str(base / "2030-01-01T000000Z")}
     assert os.readlink(base / "latest") == "2030-01-01T000000Z"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import ledger, snapshot, validate
+from ansible.module_utils.migration import ledger, snapshot, validate_kept
 from ansible.module_utils.migration.errors import MigrationError
 
 from .support import Estate, make_estate
@@ -101,8 +101,11 @@ def test_live_group_right_after_the_cutover(estate: Estate) -> None:
     assert result["foreign_keys"] == [{"name": "app.pets: pets_owner", "valid": True, "orphans": 0}]
     assert all(index["valid"] for index in result["indexes"])
     assert len(result["indexes"]) == 3
-    assert result["server"]["version"]
-    assert "max_connections" in {setting["name"] for setting in result["server"]["settings"]}
+    assert {entry["name"]: entry["valid"] for entry in result["constraints"]} == {
+        "app.owners: owners_pkey": True,
+        "app.pets: pets_pkey": True,
+    }
+    assert result["proof_repeated"] is True
 
 
 def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Estate) -> None:
@@ -114,11 +117,71 @@ def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Es
         "app.owners": (False, 2),
         "app.pets": (True, 3),
     }
-    assert "Written to in PostgreSQL since the cutover: app.pets" in result["information"]
+    assert result["information"] == ["app.pets: rows written since the cutover: 1 added"]
+    assert result["proof_repeated"] is True
+
+
+def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("DELETE FROM app.pets WHERE id = 1")
+    estate.on_target("UPDATE app.pets SET name = 'Thomas' WHERE id = 2")
+    estate.on_target("INSERT INTO app.owners VALUES (gen_random_uuid(), 'Eve'), (gen_random_uuid(), 'Zoe')")
+    result = estate.validate()
+    assert result["valid"]
+    assert {table["target"]: table["written_rows"] for table in result["tables"]} == {
+        "app.owners": {"added": 2, "changed": 0, "gone": 0},
+        "app.pets": {"added": 0, "changed": 1, "gone": 1},
+    }
+    assert "app.pets: rows written since the cutover: 1 changed, 1 gone" in result["information"]
+
+
+def test_a_proof_that_is_not_that_of_the_frozen_file_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target(
+        "UPDATE migration.run SET report = jsonb_set(jsonb_set(report, '{tables,0,source_hash}', '\"0\"'), "
+        "'{tables,0,target_hash}', '\"0\"') WHERE kind = 'final'"
+    )
+    assert "owners: the rows of the frozen file are not those that were proven at the cutover" in estate.findings()
+    assert estate.validate()["proof_repeated"] is False
+
+
+def test_tables_that_have_moved_on_do_not_fail_the_validation(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("ALTER TABLE app.pets DROP COLUMN name")
+    result = estate.validate()
+    assert result["valid"]
+    assert any("cannot be hashed again as at the cutover" in entry for entry in result["information"])
+    assert any("cannot be told" in entry for entry in result["information"])
+
+
+def test_a_group_that_went_back_is_compared_with_what_postgresql_kept(estate: Estate) -> None:
+    estate.cut_over()
+    ledger.take_step(estate.connection, "zoo", "roll_back", str(estate.source))
+    estate.connection.commit()
+    result = estate.validate()
+    assert (result["state"], result["findings"], result["information"]) == ("rolled_back", [], [])
+    assert all(table["equal"] for table in result["tables"])
+
+
+def test_after_the_way_back_writes_on_both_sides_are_information(estate: Estate) -> None:
+    estate.cut_over()
+    # As the way back leaves it: what PostgreSQL has gained is in the file too, and the services go on there.
+    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    estate.on_source("INSERT INTO pets VALUES (10, NULL, 'Ida')")
+    ledger.take_step(estate.connection, "zoo", "roll_back", str(estate.source))
+    estate.connection.commit()
+    result = estate.validate()
+    assert (result["findings"], result["information"]) == ([], [])
+    estate.on_source("INSERT INTO pets VALUES (11, NULL, 'Max')")
+    result = estate.validate()
+    assert result["valid"]
+    assert "pets: SQLite, its store, holds 4 rows and PostgreSQL 3" in result["information"][0]
 
 
 def test_validation_writes_nothing(estate: Estate) -> None:
     estate.cut_over()
+    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    estate.on_target("SET default_transaction_read_only = on")
     before = estate.source.stat(), sorted(path.name for path in estate.source.parent.iterdir())
     first = estate.validate()
     second = estate.validate()
@@ -187,11 +250,20 @@ def test_orphans_and_a_foreign_key_that_is_not_valid_are_findings(estate: Estate
     assert "rows that reference a row that is not there: 1" in findings
 
 
+def test_a_constraint_that_is_not_valid_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("ALTER TABLE app.pets ADD CONSTRAINT named CHECK (name <> 'Tom') NOT VALID")
+    assert "constraint app.pets: named: PostgreSQL has not validated it" in estate.findings()
+
+
 def test_all_findings_come_at_once(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("SELECT setval('app.pets_id_seq', 1)")
     estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
-    assert len(estate.validate()["findings"]) == 2
+    findings = estate.findings()
+    assert "the frozen SQLite file has changed" in findings
+    assert "zoo: pets: the rows of the frozen file are not those that were proven" in findings
+    assert "sequence app.pets_id_seq" in findings
 
 
 def test_values_that_were_kept_are_listed_and_secret_ones_are_not(estate: Estate) -> None:
@@ -224,7 +296,7 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
 
 def test_a_secret_column_is_masked_in_the_key_of_a_row_too() -> None:
     secret = {("tokens", "token")}
-    assert validate._shown_key("tokens", "token='s3cr3t'", secret) == "(secret)"
-    assert validate._shown_key("tokens", "owner='a', token='s3cr3t'", secret) == "(secret)"
-    assert validate._shown_key("tokens", "id=1", secret) == "id=1"
-    assert validate._shown_key("users", "token='public here'", secret) == "token='public here'"
+    assert validate_kept._shown_key("tokens", "token='s3cr3t'", secret) == "(secret)"
+    assert validate_kept._shown_key("tokens", "owner='a', token='s3cr3t'", secret) == "(secret)"
+    assert validate_kept._shown_key("tokens", "id=1", secret) == "id=1"
+    assert validate_kept._shown_key("users", "token='public here'", secret) == "token='public here'"

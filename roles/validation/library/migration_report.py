@@ -34,6 +34,10 @@ options:
     type: list
     elements: dict
     required: true
+  database:
+    description: The result of M(validate_database).
+    type: dict
+    required: true
 attributes:
   check_mode:
     description: Says whether a new report would be written, writes nothing. Functional checks are taken from the
@@ -51,6 +55,7 @@ EXAMPLES = r"""
     host: swarm-dev
     groups: "{{ comparisons }}"
     checks: "{{ checks.results }}"
+    database: "{{ server.validation }}"
   delegate_to: localhost
 """
 
@@ -90,12 +95,17 @@ def main() -> None:
             "host": {"type": "str", "required": True},
             "groups": {"type": "list", "elements": "dict", "required": True},
             "checks": {"type": "list", "elements": "dict", "required": True},
+            "database": {"type": "dict", "required": True},
         },
         supports_check_mode=True,
     )
     parameters = module.params
     content = report.build(
-        parameters["environment_name"], parameters["host"], parameters["groups"], parameters["checks"]
+        parameters["environment_name"],
+        parameters["host"],
+        parameters["groups"],
+        parameters["checks"],
+        parameters["database"],
     )
     try:
         written = report.write(Path(parameters["directory"]), content, module.check_mode)

@@ -11,9 +11,11 @@ description:
   - Reads both sides of a cutover group and says what is wrong, without writing anything.
   - Before the cutover the target must be what the last rehearsal proved. What the services wrote to SQLite since is
     information.
-  - After it the frozen file must be the recorded one, and the final sync must have proven every table equal. What the
-    services wrote to PostgreSQL since is information.
-  - Sequences must be ahead of every id, foreign keys validated and without orphans, indexes valid.
+  - After it the frozen file must be the recorded one, its rows must hash to what the final sync proved equal, and no
+    process may have it open. What the services wrote to PostgreSQL since is counted by table, as information.
+  - After a rollback both sides are compared; what the services wrote to SQLite since is information.
+  - Sequences must be ahead of every id, constraints validated, foreign keys without orphans, indexes valid.
+  - Each service must answer its health address.
   - Findings do not fail the task, so that a report can tell all of them; the caller decides.
 options:
   group:
@@ -24,6 +26,10 @@ options:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
     default: /var/lib/sqlite-migration
+  ask_services:
+    description: Whether to ask each service for its health, and to look for processes that have the frozen file open.
+    type: bool
+    default: true
   login_host:
     description: Address of the PostgreSQL server, or the directory of its Unix socket.
     type: str
@@ -122,7 +128,7 @@ from ansible.module_utils.migration.estate import Group, parse_group
 from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
 
 
-def validation(group: Group, login: Login, work_directory: str, check_mode: bool) -> dict[str, Any]:
+def validation(group: Group, login: Login, work_directory: str, check_mode: bool, ask_services: bool) -> dict[str, Any]:
     """Return what was found in one group.
 
     :raises MigrationError: if nothing can be compared, unless a dry run finds no server or ledger yet.
@@ -133,7 +139,7 @@ def validation(group: Group, login: Login, work_directory: str, check_mode: bool
             if check_mode and not ledger.exists(connection):
                 result = validate.not_compared(group, "there is no ledger in the database yet")
             else:
-                result = validate.validate(connection, group, work_directory)
+                result = validate.validate(connection, group, work_directory, ask_services)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -147,6 +153,7 @@ def main() -> None:
         argument_spec={
             "group": {"type": "dict", "required": True},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
+            "ask_services": {"type": "bool", "default": True},
             **LOGIN_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -154,7 +161,8 @@ def main() -> None:
     try:
         group = parse_group(module.params["group"])
         login = Login.from_arguments(module.params)
-        result = validation(group, login, module.params["work_directory"], module.check_mode)
+        parameters = module.params
+        result = validation(group, login, parameters["work_directory"], module.check_mode, parameters["ask_services"])
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     module.exit_json(changed=False, validation=result)

@@ -1,0 +1,132 @@
+"""Both sides of a group that lives in PostgreSQL: the frozen file, its proof, and what was written since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import catalog, export
+from .errors import MigrationError, Problem
+from .plan import plan_group
+from .prepare import prepare
+from .server_forms import ServerForms
+from .snapshot import WORK_DIRECTORY, sha256_of, snapshot
+from .source import open_snapshot, read_tables
+from .verify import sum_source
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+    from .estate import Group
+    from .ledger import GroupRecord
+
+_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+
+
+def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any], findings: list[Problem]) -> bool:
+    """Check that the frozen file is still the one that was recorded: it is the way back.
+
+    :returns: whether it can be read, at rest.
+    """
+    path = Path(group.source_path)
+    try:
+        found = sha256_of(path)
+    except FileNotFoundError:
+        findings.append(
+            Problem(str(path), "the frozen SQLite file is gone, and with it the way back", "Put it back from a backup")
+        )
+        return False
+    except OSError as error:
+        findings.append(Problem(str(path), f"cannot be read: {error.strerror}", f"Correct this, {_RUN_VALIDATION}"))
+        return False
+    fix = "Find the program that opens it (fuser) and its rows; nothing of them is in PostgreSQL"
+    if record.frozen_sha256 is None:
+        result["information"].append(f"The ledger holds no hash of the frozen file {path}")
+    elif found != record.frozen_sha256:
+        what = "the frozen SQLite file has changed since the cutover: a program writes to it, or it was replaced"
+        findings.append(Problem(str(path), what, fix))
+    wal = Path(f"{path.resolve()}-wal")
+    if wal.exists() and wal.stat().st_size > 0:
+        findings.append(Problem(str(wal), "rows were written to the frozen SQLite file since the cutover", fix))
+        return False
+    return True
+
+
+def check_proof(
+    connection: Connection,
+    group: Group,
+    run: Mapping[str, Any],
+    work_directory: str | None,
+    result: dict[str, Any],
+    findings: list[Problem],
+) -> None:
+    """Check that the rows of the frozen file, hashed again, are those that the final sync proved equal."""
+    proven = {table["source"]: (table["source_rows"], table["source_hash"]) for table in run["tables"]}
+    try:
+        hashes = _hash_frozen_rows(connection, group, work_directory, exact=False)
+        if hashes != proven:
+            # What the fast way takes for plain may be what differs.
+            hashes = _hash_frozen_rows(connection, group, work_directory, exact=True)
+    except MigrationError as error:
+        # The tables may have moved on: a later SQL file can leave no way to say the old rows as they were proven.
+        reasons = "; ".join(str(problem) for problem in error.problems) or error.summary
+        result["information"].append(f"The rows of the frozen file cannot be hashed again as at the cutover: {reasons}")
+        return
+    finally:
+        connection.rollback()
+    result["proof_repeated"] = hashes == proven
+    for source, (rows, content_hash) in sorted(proven.items()):
+        rows_now, hash_now = hashes.get(source, (0, "none"))
+        if (rows_now, hash_now) != (rows, content_hash):
+            findings.append(
+                Problem(
+                    f"{group.name}: {source}",
+                    f"the rows of the frozen file are not those that were proven at the cutover: {rows:,} rows then, "
+                    f"{rows_now:,} now, hashes {content_hash} and {hash_now}",
+                    "The file was changed, or the ledger was: do not delete anything, and compare both with a backup",
+                )
+            )
+
+
+def _hash_frozen_rows(
+    connection: Connection, group: Group, work_directory: str | None, exact: bool
+) -> dict[str, tuple[int, str]]:
+    """Return rows and content hash of each table of the frozen file, rejected rows aside."""
+    with (
+        snapshot(group.source_path, work_directory, frozen=True) as copy,
+        closing(open_snapshot(copy.path)) as source,
+    ):
+        targets = catalog.read_catalog(connection, [table.target for table in group.tables])
+        plans = plan_group(group, source, read_tables(source), targets)
+        forms = ServerForms(connection)
+        prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=exact)
+        sums = {table.plan.source.name: sum_source(source, table, forms) for table in prepared.tables}
+    return {name: (found.rows, found.hexdigest()) for name, found in sums.items()}
+
+
+def count_written_since(
+    connection: Connection, group: Group, work_directory: str | None, information: list[str]
+) -> dict[str, dict[str, int]]:
+    """Return how many rows of each table PostgreSQL holds otherwise than the frozen file, by target table."""
+    directory = Path(work_directory or WORK_DIRECTORY)
+    try:
+        counts = export.count_changes(connection, group, Path(group.source_path), directory)
+    except MigrationError as error:
+        reasons = "; ".join(str(problem) for problem in error.problems) or error.summary
+        information.append(f"Which rows were written since the cutover cannot be told: {reasons}")
+        return {}
+    written = {}
+    for table in group.tables:
+        count = counts.get(table.source)
+        if count is None or not count.total:
+            continue
+        written[table.target] = {
+            "added": count.inserted,
+            "changed": count.updated + count.unsaid,
+            "gone": count.deleted,
+        }
+        parts = [f"{number:,} {what}" for what, number in written[table.target].items() if number]
+        information.append(f"{table.target}: rows written since the cutover: {', '.join(parts)}")
+    return written

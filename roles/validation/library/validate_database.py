@@ -1,0 +1,166 @@
+#!/usr/bin/python
+"""Look at what all cutover groups share: the server, its schema, who may do what, and the backups."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: validate_database
+short_description: Look at the server, its schema, the services' privileges and the backups
+description:
+  - Says what is wrong, without writing anything. Findings do not fail the task, so that a report can tell all of them.
+  - Settings that may lose data must have their values. The tables must be as the applied SQL files left them, no index
+    or constraint missing. Each service's role must have the privileges of its schemas, no more and no less.
+  - Once a group lives in PostgreSQL and backups are taken, one that was proven to restore must not be too old.
+options:
+  groups:
+    description: Every cutover group of the estate, as described in the README of the role sqlite_migrate.
+    type: list
+    elements: dict
+    required: true
+  backup_max_age_hours:
+    description: How old the newest backup that was proven to restore may be.
+    type: float
+    default: 48
+  login_host:
+    description: Address of the PostgreSQL server, or the directory of its Unix socket.
+    type: str
+    default: 127.0.0.1
+  login_port:
+    description: Port of the server.
+    type: int
+    default: 5432
+  login_db:
+    description: Target database.
+    type: str
+    required: true
+  login_user:
+    description: Role that reads the tables and the ledger.
+    type: str
+    required: true
+  login_password:
+    description: Password of that role.
+    type: str
+  session_role:
+    description: Role to become after the login, the owner of the tables.
+    type: str
+  ssl_mode:
+    description: How the connection is protected, as in libpq.
+    type: str
+    default: prefer
+    choices: [disable, allow, prefer, require, verify-ca, verify-full]
+  ca_cert:
+    description: File with the certificate authorities that may have signed the server's certificate.
+    type: path
+  connect_timeout:
+    description: Seconds to wait for the server.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: Looks all the same, because nothing is written. Where there is no server or ledger yet, says so.
+    support: full
+requirements:
+  - psycopg2 on the host
+author:
+  - The maintainers of this project
+"""
+
+EXAMPLES = r"""
+- name: Look at the server
+  validate_database:
+    groups: "{{ estate_cutover_groups }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+"""
+
+RETURN = r"""
+validation:
+  description: What was found.
+  returned: success
+  type: dict
+  contains:
+    findings:
+      description: Everything that is wrong, as where, what and fix.
+      type: list
+      elements: dict
+    information:
+      description: What is worth knowing without being wrong.
+      type: list
+      elements: str
+    server:
+      description: Version and settings.
+      type: dict
+    drift:
+      description: How the tables differ from what the applied SQL files left.
+      type: list
+      elements: str
+    privileges:
+      description: The roles that were looked at, with their schemas.
+      type: dict
+    backup:
+      description: The newest backup that was proven to restore.
+      type: dict
+problems:
+  description: Why nothing could be looked at, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migration import ledger, validate_database
+from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.estate import Group, parse_group
+
+
+def validation(groups: Sequence[Group], login: Login, backup_max_age_hours: float, check_mode: bool) -> dict[str, Any]:
+    """Return what was found.
+
+    :raises MigrationError: if nobody can look, unless a dry run finds no server or ledger yet.
+    """
+    result: dict[str, Any]
+    try:
+        with connected(login) as connection:
+            if check_mode and not ledger.exists(connection):
+                result = validate_database.blank("there is no ledger in the database yet")
+            else:
+                result = validate_database.validate(connection, groups, backup_max_age_hours)
+    except ServerUnreachable:
+        if not check_mode:
+            raise
+        result = validate_database.blank("there is no server yet")
+    return result
+
+
+def main() -> None:
+    """Look at the server and return what was found."""
+    module = AnsibleModule(
+        argument_spec={
+            "groups": {"type": "list", "elements": "dict", "required": True},
+            "backup_max_age_hours": {"type": "float", "default": 48},
+            **LOGIN_ARGUMENTS,
+        },
+        supports_check_mode=True,
+    )
+    parameters = module.params
+    try:
+        result = validation(
+            [parse_group(group) for group in parameters["groups"]],
+            Login.from_arguments(parameters),
+            parameters["backup_max_age_hours"],
+            module.check_mode,
+        )
+    except MigrationError as error:
+        module.fail_json(msg=str(error), problems=error.as_dicts())
+    module.exit_json(changed=False, validation=result)
+
+
+if __name__ == "__main__":
+    main()
