@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,10 @@ CREATE TABLE step_executions (
   duration_ms INTEGER, api_tokens_used INTEGER DEFAULT 0, error TEXT, retry_count INTEGER DEFAULT 0
 );
 """
+STEP_COLUMNS = (
+    "id", "run_id", "step_id", "agent_id", "agent_name", "agent_version", "status", "vm_id", "inputs", "outputs",
+    "queued_at", "started_at", "completed_at", "duration_ms", "api_tokens_used", "error", "retry_count",
+)  # fmt: skip
 STEP_EXECUTIONS_PARENTS = ("agents", "workflows", "workflow_runs")
 
 NARROW_TABLES = "CREATE TABLE narrow (id INTEGER PRIMARY KEY, name TEXT, value INTEGER, created_at TEXT);"
@@ -109,6 +113,15 @@ def make_step_executions(name: str, path: Path, rows: int, text_ids: bool = Fals
     )
 
 
+def grow_step_executions(path: Path, rows: int) -> None:
+    """Add ``rows`` rows of ``step_executions`` and their parents to a file that a service uses."""
+    with closing(sqlite3.connect(path, timeout=60)) as connection:
+        maker = _Steps(connection, rows, text_ids=False)
+        maker.add_parents()
+        maker.add_steps(rows)
+        connection.commit()
+
+
 def change_step_executions(path: Path, rows: int) -> None:
     """Change one row of a hundred in such a file: most are updated, a few are deleted, a few are new."""
     with closing(sqlite3.connect(path)) as connection:
@@ -129,7 +142,7 @@ def make_narrow(path: Path, rows: int) -> Dataset:
         return (number + 1, f"sensor-{number % 9973:05d}", value, _time_text(moment, number))
 
     with closing(_open_new(path, NARROW_TABLES)) as connection:
-        _insert(connection, "narrow", 4, map(make, range(rows)))
+        _insert(connection, "narrow", ("id", "name", "value", "created_at"), map(make, range(rows)))
         connection.commit()
     return Dataset(
         "narrow", "four short columns, into a table with a primary key", path, rows, "narrow", "bench.narrow"
@@ -148,7 +161,7 @@ def make_large_value(name: str, path: Path, size: int, as_blob: bool) -> Dataset
         content = (lines * (size // len(lines) + 1))[:size]
     with closing(_open_new(path, VALUE_TABLES)) as connection:
         row = (1, None, content) if as_blob else (1, content, None)
-        _insert(connection, "large_values", 3, iter([row]))
+        _insert(connection, "large_values", ("id", "content_text", "content_bytes"), iter([row]))
         connection.commit()
     kind = "BLOB" if as_blob else "text"
     return Dataset(name, f"one {kind} of {size:,} bytes in one row", path, 1, "large_values", "bench.large_values")
@@ -188,11 +201,12 @@ class _Steps:
         """Add the agents, one workflow and its runs."""
         make_id = self._make_id
         agents = ((make_id("agent", n), f"agent {n}", "1.2.3", f"/opt/agents/{n}") for n in range(AGENTS))
-        _insert(self._connection, "agents", 4, agents)
+        _insert(self._connection, "agents", ("id", "name", "version", "path"), agents)
         workflow = make_id("workflow", 0)
-        _insert(self._connection, "workflows", 5, iter([(workflow, "nightly build", "1.0.0", "/opt/nightly", "[]")]))
+        workflows = iter([(workflow, "nightly build", "1.0.0", "/opt/nightly", "[]")])
+        _insert(self._connection, "workflows", ("id", "name", "version", "path", "steps"), workflows)
         runs = ((make_id("run", n), workflow, "completed") for n in range(self._runs))
-        _insert(self._connection, "workflow_runs", 3, runs)
+        _insert(self._connection, "workflow_runs", ("id", "workflow_id", "status"), runs)
 
     def add_steps(self, rows: int, first: int = 0) -> None:
         """Add steps with the numbers from ``first`` on."""
@@ -233,7 +247,7 @@ class _Steps:
                 number % 4 // 3,
             )
 
-        _insert(self._connection, "step_executions", 17, map(make, range(first, first + rows)))
+        _insert(self._connection, "step_executions", STEP_COLUMNS, map(make, range(first, first + rows)))
 
 
 def _open_new(path: Path, tables: str) -> sqlite3.Connection:
@@ -246,10 +260,10 @@ def _open_new(path: Path, tables: str) -> sqlite3.Connection:
     return connection
 
 
-def _insert(connection: sqlite3.Connection, table: str, columns: int, rows: Iterator[Row]) -> None:
-    """Insert rows as parameters."""
-    marks = ", ".join("?" * columns)
-    connection.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)  # noqa: S608 (constants)
+def _insert(connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterator[Row]) -> None:
+    """Insert rows as parameters: the values of the table's columns of these names, which may have others too."""
+    marks = ", ".join("?" * len(columns))
+    connection.executemany(f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({marks})', rows)  # noqa: S608
 
 
 def _uuid_text(kind: str, number: int) -> str:

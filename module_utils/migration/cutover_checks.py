@@ -57,10 +57,12 @@ class Checked:
     """What the checks have read on the way.
 
     :param processes: pm2's processes by the service's name.
+    :param removed: names of services that we have taken out of pm2's list since.
     """
 
     daemons: dict[str, Pm2] = field(default_factory=dict)
     processes: dict[str, list[Process]] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
     env_files: list[EnvFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 

@@ -97,7 +97,7 @@ class Keeper:
             since = (datetime.now(UTC) - datetime.fromisoformat(stopped_at)).total_seconds() if stopped_at else 0.0
             downtime = max(since - self.settings.stable_seconds, time.monotonic() - began)
             migration = ledger.read_latest_run(self.connection, self.group.name, engine.FINAL) or {}
-            report = make_report(self.group, healths, downtime, steps, migration)
+            report = make_report(self.group, healths, downtime, steps, None, migration)
             record_cutover(self.connection, self.group, started_at, report)
             result = {**result, "changed": True, "report": report}
             result["msg"] = f"{self.group.name}: an interrupted cutover was finished; it lives on PostgreSQL."

@@ -14,7 +14,7 @@ from .cutover_checks import Checked, Settings, check_services
 from .cutover_report import FENCE, FINGERPRINT
 from .errors import MigrationError, Problem
 from .estate import Group
-from .fingerprint import fingerprint
+from .fingerprint import since
 from .group_services import save, start, stop, watch, write_env_files
 from .interruption import Interrupted, uninterruptible
 from .service_health import SQLITE, Health
@@ -159,14 +159,13 @@ def written_since(connection: Connection, group: Group, record: ledger.GroupReco
     """Return one problem for each table that was written to since the cutover."""
     then = record.detail.get(FINGERPRINT, {})
     problems = []
-    for table, now in fingerprint(connection, group).items():
-        before = then.get(table)
-        if before is None or before["hash"] != now["hash"] or before["rows"] != now["rows"]:
-            rows = "an unknown number of" if before is None else f"{before['rows']:,}"
+    for table, now in since(connection, group, then).items():
+        if now.written is not False:
+            rows = f"{then[table]['rows']:,}" if table in then else "an unknown number of"
             problems.append(
                 Problem(
                     f"{group.name}: {table}",
-                    f"it was written to since the cutover: {rows} rows then, {now['rows']:,} rows now",
+                    f"it was written to since the cutover: {rows} rows then, {now.rows:,} rows now",
                     "These rows are in PostgreSQL alone: stay there, or take them over by hand before going back",
                 )
             )

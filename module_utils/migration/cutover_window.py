@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +14,31 @@ from typing import TYPE_CHECKING, Any
 from . import engine, fence, ledger, state, way_back
 from .connection import Login
 from .cutover_checks import Checked, Settings
-from .cutover_report import FENCE, FINGERPRINT, PROVEN, STOPPED_AT, Steps, make_report, record_cutover
+from .cutover_report import (
+    FENCE,
+    FINGERPRINT,
+    PROVEN,
+    STOPPED_AT,
+    Steps,
+    downtime_sentence,
+    make_report,
+    record_cutover,
+)
 from .cutover_undo import put_back
+from .downtime import DowntimeClient
 from .estate import Group
-from .fingerprint import fingerprint
-from .group_services import checkpoint, diff, save, start, stop, wait_until_closed, watch, write_env_files
+from .fingerprint import LaterFingerprint
+from .group_services import (
+    checkpoint,
+    diff,
+    require_at_rest,
+    save,
+    start,
+    stop,
+    wait_until_closed,
+    watch,
+    write_env_files,
+)
 from .service_health import POSTGRESQL
 from .snapshot import sha256_of
 
@@ -43,6 +65,8 @@ class Window:
         self.checked = checked
         self.record = record
         self.steps = Steps()
+        self._described: dict[str, Any] = {}
+        self._fingerprint: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict[str, Any]:
         """Go through the window; on any failure put the group back.
@@ -53,66 +77,108 @@ class Window:
         watcher = watch(self.group, self.checked, self.settings)
         with ExitStack() as stack:
             stack.callback(watcher.close)
+            client = DowntimeClient(self.group.services)
+            stack.callback(client.close)
+            content = LaterFingerprint(self.login, self.group)
+            stack.callback(content.close)
+            other_thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             try:
-                began = time.monotonic()
+                if self.record.state != state.FROZEN:
+                    client.wait_for_first_answers()
+                began, earlier = time.monotonic(), self._stopped_before()
+                with self.steps.step("stop"):
+                    self._stop(started_at)
                 with self.steps.step("freeze"):
-                    self._freeze(started_at)
+                    path = self._freeze()
+                # Another processor is free while the rows move.
+                frozen_sha256 = other_thread.submit(sha256_of, path)
                 with self.steps.step("final sync"):
                     migration = engine.migrate(
                         self.connection, self.group, engine.FINAL, work_directory=self.settings.work_directory
                     )
+                with self.steps.step("hash"):
+                    digest = frozen_sha256.result()
                 with self.steps.step("settings"):
                     write_env_files(self.checked.env_files, POSTGRESQL)
                 with self.steps.step("go live"):
-                    self._go_live()
+                    content.hold()
+                    self._go_live(digest)
                 with self.steps.step("start"):
+                    client.mark_start()
                     start(self.group.services, self.checked)
                     healths = watcher.wait(
                         self.group.services, POSTGRESQL, self.settings.health_timeout, self.checked.pids
                     )
+                healthy_at = max(health.healthy_at for health in healths)
+                client.wait_for_answers()
+                client.close()
+                content.begin()
                 with self.steps.step("watch"):
                     watcher.watch(healths, self.settings.stable_seconds)
-                downtime = max(health.healthy_at for health in healths) - began
                 with self.steps.step("save"):
                     save(self.group, self.checked, self.settings)
             except BaseException as error:
                 # Its sessions are of the services' roles too, and must not be taken for theirs.
                 watcher.close()
+                client.close()
                 raise put_back(
                     self.connection, self.login, self.group, self.settings, error, f"the step '{self.steps.name}'"
                 ) from None
-        report = make_report(self.group, healths, downtime, self.steps, migration["report"])
-        for entry, health in zip(report["services"], healths, strict=True):
-            entry["downtime_seconds"] = round(health.healthy_at - began, 3)
-        record_cutover(self.connection, self.group, started_at, report)
+            self._add_content(content.result())
+        window = healthy_at - began + earlier
+        report = make_report(self.group, healths, window, self.steps, client, migration["report"])
+        record_cutover(self.connection, self.group, started_at, report, {FINGERPRINT: self._fingerprint})
         return {
             "changed": True,
             "state": state.LIVE,
-            "msg": f"{self.group.name} lives on PostgreSQL; its services were down for {downtime:.1f} seconds.",
+            "msg": f"{self.group.name} lives on PostgreSQL; {downtime_sentence(report)}",
             "diff": diff(self.checked.env_files, to=POSTGRESQL),
             "report": report,
         }
 
-    def _freeze(self, started_at: datetime) -> None:
-        """Stop the services, prove that nobody has the file open, complete it, and fence it."""
+    def _stop(self, started_at: datetime) -> None:
+        """Commit that the window is open, and stop the services."""
         path = Path(os.path.realpath(self.group.source_path))
         # A fence that is there already was put up by an earlier run, which recorded what was before it.
         known = self.record.detail.get(FENCE)
-        described = known if known and fence.is_fenced(path) else fence.describe(path)
+        self._described = known if known and fence.is_fenced(path) else fence.describe(path)
         since = self.record.detail.get(STOPPED_AT) if self.record.state == state.FROZEN else None
-        detail = {FENCE: described, STOPPED_AT: since or started_at.isoformat(), PROVEN: False}
+        detail = {FENCE: self._described, STOPPED_AT: since or started_at.isoformat(), PROVEN: False}
         self._step("freeze", detail=detail)
         stop(self.group.services, self.checked)
+
+    def _stopped_before(self) -> float:
+        """Return for how many seconds an earlier run that was killed has already left the services stopped."""
+        since = self.record.detail.get(STOPPED_AT) if self.record.state == state.FROZEN else None
+        return (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() if since else 0.0
+
+    def _freeze(self) -> Path:
+        """Prove that nobody has the file open, complete it, fence it, and return its real path."""
+        path = Path(os.path.realpath(self.group.source_path))
         wait_until_closed(self.group.source_path, self.settings.stop_timeout)
-        fence.remove_fence(path, described)
+        fence.remove_fence(path, self._described)
         checkpoint(path)
         fence.raise_fence(path)
-        self._step("freeze", frozen_sha256=sha256_of(path))
+        # Who has opened it since can go on writing, beside it too.
+        require_at_rest(path)
+        return path
 
-    def _go_live(self) -> None:
+    def _go_live(self, frozen_sha256: str) -> None:
         """Commit that PostgreSQL is the store, before the first service can write to it."""
+        require_at_rest(Path(os.path.realpath(self.group.source_path)))
+        record = ledger.read_group(self.connection, self.group.name, self.group.source_path)
+        self._fingerprint = {
+            name: {"rows": left["rows"], "writers": left["writers"]}
+            for name, left in record.detail[engine.LOADED].items()
+        }
         way_back.end(self.connection, self.group, self.record)
-        self._step("go_live", detail={FINGERPRINT: fingerprint(self.connection, self.group)})
+        self._step("go_live", frozen_sha256=frozen_sha256, detail={FINGERPRINT: self._fingerprint})
+
+    def _add_content(self, content: Mapping[str, Mapping[str, Any]]) -> None:
+        """Complete the fingerprint by the hashes of the content, where they could be read."""
+        for name, found in content.items():
+            if name in self._fingerprint and found["rows"] == self._fingerprint[name]["rows"]:
+                self._fingerprint[name]["hash"] = found["hash"]
 
     def _step(self, step: str, frozen_sha256: str | None = None, detail: dict[str, Any] | None = None) -> None:
         """Take a step in the ledger and commit it."""

@@ -273,14 +273,15 @@ class _Run:
         if not sync.can_be_done():
             return None
         changed = any(differences) or not all(sequence["correct"] for sequence in sequences)
-        self.copy.check.require()
         with clock.step("load"):
             synced = sync.run(write=not self.check_mode)
             if changed and not self.check_mode:
                 sequences = set_sequences(connection, sequences)
         comparisons = [table.comparison for table in synced]
-        if not self.check_mode:
-            with clock.step("verify"):
+        with clock.step("verify"):
+            # It runs beside all this. Nothing is committed before it has found every page sound.
+            self.copy.check.require()
+            if not self.check_mode:
                 _require_equal(self.group, [table.plan for table in synced], comparisons)
                 _require_only_these_changes(connection, plans, present, synced)
         earlier = ledger.read_latest_run(connection, self.group.name, REHEARSAL, FINAL) or {}

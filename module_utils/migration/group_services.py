@@ -24,19 +24,23 @@ def watch(group: Group, checked: Checked, settings: Settings) -> Watcher:
 
 
 def stop(services: Iterable[Service], checked: Checked) -> None:
-    """Stop services, those of one user with one call."""
+    """Stop services and remove them from pm2's list, those of one user with one call.
+
+    Each call of pm2 costs a good part of a second, and before it starts a service pm2 has to forget it anyway:
+    a variable that pm2 has cached would beat the ``.env``.
+    """
     for user, pm2 in checked.daemons.items():
-        pm2.stop(service.name for service in services if service.user == user)
+        names = [service.name for service in services if service.user == user]
+        pm2.delete(names, [name for name in names if checked.processes.get(name)])
+        checked.removed.update(names)
 
 
 def start(services: Iterable[Service], checked: Checked) -> None:
-    """Delete services from pm2's list and start them from their ecosystem files, all at the same time.
-
-    A variable that pm2 has cached would beat the ``.env``, and only ``delete`` makes it forget.
-    """
+    """Start services anew from their ecosystem files, all at the same time."""
     services = list(services)
     for user, pm2 in checked.daemons.items():
-        pm2.delete(service.name for service in services if service.user == user)
+        pm2.delete(service.name for service in services if service.user == user and service.name not in checked.removed)
+    checked.removed.difference_update(service.name for service in services)
     with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
         for started in [
             pool.submit(checked.daemons[service.user].start, service.ecosystem_path, service.name)
@@ -115,6 +119,22 @@ def checkpoint(path: Path) -> None:
             f"The write-ahead log of {path} cannot be emptied.",
             [Problem(f"{path}-wal", "rows are left in it", "Find out who has the file open (fuser), then run again")],
         )
+
+
+def require_at_rest(path: Path) -> None:
+    """Refuse a frozen file that somebody has open, or beside which rows have appeared since it was completed.
+
+    :raises MigrationError: naming the processes, or the log that holds rows.
+    """
+    problems = [
+        Problem(holder.path, f"process {holder.pid} ({holder.command}) has opened it since", "End it, then run again")
+        for holder in open_files.find_holders(path)
+    ]
+    if not has_no_log(path):
+        fix = "Find out who writes to it, and stop that too, then run again"
+        problems.append(Problem(f"{path}-wal", "somebody has written rows to it since the file was completed", fix))
+    if problems:
+        raise MigrationError(f"{path} does not stay as it was frozen.", problems)
 
 
 def has_no_log(path: Path) -> bool:

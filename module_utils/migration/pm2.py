@@ -12,7 +12,7 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,19 +96,23 @@ class Pm2:
             for entry in self._list()
         ]
 
-    def stop(self, names: Iterable[str]) -> None:
-        """Stop services that pm2 knows."""
-        known = {process.name for process in self.processes()}
-        wanted = [name for name in names if name in known]
-        if wanted:
-            self._run("stop", *wanted)
+    def delete(self, names: Iterable[str], known: Sequence[str] = ()) -> None:
+        """Stop services and remove them from pm2's list, with everything it has cached for them.
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Remove services from pm2's list, with everything it has cached for them."""
-        known = {process.name for process in self.processes()}
-        wanted = [name for name in names if name in known]
-        if wanted:
-            self._run("delete", *wanted)
+        :param known: those of them that pm2 has just listed; then it is not asked again, if all goes well.
+        """
+        wanted = list(names)
+        if not wanted:
+            return
+        if known:
+            with suppress(MigrationError):
+                self._run("delete", *known)
+                if set(known) == set(wanted):
+                    return
+        listed = {process.name for process in self.processes()}
+        left = [name for name in wanted if name in listed]
+        if left:
+            self._run("delete", *left)
 
     def start(self, ecosystem_file: str, name: str) -> None:
         """Start one service of an ecosystem file."""

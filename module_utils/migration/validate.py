@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import engine, ledger, state
 from .errors import MigrationError, Problem
-from .fingerprint import fingerprint
+from .fingerprint import since
 from .validate_kept import read_kept
 from .validate_live import check_frozen_file, check_proof, count_written_since
 from .validate_services import look_at_services
@@ -233,8 +233,8 @@ def _validate_live(
         result["information"].append(
             "The ledger holds no fingerprint of the cutover: what was written since is unknown"
         )
-    now = fingerprint(connection, group)
-    unwritten = {target: {"rows": table["rows"], "hash": table["hash"]} for target, table in recorded.items()} == now
+    now = since(connection, group, recorded)
+    unwritten = all(table.written is False for table in now.values())
     written_rows: dict[str, dict[str, int]] = {}
     if at_rest:
         check_proof(connection, group, run, work_directory, result, findings)
@@ -248,11 +248,9 @@ def _validate_live(
         if present is None:
             findings.append(_gone(group, table["target"]))
             continue
-        before = recorded.get(table["target"])
-        written = None if before is None else before["hash"] != present["hash"]
         counted = written_rows.get(table["target"])
         result["tables"].append(
-            {**table, "written_since": written, "rows_now": present["rows"], "written_rows": counted}
+            {**table, "written_since": present.written, "rows_now": present.rows, "written_rows": counted}
         )
     written_tables = [
         table["target"] for table in result["tables"] if table["written_since"] and not table["written_rows"]
@@ -266,8 +264,9 @@ def _read_cutover(connection: Connection, group: Group, record: ledger.GroupReco
     run = ledger.read_latest_run(connection, group.name, "cutover") or {}
     return {
         "at": None if record.cutover_at is None else record.cutover_at.isoformat(timespec="seconds"),
-        "downtime_seconds": run.get("downtime_seconds"),
+        **{key: run.get(key) for key in ("downtime_seconds", "window_seconds", "own_seconds", "services_seconds")},
         "steps": [dict(step) for step in run.get("steps") or ()],
+        "services": [dict(service) for service in run.get("services") or ()],
     }
 
 
