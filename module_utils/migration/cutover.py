@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import ledger, state
 from .connection import Login, ServerUnreachable, connected
-from .cutover_checks import Checked, Settings, check_database, check_health, check_services, check_source
+from .cutover_checks import Checked, Settings, boot_warnings, check_database, check_health, check_services, check_source
 from .cutover_keep import Keeper
 from .cutover_report import FENCE, FINGERPRINT, Steps
 from .cutover_undo import put_back, to_sqlite, written_since, written_until_stopped
@@ -136,4 +136,5 @@ def _announce(group: Group, settings: Settings, group_state: str, checked: Check
         "state": group_state,
         "msg": f"{group.name} {when}: {', '.join(service.name for service in group.services)}.",
         "diff": diff(checked.env_files, to=POSTGRESQL),
+        "warnings": boot_warnings(checked),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ class Settings:
     :param stop_timeout: seconds until the stopped services must have closed the source.
     :param health_timeout: seconds until the started services must be healthy.
     :param stable_seconds: how long they then have to run without a restart.
+    :param estate_connections: for each role of the estate the connections that the pools of its services open,
+        those of other groups included.
     :param work_directory: private directory for snapshots.
     """
 
@@ -39,6 +41,7 @@ class Settings:
     stop_timeout: float = 30.0
     health_timeout: float = 30.0
     stable_seconds: float = 2.0
+    estate_connections: Mapping[str, int] = field(default_factory=dict)
     work_directory: str | None = None
 
 
@@ -57,11 +60,13 @@ class Checked:
     """What the checks have read on the way.
 
     :param processes: pm2's processes by the service's name.
+    :param instances: how many processes each ecosystem file starts, by the service's name, where we can read it.
     :param removed: names of services that we have taken out of pm2's list since.
     """
 
     daemons: dict[str, Pm2] = field(default_factory=dict)
     processes: dict[str, list[Process]] = field(default_factory=dict)
+    instances: dict[str, int] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
     env_files: list[EnvFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -118,6 +123,16 @@ def check_services(group: Group, settings: Settings, may_be_missing: bool = Fals
     return checked
 
 
+def boot_warnings(checked: Checked) -> list[str]:
+    """Return a sentence for each user whose services nobody would start again after a reboot."""
+    return [
+        f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
+        f"for it. A reboot would leave them stopped. Run: pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+        for user, pm2 in checked.daemons.items()
+        if pm2.is_started_at_boot() is False
+    ]
+
+
 def check_health(group: Group, checked: Checked) -> None:
     """Check that the services are well now, on SQLite: else nobody could tell whether the move has hurt them."""
     for service in group.services:
@@ -151,26 +166,29 @@ def check_source(group: Group, checked: Checked) -> None:
                         "A copy needs a cutover group of its own; else make the symlink again",
                     )
                 )
-        family = open_files.family_of(checked.pids)
-        for holder in open_files.find_holders(source):
-            if holder.pid not in family:
-                checked.problems.append(
-                    Problem(
-                        str(source),
-                        f"process {holder.pid} ({holder.command}) has {holder.path} open "
-                        "and is no service of the group",
-                        "Stop it, or add its service to this cutover group",
-                    )
-                )
+        checked.problems.extend(strangers(str(source), checked.pids))
 
 
-def check_database(
-    connection: Connection, group: Group, settings: Settings, checked: Checked, is_live: bool = False
-) -> None:
-    """Check that each service's role can log in and see its schemas, and that the pools fit the server.
+def strangers(path: str, pids: Iterable[int]) -> list[Problem]:
+    """Return one problem for each process that has a source open and is no service of its group.
 
-    :param is_live: the services are on PostgreSQL, so the sessions of their roles are already part of their pools.
+    :param pids: the processes of the group's services; their descendants belong to them.
+    :raises MigrationError: if a process that may write to the file does not let us see what it has open.
     """
+    family = open_files.family_of(pids)
+    return [
+        Problem(
+            path,
+            f"process {holder.pid} ({holder.command}) has {holder.path} open and is no service of the group",
+            "Stop it, or add its service to this cutover group",
+        )
+        for holder in open_files.find_holders(path)
+        if holder.pid not in family
+    ]
+
+
+def check_database(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that each service's role can log in and see its schemas, and that all pools together fit the server."""
     for role in dict.fromkeys(service.database_role for service in group.services):
         password = settings.role_passwords.get(role)
         if not password:
@@ -191,28 +209,45 @@ def check_database(
             for (schema,) in cursor.fetchall():
                 fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
                 checked.problems.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
+    _check_connections(connection, group, settings, checked)
+
+
+def _check_connections(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that the pools of the whole estate fit what the server has left, when each is as full as it may be."""
+    pools = dict(settings.estate_connections)
+    for role in {service.database_role for service in group.services}:
+        own = sum(service.pool_size for service in group.services if service.database_role == role)
+        pools[role] = max(own, pools.get(role, 0))
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
-            "- coalesce(current_setting('reserved_connections', true)::int, 0), "
-            "(SELECT sum(numbackends) FROM pg_stat_database), "
-            "(SELECT count(*) FROM pg_stat_activity WHERE usename = ANY (%s))",
-            ([service.database_role for service in group.services],),
+            "- coalesce(current_setting('reserved_connections', true)::int, 0)"
         )
-        usable, taken, own = (int(value) for value in first_row(cursor))
+        usable = int(first_row(cursor)[0])
+        cursor.execute(
+            "SELECT usename, count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usename IS NOT NULL "
+            "GROUP BY usename"
+        )
+        sessions = {str(role): int(count) for role, count in cursor.fetchall()}
     connection.rollback()
-    wanted = sum(service.pool_size for service in group.services)
-    if is_live:
-        # A role may be shared with other groups: no more of its sessions are ours than our pools can hold.
-        taken -= min(own, wanted)
+    # A role's sessions are those of its pools; what goes beyond belongs to somebody else.
+    taken = sum(max(0, count - pools.get(role, 0)) for role, count in sessions.items())
+    wanted = sum(pools.values())
     if taken + wanted > usable:
+        each = ", ".join(f"{role} {count}" for role, count in sorted(pools.items()))
         checked.problems.append(
             Problem(
                 "max_connections",
-                f"{usable} connections are usable, {taken} are taken, and the pools of this group may open {wanted}",
+                f"{usable} connections are usable, others have taken {taken}, and the pools of the services together "
+                f"may open {wanted} ({each})",
                 "Lower the services' pool_size, or raise max_connections (role postgres_config)",
             )
         )
+
+
+def processes_of(checked: Checked, service: Service) -> int:
+    """Return how many processes of a service pm2 starts: as its ecosystem file says, else as many as run now."""
+    return checked.instances.get(service.name) or max(1, len(checked.processes.get(service.name, ())))
 
 
 def _check_names(checked: Checked, group: Group, user: str, processes: list[Process], may_be_missing: bool) -> None:
@@ -259,7 +294,19 @@ def _check_files(checked: Checked, service: Service, pm2: Pm2 | None) -> None:
                     "Give the application this name, or correct 'ecosystem_file'",
                 )
             )
-        for key in sorted(set(applications.get(service.name, ())) & set(dotenv_file.MANAGED_KEYS)):
+            return
+        application = applications[service.name]
+        checked.instances[service.name] = application.processes
+        if application.processes > service.pool_size:
+            checked.problems.append(
+                Problem(
+                    f"{path}: instances",
+                    f"it starts {application.processes} processes, and the service's pool_size is {service.pool_size}: "
+                    "each process needs a connection at least",
+                    "Raise 'pool_size' of the service in estate_cutover_groups, or start fewer processes",
+                )
+            )
+        for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
             checked.problems.append(
                 Problem(f"{path}: env.{key}", "it would beat the value in .env", "Remove it from the ecosystem file")
             )
@@ -279,7 +326,7 @@ def _check_env_file(checked: Checked, service: Service, settings: Settings) -> N
             )
         )
     else:
-        values = settings.services_login.values(service, password)
+        values = settings.services_login.values(service, password, processes_of(checked, service))
         unwritable += dotenv_file.problems_of_values(f"service {service.name}", values.items())
     checked.problems.extend(unwritable)
     with checked.collecting():

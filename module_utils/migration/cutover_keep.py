@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import dotenv_file, engine, fence, ledger, open_files, state
 from .connection import Login
-from .cutover_checks import EnvFile, Settings, check_database, check_services
+from .cutover_checks import EnvFile, Settings, boot_warnings, check_database, check_services
 from .cutover_report import PROVEN, STOPPED_AT, Steps, make_report, record_cutover
 from .cutover_undo import problems_of, put_back, written_since
 from .errors import MigrationError, Problem
@@ -44,7 +44,7 @@ class Keeper:
         self.settings = settings
         self.record = record
         self.checked = check_services(group, settings, may_be_missing=True)
-        check_database(connection, group, settings, self.checked, is_live=True)
+        check_database(connection, group, settings, self.checked)
         self.checked.require(f"Cutover group {group.name} lives on PostgreSQL, but cannot be looked after.")
 
     def foretell(self) -> dict[str, Any]:
@@ -192,6 +192,7 @@ class Keeper:
             "state": self.record.state,
             "msg": msg,
             "diff": diff(self._env_files_of(restart), to=POSTGRESQL),
+            "warnings": boot_warnings(self.checked),
             "report": {
                 "group": self.group.name,
                 "downtime_seconds": 0.0,

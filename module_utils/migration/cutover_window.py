@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import engine, fence, ledger, state, way_back
 from .connection import Login
-from .cutover_checks import Checked, Settings
+from .cutover_checks import Checked, Settings, boot_warnings
 from .cutover_report import (
     FENCE,
     FINGERPRINT,
@@ -133,6 +133,7 @@ class Window:
             "state": state.LIVE,
             "msg": f"{self.group.name} lives on PostgreSQL; {downtime_sentence(report)}",
             "diff": diff(self.checked.env_files, to=POSTGRESQL),
+            "warnings": boot_warnings(self.checked),
             "report": report,
         }
 

@@ -23,11 +23,12 @@ HEADER = "# PostgreSQL connection of this service, written by the role service_e
 SET_ASIDE = "# Set aside by the role service_env: "
 
 # What we write.
-WRITTEN_KEYS = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSLMODE", "DATABASE_URL")
+POOL_SIZE = "DATABASE_POOL_SIZE"
+WRITTEN_KEYS = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSLMODE", "DATABASE_URL", POOL_SIZE)
 # What would lead a service elsewhere if it were left standing beside ours.
 MANAGED_KEYS = (*WRITTEN_KEYS, "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGPASSFILE", "PGSSLROOTCERT")
 # Values that a diff may show.
-_SHOWN_KEYS = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSSLMODE")
+_SHOWN_KEYS = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSSLMODE", POOL_SIZE)
 _MASK = "********"
 # A demand of TLS; the weaker modes of libpq mean something else to node's pg, which takes any of them for a demand.
 _TLS_MODES = ("require", "verify-ca", "verify-full")
@@ -140,9 +141,11 @@ def connection_values(
     password: str,
     ssl_mode: str = "prefer",
     ca_certificate: str | None = None,
+    pool_size: int | None = None,
 ) -> dict[str, str]:
     """Return the lines of one connection by their keys, ``DATABASE_URL`` from the same values as the others.
 
+    :param pool_size: most connections of each process of the service.
     :param ssl_mode: a mode of libpq; one that demands TLS is written, the weaker ones are the service's own affair.
     :param ca_certificate: file with the authorities that may have signed the server's certificate.
     """
@@ -163,6 +166,8 @@ def connection_values(
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     query = f"?{urlencode(options, quote_via=quote, safe='/')}" if options else ""
     values["DATABASE_URL"] = f"postgresql://{login}@{server}/{quote(database, safe='')}{query}"
+    if pool_size is not None:
+        values[POOL_SIZE] = str(pool_size)
     return values
 
 

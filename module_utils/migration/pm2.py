@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -24,11 +25,17 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ANSWER_SECONDS = 60
 ONLINE = "online"
 
-# Prints the names of the applications in an ecosystem file, with the names of their variables.
+# Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
 _READ_ECOSYSTEM = """
 const file = require(process.argv[1]);
 const apps = Array.isArray(file) ? file : file.apps || [file];
-console.log(JSON.stringify(apps.map((app) => [app.name || '', Object.keys(app.env || {})])));
+const cores = require('os').cpus().length;
+const processes = (app) => {
+  if (app.instances === undefined) return 1;
+  const wanted = parseInt(app.instances, 10) || 0;
+  return Math.max(1, wanted > 0 ? wanted : cores + wanted);
+};
+console.log(JSON.stringify(apps.map((app) => [app.name || '', Object.keys(app.env || {}), processes(app)])));
 """
 _READABLE_ECOSYSTEMS = (".js", ".cjs", ".json")
 # What of a process makes its entry in the dump another one.
@@ -49,6 +56,18 @@ class Process:
     status: str
     restarts: int
     variables: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Application:
+    """One application of an ecosystem file.
+
+    :param variables: names of the variables that it hands to pm2.
+    :param processes: how many processes pm2 starts.
+    """
+
+    variables: tuple[str, ...]
+    processes: int
 
 
 class Pm2:
@@ -118,8 +137,8 @@ class Pm2:
         """Start one service of an ecosystem file."""
         self._run("start", ecosystem_file, "--only", name, directory=str(Path(ecosystem_file).parent))
 
-    def read_ecosystem(self, path: str) -> dict[str, list[str]] | None:
-        """Return the names of a file's applications with the names of their variables; None if only pm2 can read it.
+    def read_ecosystem(self, path: str) -> dict[str, Application] | None:
+        """Return a file's applications by their names; None if only pm2 can read it.
 
         :raises MigrationError: if node cannot load the file.
         """
@@ -127,13 +146,28 @@ class Pm2:
             return None
         try:
             text = self._execute(["node", "-e", _READ_ECOSYSTEM, path], str(Path(path).parent))
-            return {str(name): list(variables) for name, variables in json.loads(text)}
-        except (MigrationError, ValueError):
+            return {
+                str(name): Application(tuple(variables), int(processes))
+                for name, variables, processes in json.loads(text)
+            }
+        except (MigrationError, ValueError, TypeError):
             what = f"node cannot load it as user {self.user}"
             raise MigrationError(
                 f"The ecosystem file {path} cannot be used.",
                 [Problem(path, what, f"Look at: node -e 'require(\"{path}\")'")],
             ) from None
+
+    def is_started_at_boot(self) -> bool | None:
+        """Return whether an enabled unit of systemd brings this pm2's list back at boot; None without systemd."""
+        if not Path("/run/systemd/system").is_dir():
+            return None
+        for unit in Path("/etc/systemd/system").glob("*.wants/*.service"):
+            with suppress(OSError):
+                text = unit.read_text(encoding="utf-8", errors="replace")
+                ours = (f"User={self.user}", f"PM2_HOME={self.home}")
+                if "resurrect" in text and any(re.search(rf"{re.escape(mark)}(?![\w./-])", text) for mark in ours):
+                    return True
+        return False
 
     def save(self, names: Iterable[str], secrets: Iterable[str], check_mode: bool = False) -> bool:
         """Write pm2's list for the next boot if that would change an entry of ours; keep the dump private.

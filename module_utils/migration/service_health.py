@@ -46,10 +46,20 @@ class ServicesLogin:
     ssl_mode: str = "prefer"
     ca_certificate: str | None = None
 
-    def values(self, service: Service, password: str) -> dict[str, str]:
-        """Return the lines of a service's ``.env``."""
+    def values(self, service: Service, password: str, processes: int = 1) -> dict[str, str]:
+        """Return the lines of a service's ``.env``.
+
+        :param processes: how many of its processes read it; each of them opens a pool of its own.
+        """
         return dotenv_file.connection_values(
-            self.host, self.port, self.database, service.database_role, password, self.ssl_mode, self.ca_certificate
+            self.host,
+            self.port,
+            self.database,
+            service.database_role,
+            password,
+            self.ssl_mode,
+            self.ca_certificate,
+            max(1, service.pool_size // max(1, processes)),
         )
 
     def login(self, role: str, password: str) -> Login:
@@ -228,15 +238,18 @@ class Watcher:
         if holding:
             return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
         password = self.role_passwords.get(service.database_role, "")
-        stale = self._stale_variables(family, self.services_login.values(service, password))
+        stale = self._stale_variables(family, self.services_login.values(service, password, len(processes)))
         if stale:
             return stale
-        result.session_pid = self._session_of(service.database_role, password, family)
-        if result.session_pid is None:
-            return (
-                f"it answers, but no session of role {service.database_role} on "
-                f"{self.services_login.host}:{self.services_login.port} comes from its process"
-            )
+        # In cluster mode pm2 hands the requests to one process after the other.
+        for pid in result.pids:
+            session = self._session_of(service.database_role, password, open_files.family_of([pid]))
+            if session is None:
+                return (
+                    f"it answers, but no session of role {service.database_role} on "
+                    f"{self.services_login.host}:{self.services_login.port} comes from its process {pid}"
+                )
+            result.session_pid = session
         return ""
 
     def _stale_variables(self, family: Iterable[int], wanted: Mapping[str, str]) -> str:

@@ -73,6 +73,13 @@ options:
     description: Seconds that the healthy services then have to run without a restart.
     type: int
     default: 2
+  estate_connections:
+    description:
+      - For each role of the estate the connections that the pools of its services open, those of other groups included.
+      - Together with what others have open they must fit the server's limit, or nothing is stopped.
+      - The group's own services count in any case.
+    type: dict
+    default: {}
   work_directory:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
@@ -169,14 +176,31 @@ report:
       description: Name of the cutover group.
       type: str
     downtime_seconds:
-      description: Time from the stop of the first service until the last was healthy.
+      description:
+        - Time from the first service's last answer until all answered again, as a client saw it that asked them all
+          the time; or, with RV(report.measured_by=steps), the same as RV(report.window_seconds).
+      type: float
+    measured_by:
+      description: V(client) or V(steps), if no client could measure it, for example after a run that was killed.
+      type: str
+    window_seconds:
+      description: Time from the call for the stop until every service was proven healthy.
+      type: float
+    services_seconds:
+      description: The part of it in which pm2 and the services stopped and started.
+      type: float
+    own_seconds:
+      description: The rest of it, our own steps.
       type: float
     steps:
       description: Each step of the window with its seconds, in their order.
       type: list
       elements: dict
     services:
-      description: Each service with its process, the process on the server that serves its session, and its store.
+      description:
+        - Each service with its process, the process on the server that serves its session, and its store.
+        - C(downtime_seconds) and C(start_seconds) are what the client saw of it, with the C(requests) that it made and
+          the C(requests_failed) among them.
       type: list
       elements: dict
     migration:
@@ -243,6 +267,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "stop_timeout": {"type": "int", "default": 30},
     "health_timeout": {"type": "int", "default": 30},
     "stable_seconds": {"type": "int", "default": 2},
+    "estate_connections": {"type": "dict", "default": {}},
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},
     "rollback_directory": {"type": "path", "default": DIRECTORY},
     "lose_rows": {"type": "int"},
@@ -260,6 +285,7 @@ def main() -> None:
             stop_timeout=module.params["stop_timeout"],
             health_timeout=module.params["health_timeout"],
             stable_seconds=module.params["stable_seconds"],
+            estate_connections={str(role): int(count) for role, count in module.params["estate_connections"].items()},
             work_directory=module.params["work_directory"],
         )
         group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
@@ -273,6 +299,8 @@ def main() -> None:
                 result |= {"changed": True, "msg": f"{before} {result['msg']}"}
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**result)
 
 

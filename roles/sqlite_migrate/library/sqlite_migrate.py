@@ -19,6 +19,13 @@ options:
     description: One entry of C(estate_cutover_groups), as described in the README of the role.
     type: dict
     required: true
+  rehearse_way_back:
+    description:
+      - Also bring everything back into a scratch copy of the snapshot, and refuse if that does not give back what was
+        loaded. It reads both sides once more, which takes about as long as the load.
+      - It is done once for each snapshot that was loaded, and never in check mode.
+    type: bool
+    default: true
   work_directory:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
@@ -137,6 +144,29 @@ report:
     seconds:
       description: Time of each step, in seconds.
       type: dict
+rehearsal:
+  description: What to expect of the cutover and of the way back.
+  returned: success, unless in check mode or the group already lives on PostgreSQL
+  type: dict
+  contains:
+    load_seconds:
+      description: Time in which all rows were loaded and proven; null if only changed rows ever were.
+      type: float
+    final_sync_seconds:
+      description: Time of a sync of what the services wrote meanwhile, which is what the window does too.
+      type: float
+    services_seconds:
+      description: Time that pm2 and the services take to stop and start.
+      type: float
+    services_seconds_from:
+      description: Where that is known from. Two calls of pm2 do not hold what the services themselves take.
+      type: str
+    expected_downtime_seconds:
+      description: Their sum.
+      type: float
+    way_back:
+      description: Time in C(seconds), C(tables) and C(rows) of the whole trip back; null if it was not made.
+      type: dict
 state:
   description: State of the group in the ledger before this run.
   returned: success
@@ -151,14 +181,16 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import engine, ledger, state
+from ansible.module_utils.migration import engine, ledger, rehearsal, state
 from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group, parse_group
 from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
 
 
-def synchronise(group: Group, login: Login, work_directory: str, check_mode: bool) -> dict[str, Any]:
+def synchronise(
+    group: Group, login: Login, work_directory: str, check_mode: bool, rehearse_way_back: bool = True
+) -> dict[str, Any]:
     """Return the module's result for one group.
 
     :raises MigrationError: with every offender.
@@ -182,7 +214,10 @@ def synchronise(group: Group, login: Login, work_directory: str, check_mode: boo
                     "state": record.state,
                     "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
                 }
-            result = engine.migrate(connection, group, engine.REHEARSAL, check_mode, work_directory)
+            if check_mode:
+                result = engine.migrate(connection, group, engine.REHEARSAL, check_mode, work_directory)
+            else:
+                result = rehearsal.rehearse(connection, group, work_directory, rehearse_way_back)
             return {**result, "state": record.state, "diff": _diff(result["report"])}
     except ServerUnreachable:
         if not check_mode:
@@ -226,6 +261,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "group": {"type": "dict", "required": True},
+            "rehearse_way_back": {"type": "bool", "default": True},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
             **LOGIN_ARGUMENTS,
         },
@@ -234,9 +270,13 @@ def main() -> None:
     try:
         group = parse_group(module.params["group"])
         login = Login.from_arguments(module.params)
-        result = synchronise(group, login, module.params["work_directory"], module.check_mode)
+        result = synchronise(
+            group, login, module.params["work_directory"], module.check_mode, module.params["rehearse_way_back"]
+        )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**result)
 
 
