@@ -175,19 +175,23 @@ def _warnings(group: Group) -> list[str]:
     """Return a sentence for each process that would make the cutover refuse, while it can still be dealt with."""
     with suppress(MigrationError, OSError):
         if open_files.find_holders(group.source_path):
-            services = {service.name for service in group.services}
-            pids = [
-                process.pid
-                for pm2 in by_user(service.user for service in group.services).values()
-                if pm2.problem() is None
-                for process in pm2.processes()
-                if process.name in services
-            ]
             return [
                 f"{problem.where}: {problem.what}, so the cutover will refuse. {problem.fix}."
-                for problem in strangers(group.source_path, pids)
+                for problem in strangers(group.source_path, _pids_of_services(group))
             ]
     return []
+
+
+def _pids_of_services(group: Group) -> list[int]:
+    """Return the processes of the group's services; those of a pm2 that cannot be asked do not run under it."""
+    names = {service.name for service in group.services}
+    pids = []
+    for user in sorted({service.user for service in group.services}):
+        with suppress(MigrationError):
+            pm2 = by_user([user])[user]
+            if pm2.problem() is None:
+                pids += [process.pid for process in pm2.processes() if process.name in names]
+    return pids
 
 
 def _token(detail: Mapping[str, Any]) -> str | None:
