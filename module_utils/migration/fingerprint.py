@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .connection import Login, connect, first_row
 from .estate import Group
 from .names import table_name
+from .present import read_writers
 
 try:
     from psycopg2 import sql
@@ -32,7 +33,6 @@ SELECT count(*),
        coalesce(sum(('x' || right(h, 16))::bit(64)::bigint::numeric), 0)
 FROM (SELECT md5(t::text) AS h FROM {} AS t) AS hashed
 """
-_WRITERS = "SELECT t.xmin::text, count(*) FROM {} AS t GROUP BY t.xmin::text"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def since(connection: Connection, group: Group, recorded: Mapping[str, Mapping[s
     """
     result = {}
     for name in _existing(connection, group):
-        before, writers = recorded.get(name), _writers(connection, name)
+        before, writers = recorded.get(name), read_writers(connection, [name])[name]
         rows = sum(writers.values())
         written: bool | None = None
         if before is not None:
@@ -134,13 +134,6 @@ def _existing(connection: Connection, group: Group) -> list[str]:
             if first_row(cursor)[0]:
                 names.append(mapping.target)
     return names
-
-
-def _writers(connection: Connection, name: str) -> dict[str, int]:
-    """Return transaction id → number of rows of a table that it wrote."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql.SQL(_WRITERS).format(table_name(name)))
-        return {str(writer): int(rows) for writer, rows in cursor.fetchall()}
 
 
 def _content(connection: Connection, name: str) -> dict[str, Any]:
