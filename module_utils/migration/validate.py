@@ -191,14 +191,18 @@ def _validate_rolled_back(
         return
     finally:
         connection.rollback()
+    proven = {} if run is None else {table["target"]: table for table in run["tables"]}
     for table in now:
+        shown = table
         if not table["equal"]:
+            # The proof that stands is the one of the move; SQLite has moved on since.
+            shown = proven.get(table["target"], table)
             result["information"].append(
                 f"{table['source']}: SQLite, its store, holds {table['source_rows']:,} rows and PostgreSQL "
                 f"{table['target_rows']:,}: its services have written since, or rows were given up on the way back; "
                 "the next rehearsal makes PostgreSQL equal again"
             )
-        result["tables"].append({**table, "written_since": None, "rows_now": table["target_rows"]})
+        result["tables"].append({**shown, "written_since": None, "rows_now": table["target_rows"]})
 
 
 # --- after the cutover --------------------------------------------------------------------------

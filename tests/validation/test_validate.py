@@ -176,6 +176,7 @@ def test_after_the_way_back_writes_on_both_sides_are_information(estate: Estate)
     result = estate.validate()
     assert result["valid"]
     assert "pets: SQLite, its store, holds 4 rows and PostgreSQL 3" in result["information"][0]
+    assert [(table["equal"], table["rows_now"]) for table in result["tables"]] == [(True, 2), (True, 3)]
 
 
 def test_validation_writes_nothing(estate: Estate) -> None:
