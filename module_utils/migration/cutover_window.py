@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import engine, fence, ledger, state, way_back
+from . import engine, fence, ledger, soak, state, way_back
 from .connection import Login
 from .cutover_checks import Checked, Settings, boot_warnings
 from .cutover_report import (
@@ -173,7 +173,8 @@ class Window:
             for name, left in record.detail[engine.LOADED].items()
         }
         way_back.end(self.connection, self.group, self.record)
-        self._step("go_live", frozen_sha256=frozen_sha256, detail={FINGERPRINT: self._fingerprint})
+        detail = {FINGERPRINT: self._fingerprint, **soak.stamp(self.connection)}
+        self._step("go_live", frozen_sha256=frozen_sha256, detail=detail)
 
     def _add_content(self, content: Mapping[str, Mapping[str, Any]]) -> None:
         """Complete the fingerprint by the hashes of the content, where they could be read."""

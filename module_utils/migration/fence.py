@@ -32,7 +32,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def raise_fence(path: str | Path) -> str:
     """Put up the fence and return its kind: ``immutable`` or ``read_only``."""
-    if _set_immutable(path, True):
+    if set_immutable(path, True):
         return IMMUTABLE
     os.chmod(os.path.realpath(path), _READ_ONLY_MODE)
     return READ_ONLY
@@ -43,7 +43,7 @@ def remove_fence(path: str | Path, described: dict[str, Any]) -> None:
 
     :param described: what :func:`describe` returned before the fence was put up.
     """
-    _set_immutable(path, False)
+    set_immutable(path, False)
     mode = int(described.get("mode", "0644"), 8)
     if stat.S_IMODE(os.stat(path).st_mode) == _READ_ONLY_MODE and mode != _READ_ONLY_MODE:
         os.chmod(os.path.realpath(path), mode)
@@ -51,10 +51,10 @@ def remove_fence(path: str | Path, described: dict[str, Any]) -> None:
 
 def is_fenced(path: str | Path) -> bool:
     """Return whether the file has a fence of either kind."""
-    return _is_immutable(path) or stat.S_IMODE(os.stat(path).st_mode) == _READ_ONLY_MODE
+    return is_immutable(path) or stat.S_IMODE(os.stat(path).st_mode) == _READ_ONLY_MODE
 
 
-def _is_immutable(path: str | Path) -> bool:
+def is_immutable(path: str | Path) -> bool:
     """Return whether the file has the attribute; False where there is none."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -67,7 +67,7 @@ def _is_immutable(path: str | Path) -> bool:
         os.close(descriptor)
 
 
-def _set_immutable(path: str | Path, wanted: bool) -> bool:
+def set_immutable(path: str | Path, wanted: bool) -> bool:
     """Set or clear the attribute and return whether that was possible."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -3,7 +3,7 @@
 ``schema_apply`` creates it. It holds the history of applied SQL files, the state of each cutover
 group, each run's counts and hashes, the id map, the rejected rows, the original of every value
 that a policy changed or that has no column in the target, the backups with the time at which each
-was proven to restore, and the daily checks of the soak time.
+was proven to restore, the daily checks of the soak time, and what cleanup has shown and done.
 """
 
 from __future__ import annotations
@@ -110,6 +110,22 @@ CREATE TABLE IF NOT EXISTS migration.soak_check (
   passed boolean NOT NULL,
   findings jsonb NOT NULL,
   PRIMARY KEY (group_name, checked_at)
+);
+
+CREATE TABLE IF NOT EXISTS migration.cleanup_plan (
+  plan_id text PRIMARY KEY,
+  shown_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  facts jsonb NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS migration.cleanup_file (
+  path text PRIMARY KEY,
+  kind text NOT NULL,
+  group_name text NOT NULL,
+  plan_id text NOT NULL,
+  step text NOT NULL,
+  changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  facts jsonb NOT NULL
 );
 """
     + CREATE_PROGRESS

@@ -196,7 +196,7 @@ def snapshot(
     work = Path(directory or WORK_DIRECTORY)
     made = not work.exists()
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_leftovers(work)
+    remove_leftovers(work)
     size = source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
     _require_disk(work, size, source_path)
     private = work / f"run-{os.getpid()}-{source.stat().st_ino}"
@@ -451,7 +451,7 @@ def _disk_full(work: Path, source_path: str, what: str = "the disk is full") -> 
     return MigrationError(f"Not enough disk to take a snapshot of {source_path}.", [Problem(str(work), what, fix)])
 
 
-def _remove_leftovers(work: Path) -> None:
+def remove_leftovers(work: Path) -> None:
     """Remove the private directories of runs that were killed."""
     for entry in work.glob("run-*"):
         pid = entry.name.split("-")[1]

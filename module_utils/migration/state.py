@@ -29,6 +29,8 @@ _STEPS: dict[str, tuple[tuple[str, ...], str]] = {
     "abandon": ((LIVE,), REHEARSED),
     "roll_back": ((LIVE,), ROLLED_BACK),
     "archive": ((LIVE,), ARCHIVED),
+    # Its file is brought back from the quarantine, to where it was.
+    "restore": ((ARCHIVED,), LIVE),
     "remove": ((ARCHIVED,), REMOVED),
 }
 
@@ -37,7 +39,8 @@ _NEXT_STEP = {
     REHEARSED: "Cut it over: ansible-playbook playbooks/4_service_cutover.yml",
     FROZEN: "Run playbooks/4_service_cutover.yml again: it finishes or undoes what was interrupted",
     LIVE: "Its data lives in PostgreSQL; to go back use playbooks/rollback.yml",
-    ARCHIVED: "Its SQLite file is archived; restore it from the archive by hand if it is needed",
+    ARCHIVED: "Its SQLite file is in quarantine; bring it back first: ansible-playbook playbooks/6_cleanup.yml "
+    "-e sqlite_cleanup_restore_groups=<group>",
     REMOVED: "Its SQLite file is gone; restore it from the archive by hand if it is needed",
     ROLLED_BACK: "Rehearse it again: ansible-playbook playbooks/3_data_migration.yml",
 }

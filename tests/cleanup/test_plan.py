@@ -9,7 +9,6 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,9 @@ import pytest
 from ansible.module_utils.migration import cleanup_plan
 from ansible.module_utils.migration.errors import MigrationError, Problem
 
-from .support import Estate, make_estate
+from tests.validation.support import Estate, make_estate
+
+from .support import Cleaned, add_backup, settings_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -41,18 +42,14 @@ def estate(connection: Connection, tmp_path: Path) -> Estate:
     return estate
 
 
-def plan(
-    estate: Estate, *legacy: Path, now: datetime | None = None, connection: bool = True, **group: Any
-) -> dict[str, Any]:
+def plan(estate: Estate, *legacy: Path, connection: bool = True, **group: Any) -> dict[str, Any]:
     """Return the plan for an estate."""
     result: dict[str, Any] = cleanup_plan.make_plan(
         estate.connection if connection else None,
         [replace(estate.group, **group)],
         [str(path) for path in legacy],
-        7,
-        now,
-        estate.work,
-        "" if connection else "there is no server yet",
+        settings_of(estate),
+        unreachable="" if connection else "there is no server yet",
     )
     return result
 
@@ -87,7 +84,7 @@ def make_unchecked_wal(path: Path) -> None:
 def test_a_live_source_waits_for_its_soak_time(estate: Estate) -> None:
     result = plan(estate)
     (entry,) = result["entries"]
-    assert entry["action"] == cleanup_plan.ARCHIVE_THEN_REMOVE
+    assert entry["action"] == cleanup_plan.ARCHIVE
     assert entry["rows"] == {"owners": 2, "pets": 2}
     assert entry["sha256"] == hashlib.sha256(estate.source.read_bytes()).hexdigest()
     assert entry["may_go_at"]
@@ -95,11 +92,30 @@ def test_a_live_source_waits_for_its_soak_time(estate: Estate) -> None:
     assert "0.0 hours of 7 days" in reasons
     assert "no verified backup" in reasons
     assert len(entry["unmet"]) == 2
+    assert not entry["ready"]
 
 
 def test_after_the_soak_time_only_the_backup_is_missing(estate: Estate) -> None:
-    (entry,) = plan(estate, now=datetime.now(UTC) + timedelta(days=8))["entries"]
+    Cleaned(estate, estate.group).soak()
+    (entry,) = plan(estate)["entries"]
     assert entry["unmet"] == ["there is no verified backup of PostgreSQL that is newer than the cutover"]
+    add_backup(estate.connection)
+    (entry,) = plan(estate)["entries"]
+    assert entry["ready"]
+
+
+def test_a_backup_that_is_older_than_the_cutover_or_not_verified_does_not_count(estate: Estate) -> None:
+    Cleaned(estate, estate.group).soak()
+    estate.on_target("INSERT INTO migration.backup VALUES ('old', now() - interval '1 day', now(), 'sha', '{}')")
+    estate.on_target("INSERT INTO migration.backup VALUES ('new', clock_timestamp(), NULL, 'sha', '{}')")
+    (entry,) = plan(estate)["entries"]
+    assert entry["unmet"] == ["there is no verified backup of PostgreSQL that is newer than the cutover"]
+
+
+def test_services_that_are_not_well_keep_the_file(estate: Estate) -> None:
+    settings = replace(settings_of(estate), check_services=lambda _connection, group: [f"{group.name} is ill"])
+    (entry,) = cleanup_plan.make_plan(estate.connection, [estate.group], [], settings)["entries"]
+    assert "zoo is ill" in entry["unmet"]
 
 
 def test_every_unmet_condition_is_named_at_once(estate: Estate, tmp_path: Path) -> None:
@@ -163,8 +179,7 @@ def test_rows_in_the_wal_alone_are_counted_and_nothing_changes(estate: Estate, t
     assert set(before) == {"old.db", "old.db-wal"}
     entry = legacy_entry(estate, path)
     assert entry["rows"] == {"notes": 3}
-    assert entry["notes"] == ["holds 3 rows that no mapping moves (notes 3)"]
-    assert any("rows are in no mapping" in reason for reason in entry["unmet"])
+    assert entry["notes"] == ["holds 3 rows that no mapping moves (notes 3): the archive alone will have them"]
     assert contents(directory) == before
 
 
@@ -209,11 +224,11 @@ def test_a_legacy_path_that_leads_to_a_source_is_kept(estate: Estate, tmp_path: 
     assert "source of cutover group zoo" in entry["unmet"][0]
 
 
-def test_the_plan_id_stands_for_the_files_and_not_for_the_time(estate: Estate, tmp_path: Path) -> None:
+def test_the_plan_id_stands_for_what_would_be_done(estate: Estate, tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     path.write_bytes(b"")
     first = plan(estate, path)["plan_id"]
-    assert plan(estate, path, now=datetime.now(UTC) + timedelta(days=30))["plan_id"] == first
+    assert plan(estate, path)["plan_id"] == first
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
     assert plan(estate, path)["plan_id"] != first
@@ -236,7 +251,7 @@ def test_the_driver_in_a_package_is_named(estate: Estate, tmp_path: Path) -> Non
     services = tuple(replace(service, directory=str(tmp_path)) for service in estate.group.services)
     result = plan(estate, services=services)
     assert result["packages"][0]["driver"] == "^11.0.0"
-    assert any("zoo-web (^11.0.0)" in line for line in result["lines"])
+    assert any("better-sqlite3 ^11.0.0 of zoo-web" in line for line in result["lines"])
     (tmp_path / "package.json").write_text("[")
     assert "cannot be read" in plan(estate, services=services)["packages"][0]["note"]
 
