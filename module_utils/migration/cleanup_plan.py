@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from .estate import Group
 
+QUARANTINE_DIRECTORY = "/var/lib/sqlite-migration/quarantine"
 # The files that SQLite keeps beside a database; without the first two its rows are not complete.
 _COMPANIONS = ("-wal", "-journal", "-shm")
 _FURTHER_NAMES = "it has further names (hard links), of which nobody knows who uses them"
@@ -59,7 +60,7 @@ class Settings:
     soak_days: float = 7.0
     quarantine_days: float = 7.0
     work_directory: str | None = None
-    quarantine_directory: str = "/var/lib/sqlite-migration/quarantine"
+    quarantine_directory: str = QUARANTINE_DIRECTORY
     archive_directory: str = archive.ARCHIVE_DIRECTORY
     check_services: ServicesCheck = soak_check.services_failures
 

@@ -1,1 +1,1 @@
-"""Tests of validation, the functional checks, the report and the cleanup plan."""
+"""Tests of validation, the functional checks and the report."""

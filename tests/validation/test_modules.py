@@ -54,7 +54,7 @@ def arguments(connection: Connection, login: Login, tmp_path: Path) -> dict[str,
 
 
 def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the same for sqlite_cleanup_plan."""
+    """Return the same for sqlite_cleanup."""
     rest = {key: value for key, value in arguments.items() if key != "group"}
     return {"groups": [arguments["group"]], "legacy_files": [], **rest}
 
@@ -124,17 +124,15 @@ def test_validate_database_without_a_server(capsys: pytest.CaptureFixture[str], 
 
 
 def test_cleanup_plan_changes_nothing(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
-    results = [
-        call(capsys, "sqlite_cleanup_plan", plan_arguments(arguments), check_mode) for check_mode in (False, True)
-    ]
+    results = [call(capsys, "sqlite_cleanup", plan_arguments(arguments), check_mode) for check_mode in (False, True)]
     assert results[0]["plan_id"] == results[1]["plan_id"]
     assert [result["changed"] for result in results] == [False, False]
 
 
 def test_cleanup_plan_without_a_server(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
-    dry = call(capsys, "sqlite_cleanup_plan", unreachable(plan_arguments(arguments)), check_mode=True)
+    dry = call(capsys, "sqlite_cleanup", unreachable(plan_arguments(arguments)), check_mode=True)
     assert "the ledger cannot be read: there is no server yet" in dry["entries"][0]["unmet"]
-    assert call(capsys, "sqlite_cleanup_plan", unreachable(plan_arguments(arguments)))["failed"] is True
+    assert call(capsys, "sqlite_cleanup", unreachable(plan_arguments(arguments)))["failed"] is True
 
 
 def test_http_checks_send_nothing_in_check_mode(capsys: pytest.CaptureFixture[str]) -> None:
