@@ -22,7 +22,7 @@ START = Clock(host=1e9, server=1e9, boot="one", uptime=1000.0)
 def at(days: float, **changes: object) -> Clock:
     """Return the moment some days after the start, with clocks that somebody has changed."""
     moment = Clock(START.host + days * DAY, START.server + days * DAY, "one", START.uptime + days * DAY)
-    return replace(moment, **changes)  # type: ignore[arg-type]
+    return replace(moment, **changes)
 
 
 def passed(*days: float) -> list[Check]:
