@@ -54,13 +54,14 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
         detail = ledger.read_group(connection, group.name, group.source_path).detail
         connection.rollback()
         services, source = _measure_services(connection, group)
+        sync, services = round(sync, 3), round(services, 3)
         full = result["report"]["way"] != engine.CHANGED_ROWS
         found = {
             "token": _token(detail),
             "rehearsed_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "load_seconds": round(seconds, 3) if full else found.get("load_seconds"),
-            "final_sync_seconds": round(sync, 3),
-            "services_seconds": round(services, 3),
+            "final_sync_seconds": sync,
+            "services_seconds": services,
             "services_seconds_from": source,
             "expected_downtime_seconds": round(sync + services, 3),
             "way_back": _rehearse_way_back(connection, group, detail, Path(work_directory)) if way_back else None,

@@ -10,6 +10,8 @@ from . import report_pieces as html
 
 _STEPS = ("snapshot", "profile", "compare", "load", "statistics", "verify", "commit")
 _STEP_COLOURS = ("--one", "--two", "--three", "--four", "--five", "--six", "--seven")
+# The services run again while these steps of a cutover go on.
+_AFTER_WINDOW = ("watch", "save")
 _WIDTH = 1000
 _LABEL_WIDTH = 250
 _VALUE_WIDTH = 150
@@ -44,47 +46,79 @@ def draw_rows(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw_downtime(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return a bar for each group that has been cut over: from the stop of its services to their health."""
-    downtimes = [
-        (str(group["group"]), float(group["cutover"]["downtime_seconds"]))
-        for group in groups
-        if group["cutover"] and group["cutover"].get("downtime_seconds") is not None
-    ]
-    if not downtimes:
+    """Return for each group that was cut over its window, step by step, and below it what a client saw of it."""
+    moved = [group for group in groups if group["cutover"] and group["cutover"].get("downtime_seconds") is not None]
+    if not moved:
         return ""
-    longest = max(seconds for _, seconds in downtimes) or 1.0
+    windows = {str(group["group"]): _window_of(group["cutover"]) for group in moved}
+    downtimes = {str(group["group"]): float(group["cutover"]["downtime_seconds"]) for group in moved}
+    steps = list(dict.fromkeys(step for window in windows.values() for step in window))
+    colours = {step: _STEP_COLOURS[number % len(_STEP_COLOURS)] for number, step in enumerate(steps)}
+    longest = max(*downtimes.values(), *(sum(window.values()) for window in windows.values())) or 1.0
     parts = []
-    height = 32
-    for number, (name, seconds) in enumerate(downtimes):
+    height = 40
+    for number, (name, window) in enumerate(windows.items()):
         top = number * height
+        seconds = downtimes[name]
         parts += [
-            _svg_text(0, top + 20, name),
-            _bar(_LABEL_WIDTH, top + 7, seconds / longest, 18, "--target"),
-            _svg_text(_bar_end(seconds / longest), top + 20, html.seconds(seconds), "quiet"),
+            _svg_text(0, top + 22, name),
+            *_stacked(window, colours, top + 5, longest),
+            _bar(_LABEL_WIDTH, top + 26, seconds / longest, 8, "--target"),
+            _svg_text(_bar_end(max(seconds, sum(window.values())) / longest), top + 24, html.seconds(seconds), "quiet"),
         ]
-    label = "; ".join(f"{name} {html.seconds(seconds)}" for name, seconds in downtimes)
-    caption = "From the stop of a group's services until they answered again on PostgreSQL"
-    return _figure(caption, f"Downtime: {label}", len(downtimes) * height, parts) + _render_windows(groups)
+    label = "Downtime: " + "; ".join(f"{name} {html.seconds(seconds)}" for name, seconds in downtimes.items())
+    caption = _legend(colours) + (
+        "<span class='key' style='background:var(--target)'></span>services down, as a client saw it that asked them "
+        "all the time"
+    )
+    return _figure(caption, label, len(windows) * height, parts) + _render_windows(moved) + _render_answers(moved)
+
+
+def _window_of(cutover: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds of each step of a window until the services were found healthy."""
+    return {step["name"]: float(step["seconds"]) for step in cutover["steps"] if step["name"] not in _AFTER_WINDOW}
 
 
 def _render_windows(groups: Sequence[Mapping[str, Any]]) -> str:
     """Return how long each step of each cutover window took."""
     windows = {
-        str(group["group"]): {step["name"]: step["seconds"] for step in group["cutover"]["steps"]}
-        for group in groups
-        if group["cutover"] and group["cutover"].get("steps")
+        str(group["group"]): {step["name"]: step["seconds"] for step in group["cutover"]["steps"]} for group in groups
     }
     steps = list(dict.fromkeys(step for window in windows.values() for step in window))
     rows = [
         (
-            html.text(step),
+            html.text(f"{step}, after the window" if step in _AFTER_WINDOW else step),
             *(html.number_text(html.seconds(window[step]) if step in window else "-") for window in windows.values()),
         )
         for step in steps
     ]
+    for key, title in (("services_seconds", "the services' stop and start"), ("own_seconds", "our own steps")):
+        values = [group["cutover"].get(key) for group in groups]
+        if any(value is not None for value in values):
+            cells = (html.number_text("-" if value is None else html.seconds(value)) for value in values)
+            rows.append((f"<strong>{title}</strong>", *cells))
     return html.table(
         ("Step of the window", *(f"#{name}" for name in windows)), rows, "The cutover window, step by step"
     )
+
+
+def _render_answers(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the client saw of each service."""
+    rows = [
+        (
+            html.text(service["name"]),
+            html.text(group["group"]),
+            html.number_text(html.seconds(service["downtime_seconds"])),
+            html.number_text(html.seconds(service["start_seconds"])),
+            html.number(service["requests"]),
+            html.number(service["requests_failed"]),
+        )
+        for group in groups
+        for service in group["cutover"].get("services") or ()
+        if service.get("downtime_seconds") is not None and service.get("start_seconds") is not None
+    ]
+    heads = ("Service", "Group", "#Down", "#Start until first answer", "#Requests", "#Failed")
+    return html.table(heads, rows, "What the client saw: from a service's last answer to its first on PostgreSQL")
 
 
 def draw_durations(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -99,25 +133,14 @@ def draw_durations(groups: Sequence[Mapping[str, Any]]) -> str:
     colours = {step: _STEP_COLOURS[number % len(_STEP_COLOURS)] for number, step in enumerate(steps)}
     parts = []
     height = 32
-    room = _WIDTH - _LABEL_WIDTH - _VALUE_WIDTH
     for number, group in enumerate(timed):
         top = number * height
-        left = float(_LABEL_WIDTH)
+        seconds = {step: group["seconds"].get(step, 0.0) for step in steps}
+        total = totals[group["group"]]
         parts.append(_svg_text(0, top + 20, str(group["group"])))
-        for step in steps:
-            seconds = group["seconds"].get(step, 0.0)
-            width = seconds / longest * room
-            if width > 0:
-                parts.append(
-                    f"<rect x='{left:.1f}' y='{top + 7}' width='{max(width - 2, 0.5):.1f}' height='18' rx='2' "
-                    f"style='fill:var({colours[step]})'>"
-                    f"<title>{html.text(step)}: {html.seconds(seconds)}</title></rect>"
-                )
-            left += width
-        parts.append(_svg_text(left + 8, top + 20, html.seconds(totals[group["group"]]), "quiet"))
-    legend = "".join(
-        f"<span class='key' style='background:var({colours[step]})'></span>{html.text(step)}" for step in steps
-    )
+        parts += _stacked(seconds, colours, top + 7, longest)
+        parts.append(_svg_text(_bar_end(total / longest), top + 20, html.seconds(total), "quiet"))
+    legend = _legend(colours)
     label = "Durations: " + "; ".join(f"{name} {html.seconds(seconds)}" for name, seconds in totals.items())
     rows = [
         (
@@ -129,6 +152,30 @@ def draw_durations(groups: Sequence[Mapping[str, Any]]) -> str:
     ]
     return _figure(legend, label, len(timed) * height, parts) + html.table(
         ("Group", "Run", *(f"#{step}" for step in steps)), rows
+    )
+
+
+def _stacked(seconds: Mapping[str, float], colours: Mapping[str, str], top: float, longest: float) -> list[str]:
+    """Return a bar that is divided into steps; ``longest`` seconds fill the width."""
+    parts = []
+    left = float(_LABEL_WIDTH)
+    for step, taken in seconds.items():
+        width = taken / longest * (_WIDTH - _LABEL_WIDTH - _VALUE_WIDTH)
+        if width > 0:
+            parts.append(
+                f"<rect x='{left:.1f}' y='{top}' width='{max(width - 2, 0.5):.1f}' height='18' rx='2' "
+                f"style='fill:var({colours[step]})'>"
+                f"<title>{html.text(step)}: {html.seconds(taken)}</title></rect>"
+            )
+        left += width
+    return parts
+
+
+def _legend(colours: Mapping[str, str]) -> str:
+    """Return which colour stands for which step."""
+    return "".join(
+        f"<span class='key' style='background:var({colour})'></span>{html.text(step)}"
+        for step, colour in colours.items()
     )
 
 

@@ -82,6 +82,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         html.card("What to do next", html.list(report["next_steps"], "ol")),
         html.card("Cutover groups", _render_groups(report["groups"])),
         html.card("Rows of every table", drawings.draw_rows(report["groups"])),
+        html.card("Rehearsal", _render_rehearsals(report["groups"])),
         html.card("Downtime", drawings.draw_downtime(report["groups"])),
         html.card("Duration of the last load", drawings.draw_durations(report["groups"])),
         html.card("Functional checks", _render_checks(report["functional_checks"])),
@@ -135,6 +136,30 @@ def _render_groups(groups: Sequence[Mapping[str, Any]]) -> str:
             )
         )
     heads = ("Group", "State", "#Tables", "#Rows in SQLite", "#Rows in PostgreSQL", "#Rejected", "Equal", "#Downtime")
+    return html.table(heads, rows)
+
+
+def _render_rehearsals(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the rehearsal of each group has shown."""
+    rows = []
+    for group in groups:
+        found = group.get("rehearsal")
+        if not found:
+            continue
+        back, downtime = found["way_back"], (group["cutover"] or {}).get("downtime_seconds")
+        rows.append(
+            (
+                html.text(group["group"]),
+                html.number_text("-" if found["load_seconds"] is None else html.seconds(found["load_seconds"])),
+                html.number_text(html.seconds(found["final_sync_seconds"])),
+                html.number_text(html.seconds(found["expected_downtime_seconds"])),
+                html.number_text("-" if downtime is None else html.seconds(downtime)),
+                "not rehearsed"
+                if back is None
+                else f"{html.seconds(back['seconds'])}: nothing to change, {back['rows']:,} rows of equal content",
+            )
+        )
+    heads = ("Group", "#All rows", "#Final sync", "#Expected downtime", "#Downtime", "Way back into a scratch copy")
     return html.table(heads, rows)
 
 

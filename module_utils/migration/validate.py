@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import engine, ledger, state
 from .errors import MigrationError, Problem
 from .fingerprint import since
+from .rehearsal import REHEARSAL
 from .validate_kept import read_kept
 from .validate_live import check_frozen_file, check_proof, count_written_since
 from .validate_services import look_at_services
@@ -45,6 +46,7 @@ def validate(
     ledger.require(connection)
     record = ledger.read_group(connection, group.name, group.source_path)
     result = blank(group, record.state)
+    result["rehearsal"] = record.detail.get(REHEARSAL)
     findings: list[Problem] = []
     if record.state == state.PENDING:
         result["basis"] = "It has not been rehearsed yet, so there is nothing to compare."
@@ -89,6 +91,7 @@ def blank(group: Group, group_state: str) -> dict[str, Any]:
         "loaded_by": "",
         "seconds": {},
         "cutover": None,
+        "rehearsal": None,
         "next_step": state.advice(group_state),
     }
 

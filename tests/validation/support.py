@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration import engine, ledger, snapshot, validate
+from ansible.module_utils.migration import engine, ledger, rehearsal, snapshot, validate
 from ansible.module_utils.migration.estate import Group, parse_group
 from ansible.module_utils.migration.fingerprint import fingerprint
 
@@ -78,7 +78,7 @@ class Estate:
 
     def rehearse(self) -> None:
         """Load the tables while the services use SQLite."""
-        engine.migrate(self.connection, self.group, engine.REHEARSAL, work_directory=self.work)
+        rehearsal.rehearse(self.connection, self.group, self.work)
 
     def cut_over(self, downtime_seconds: float = 1.5) -> None:
         """Take the ledger's steps of a cutover, with the engine's own final sync."""
@@ -93,7 +93,15 @@ class Estate:
             cursor.execute("SELECT clock_timestamp()")
             (now,) = cursor.fetchone() or (None,)
         steps = [{"name": "stop", "seconds": 0.4}, {"name": "start", "seconds": 1.1}]
-        report = {"downtime_seconds": downtime_seconds, "steps": steps}
+        seen = {"downtime_seconds": downtime_seconds, "start_seconds": 0.9, "requests": 60, "requests_failed": 41}
+        report = {
+            "downtime_seconds": downtime_seconds,
+            "window_seconds": downtime_seconds + 0.1,
+            "services_seconds": 1.5,
+            "own_seconds": 0.6,
+            "steps": [*steps, {"name": "watch", "seconds": 2.0}],
+            "services": [{"name": "zoo-web", "pid": 1, "session_pid": 2, "store": "postgresql", **seen}],
+        }
         ledger.record_run(self.connection, "zoo", "cutover", now, report)
         self.connection.commit()
 

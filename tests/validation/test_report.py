@@ -195,6 +195,12 @@ def test_html_shows_the_proof(live: dict[str, Any]) -> None:
         "1.1 s",
         "2.5 s",
         "chief",
+        "Expected downtime",
+        "nothing to change, 5 rows of equal content",
+        "our own steps",
+        "watch, after the window",
+        "zoo-web",
+        "41",
     ):
         assert expected in text
 
