@@ -111,7 +111,7 @@ def swap(copy: Path, source_path: str, old_file: Path, described: Mapping[str, A
         # They belong to the old file; nobody has it open, and the frozen file holds every row by itself.
         Path(f"{source}{suffix}").unlink(missing_ok=True)
     os.link(source, old_file)
-    os.rename(copy, source)
+    os.replace(copy, source)
     sync_directory(source.parent)
     sync_directory(old_file.parent)
 
@@ -142,7 +142,7 @@ def undo_swap(source_path: str, frozen_sha256: str | None, way_back: Mapping[str
                     )
                 ],
             )
-        os.rename(old_file, source)
+        os.replace(old_file, source)
         sync_directory(source.parent)
     elif old_file is not None and old_file.is_file():
         old_file.unlink()  # another name of the same file

@@ -91,8 +91,7 @@ class Window:
                 failure = self._undo(error)
                 if failure is not None:
                     raise failure from None
-        with self.steps.step("start"):
-            return finish(self.connection, self.group, self.settings, self.checked, self.steps, began)
+        return finish(self.connection, self.group, self.settings, self.checked, self.steps, began)
 
     def _fence(self, guard: Connection) -> None:
         """Wait for what the services have sent, and let nobody write to the tables from here on."""
@@ -258,20 +257,20 @@ def finish(
     entry = way_back.read(record)
     stopped_at = datetime.fromisoformat(entry["stopped_at"])
     try:
-        healths = to_sqlite(group, checked, settings, record.detail.get(FENCE, {}))
+        with steps.step("start"):
+            healths = to_sqlite(group, checked, settings, record.detail.get(FENCE, {}))
     except MigrationError as error:
         raise MigrationError(
             f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
             "Correct this, then run playbooks/rollback.yml again: it starts them.",
             error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")],
         ) from None
-    healthy_at = max(health.healthy_at for health in healths)
-    if began is None:
-        began = time.monotonic() - (datetime.now(UTC) - stopped_at).total_seconds()
+    healthy_at = max((health.healthy_at for health in healths), default=time.monotonic())
+    stopped = began if began is not None else time.monotonic() - (datetime.now(UTC) - stopped_at).total_seconds()
     report = {
         "group": group.name,
-        "downtime_seconds": round(healthy_at - began, 3),
-        "steps": steps.steps or entry.get("steps", []),
+        "downtime_seconds": round(healthy_at - stopped, 3),
+        "steps": steps.steps if began is not None else [*entry.get("steps", ()), *steps.steps],
         "seconds": steps.seconds(),
         "services": [health.report("sqlite") for health in healths],
         **{key: entry[key] for key in _REPORTED if key in entry},

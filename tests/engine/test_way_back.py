@@ -1,0 +1,704 @@
+"""The window of a way back against a real server, with no services in it: failures and kills at every step.
+
+The services, pm2 and the playbooks are in tests/cutover/test_way_back.py.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import pytest
+from ansible.module_utils.migration import (
+    cutover_window,
+    engine,
+    fence,
+    frozen_file,
+    group_dump,
+    ledger,
+    privileges,
+    rollback,
+    table_fence,
+    way_back,
+)
+from ansible.module_utils.migration.connection import Login, connect
+from ansible.module_utils.migration.cutover_checks import Checked, Settings
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.estate import Group
+from ansible.module_utils.migration.rollback_checks import Options
+from ansible.module_utils.migration.service_health import ServicesLogin
+from ansible.module_utils.migration.snapshot import sha256_of
+
+from tests.conftest import PASSWORD, PROGRAMS, Server
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+NEW_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+WRITE = (
+    f"INSERT INTO app.users VALUES ('{NEW_ID}', 'Dora'); UPDATE app.users SET name = 'Bobby' WHERE name = 'Bob';"
+    f"INSERT INTO app.notes (owner, body) VALUES ('{NEW_ID}', 'new'); DELETE FROM app.notes WHERE id = 1"
+)
+BEFORE = [("forge-agent-001", "Bob"), ("role-admin", "Ann")]
+AFTER = [(NEW_ID, "Dora"), ("forge-agent-001", "Bobby"), ("role-admin", "Ann")]
+
+
+@dataclass
+class Estate:
+    """One group on PostgreSQL, as the cutover leaves it."""
+
+    connection: Connection
+    login: Login
+    group: Group
+    settings: Settings
+    directory: Path
+
+    @property
+    def file(self) -> Path:
+        return Path(self.group.source_path)
+
+    @property
+    def record(self) -> ledger.GroupRecord:
+        record = ledger.read_group(self.connection, "test")
+        self.connection.rollback()
+        return record
+
+    @property
+    def dumps(self) -> list[Path]:
+        return sorted((self.directory / "dumps").glob("*"))
+
+    def roll_back(self, lose_rows: int | None = None, check_mode: bool = False) -> dict[str, Any]:
+        options = Options(str(self.directory / "dumps"), lose_rows)
+        result: dict[str, Any] = rollback.roll_back(self.login, self.group, self.settings, check_mode, options)
+        return result
+
+    def go_live(self) -> None:
+        """Freeze the file, load the last difference, and make PostgreSQL the store."""
+        window = cutover_window.Window(self.connection, self.login, self.group, self.settings, Checked(), self.record)
+        window._freeze(datetime.now(UTC))
+        engine.migrate(self.connection, self.group, engine.FINAL, work_directory=self.settings.work_directory)
+        window._go_live()
+
+    def users(self) -> list[tuple[Any, ...]]:
+        """Return the users in the file."""
+        with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as opened:
+            return opened.execute("SELECT id, name FROM users ORDER BY id").fetchall()
+
+    def may_write(self, role: str = "swarm_registry") -> bool:
+        """Return whether a service's role may write to the tables."""
+        statement = f"SELECT has_table_privilege('{role}', 'app.users', 'INSERT'), count(*) FROM app.users"
+        return bool(query(self.connection, statement)[0][0])
+
+
+@pytest.fixture
+def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
+    make_target(
+        connection,
+        "CREATE TABLE users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text UNIQUE);"
+        "CREATE TABLE notes (id serial PRIMARY KEY, owner uuid REFERENCES users (id), body text);"
+        "GRANT USAGE ON SCHEMA app TO swarm_registry, swarm_platform;"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO swarm_registry;"
+        "GRANT SELECT, UPDATE (name) ON users TO swarm_platform; GRANT INSERT ON notes TO PUBLIC;"
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA app TO swarm_registry",
+    )
+    source = make_source(
+        tmp_path / "data.db",
+        "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE);"
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT REFERENCES users (id), body TEXT)",
+        {"users": BEFORE, "notes": [(1, "role-admin", "first"), (2, "forge-agent-001", "second\\\ttab\nline")]},
+    )
+    source.chmod(0o640)
+    settings = Settings(
+        ServicesLogin(login.host, login.port, login.database), {}, 2.0, 2.0, 0.0, str(tmp_path / "work")
+    )
+    monkeypatch.setattr(rollback, "check_services", lambda *_, **__: Checked())
+    monkeypatch.setattr(group_dump, "_PATH", f"{PROGRAMS}:{group_dump._PATH}")
+    made = Estate(connection, login, make_group(source, {"source": "users"}, {"source": "notes"}), settings, tmp_path)
+    rehearse(connection, made.group, tmp_path)
+    made.go_live()
+    yield made
+    # Whatever has the attribute of the fence could not be removed.
+    fence.remove_fence(made.file, {})
+
+
+def assert_on_postgresql(estate: Estate) -> None:
+    """See that a way back that failed has left nothing behind, and that services can go on on PostgreSQL."""
+    record = estate.record
+    assert record.state == "live"
+    assert way_back.standing(record) is way_back.Standing.NOTHING
+    assert sha256_of(estate.file) == record.frozen_sha256
+    assert fence.is_fenced(estate.file)
+    assert not frozen_file.private_directory(str(estate.file)).exists()
+    assert [path for path in estate.dumps if path.suffix != ".dump"] == []
+    assert estate.may_write()
+    assert query(estate.connection, "SELECT count(*) FROM app.users") == [(3,)]
+
+
+def assert_on_sqlite(estate: Estate) -> None:
+    """See that a way back has arrived, with every row."""
+    record = estate.record
+    assert record.state == "rolled_back"
+    assert way_back.read(record)["phase"] == "done"
+    assert estate.users() == AFTER
+    with closing(sqlite3.connect(f"file:{estate.file}?mode=ro", uri=True)) as opened:
+        assert opened.execute("SELECT id, owner, body FROM notes ORDER BY id").fetchall() == [
+            (2, "forge-agent-001", "second\\\ttab\nline"),
+            (3, NEW_ID, "new"),
+        ]
+    assert not fence.is_fenced(estate.file)
+    assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
+    assert sha256_of(estate.file) == way_back.read(record)["exported_sha256"]
+    assert sha256_of(Path(way_back.read(record)["old_file"])) == record.frozen_sha256
+    assert not estate.may_write()
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
+    execute(estate.connection, WRITE)
+    before = estate.file.stat().st_ino
+    dry = estate.roll_back(check_mode=True)
+    assert (dry["changed"], dry["state"]) == (True, "live")
+    assert_on_postgresql(estate)
+    assert estate.dumps == []
+    result = estate.roll_back()
+    assert_on_sqlite(estate)
+    assert estate.file.stat().st_ino != before
+    report = query(estate.connection, "SELECT report FROM migration.run WHERE kind = 'rollback'")[0][0]
+    assert report == result["report"]
+    assert [(table["inserted"], table["updated"], table["deleted"]) for table in report["tables"]] == [
+        (1, 1, 0), (1, 0, 1),
+    ]  # fmt: skip
+    assert "2 inserted, 1 updated, 1 deleted (users +1 ~1 -0, notes +1 ~0 -1)" in result["msg"]
+    (dump,) = estate.dumps
+    assert (str(dump), sha256_of(dump)) == (report["dump"]["path"], report["dump"]["sha256"])
+    assert stat.S_IMODE(dump.stat().st_mode) == 0o600
+    assert stat.S_IMODE(dump.parent.stat().st_mode) == 0o700
+    assert report["dump"]["rows"]["app.users"] == 3
+    listed = subprocess.run(
+        [PROGRAMS / "pg_restore", "--list", dump], capture_output=True, text=True, check=True
+    ).stdout
+    assert "SEQUENCE SET app notes_id_seq" in listed
+    assert "TABLE DATA migration id_map" in listed
+    assert not estate.roll_back()["changed"]
+
+
+def test_unchanged_tables_go_back_without_a_copy(estate: Estate) -> None:
+    before = estate.file.stat().st_ino
+    assert estate.roll_back()["report"]["way"] == "unchanged"
+    assert (estate.record.state, estate.file.stat().st_ino, estate.dumps) == ("rolled_back", before, [])
+    assert estate.users() == BEFORE
+    assert not estate.may_write()
+
+
+def test_rows_that_changed_and_changed_back_leave_the_file_as_it_is(estate: Estate) -> None:
+    # Only who wrote the row is another.
+    execute(estate.connection, "ALTER TABLE app.users ADD COLUMN made timestamptz DEFAULT clock_timestamp()")
+    before = estate.file.stat().st_ino
+    result = estate.roll_back()
+    assert (result["report"]["way"], estate.file.stat().st_ino) == ("exported", before)
+    assert "the file has no place for app.users.made, whose values stand in the dump alone" in result["msg"]
+    assert estate.users() == BEFORE
+
+
+def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_path: Path) -> None:
+    execute(estate.connection, WRITE)
+    estate.roll_back()
+    ids = dict(query(estate.connection, "SELECT name, id::text FROM app.users"))
+    old_file = Path(way_back.read(estate.record)["old_file"])
+    for number in range(3):
+        with closing(sqlite3.connect(estate.file)) as opened:
+            opened.execute("INSERT INTO users VALUES (?, ?)", (f"late-{number}", f"Late {number}"))
+            opened.execute("UPDATE notes SET body = body || '!'")
+            opened.commit()
+        rehearse(estate.connection, estate.group, tmp_path)
+        assert estate.record.state == "rehearsed"
+        assert not estate.may_write()
+        estate.go_live()
+        assert estate.may_write()
+        assert not estate.may_write("swarm_tickets")
+        now = dict(query(estate.connection, "SELECT name, id::text FROM app.users"))
+        assert {name: now[name] for name in ids} == ids
+        assert now["Dora"] == NEW_ID
+        ids = now
+        if number == 2:
+            break
+        execute(estate.connection, f"INSERT INTO app.users (name) VALUES ('Born {number}')")
+        ids = dict(query(estate.connection, "SELECT name, id::text FROM app.users"))
+        estate.roll_back()
+        assert (f"late-{number}", f"Late {number}") in estate.users()
+        assert (ids[f"Born {number}"], f"Born {number}") in estate.users()
+    # What the first cutover froze has been of no use since the second.
+    assert not old_file.exists()
+    assert len(estate.users()) == 8
+    assert query(estate.connection, "SELECT DISTINCT namespace, old_id FROM migration.id_map ORDER BY 2") == [
+        ("app.users", "forge-agent-001"), ("app.users", "late-0"), ("app.users", "late-1"), ("app.users", "late-2"),
+        ("app.users", "role-admin"),
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is refused, and what may be lost
+
+
+def test_what_cannot_be_said_is_refused_with_the_number_of_rows(estate: Estate) -> None:
+    execute(
+        estate.connection, WRITE + "; ALTER TABLE app.users ADD COLUMN badge text; UPDATE app.users SET badge = 'x'"
+    )
+    with pytest.raises(MigrationError) as refused:
+        estate.roll_back()
+    assert "nothing was stopped" in str(refused.value)
+    assert "users ← app.users.badge: holds data, and the file has no such column (3 rows" in str(refused.value)
+    # Five rows differ: one user inserted, one updated, a note inserted and one deleted; Ann has only a badge.
+    assert "which lacks 5 rows of PostgreSQL" in str(refused.value)
+    assert "-e service_env_rollback_lose_rows=5" in str(refused.value)
+    assert_on_postgresql(estate)
+    for wrong in (4, 6, 0, -5):
+        with pytest.raises(MigrationError, match="would lose 5 rows of PostgreSQL"):
+            estate.roll_back(lose_rows=wrong)
+    assert_on_postgresql(estate)
+    result = estate.roll_back(lose_rows=5)
+    assert "5 rows were given up, as asked for" in result["msg"]
+    assert (estate.record.state, estate.users(), len(estate.dumps)) == ("rolled_back", BEFORE, 1)
+
+
+def test_lost_rows_are_in_nobodys_way(estate: Estate, tmp_path: Path) -> None:
+    execute(estate.connection, WRITE)
+    assert estate.roll_back(lose_rows=4)["report"]["lost_rows"] == 4
+    rehearse(estate.connection, estate.group, tmp_path)
+    estate.go_live()
+    assert query(estate.connection, "SELECT name FROM app.users ORDER BY 1") == [("Ann",), ("Bob",)]
+
+
+def test_no_number_is_needed_where_nothing_is_lost(estate: Estate) -> None:
+    with pytest.raises(MigrationError, match="would lose 0 rows"):
+        estate.roll_back(lose_rows=3)
+    assert estate.roll_back(lose_rows=0)["changed"]
+
+
+def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    stop = rollback_window_stop(lambda: execute(estate.connection, "INSERT INTO app.notes (body) VALUES ('late')"))
+    monkeypatch.setattr("ansible.module_utils.migration.rollback_window.stop", stop)
+    with pytest.raises(MigrationError, match=r"it is 4, and .* would lose 5 rows"):
+        estate.roll_back(lose_rows=4)
+    assert_on_postgresql(estate)
+
+
+def test_a_row_that_comes_while_the_services_stop_comes_back_too(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The trial, and even the look whether anything was written, came before it.
+    monkeypatch.setattr(
+        "ansible.module_utils.migration.rollback_window.stop",
+        rollback_window_stop(lambda: execute(estate.connection, WRITE)),
+    )
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def rollback_window_stop(then: Callable[[], None]) -> Callable[..., None]:
+    """Return a stop of services that something happens in."""
+    return lambda *_: then()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda estate: estate.file.write_bytes(estate.file.read_bytes() + b"x"), "its hash is another"),
+        (lambda estate: estate.file.unlink(), "the frozen SQLite file is gone"),
+        (lambda estate: Path(f"{estate.file}-wal").write_bytes(b"rows"), "somebody wrote to it since the cutover"),
+    ],
+)
+def test_another_file_is_no_way_back(estate: Estate, spoil: Callable[[Estate], None], message: str) -> None:
+    execute(estate.connection, WRITE)
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    content = estate.file.read_bytes()
+    spoil(estate)
+    with pytest.raises(MigrationError, match=message):
+        estate.roll_back()
+    assert estate.record.state == "live"
+    estate.file.write_bytes(content)
+
+
+def test_a_name_that_would_lead_to_the_old_file_is_refused(estate: Estate, tmp_path: Path) -> None:
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    os.link(estate.file, tmp_path / "alias.db")
+    fence.raise_fence(estate.file)
+    estate.group = replace(estate.group, aliases=(str(tmp_path / "alias.db"),))
+    execute(estate.connection, WRITE)
+    with pytest.raises(MigrationError, match="it is no symlink that leads to"):
+        estate.roll_back()
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    (tmp_path / "alias.db").unlink()
+    (tmp_path / "alias.db").symlink_to(estate.file)
+    fence.raise_fence(estate.file)
+    estate.roll_back()
+    with closing(sqlite3.connect(tmp_path / "alias.db")) as opened:
+        assert opened.execute("SELECT count(*) FROM users").fetchone() == (3,)
+
+
+def test_a_host_without_a_fitting_pg_dump_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_dump, "_PATH", "/nowhere")
+    monkeypatch.setattr(group_dump, "_PROGRAM_DIRECTORIES", "/nowhere")
+    execute(estate.connection, WRITE)
+    with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*pg_dump is not installed"):
+        estate.roll_back()
+    assert_on_postgresql(estate)
+
+
+def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("ansible.module_utils.migration.rollback_checks.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*0 MiB are free, and a way back may need"):
+        estate.roll_back()
+    assert_on_postgresql(estate)
+
+
+def test_a_dump_that_lacks_a_row_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    add = group_dump.RowsHashed.add
+    monkeypatch.setattr(group_dump.RowsHashed, "add", lambda self, line: add(self, line.replace(b"Dora", b"Dorb", 1)))
+    changed = group_dump._rows_of
+
+    def as_the_server_says(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(group_dump.RowsHashed, "add", add)
+            return changed(*arguments)
+
+    monkeypatch.setattr(group_dump, "_rows_of", as_the_server_says)
+    with pytest.raises(MigrationError, match=r"app\.users: it holds 3 rows of it, and the server 3, or others"):
+        estate.roll_back()
+    assert_on_postgresql(estate)
+
+
+# ---------------------------------------------------------------- who else writes
+
+
+def service(estate: Estate, role: str = "swarm_registry") -> Connection:
+    """Return a session of a service's role."""
+    return connect(replace(estate.login, user=role, password=PASSWORD, session_role=None))
+
+
+def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate) -> None:
+    execute(estate.connection, WRITE)
+    with closing(service(estate)) as straggler:
+        with straggler.cursor() as cursor:
+            cursor.execute("INSERT INTO app.notes (body) VALUES ('in flight')")
+        with pytest.raises(MigrationError) as refused:
+            estate.roll_back()
+        assert f"session {straggler.info.backend_pid} of role swarm_registry: it has written to" in str(refused.value)
+        assert_on_postgresql(estate)
+        straggler.commit()
+    estate.roll_back()
+    with closing(sqlite3.connect(estate.file)) as opened:
+        assert opened.execute("SELECT count(*) FROM notes WHERE body = 'in flight'").fetchone() == (1,)
+
+
+def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    export_changes = rollback.Window.__module__ + ".export.export_changes"
+    with closing(service(estate)) as straggler, closing(service(estate, "swarm_platform")) as shared:
+
+        def refused(session: Connection, statement: str) -> str:
+            with pytest.raises(psycopg2.Error) as error, session.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '200ms'")
+                cursor.execute(statement)
+            session.rollback()
+            return str(error.value)
+
+        from ansible.module_utils.migration import export
+
+        original = export.export_changes
+
+        def while_it_is_read(*arguments: Any) -> Any:
+            assert "lock timeout" in refused(straggler, "INSERT INTO app.notes (body) VALUES ('late')")
+            assert "lock timeout" in refused(shared, "UPDATE app.users SET name = 'late'")
+            with straggler.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM app.users")
+            straggler.rollback()
+            return original(*arguments)
+
+        # Not for the trial, where the services still run.
+        monkeypatch.setattr(export, "rehearse", lambda *_: None)
+        monkeypatch.setattr(export_changes, while_it_is_read)
+        estate.roll_back()
+        assert "permission denied" in refused(straggler, "INSERT INTO app.notes (body) VALUES ('late')")
+        assert "permission denied" in refused(shared, "UPDATE app.users SET name = 'late'")
+        assert "permission denied" in refused(shared, "INSERT INTO app.notes (body) VALUES ('late')")
+    assert_on_sqlite(estate)
+    # Who sets the privileges of the schema leaves the fence where it is.
+    found = privileges.synchronise(estate.connection, {"swarm_registry": ["app"]}, check_mode=True)
+    assert not any(" on app." in line and "new" not in line and "seq" not in line for line in found["granted"])
+    rehearse(estate.connection, estate.group, estate.directory)
+    estate.go_live()
+    with closing(service(estate)) as again, closing(service(estate, "swarm_platform")) as shared:
+        for session, statement in (
+            (again, "INSERT INTO app.notes (body) VALUES ('after')"),
+            (again, "DELETE FROM app.notes WHERE body = 'after'"),
+            (shared, "UPDATE app.users SET name = name"),
+            (shared, "INSERT INTO app.notes (id, body) VALUES (99, 'by everybody')"),
+        ):
+            with session.cursor() as cursor:
+                cursor.execute(statement)
+            session.commit()
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege), shared.cursor() as cursor:
+            cursor.execute("DELETE FROM app.users")
+
+
+def test_rights_of_whoever_is_gone_are_given_to_nobody(estate: Estate, server: Server) -> None:
+    server.execute("CREATE ROLE passing")
+    execute(estate.connection, "GRANT UPDATE ON app.users TO passing WITH GRANT OPTION")
+    grants = table_fence.take_rights(estate.connection, estate.group)
+    estate.connection.commit()
+    assert {grant["role"] for grant in grants} == {"swarm_registry", "swarm_platform", "passing", None}
+    server.execute("DROP ROLE passing")
+    table_fence.give_rights(estate.connection, grants)
+    estate.connection.commit()
+    assert estate.may_write()
+    assert table_fence.take_rights(estate.connection, estate.group) == [
+        grant for grant in grants if grant["role"] != "passing"
+    ]
+    estate.connection.rollback()
+
+
+# ---------------------------------------------------------------- what fails, and who is killed
+
+PACKAGE = "ansible.module_utils.migration"
+# Where the run ends: the function, and whether it has done its work by then.
+STEPS = [
+    ("table_fence.hold", False),
+    ("table_fence.hold", True),
+    ("frozen_file.make_copy", True),
+    ("export.export_changes", True),
+    ("group_dump.GroupDump.finish", False),
+    ("group_dump.GroupDump.finish", True),
+    ("frozen_file.finish_copy", True),
+    ("frozen_file.swap", False),
+    ("frozen_file.fence.remove_fence", True),
+    ("frozen_file.os.link", True),
+    ("frozen_file.os.replace", True),
+    ("frozen_file.swap", True),
+    ("table_fence.take_rights", True),
+    ("ledger.take_step", True),
+]
+
+
+def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Callable[[], None]) -> None:
+    """Let the run end at one place, once the window is open."""
+    module, _, name = f"{PACKAGE}.{function}".rpartition(".")
+    original = monkeypatch_target(module, name)
+    opened = []
+
+    def note(connection: Connection, group: Group, entry: dict[str, Any]) -> None:
+        opened.append(True)
+        real_note(connection, group, entry)
+
+    def ending(*arguments: Any, **options: Any) -> Any:
+        if not opened or ending.done:  # type: ignore[attr-defined]
+            return original(*arguments, **options)
+        ending.done = True  # type: ignore[attr-defined]
+        if after:
+            original(*arguments, **options)
+        end()
+        raise AssertionError("it went on")
+
+    ending.done = False  # type: ignore[attr-defined]
+    real_note = way_back.note
+    monkeypatch.setattr(way_back, "note", note)
+    monkeypatch.setattr(f"{module}.{name}", ending)
+
+
+def monkeypatch_target(path: str, name: str) -> Any:
+    """Return what a dotted path names below the package."""
+    import importlib
+
+    found: Any = importlib.import_module(f"{PACKAGE}.{path.removeprefix(PACKAGE + '.').partition('.')[0]}")
+    for part in path.removeprefix(PACKAGE + ".").split(".")[1:]:
+        found = getattr(found, part)
+    return getattr(found, name)
+
+
+def fail() -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("function", "after"), STEPS)
+def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
+) -> None:
+    execute(estate.connection, WRITE)
+    with monkeypatch.context() as patch:
+        end_at(patch, function, after, fail)
+        with pytest.raises(MigrationError, match="it stays on PostgreSQL, and its services were started again"):
+            estate.roll_back()
+    assert_on_postgresql(estate)
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def killed(estate: Estate, function: str, after: bool) -> None:
+    """Kill a run at one place."""
+
+    def run() -> None:
+        end_at(pytest.MonkeyPatch(), function, after, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        estate.roll_back()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("function", "after", "heals"),
+    [
+        *((*step, "rollback") for step in STEPS),
+        *((*step, "cutover") for step in STEPS if step[0].startswith(("frozen_file", "ledger"))),
+    ],
+)
+def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool, heals: str) -> None:
+    execute(estate.connection, WRITE)
+    killed(estate, function, after)
+    assert way_back.standing(estate.record) is way_back.Standing.UNDO
+    assert query(estate.connection, "SELECT count(*) FROM app.users") == [(3,)]
+    if heals == "cutover":
+        with pytest.raises(MigrationError, match="lives in PostgreSQL"):
+            rehearse(estate.connection, estate.group, estate.directory)
+        assert estate.roll_back(check_mode=True)["changed"]
+        assert "was undone" in rollback.put_right(estate.login, estate.group, estate.settings)
+        for left in estate.dumps:
+            left.unlink()
+        assert_on_postgresql(estate)
+        assert rollback.put_right(estate.login, estate.group, estate.settings) == ""
+    estate.roll_back()
+    assert_on_sqlite(estate)
+    assert [path.suffix for path in estate.dumps if path.suffix != ".dump"] == []
+
+
+@pytest.mark.parametrize("heals", ["cutover", "rollback", "rehearsal"])
+def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, heals: str) -> None:
+    execute(estate.connection, WRITE)
+    killed(estate, "rollback_window.finish", False)
+    assert way_back.standing(estate.record) is way_back.Standing.FINISH
+    if heals == "rehearsal":
+        rehearse(estate.connection, estate.group, estate.directory)
+        assert way_back.standing(estate.record) is way_back.Standing.FINISH
+    if heals == "rollback":
+        assert "an interrupted way back was finished" in estate.roll_back()["msg"]
+    else:
+        assert "was finished" in rollback.put_right(estate.login, estate.group, estate.settings)
+    if heals != "rehearsal":
+        assert_on_sqlite(estate)
+    assert estate.users() == AFTER
+    assert not estate.roll_back()["changed"]
+    report = query(estate.connection, "SELECT report FROM migration.run WHERE kind = 'rollback'")[0][0]
+    assert report["way"] == "exported"
+
+
+def test_a_commit_whose_answer_is_lost_is_looked_up(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    commit = rollback.Window._commit
+
+    def lose_the_answer(self: Any, guard: Connection, loaded: dict[str, Any]) -> None:
+        commit(self, guard, loaded)
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(rollback.Window, "_commit", lose_the_answer)
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    commit = rollback.Window._commit
+
+    def lose_the_server(self: Any, guard: Connection, loaded: dict[str, Any]) -> None:
+        commit(self, guard, loaded)
+        self.login = replace(self.login, port=1)
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(f"{PACKAGE}.rollback_window.start", lambda *_: pytest.fail("services were started"))
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback.Window, "_commit", lose_the_server)
+        with pytest.raises(MigrationError, match="Only the server knows on which store"):
+            estate.roll_back()
+    assert estate.users() == AFTER
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def test_a_file_that_somebody_wrote_to_meanwhile_is_nobodys_to_replace(estate: Estate) -> None:
+    execute(estate.connection, WRITE)
+    killed(estate, "frozen_file.os.replace", True)
+    with closing(sqlite3.connect(estate.file)) as opened:
+        opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
+        opened.commit()
+    for run in (estate.roll_back, lambda: rollback.put_right(estate.login, estate.group, estate.settings)):
+        with pytest.raises(MigrationError, match="Find out who wrote to it; the frozen file was kept as"):
+            run()
+    assert ("stray", "Stray") in estate.users()
+    assert estate.record.state == "live"
+
+
+def test_names_of_every_kind_are_dumped_and_read_back(
+    connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_dump, "_PATH", f"{PROGRAMS}:{group_dump._PATH}")
+    make_target(
+        connection,
+        'CREATE TABLE "Select ""x"" *" (id integer PRIMARY KEY, "a, b" text, "ü ""q""" double precision,'
+        ' "order" bytea, twice integer GENERATED ALWAYS AS (id * 2) STORED, at timestamptz, span interval);'
+        "CREATE TABLE parts (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);"
+        "CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE empty (id integer PRIMARY KEY)",
+    )
+    execute(
+        connection,
+        'INSERT INTO app."Select ""x"" *" VALUES (1, E\'tab\\tline\\nback\\\\slash\\r\', 0.1::float8 + 0.2,'
+        " '\\x00ff',"
+        " DEFAULT, now(), '1 day 2 hours'), (2, '\\.', 'NaN', NULL, DEFAULT, 'infinity', NULL);"
+        "INSERT INTO app.parts SELECT n, repeat('x', n) FROM generate_series(1, 9) AS n",
+    )
+    group = make_group(
+        tmp_path / "none.db",
+        {"source": "a", "target": 'app.Select "x" *'},
+        {"source": "b", "target": "app.parts"},
+        {"source": "c", "target": "app.empty"},
+    )
+    with closing(connect(login)) as exporter, exporter.cursor() as cursor:
+        cursor.execute("SELECT pg_export_snapshot()")
+        (snapshot_id,) = cursor.fetchone() or ("",)
+        execute(connection, "DELETE FROM app.parts; INSERT INTO app.empty VALUES (1)")
+        dump = group_dump.GroupDump(login, connection, group, tmp_path / "dumps")
+        dump.start(snapshot_id)
+        try:
+            rows = dump.finish(snapshot_id).rows
+        finally:
+            dump.cancel()
+    assert {name: count for name, count in rows.items() if name.startswith("app.")} == {
+        'app.Select "x" *': 2,
+        "app.parts_low": 9,
+        "app.empty": 0,
+    }
+    assert uuid.UUID(NEW_ID)
