@@ -23,6 +23,8 @@ import pytest
 import yaml
 from ansible.module_utils.migration import dotenv_file
 
+pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
+
 ROOT = Path(__file__).resolve().parents[2]
 # Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
 PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}cutover-"
@@ -198,19 +200,6 @@ def signal_module(number: int) -> None:
     processes = module_processes()
     assert processes
     on_host("kill", f"-{number}", *processes)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def dry_run_on_a_bare_host() -> Iterator[str]:
-    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed.
-
-    The value is what a dry run printed while there was nothing but the estate.
-    """
-    play("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
-    output = play(CUTOVER, "--check", "--diff") + play(ROLLBACK, "--check", "--diff")
-    play("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml", REHEARSAL)
-    yield output
-    play("molecule/destroy.yml")
 
 
 # ---------------------------------------------------------------- before anything stops

@@ -394,7 +394,8 @@ def test_a_dump_that_lacks_a_row_is_not_taken(estate: Estate, monkeypatch: pytes
 
 def service(estate: Estate, role: str = "swarm_registry") -> Connection:
     """Return a session of a service's role."""
-    return connect(replace(estate.login, user=role, password=PASSWORD, session_role=None))
+    found: Connection = connect(replace(estate.login, user=role, password=PASSWORD, session_role=None))
+    return found
 
 
 def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate) -> None:

@@ -1,0 +1,381 @@
+"""The way back on a real host: what services wrote to PostgreSQL through their HTTP interface is in SQLite again.
+
+It uses the host of the cutover's tests. What fails or is killed at each step of the window, without services,
+is in tests/engine/test_way_back.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from ansible.module_utils.migration import dotenv_file
+
+from .test_on_a_host import (
+    CONTAINER,
+    CUTOVER,
+    GROUPS,
+    REHEARSAL,
+    ROLLBACK,
+    SERVICES,
+    changed,
+    env_of,
+    group_of,
+    health_of,
+    is_fenced,
+    locked_table,
+    module_processes,
+    on_host,
+    original_env_of,
+    pids,
+    play,
+    signal_module,
+    sql,
+    started,
+    state_of,
+    stores,
+    until,
+    variables,
+)
+
+pytestmark = pytest.mark.usefixtures("moved")
+
+REGISTRY = next(group for group in GROUPS if group["name"] == "registry")
+PLATFORM = next(group for group in GROUPS if group["name"] == "platform")
+PG_DUMP = "/usr/lib/postgresql/16/bin/pg_dump"
+_ASK = """
+import json, sys, urllib.error, urllib.request
+method, address, body = sys.argv[1:]
+request = urllib.request.Request(address, body.encode() or None, {"content-type": "application/json"}, method=method)
+try:
+    print(urllib.request.urlopen(request, timeout=10).read().decode())
+except urllib.error.HTTPError as error:
+    print(json.dumps({"status": error.code, "error": error.read().decode()}))
+"""
+
+
+def ask(service: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask a service through its HTTP interface."""
+    address = SERVICES[service]["health_url"].removesuffix("/health") + path
+    return json.loads(on_host("python3", "-c", _ASK, method, address, json.dumps(body) if body else ""))
+
+
+def new_agent(name: str) -> str:
+    """Let the registry write a new agent, and return its id: it is acknowledged."""
+    return str(ask("swarm-registry", "POST", "/agents", {"name": name, "version": "1", "path": f"/{name}"})["id"])
+
+
+def agents() -> dict[str, str]:
+    """Return name and version of each agent by its id, as the registry says them on its present store."""
+    found = ask("swarm-registry", "GET", "/agents")["agents"]
+    assert len({agent["id"] for agent in found}) == len(found)
+    return {agent["id"]: f"{agent['name']} {agent['version']}" for agent in found}
+
+
+def in_file(group: dict[str, Any], statement: str) -> list[list[Any]]:
+    """Return the rows of a statement on a group's SQLite file."""
+    code = (
+        "import json, sqlite3, sys; c = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True); "
+        "print(json.dumps(c.execute(sys.argv[2]).fetchall()))"
+    )
+    rows: list[list[Any]] = json.loads(on_host("python3", "-c", code, group["source"]["path"], statement))
+    return rows
+
+
+def store_of(service: str) -> str:
+    return str(health_of(service)["store"])
+
+
+def back(*groups: str, succeeds: bool = True, **options: Any) -> str:
+    """Bring groups back to SQLite."""
+    return play(ROLLBACK, *variables(rollback_groups=list(groups), **options), succeeds=succeeds)
+
+
+def there(group: dict[str, Any]) -> None:
+    """Bring a group to PostgreSQL once more."""
+    play(REHEARSAL)
+    play(CUTOVER, *variables(groups=[group]))
+    assert state_of(group["name"]) == "live"
+
+
+@pytest.fixture(scope="module")
+def moved(dry_run_on_a_bare_host: str) -> None:
+    """Every group on PostgreSQL."""
+    play(REHEARSAL)
+    play(CUTOVER)
+    assert stores() == dict.fromkeys(SERVICES, "postgresql")
+
+
+# ---------------------------------------------------------------- every row
+
+
+def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -> None:
+    text_ids = in_file(REGISTRY, "SELECT id FROM agents WHERE id NOT LIKE '%-%-%-%-%' ORDER BY id")
+    assert text_ids
+    written = [new_agent(f"after the cutover {number}") for number in range(3)]
+    ask("swarm-registry", "DELETE", f"/agents/{written[1]}")
+    attempt = ask("swarm-tickets", "POST", "/attempts", {"ticket_id": "T-77", "branch_name": "back"})
+    assert attempt["ticket_id"] == "T-77"
+    sql("UPDATE auth.users SET last_login = '2026-03-04 05:06:07.891+00' WHERE email = 'admin@example.org'")
+    before = pids()
+    output = play(ROLLBACK, "--check", "--diff", *variables(rollback_groups=["registry", "platform"]))
+    assert changed(output) == 1
+    assert output.count("with every row written to PostgreSQL since its cutover") == 2
+    assert (pids(), state_of("registry")) == (before, "live")
+    output = back("registry", "platform")
+    assert store_of("swarm-registry") == store_of("swarm-tickets") == store_of("swarm-platform") == "sqlite"
+    assert store_of("swarm-deploy") == "postgresql"
+    assert {agents()[written[0]], agents()[written[2]]} == {"after the cutover 0 1", "after the cutover 2 1"}
+    assert written[1] not in agents()
+    # Through the symlink, which leads to the new file.
+    assert [one["branch_name"] for one in ask("swarm-tickets", "GET", "/attempts")["attempts"]].count("back") == 1
+    assert in_file(REGISTRY, "SELECT id FROM agents WHERE id NOT LIKE '%-%-%-%-%' ORDER BY id") == text_ids
+    assert in_file(PLATFORM, "SELECT last_login FROM users WHERE email = 'admin@example.org'")[0][0].startswith(
+        "2026-03-04"
+    )
+    for service in ("swarm-registry", "swarm-tickets", "swarm-platform"):
+        assert env_of(service) == original_env_of(service)
+    for group in (REGISTRY, PLATFORM):
+        path = group["source"]["path"]
+        assert not is_fenced(group)
+        assert on_host("stat", "-c", "%U %G", path).split() == ["swarm", "swarm"]
+        assert on_host("stat", "-c", "%a %U", f"{path}.way-back").strip() == "700 root"
+    for path, digest in re.findall(r"kept in (\S+\.dump) \(SHA-256 (\w{64})\)", output):
+        assert on_host("sha256sum", path).split()[0] == digest
+        assert on_host("stat", "-c", "%a %U", path).strip() == "600 root"
+    assert len(re.findall(r"\.dump \(SHA-256", output)) == 2
+    assert changed(back("registry", "platform")) == 0
+    assert changed(play(ROLLBACK, "--check", *variables(rollback_groups=["registry", "platform"]))) == 0
+
+
+def test_it_can_be_moved_again_with_the_same_ids_and_what_was_written_meanwhile() -> None:
+    uuids = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
+    meanwhile = new_agent("on sqlite again")
+    assert "permission denied" in refused_write("swarm_registry", "INSERT INTO registry.agents (name) VALUES ('x')")
+    play(REHEARSAL)
+    play(CUTOVER)
+    assert stores() == dict.fromkeys(SERVICES, "postgresql")
+    now = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
+    assert now == {**uuids, "on sqlite again1": meanwhile}
+    assert changed(play("playbooks/1_infrastructure.yml", CUTOVER)) == 0
+    # And back once more, with rows of both times.
+    late = new_agent("the second time")
+    back("registry")
+    assert {agents()[late], agents()[meanwhile]} == {"the second time 1", "on sqlite again 1"}
+    there(REGISTRY)
+    assert {late, meanwhile} <= set(agents())
+
+
+def refused_write(role: str, statement: str) -> str:
+    """Return why the server refuses a statement of a service's role."""
+    result = subprocess.run(
+        ["docker", "exec", "-i", CONTAINER, "runuser", "-u", "postgres", "--", "psql", "-d", "swarm"],
+        input=f"\\set ON_ERROR_STOP 1\nSET ROLE {role};\n{statement};\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    return result.stderr
+
+
+# ---------------------------------------------------------------- what is refused before anything stops
+
+
+def test_what_the_file_cannot_say_is_refused_and_lost_only_by_its_exact_number() -> None:
+    kept = new_agent("kept in the dump alone")
+    sql("ALTER TABLE registry.agents ADD COLUMN badge text; UPDATE registry.agents SET badge = 'x' WHERE name = 'echo'")
+    try:
+        before = pids()
+        output = back("registry", succeeds=False)
+        assert "nothing was stopped" in output
+        assert "agents ← registry.agents.badge: holds data, and the file has no such column (2 rows" in output
+        (number,) = re.findall(
+            r"-e service_env_rollback_groups=registry -e service_env_rollback_lose_rows=(\d+)", output
+        )
+        assert number == "3"
+        output = back("registry", lose_rows=int(number) + 1, succeeds=False)
+        assert "it is 4, and going back to the frozen file of registry would lose 3 rows of PostgreSQL" in output
+        output = back("registry", "deploy", lose_rows=int(number), succeeds=False)
+        assert "name that group alone" in output
+        assert (pids(), state_of("registry")) == (before, "live")
+        output = back("registry", lose_rows=int(number))
+        assert "3 rows were given up, as asked for" in output
+        assert kept not in agents()
+        (dump,) = re.findall(r"kept in (\S+\.dump)", output)
+        restored = on_host("/usr/lib/postgresql/16/bin/pg_restore", "--data-only", "--table=agents", "--file=-", dump)
+        assert kept in restored
+    finally:
+        sql("ALTER TABLE registry.agents DROP COLUMN badge")
+    there(REGISTRY)
+    assert kept not in agents()
+
+
+def test_a_host_that_cannot_dump_is_told_so_with_all_else_that_is_missing() -> None:
+    new_agent("not dumped")
+    before = pids()
+    on_host("sh", "-c", f"mv {PG_DUMP} {PG_DUMP}.away; mkdir -p /mnt/full; mount -t tmpfs -o size=64k tmpfs /mnt/full")
+    try:
+        output = back("registry", rollback_directory="/mnt/full", succeeds=False)
+    finally:
+        on_host("sh", "-c", f"mv {PG_DUMP}.away {PG_DUMP}; umount /mnt/full")
+    assert "pg_dump is not installed" in output
+    assert "/mnt/full: 0 MiB are free" in output
+    assert (pids(), state_of("registry")) == (before, "live")
+
+
+# ---------------------------------------------------------------- what fails in the window
+
+
+def assert_registry_stays_on_postgresql(name: str) -> None:
+    """See that the services were started again on PostgreSQL, which still holds an agent."""
+    assert state_of("registry") == "live"
+    assert store_of("swarm-registry") == "postgresql"
+    assert name in {text.rpartition(" ")[0] for text in agents().values()}
+    assert is_fenced(REGISTRY)
+    new_agent(f"{name}, and more")
+
+
+def test_a_dump_that_fails_leaves_the_group_on_postgresql() -> None:
+    new_agent("failing dump")
+    script = (
+        f'#!/bin/sh\\n[ "$1" = --version ] && exec {PG_DUMP}.away --version\\necho the disk is on fire >&2; exit 1\\n'
+    )
+    on_host("sh", "-c", f"mv {PG_DUMP} {PG_DUMP}.away; printf '{script}' > {PG_DUMP}; chmod 755 {PG_DUMP}")
+    try:
+        output = back("registry", succeeds=False)
+    finally:
+        on_host("mv", f"{PG_DUMP}.away", PG_DUMP)
+    assert "the disk is on fire" in output
+    assert "it stays on PostgreSQL, and its services were started again" in output
+    assert_registry_stays_on_postgresql("failing dump")
+    assert on_host("sh", "-c", "ls /var/lib/sqlite-migration/rollback | grep -c partial || true").strip() == "0"
+
+
+@contextmanager
+def straggler() -> Iterator[None]:
+    """Keep a session of the registry's role that has written and not committed; it commits when this ends."""
+    code = (
+        "import psycopg2, sys; c = psycopg2.connect(host='127.0.0.1', dbname='swarm', user='swarm_registry', "
+        'password=sys.stdin.readline().strip()); c.cursor().execute("INSERT INTO registry.agents (name, version, '
+        "path) VALUES ('straggler', '1', '/')\"); print('ready', flush=True); sys.stdin.readline(); c.commit()"
+    )
+    client = subprocess.Popen(
+        ["docker", "exec", "-i", CONTAINER, "python3", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(dotenv_file.read_values(env_of("swarm-registry"))["PGPASSWORD"] + "\n")
+    client.stdin.flush()
+    assert client.stdout.readline() == "ready\n"
+    try:
+        yield
+    finally:
+        client.communicate("now\n", timeout=30)
+
+
+def test_a_session_that_has_written_and_not_committed_is_named_and_nothing_of_it_is_lost() -> None:
+    with straggler():
+        output = back("registry", stop_timeout=2, succeeds=False)
+    assert "of role swarm_registry: it has written to registry.agents and not yet committed, 2 seconds after" in output
+    assert_registry_stays_on_postgresql("straggler")
+
+
+def kill_in_the_window() -> None:
+    """Kill the module while it waits for a lock, with the services stopped."""
+    with locked_table("registry.agents", "ROW EXCLUSIVE"), started(ROLLBACK, *variables(rollback_groups=["registry"])):
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
+        signal_module(signal.SIGKILL)
+        until(lambda: not module_processes())
+    until(lambda: sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0")
+    assert pids().get("swarm-registry", 0) == 0
+    assert state_of("registry") == "live"
+
+
+def test_a_killed_way_back_is_undone_by_the_next_cutover() -> None:
+    new_agent("killed once")
+    kill_in_the_window()
+    assert changed(play(CUTOVER, "--check")) == 1
+    output = play(CUTOVER)
+    assert "an interrupted way back was undone" in output
+    assert_registry_stays_on_postgresql("killed once")
+    assert changed(play(CUTOVER)) == 0
+
+
+def test_a_killed_way_back_does_not_leave_services_stopped_if_it_cannot_go_on() -> None:
+    kill_in_the_window()
+    on_host("mv", PG_DUMP, f"{PG_DUMP}.away")
+    try:
+        output = back("registry", succeeds=False)
+    finally:
+        on_host("mv", f"{PG_DUMP}.away", PG_DUMP)
+    assert "pg_dump is not installed" in output
+    assert_registry_stays_on_postgresql("killed once")
+
+
+def test_a_killed_way_back_is_gone_through_again_by_the_next() -> None:
+    written = new_agent("killed twice")
+    kill_in_the_window()
+    back("registry")
+    assert store_of("swarm-registry") == "sqlite"
+    assert agents()[written] == "killed twice 1"
+    there(REGISTRY)
+
+
+def test_a_server_that_goes_away_in_the_window_leaves_the_group_on_postgresql() -> None:
+    new_agent("before the server went")
+    with (
+        locked_table("registry.agents", "ROW EXCLUSIVE"),
+        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=60)) as process,
+    ):
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
+        on_host("systemctl", "stop", "postgresql@16-main")
+        try:
+            output, _ = process.communicate(timeout=90)
+        finally:
+            on_host("systemctl", "start", "postgresql@16-main")
+            until(lambda: sql("SELECT 1") == "1")
+    assert "Traceback" not in output
+    play(CUTOVER)
+    assert_registry_stays_on_postgresql("before the server went")
+
+
+def test_a_service_that_does_not_come_up_on_sqlite_is_started_by_the_next_run() -> None:
+    written = new_agent("broken service")
+    script = f"{REGISTRY['services'][0]['directory']}/server.js"
+    on_host("sh", "-c", f"cp -p {script} {script}.away; echo 'process.exit(1);' > {script}")
+    try:
+        output = back("registry", health_timeout=4, succeeds=False)
+        assert "is rolled back, but its services are not all well on SQLite" in output
+        assert state_of("registry") == "rolled_back"
+    finally:
+        on_host("mv", f"{script}.away", script)
+    time.sleep(0.5)
+    output = play(CUTOVER, *variables(groups=[group_of("registry")]), succeeds=False)
+    # SQLite is the store, so it is brought up there before the cutover refuses what was not rehearsed.
+    assert "Rehearse it first" in output
+    assert store_of("swarm-registry") == "sqlite"
+    assert agents()[written] == "broken service 1"
+    assert changed(back("registry")) == 0
+    there(REGISTRY)
+    assert agents()[written] == "broken service 1"
+
+
+def test_no_password_is_printed_and_none_was_left_on_the_host() -> None:
+    new_agent("for the last time")
+    hidden = {dotenv_file.read_values(env_of(name))["PGPASSWORD"] for name in SERVICES}
+    output = play(ROLLBACK, "-vvvv", "--diff", *variables(rollback_groups=["registry"]))
+    assert sum(password in output for password in hidden) == 0
+    text = on_host("sh", "-c", "cat /proc/[0-9]*/cmdline; journalctl --no-pager; ls -R /var/lib/sqlite-migration")
+    assert sum(password in text for password in hidden) == 0
+    assert store_of("swarm-registry") == "sqlite"
