@@ -172,8 +172,8 @@ def _next_steps(
         )
     if written:
         steps.append(
-            f"Written to in PostgreSQL since the cutover: {', '.join(written)}. playbooks/rollback.yml refuses to put "
-            "these back, because what was written is in PostgreSQL alone"
+            f"Written to in PostgreSQL since the cutover: {', '.join(written)}. These rows go back too: ansible-playbook "
+            f"playbooks/rollback.yml -e service_env_rollback_groups={','.join(written)} (with --check it tries it first)"
         )
     return steps
 

@@ -98,11 +98,12 @@ def test_headline_when_everything_arrived(live: dict[str, Any]) -> None:
     assert any("rollback.yml" in step for step in built["next_steps"])
 
 
-def test_the_way_back_is_offered_only_where_it_is_open(live: dict[str, Any]) -> None:
+def test_the_way_back_is_offered_with_the_rows_written_since(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "written_since": True}
     steps = "\n".join(build(live, changed(live, group="farm", tables=[table]))["next_steps"])
     assert "rollback.yml -e service_env_rollback_groups=zoo\n" in steps
-    assert "since the cutover: farm. playbooks/rollback.yml refuses" in steps
+    assert "since the cutover: farm. These rows go back too:" in steps
+    assert "rollback.yml -e service_env_rollback_groups=farm (with --check" in steps
 
 
 def test_what_was_written_since_the_cutover_is_counted(live: dict[str, Any]) -> None:
