@@ -172,8 +172,9 @@ def _next_steps(
         )
     if written:
         steps.append(
-            f"Written to in PostgreSQL since the cutover: {', '.join(written)}. These rows go back too: ansible-playbook "
-            f"playbooks/rollback.yml -e service_env_rollback_groups={','.join(written)} (with --check it tries it first)"
+            f"Written to in PostgreSQL since the cutover: {', '.join(written)}. These rows go back too: "
+            f"ansible-playbook playbooks/rollback.yml -e service_env_rollback_groups={','.join(written)} "
+            "(with --check it is only tried)"
         )
     return steps
 
