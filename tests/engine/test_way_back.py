@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 from ansible.module_utils.migration import (
+    cutover_report,
     cutover_window,
     engine,
     fence,
@@ -89,9 +90,11 @@ class Estate:
     def go_live(self) -> None:
         """Freeze the file, load the last difference, and make PostgreSQL the store."""
         window = cutover_window.Window(self.connection, self.login, self.group, self.settings, Checked(), self.record)
-        window._freeze(datetime.now(UTC))
+        window._stop(datetime.now(UTC))
+        digest = sha256_of(window._freeze())
         engine.migrate(self.connection, self.group, engine.FINAL, work_directory=self.settings.work_directory)
-        window._go_live()
+        window._go_live(digest)
+        cutover_report.record_cutover(self.connection, self.group, datetime.now(UTC), {})
 
     def users(self) -> list[tuple[Any, ...]]:
         """Return the users in the file."""
