@@ -245,6 +245,8 @@ def _validate_live(
     written_rows: dict[str, dict[str, int]] = {}
     if at_rest:
         check_proof(connection, group, run, work_directory, result, findings)
+        if result["proof_repeated"]:
+            result["basis"] += " The rows of that file were hashed again now: they are the ones that were proven."
         if not unwritten:
             written_rows = count_written_since(connection, group, work_directory, result["information"])
     for table in run["tables"]:

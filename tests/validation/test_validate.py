@@ -106,6 +106,7 @@ def test_live_group_right_after_the_cutover(estate: Estate) -> None:
         "app.pets: pets_pkey": True,
     }
     assert result["proof_repeated"] is True
+    assert "hashed again now: they are the ones that were proven" in result["basis"]
 
 
 def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Estate) -> None:
