@@ -137,7 +137,7 @@ def count_changes(
 
     :param directory: private directory for work files.
     """
-    with _reading(connection, group, frozen, directory / "count", snapshot_id) as reading:
+    with _reading(connection, group, frozen, directory / f"count-{os.getpid()}", snapshot_id) as reading:
         forms = ServerForms(connection)
         counts: dict[str, Counts] = {}
         for table in reading.prepare(reading.source, forms).tables:
@@ -154,7 +154,7 @@ def hash_targets(
 
     :param directory: private directory for work files.
     """
-    with _reading(connection, group, frozen, directory / "hash", snapshot_id) as reading:
+    with _reading(connection, group, frozen, directory / f"hash-{os.getpid()}", snapshot_id) as reading:
         return {plan.target.name: sum_target(connection, plan).hexdigest() for plan in reading.plans}
 
 

@@ -8,6 +8,7 @@ cutover. Whatever a killed run has left is recognised by the files' hashes alone
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from .export import copy_private
 from .snapshot import sha256_of
 
 _JOURNALS = ("-wal", "-shm", "-journal")
+# A scratch copy or work file of :mod:`.export`.
+_OF_A_PROCESS = re.compile(r"(?:trial|count|hash)-(\d+)")
 
 
 def private_directory(source_path: str) -> Path:
@@ -161,9 +164,15 @@ def forget_old(source_path: str, way_back: Mapping[str, Any]) -> None:
 
 
 def remove_old(source_path: str) -> None:
-    """Remove what earlier way backs have left in the private directory."""
-    for path in private_directory(source_path).glob("frozen-*.db"):
-        path.unlink()
+    """Remove what earlier way backs have left in the private directory, killed ones too."""
+    for path in private_directory(source_path).glob("*"):
+        process = _OF_A_PROCESS.match(path.name)
+        if process is not None and Path(f"/proc/{process[1]}").exists():
+            continue  # a dry run, perhaps
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def sync_directory(path: Path) -> None:

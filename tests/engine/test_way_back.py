@@ -174,13 +174,16 @@ def assert_on_sqlite(estate: Estate) -> None:
 
 def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
     execute(estate.connection, WRITE)
+    left = frozen_file.make_directory(str(estate.file))
+    (left / "trial-999999999.db").write_text("of a run that was killed")
+    (left / "count-999999999.export").mkdir()
     before = estate.file.stat().st_ino
     dry = estate.roll_back(check_mode=True)
     assert (dry["changed"], dry["state"]) == (True, "live")
-    assert_on_postgresql(estate)
-    assert estate.dumps == []
+    assert (estate.record.state, estate.dumps) == ("live", [])
     result = estate.roll_back()
     assert_on_sqlite(estate)
+    assert [path.name for path in left.iterdir()] == [Path(result["report"]["old_file"]).name]
     assert estate.file.stat().st_ino != before
     report = query(estate.connection, "SELECT report FROM migration.run WHERE kind = 'rollback'")[0][0]
     assert report == result["report"]
