@@ -26,6 +26,8 @@ except ImportError:  # reported by connection.connect()
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+    from psycopg2.sql import Composable
 
 _HASH = """
 SELECT count(*),
@@ -139,6 +141,11 @@ def _existing(connection: Connection, group: Group) -> list[str]:
 def _content(connection: Connection, name: str) -> dict[str, Any]:
     """Return rows and hash of one table."""
     with connection.cursor() as cursor:
-        cursor.execute(sql.SQL(_HASH).format(table_name(name)))
-        rows, high, low = first_row(cursor)
+        return table_sums(cursor, table_name(name))
+
+
+def table_sums(cursor: Cursor, table: Composable) -> dict[str, Any]:
+    """Return rows and hash of one table, or of a query in parentheses, as :func:`fingerprint` does."""
+    cursor.execute(sql.SQL(_HASH).format(table))
+    rows, high, low = first_row(cursor)
     return {"rows": int(rows), "hash": f"{int(high) % 2**64:016x}{int(low) % 2**64:016x}"}

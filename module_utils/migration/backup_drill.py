@@ -1,0 +1,99 @@
+"""Proves that a backup restores: into a scratch database, where every count and hash must be equal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC
+from typing import Any
+
+from . import backup_content, backup_server, backup_store
+from .backup_settings import Settings
+from .connection import connected, explained, first_row
+from .errors import MigrationError, Problem
+
+SUFFIX = "_restore_drill"
+_SHOWN = 20
+
+
+class BackupBroken(MigrationError):
+    """The backup itself is at fault, not its surroundings: it does not count as verified any longer."""
+
+
+def drill(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Restore a backup into the scratch database, compare, mark it verified and return its new manifest.
+
+    The scratch database is dropped in every case, also one that a killed drill left behind. The caller holds the
+    lock of the directory.
+
+    :raises BackupBroken: if a file or what was restored is not what the manifest says; the mark is taken away.
+    :raises MigrationError: if it could not be tried.
+    """
+    started = time.monotonic()
+    scratch = backup_server.name_with(settings.login.database, SUFFIX)
+    try:
+        require_files(settings, manifest)
+        with backup_server.maintenance(settings) as connection:
+            backup_server.drop_work(settings, connection, scratch)
+            try:
+                backup_server.create(connection, scratch, manifest["properties"], "restore drill")
+                restore_and_compare(settings, manifest, scratch)
+            finally:
+                if not connection.closed:
+                    backup_server.drop_work(settings, connection, scratch)
+    except BackupBroken:
+        _mark(settings, manifest, None)
+        raise
+    return _mark(settings, manifest, round(time.monotonic() - started, 2))
+
+
+def require_files(settings: Settings, manifest: dict[str, Any]) -> None:
+    """Read the backup's files and compare their hashes.
+
+    :raises BackupBroken: naming every file that is not the manifest's.
+    """
+    problems = backup_store.file_problems(settings.directory, manifest)
+    if problems:
+        fix = "Take a new backup; restore an older one, or this one from its copy on another host"
+        raise BackupBroken(
+            f"Backup {manifest['name']} is damaged.", [Problem(where, what, fix) for where, what in problems]
+        )
+
+
+def restore_and_compare(settings: Settings, manifest: dict[str, Any], database: str) -> None:
+    """Restore a backup into an empty database and compare all that it then holds with the manifest.
+
+    :raises BackupBroken: naming what differs.
+    """
+    with connected(replace(settings.login, database=database)) as connection:
+        major, _ = backup_server.server_version(connection)
+        backup_server.require_client(settings, major)
+    dump = settings.directory / manifest["name"] / backup_store.DUMP
+    backup_server.restore(settings, major, dump, database)
+    with (
+        explained("reading back what was restored"),
+        connected(replace(settings.login, database=database)) as connection,
+    ):
+        found = backup_content.read_all(connection)
+    lines = backup_content.differences(manifest, found, definitions=major == manifest["major"])
+    if lines:
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more"]
+        fix = "Take a new backup; do not rely on this one"
+        raise BackupBroken(
+            f"Backup {manifest['name']} does not restore to what was saved.",
+            [Problem(manifest["name"], line, fix) for line in lines],
+        )
+
+
+def _mark(settings: Settings, manifest: dict[str, Any], seconds: float | None) -> dict[str, Any]:
+    """Say on disk, then in the ledger, when the backup was verified, or that it is not; return the new manifest."""
+    with explained("recording the drill"), connected(settings.login) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now = first_row(cursor)[0].astimezone(UTC)
+        verified = None if seconds is None else {"at": now.isoformat(), "seconds": seconds}
+        marked = {**manifest, "verified": verified}
+        backup_store.write_manifest(settings.directory / manifest["name"], marked)
+        # Not this row alone: what an earlier run could not write is written now.
+        backup_store.reconcile(connection, settings.directory)
+    return marked
