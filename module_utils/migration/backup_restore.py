@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from . import backup_content, backup_drill, backup_server, backup_store, ledger, state
+from . import backup_content, backup_drill, backup_server, backup_store, backup_take, ledger, state
 from .backup_settings import Settings
 from .connection import connected, explained, first_row
 from .errors import MigrationError, Problem
@@ -117,16 +117,21 @@ def _require_same_stores(connection: Connection, manifest: dict[str, Any]) -> No
     if not ledger.exists(connection):
         return
     with connection.cursor() as cursor:
-        cursor.execute("SELECT name, state FROM migration.cutover_group")
-        present = dict(cursor.fetchall())
+        present = backup_take.ledger_groups(cursor)
+    unknown = {"state": state.PENDING, "cutover_at": None}
     problems = []
     for group in sorted(present.keys() | manifest["groups"].keys()):
-        now, then = present.get(group, state.PENDING), manifest["groups"].get(group, state.PENDING)
-        if state.is_on_postgresql(now) != state.is_on_postgresql(then):
-            fix = "Restore a backup taken since its last cutover or rollback"
-            if state.is_on_postgresql(now):
-                fix += ", or put the group back on SQLite first: playbooks/rollback.yml"
-            problems.append(Problem(f"cutover group {group}", f"its state is {now}, and in the backup {then}", fix))
+        now, then = present.get(group, unknown), manifest["groups"].get(group, unknown)
+        on_postgresql = state.is_on_postgresql(now["state"])
+        fix = "Restore a backup taken since its last cutover or rollback"
+        if on_postgresql:
+            fix += ", or put the group back on SQLite first: playbooks/rollback.yml"
+        if on_postgresql != state.is_on_postgresql(then["state"]):
+            what = f"its state is {now['state']}, and in the backup {then['state']}"
+            problems.append(Problem(f"cutover group {group}", what, fix))
+        elif on_postgresql and now["cutover_at"] != then["cutover_at"]:
+            what = f"its cutover was at {now['cutover_at']}, and in the backup at {then['cutover_at']}"
+            problems.append(Problem(f"cutover group {group}", what, fix))
     if problems:
         raise MigrationError(f"Backup {manifest['name']} is from another time of the migration.", problems)
 

@@ -10,7 +10,7 @@ from typing import Any
 from .connection import LOGIN_ARGUMENTS, Login
 from .errors import MigrationError, Problem
 
-DEFAULT_PATH = Path("/etc/sqlite-to-postgresql/backup.json")
+DEFAULT_PATH = Path("/etc/sqlite-to-postgresql-backup.json")
 
 
 @dataclass(frozen=True)

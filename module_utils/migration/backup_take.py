@@ -98,8 +98,7 @@ def _dump(settings: Settings, connection: Connection, major: int, path: Any) -> 
             with backup_server.dump(settings, major, snapshot, path):
                 content = backup_content.read_content(cursor)
                 content["properties"] = backup_server.read_properties(cursor)
-                cursor.execute("SELECT name, state FROM migration.cutover_group ORDER BY name")
-                content["groups"] = dict(cursor.fetchall())
+                content["groups"] = ledger_groups(cursor)
             after = backup_content.sequence_positions(cursor)
         finally:
             if not connection.closed:
@@ -108,6 +107,15 @@ def _dump(settings: Settings, connection: Connection, major: int, path: Any) -> 
     # A sequence stands outside transactions: the dump has it where it was at some moment in between.
     content["sequences"] = {name: sorted((position, after.get(name, position))) for name, position in before.items()}
     return content
+
+
+def ledger_groups(cursor: Cursor) -> dict[str, dict[str, Any]]:
+    """Return state and time of the cutover of every group that the ledger knows."""
+    cursor.execute("SELECT name, state, cutover_at FROM migration.cutover_group ORDER BY name")
+    return {
+        name: {"state": state, "cutover_at": None if cutover_at is None else cutover_at.astimezone(UTC).isoformat()}
+        for name, state, cutover_at in cursor.fetchall()
+    }
 
 
 def _lock_tables(cursor: Cursor) -> None:
