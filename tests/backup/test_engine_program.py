@@ -1,0 +1,46 @@
+"""The archive that timers run: the same bytes from the same sources, and a starter that knows what it can start."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from tests.conftest import PROJECT
+
+
+def plugin() -> ModuleType:
+    path = PROJECT / "roles/engine_program/action_plugins/engine_program.py"
+    specification = importlib.util.spec_from_file_location("engine_program_plugin", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def run(archive: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-I", str(archive), *arguments], text=True, capture_output=True, check=False)
+
+
+def test_the_archive_runs_the_programs_of_the_package_and_nothing_else(tmp_path: Path) -> None:
+    archive = tmp_path / "engine.pyz"
+    archive.write_bytes(plugin().build(PROJECT / "module_utils/migration"))
+    assert "COMMAND" in run(archive, "backup", "--help").stdout
+    assert run(archive, "backup").returncode == 2
+    for name in ("", "errors", "no_such", "os", "../backup"):
+        result = run(archive, name)
+        assert result.returncode == 2
+        assert f"There is no program {name!r}" in result.stderr
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    copy = tmp_path / "migration"
+    shutil.copytree(PROJECT / "module_utils/migration", copy, copy_function=shutil.copyfile)
+    build = plugin().build
+    assert build(copy) == build(PROJECT / "module_utils/migration")
+    (copy / "errors.py").write_text("changed")
+    assert build(copy) != build(PROJECT / "module_utils/migration")

@@ -1,0 +1,231 @@
+"""What goes wrong around a backup: full disks, damaged files, wrong versions, kills. Nothing half done is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration import backup_server, backup_store
+from ansible.module_utils.migration.backup_drill import SUFFIX
+
+from tests.backup.conftest import Program
+from tests.conftest import PROJECT
+
+# The program in a process of its own, which can be killed.
+RUNNER = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from migration import backup; sys.exit(backup.main(sys.argv[2:]))"
+)
+
+
+def start(program: Program, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", RUNNER, str(PROJECT / "module_utils"), *arguments]
+    command += ["--settings", str(program.path)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    path = tmp_path / "small"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", path], check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here; the Molecule scenario does it on its host")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_leaves_nothing_behind_and_the_older_backup_alone(program: Program, small_disk: Path) -> None:
+    small = program.change(directory=small_disk)
+    first = small.run("run")["name"]
+    program.query("CREATE TABLE odd.big AS SELECT gen_random_uuid() FROM generate_series(1, 100000)")
+    assert "No space left on device" in small.fail("take")
+    assert small.names() == [first]
+    assert program.query("SELECT name FROM migration.backup") == [(first,)]
+    small.run("check")
+    program.query("DROP TABLE odd.big")
+    small.run("run")
+
+
+def test_a_truncated_dump_loses_its_mark(program: Program) -> None:
+    name = program.run("run")["name"]
+    dump = program.settings.directory / name / "database.dump"
+    os.truncate(dump, dump.stat().st_size - 100)
+    message = program.fail("drill")
+    assert f"Backup {name} is damaged." in message
+    assert str(dump) in message
+    assert program.query("SELECT verified_at FROM migration.backup") == [(None,)]
+    assert "no backup was ever proven" in program.fail("check")
+    assert "is damaged" in program.fail("restore", name)
+    assert program.databases() == {program.superuser.database}
+
+
+def test_a_changed_byte_is_found(program: Program) -> None:
+    name = program.run("run")["name"]
+    dump = program.settings.directory / name / "database.dump"
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 1
+    dump.write_bytes(content)
+    assert "its hash differs" in program.fail("drill", name)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE odd.parts SET id = 99 WHERE id = 1", "table odd.part_1: 50 rows, and their hash differs"),
+        ("DELETE FROM odd.parts WHERE id = 1", "table odd.part_1: 49 rows, not 50"),
+        ("SELECT setval('odd.downwards', -100)", "sequence odd.downwards: stands at -105, not -6"),
+        ("DROP VIEW odd.seen", "missing: view odd.seen"),
+        (
+            "GRANT DELETE ON odd.part_1 TO swarm_deploy",
+            "not in the manifest: privilege odd.part_1 DELETE to swarm_deploy",
+        ),
+        ("SELECT lo_put(oid, 0, 'x') FROM pg_largeobject_metadata", "large objects: 1 rows, and their hash differs"),
+        ("CREATE TABLE odd.further ()", "table odd.further: not in the manifest"),
+        ("ALTER TABLE odd.parts DROP CONSTRAINT parts_check", "missing: constraint odd.parts.parts_check"),
+    ],
+)
+def test_a_dump_that_restores_to_something_else_is_found(program: Program, statement: str, expected: str) -> None:
+    """A dump of another content under the manifest of the first, with its hash: only the comparison can see it."""
+    program.query("ALTER TABLE odd.parts ADD CONSTRAINT parts_check CHECK (id > 0)")
+    name = program.run("take")["name"]
+    program.query(statement)
+    other = program.run("take")["name"]
+    directory = program.settings.directory
+    (directory / other / "database.dump").replace(directory / name / "database.dump")
+    manifest = json.loads((directory / name / "manifest.json").read_text())
+    manifest["files"]["database.dump"] = backup_store.describe_file(directory / name / "database.dump")
+    (directory / name / "manifest.json").write_text(json.dumps(manifest))
+    message = program.fail("drill", name)
+    assert "does not restore to what was saved" in message
+    assert expected in message
+    assert program.databases() == {program.superuser.database}
+
+
+def test_a_client_of_another_version_is_refused(program: Program, tmp_path: Path) -> None:
+    other = Path(program.settings.programs).parents[1] / "pginstall18" / "bin"
+    assert "its version is 18" in program.change(programs=str(other)).fail("take")
+    missing = program.change(programs="/usr/lib/postgresql/{major}/nowhere")
+    assert "/usr/lib/postgresql/16/nowhere/pg_dump" in missing.fail("take")
+    assert program.names() == []
+
+
+def test_a_drill_database_left_behind_is_dropped(program: Program) -> None:
+    scratch = backup_server.name_with(program.superuser.database, SUFFIX)
+    program.run("take")
+    program.query(f"CREATE DATABASE {scratch}", "postgres")
+    program.run("drill")
+    program.query(f"CREATE DATABASE {scratch}", "postgres")
+    program.query("CREATE TABLE somebodys_own ()", scratch)
+    assert "was not made by this program" in program.fail("drill")
+    assert scratch in program.databases()
+    program.query(f"COMMENT ON DATABASE {scratch} IS '{backup_server.WORK_MARK}drill'", "postgres")
+    program.run("drill")
+    assert program.databases() == {program.superuser.database}
+
+
+def test_two_runs_at_once(program: Program) -> None:
+    with backup_store.locked(program.settings.directory, 0):
+        message = program.fail("take")
+        assert f"process {os.getpid()} holds its lock" in message
+        program.run("list")
+    processes = [start(program.change(lock_wait_seconds=60), "take") for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert len(program.names()) == 2
+
+
+def test_a_kill_at_any_moment_is_healed_by_the_next_run(program: Program) -> None:
+    """Killed a little later each time, until one comes through: nothing of the others is left after the last run."""
+    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 60000) AS n")
+    delay, killed = 0.2, 0
+    while True:
+        process = start(program, "run")
+        try:
+            process.communicate(timeout=delay)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+            delay += 0.15
+    assert process.returncode == 0
+    assert killed > 2
+    program.run("run")
+    assert not [name for name in program.names() if name.startswith(".partial")]
+    assert program.databases() == {program.superuser.database}
+    recorded = {row[0] for row in program.query("SELECT name FROM migration.backup")}
+    assert recorded == set(program.names())
+
+
+def test_a_killed_restore_leaves_the_database_as_it_was(program: Program) -> None:
+    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 60000) AS n")
+    name = program.run("run")["name"]
+    program.query("DELETE FROM odd.parts")
+    delay = 0.3
+    while True:
+        process = start(program, "restore", name)
+        try:
+            process.communicate(timeout=delay)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            delay += 0.2
+            # Before the swap or after it: never anything else, and always open to everybody.
+            assert program.query("SELECT count(*) FROM odd.parts") in ([(0,)], [(50,)])
+    assert process.returncode == 0
+    assert program.query("SELECT count(*) FROM odd.parts") == [(50,)]
+    assert not [name for name in program.databases() if name.endswith("_restore_new")]
+
+
+def test_a_drill_that_is_asked_to_end_drops_its_database(program: Program) -> None:
+    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 200000) AS n")
+    program.run("take")
+    scratch = backup_server.name_with(program.superuser.database, SUFFIX)
+    process = start(program, "drill")
+    deadline = time.monotonic() + 60
+    while scratch not in program.databases() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) != 0
+    assert program.databases() == {program.superuser.database}
+    assert program.query("SELECT verified_at FROM migration.backup") == [(None,)]
+
+
+def test_the_password_reaches_no_argument_and_no_message(program: Program) -> None:
+    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 100000) AS n")
+    process = start(program, "run")
+    seen = ""
+    while process.poll() is None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                seen += path.read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+        time.sleep(0.02)
+    output, errors = process.communicate()
+    assert "pg_dump" in seen
+    assert "only-for-tests" not in seen + output + errors
+    wrong = program.change(
+        login=program.superuser.__class__("127.0.0.1", program.superuser.port, "x", "postgres", "wr0ng")
+    )
+    assert "wr0ng" not in wrong.fail("take")
+
+
+def test_settings_that_cannot_work_are_refused(program: Program) -> None:
+    content = json.loads(program.path.read_text())
+    for change, expected in (
+        ({"keep_count": 0}, "keep_count is below 1"),
+        ({"directory": "backups"}, "no absolute path"),
+        ({"copy": {"method": "ftp", "target": "x"}}, "not rsync or restic"),
+    ):
+        program.path.write_text(json.dumps(content | change))
+        assert expected in program.fail("list")
+    program.path.write_text("{")
+    assert "is no JSON" in program.fail("list")
