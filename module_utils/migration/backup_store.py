@@ -202,10 +202,11 @@ def remove_partial(directory: Path) -> None:
 def to_prune(manifests: Sequence[Manifest], now: datetime, keep_days: float, keep_count: int) -> list[Manifest]:
     """Return the backups that may go, of manifests in their order.
 
-    Kept is what is younger than ``keep_days``, and the newest ``keep_count`` verified ones however old they are.
+    Kept is what is younger than ``keep_days``, the newest ``keep_count`` verified ones however old they are, and the
+    newest of all, which waits for its drill.
     """
     verified = [manifest["name"] for manifest in manifests if manifest["verified"]]
-    kept = set(verified[-max(keep_count, 1) :])
+    kept = set(verified[-max(keep_count, 1) :]) | {manifest["name"] for manifest in manifests[-1:]}
     oldest = now - timedelta(days=keep_days)
     return [manifest for manifest in manifests if manifest["name"] not in kept and taken_at(manifest) < oldest]
 

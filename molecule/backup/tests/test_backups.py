@@ -195,15 +195,11 @@ def test_a_killed_drill_leaves_nothing_after_the_next(host: Host, loaded_backup:
 
 def test_copies_over_ssh_are_read_back_and_their_failure_raises_the_alarm(host: Host, loaded_backup: str) -> None:
     """A second account of the host, reached by SSH, stands in for the other host."""
-    shell(
-        host,
-        "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends openssh-server",
-    )
+    shell(host, "apt-get -q update")
+    shell(host, "DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends openssh-server")
     shell(host, "useradd --create-home copies && systemctl start ssh")
     shell(host, "sudo -u postgres ssh-keygen -q -t ed25519 -N '' -f /var/lib/postgresql/.ssh/id_ed25519")
-    shell(
-        host, "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null | sudo -u postgres tee /var/lib/postgresql/.ssh/known_hosts"
-    )
+    shell(host, "ssh-keyscan -t ed25519 127.0.0.1 | sudo -u postgres tee /var/lib/postgresql/.ssh/known_hosts")
     shell(host, "install -d -o copies -m 700 ~copies/.ssh ~copies/kept")
     shell(host, "install -o copies -m 600 /var/lib/postgresql/.ssh/id_ed25519.pub ~copies/.ssh/authorized_keys")
     arguments = ["--tags", "postgres_backup", "-e", "postgres_backup_copy_method=rsync"]
