@@ -248,7 +248,7 @@ def reconcile(connection: Connection, directory: Path) -> None:
 def record(cursor: Any, manifest: Manifest) -> None:
     """Write a backup's row, or make it what the manifest says. The caller commits."""
     verified_at = manifest["verified"]["at"] if manifest["verified"] else None
-    # The longest part, of use to the drill alone, which reads the disk: in the ledger it would be in every later backup.
+    # The longest part is for the drill alone, which reads the disk; in the ledger it would be in every later backup.
     kept = {key: value for key, value in manifest.items() if key != "definitions"}
     cursor.execute(
         """
