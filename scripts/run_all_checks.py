@@ -33,7 +33,10 @@ LANES = (
         Check("linters", ("scripts/lint.sh",)),
         Check("unit tests", ("pytest", "tests", "--ignore", "tests/crash", "--ignore", "tests/cutover")),
     ),
-    (Check("crash tests", ("pytest", "tests/crash")),),
+    (
+        Check("crash tests", ("pytest", "tests/crash")),
+        Check("backup scenario", ("env", "TEST_HOST_PREFIX=backup-", "molecule", "test", "-s", "backup")),
+    ),
     (
         Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),
         Check("cutover tests", ("pytest", "tests/cutover")),
