@@ -18,8 +18,8 @@ PREFIX = os.environ.get("TEST_HOST_PREFIX", "molecule-")
 DIRECTORY = "/var/backups/sqlite-to-postgresql"
 UNITS = ("postgres-backup", "postgres-backup-drill", "postgres-backup-check")
 WRITER = (
-    'while :; do echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by) '
-    "VALUES ('s', md5(random()::text), 'load');\"; sleep 0.02; done | sudo -u postgres psql -q swarm"
+    'while :; do echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type) '
+    "VALUES ('s', md5(random()::text), 'load', 'manual');\"; sleep 0.02; done | sudo -u postgres psql -q swarm"
 )
 
 
