@@ -1,10 +1,12 @@
-"""The host that the tests of the cutover and of the way back share: to make one takes longer than to test on it."""
+"""One host for all tests of the cutover that need one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+
+from .host import CUTOVER, REHEARSAL, ROLLBACK, play
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +15,6 @@ def dry_run_on_a_bare_host() -> Iterator[str]:
 
     The value is what a dry run printed while there was nothing but the estate.
     """
-    from .test_on_a_host import CUTOVER, REHEARSAL, ROLLBACK, play
-
     play("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
     output = play(CUTOVER, "--check", "--diff") + play(ROLLBACK, "--check", "--diff")
     play("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml", REHEARSAL)

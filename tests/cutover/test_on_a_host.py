@@ -5,201 +5,49 @@ The tests build on each other: a group that one test leaves on SQLite is moved b
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.module_utils.migration import dotenv_file
 
+from .host import (
+    CONTAINER,
+    CUTOVER,
+    GROUPS,
+    REHEARSAL,
+    ROLLBACK,
+    SERVICES,
+    changed,
+    env_of,
+    group_of,
+    health_of,
+    is_as_before,
+    is_fenced,
+    locked_table,
+    module_processes,
+    on_host,
+    original_env_of,
+    pids,
+    play,
+    pm2,
+    signal_module,
+    sql,
+    started,
+    state_of,
+    stores,
+    until,
+    variables,
+)
+
 pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
-
-ROOT = Path(__file__).resolve().parents[2]
-# Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
-PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}cutover-"
-CONTAINER = f"{PREFIX}swarm-dev"
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_NOCOLOR": "1",
-    "ANSIBLE_FORCE_COLOR": "0",
-    "TEST_HOST_PREFIX": PREFIX,
-}
-INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
-CUTOVER, ROLLBACK = "playbooks/4_service_cutover.yml", "playbooks/rollback.yml"
-REHEARSAL = "playbooks/3_data_migration.yml"
-
-GROUPS: list[dict[str, Any]] = yaml.safe_load(
-    (ROOT / "inventory/group_vars/all/estate.yml").read_text(encoding="utf-8")
-)["estate_cutover_groups"]
-SERVICES: dict[str, dict[str, Any]] = {service["name"]: service for group in GROUPS for service in group["services"]}
-
-
-# ---------------------------------------------------------------- what the tests look at
-
-
-def command_of(*arguments: str) -> list[str]:
-    """Return the command of one ansible-playbook."""
-    return ["ansible-playbook", *INVENTORY, *arguments, "-l", "dev"]
-
-
-def play(*arguments: str, succeeds: bool = True) -> str:
-    """Run a playbook and return what it prints."""
-    result = subprocess.run(
-        command_of(*arguments),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert (result.returncode == 0) is succeeds, result.stdout
-    assert "Traceback" not in result.stdout
-    return result.stdout
-
-
-def changed(output: str) -> int:
-    """Return how many tasks have changed something."""
-    return sum(int(count) for count in re.findall(r"changed=(\d+)", output))
-
-
-def on_host(*command: str, text: str | None = None) -> str:
-    """Run a command on the host and return what it prints."""
-    options = ["-i"] if text is not None else []
-    result = subprocess.run(
-        ["docker", "exec", *options, CONTAINER, *command], input=text, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def sql(statement: str) -> str:
-    """Return the answer of the server to its administrator."""
-    return on_host("runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-Atc", statement).strip()
-
-
-def state_of(group: str) -> str:
-    """Return the state of a group in the ledger."""
-    return sql(f"SELECT state FROM migration.cutover_group WHERE name = '{group}'")
-
-
-def health_of(name: str) -> dict[str, Any]:
-    """Return what a service says of itself."""
-    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
-    answer: dict[str, Any] = json.loads(on_host("python3", "-c", code, SERVICES[name]["health_url"]))
-    return answer
-
-
-def stores() -> dict[str, str]:
-    """Return the store of each service by its name."""
-    return {name: health_of(name)["store"] for name in SERVICES}
-
-
-def pm2(*arguments: str) -> str:
-    """Call pm2 as the services' user and return what it prints."""
-    environment = ("HOME=/home/swarm", "PATH=/usr/local/bin:/usr/bin:/bin")
-    return on_host("runuser", "-u", "swarm", "--", "env", "-i", *environment, "pm2", "-s", *arguments)
-
-
-def pids() -> dict[str, int]:
-    """Return each service's process by its name, as pm2 reports it; in a window pm2 does not know it."""
-    return {process["name"]: process["pid"] for process in json.loads(pm2("jlist"))}
-
-
-def env_of(name: str) -> str:
-    """Return a service's dotenv file."""
-    return on_host("cat", f"{SERVICES[name]['directory']}/.env")
-
-
-def original_env_of(name: str) -> str:
-    """Return the dotenv file that the service came with."""
-    return (ROOT / "molecule/sample_estate/services" / name / ".env").read_text(encoding="utf-8")
-
-
-def is_fenced(group: dict[str, Any]) -> bool:
-    """Return whether the group's file has the attribute of the fence."""
-    return "i" in on_host("lsattr", group["source"]["path"]).split()[0]
-
-
-def group_of(name: str) -> dict[str, Any]:
-    """Return a copy of a group of the inventory."""
-    return copy.deepcopy(next(group for group in GROUPS if group["name"] == name))
-
-
-def variables(**values: Any) -> list[str]:
-    """Return the arguments that set variables of the role."""
-    return ["-e", json.dumps({f"service_env_{name}": value for name, value in values.items()})]
-
-
-@contextmanager
-def locked_table(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
-    """Hold a table so that the final sync has to wait, as it does on a large table."""
-    statement = f"BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT pg_sleep(120)"
-    sleeps = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)' AND state = 'active'"
-    holder = subprocess.Popen(
-        ["docker", "exec", CONTAINER, "runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-c", statement],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until(lambda: sql(f"SELECT count(*) {sleeps} AND wait_event = 'PgSleep'") == "1")
-    try:
-        yield
-    finally:
-        sql(f"SELECT pg_terminate_backend(pid) {sleeps} AND wait_event = 'PgSleep'")
-        holder.wait()
-
-
-def until(condition: Any, seconds: float = 30.0) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
-@contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a playbook beside the test."""
-    process = subprocess.Popen(
-        command_of(*arguments),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def module_processes() -> list[str]:
-    """Return the ids of the processes of Ansible's modules; with pipelining, Python reads a module from its input."""
-    return on_host("sh", "-c", "pgrep -x python3 || true").split()
-
-
-def signal_module(number: int) -> None:
-    """Send a signal to the module that runs on the host."""
-    processes = module_processes()
-    assert processes
-    on_host("kill", f"-{number}", *processes)
 
 
 # ---------------------------------------------------------------- before anything stops
@@ -294,17 +142,6 @@ def test_a_dry_run_changes_nothing_and_shows_no_secret() -> None:
 
 
 # ---------------------------------------------------------------- what fails is undone
-
-
-def is_as_before(group: dict[str, Any]) -> bool:
-    """Return whether a group is on SQLite as if nothing had been tried."""
-    names = [service["name"] for service in group["services"]]
-    return (
-        all(health_of(name)["store"] == "sqlite" for name in names)
-        and all(env_of(name) == original_env_of(name) for name in names)
-        and not is_fenced(group)
-        and state_of(group["name"]) == "rehearsed"
-    )
 
 
 def test_a_service_that_does_not_get_well_puts_the_group_back() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.migration import dotenv_file
 
-from .test_on_a_host import (
+from .host import (
     CONTAINER,
     CUTOVER,
     GROUPS,

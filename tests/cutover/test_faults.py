@@ -1,0 +1,295 @@
+"""A fault in each step of a cutover window, by error and by kill -9: one store in use, and no acknowledged row lost.
+
+The faults come from outside: a pm2 that fails or hangs, a trigger in the ledger, a file that nobody may replace, a
+process in the way, a session that is ended. What fails before the group is live is undone at once; what is killed
+is undone by a rollback, or finished by the next cutover.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+
+from .host import (
+    CONTAINER,
+    CUTOVER,
+    REHEARSAL,
+    ROLLBACK,
+    group_of,
+    health_of,
+    is_as_before,
+    locked_table,
+    module_processes,
+    on_host,
+    pids,
+    play,
+    signal_module,
+    sql,
+    started,
+    state_of,
+    until,
+    variables,
+)
+
+pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
+
+GROUP = group_of("deploy")
+SOURCE = GROUP["source"]["path"]
+ENV_FILE = "/opt/swarm-deploy/.env"
+Fault = AbstractContextManager[None]
+
+# Found before the real pm2. A fault is a file of this name: it happens once, unless it is of the kind "refuse".
+FAULTS = "/run/pm2-faults"
+PM2 = f"""#!/bin/sh
+for word; do
+  test -e {FAULTS}/refuse-$word && echo "[PM2][ERROR] refused on purpose" >&2 && exit 1
+  mv {FAULTS}/fail-$word {FAULTS}/happened 2>/dev/null && echo "[PM2][ERROR] failed on purpose" >&2 && exit 1
+  if mv {FAULTS}/hang-$word {FAULTS}/hanging 2>/dev/null; then
+    /usr/local/bin/pm2 "$@"
+    mv {FAULTS}/hanging {FAULTS}/happened
+    exec sleep 600
+  fi
+done
+exec /usr/local/bin/pm2 "$@"
+"""
+STRANGER = """
+import socket, sys, time
+while True:
+    try:
+        socket.create_connection(("127.0.0.1", 4002)).close()
+    except OSError:
+        break
+held = open(sys.argv[1], "r+")
+time.sleep(600)
+"""
+
+
+@contextmanager
+def broken_pm2(kind: str, command: str) -> Iterator[None]:
+    """Let one command of pm2 ``fail`` once, ``hang`` once it has done its work, or be ``refuse`` for good."""
+    on_host("install", "-d", "-m", "777", FAULTS)
+    on_host("sh", "-c", "cat > /usr/local/sbin/pm2 && chmod 755 /usr/local/sbin/pm2", text=PM2)
+    if command == "save":
+        # Else there is nothing to save.
+        on_host("sh", "-c", "echo '[]' > /home/swarm/.pm2/dump.pm2")
+    on_host("touch", f"{FAULTS}/{kind}-{command}")
+    on_host("chmod", "666", f"{FAULTS}/{kind}-{command}")
+    try:
+        yield
+    finally:
+        on_host("rm", "-rf", "/usr/local/sbin/pm2", FAULTS)
+        on_host("sh", "-c", "pkill -x sleep; true")
+
+
+@contextmanager
+def trigger(table: str, condition: str, action: str) -> Iterator[None]:
+    """Let the ledger refuse, or keep waiting, whoever writes such a row."""
+    sql(
+        "CREATE FUNCTION public.fault() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN IF {condition} THEN {action}; END IF; RETURN NEW; END $$"
+    )
+    sql(f"CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION public.fault()")
+    try:
+        yield
+    finally:
+        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        sql("DROP FUNCTION public.fault() CASCADE")
+
+
+@contextmanager
+def unwritable(path: str) -> Iterator[None]:
+    """Let nobody replace a file."""
+    on_host("chattr", "+i", path)
+    try:
+        yield
+    finally:
+        on_host("chattr", "-i", path)
+
+
+@contextmanager
+def refused_row() -> Iterator[None]:
+    """Let PostgreSQL refuse what the final sync brings."""
+    sql("ALTER TABLE deploy.deployments ADD CONSTRAINT fault CHECK (service <> 'fault') NOT VALID")
+    try:
+        yield
+    finally:
+        sql("ALTER TABLE deploy.deployments DROP CONSTRAINT fault")
+
+
+@contextmanager
+def stranger_after_the_stop() -> Iterator[None]:
+    """Open the file when the service has closed its port: after the checks, and before the fence."""
+    process = subprocess.Popen(
+        ["docker", "exec", CONTAINER, "runuser", "-u", "swarm", "--", "/usr/bin/python3.11", "-c", STRANGER, SOURCE]
+    )
+    try:
+        yield
+    finally:
+        on_host("sh", "-c", "pkill -f 'impor[t] socket, sys, time'; true")
+        process.wait()
+
+
+def is_waiting_in_the_server() -> bool:
+    """Return whether a session of ours is held up by the trigger."""
+    return sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
+
+
+def pm2_hangs() -> bool:
+    """Return whether a command of pm2 has done its work and does not return."""
+    return on_host("sh", "-c", f"ls {FAULTS}").split() == ["happened"]
+
+
+def write_row() -> str:
+    """Write a deployment through the service, and return the id that it has acknowledged."""
+    code = (
+        "import json, urllib.request as r; body = json.dumps({'service': 'fault', 'commit_sha': 'c', "
+        "'triggered_by': 'test'}).encode(); print(r.urlopen(r.Request('http://127.0.0.1:4002/deployments', body, "
+        "{'Content-Type': 'application/json'})).read().decode())"
+    )
+    answer: dict[str, Any] = json.loads(on_host("python3", "-c", code))
+    return str(answer["id"])
+
+
+def require_row(identifier: str) -> None:
+    """Fail unless the service still knows the row, with all that was written with it."""
+    code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+    answer = json.loads(on_host("python3", "-c", code, f"http://127.0.0.1:4002/deployments/{identifier}"))
+    assert (answer["id"], answer["status"], len(answer["events"])) == (identifier, "success", 4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings", "said"),
+    [
+        pytest.param(
+            lambda: trigger("migration.cutover_group", "NEW.state = 'frozen'", "RAISE EXCEPTION 'on purpose'"),
+            {},
+            "failed in the step 'stop'",
+            id="stop",
+        ),
+        pytest.param(stranger_after_the_stop, {"stop_timeout": 2}, "(/usr/bin/python3.11 -c) has it open", id="wait"),
+        pytest.param(refused_row, {}, "failed in the step 'final sync'", id="final sync"),
+        pytest.param(lambda: unwritable(ENV_FILE), {}, "failed in the step 'settings'", id="settings"),
+        pytest.param(
+            lambda: trigger("migration.cutover_group", "NEW.state = 'live'", "RAISE EXCEPTION 'on purpose'"),
+            {},
+            "failed in the step 'go live'",
+            id="go live",
+        ),
+        pytest.param(lambda: broken_pm2("fail", "start"), {}, "failed in the step 'start'", id="start"),
+        pytest.param(lambda: broken_pm2("fail", "save"), {}, "failed in the step 'save'", id="save"),
+    ],
+)
+def test_an_error_is_undone_at_once(fault: Callable[[], Fault], settings: dict[str, Any], said: str) -> None:
+    row = write_row()
+    with fault():
+        output = play(CUTOVER, *variables(groups=[GROUP], **settings), succeeds=False)
+    assert said in output
+    assert "was undone: its services run on SQLite again" in output
+    assert is_as_before(GROUP)
+    require_row(row)
+
+
+def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
+    row = write_row()
+    with started(CUTOVER, *variables(groups=[GROUP], stable_seconds=12)) as process:
+        until(lambda: state_of("deploy") == "live" and "swarm-deploy" in pids())
+        until(lambda: health_of("swarm-deploy")["store"] == "postgresql")
+        on_host("sleep", "2")
+        on_host("kill", "-9", str(pids()["swarm-deploy"]))
+        output, _ = process.communicate(timeout=90)
+    assert "it came up, answered, and was restarted soon after" in output
+    assert is_as_before(GROUP)
+    require_row(row)
+
+
+def test_a_session_that_the_server_ends_is_undone() -> None:
+    row = write_row()
+    with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
+        waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'swarm_migrator'"
+        until(lambda: sql(f"SELECT count(*) {waiting}") == "1")
+        sql(f"SELECT pg_terminate_backend(pid) {waiting}")
+        output, _ = process.communicate(timeout=90)
+    assert "was undone: its services run on SQLite again" in output
+    assert is_as_before(GROUP)
+    require_row(row)
+
+
+def test_a_pm2_that_does_not_stop_a_service_leaves_it_running() -> None:
+    row = write_row()
+    with broken_pm2("refuse", "delete"):
+        output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
+        assert "putting it back on SQLite failed too" in output
+        assert health_of("swarm-deploy")["store"] == "sqlite"
+    play(ROLLBACK, *variables(rollback_groups="deploy"))
+    assert is_as_before(GROUP)
+    require_row(row)
+
+
+@contextmanager
+def killed(fault: Fault, reached: Callable[[], bool], **settings: Any) -> Iterator[None]:
+    """Kill the module at a step of its window, and yield when nothing of it is left."""
+    with fault, started(CUTOVER, *variables(groups=[GROUP], **settings)):
+        until(reached)
+        signal_module(signal.SIGKILL)
+        until(lambda: not module_processes())
+    until(lambda: sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("fault", "reached"),
+    [
+        pytest.param(lambda: broken_pm2("hang", "delete"), pm2_hangs, id="stop"),
+        pytest.param(
+            stranger_after_the_stop,
+            lambda: state_of("deploy") == "frozen" and "swarm-deploy" not in pids(),
+            id="wait",
+        ),
+        pytest.param(
+            lambda: trigger("migration.cutover_group", "NEW.state = 'live'", "PERFORM pg_sleep(600)"),
+            is_waiting_in_the_server,
+            id="go live",
+        ),
+    ],
+)
+def test_a_kill_before_the_group_is_live_is_undone_by_a_rollback(
+    fault: Callable[[], Fault], reached: Callable[[], bool]
+) -> None:
+    row = write_row()
+    with killed(fault(), reached):
+        assert state_of("deploy") == "frozen"
+    output = play(ROLLBACK, *variables(rollback_groups="deploy"))
+    assert "an interrupted cutover was undone" in output
+    assert is_as_before(GROUP)
+    require_row(row)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reached"),
+    [
+        pytest.param(lambda: broken_pm2("hang", "start"), pm2_hangs, id="start"),
+        pytest.param(lambda: broken_pm2("hang", "save"), pm2_hangs, id="save"),
+        pytest.param(
+            lambda: trigger("migration.run", "NEW.kind = 'cutover'", "PERFORM pg_sleep(600)"),
+            is_waiting_in_the_server,
+            id="record",
+        ),
+    ],
+)
+def test_a_kill_after_that_is_finished_by_the_next_run(fault: Callable[[], Fault], reached: Callable[[], bool]) -> None:
+    row = write_row()
+    with killed(fault(), reached):
+        assert state_of("deploy") == "live"
+    output = play(CUTOVER, *variables(groups=[GROUP]))
+    assert "an interrupted cutover was finished; it lives on PostgreSQL" in output
+    assert health_of("swarm-deploy")["store"] == "postgresql"
+    require_row(row)
+    play(ROLLBACK, *variables(rollback_groups="deploy"))
+    require_row(row)
+    play(REHEARSAL)
