@@ -43,6 +43,9 @@ def put_back(
     with uninterruptible(), ExitStack() as stack:
         usable = _usable_connection(connection, login, stack)
         record = None if usable is None else ledger.read_group(usable, group.name, group.source_path)
+        if record is not None and record.state not in (state.FROZEN, state.LIVE):
+            # The services are stopped only after "frozen" is committed.
+            return MigrationError(f"Cutover group {group.name} failed in {step}; nothing was stopped.", problems)
         checked = check_services(group, settings, may_be_missing=True)
         try:
             if usable is not None and record is not None and record.state == state.LIVE:

@@ -154,7 +154,7 @@ def locked_table(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
         holder.wait()
 
 
-def until(condition: Any, seconds: float = 30.0) -> None:
+def until(condition: Any, seconds: float = 120.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

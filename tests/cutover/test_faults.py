@@ -166,12 +166,6 @@ def require_row(identifier: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "settings", "said"),
     [
-        pytest.param(
-            lambda: trigger("migration.cutover_group", "NEW.state = 'frozen'", "RAISE EXCEPTION 'on purpose'"),
-            {},
-            "failed in the step 'stop'",
-            id="stop",
-        ),
         pytest.param(stranger_after_the_stop, {"stop_timeout": 2}, "(/usr/bin/python3.11 -c) has it open", id="wait"),
         pytest.param(refused_row, {}, "failed in the step 'final sync'", id="final sync"),
         pytest.param(lambda: unwritable(ENV_FILE), {}, "failed in the step 'settings'", id="settings"),
@@ -193,6 +187,15 @@ def test_an_error_is_undone_at_once(fault: Callable[[], Fault], settings: dict[s
     assert "was undone: its services run on SQLite again" in output
     assert is_as_before(GROUP)
     require_row(row)
+
+
+def test_a_ledger_that_does_not_open_the_window_stops_nothing() -> None:
+    before = pids()
+    with trigger("migration.cutover_group", "NEW.state = 'frozen'", "RAISE EXCEPTION 'on purpose'"):
+        output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
+    assert "failed in the step 'stop'; nothing was stopped" in output
+    assert pids() == before
+    assert is_as_before(GROUP)
 
 
 def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
