@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Measure the downtime of a cutover on a throwaway host in Docker: a large source with 1 % changed since its rehearsal.
+
+The sample estate's registry gets a million rows, is rehearsed by our own playbook, changes a little, and is cut over.
+The figures are those that the run itself reports: what an HTTP client saw that asked the service all the time, and the
+seconds of each step. Writes docs/benchmark/cutover.json and cutover.md. The host is removed at the end, also after a
+failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import results
+from bench.run_benchmark import (
+    CONTAINER,
+    HOST_DIRECTORY,
+    ROOT,
+    BenchmarkError,
+    copy_to_host,
+    run_playbooks,
+    title,
+)
+
+DOCUMENT = ROOT / "docs" / "benchmark"
+SOURCE = "/opt/swarm-registry/registry.db"
+# What is promised of a million rows, and of the sample estate's own groups.
+GOAL_SECONDS, SAMPLE_GOAL_SECONDS = 15.0, 4.0
+STEPS = {
+    "stop": "pm2 stops the service",
+    "freeze": "nobody has the file open, its log is brought in, the fence is put up",
+    "final sync": "snapshot of the file, what changed, the changed rows moved and proven",
+    "hash": "what is left of the file's SHA-256, computed beside the final sync",
+    "settings": "the `.env` is written",
+    "go live": "the ledger's commit",
+    "start": "pm2 starts the service, and it is proven healthy",
+}
+
+
+def prepare_host(rows: int) -> None:
+    """Make a host with the sample estate whose registry has a million rows more, and rehearse it."""
+    run_playbooks("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
+    run_playbooks("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml")
+    copy_to_host()
+    on_source(f"datasets.grow_step_executions(path, {rows})")
+    run_playbooks("playbooks/3_data_migration.yml")
+
+
+def on_source(statement: str) -> None:
+    """Run a statement of Python on the host, with ``path`` of the source, as another process that writes to it."""
+    code = f"import pathlib; from bench import datasets; path = pathlib.Path({SOURCE!r}); {statement}"
+    command = ["docker", "exec", "--workdir", HOST_DIRECTORY, CONTAINER, "python3", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(done.stderr)
+
+
+def query(statement: str) -> Any:
+    """Return the JSON that the server answers with."""
+    command = ["docker", "exec", "--user", "postgres", CONTAINER, "psql", "-d", "swarm", "-Atc", statement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(done.stderr)
+    return json.loads(done.stdout)
+
+
+def read_figures(rows: int) -> dict[str, Any]:
+    """Return what the ledger holds of the cutovers."""
+    runs = query(
+        "SELECT json_object_agg(c.group_name, c.report || jsonb_build_object('final_sync', f.report -> 'seconds', "
+        "'way', f.report -> 'way', 'rehearsal', g.detail -> 'rehearsal')) "
+        "FROM migration.run c JOIN migration.run f ON f.group_name = c.group_name AND f.kind = 'final' "
+        "JOIN migration.cutover_group g ON g.name = c.group_name WHERE c.kind = 'cutover'"
+    )
+    return {"date": datetime.now(UTC).date().isoformat(), "rows": rows, "goal_seconds": GOAL_SECONDS, "groups": runs}
+
+
+def page(figures: dict[str, Any]) -> str:
+    """Return the figures as Markdown."""
+    large = figures["groups"]["registry"]
+    seconds = {step["name"]: step["seconds"] for step in large["steps"]}
+    parts = ", ".join(f"{name} {taken:.1f} s" for name, taken in large["final_sync"].items() if name != "total")
+    downtime, goal = large["downtime_seconds"], figures["goal_seconds"]
+    lines = [
+        "# Downtime of a cutover",
+        "",
+        f"Measured on {figures['date']} by `bench/run_cutover.py`, which writes this page; the figures are in "
+        "[cutover.json](cutover.json). On a throwaway host in Docker, with PostgreSQL, Node and pm2 side by side, an "
+        "HTTP client asked the services all the time; the downtime is from their last answer to the next.",
+        "",
+        "| what moves | goal | downtime |  |",
+        "| --- | --- | --- | --- |",
+        f"| registry with {figures['rows']:,} more rows, 1 % changed since the rehearsal "
+        f"| {results.show(goal, 'seconds')} | {results.show(downtime, 'seconds')} | {_verdict(downtime, goal)} |",
+    ]
+    for name, group in sorted(figures["groups"].items()):
+        if name != "registry":
+            taken = group["downtime_seconds"]
+            lines.append(
+                f"| {name}, as in the sample estate | {results.show(SAMPLE_GOAL_SECONDS, 'seconds')} "
+                f"| {results.show(taken, 'seconds')} | {_verdict(taken, SAMPLE_GOAL_SECONDS)} |"
+            )
+    lines += [
+        "",
+        "## Where the time of the large one goes",
+        "",
+        "| step | seconds | what happens |",
+        "| --- | --- | --- |",
+        *(f"| {step} | {seconds[step]:.2f} | {what} |" for step, what in STEPS.items() if step in seconds),
+        "",
+        f"The final sync ({large['way']}): {parts}. pm2 and the service: {large['services_seconds']:.1f} s; our own "
+        f"steps: {large['own_seconds']:.1f} s. The rehearsal had expected a downtime of "
+        f"{large['rehearsal']['expected_downtime_seconds']:.1f} s, and its way back took "
+        f"{large['rehearsal']['way_back']['seconds']:.1f} s.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(measured: float, goal: float) -> str:
+    """Return whether a goal is reached."""
+    return "reached" if measured <= goal else "**missed**"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and write the page; the exit status is 0 if the cutover succeeded, however long it took."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows that the registry gets (1000000)")
+    rows = parser.parse_args(arguments).rows
+    try:
+        title("A throwaway host with the sample estate, whose registry grows and is rehearsed")
+        try:
+            prepare_host(rows)
+            on_source(f"datasets.change_step_executions(path, {rows})")
+            title("The cutover")
+            run_playbooks("playbooks/4_service_cutover.yml")
+            figures = read_figures(rows)
+        finally:
+            run_playbooks("molecule/destroy.yml")
+    except BenchmarkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    (DOCUMENT / "cutover.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (DOCUMENT / "cutover.md").write_text(page(figures), encoding="utf-8")
+    print((DOCUMENT / "cutover.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
