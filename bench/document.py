@@ -117,7 +117,6 @@ def readme(figures: dict[str, Any], plots: Iterable[str]) -> str:
         "# Benchmark",
         f"Measured on {machine['date']} by `make bench`, which writes this page; its figures are in "
         "[benchmark.json](benchmark.json), whose shape [bench/README.md](../../bench/README.md) describes.",
-        "The downtime of a cutover is measured apart: [cutover.md](cutover.md).",
         _machine(machine),
         "## Goals",
         _table(
