@@ -152,8 +152,9 @@ def _check_room(connection: Connection, group: Group, options: Options, frozen: 
     tables = [table_name(mapping.target).as_string(connection) for mapping in group.tables]
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT coalesce(sum(pg_total_relation_size(t.relid)), 0) "
-            "FROM unnest(%s::regclass[]) AS name, pg_partition_tree(name) AS t",
+            # An ordinary table is in no tree of partitions, not even in one of its own.
+            "SELECT coalesce(sum(pg_total_relation_size(coalesce(t.relid, name))), 0) "
+            "FROM unnest(%s::regclass[]) AS name LEFT JOIN LATERAL pg_partition_tree(name) AS t ON true",
             (tables,),
         )
         stored = int(first_row(cursor)[0])

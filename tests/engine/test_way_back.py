@@ -371,10 +371,20 @@ def test_a_host_without_a_fitting_pg_dump_is_told_before(estate: Estate, monkeyp
 
 def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("ansible.module_utils.migration.rollback_checks.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*0 MiB are free, and a way back may need"):
+
+    # Enough for the file, and for the tables to the last byte but one, with their indexes.
+    def usage(free: int) -> Any:
+        return lambda path: type("Usage", (), {"free": free if Path(path) == estate.directory else 0})
+
+    stored = query(
+        estate.connection, "SELECT (pg_total_relation_size('app.users') + pg_total_relation_size('app.notes'))::int"
+    )[0][0]
+    wanted = 2 * estate.file.stat().st_size + (1 << 20) + stored
+    monkeypatch.setattr("ansible.module_utils.migration.rollback_checks.shutil.disk_usage", usage(wanted - 1))
+    with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a way back may need 2"):
         estate.roll_back()
+    monkeypatch.setattr("ansible.module_utils.migration.rollback_checks.shutil.disk_usage", usage(wanted))
+    assert estate.roll_back(check_mode=True)["changed"]
     assert_on_postgresql(estate)
 
 
