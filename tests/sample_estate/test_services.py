@@ -86,6 +86,23 @@ def test_an_agent_is_registered_read_and_removed(either_estate: Estate) -> None:
     assert len(registry.get("/agents")["agents"]) == 3
 
 
+def test_rows_are_changed_and_say_so(either_estate: Estate) -> None:
+    registry, deploy, tickets = (either_estate.start(f"swarm-{name}") for name in ("registry", "deploy", "tickets"))
+    forge = next(agent["id"] for agent in registry.get("/agents")["agents"] if agent["name"] == "forge")
+    deployment, attempt = deploy.get("/deployments")["deployments"][0], tickets.get("/attempts")["attempts"][0]
+    for service, path, changes in (
+        (registry, f"/agents/{forge}", {"description": 'it\'s "new"\n', "tags": ["ünïcode"]}),
+        (deploy, f"/deployments/{deployment['id']}", {"status": "rolled_back", "rollback_reason": None}),
+        (tickets, f"/attempts/{attempt['id']}", {"status": "passed", "static_result": {"score": 0.1}}),
+    ):
+        before = service.get(path)
+        status, after = service.request("PATCH", path, changes)
+        assert (status, service.get(path)) == (200, after)
+        assert {**after, "updated_at": None} == {**before, **changes, "updated_at": None}
+        assert service.request("PATCH", path, {"id": "another"})[0] == 400
+        assert service.request("PATCH", f"{path}0", changes)[0] == 404
+
+
 def test_an_agent_with_executions_stays(either_estate: Estate) -> None:
     registry = either_estate.start("swarm-registry")
     agents = {agent["name"]: agent["id"] for agent in registry.get("/agents")["agents"]}

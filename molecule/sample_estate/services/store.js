@@ -138,6 +138,9 @@ class SqliteStore extends Store {
     // Without fileMustExist a missing file would silently become an empty database.
     this.database = new Database(path, { fileMustExist: true, timeout: ANSWER_TIMEOUT_MS });
     if (writeAheadLog) this.database.pragma('journal_mode = WAL');
+    // better-sqlite3 is built to sync a write-ahead log only at its checkpoints: an answer would come before its rows
+    // are safe from a loss of power.
+    this.database.pragma('synchronous = FULL');
   }
 
   encode(description, column, value) {
@@ -233,6 +236,13 @@ class PostgresqlStore extends Store {
   }
 }
 
+// Return the columns of `body` that a caller may change; none of them is a wrong request.
+function changesOf(body, ...columns) {
+  const given = columns.filter((column) => body[column] !== undefined);
+  if (!given.length) throw new RequestError(400, `the body has none of ${columns.join(', ')}`);
+  return Object.fromEntries(given.map((column) => [column, body[column]]));
+}
+
 const insert = (table, row) => ({ kind: 'insert', table, row });
 const update = (table, where, row) => ({ kind: 'update', table, where, row });
 const remove = (table, where) => ({ kind: 'remove', table, where });
@@ -255,4 +265,4 @@ function openStore({ service, sqlitePath, writeAheadLog, createPool = createShar
   }
 }
 
-module.exports = { RequestError, TABLES, insert, openStore, remove, update, usesPostgresql };
+module.exports = { RequestError, TABLES, changesOf, insert, openStore, remove, update, usesPostgresql };

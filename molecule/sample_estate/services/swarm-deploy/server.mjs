@@ -4,7 +4,7 @@ import dotenv from 'dotenv';
 import serving from './serve.js';
 import stores from './store.js';
 
-const { insert, openStore, remove, update, usesPostgresql } = stores;
+const { changesOf, insert, openStore, remove, update, usesPostgresql } = stores;
 const { found, required, serve } = serving;
 
 dotenv.config({ quiet: true });
@@ -55,6 +55,13 @@ async function readDeployment({ parameters }) {
   return { ...deployment, events: await store.find('deploy.deployment_events', { deployment_id: deployment.id }) };
 }
 
+async function changeDeployment({ parameters: { id }, body }) {
+  const changes = changesOf(body, 'status', 'rollback_reason');
+  found(await store.findOne('deploy.deployments', { id }), 'deployment');
+  await store.write([update('deploy.deployments', { id }, changes)]);
+  return readDeployment({ parameters: { id } });
+}
+
 async function removeDeployment({ parameters }) {
   found(await store.findOne('deploy.deployments', { id: parameters.id }), 'deployment');
   await store.write([
@@ -72,6 +79,7 @@ serve({
     'GET /deployments': async () => ({ deployments: await store.find('deploy.deployments') }),
     'POST /deployments': recordDeployment,
     'GET /deployments/:id': readDeployment,
+    'PATCH /deployments/:id': changeDeployment,
     'DELETE /deployments/:id': removeDeployment,
   },
 });

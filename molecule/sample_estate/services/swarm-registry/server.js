@@ -2,7 +2,7 @@
 // The registry of agents and workflows, and the runs of workflows.
 require('dotenv').config({ quiet: true });
 const crypto = require('node:crypto');
-const { RequestError, insert, openStore, remove, update } = require('./store');
+const { RequestError, changesOf, insert, openStore, remove, update } = require('./store');
 const { found, required, serve } = require('./serve');
 
 const store = openStore({ service: 'swarm-registry', sqlitePath: 'registry.db', writeAheadLog: false });
@@ -24,6 +24,13 @@ async function registerAgent({ body }) {
   };
   await store.write([insert('registry.agents', agent)]);
   return [201, found(await store.findOne('registry.agents', { id: agent.id }), 'agent')];
+}
+
+async function changeAgent({ parameters: { id }, body }) {
+  const changes = changesOf(body, 'description', 'tags');
+  found(await store.findOne('registry.agents', { id }), 'agent');
+  await store.write([update('registry.agents', { id }, { ...changes, updated_at: new Date().toISOString() })]);
+  return found(await store.findOne('registry.agents', { id }), 'agent');
 }
 
 async function removeAgent({ parameters }) {
@@ -111,6 +118,7 @@ serve({
     'POST /agents': registerAgent,
     'GET /agents/:id': async ({ parameters }) =>
       found(await store.findOne('registry.agents', { id: parameters.id }), 'agent'),
+    'PATCH /agents/:id': changeAgent,
     'DELETE /agents/:id': removeAgent,
     'GET /workflows': async () => ({ workflows: await store.find('registry.workflows') }),
     'POST /workflows/:id/runs': runWorkflow,

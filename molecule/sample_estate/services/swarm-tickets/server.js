@@ -2,7 +2,7 @@
 // Users log in here, and attempts to verify a ticket's work are recorded.
 require('dotenv').config({ quiet: true });
 const crypto = require('node:crypto');
-const { insert, openStore, remove } = require('./store');
+const { changesOf, insert, openStore, remove, update } = require('./store');
 const { found, required, serve } = require('./serve');
 const { login } = require('./users');
 
@@ -29,6 +29,13 @@ async function recordAttempt({ body }) {
   return [201, found(await store.findOne('verification.attempts', { id: attempt.id }), 'attempt')];
 }
 
+async function changeAttempt({ parameters: { id }, body }) {
+  const changes = changesOf(body, 'status', 'duration_ms', 'static_result', 'sentinel_decision', 'sentinel_score');
+  found(await store.findOne('verification.attempts', { id }), 'attempt');
+  await store.write([update('verification.attempts', { id }, changes)]);
+  return found(await store.findOne('verification.attempts', { id }), 'attempt');
+}
+
 async function removeAttempt({ parameters }) {
   found(await store.findOne('verification.attempts', { id: parameters.id }), 'attempt');
   await store.write([remove('verification.attempts', { id: parameters.id })]);
@@ -45,6 +52,7 @@ serve({
     'POST /attempts': recordAttempt,
     'GET /attempts/:id': async ({ parameters }) =>
       found(await store.findOne('verification.attempts', { id: parameters.id }), 'attempt'),
+    'PATCH /attempts/:id': changeAttempt,
     'DELETE /attempts/:id': removeAttempt,
   },
 });
