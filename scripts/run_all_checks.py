@@ -36,6 +36,7 @@ LANES = (
     (
         Check("crash tests", ("pytest", "tests/crash")),
         Check("backup scenario", ("env", "TEST_HOST_PREFIX=backup-", "molecule", "test", "-s", "backup")),
+        Check("cleanup scenario", ("env", "TEST_HOST_PREFIX=cleanup-", "molecule", "test", "-s", "cleanup")),
     ),
     (
         Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),

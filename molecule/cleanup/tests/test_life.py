@@ -1,0 +1,188 @@
+"""The life of an estate after its move, in the order of this file: soak, attacks, quarantine, return, deletion."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+SOURCES = (
+    "/opt/swarm-registry/registry.db",
+    "/opt/swarm-deploy/data/deployments.db",
+    "/opt/swarm-platform/data/swarm.db",
+)
+SYMLINKS = ("/opt/swarm-tickets/data/swarm.db", "/opt/swarm-tickets/tickets.db", "/opt/swarm-platform/tickets.db")
+LEGACY = ("/opt/swarm-platform/swarm.db", "/opt/swarm-mcp-factory.legacy/registry.db")
+AS_SERVICE = "runuser -u swarm --"
+# Opens a database as the services did before the move.
+OLD_PROGRAM = "new (require('/opt/swarm-registry/node_modules/better-sqlite3'))(process.argv[1])"
+# What the service's user can do: swap the directory of a source for a symlink, and a legacy file for another.
+SWAP = """
+import os
+os.chdir('/opt')
+while True:
+    for name, real, decoy in (
+        ('swarm-deploy/data', 'swarm-deploy/real', '/etc/sqlite-decoy'),
+        ('swarm-platform/swarm.db', 'swarm-platform/real.db', '/etc/sqlite-decoy/deployments.db'),
+    ):
+        try:
+            os.rename(name, real)
+            os.symlink(decoy, name)
+            os.unlink(name)
+            os.rename(real, name)
+        except OSError:
+            try:
+                if os.path.islink(name):
+                    os.unlink(name)
+                os.rename(real, name)
+            except OSError:
+                pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def before(remembered: dict[str, Any]) -> None:
+    """Read every row before the first test changes anything."""
+
+
+def test_nothing_happens_without_a_confirmation(cleaned: Any) -> None:
+    run = cleaned.clean_up()
+    assert (run.status, run.changed) == (0, 0), run.output
+    assert "not yet: there is no verified backup" in run.output
+    for path in SOURCES:
+        assert cleaned.host.file(path).is_file
+    refused = cleaned.clean_up(confirm=run.plan_id)
+    assert refused.status != 0
+    assert "Nothing of cleanup plan" in refused.output
+
+
+def test_the_timer_checks_every_group_and_a_failed_check_interrupts(cleaned: Any) -> None:
+    assert cleaned.host.service("sqlite-soak-check.timer").is_running
+    assert cleaned.host.service("sqlite-soak-check.timer").is_enabled
+    cleaned.shell("systemctl start sqlite-soak-check.service")
+    count = "SELECT count(*) FILTER (WHERE passed), count(*) FILTER (WHERE NOT passed) FROM migration.soak_check"
+    assert cleaned.sql(count) == "3|0"
+    # Nobody may open the frozen file.
+    cleaned.shell(f"{AS_SERVICE} sleep 60 < {SOURCES[0]} > /dev/null 2>&1 & echo $! > /run/reader.pid; sleep 0.5")
+    assert cleaned.host.run("systemctl start sqlite-soak-check.service").rc != 0
+    assert cleaned.sql(count) == "5|1"
+    cleaned.shell("pkill --parent $(cat /run/reader.pid) || kill $(cat /run/reader.pid); sleep 0.5")
+    journal = cleaned.shell("journalctl --no-pager --unit sqlite-soak-check.service")
+    password = cleaned.shell("rev /etc/sqlite-migration/soak_check.pgpass | cut -d: -f1 | rev")
+    assert len(password) > 10
+    assert password not in journal
+    assert cleaned.host.run(f"grep -r {password} /etc/systemd /etc/sqlite-migration/soak_check.json").rc == 1
+    assert cleaned.host.file("/etc/sqlite-migration/soak_check.pgpass").mode == 0o600
+    run = cleaned.clean_up()
+    assert "a daily check failed, and the time began anew" in run.output
+
+
+def test_an_attack_by_the_services_user_moves_nothing_else(cleaned: Any) -> None:
+    cleaned.pass_days()
+    cleaned.sql("INSERT INTO migration.backup VALUES ('proven', clock_timestamp(), clock_timestamp(), 'sha', '{}')")
+    plan = cleaned.clean_up()
+    assert "To do what is ready (8)" in plan.output, plan.output
+    cleaned.shell("mkdir -p /etc/sqlite-decoy && echo precious > /etc/sqlite-decoy/deployments.db")
+    marks = cleaned.shell("stat -c '%i %a %U %Y %Z' /etc/sqlite-decoy/deployments.db")
+    cleaned.shell(f'{AS_SERVICE} python3 -c "{SWAP}" > /dev/null 2>&1 & echo $! > /run/attack.pid; sleep 0.5')
+    run = cleaned.clean_up(confirm=plan.plan_id)
+    cleaned.shell("pkill -9 --parent $(cat /run/attack.pid) || kill -9 $(cat /run/attack.pid); sleep 0.3")
+    # What was in the middle of a swap goes back to where its owner had it.
+    cleaned.shell("cd /opt/swarm-deploy; if [ -e real ]; then [ ! -L data ] || rm data; mv real data; fi")
+    cleaned.shell(
+        "cd /opt/swarm-platform; if [ -e real.db ]; then [ ! -L swarm.db ] || rm swarm.db; mv real.db swarm.db; fi"
+    )
+    assert cleaned.shell("cat /etc/sqlite-decoy/deployments.db") == "precious"
+    assert cleaned.shell("stat -c '%i %a %U %Y %Z' /etc/sqlite-decoy/deployments.db") == marks
+    assert cleaned.shell("ls /etc/sqlite-decoy") == "deployments.db"
+    assert "precious" not in cleaned.shell(
+        "grep -rl precious /var/lib/sqlite-migration /var/backups/sqlite-migration || true"
+    )
+    assert run.status != 0 or "moved to" in run.output
+    assert cleaned.stores() == ["postgresql"] * 4
+
+
+def test_a_confirmed_plan_archives_and_hides_every_file(cleaned: Any) -> None:
+    assert "was ever shown" in cleaned.clean_up(confirm="123456789abc").output
+    plan = cleaned.clean_up()
+    if "To do what is ready" in plan.output or "was interrupted" in plan.output:
+        dry = cleaned.clean_up(confirm=plan.plan_id, check=True)
+        assert (dry.status, dry.changed) == (0, 1), dry.output
+        run = cleaned.clean_up(confirm=plan.plan_id)
+        assert (run.status, run.changed) == (0, 1), run.output
+        again = cleaned.clean_up(confirm=plan.plan_id)
+        assert (again.status, again.changed) == (0, 0), again.output
+    assert set(cleaned.states().values()) == {"archived"}
+    for path in (*SOURCES, *SYMLINKS, *LEGACY):
+        assert cleaned.host.file(path).is_directory and not cleaned.host.file(path).is_symlink
+        assert cleaned.shell(f"ls {path}") == "README"
+    for path in ("/var/lib/sqlite-migration/quarantine", "/var/backups/sqlite-migration"):
+        assert (cleaned.host.file(path).mode, cleaned.host.file(path).user) == (0o700, "root")
+    assert cleaned.stores() == ["postgresql"] * 4
+
+
+def test_an_old_program_fails_loudly_and_creates_nothing(cleaned: Any) -> None:
+    for path in (SOURCES[0], SYMLINKS[0], SYMLINKS[1]):
+        for user in (AS_SERVICE, ""):
+            result = cleaned.host.run(f'cd /tmp && {user} node -e "{OLD_PROGRAM}" {path}')
+            assert result.rc != 0
+            assert "unable to open database file" in result.stderr
+            result = cleaned.host.run(f"cd /tmp && {user} sqlite3 {path} 'CREATE TABLE t (a)'")
+            if result.rc != 127:
+                assert result.rc != 0 and "unable to open" in result.stderr
+        assert cleaned.host.run(f"{AS_SERVICE} rm -rf {path}").rc != 0
+        assert cleaned.host.run(f"{AS_SERVICE} mv {path} {path}.away").rc != 0
+        assert cleaned.shell(f"ls {path}") == "README"
+
+
+def test_the_other_phases_live_with_it(cleaned: Any) -> None:
+    run = cleaned.play("3_data_migration", "4_service_cutover", "5_validation")
+    assert (run.status, run.changed) == (0, 0), run.output
+    rollback = cleaned.play("rollback", options=("-e", "service_env_rollback_groups=registry"))
+    assert rollback.status != 0
+    assert "sqlite_cleanup_restore_groups" in rollback.output
+    cleaned.shell("systemctl start sqlite-soak-check.service")
+
+
+def test_a_file_comes_back_until_it_is_deleted(cleaned: Any) -> None:
+    run = cleaned.clean_up(restore="registry")
+    assert (run.status, run.changed) == (0, 1), run.output
+    assert cleaned.states() == {"registry": "live", "deploy": "archived", "platform": "archived"}
+    assert cleaned.host.file(SOURCES[0]).is_file
+    assert "i" in cleaned.shell(f"lsattr {SOURCES[0]}").split()[0]
+    assert cleaned.clean_up(restore="registry").changed == 0
+    cleaned.pass_days()
+    plan = cleaned.clean_up()
+    # Those in quarantine have passed their time as well, so this plan holds both.
+    assert cleaned.clean_up(confirm=plan.plan_id).status == 0
+    assert cleaned.states() == {"registry": "archived", "deploy": "removed", "platform": "removed"}
+
+
+def test_the_last_deletion_keeps_every_row(cleaned: Any, remembered: dict[str, Any]) -> None:
+    cleaned.pass_days()
+    plan = cleaned.clean_up()
+    run = cleaned.clean_up(confirm=plan.plan_id)
+    assert (run.status, run.changed) == (0, 1), run.output
+    assert set(cleaned.states().values()) == {"removed"}
+    assert not cleaned.host.file("/var/lib/sqlite-migration/quarantine").exists
+    assert cleaned.archives() == f"{remembered['sources']} 2"
+    assert json.loads(cleaned.rows()) == json.loads(remembered["rows"])
+    refused = cleaned.clean_up(restore="registry")
+    assert refused.status != 0 and "snapshot.db.gz" in refused.output
+
+
+def test_the_driver_is_gone_and_the_services_start_without_it(cleaned: Any) -> None:
+    for service in ("swarm-registry", "swarm-deploy", "swarm-tickets", "swarm-platform"):
+        text = cleaned.shell(f"cat /opt/{service}/package.json")
+        assert "better-sqlite3" not in text
+        assert text.startswith('{\n  "name"')
+        assert not cleaned.host.file(f"/opt/{service}/node_modules/better-sqlite3").exists
+        assert not cleaned.host.file(f"/opt/{service}/package-lock.json").exists
+        assert cleaned.host.file(f"/opt/{service}/package.json").user == "swarm"
+    cleaned.shell("systemctl restart pm2-swarm")
+    cleaned.wait_for_services()
+    assert cleaned.stores() == ["postgresql"] * 4
+    run = cleaned.play("4_service_cutover", "5_validation", "6_cleanup")
+    assert (run.status, run.changed) == (0, 0), run.output
+    assert run.output.count("deleted; its archive is") == 8
