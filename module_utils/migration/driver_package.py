@@ -73,22 +73,37 @@ def _read(path: str) -> tuple[str | None, str]:
 def remove(package: Mapping[str, Any]) -> bool:
     """Remove the driver from a package and from its ``node_modules``, and return whether it was there.
 
-    npm does it as the service's user, from what lies on the disk: no registry is asked, no script is run, and the
-    indentation of ``package.json`` stays. A lock file is kept up to date where there is one, and none is made.
+    npm changes ``package.json``, whose indentation stays, and a lock file where there is one; it never touches
+    ``node_modules``, where it would also prune what ``package.json`` does not name, such as a library that was put
+    there. Everything is done as the service's user, no registry is asked, and no script is run.
 
-    :raises MigrationError: if npm fails; the package is as npm has left it, and a further run tries again.
+    :raises MigrationError: if npm fails; a further run tries again.
     """
     path = str(package["path"])
     if _read(path)[0] is None:
         return False
     directory = str(package["directory"])
-    program = shutil.which("npm", path=_PATH)
+    # First, because package.json is what a run after a crash looks at.
+    _run(package, ["rm", "-rf", "--", f"node_modules/{DRIVER}"])
+    if any(Path(directory, name).exists() for name in ("package-lock.json", "npm-shrinkwrap.json")):
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--no-update-notifier"]
+        _run(package, ["npm", "uninstall", DRIVER, "--package-lock-only", "--offline", "--legacy-peer-deps", *quiet])
+    else:
+        _run(package, ["npm", "pkg", "delete", *(f"{kind}.{DRIVER}" for kind in _KINDS), "--no-update-notifier"])
+    if _read(path)[0] is not None:
+        raise _failed(path, "npm has left it there")
+    return True
+
+
+def _run(package: Mapping[str, Any], command: list[str]) -> None:
+    """Run a program in a package's directory as its user.
+
+    :raises MigrationError: if it fails.
+    """
+    path = str(package["path"])
+    program = shutil.which(command[0], path=_PATH)
     if program is None:
-        raise _failed(path, f"npm is not in {_PATH}")
-    arguments = ["uninstall", DRIVER, "--offline", "--ignore-scripts", "--no-audit", "--no-fund"]
-    arguments += ["--no-progress", "--no-update-notifier", "--legacy-peer-deps"]
-    if not any(Path(directory, name).exists() for name in ("package-lock.json", "npm-shrinkwrap.json")):
-        arguments.append("--no-package-lock")
+        raise _failed(path, f"{command[0]} is not in {_PATH}")
     try:
         account = pwd.getpwnam(str(package["user"]))
     except KeyError:
@@ -99,8 +114,8 @@ def remove(package: Mapping[str, Any]) -> bool:
         identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
     try:
         result = subprocess.run(
-            [program, *arguments],
-            cwd=directory,
+            [program, *command[1:]],
+            cwd=str(package["directory"]),
             env={"HOME": account.pw_dir, "USER": account.pw_name, "PATH": _PATH, "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -110,13 +125,12 @@ def remove(package: Mapping[str, Any]) -> bool:
             **identity,
         )
     except subprocess.TimeoutExpired:
-        raise _failed(path, f"npm did not end within {_SECONDS} seconds") from None
+        raise _failed(path, f"{command[0]} did not end within {_SECONDS} seconds") from None
     except OSError as error:
-        raise _failed(path, f"npm cannot be run: {error.strerror}") from None
-    if result.returncode != 0 or _read(path)[0] is not None:
+        raise _failed(path, f"{command[0]} cannot be run: {error.strerror}") from None
+    if result.returncode != 0:
         said = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        raise _failed(path, f"npm says: {said[0][:200] if said else f'status {result.returncode}'}")
-    return True
+        raise _failed(path, f"{command[0]} says: {said[0][:200] if said else f'status {result.returncode}'}")
 
 
 def _failed(path: str, what: str) -> MigrationError:

@@ -49,6 +49,7 @@ def groups_of(*directories: Path) -> list[Group]:
 @pytest.mark.parametrize("indent", [2, 4])
 def test_npm_removes_it_without_a_registry_and_keeps_the_form(tmp_path: Path, indent: int) -> None:
     path = make_package(tmp_path, indent)
+    (tmp_path / "node_modules" / "shared-library").mkdir()
     wanted = json.loads(path.read_text())
     del wanted["dependencies"]["better-sqlite3"]
     (package,) = driver_package.find(groups_of(tmp_path))
@@ -57,6 +58,8 @@ def test_npm_removes_it_without_a_registry_and_keeps_the_form(tmp_path: Path, in
     assert path.read_text() == json.dumps(wanted, indent=indent) + "\n"
     assert not (tmp_path / "node_modules" / "better-sqlite3").exists()
     assert (tmp_path / "node_modules" / "pg").is_dir()
+    # What was put there without a word in package.json stays.
+    assert (tmp_path / "node_modules" / "shared-library").is_dir()
     assert not (tmp_path / "package-lock.json").exists()
     assert driver_package.remove(package) is False
 
@@ -78,6 +81,7 @@ def test_a_lock_file_is_kept_up_to_date(tmp_path: Path) -> None:
     (package,) = driver_package.find(groups_of(tmp_path))
     driver_package.remove(package)
     assert "better-sqlite3" not in (tmp_path / "package-lock.json").read_text()
+    assert not (tmp_path / "node_modules" / "better-sqlite3").exists()
     assert "node_modules/pg" in (tmp_path / "package-lock.json").read_text()
 
 
@@ -108,6 +112,7 @@ def test_a_package_that_is_no_json_or_a_fifo_is_named(tmp_path: Path) -> None:
 
 def test_without_npm_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_package(tmp_path)
+    (tmp_path / "rm").symlink_to(shutil.which("rm") or "/bin/rm")
     monkeypatch.setattr(driver_package, "_PATH", str(tmp_path))
     (package,) = driver_package.find(groups_of(tmp_path))
     with pytest.raises(MigrationError, match="npm is not in"):

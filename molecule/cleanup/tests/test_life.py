@@ -179,6 +179,7 @@ def test_the_driver_is_gone_and_the_services_start_without_it(cleaned: Any) -> N
         assert "better-sqlite3" not in text
         assert text.startswith('{\n  "name"')
         assert not cleaned.host.file(f"/opt/{service}/node_modules/better-sqlite3").exists
+        assert cleaned.host.file(f"/opt/{service}/node_modules/swarm-shared-db").exists
         assert not cleaned.host.file(f"/opt/{service}/package-lock.json").exists
         assert cleaned.host.file(f"/opt/{service}/package.json").user == "swarm"
     cleaned.shell("systemctl restart pm2-swarm")
