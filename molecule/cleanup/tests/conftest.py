@@ -29,6 +29,18 @@ class Run:
     changed: int
 
     @property
+    def changed_tasks(self) -> set[str]:
+        """Return the names of the tasks that changed something."""
+        names = set()
+        task = ""
+        for line in self.output.splitlines():
+            if heading := re.match(r"TASK \[(.*)\]", line):
+                task = heading[1]
+            elif line.startswith("changed: "):
+                names.add(task)
+        return names
+
+    @property
     def plan_id(self) -> str:
         """Return the id of the plan that it has printed."""
         found = re.search(r"Cleanup plan ([0-9a-f]{12})", self.output)
