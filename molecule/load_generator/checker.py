@@ -76,7 +76,7 @@ def check(path: Path) -> Entry:
     return {
         "problems": problems,
         "stores": found,
-        "rows": len(state.rows) - len(touched),
+        "rows": sum(row.present is not None and place not in touched for place, row in state.rows.items()),
         "skipped": len(touched),
         "outcomes": state.outcomes,
         "uncertain": sum(not row.certain for row in state.rows.values()),
@@ -104,8 +104,10 @@ def _look(kind: Kind, state: State, lists: dict[str, list[Entry]]) -> list[Entry
     answers = {row["id"]: row for row in lists.get(kind.list_name, [])}
     if kind.children is None:
         return list(answers.values())
-    # Shown alone they come with their children; rows that are gone are asked for as well.
+    # Shown alone they come with their children. What cannot be listed is asked for also if it should be gone.
     for identifier in {row.identifier for row in state.of_kind(kind.name)} - {None}:
+        if kind.list_name and identifier not in answers:
+            continue
         answer = send(PORTS[kind.service], "GET", f"{kind.item}/{identifier}")
         if answer.status == 200:
             answers[answer.body["id"]] = answer.body

@@ -14,7 +14,7 @@ from . import baseline, journal
 from .kinds import BY_NAME, KINDS, LOGIN, LOGIN_BODY, LOGIN_SERVICE, PORTS, Kind
 from .requests import Answer, send
 
-RETRY_SECONDS = 0.05
+RETRY_SECONDS = 0.1
 # The services list at most 1000 rows, and the sample brings some.
 MOST_ROWS = 150
 FEWEST_ROWS = 5

@@ -1,0 +1,52 @@
+"""What the clients have seen of the whole way there, back and there again; and once more the rows, at rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import Any
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+CONTAINER = f"{os.environ.get('TEST_HOST_PREFIX', 'molecule-')}swarm-dev"
+JOURNAL = "/var/lib/load_generator/journal.jsonl"
+SERVICES = ("swarm-registry", "swarm-deploy", "swarm-tickets", "swarm-platform")
+# To PostgreSQL, back, and to PostgreSQL again.
+MOVES = 3
+# Far more than a window takes, but less than a service that somebody has to start by hand.
+LONGEST_OUTAGE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    """Return the test host."""
+    return testinfra.get_host(f"docker://{CONTAINER}")
+
+
+def load_generator(host: Host, command: str) -> Any:
+    """Return what a command of the load generator prints."""
+    result = host.run(f"cd /opt && python3 -m load_generator {command} --journal {shlex.quote(JOURNAL)}")
+    assert result.rc == 0, result.stdout + result.stderr
+    return json.loads(result.stdout)
+
+
+def test_every_acknowledged_write_is_there_exactly_once(host: Host) -> None:
+    """Nothing was left out of the comparison, and there was enough to compare."""
+    found = load_generator(host, "check")
+    assert found["problems"] == []
+    assert set(found["stores"].values()) == {"postgresql"}
+    assert found["skipped"] == 0
+    assert found["outcomes"]["acknowledged"] > 500
+
+
+def test_clients_saw_each_move_and_nothing_else(host: Host) -> None:
+    """Each service was away once for each move, and has come back each time."""
+    outages = load_generator(host, "outages")
+    assert set(outages) == set(SERVICES)
+    for service, found in outages.items():
+        assert all(outage["until"] for outage in found), service
+        assert max(outage["seconds"] for outage in found) < LONGEST_OUTAGE_SECONDS, service
+        assert len(found) == MOVES, (service, found)

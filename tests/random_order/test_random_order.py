@@ -1,0 +1,270 @@
+"""Any order of rehearsing, writing, cutting over, going back, crashing and running again keeps every promise.
+
+A walk over a real host, chosen by a seed. After each step: the services of a group use one store, no acknowledged
+write is lost, the frozen file is what the ledger says, and a further run changes nothing. While a playbook runs,
+clients write through all services.
+
+``RANDOM_ORDER_SEED`` (1) chooses the walk and ``RANDOM_ORDER_STEPS`` (6) its length, such as
+
+    RANDOM_ORDER_SEED=42 RANDOM_ORDER_STEPS=100 pytest -s tests/random_order
+
+A seed gives the same steps each time; at which instruction a crash hits depends on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = os.environ.get("RANDOM_ORDER_SEED", "1")
+STEPS = int(os.environ.get("RANDOM_ORDER_STEPS", "6"))
+PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}random-order-"
+CONTAINER = f"{PREFIX}swarm-dev"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_NOCOLOR": "1",
+    "ANSIBLE_FORCE_COLOR": "0",
+    "TEST_HOST_PREFIX": PREFIX,
+}
+MIGRATE, CUT_OVER, ROLL_BACK = (
+    f"playbooks/{name}.yml" for name in ("3_data_migration", "4_service_cutover", "rollback")
+)
+# The task of each in which everything happens.
+TASKS = {
+    MIGRATE: r"sqlite_migrate : Synchronise \| Make",
+    CUT_OVER: r"service_env : Cut over \| Move",
+    ROLL_BACK: r"service_env : Rollback \| Put",
+}
+# How long such a task takes on an idle machine: a crash comes at any moment of it.
+LONGEST_SECONDS = {MIGRATE: 4.0, CUT_OVER: 12.0, ROLL_BACK: 15.0}
+JOURNAL = "/var/lib/load_generator/journal.jsonl"
+GROUPS: dict[str, Any] = {
+    group["name"]: group
+    for group in yaml.safe_load((ROOT / "inventory/group_vars/all/estate.yml").read_text(encoding="utf-8"))[
+        "estate_cutover_groups"
+    ]
+}
+# The modules of Ansible and what they started; the clients are written in Python too.
+MODULES = 'for p in $(pgrep -x python3); do grep -qa load_generator "/proc/$p/cmdline" || echo "$p"; done'
+
+
+def command_of(*playbooks: str) -> list[str]:
+    """Return the command of one ansible-playbook."""
+    return ["ansible-playbook", "-i", "inventory", "-i", "molecule/inventory", *playbooks, "-l", "dev"]
+
+
+def run(*playbooks: str) -> tuple[bool, int, str]:
+    """Run playbooks; return whether they succeeded, how many tasks changed something, and what was printed."""
+    result = subprocess.run(
+        command_of(*playbooks),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert "Traceback" not in result.stdout, result.stdout
+    changed = sum(int(count) for count in re.findall(r"changed=(\d+)", result.stdout))
+    return result.returncode == 0, changed, result.stdout
+
+
+def on_host(*command: str, succeeds: bool = True) -> str:
+    """Run a command on the host and return what it prints."""
+    result = subprocess.run(
+        ["docker", "exec", "-w", "/opt", CONTAINER, *command], capture_output=True, text=True, check=False
+    )
+    assert not succeeds or result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def recorded() -> dict[str, tuple[str, str]]:
+    """Return the state and the hash of the frozen file of each group in the ledger."""
+    statement = "SELECT name || ' ' || state || ' ' || coalesce(frozen_sha256, '') FROM migration.cutover_group"
+    lines = on_host("runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-Atc", statement).splitlines()
+    known = {name: (state, sha256) for name, state, sha256 in (line.split(" ") for line in lines)}
+    return {name: known.get(name, ("pending", "")) for name in GROUPS}
+
+
+@contextmanager
+def clients() -> Iterator[None]:
+    """Let clients write through all services."""
+    unit = "load-generator"
+    writing = ("python3", "-m", "load_generator", "write", f"--journal={JOURNAL}", f"--seed={SEED}", "--rate=4")
+    on_host("systemd-run", "--quiet", "--collect", f"--unit={unit}", "--working-directory=/opt", *writing)
+    try:
+        yield
+    finally:
+        on_host("systemctl", "stop", unit)
+
+
+def wait_for_modules(expected: bool, seconds: float) -> list[str]:
+    """Wait until modules run on the host, or none does; return their processes."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = on_host("sh", "-c", MODULES).split()
+        if bool(found) is expected:
+            return found
+        assert time.monotonic() < deadline, f"waited in vain for {'a module' if expected else 'the end of modules'}"
+        time.sleep(0.1)
+
+
+class Walk:
+    """The walk, and what it has done so far.
+
+    :param crashed: the playbook that was killed and has not been run again yet.
+    """
+
+    def __init__(self, seed: str) -> None:
+        self.chance = random.Random(seed)
+        self.crashed = ""
+        self.done: list[str] = []
+
+    def step(self) -> None:
+        """Choose and take one step, then check every promise."""
+        possible = [MIGRATE, CUT_OVER, ROLL_BACK, "write", "crash", "crash", "crash"]
+        step = self.chance.choice(["run again", "run again", "run again", *possible] if self.crashed else possible)
+        if step == "crash":
+            self._crash(self.chance.choice([MIGRATE, CUT_OVER, CUT_OVER, ROLL_BACK, ROLL_BACK]))
+        elif step == "write":
+            self._say("write")
+            with clients():
+                time.sleep(self.chance.uniform(1.0, 4.0))
+        else:
+            self._run(self.crashed if step == "run again" else step)
+        self.check()
+
+    def settle(self) -> None:
+        """Run again what was killed last."""
+        if self.crashed:
+            self._run(self.crashed)
+            self.check()
+
+    def _say(self, text: str) -> None:
+        self.done.append(text)
+        print(f"{len(self.done):3}. {text}; { ({name: state for name, (state, _) in recorded().items()}) }", flush=True)
+
+    def _crash(self, playbook: str) -> None:
+        """Kill a playbook at any moment of its main task, with or without what it has started on the host."""
+        seconds = self.chance.uniform(0.0, LONGEST_SECONDS[playbook])
+        both = self.chance.random() < 0.6
+        self._say(f"crash {playbook} after {seconds:.1f} s{' with its module' if both else ''}")
+        with clients():
+            process = subprocess.Popen(
+                command_of(playbook),
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            assert process.stdout is not None
+            for line in process.stdout:
+                if re.match(rf"TASK \[{TASKS[playbook]}", line):
+                    break
+            try:
+                process.wait(timeout=seconds)
+                self._note("it had ended before")
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            process.stdout.close()
+            if both and (modules := on_host("sh", "-c", MODULES).split()):
+                on_host("kill", "-KILL", *modules, succeeds=False)
+            wait_for_modules(False, 180.0)
+        self.crashed = playbook
+
+    def _run(self, playbook: str) -> None:
+        """Run a playbook, and again until it changes nothing."""
+        before = [state for state, _ in recorded().values()]
+        self._say(f"run {playbook}{' again' if playbook == self.crashed else ''}")
+        with clients():
+            succeeded, _, output = run(playbook)
+        if self.crashed and playbook != self.crashed:
+            # It may refuse to go on with what another was killed in. Services that it needs may be stopped.
+            self._note("succeeded" if succeeded else "refused")
+            return
+        self.crashed = ""
+        refused = playbook == CUT_OVER and any(state in ("pending", "rolled_back") for state in before)
+        if playbook == CUT_OVER and "frozen" in before and not succeeded:
+            # A rehearsal is needed first, if the interrupted cutover had to be undone.
+            refused = True
+        assert succeeded is not refused, output
+        if not succeeded:
+            self._note("refused, as it should")
+            return
+        stores = {"postgresql"} if playbook == CUT_OVER else {"sqlite"} if playbook == ROLL_BACK else None
+        assert stores is None or set(self._journal()["stores"].values()) == stores, output
+        if playbook == MIGRATE:
+            # It brings what the clients have written since.
+            assert run(playbook)[0]
+        succeeded, changed, output = run(playbook)
+        assert (succeeded, changed) == (True, 0), output
+
+    def _note(self, text: str) -> None:
+        self.done[-1] += f": {text}"
+        print(f"     {text}", flush=True)
+
+    def _journal(self) -> dict[str, Any]:
+        """Return what the check of the journal says."""
+        found: dict[str, Any] = json.loads(
+            on_host("python3", "-m", "load_generator", "check", f"--journal={JOURNAL}", succeeds=False)
+        )
+        return found
+
+    def check(self) -> None:
+        """Check what must hold between two steps."""
+        found = self._journal()
+        problems = found["problems"]
+        if self.crashed:
+            # Services may be stopped until the next run; what they have acknowledged may not be denied.
+            problems = [problem for problem in problems if not problem.startswith("cannot be checked")]
+        assert problems == [], "\n".join(problems)
+        if self.crashed:
+            return
+        for name, (state, sha256) in recorded().items():
+            on_postgresql = state == "live"
+            assert found["stores"][name] == ("postgresql" if on_postgresql else "sqlite"), (name, state)
+            assert state != "frozen", name
+            if on_postgresql:
+                path = GROUPS[name]["source"]["path"]
+                assert on_host("sha256sum", path).split()[0] == sha256, f"{path} is not the file that was frozen"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_host() -> Iterator[None]:
+    """A host with the sample estate, PostgreSQL and the schema, and the load generator."""
+    run("molecule/destroy.yml")
+    prepare = ("molecule/create.yml", "molecule/prepare.yml", "playbooks/1_infrastructure.yml")
+    succeeded, _, output = run(*prepare, "playbooks/2_shared_library.yml", "molecule/under_load/start_load.yml")
+    assert succeeded, output
+    on_host("systemctl", "stop", "load-generator")
+    yield
+    if os.environ.get("RANDOM_ORDER_KEEP_HOST"):
+        return
+    assert run("molecule/destroy.yml")[0]
+
+
+def test_any_order_keeps_every_promise() -> None:
+    walk = Walk(SEED)
+    print(f"\nRANDOM_ORDER_SEED={SEED} RANDOM_ORDER_STEPS={STEPS}")
+    for _ in range(STEPS):
+        walk.step()
+    walk.settle()
