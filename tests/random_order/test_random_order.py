@@ -132,7 +132,7 @@ class Walk:
     """
 
     def __init__(self, seed: str) -> None:
-        self.chance = random.Random(seed)
+        self.chance = random.Random(seed)  # noqa: S311
         self.crashed = ""
         self.done: list[str] = []
 

@@ -50,3 +50,37 @@ def test_clients_saw_each_move_and_nothing_else(host: Host) -> None:
         assert all(outage["until"] for outage in found), service
         assert max(outage["seconds"] for outage in found) < LONGEST_OUTAGE_SECONDS, service
         assert len(found) == MOVES, (service, found)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            "DELETE FROM verification.attempts WHERE id = (SELECT id FROM verification.attempts "
+            "WHERE ticket_id LIKE 'load-%' LIMIT 1)",
+            "is lost",
+        ),
+        (
+            "UPDATE registry.agents SET description = 'not what was written' WHERE id = (SELECT id "
+            "FROM registry.agents WHERE name LIKE 'load-%' LIMIT 1)",
+            "not what was written",
+        ),
+        (
+            "INSERT INTO verification.attempts (ticket_id, attempt_number, branch_name, status) SELECT ticket_id, "
+            "attempt_number, branch_name, status FROM verification.attempts WHERE ticket_id LIKE 'load-%' LIMIT 1",
+            "is there 2 times",
+        ),
+        (
+            "DELETE FROM deploy.deployment_events WHERE id = (SELECT max(id) FROM deploy.deployment_events)",
+            "has 3 events in the store, not 4",
+        ),
+        ("INSERT INTO auth.roles (name, level) VALUES ('stranger', 1)", "table roles: 5 rows are not of the load"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(host: Host, statement: str, problem: str) -> None:
+    """The last tests on this host: they damage the store, one thing after the other."""
+    changed = host.run(f"cd / && runuser -u postgres -- psql -d swarm -c {shlex.quote(statement)}")
+    assert changed.rc == 0, changed.stderr
+    result = host.run(f"cd /opt && python3 -m load_generator check --journal {shlex.quote(JOURNAL)}")
+    assert result.rc == 1
+    assert any(problem in found for found in json.loads(result.stdout)["problems"]), result.stdout
