@@ -20,7 +20,7 @@ lint: .venv/is-complete ## Run the linters only.
 	@scripts/lint.sh
 
 unit: .venv/is-complete test-host ## Run the tests of the Python code only, against a PostgreSQL of their own and hosts in Docker.
-	@pytest tests --ignore tests/crash
+	@pytest tests --ignore tests/crash --ignore tests/random_order
 
 molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the whole move on a real host in Docker.
 	@molecule test --no-command-borders

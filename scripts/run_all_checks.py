@@ -31,7 +31,11 @@ class Check:
 LANES = (
     (
         Check("linters", ("scripts/lint.sh",)),
-        Check("unit tests", ("pytest", "tests", "--ignore", "tests/crash", "--ignore", "tests/cutover")),
+        Check(
+            "unit tests",
+            ("pytest", "tests", *(f"--ignore=tests/{name}" for name in ("crash", "cutover", "random_order"))),
+        ),
+        Check("random order", ("pytest", "-s", "tests/random_order")),
     ),
     (
         Check("crash tests", ("pytest", "tests/crash")),
@@ -41,6 +45,7 @@ LANES = (
     (
         Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),
         Check("cutover tests", ("pytest", "tests/cutover")),
+        Check("scenario under load", ("env", "TEST_HOST_PREFIX=under-load-", "molecule", "test", "-s", "under_load")),
     ),
 )
 
