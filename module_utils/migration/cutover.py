@@ -103,7 +103,8 @@ def _bring_to_postgresql(connection: Connection, login: Login, group: Group, set
     except MigrationError as error:
         if interrupted:
             # An earlier window has left the services stopped: they must not stay so.
-            raise put_back(connection, login, group, settings, error, "the checks of an interrupted cutover") from None
+            step = "the checks of an interrupted cutover"
+            raise put_back(connection, login, group, settings, error, step, may_have_written=False) from None
         raise
     return Window(connection, login, group, settings, checked, record).run()
 

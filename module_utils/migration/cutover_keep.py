@@ -89,7 +89,9 @@ class Keeper:
                 if proven or self.login is None or self.record.state != state.LIVE:
                     raise _still_live(self.group, error) from None
                 step = f"the step '{steps.name}' of an interrupted cutover"
-                raise put_back(self.connection, self.login, self.group, self.settings, error, step) from None
+                raise put_back(
+                    self.connection, self.login, self.group, self.settings, error, step, may_have_written=True
+                ) from None
         result = self._result(restart, healths, saved, unfenced)
         if not proven and self.record.state == state.LIVE:
             # The run that opened the window was killed before it could report.

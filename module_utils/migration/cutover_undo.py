@@ -32,16 +32,25 @@ def put_back(
     settings: Settings,
     error: BaseException,
     step: str,
+    may_have_written: bool,
 ) -> MigrationError:
     """Bring a group back to SQLite after a failure, and return the error that tells both.
 
     :param connection: holds the group's lock, unless the server has gone away.
     :param error: what failed.
     :param step: where it failed, in words.
+    :param may_have_written: whether a service was started on PostgreSQL: then only the server knows what it wrote.
     """
     problems = problems_of(error, group)
     with uninterruptible(), ExitStack() as stack:
         usable = _usable_connection(connection, login, stack)
+        if usable is None and may_have_written:
+            fix = "Bring the server back, then run playbooks/4_service_cutover.yml again: it finishes or undoes it"
+            what = "its services may have written rows that only the server knows, so they stay on PostgreSQL"
+            return MigrationError(
+                f"Cutover group {group.name} failed in {step}, and the server does not answer.",
+                [*problems, Problem(f"cutover group {group.name}", what, fix)],
+            )
         record = None if usable is None else ledger.read_group(usable, group.name, group.source_path)
         if record is not None and record.state not in (state.FROZEN, state.LIVE):
             # The services are stopped only after "frozen" is committed.

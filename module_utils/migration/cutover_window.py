@@ -67,6 +67,7 @@ class Window:
         self.steps = Steps()
         self._described: dict[str, Any] = {}
         self._fingerprint: dict[str, dict[str, Any]] = {}
+        self._may_have_written = False
 
     def run(self) -> dict[str, Any]:
         """Go through the window; on any failure put the group back.
@@ -98,12 +99,14 @@ class Window:
                     )
                 with self.steps.step("hash"):
                     digest = frozen_sha256.result()
-                with self.steps.step("settings"):
-                    write_env_files(self.checked.env_files, POSTGRESQL)
                 with self.steps.step("go live"):
                     content.hold()
                     self._go_live(digest)
+                # Not before: whatever starts a service until then, as the next boot does, finds the fenced file only.
+                with self.steps.step("settings"):
+                    write_env_files(self.checked.env_files, POSTGRESQL)
                 with self.steps.step("start"):
+                    self._may_have_written = True
                     client.mark_start()
                     start(self.group.services, self.checked)
                     healths = watcher.wait(
@@ -122,7 +125,13 @@ class Window:
                 watcher.close()
                 client.close()
                 raise put_back(
-                    self.connection, self.login, self.group, self.settings, error, f"the step '{self.steps.name}'"
+                    self.connection,
+                    self.login,
+                    self.group,
+                    self.settings,
+                    error,
+                    f"the step '{self.steps.name}'",
+                    self._may_have_written,
                 ) from None
             self._add_content(content.result())
         window = healthy_at - began + earlier

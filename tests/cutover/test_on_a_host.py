@@ -213,7 +213,7 @@ def test_a_server_that_goes_away_while_the_group_is_frozen_leaves_the_services_o
     assert is_as_before(group)
 
 
-def test_a_server_that_goes_away_after_it_loses_no_row_of_either_store() -> None:
+def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_have_written() -> None:
     group = group_of("registry")
     sql("REVOKE SELECT ON registry.agents FROM swarm_registry")
     with started(CUTOVER, *variables(groups=[group], health_timeout=8)) as process:
@@ -221,13 +221,9 @@ def test_a_server_that_goes_away_after_it_loses_no_row_of_either_store() -> None
         on_host("systemctl", "stop", "postgresql@16-main")
         try:
             output, _ = process.communicate(timeout=90)
-            assert health_of("swarm-registry")["store"] == "sqlite"
-            # The service goes on, and the ledger knows nothing of it.
-            code = (
-                "import json, urllib.request as r; body = json.dumps({'name': 'late', 'version': '1', 'path': '/'}); "
-                "print(r.urlopen(r.Request('http://127.0.0.1:4001/agents', body.encode())).status)"
-            )
-            assert on_host("python3", "-c", code).strip() == "201"
+            # Nobody can know by now whether it has written a row.
+            assert "they stay on PostgreSQL" in output
+            assert is_fenced(group)
         finally:
             on_host("systemctl", "start", "postgresql@16-main")
     assert "Traceback" not in output
@@ -235,7 +231,6 @@ def test_a_server_that_goes_away_after_it_loses_no_row_of_either_store() -> None
     until(lambda: sql("GRANT SELECT ON registry.agents TO swarm_registry") == "GRANT")
     play(CUTOVER, *variables(groups=[group]))
     assert health_of("swarm-registry")["store"] == "postgresql"
-    assert sql("SELECT count(*) FROM registry.agents WHERE name = 'late'") == "1"
     play(ROLLBACK, *variables(rollback_groups="registry"))
     play(REHEARSAL)
 
@@ -311,8 +306,8 @@ def test_every_group_moves_and_is_proven() -> None:
         "freeze",
         "final sync",
         "hash",
-        "settings",
         "go live",
+        "settings",
         "start",
         "watch",
         "save",
