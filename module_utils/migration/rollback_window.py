@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from . import engine, export, frozen_file, ledger, state, table_fence, way_back
 from .connection import Login, connect, connected, first_row
 from .cutover_checks import Checked, Settings
-from .cutover_report import FENCE, Steps
+from .cutover_report import FENCE, MEASURED_BY_CLIENT, MEASURED_BY_STEPS, Steps
 from .cutover_undo import sessions_left, to_sqlite, written_since
+from .downtime import DowntimeClient
 from .errors import MigrationError, Problem
 from .estate import Group
 from .group_dump import Dumped, GroupDump
@@ -25,6 +26,7 @@ from .group_services import start, stop
 from .interruption import uninterruptible
 from .present import read_writers
 from .rollback_checks import Options, number_of, require_number
+from .service_health import SQLITE
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -69,9 +71,16 @@ class Window:
 
         :raises MigrationError: saying what failed and on which store the group is now.
         """
-        self.entry["stopped_at"] = datetime.now(UTC).isoformat()
-        way_back.note(self.connection, self.group, self.entry)
-        began = time.monotonic()
+        with closing(DowntimeClient(self.group.services)) as client:
+            client.wait_for_first_answers()
+            self.entry["stopped_at"] = datetime.now(UTC).isoformat()
+            way_back.note(self.connection, self.group, self.entry)
+            began = time.monotonic()
+            self._make_sqlite_the_store()
+            return finish(self.connection, self.group, self.settings, self.checked, self.steps, began, client)
+
+    def _make_sqlite_the_store(self) -> None:
+        """Do all that comes before the commit, and commit; undo it if that fails."""
         with ExitStack() as stack:
             try:
                 with self.steps.step("stop"):
@@ -91,7 +100,6 @@ class Window:
                 failure = self._undo(error)
                 if failure is not None:
                     raise failure from None
-        return finish(self.connection, self.group, self.settings, self.checked, self.steps, began)
 
     def _fence(self, guard: Connection) -> None:
         """Wait for what the services have sent, and let nobody write to the tables from here on."""
@@ -244,10 +252,12 @@ def finish(
     checked: Checked,
     steps: Steps,
     began: float | None,
+    client: DowntimeClient | None = None,
 ) -> dict[str, Any]:
     """Start the services on SQLite, whose file is in place, and write the way back into the ledger.
 
     :param began: :func:`time.monotonic` when the services were stopped, None if another run did so.
+    :param client: has asked the services since before their stop; None if nobody could.
     :returns: the report.
     :raises MigrationError: if a service does not come up; SQLite is the store all the same.
     """
@@ -258,6 +268,8 @@ def finish(
     stopped_at = datetime.fromisoformat(entry["stopped_at"])
     try:
         with steps.step("start"):
+            if client is not None:
+                client.mark_start()
             healths = to_sqlite(group, checked, settings, record.detail.get(FENCE, {}))
     except MigrationError as error:
         raise MigrationError(
@@ -267,12 +279,19 @@ def finish(
         ) from None
     healthy_at = max((health.healthy_at for health in healths), default=time.monotonic())
     stopped = began if began is not None else time.monotonic() - (datetime.now(UTC) - stopped_at).total_seconds()
+    window = healthy_at - stopped
+    seen = None if client is None else client.downtime()
     report = {
         "group": group.name,
-        "downtime_seconds": round(healthy_at - stopped, 3),
+        "downtime_seconds": round(window if seen is None else seen, 3),
+        "measured_by": MEASURED_BY_STEPS if seen is None else MEASURED_BY_CLIENT,
+        "window_seconds": round(window, 3),
         "steps": steps.steps if began is not None else [*entry.get("steps", ()), *steps.steps],
         "seconds": steps.seconds(),
-        "services": [health.report("sqlite") for health in healths],
+        "services": [
+            {**health.report(SQLITE), **({} if client is None else client.of(health.service.name))}
+            for health in healths
+        ],
         **{key: entry[key] for key in _REPORTED if key in entry},
     }
     ledger.record_run(connection, group.name, KIND, stopped_at, report)
