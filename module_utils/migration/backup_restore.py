@@ -38,7 +38,8 @@ def plan(settings: Settings, name: str) -> dict[str, Any]:
                 (database,),
             )
             now, users = first_row(cursor)
-        stamp = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        # A name that nobody has to quote in SQL.
+        stamp = f"{now.astimezone(UTC):%Y%m%d_%H%M%S}"
         old = _free_name(connection, backup_server.name_with(database, f"_before_restore_{stamp}"))
     lines = [
         f"Backup {name}: taken {manifest['taken_at']}, {backup_store.rows(manifest):,} rows in "

@@ -190,7 +190,7 @@ def test_a_killed_drill_leaves_nothing_after_the_next(host: Host, loaded_backup:
         host.run(f"sleep {delay}; systemctl kill --signal=KILL postgres-backup-drill.service")
         host.run("systemctl reset-failed postgres-backup-drill.service")
     start(host, "postgres-backup-drill")
-    assert psql(host, "SELECT count(*) FROM pg_database WHERE datname LIKE 'swarm_%'") == "0"
+    assert psql(host, "SELECT count(*) FROM pg_database WHERE datname LIKE 'swarm_restore%'") == "0"
 
 
 def test_copies_over_ssh_are_read_back_and_their_failure_raises_the_alarm(host: Host, loaded_backup: str) -> None:
