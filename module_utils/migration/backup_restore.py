@@ -138,15 +138,12 @@ def _require_same_stores(connection: Connection, manifest: dict[str, Any]) -> No
 
 
 def _free_name(connection: Connection, name: str) -> str:
-    """Return the name of a database that does not exist yet.
-
-    :raises MigrationError: if it exists.
-    """
-    if backup_server.comment_of(connection, name) is not None:
-        raise MigrationError(
-            "Two restores in one second.", [Problem(f"database {name}", "exists already", "Run again in a second")]
-        )
-    return name
+    """Return the name of a database that does not exist yet: this one, or with a number behind it."""
+    free, number = name, 1
+    while backup_server.comment_of(connection, free) is not None:
+        number += 1
+        free = backup_server.name_with(name, f"_{number}")
+    return free
 
 
 def _analyze(settings: Settings, database: str) -> None:

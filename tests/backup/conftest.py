@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -70,7 +71,12 @@ class Program:
     def try_to(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """Run a command and return exit code and result."""
         self.capture.readouterr()
-        status = backup.main([*arguments, "--json", "--settings", str(self.path)])
+        before = os.umask(0o022)
+        try:
+            status = backup.main([*arguments, "--json", "--settings", str(self.path)])
+        finally:
+            # The program sets that of its process, which is ours here.
+            os.umask(before)
         result: dict[str, Any] = json.loads(self.capture.readouterr().out)
         return status, result
 

@@ -55,7 +55,7 @@ def before(remembered: dict[str, Any]) -> None:
 def test_nothing_happens_without_a_confirmation(cleaned: Any) -> None:
     run = cleaned.clean_up()
     assert (run.status, run.changed) == (0, 0), run.output
-    assert "not yet: there is no verified backup" in run.output
+    assert "not yet: it has been on PostgreSQL for 0.0 hours of 7 days" in run.output
     for path in SOURCES:
         assert cleaned.host.file(path).is_file
     refused = cleaned.clean_up(confirm=run.plan_id)
