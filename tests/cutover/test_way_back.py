@@ -171,7 +171,8 @@ def test_it_can_be_moved_again_with_the_same_ids_and_what_was_written_meanwhile(
     now = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
     assert set(now.values()) == {*uuids.values(), meanwhile}
     assert uuids.items() <= now.items()
-    assert changed(play("playbooks/1_infrastructure.yml", CUTOVER)) == 0
+    output = play("playbooks/1_infrastructure.yml", CUTOVER)
+    assert changed(output) == 0, output
     # And back once more, with rows of both times.
     late = new_agent("the second time")
     back("registry")
@@ -207,12 +208,12 @@ def test_what_the_file_cannot_say_is_refused_and_lost_only_by_its_exact_number()
         # Ansible prints the message, and the problems in it.
         (number,) = set(re.findall(r"rollback_groups=registry -e service_env_rollback_lose_rows=(\d+)", output))
         assert number == "3"
-        output = back("registry", lose_rows=int(number) + 1, succeeds=False)
-        assert "it is 4, and going back to the frozen file of registry would lose 3 rows of PostgreSQL" in output
-        output = back("registry", "deploy", lose_rows=int(number), succeeds=False)
+        output = back("registry", rollback_lose_rows=int(number) + 1, succeeds=False)
+        assert "it is 4, and going back to the frozen file of registry would lose 3 rows of PostgreSQL" in output, output
+        output = back("registry", "deploy", rollback_lose_rows=int(number), succeeds=False)
         assert "name that group alone" in output
         assert (pids(), state_of("registry")) == (before, "live")
-        output = back("registry", lose_rows=int(number))
+        output = back("registry", rollback_lose_rows=int(number))
         assert "3 rows were given up, as asked for" in output
         assert kept not in agents()
         (dump,) = re.findall(r"kept in (\S+\.dump)", output)

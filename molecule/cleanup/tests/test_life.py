@@ -53,9 +53,12 @@ def before(remembered: dict[str, Any]) -> None:
 
 
 def test_nothing_happens_without_a_confirmation(cleaned: Any) -> None:
+    # As if the backup that was taken after the cutover had not been proven yet.
+    cleaned.sql("UPDATE migration.backup SET verified_at = NULL")
     run = cleaned.clean_up()
     assert (run.status, run.changed) == (0, 0), run.output
     assert "not yet: it has been on PostgreSQL for 0.0 hours of 7 days" in run.output
+    assert "not yet: there is no verified backup" in run.output
     for path in SOURCES:
         assert cleaned.host.file(path).is_file
     refused = cleaned.clean_up(confirm=run.plan_id)
