@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -110,6 +109,15 @@ def draw(figures: dict[str, Any]) -> dict[str, str]:
     return plots
 
 
+def _measured_again(figures: dict[str, Any]) -> list[str]:
+    """Return which datasets are from a later run than the others, if any."""
+    again = figures.get("measured_again", {})
+    if not again:
+        return []
+    names = ", ".join(f"{name} ({date})" for name, date in again.items())
+    return [f"Measured again by themselves, with a later state of the engine than the others: {names}."]
+
+
 def readme(figures: dict[str, Any], plots: Iterable[str]) -> str:
     """Return the report as Markdown."""
     machine = figures["machine"]
@@ -117,6 +125,7 @@ def readme(figures: dict[str, Any], plots: Iterable[str]) -> str:
         "# Benchmark",
         f"Measured on {machine['date']} by `make bench`, which writes this page; its figures are in "
         "[benchmark.json](benchmark.json), whose shape [bench/README.md](../../bench/README.md) describes.",
+        *_measured_again(figures),
         _machine(machine),
         "## Goals",
         _table(
@@ -258,16 +267,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__))
     parser.add_argument("figures", type=Path, nargs="?", default=FIGURES, help="JSON that measure.py wrote")
     parser.add_argument("--directory", type=Path, default=DOCUMENT, help="where the report goes")
+    parser.add_argument("--merge", action="store_true", help="keep what was not measured again of an earlier report")
     options = parser.parse_args(arguments)
     try:
         figures = json.loads(options.figures.read_text(encoding="utf-8"))
     except FileNotFoundError:
         print(f"There are no figures yet: {options.figures} is missing. Run `make bench`.", file=sys.stderr)
         return 1
-    write_document(figures, options.directory)
     kept = options.directory / "benchmark.json"
-    if kept.resolve() != options.figures.resolve():
-        shutil.copyfile(options.figures, kept)
+    if options.merge and kept.exists():
+        figures = results.merged(json.loads(kept.read_text(encoding="utf-8")), figures)
+    write_document(figures, options.directory)
+    kept.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     readme_path = (options.directory / "README.md").resolve()
     print(f"Report: {readme_path.relative_to(ROOT) if readme_path.is_relative_to(ROOT) else readme_path}")
     return 0

@@ -133,6 +133,32 @@ def goals(found: Sequence[Plain], datasets: Sequence[Plain]) -> list[Plain]:
     return result
 
 
+def merged(earlier: Plain, later: Plain) -> Plain:
+    """Return figures in which the datasets that were measured again take the place of the earlier ones.
+
+    ``measured_again`` names them; all others, and the machine, are those of the earlier run.
+    """
+    again = {entry["dataset"] for entry in later["measurements"]}
+    measurements = [entry for entry in earlier["measurements"] if entry["dataset"] not in again]
+    measurements += later["measurements"]
+    datasets = {dataset["name"]: dataset for dataset in (*earlier["datasets"], *later["datasets"])}
+    found = medians(measurements)
+    return {
+        **earlier,
+        "contestants": {**earlier["contestants"], **later["contestants"]},
+        "datasets": list(datasets.values()),
+        "measurements": measurements,
+        "medians": found,
+        "ratios": ratios(found),
+        "goals": goals(found, list(datasets.values())),
+        "failures": [*earlier["failures"], *later["failures"]],
+        "measured_again": {
+            **earlier.get("measured_again", {}),
+            **dict.fromkeys(sorted(again), later["machine"]["date"]),
+        },
+    }
+
+
 def best_pgloader(found: Sequence[Plain], dataset: str) -> Plain | None:
     """Return the faster of pgloader's two ways, or None if it was not measured."""
     ways = [

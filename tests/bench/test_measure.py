@@ -314,3 +314,22 @@ def test_goals_of_a_second_run() -> None:
     )
     assert found["run again, nothing changed / the full run, both verified"] == (0.2, True)
     assert found["run again, one row of a hundred changed / the full run, both verified"] == (0.4, False)
+
+
+def test_what_is_measured_again_takes_the_place_of_what_was(figures: dict[str, Any], tmp_path: Path) -> None:
+    again = [{**entry, "seconds": 1000.0} for entry in figures["measurements"] if entry["dataset"] == "narrow"]
+    later = {
+        **figures,
+        "machine": {**figures["machine"], "date": "2030-01-02"},
+        "measurements": again,
+        "datasets": [dataset for dataset in figures["datasets"] if dataset["name"] == "narrow"],
+    }
+    found = results.merged(figures, later)
+    assert len(found["measurements"]) == len(figures["measurements"])
+    assert {entry["seconds"] for entry in found["medians"] if entry["dataset"] == "narrow"} == {1000.0}
+    assert [entry for entry in found["medians"] if entry["dataset"] != "narrow"] == [
+        entry for entry in figures["medians"] if entry["dataset"] != "narrow"
+    ]
+    assert found["measured_again"] == {"narrow": "2030-01-02"}
+    document.write_document(found, tmp_path)
+    assert "narrow (2030-01-02)" in (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -209,7 +209,9 @@ def test_what_the_file_cannot_say_is_refused_and_lost_only_by_its_exact_number()
         (number,) = set(re.findall(r"rollback_groups=registry -e service_env_rollback_lose_rows=(\d+)", output))
         assert number == "3"
         output = back("registry", rollback_lose_rows=int(number) + 1, succeeds=False)
-        assert "it is 4, and going back to the frozen file of registry would lose 3 rows of PostgreSQL" in output, output
+        assert "it is 4, and going back to the frozen file of registry would lose 3 rows of PostgreSQL" in output, (
+            output
+        )
         output = back("registry", "deploy", rollback_lose_rows=int(number), succeeds=False)
         assert "name that group alone" in output
         assert (pids(), state_of("registry")) == (before, "live")
