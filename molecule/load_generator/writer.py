@@ -18,7 +18,7 @@ RETRY_SECONDS = 0.1
 # The services list at most 1000 rows, and the sample brings some.
 MOST_ROWS = 150
 FEWEST_ROWS = 5
-LOGIN_PAUSE_SECONDS = 1.0
+LOGIN_PAUSE_SECONDS = 0.2
 
 
 def write_until(path: Path, ended: threading.Event, requests_per_second: float, seed: str) -> None:
