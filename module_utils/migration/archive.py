@@ -58,16 +58,16 @@ def private_copy(pieces: Sequence[Piece], work_directory: str | None = None) -> 
     :raises Changed: if a piece is not the file that the plan names.
     """
     work = Path(work_directory or WORK_DIRECTORY)
-    made = not work.exists()
+    # A dry run leaves the host as it was.
+    missing = [directory for directory in (work, *work.parents) if not directory.exists()]
     with ExitStack() as stack:
-        if made:
-            # A dry run leaves the host as it was.
-            stack.callback(_remove_if_empty, work)
+        for directory in reversed(missing):
+            stack.callback(_remove_if_empty, directory)
         descriptor = stack.enter_context(safe_paths.private_directory(work))
         remove_leftovers(work)
         prefix = f"run-{os.getpid()}-"
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=safe_paths.through(descriptor)))
-        copy = Path(directory) / "source.db"
+        private = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=safe_paths.through(descriptor)))
+        copy = Path(private) / "source.db"
         for piece in pieces:
             with safe_paths.open_file(piece.directory, piece.name, piece.path, piece.inode) as file:
                 target = Path(f"{copy}{piece.suffix}")
@@ -212,7 +212,10 @@ def require_intact(description: Mapping[str, Any]) -> None:
     """
     where = str(description["directory"])
     with safe_paths.private_directory(where, create=False) as directory:
-        found = _sha256_of(Path(safe_paths.through(directory)) / SNAPSHOT)
+        try:
+            found = _sha256_of(Path(safe_paths.through(directory)) / SNAPSHOT)
+        except OSError as error:
+            raise _unproven(where, f"{SNAPSHOT} cannot be read: {error.strerror}") from None
     if found != description["archive_sha256"]:
         raise _unproven(where, f"{SNAPSHOT} has changed since it was proven")
 
@@ -320,6 +323,8 @@ def _compress(source: Path, target: Path) -> str:
                 writer.write(chunk)
         file.flush()
         os.fsync(file.fileno())
+        # What is read back comes from the disk, not from memory.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .connection import first_row
-from .quarantine import Move
+from .quarantine_entry import Move
 
 try:
     from psycopg2.extras import Json
@@ -50,6 +50,17 @@ class FileRecord:
     def moves(self) -> list[Move]:
         """Return its moves."""
         return [Move.from_dict(entry) for entry in self.facts.get("moves", ())]
+
+    @property
+    def quarantine(self) -> str:
+        """Return its private directory in quarantine, whether it is there already or not."""
+        return str(self.facts.get("quarantine", ""))
+
+    @property
+    def quarantine_inode(self) -> int | None:
+        """Return the inode of that directory, None if nothing can have been moved into it."""
+        inode = self.facts.get("quarantine_inode")
+        return None if inode is None else int(inode)
 
     @property
     def quarantined_by(self) -> str:

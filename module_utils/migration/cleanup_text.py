@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from .cleanup_entry import ABSENT, DONE
+
 if TYPE_CHECKING:
-    from .cleanup_plan import Entry
+    from .cleanup_entry import Entry
 
 DRIVER = "better-sqlite3"
-ABSENT = "absent"
-ARCHIVE = "archive, then move into quarantine"
-DELETE = "delete from quarantine"
-DONE = "deleted"
-KEEP = "keep"
 
 
 def plan_id(entries: Sequence[Entry], packages: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -94,7 +91,8 @@ def lines(
     for package in packages:
         if package["driver"]:
             text += ["", f"{package['path']}: {DRIVER} {package['driver']} of {', '.join(package['services'])}"]
-            text.append("  would: be removed by npm" if package["ready"] else f"  not yet: {package['note']}")
+            kept = "by hand" if package["note"] == package["by_hand"] else "not yet"
+            text.append("  would: be removed by npm" if package["ready"] else f"  {kept}: {package['note']}")
         elif package["note"] not in ("", ABSENT):
             text.append(f"{package['path']}: {package['note']}")
     return text

@@ -27,6 +27,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # From linux/fs.h.
 _NO_REPLACE, _EXCHANGE = 1, 2
 _CHUNK_BYTES = 1 << 20
+_CANNOT_SYNCHRONISE = (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS)
 
 
 class Changed(MigrationError):
@@ -64,9 +65,10 @@ def open_directory(path: str | Path, inode: int | None = None) -> Iterator[int]:
     :param inode: refuse any other directory.
     :raises Changed: if a component is missing, a symlink or no directory, or the inode is another.
     """
+    components = _components(path)
     descriptor = os.open("/", _DIRECTORY)
     try:
-        for component in _components(path):
+        for component in components:
             try:
                 inner = os.open(component, _DIRECTORY, dir_fd=descriptor)
             except OSError as error:
@@ -92,38 +94,78 @@ def _components(path: str | Path) -> list[str]:
 
 
 @contextmanager
-def private_directory(path: str | Path, create: bool = True) -> Iterator[int]:
+def private_directory(path: str | Path, create: bool = True, secret: bool = True) -> Iterator[int]:
     """Open a directory that is ours alone (mode 0700), making what is missing, and give its descriptor.
 
+    :param secret: False if others may look into it, though not change it.
     :raises MigrationError: if somebody else could exchange it, or look into it.
     """
-    descriptor = os.open("/", _DIRECTORY)
     components = _components(path)
+    descriptor = os.open("/", _DIRECTORY)
     try:
         for number, component in enumerate(components, 1):
             last = number == len(components)
             if create:
                 with suppress(FileExistsError):
                     os.mkdir(component, 0o700 if last else 0o755, dir_fd=descriptor)
+                    synchronise(descriptor)
             try:
-                inner = os.open(component, _DIRECTORY, dir_fd=descriptor)
-            except OSError as error:
+                inner = _open_own(descriptor, path, component, secret and last)
+            except FileNotFoundError as error:
                 raise _not_private(path, f"{component} on its way cannot be used: {error.strerror}") from None
             os.close(descriptor)
             descriptor = inner
-            _require_own(descriptor, path, component, last)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _require_own(descriptor: int, path: str | Path, component: str, last: bool) -> None:
-    """Raise if somebody else may change a directory, or look into the last one."""
+def require_private(path: str | Path, secret: bool = True) -> None:
+    """Raise unless :func:`private_directory` could open a directory, or make it; nothing is made.
+
+    :raises MigrationError: if somebody else could exchange it, or look into it.
+    """
+    components = _components(path)
+    descriptor = os.open("/", _DIRECTORY)
+    try:
+        for number, component in enumerate(components, 1):
+            try:
+                inner = _open_own(descriptor, path, component, secret and number == len(components))
+            except FileNotFoundError:
+                return
+            os.close(descriptor)
+            descriptor = inner
+    finally:
+        os.close(descriptor)
+
+
+def _open_own(outer: int, path: str | Path, component: str, secret: bool) -> int:
+    """Return a descriptor of a directory in an open one, which must be ours.
+
+    :raises FileNotFoundError: if it is missing.
+    :raises MigrationError: if it is no directory, or somebody else may change it.
+    """
+    try:
+        inner = os.open(component, _DIRECTORY, dir_fd=outer)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _not_private(path, f"{component} on its way cannot be used: {error.strerror}") from None
+    try:
+        _require_own(inner, path, component, secret)
+    except BaseException:
+        os.close(inner)
+        raise
+    return inner
+
+
+def _require_own(descriptor: int, path: str | Path, component: str, secret: bool) -> None:
+    """Raise if somebody else may change a directory, or look into a secret one."""
     status = os.fstat(descriptor)
     shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
     if status.st_uid not in (0, os.geteuid()) or shared:
         raise _not_private(path, f"{component} on its way may be changed by somebody else")
-    if last and status.st_mode & 0o077:
+    if secret and status.st_mode & 0o077:
         raise _not_private(path, f"its mode is {stat.S_IMODE(status.st_mode):04o}, not 0700")
 
 
@@ -232,6 +274,11 @@ def is_immutable(descriptor: int) -> bool:
     return fence.is_immutable(through(descriptor))
 
 
+def is_fenced(descriptor: int) -> bool:
+    """Return whether an open file has a fence of either kind."""
+    return fence.is_fenced(through(descriptor))
+
+
 def set_immutable(descriptor: int, wanted: bool) -> bool:
     """Set or clear the attribute "immutable" and return whether that was possible."""
     return fence.set_immutable(through(descriptor), wanted)
@@ -242,7 +289,19 @@ def through(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
+def mount_of(descriptor: int) -> int:
+    """Return the number of the mount that an open file was reached through: a rename cannot leave it."""
+    text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("mnt_id:"))
+
+
 def synchronise(descriptor: int) -> None:
-    """Bring an open file or directory to the disk; some file systems cannot do so for a directory."""
-    with suppress(OSError):
+    """Bring an open file or directory to the disk; some file systems cannot do so for a directory.
+
+    :raises OSError: if the disk fails.
+    """
+    try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNCHRONISE:
+            raise

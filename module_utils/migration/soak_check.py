@@ -15,14 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import fence, ledger, open_files, quarantine, soak, state
+from . import ledger, open_files, quarantine, safe_paths, soak, state
 from .cleanup_records import LEGACY, QUARANTINED, FileRecord, read_files
 from .connection import Login, connected
 from .errors import MigrationError
 from .estate import Group, Service, parse_group
 from .pm2 import ONLINE, by_user
 from .service_health import ask
-from .snapshot import sha256_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -75,28 +74,37 @@ def _answers(connection: Connection, service: Service) -> list[str]:
 def frozen_file_failures(group: Group, record: ledger.GroupRecord, before: Any) -> tuple[list[str], dict[str, Any]]:
     """Return what is wrong with a group's frozen file, and its stamp.
 
+    Its directory may be the service's, so it is opened like everything of somebody else's: a fifo or a symlink
+    that was put there must neither hold the check up nor lead it elsewhere.
+
     :param before: the stamp of the check before this one; its times must be the same, too.
     """
     path = Path(os.path.realpath(group.source_path))
     try:
-        status = os.lstat(path)
-        stamp = {
-            "inode": status.st_ino,
-            "size": status.st_size,
-            "modified_ns": status.st_mtime_ns,
-            "changed_ns": status.st_ctime_ns,
-        }
-        failures = []
-        if sha256_of(path) != record.frozen_sha256:
-            failures.append(f"{path} is no longer the file that was frozen at the cutover")
-        if isinstance(before, dict) and before != stamp:
-            failures.append(f"{path} was written to, replaced, or had its fence taken away since the last check")
-        if not fence.is_fenced(path):
-            failures.append(f"{path} has no fence any more")
-        for suffix in ("-wal", "-journal"):
-            companion = Path(f"{path}{suffix}")
-            if companion.exists() and companion.stat().st_size:
-                failures.append(f"{companion} holds bytes that were written since the cutover")
+        with (
+            safe_paths.open_directory(path.parent) as directory,
+            safe_paths.open_file(directory, path.name, path) as file,
+        ):
+            status = os.fstat(file)
+            stamp = {
+                "inode": status.st_ino,
+                "size": status.st_size,
+                "modified_ns": status.st_mtime_ns,
+                "changed_ns": status.st_ctime_ns,
+            }
+            failures = []
+            if isinstance(before, dict) and before != stamp:
+                failures.append(f"{path} was written to, replaced, or had its fence taken away since the last check")
+            # Anybody can make a huge file of holes; one of the size that it had is read.
+            same_size = not isinstance(before, dict) or before.get("size") == stamp["size"]
+            if not same_size or safe_paths.sha256_of(file) != record.frozen_sha256:
+                failures.append(f"{path} is no longer the file that was frozen at the cutover")
+            if not safe_paths.is_fenced(file):
+                failures.append(f"{path} has no fence any more")
+            for suffix in ("-wal", "-journal"):
+                companion = safe_paths.identify(directory, f"{path.name}{suffix}")
+                if companion is not None and (companion.kind != "file" or companion.size):
+                    failures.append(f"{path}{suffix} holds bytes that were written since the cutover")
         for holder in open_files.find_holders(path):
             failures.append(f"{path} is open in process {holder.pid} ({holder.command})")
     except OSError as error:
@@ -130,12 +138,12 @@ def _check(connection: Connection, group: Group, record: ledger.GroupRecord, fil
     extra: dict[str, Any] = {}
     if record.state == state.ARCHIVED and file is not None and file.step == QUARANTINED:
         period = soak.quarantine_period(file.quarantined_by)
-        failures += quarantine.inspect(file.moves, str(file.facts["quarantine"]))
+        failures += quarantine.inspect(file.moves, file.quarantine)
     elif record.state == state.LIVE and record.cutover_at is not None:
         period = soak.cutover_period(record.cutover_at, record.detail.get(soak.RESTORED_AT))
         wrong, stamp = frozen_file_failures(group, record, soak.read_last_stamp(connection, group.name, period))
         failures += wrong
-        extra = {"file": stamp}
+        extra = {"file": stamp} if stamp else {}
     else:
         # A cleanup was killed between two steps; the next one finishes it.
         return failures
@@ -153,9 +161,7 @@ def _check_legacy(connection: Connection) -> list[str]:
     connection.rollback()
     found = []
     for plan_id, files in plans.items():
-        failures = [
-            failure for file in files for failure in quarantine.inspect(file.moves, str(file.facts["quarantine"]))
-        ]
+        failures = [failure for file in files for failure in quarantine.inspect(file.moves, file.quarantine)]
         period = soak.quarantine_period(plan_id)
         soak.record_check(connection, soak.LEGACY, period, soak.read_clock(connection), failures)
         connection.commit()

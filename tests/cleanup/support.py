@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration import cleanup, fence, soak, state
-from ansible.module_utils.migration.cleanup_plan import Settings
+from ansible.module_utils.migration import cleanup, cleanup_estate, cleanup_return, fence, soak, state
+from ansible.module_utils.migration.cleanup_conditions import Settings
 from ansible.module_utils.migration.estate import Group
 from psycopg2.extras import Json
 
@@ -47,9 +49,11 @@ class Cleaned:
     base: Path | None = None
 
     @property
-    def subject(self) -> cleanup.Estate:
+    def subject(self) -> cleanup_estate.Estate:
         """Return what the cleanup works on."""
-        return cleanup.Estate(self.estate.connection, [self.group], self.legacy, settings_of(self.estate, self.base))
+        return cleanup_estate.Estate(
+            self.estate.connection, [self.group], self.legacy, settings_of(self.estate, self.base)
+        )
 
     def explain(self) -> dict[str, Any]:
         """Return the plan."""
@@ -64,7 +68,7 @@ class Cleaned:
 
     def restore(self, *names: str, check_mode: bool = False) -> dict[str, Any]:
         """Bring files back."""
-        result: dict[str, Any] = cleanup.restore(self.subject, names or ("zoo",), check_mode)
+        result: dict[str, Any] = cleanup_return.restore(self.subject, names or ("zoo",), check_mode)
         return result
 
     def state(self) -> str:
@@ -144,6 +148,18 @@ def add_backup(connection: Connection) -> None:
     connection.commit()
 
 
+def make_legacy(path: Path) -> None:
+    """Create a legacy database with rows in its ``-wal`` alone."""
+    origin = path.with_name("origin.db")
+    with closing(sqlite3.connect(origin)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.executescript("CREATE TABLE notes (id INTEGER PRIMARY KEY); INSERT INTO notes VALUES (1), (2)")
+        for suffix in ("", "-wal"):
+            Path(f"{path}{suffix}").write_bytes(Path(f"{origin}{suffix}").read_bytes())
+    origin.unlink()
+
+
 def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Path] = ()) -> Cleaned:
     """Cut an estate over, and let it meet every condition of cleanup."""
     estate.cut_over()
@@ -165,4 +181,14 @@ def release(directory: Path) -> None:
         safe_paths.fence.set_immutable(path, False)
 
 
-__all__ = ["DAY", "Cleaned", "add_backup", "insert_checks", "make_ready", "release", "settings_of", "well"]
+__all__ = [
+    "DAY",
+    "Cleaned",
+    "add_backup",
+    "insert_checks",
+    "make_legacy",
+    "make_ready",
+    "release",
+    "settings_of",
+    "well",
+]

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.migration import archive, quarantine, safe_paths
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.quarantine import FILE, SYMLINK, Move
+from ansible.module_utils.migration.quarantine_entry import FILE, SYMLINK, Move
 
 from tests.validation.support import Estate, make_estate
 

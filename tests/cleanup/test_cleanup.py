@@ -18,19 +18,7 @@ from ansible.module_utils.migration.errors import MigrationError
 
 from tests.validation.support import Estate
 
-from .support import Cleaned, add_backup, make_ready
-
-
-def make_legacy(path: Path) -> None:
-    """Create a legacy database with rows in its ``-wal`` alone."""
-    origin = path.with_name("origin.db")
-    with closing(sqlite3.connect(origin)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.executescript("CREATE TABLE notes (id INTEGER PRIMARY KEY); INSERT INTO notes VALUES (1), (2)")
-        for suffix in ("", "-wal"):
-            Path(f"{path}{suffix}").write_bytes(Path(f"{origin}{suffix}").read_bytes())
-    origin.unlink()
+from .support import Cleaned, add_backup, make_legacy, make_ready
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import cleanup_plan
+from ansible.module_utils.migration import cleanup_entry, cleanup_look, cleanup_plan
 from ansible.module_utils.migration.errors import MigrationError, Problem
 
 from tests.validation.support import Estate, make_estate
@@ -84,7 +84,7 @@ def make_unchecked_wal(path: Path) -> None:
 def test_a_live_source_waits_for_its_soak_time(estate: Estate) -> None:
     result = plan(estate)
     (entry,) = result["entries"]
-    assert entry["action"] == cleanup_plan.ARCHIVE
+    assert entry["action"] == cleanup_entry.ARCHIVE
     assert entry["rows"] == {"owners": 2, "pets": 2}
     assert entry["sha256"] == hashlib.sha256(estate.source.read_bytes()).hexdigest()
     assert entry["may_go_at"]
@@ -135,7 +135,7 @@ def test_every_unmet_condition_is_named_at_once(estate: Estate, tmp_path: Path) 
         str(estate.source),
         str(elsewhere),
         "a file of its own",
-        cleanup_plan.ABSENT,
+        cleanup_entry.ABSENT,
     ]
 
 
@@ -164,7 +164,7 @@ def test_a_process_that_cannot_be_looked_into_is_no_proof(estate: Estate, monkey
     def refuse(_path: Path) -> list[Any]:
         raise MigrationError("Nobody may look.", [Problem("process 7", "its files cannot be listed", "Run as root")])
 
-    monkeypatch.setattr(cleanup_plan.open_files, "find_holders", refuse)
+    monkeypatch.setattr(cleanup_look.open_files, "find_holders", refuse)
     (entry,) = plan(estate)["entries"]
     assert any("nobody can tell whether it is open: process 7" in reason for reason in entry["unmet"])
     assert entry["total_rows"] == 4
@@ -196,7 +196,7 @@ def test_absent_files_are_called_absent(estate: Estate, tmp_path: Path) -> None:
     dangling = tmp_path / "dangling.db"
     dangling.symlink_to("/nonexistent/file.db")
     result = plan(estate, tmp_path / "none.db", dangling)
-    assert [entry["action"] for entry in result["entries"][1:]] == [cleanup_plan.ABSENT] * 2
+    assert [entry["action"] for entry in result["entries"][1:]] == [cleanup_entry.ABSENT] * 2
     assert f"legacy file: {tmp_path / 'none.db'}: absent" in result["lines"]
     assert "a symlink that leads nowhere: /nonexistent/file.db" in result["entries"][2]["notes"]
 
@@ -206,21 +206,21 @@ def test_a_file_that_cannot_be_counted_is_kept(estate: Estate, tmp_path: Path, c
     path = tmp_path / "odd.db"
     path.write_bytes(content)
     entry = legacy_entry(estate, path)
-    assert entry["action"] == cleanup_plan.KEEP
+    assert entry["action"] == cleanup_entry.KEEP
     assert entry["rows"] is None
     assert any("its rows cannot be counted" in reason for reason in entry["unmet"])
 
 
 def test_a_directory_is_kept(estate: Estate, tmp_path: Path) -> None:
     (tmp_path / "directory.db").mkdir()
-    assert legacy_entry(estate, tmp_path / "directory.db")["action"] == cleanup_plan.KEEP
+    assert legacy_entry(estate, tmp_path / "directory.db")["action"] == cleanup_entry.KEEP
 
 
 def test_a_legacy_path_that_leads_to_a_source_is_kept(estate: Estate, tmp_path: Path) -> None:
     link = tmp_path / "legacy.db"
     link.symlink_to(estate.source)
     entry = legacy_entry(estate, link)
-    assert entry["action"] == cleanup_plan.KEEP
+    assert entry["action"] == cleanup_entry.KEEP
     assert "source of cutover group zoo" in entry["unmet"][0]
 
 

@@ -80,6 +80,12 @@ class Cleaned:
             options += ("-e", f"sqlite_cleanup_restore_groups={restore}")
         return self.play("6_cleanup", options=options)
 
+    def describe(self) -> list[str]:
+        """Return everything of the host that a playbook could change, but what PostgreSQL itself writes."""
+        lines = self.shell((ROOT / "molecule/default/describe_host.sh").read_text(encoding="utf-8")).splitlines()
+        assert len(lines) > 1000
+        return [line for line in lines if "/var/lib/postgresql" not in line and not line.startswith("process ")]
+
     def sql(self, statement: str) -> str:
         """Run SQL as the superuser and return what it prints."""
         result = self.host.run(
@@ -163,6 +169,7 @@ SOURCES = (
     "/opt/swarm-deploy/data/deployments.db",
     "/opt/swarm-platform/data/swarm.db",
 )
+OTHER_DISK = "/opt/swarm-mcp-factory.legacy"
 _ASK_SERVICES = """
 import json, urllib.request
 for port in (4001, 4002, 4003, 4004):
@@ -201,8 +208,13 @@ print(digest(found), legacy)
 
 @pytest.fixture(scope="session")
 def cleaned() -> Cleaned:
-    """Return the host."""
-    return Cleaned(testinfra.get_host(f"docker://{PREFIX}swarm-dev"))
+    """Return the host, with a legacy file on a disk of its own."""
+    cleaned = Cleaned(testinfra.get_host(f"docker://{PREFIX}swarm-dev"))
+    cleaned.shell(
+        f"if ! mountpoint -q {OTHER_DISK}; then mkdir /run/kept && cp -a {OTHER_DISK}/* /run/kept "
+        f"&& mount -t tmpfs -o mode=0755 tmpfs {OTHER_DISK} && cp -a /run/kept/* {OTHER_DISK} && rm -r /run/kept; fi"
+    )
+    return cleaned
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,11 @@ SOURCES = (
 )
 SYMLINKS = ("/opt/swarm-tickets/data/swarm.db", "/opt/swarm-tickets/tickets.db", "/opt/swarm-platform/tickets.db")
 LEGACY = ("/opt/swarm-platform/swarm.db", "/opt/swarm-mcp-factory.legacy/registry.db")
+# That of the first disk, and that at the top of another one: nothing is moved from one to the other.
+QUARANTINES = (
+    "/var/lib/sqlite-migration/quarantine",
+    "/opt/swarm-mcp-factory.legacy/.sqlite-migration-quarantine",
+)
 # A report that says something new is written, and the checks of a user write rows.
 REPORT_TASKS = {
     "validation : Functional checks | Play what a user does with the services",
@@ -55,8 +60,10 @@ def before(remembered: dict[str, Any]) -> None:
 def test_nothing_happens_without_a_confirmation(cleaned: Any) -> None:
     # As if the backup that was taken after the cutover had not been proven yet.
     cleaned.sql("UPDATE migration.backup SET verified_at = NULL")
+    before = cleaned.describe()
     run = cleaned.clean_up()
     assert (run.status, run.changed) == (0, 0), run.output
+    assert cleaned.describe() == before
     assert "not yet: it has been on PostgreSQL for 0.0 hours of 7 days" in run.output
     assert "not yet: there is no verified backup" in run.output
     for path in SOURCES:
@@ -126,7 +133,7 @@ def test_a_confirmed_plan_archives_and_hides_every_file(cleaned: Any) -> None:
     for path in (*SOURCES, *SYMLINKS, *LEGACY):
         assert cleaned.host.file(path).is_directory and not cleaned.host.file(path).is_symlink
         assert cleaned.shell(f"ls {path}") == "README"
-    for path in ("/var/lib/sqlite-migration/quarantine", "/var/backups/sqlite-migration"):
+    for path in (*QUARANTINES, "/var/backups/sqlite-migration"):
         assert (cleaned.host.file(path).mode, cleaned.host.file(path).user) == (0o700, "root")
     assert cleaned.stores() == ["postgresql"] * 4
 
@@ -177,7 +184,8 @@ def test_the_last_deletion_keeps_every_row(cleaned: Any, remembered: dict[str, A
     run = cleaned.clean_up(confirm=plan.plan_id)
     assert (run.status, run.changed) == (0, 1), run.output
     assert set(cleaned.states().values()) == {"removed"}
-    assert not cleaned.host.file("/var/lib/sqlite-migration/quarantine").exists
+    for path in QUARANTINES:
+        assert not cleaned.host.file(path).exists
     assert cleaned.archives() == f"{remembered['sources']} 2"
     assert cleaned.rows() == rows
     # The functional checks of validation log in, which changes a time of a user; no row has come or gone.

@@ -162,10 +162,19 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import archive, cleanup, cleanup_plan, ledger
+from ansible.module_utils.migration import (
+    archive,
+    cleanup,
+    cleanup_conditions,
+    cleanup_estate,
+    cleanup_plan,
+    cleanup_return,
+    ledger,
+)
 from ansible.module_utils.migration.connection import (
     LOGIN_ARGUMENTS,
     Login,
+    LoginRefused,
     ServerUnreachable,
     connected,
     explained,
@@ -182,7 +191,7 @@ def run(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """
     groups = [parse_group(entry) for entry in parameters["groups"]]
     legacy = parameters["legacy_files"]
-    settings = cleanup_plan.Settings(
+    settings = cleanup_conditions.Settings(
         soak_days=parameters["soak_days"],
         quarantine_days=parameters["quarantine_days"],
         work_directory=parameters["work_directory"],
@@ -199,18 +208,20 @@ def run(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         with connected(Login.from_arguments(parameters)) as connection, explained("cleaning up"):
             if check_mode and not ledger.exists(connection):
                 return _bare(groups, legacy, settings, "the database has no ledger yet")
-            estate = cleanup.Estate(connection, groups, legacy, settings)
+            estate = cleanup_estate.Estate(connection, groups, legacy, settings)
             if restored:
-                result: dict[str, Any] = cleanup.restore(estate, restored, check_mode)
+                result: dict[str, Any] = cleanup_return.restore(estate, restored, check_mode)
             elif confirm:
                 result = cleanup.carry_out(estate, confirm, check_mode)
             else:
                 result = cleanup.explain(estate, check_mode)
             return result
-    except ServerUnreachable:
+    except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise
-        return _bare(groups, legacy, settings, "there is no server yet")
+        # The roles before this one may only have announced the server, its database or the new password.
+        why = "there is no server yet" if isinstance(error, ServerUnreachable) else str(error.problems[0])
+        return _bare(groups, legacy, settings, why)
 
 
 def _bare(groups: Any, legacy: Any, settings: Any, why: str) -> dict[str, Any]:
@@ -230,7 +241,7 @@ def main() -> None:
             "soak_days": {"type": "float", "default": 7},
             "quarantine_days": {"type": "float", "default": 7},
             "archive_directory": {"type": "path", "default": archive.ARCHIVE_DIRECTORY},
-            "quarantine_directory": {"type": "path", "default": cleanup_plan.QUARANTINE_DIRECTORY},
+            "quarantine_directory": {"type": "path", "default": cleanup_conditions.QUARANTINE_DIRECTORY},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
             **LOGIN_ARGUMENTS,
         },
