@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import cleanup_steps, cleanup_text, quarantine_place, soak
+from . import cleanup_steps, cleanup_text, driver_package, quarantine_place, soak
 from .cleanup_estate import Estate
 from .cleanup_records import (
     CONFIRMED,
@@ -47,9 +47,9 @@ def carry_out(estate: Estate, confirm: str, check_mode: bool = False) -> dict[st
     """
     with estate.locked():
         plan = estate.plan()
+        if not check_mode:
+            _remove_empty_directories(estate)
         if _is_finished(estate, confirm) and plan["plan_id"] != confirm:
-            if not check_mode:
-                _remove_empty_directories(estate)
             text = f"Plan {confirm} was carried out; nothing of it is left to do."
             return {**plan, "changed": False, "done": [], "lines": [text, "", *plan["lines"]]}
         _require_confirmed(estate, plan, confirm)
@@ -133,6 +133,6 @@ def _confirm(
         group = entry["name"] if kind == SOURCE else soak.LEGACY
         write_file(estate.connection, FileRecord(path, kind, group, plan["plan_id"], CONFIRMED, None, facts))
     for package in packages:
-        facts = {"package": {key: package[key] for key in ("path", "directory", "users", "services", "groups")}}
+        facts = {"package": {key: package[key] for key in driver_package.LASTING}}
         write_file(estate.connection, FileRecord(package["path"], PACKAGE, "", plan["plan_id"], CONFIRMED, None, facts))
     estate.connection.commit()

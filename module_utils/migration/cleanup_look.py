@@ -81,7 +81,8 @@ def read(entry: Entry, quarantine_directory: str, work_directory: str | None) ->
             entry.quarantine = _quarantine_of(entry, resolved, quarantine_directory)
             entry.archive = f"{Path(entry.quarantine).name}-{entry.sha256[:12]}"
             entry.rows = _count(resolved, pieces, bool(holders), work_directory)
-    except (MigrationError, OSError) as error:
+    except (MigrationError, OSError, sqlite3.Error, ValueError) as error:
+        # A ValueError too: a file can be made so that the name of a table holds what no statement can.
         problems = error.problems if isinstance(error, MigrationError) else []
         entry.keep(f"its rows cannot be counted: {'; '.join(problem.what for problem in problems) or error}")
     return holders

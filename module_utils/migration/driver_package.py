@@ -29,6 +29,8 @@ _KINDS = ("dependencies", "optionalDependencies", "devDependencies", "peerDepend
 _NPM_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 # The lock files of others, with the program that keeps each.
 _OTHER_LOCKS = {"pnpm-lock.yaml": "pnpm", "yarn.lock": "yarn", "bun.lock": "bun", "bun.lockb": "bun"}
+# What the ledger keeps of a package whose driver is to go.
+LASTING = ("path", "directory", "homes", "users", "services", "groups")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 300
 _MOST_BYTES = 10 << 20
@@ -41,8 +43,9 @@ def find(groups: Sequence[Group]) -> list[dict[str, Any]]:
     Services that share a ``package.json`` or a ``node_modules`` have one package together: the driver must not be
     taken from a service whose group still needs it.
 
-    :returns: ``path``, ``directory``, ``users``, ``services``, ``groups``, ``driver`` (None if it names none),
-        ``note``, and ``by_hand``: why npm cannot remove it here, empty if it can.
+    :returns: ``path`` and ``directory`` (symlinks resolved), ``homes`` (as the inventory names it), ``users``,
+        ``services``, ``groups``, ``driver`` (None if it names none), ``note``, and ``by_hand``: why npm cannot remove
+        it here, empty if it can.
     """
     packages: list[dict[str, Any]] = []
     shared: dict[str, list[dict[str, Any]]] = {}
@@ -53,10 +56,11 @@ def find(groups: Sequence[Group]) -> list[dict[str, Any]]:
             if package is None:
                 driver, note = _read(path)
                 package = {
-                    **{"path": path, "directory": os.path.dirname(path), "users": []},
+                    **{"path": path, "directory": os.path.dirname(path), "homes": [], "users": []},
                     **{"services": [], "groups": [], "driver": driver, "note": note},
                 }
                 packages.append(package)
+            package["homes"].append(service.directory)
             package["users"].append(service.user)
             package["services"].append(service.name)
             package["groups"].append(group.name)
@@ -66,7 +70,7 @@ def find(groups: Sequence[Group]) -> list[dict[str, Any]]:
         for package in together:
             package["groups"] += names
     for package in packages:
-        for key in ("users", "services", "groups"):
+        for key in ("homes", "users", "services", "groups"):
             package[key] = list(dict.fromkeys(package[key]))
         package["by_hand"] = _obstacle(package) if package["driver"] else ""
         if not package["driver"] and not package["note"] and _installed(package).is_dir():
@@ -83,7 +87,9 @@ def _read(path: str | Path) -> tuple[str | None, str]:
         return None, ABSENT
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return None, f"cannot be read: {type(error).__name__}"
-    return (str(versions[0])[:100] if versions else None), ""
+    # It may hold what no output and no jsonb can.
+    shown = "".join(letter if letter.isprintable() else "?" for letter in str(versions[0])[:100]) if versions else None
+    return shown, ""
 
 
 def _read_json(path: str | Path) -> Any:
@@ -118,6 +124,8 @@ def _obstacle(package: Mapping[str, Any]) -> str:
         _account_of(package)
     except MigrationError as error:
         return "; ".join(problem.what for problem in error.problems)
+    except OSError as error:
+        return f"it cannot be looked at: {error.strerror}"
     return ""
 
 
@@ -143,8 +151,9 @@ def _account_of(package: Mapping[str, Any]) -> pwd.struct_passwd:
             if account.pw_uid == owner:
                 return account
     if owner == 0:
-        # Root runs npm only where nobody else can lay anything in its way.
-        for directory in (str(package["directory"]), os.path.realpath(f"{package['directory']}/node_modules")):
+        # Root runs npm only where nobody else can lay anything in its way, or lead it elsewhere.
+        installed = os.path.realpath(f"{package['directory']}/node_modules")
+        for directory in (*package["homes"], str(package["directory"]), installed):
             safe_paths.require_private(directory, secret=False)
         return pwd.getpwuid(0)
     raise _failed(path, f"it belongs to the user with the id {owner}, as whom none of its services runs")

@@ -152,16 +152,17 @@ def _descriptors(pid: int) -> dict[str, str]:
 
 def _holds(pid: int, inodes: set[tuple[int, int]]) -> list[Holder]:
     """Return one holder for each path under which a process has one of the inodes open."""
-    directory = _PROC / str(pid) / "fd"
+    # Plain text: there are thousands of them, and a path object costs as much as the call.
+    directory = f"{_PROC}/{pid}/fd"
 
     def read() -> set[str]:
         paths: set[str] = set()
         for entry in os.listdir(directory):
             with suppress(FileNotFoundError):
-                target = os.readlink(directory / entry)
+                target = os.readlink(f"{directory}/{entry}")
                 # Anything else is a socket, a pipe, or the like.
                 if target.startswith("/"):
-                    info = os.stat(directory / entry)
+                    info = os.stat(f"{directory}/{entry}")
                     if (info.st_dev, info.st_ino) in inodes:
                         paths.add(target)
         return paths

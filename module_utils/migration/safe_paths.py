@@ -290,9 +290,12 @@ def through(descriptor: int) -> str:
 
 
 def mount_of(descriptor: int) -> int:
-    """Return the number of the mount that an open file was reached through: a rename cannot leave it."""
+    """Return the number of the mount that an open file was reached through: a rename cannot leave it.
+
+    It is 0 where the kernel does not tell.
+    """
     text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("mnt_id:"))
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
 
 
 def synchronise(descriptor: int) -> None:

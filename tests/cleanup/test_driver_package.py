@@ -262,6 +262,27 @@ def test_root_runs_no_npm_where_others_may_write(open_directory: Path, writable:
 
 
 @as_root
+def test_a_symlink_leads_root_to_no_other_package(open_directory: Path) -> None:
+    other, service = open_directory / "other", open_directory / "service"
+    other.mkdir()
+    service.mkdir()
+    text = make_package(other).read_text()
+    (service / "package.json").symlink_to(other / "package.json")
+    os.chown(service, 65534, 65534)
+    (package,) = driver_package.find(of_nobody(service))
+    assert (package["path"], package["driver"]) == (str(other / "package.json"), "11.10.0")
+    assert "may be changed by somebody else" in package["by_hand"]
+    require_untouched(other, text)
+
+
+@pytest.mark.parametrize("version", ["\\u0000", "\\ud800", "\\u001b[31m"])
+def test_a_version_that_no_output_can_hold_is_shown_without_it(tmp_path: Path, version: str) -> None:
+    (tmp_path / "package.json").write_text('{"dependencies": {"better-sqlite3": "1' + version + '"}}')
+    (package,) = driver_package.find(groups_of(tmp_path))
+    assert package["driver"].startswith("1?")
+
+
+@as_root
 def test_a_package_of_a_stranger_is_left_alone(open_directory: Path) -> None:
     text = make_package(open_directory).read_text()
     give(open_directory, 12345)
