@@ -17,7 +17,8 @@ check() {
 }
 
 mapfile -t typed < <(git ls-files --cached --others --exclude-standard \
-  'module_utils/*.py' 'roles/*/library/*.py' 'roles/*/filter_plugins/*.py' 'roles/*/action_plugins/*.py' \
+  'doc_fragments/*.py' 'module_utils/*.py' \
+  'roles/*/library/*.py' 'roles/*/filter_plugins/*.py' 'roles/*/action_plugins/*.py' \
   'scripts/*.py' 'molecule/*.py' 'tests/*.py' 'bench/*.py' 'docs/*.py')
 
 check "collections are those of requirements.yml" python scripts/install_collections.py --check

@@ -37,40 +37,6 @@ options:
     type: str
     choices: [fail, warn]
     default: fail
-  login_host:
-    description: Address of the PostgreSQL server, or the directory of its Unix socket.
-    type: str
-    default: 127.0.0.1
-  login_port:
-    description: Port of the server.
-    type: int
-    default: 5432
-  login_db:
-    description: Target database.
-    type: str
-    required: true
-  login_user:
-    description: Role that migrates.
-    type: str
-    required: true
-  login_password:
-    description: Password of that role.
-    type: str
-  session_role:
-    description: Role to become after the login, the owner of the tables.
-    type: str
-  ssl_mode:
-    description: How the connection is protected, as in libpq.
-    type: str
-    default: prefer
-    choices: [disable, allow, prefer, require, verify-ca, verify-full]
-  ca_cert:
-    description: File with the certificate authorities that may have signed the server's certificate.
-    type: path
-  connect_timeout:
-    description: Seconds to wait for the server.
-    type: int
-    default: 10
 attributes:
   check_mode:
     description:
@@ -80,8 +46,8 @@ attributes:
   diff_mode:
     description: Lists the applied files before and after.
     support: full
-requirements:
-  - psycopg2 on the host
+extends_documentation_fragment:
+  - postgres_login
 author:
   - The maintainers of this project
 """

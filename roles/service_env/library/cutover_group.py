@@ -91,40 +91,6 @@ options:
   lose_rows:
     description: With O(state=sqlite) the exact number of rows that may be lost. All are kept if it is not given.
     type: int
-  login_host:
-    description: Address of the PostgreSQL server for the migrating role, or the directory of its Unix socket.
-    type: str
-    default: 127.0.0.1
-  login_port:
-    description: Port of the server.
-    type: int
-    default: 5432
-  login_db:
-    description: Target database.
-    type: str
-    required: true
-  login_user:
-    description: Role that migrates.
-    type: str
-    required: true
-  login_password:
-    description: Password of that role.
-    type: str
-  session_role:
-    description: Role to become after the login, the owner of the tables.
-    type: str
-  ssl_mode:
-    description: How the connection is protected, as in libpq.
-    type: str
-    default: prefer
-    choices: [disable, allow, prefer, require, verify-ca, verify-full]
-  ca_cert:
-    description: File with the certificate authorities that may have signed the server's certificate.
-    type: path
-  connect_timeout:
-    description: Seconds to wait for the server.
-    type: int
-    default: 10
 attributes:
   check_mode:
     description: Makes every check and says what would be done. Writes, stops and starts nothing.
@@ -133,8 +99,9 @@ attributes:
     description: Shows each C(.env) before and after, with every secret masked.
     support: full
 requirements:
-  - psycopg2 on the host
   - pm2 and its running daemon
+extends_documentation_fragment:
+  - postgres_login
 author:
   - The maintainers of this project
 """

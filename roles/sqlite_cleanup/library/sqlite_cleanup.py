@@ -59,48 +59,15 @@ options:
     description: Directory on the host for private copies. It is created with mode 0700.
     type: path
     default: /var/lib/sqlite-migration
-  login_host:
-    description: Address of the PostgreSQL server, or the directory of its Unix socket.
-    type: str
-    default: 127.0.0.1
-  login_port:
-    description: Port of the server.
-    type: int
-    default: 5432
-  login_db:
-    description: Target database.
-    type: str
-    required: true
-  login_user:
-    description: Role that reads the ledger.
-    type: str
-    required: true
-  login_password:
-    description: Password of that role.
-    type: str
-  session_role:
-    description: Role to become after the login, the owner of the tables.
-    type: str
-  ssl_mode:
-    description: How the connection is protected, as in libpq.
-    type: str
-    default: prefer
-    choices: [disable, allow, prefer, require, verify-ca, verify-full]
-  ca_cert:
-    description: File with the certificate authorities that may have signed the server's certificate.
-    type: path
-  connect_timeout:
-    description: Seconds to wait for the server.
-    type: int
-    default: 10
 attributes:
   check_mode:
     description: Says what would be done, and does nothing. Where there is no server or ledger yet, that is one more
       condition that is not met.
     support: full
 requirements:
-  - psycopg2 on the host
   - npm on the host, to remove better-sqlite3
+extends_documentation_fragment:
+  - postgres_login
 author:
   - The maintainers of this project
 """
