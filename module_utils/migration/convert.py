@@ -2,7 +2,7 @@
 
 Nothing here changes what a value means. What cannot be said exactly in the target's type is
 refused, with the name of the policy that may answer for it. The inverse mapping in
-:mod:`.verify` is written apart from this one and shares nothing with it.
+:mod:`.canonical` is written apart from this one and shares nothing with it.
 """
 
 from __future__ import annotations

@@ -34,10 +34,11 @@ from .export_sides import Sides
 from .export_table import Written, export_table
 from .plan import TablePlan, plan_group
 from .prepare import Prepared, prepare
+from .row_sums import sum_target
 from .server_forms import ServerForms
 from .snapshot import sha256_of
 from .source import add_missing_collations, read_tables
-from .verify import Comparison, compare_tables, sum_target
+from .verify import Comparison, compare_tables
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

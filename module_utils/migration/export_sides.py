@@ -20,6 +20,7 @@ from .names import table_name
 from .plan import ColumnPlan, TablePlan
 from .policies import repair
 from .prepare import PreparedTable
+from .row_sums import put_together
 from .server_forms import ServerForms
 from .source import Value, quote_name, read_rows, row_key
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from psycopg2.sql import Composable
 
 _STREAMED_ROWS = 5_000
-# Of up to two arguments each, and SQLite's printf takes 127.
-_FIELDS_AT_ONCE = 50
 
 
 class Sides:
@@ -102,7 +101,7 @@ class Sides:
         return row[:count], row_key(plan.source, row[count:])
 
     def _plain_hashes(self, condition: str) -> Iterator[tuple[bytes, bytes, str, int]]:
-        """Yield the same for the rows whose fields SQLite builds itself; :mod:`.verify` reads them so too.
+        """Yield the same for the rows whose fields SQLite builds itself; :mod:`.row_sums` reads them so too.
 
         What only seems to differ is found by :meth:`_read_again`.
         """
@@ -245,9 +244,4 @@ def _digest(data: bytes) -> bytes:
 
 def _built_by_sqlite(columns: Sequence[ColumnPlan]) -> str:
     """Return the SQL of some fields of a plain row put together."""
-    fields = [found for found in map(source_field, columns) if found is not None]
-    parts = [fields[start : start + _FIELDS_AT_ONCE] for start in range(0, len(fields), _FIELDS_AT_ONCE)]
-    return " || ".join(
-        f"printf('{''.join(form for form, _ in part)}', {', '.join(each for _, values in part for each in values)})"
-        for part in parts
-    )
+    return put_together([found for found in map(source_field, columns) if found is not None])

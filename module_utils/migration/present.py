@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .names import table_name
 from .plan import TablePlan
-from .verify import sum_target
+from .row_sums import sum_target
 
 try:
     from psycopg2 import sql

@@ -24,10 +24,10 @@ from .load import server_errors, write_ledger
 from .names import table_name
 from .plan import TablePlan, plan_group
 from .prepare import PreparedTable, prepare
+from .row_sums import sum_source, sum_target
 from .server_forms import ServerForms
 from .snapshot import snapshot
 from .source import Value, open_snapshot, quote_name, read_rows, read_tables, row_key, to_json, to_json_text
-from .verify import sum_source, sum_target
 
 try:
     from psycopg2 import sql

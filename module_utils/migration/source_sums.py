@@ -18,9 +18,9 @@ from typing import Protocol
 from .plain_rows import PlainRows, plain_rows
 from .plan import TablePlan
 from .prepare import PreparedTable
+from .row_sums import RowSum, sum_plain_rows
 from .snapshot import Snapshot
 from .source import count_rows, open_snapshot
-from .verify import RowSum, sum_plain_rows
 
 # A smaller source is hashed in less time than a process takes to start.
 FROM_BYTES = 32 << 20

@@ -23,16 +23,11 @@ from .load import server_errors, write_ledger
 from .names import table_name
 from .plan import TablePlan
 from .prepare import Prepared, PreparedTable, missing_values, prepare
+from .row_differences import SHOWN_DIFFERENCES, differences_of_rows
+from .row_sums import RowSum, sum_source, sum_target
 from .server_forms import ServerForms
 from .source import open_snapshot, read_rows, row_key
-from .verify import (
-    SHOWN_DIFFERENCES,
-    Comparison,
-    RowSum,
-    differences_of_rows,
-    sum_source,
-    sum_target,
-)
+from .verify import Comparison
 
 try:
     from psycopg2 import sql

@@ -11,10 +11,10 @@ from . import catalog, export
 from .errors import MigrationError, Problem
 from .plan import plan_group
 from .prepare import prepare
+from .row_sums import sum_source
 from .server_forms import ServerForms
 from .snapshot import WORK_DIRECTORY, sha256_of, snapshot
 from .source import open_snapshot, read_tables
-from .verify import sum_source
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

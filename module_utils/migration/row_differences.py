@@ -1,0 +1,205 @@
+"""Which rows of a table differ between two sides, by key, with both values of each column."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from .canonical import define_functions, null_field, show
+from .names import table_name
+from .plan import ColumnPlan, TablePlan
+from .prepare import PreparedTable
+from .row_sums import (
+    RowSum,
+    concatenated,
+    copy_out,
+    digest_of,
+    odd_rows_of,
+    plain_fields,
+    plain_query,
+    put_together,
+    target_fields,
+    target_query,
+)
+from .server_forms import ServerForms
+
+try:
+    from psycopg2 import sql
+except ImportError:  # reported by connection.connect()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.sql import Composable
+
+SHOWN_DIFFERENCES = 20
+
+# Rows are sorted into this many buckets by a hash of their key, to find those that differ.
+_BUCKET_DIGITS = 3
+
+_RowsByKey = dict[tuple[str, ...], list[list[str]]]
+
+
+def find_differences(
+    connection: Connection, snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms
+) -> list[dict[str, str]]:
+    """Return the first rows that differ, by key, with both values of each column.
+
+    First each side adds up its rows in buckets of keys; then only the rows of the first buckets
+    that differ are read, so that no more than a small share of a table is held.
+    """
+    finder = _Finder(connection, snapshot, prepared, forms)
+    source, target = finder.source_buckets(), finder.target_buckets()
+    differing = sorted(name for name in {**source, **target} if source.get(name) != target.get(name))
+    result: list[dict[str, str]] = []
+    for bucket in differing:
+        result.extend(finder.differences_in(bucket))
+        if len(result) >= SHOWN_DIFFERENCES:
+            break
+    return result[:SHOWN_DIFFERENCES]
+
+
+class _Finder:
+    """Finds the rows of one table that differ."""
+
+    def __init__(
+        self, connection: Connection, snapshot: sqlite3.Connection, prepared: PreparedTable, forms: ServerForms
+    ) -> None:
+        self._connection = connection
+        self._snapshot = snapshot
+        self._prepared = prepared
+        self._forms = forms
+        self._positions = _key_positions(prepared.plan)
+
+    def source_buckets(self) -> dict[str, tuple[int, int, int]]:
+        """Return the sum of the source's rows in each bucket."""
+        sums: dict[str, RowSum] = {}
+        for fields in self._source_rows():
+            sums.setdefault(self._bucket(fields), RowSum()).add_digests(digest_of(fields))
+        return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
+
+    def target_buckets(self) -> dict[str, tuple[int, int, int]]:
+        """Return the sum of the target's rows in each bucket."""
+        sums: dict[str, RowSum] = {}
+
+        def consume(data: str) -> None:
+            for line in data.splitlines():
+                bucket, _, digest = line.partition("\t")
+                sums.setdefault(bucket, RowSum()).add_digests(bytes.fromhex(digest))
+
+        fields, joins = target_fields(self._connection, self._prepared.plan)
+        what = sql.SQL("{}, md5({})").format(self._target_bucket(fields), concatenated(fields))
+        copy_out(self._connection, target_query(self._prepared.plan, what, joins, None), consume)
+        return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
+
+    def differences_in(self, bucket: str) -> Iterator[dict[str, str]]:
+        """Yield what differs between both sides' rows of one bucket."""
+        source: dict[tuple[str, ...], list[list[str]]] = {}
+        for fields in self._source_rows():
+            if self._bucket(fields) == bucket:
+                source.setdefault(self._key(fields), []).append(fields)
+        target: dict[tuple[str, ...], list[list[str]]] = {}
+        for fields in self._target_rows(bucket):
+            target.setdefault(self._key(fields), []).append(fields)
+        yield from _between(self._prepared.plan, self._positions, source, target)
+
+    def _source_rows(self) -> Iterator[list[str]]:
+        """Yield the fields of every row of the source that was not rejected."""
+        prepared = self._prepared
+        if prepared.plain is not None:
+            define_functions(self._snapshot)
+            what = ", ".join(put_together([each]) for each in plain_fields(prepared.plain))
+            query = plain_query(prepared.plain, what, prepared.odd_rows == 0)
+            for row in self._snapshot.execute(query):
+                yield list(row)
+        if prepared.odd_rows:
+            yield from odd_rows_of(self._snapshot, prepared, self._forms)
+
+    def _target_rows(self, bucket: str) -> Iterator[list[str]]:
+        """Yield the fields of the target's rows in one bucket."""
+        plan = self._prepared.plan
+        fields, joins = target_fields(self._connection, plan)
+        wanted = sql.SQL("SELECT {} FROM {} AS t{} WHERE {} = {}").format(
+            sql.SQL(", ").join(sql.SQL("concat({})").format(each) for each in fields),
+            table_name(plan.target.name),
+            joins,
+            self._target_bucket(fields),
+            sql.Literal(bucket),
+        )
+        with self._connection.cursor() as cursor:
+            cursor.execute(wanted)
+            yield from map(list, cursor)
+
+    def _key(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields of a row's key."""
+        return tuple(fields[index] for index in self._positions)
+
+    def _bucket(self, fields: Sequence[str]) -> str:
+        """Return the name of the bucket that a row of the source belongs to."""
+        return digest_of(self._key(fields)).hex()[:_BUCKET_DIGITS]
+
+    def _target_bucket(self, fields: Sequence[Composable]) -> Composable:
+        """Return the SQL of the bucket's name for a row of the target."""
+        key = concatenated([fields[index] for index in self._positions])
+        return sql.SQL("left(md5({}), {})").format(key, sql.Literal(_BUCKET_DIGITS))
+
+
+def differences_of_rows(
+    snapshot: sqlite3.Connection,
+    after: PreparedTable,
+    old_snapshot: sqlite3.Connection,
+    before: PreparedTable,
+    forms: ServerForms,
+) -> list[dict[str, str]]:
+    """Return what differs between some rows as they are and as they were, as for source and target."""
+    positions = _key_positions(after.plan)
+    sides: list[_RowsByKey] = []
+    for connection, table in ((snapshot, after), (old_snapshot, before)):
+        rows: _RowsByKey = {}
+        for fields in odd_rows_of(connection, table, forms):
+            rows.setdefault(tuple(fields[index] for index in positions), []).append(fields)
+        sides.append(rows)
+    return list(islice(_between(after.plan, positions, *sides), SHOWN_DIFFERENCES))
+
+
+def _key_positions(plan: TablePlan) -> list[int]:
+    """Return which fields are the key of a row; all if the key is not among them."""
+    by_source = {column.source: index for index, column in enumerate(plan.compared)}
+    mapped = [by_source[name] for name in plan.source.key if name in by_source]
+    return mapped if len(mapped) == len(plan.source.key) else list(range(len(plan.compared)))
+
+
+def _between(
+    plan: TablePlan, positions: Sequence[int], source: _RowsByKey, target: _RowsByKey
+) -> Iterator[dict[str, str]]:
+    """Yield what differs between rows of both sides, by key."""
+    columns = plan.compared
+    for key in {**source, **target}:
+        ours, theirs = sorted(source.get(key, [])), sorted(target.get(key, []))
+        if ours == theirs:
+            continue
+        name = ", ".join(
+            f"{columns[index].source}={_shown(columns[index], item)}"
+            for index, item in zip(positions, key, strict=True)
+        )
+        if len(ours) != len(theirs):
+            yield {"key": name, "column": "(row)", "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
+            continue
+        left, right = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
+        for column, one, other in zip(columns, left, right, strict=True):
+            if one != other:
+                yield {
+                    "key": name,
+                    "column": column.source,
+                    "source": _shown(column, one),
+                    "target": _shown(column, other),
+                }
+
+
+def _shown(column: ColumnPlan, item: str) -> str:
+    """Return a canonical field as a short text for a person, masked if it is secret."""
+    if column.options.secret:
+        return "NULL" if item == null_field(column) else "(secret)"
+    return show(item)
