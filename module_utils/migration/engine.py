@@ -30,7 +30,8 @@ from .estate import Group
 from .load import analyze, load, read_sequences, set_sequences
 from .names import table_name
 from .plan import TablePlan, plan_group
-from .prepare import PreparedTable, prepare
+from .prepare import prepare
+from .prepare_table import PreparedTable
 from .present import Present, read_present
 from .progress import ProgressLog
 from .server_forms import ServerForms

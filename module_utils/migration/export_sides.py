@@ -19,7 +19,7 @@ from .export_rows import locator_columns, locator_text, where
 from .names import table_name
 from .plan import ColumnPlan, TablePlan
 from .policies import repair
-from .prepare import PreparedTable
+from .prepare_table import PreparedTable
 from .row_sums import put_together
 from .server_forms import ServerForms
 from .source import Value, quote_name, read_rows, row_key

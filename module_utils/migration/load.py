@@ -19,7 +19,8 @@ from .feed import plain_lines
 from .names import table_name
 from .plain_rows import copy_blocks
 from .plan import TablePlan
-from .prepare import Prepared, PreparedTable
+from .prepare import Prepared
+from .prepare_table import PreparedTable
 from .progress import CountedLines
 from .rebuilt import FROM_ROWS, rebuilt
 from .source import quote_name, read_sequence

@@ -23,7 +23,8 @@ from .estate import Group
 from .load import server_errors, write_ledger
 from .names import table_name
 from .plan import TablePlan, plan_group
-from .prepare import PreparedTable, prepare
+from .prepare import prepare
+from .prepare_table import PreparedTable
 from .row_sums import sum_source, sum_target
 from .server_forms import ServerForms
 from .snapshot import snapshot

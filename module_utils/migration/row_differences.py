@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .canonical import define_functions, null_field, show
 from .names import table_name
 from .plan import ColumnPlan, TablePlan
-from .prepare import PreparedTable
+from .prepare_table import PreparedTable
 from .row_sums import (
     RowSum,
     concatenated,

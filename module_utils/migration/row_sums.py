@@ -25,7 +25,7 @@ from .names import table_name
 from .plain_rows import PlainRows
 from .plan import ColumnPlan, TablePlan
 from .policies import repair
-from .prepare import PreparedTable
+from .prepare_table import PreparedTable
 from .server_forms import ServerForms
 from .source import Value, read_rows, row_key
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from .plain_rows import PlainRows, plain_rows
 from .plan import TablePlan
-from .prepare import PreparedTable
+from .prepare_table import PreparedTable
 from .row_sums import RowSum, sum_plain_rows
 from .snapshot import Snapshot
 from .source import count_rows, open_snapshot

@@ -22,7 +22,8 @@ from .estate import REFUSE, Group
 from .load import server_errors, write_ledger
 from .names import table_name
 from .plan import TablePlan
-from .prepare import Prepared, PreparedTable, missing_values, prepare
+from .prepare import Prepared, missing_values, prepare
+from .prepare_table import PreparedTable
 from .row_differences import SHOWN_DIFFERENCES, differences_of_rows
 from .row_sums import RowSum, sum_source, sum_target
 from .server_forms import ServerForms

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .prepare import PreparedTable
+from .prepare_table import PreparedTable
 from .row_differences import find_differences
 from .row_sums import RowSum, sum_source, sum_target
 from .server_forms import ServerForms

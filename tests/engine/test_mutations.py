@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import convert, engine, plain_rows, prepare
+from ansible.module_utils.migration import convert, engine, plain_rows, spool
 from ansible.module_utils.migration.catalog import read_catalog
 from ansible.module_utils.migration.connection import connect
 from ansible.module_utils.migration.errors import MigrationError
@@ -442,7 +442,7 @@ def break_plain_rows(monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Rows], 
 
 def break_rows_through_python(monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Rows], Rows]) -> None:
     """Let the lines that Python builds go wrong."""
-    right = prepare._Spool.write
+    right = spool.Spool.write
 
     def wrong(spool: Any, fields: list[Any]) -> None:
         if len(list(fields)) != 4:  # the ledger's
@@ -451,7 +451,7 @@ def break_rows_through_python(monkeypatch: pytest.MonkeyPatch, mistake: Callable
         for row in mistake([list(fields)]):
             right(spool, row)
 
-    monkeypatch.setattr(prepare._Spool, "write", wrong)
+    monkeypatch.setattr(spool.Spool, "write", wrong)
 
 
 @pytest.fixture
