@@ -13,38 +13,24 @@ import re
 import struct
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from fractions import Fraction
 from hashlib import sha1
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from .plan import EPOCH_FACTORS, INTEGER_RANGES, JULIAN_DAY_OF_1970, JULIAN_DAYS, ColumnPlan
+from .convert_times import date_converter, time_converter, timestamp_converter
+from .plan import INTEGER_RANGES, ColumnPlan
+from .refusals import Convert, Note, Refused, needs, storage_class
 from .source import Value, has_invalid_utf8
 
 # Root of the namespaces in which text ids become UUIDs. Never change it: the same id must become
 # the same UUID on every run and every host.
 ID_ROOT = uuid.UUID("7d0c1e9a-3f1b-5c57-9a53-0b6f3f2f6a11")
 
-Convert = Callable[[Value], "str | None"]
-Note = Callable[[str], None]
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _ANY_UUID = re.compile(r"(?:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{32})\Z")
 _DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?\Z")
 _INTEGER_TEXT = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
-_NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
-_TIME_TEXT = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)\.(\d+))?)?"
-    r"\s*(Z|[+-]\d\d(?::?\d\d)?)?\Z",
-    re.ASCII,
-)
-_CLOCK_TEXT = re.compile(r"([01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?\Z", re.ASCII)
-_NO_OFFSET = frozenset(("Z", "+00", "+00:00", "+0000", "-00", "-00:00", "-0000"))
-# PostgreSQL takes offsets up to ±15:59 and refuses the rest.
-_OFFSET = re.compile(r"Z|[+-](?:0\d|1[0-5])(?::?[0-5]\d)?\Z", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # jsonb holds numbers as numeric: at most 131,072 digits before the point and 16,383 after it.
 _JSON_EXPONENT_LIMIT = 16_000
 # What a numeric without a modifier holds: digits before the point, and after it.
@@ -54,21 +40,6 @@ _LONGEST_NUMBER = sum(_NUMERIC_LIMITS) + len("-.e-999999")
 _INTEGER_LENGTH = 20
 # Types outside our own kinds for which '' is a value like any other.
 _EMPTY_IS_A_VALUE = frozenset(("citext", "ltree", "tsvector", "tsquery", "hstore", "varbit", "xml", "name", "char"))
-# No time is written longer; a longer text is not even looked at.
-_LONGEST_TIME = 100
-
-
-class Refused(Exception):
-    """A value that its target column cannot hold as it is.
-
-    :param policy: the policy of :data:`.estate.POLICIES` that may answer for it.
-    :param what: what is wrong, without the value itself.
-    """
-
-    def __init__(self, policy: str, what: str) -> None:
-        super().__init__(what)
-        self.policy = policy
-        self.what = what
 
 
 def id_namespace(name: str) -> uuid.UUID:
@@ -115,18 +86,6 @@ def converter(column: ColumnPlan, note: Note) -> Convert:
     return guarded
 
 
-def storage_class(value: Value) -> str:
-    """Return SQLite's name of a value's storage class."""
-    if value is None:
-        return "null"
-    return {int: "integer", float: "real", str: "text", bytes: "blob"}[type(value)]
-
-
-def _needs(column: ColumnPlan, value: Value) -> Refused:
-    """Return the refusal of a value whose storage class does not fit the target's type."""
-    return Refused("unconvertible", f"holds {storage_class(value)} where {column.display_type} is needed")
-
-
 def _number_to_text(value: int | float) -> str:
     """Return the shortest text that reads back as the same number. SQLite's own is lossy."""
     return repr(value)
@@ -137,7 +96,7 @@ def _text(column: ColumnPlan, note: Note) -> Convert:
 
     def convert(value: Value) -> str:
         if isinstance(value, bytes):
-            raise _needs(column, value)
+            raise needs(column, value)
         if not isinstance(value, str):
             note(f"{storage_class(value)} to text")
             value = _number_to_text(value)  # type: ignore[arg-type] # None never gets here
@@ -169,7 +128,7 @@ def _uuid(column: ColumnPlan, note: Note) -> Convert:
 
     def convert(value: Value) -> str:
         if isinstance(value, bytes):
-            raise _needs(column, value)
+            raise needs(column, value)
         text = value if isinstance(value, str) else _number_to_text(value)  # type: ignore[arg-type]
         if _CANONICAL_UUID.match(text):
             return text
@@ -208,7 +167,7 @@ def _integer(column: ColumnPlan, note: Note) -> Convert:
         elif isinstance(value, int):
             number = value
         else:
-            raise _needs(column, value)
+            raise needs(column, value)
         if not low <= number <= high:
             raise Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
         return str(number)
@@ -228,7 +187,7 @@ def _boolean(column: ColumnPlan, note: Note) -> Convert:
             return texts[value.lower()]
         if isinstance(value, (int, float)):
             raise Refused("unconvertible", "holds a number other than 0 and 1 where boolean is needed")
-        raise _needs(column, value)
+        raise needs(column, value)
 
     return convert
 
@@ -238,7 +197,7 @@ def _json(column: ColumnPlan, note: Note) -> Convert:
 
     def convert(value: Value) -> str:
         if isinstance(value, bytes):
-            raise _needs(column, value)
+            raise needs(column, value)
         if isinstance(value, str):
             text = value
         else:
@@ -308,159 +267,6 @@ def _check_json(text: str, column: ColumnPlan) -> None:
         raise found[0]
 
 
-def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
-    """Return the moment that a number in a time column means, in the unit that the plan decided.
-
-    A Julian day is a REAL whose last bit is worth some 40 µs, so it is rounded to the nearest
-    millisecond, as SQLite's own ``datetime()`` does: the microseconds since 1970 are
-    ``round((day - 2440587.5) * 86400000) * 1000``, calculated in doubles, half to even.
-
-    :raises Refused: if the unit is not known, or no timestamp can hold the moment exactly.
-    """
-    if column.epoch_unit is None:
-        raise Refused("unconvertible", "holds a number whose unit is not known")
-    try:
-        if column.epoch_unit == JULIAN_DAYS:
-            microseconds = round((float(number) - JULIAN_DAY_OF_1970) * 86_400_000) * 1_000
-        else:
-            # A double stands for the shortest number that it is written as.
-            exact = Fraction(str(number)) * EPOCH_FACTORS[column.epoch_unit]
-            if exact.denominator != 1:
-                raise Refused("sub_microsecond", "holds a time finer than a microsecond")
-            microseconds = exact.numerator
-        return _EPOCH + timedelta(microseconds=microseconds)
-    except OverflowError:
-        raise Refused("out_of_range", "holds a time outside the years 1 to 9999") from None
-
-
-def _as_number(value: Value) -> float | Decimal | None:
-    """Return the number in a time column, None if it is a text in some other form."""
-    if isinstance(value, (int, float)):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str) and _NUMBER_TEXT.match(value) and len(value) <= _LONGEST_TIME:
-        return Decimal(value)
-    return None
-
-
-def _check_fraction(column: ColumnPlan, digits: str) -> None:
-    """Refuse digits of a second that the target's type would round away."""
-    scale = 6 if column.scale is None else column.scale
-    if digits[scale:].strip("0"):
-        finer = "a microsecond" if scale == 6 else f"{column.display_type} can hold"
-        raise Refused("sub_microsecond", f"holds a time finer than {finer}")
-
-
-def _timestamp(column: ColumnPlan, note: Note) -> Convert:
-    """A time: ISO text with or without a zone, or a number in the unit that the plan decided."""
-    zone: tzinfo = UTC if column.options.time_zone == "UTC" else ZoneInfo(column.options.time_zone)
-    zone_name = column.options.time_zone
-    with_zone = column.type_name == "timestamptz"
-
-    def convert(value: Value) -> str:
-        number = _as_number(value)
-        if number is not None:
-            moment = _moment(column, number)
-            _check_fraction(column, f"{moment.microsecond:06d}")
-            note(f"epoch {column.epoch_unit} to {column.display_type}")
-            return moment.isoformat(sep=" ") if with_zone else moment.replace(tzinfo=None).isoformat(sep=" ")
-        if not isinstance(value, str):
-            raise _needs(column, value)
-        day, clock, fraction, offset = _time_parts(value)
-        _check_fraction(column, fraction)
-        text = f"{day} {clock}" + (f".{fraction[:6]}" if fraction else "")
-        if with_zone and day[:4] in ("0001", "9999"):
-            _check_years(datetime.fromisoformat(f"{day} {clock}{_as_iso_offset(offset)}"), zone)
-        if not offset:
-            if not with_zone:
-                return text
-            moment = datetime.fromisoformat(f"{day} {clock}")
-            if moment.replace(tzinfo=zone, fold=0).utcoffset() != moment.replace(tzinfo=zone, fold=1).utcoffset():
-                raise Refused("unconvertible", f"holds a time that is ambiguous or missing in {zone_name}")
-            return f"{text} {zone_name}"
-        if with_zone:
-            return text + ("+00" if offset == "Z" else offset)
-        if offset not in _NO_OFFSET:
-            raise Refused("unconvertible", f"holds a time with an offset where {column.display_type} is needed")
-        return text
-
-    return convert
-
-
-def _as_iso_offset(offset: str) -> str:
-    """Return an offset as Python 3.11 and every later version reads it."""
-    return offset.replace("Z", "+00:00") if offset in ("", "Z") else f"{offset[:3]}:{offset[3:].lstrip(':') or '00'}"
-
-
-def _check_years(moment: datetime, zone: tzinfo) -> None:
-    """Refuse a time that its zone moves out of the years that every part of this engine can name."""
-    try:
-        (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
-    except OverflowError:
-        raise Refused("out_of_range", "holds a time outside the years 1 to 9999 in UTC") from None
-
-
-def _time_parts(text: str) -> tuple[str, str, str, str]:
-    """Return day, clock, digits of the second's fraction and offset of an ISO time, each '' if absent.
-
-    :raises Refused: if it is no time that exists.
-    """
-    match = _TIME_TEXT.match(text) if len(text) <= _LONGEST_TIME else None
-    if match is None:
-        raise Refused("unconvertible", "holds text that is not a time in a known form")
-    day, clock, fraction, offset = match.groups(default="")
-    clock = clock or "00:00"
-    try:
-        datetime.fromisoformat(f"{day} {clock}")
-    except ValueError:
-        raise Refused("unconvertible", "holds text that looks like a time but is none") from None
-    if offset and _OFFSET.match(offset) is None:
-        raise Refused("unconvertible", "holds a time with an offset that PostgreSQL does not know")
-    return day, clock, fraction, offset
-
-
-def _date(column: ColumnPlan, note: Note) -> Convert:
-    """A day of the calendar, or a time that is its very beginning.
-
-    A time with an offset, or a number, must be midnight in UTC; one without an offset, midnight.
-    """
-    not_midnight = f"holds a time of day where {column.display_type} is needed"
-
-    def convert(value: Value) -> str:
-        number = _as_number(value)
-        if number is not None:
-            moment = _moment(column, number)
-            if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
-                raise Refused("unconvertible", not_midnight)
-            note(f"epoch {column.epoch_unit} to {column.display_type}")
-            return moment.date().isoformat()
-        if not isinstance(value, str):
-            raise _needs(column, value)
-        day, clock, fraction, offset = _time_parts(value)
-        if clock.strip("0:") or fraction.strip("0") or (offset and offset not in _NO_OFFSET):
-            raise Refused("unconvertible", not_midnight)
-        if value != day:
-            note(f"time at midnight to {column.display_type}")
-        return day
-
-    return convert
-
-
-def _time(column: ColumnPlan, note: Note) -> Convert:
-    """A time of day without a zone: ``HH:MM``, ``HH:MM:SS`` or ``HH:MM:SS.ffffff``, never 24:00."""
-
-    def convert(value: Value) -> str:
-        if not isinstance(value, str):
-            raise _needs(column, value)
-        match = _CLOCK_TEXT.match(value) if len(value) <= _LONGEST_TIME else None
-        if match is None:
-            raise Refused("unconvertible", "holds text that is not a time of day in a known form")
-        fraction = match.group(2) or ""
-        _check_fraction(column, fraction)
-        return value[: len(value) - len(fraction)] + fraction[:6] if fraction else value
-
-    return convert
-
-
 def _numeric(column: ColumnPlan, note: Note) -> Convert:
     """An exact number; the target's precision and scale must hold every digit."""
     whole_digits, scale = _NUMERIC_LIMITS
@@ -479,7 +285,7 @@ def _numeric(column: ColumnPlan, note: Note) -> Convert:
             if isinstance(value, int) and scale >= 0 and len(text) <= whole_digits:
                 return text
         else:
-            raise _needs(column, value)
+            raise needs(column, value)
         _check_digits(text)
         return text
 
@@ -508,7 +314,7 @@ def _double(column: ColumnPlan, note: Note) -> Convert:
             if int(float(value)) != value:
                 raise Refused("unconvertible", f"holds a whole number that {column.display_type} cannot hold exactly")
             return str(value)
-        raise _needs(column, value)
+        raise needs(column, value)
 
     return convert
 
@@ -536,7 +342,7 @@ def _bytes(column: ColumnPlan, note: Note) -> Convert:
 
     def convert(value: Value) -> str:
         if not isinstance(value, bytes):
-            raise _needs(column, value)
+            raise needs(column, value)
         return "\\x" + value.hex()
 
     return convert
@@ -559,9 +365,9 @@ _CONVERTERS: dict[str, Callable[[ColumnPlan, Note], Convert]] = {
     "integer": _integer,
     "boolean": _boolean,
     "json": _json,
-    "timestamp": _timestamp,
-    "date": _date,
-    "time": _time,
+    "timestamp": timestamp_converter,
+    "date": date_converter,
+    "time": time_converter,
     "numeric": _numeric,
     "double": _double,
     "real": _real,

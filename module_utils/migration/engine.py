@@ -13,38 +13,32 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import kept, ledger, state
 from .catalog import read_catalog
-from .connection import explained, first_row
-from .difference import TableDifference, difference
+from .connection import explained
+from .difference import difference
+from .engine_checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
+from .engine_report import source_report, synced_report, table_report
 from .errors import MigrationError, Problem, RowsRefused
 from .estate import Group
 from .load import analyze, load, read_sequences, set_sequences
-from .names import table_name
 from .plan import TablePlan, plan_group
 from .prepare import prepare
-from .prepare_table import PreparedTable
-from .present import Present, read_present
+from .present import read_present
 from .progress import ProgressLog
 from .server_forms import ServerForms
 from .snapshot import WORK_DIRECTORY, Snapshot, snapshot
 from .source import count_rows, open_snapshot, read_left_out, read_tables
 from .source_sums import PlainSums, summing
-from .sync import NeedsFullLoad, Sync, Synced
+from .sync import Sync
 from .verify import Comparison, compare_tables
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -151,7 +145,7 @@ def compare(connection: Connection, group: Group, work_directory: str | None = N
             comparisons = compare_tables(connection, source, prepared.tables)
         result = {
             "tables": [
-                _table_report(table, comparison, False)
+                table_report(table, comparison, False)
                 for table, comparison in zip(prepared.tables, comparisons, strict=True)
             ],
             "sequences": read_sequences(connection, source, plans),
@@ -183,7 +177,7 @@ def profile(group: Group, work_directory: str | None = None) -> dict[str, Any]:
         return {
             "group": group.name,
             "kind": "profile",
-            "source": _source_report(copy),
+            "source": source_report(copy),
             "tables": [
                 {
                     "source": mapping.source,
@@ -283,12 +277,12 @@ class _Run:
             # It runs beside all this. Nothing is committed before it has found every page sound.
             self.copy.check.require()
             if not self.check_mode:
-                _require_equal(self.group, [table.plan for table in synced], comparisons)
-                _require_only_these_changes(connection, plans, present, synced)
+                require_equal(self.group, [table.plan for table in synced], comparisons)
+                require_only_these_changes(connection, plans, present, synced)
         earlier = ledger.read_latest_run(connection, self.group.name, REHEARSAL, FINAL) or {}
         report = {
             **self._report(CHANGED_ROWS, sequences),
-            "tables": [_synced_report(table, found, earlier) for table, found in zip(synced, differences, strict=True)],
+            "tables": [synced_report(table, found, earlier) for table, found in zip(synced, differences, strict=True)],
             "foreign_keys": check_foreign_keys(connection, plans, count_orphans=False),
             "rejects": [],
         }
@@ -331,7 +325,7 @@ class _Run:
         changed = not equal or not self.loaded
         before = comparisons
         if not equal:
-            _require_ours(self.group, present, self.loaded)
+            require_ours(self.group, present, self.loaded)
         if changed and not self.check_mode:
             with clock.step("load"):
                 clock.log.expect({table.plan.target.name: table.rows for table in prepared.tables})
@@ -341,13 +335,13 @@ class _Run:
                 analyze(connection, prepared)
             with clock.step("verify"):
                 comparisons = compare_tables(connection, self.source, prepared.tables, known)
-                _require_equal(self.group, [table.plan for table in prepared.tables], comparisons)
+                require_equal(self.group, [table.plan for table in prepared.tables], comparisons)
         differed = [not comparison.equal for comparison in before] or [True for _ in prepared.tables]
         shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
         report = {
             **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, sequences),
             "tables": [
-                _table_report(table, comparison, changed and differs)
+                table_report(table, comparison, changed and differs)
                 for table, comparison, differs in zip(prepared.tables, shown, differed, strict=True)
             ],
             # Those that were just made again were checked by PostgreSQL itself.
@@ -368,7 +362,7 @@ class _Run:
             "group": self.group.name,
             "kind": self.kind,
             "way": way,
-            "source": _source_report(self.copy),
+            "source": source_report(self.copy),
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,
             "ignored_tables": list(self.group.ignored_tables),
@@ -410,167 +404,3 @@ def _plan(connection: Connection, group: Group, source: sqlite3.Connection) -> l
     """Read both sides' tables and plan each of them."""
     targets = read_catalog(connection, [mapping.target for mapping in group.tables])
     return plan_group(group, source, read_tables(source), targets)
-
-
-def _require_ours(group: Group, present: Mapping[str, Present], loaded: Mapping[str, Any]) -> None:
-    """Refuse to replace rows that no run of ours has written.
-
-    :raises MigrationError: naming each table that holds such rows.
-    """
-    if not any(table.rows for table in present.values()):
-        return
-    problems = []
-    for name, table in present.items():
-        ours = loaded.get(name)
-        if table.rows and not table.ours:
-            then = "no run has loaded it yet" if ours is None else f"our last run left {ours['rows']:,} rows"
-            problems.append(
-                Problem(
-                    name,
-                    f"it holds {table.rows:,} rows, and {then}: somebody else wrote to it",
-                    "Find out who wrote there. If those rows are not needed, delete them by hand, then run again",
-                )
-            )
-        elif ours is not None and not table.ours:
-            problems.append(
-                Problem(
-                    name,
-                    f"it is empty, and our last run left {ours['rows']:,} rows: somebody else emptied it",
-                    "Find out who did. To load it again, empty the group's other target tables too, then run again",
-                )
-            )
-    if problems:
-        raise MigrationError(f"The target tables of cutover group {group.name} hold rows that are not ours.", problems)
-
-
-def _require_equal(group: Group, plans: Sequence[TablePlan], comparisons: Sequence[Comparison]) -> None:
-    """Refuse to commit what does not read back as it was.
-
-    :raises RowsRefused: naming rows, columns and both values.
-    """
-    problems = []
-    for plan, comparison in zip(plans, comparisons, strict=True):
-        if comparison.equal:
-            continue
-        where = f"{group.source_path}: {plan.source.name} → {plan.target.name}"
-        fix = "Nothing was committed. Please report this with the row named here"
-        for found in comparison.differences or [
-            {"key": "?", "column": "?", "source": str(comparison.source_rows), "target": str(comparison.target_rows)}
-        ]:
-            what = (
-                f"{found['key']}: {found['column']} is {found['source']} in SQLite and {found['target']} in PostgreSQL"
-            )
-            problems.append(Problem(where, what, fix))
-    if problems:
-        raise RowsRefused(f"Verification of cutover group {group.name} failed.", problems)
-
-
-def _require_only_these_changes(
-    connection: Connection, plans: Sequence[TablePlan], before: Mapping[str, Present], synced: Sequence[Synced]
-) -> None:
-    """Refuse a sync after which more rows than those it moved are no longer what they were.
-
-    :raises NeedsFullLoad: then every row has to be looked at.
-    """
-    after = read_present(connection, plans, {})
-    for table in synced:
-        name = table.plan.target.name
-        untouched = sum(after[name].writers.get(writer, 0) for writer in before[name].writers)
-        if after[name].rows != table.comparison.target_rows or untouched != before[name].rows - table.before.rows:
-            raise NeedsFullLoad(f"{name} changed by more than the rows that were moved.")
-
-
-def check_foreign_keys(
-    connection: Connection, plans: Sequence[TablePlan], count_orphans: bool = True
-) -> list[dict[str, Any]]:
-    """Return each foreign key of the group: whether PostgreSQL holds it valid, and its orphans counted.
-
-    :param count_orphans: if False, a valid one is taken at PostgreSQL's word.
-    """
-    result = []
-    with connection.cursor() as cursor:
-        for plan in plans:
-            for key in plan.target.foreign_keys:
-                cursor.execute(
-                    "SELECT convalidated FROM pg_constraint WHERE conrelid = %s::regclass AND conname = %s",
-                    (table_name(key.table).as_string(connection), key.name),
-                )
-                valid = bool(first_row(cursor)[0])
-                if valid and not count_orphans:
-                    result.append({"name": f"{key.table}: {key.name}", "valid": True, "orphans": 0})
-                    continue
-                pairs = [
-                    (sql.Identifier("c", child), sql.Identifier("p", parent))
-                    for child, parent in zip(key.columns, key.referenced_columns, strict=True)
-                ]
-                cursor.execute(
-                    sql.SQL(
-                        "SELECT count(*) FROM {} AS c WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {})"
-                    ).format(
-                        table_name(key.table),
-                        sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(child) for child, _ in pairs),
-                        table_name(key.referenced_table),
-                        sql.SQL(" AND ").join(sql.SQL("{} = {}").format(parent, child) for child, parent in pairs),
-                    )
-                )
-                orphans = int(first_row(cursor)[0])
-                result.append({"name": f"{key.table}: {key.name}", "valid": valid, "orphans": orphans})
-    return result
-
-
-# ---------------------------------------------------------------- the report
-
-
-def _source_report(copy: Snapshot) -> dict[str, Any]:
-    """Return what the report says of the source file."""
-    return {"path": str(copy.source_path), "inode": copy.inode, "size_bytes": copy.size_bytes}
-
-
-def _synced_report(table: Synced, found: TableDifference, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the report says of a table of which only the changed rows were moved.
-
-    :param earlier: the report of the run before, which counted the conversions of all rows.
-    """
-    known: Mapping[str, Any] = next(
-        (entry for entry in earlier.get("tables", ()) if entry["source"] == table.plan.source.name), {}
-    )
-    conversions = Counter(
-        {(entry["column"], entry["conversion"]): entry["rows"] for entry in known.get("conversions", ())}
-    )
-    conversions.subtract(table.before.conversions)
-    conversions.update(table.prepared.conversions)
-    counted = replace(table.prepared, conversions=Counter({name: rows for name, rows in conversions.items() if rows}))
-    return {
-        **_table_report(counted, table.comparison, bool(found)),
-        "kept": known.get("kept", []),
-        "rows_moved": {"in": len(found.new), "out": len(found.old)},
-    }
-
-
-def _table_report(table: PreparedTable, comparison: Comparison, changed: bool) -> dict[str, Any]:
-    """Return what the report says of one table."""
-    return {
-        "source": table.plan.source.name,
-        "target": table.plan.target.name,
-        "source_rows": table.source_rows,
-        "target_rows": comparison.target_rows,
-        "rejected_rows": len(table.rejected),
-        "filtered_rows": table.plan.filtered_rows,
-        "source_hash": comparison.source_hash,
-        "target_hash": comparison.target_hash,
-        "equal": comparison.equal,
-        "changed": changed,
-        "differences": comparison.differences,
-        "conversions": [
-            {"column": column, "conversion": conversion, "rows": rows}
-            for (column, conversion), rows in sorted(table.conversions.items())
-        ],
-        "kept": [
-            {
-                "column": column,
-                "rows": sum(values.values()),
-                "values": {value or "(secret)": rows for value, rows in values.items()},
-            }
-            for column, values in table.kept.items()
-        ],
-    }

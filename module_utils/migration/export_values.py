@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 from .canonical import source_reader
-from .convert import Convert, Refused, converter
+from .convert import converter
 from .export_sides import Sides, hash_of
 from .plan import ColumnPlan, TablePlan
+from .refusals import Convert, Refused
 from .server_forms import ServerForms
 from .source import Value, show
 from .source_forms import Form, candidates, read_form

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .convert import Refused
 from .errors import Problem
+from .refusals import Refused
 
 SHOWN_KEYS = 5
 

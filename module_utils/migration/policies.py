@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
-from .plan import JULIAN_DAY_OF_1970, JULIAN_DAYS, ColumnPlan
+from .epoch_units import JULIAN_DAY_OF_1970, JULIAN_DAYS
+from .plan import ColumnPlan
 from .source import Value
 
 SET_NULL = "set_null"

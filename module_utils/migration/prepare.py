@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .convert import Refused
 from .duplicates import (
     Rejected,
     doubled_keys,
@@ -27,6 +26,7 @@ from .offenders import SHOWN_KEYS, Offenders
 from .plain_rows import count_plain_rows, id_blocks, plain_rows
 from .plan import ForeignKeyPlan, TablePlan
 from .prepare_table import PreparedTable, TableWork
+from .refusals import Refused
 from .server_forms import ServerForms
 from .source import (
     Value,

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .convert import Convert, Refused, converter
+from .convert import converter
 from .estate import REFUSE, Group
 from .offenders import Offenders
 from .plain_rows import PlainRows
 from .plan import ColumnPlan, ForeignKeyPlan, TablePlan
 from .policies import SET_NULL, repair, repair_name
+from .refusals import Convert, Refused
 from .server_forms import ServerForms
 from .source import Value, read_rows, row_key, show, shown_key, to_json, to_json_text
 from .spool import PIECE, Spool

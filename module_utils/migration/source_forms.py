@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from .plan import EPOCH_FACTORS, JULIAN_DAY_OF_1970, JULIAN_DAYS, ColumnPlan
+from .epoch_units import EPOCH_FACTORS, JULIAN_DAY_OF_1970, JULIAN_DAYS
+from .plan import ColumnPlan
 from .source import SourceTable, Value, quote_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 from ansible.module_utils.migration.catalog import read_catalog
-from ansible.module_utils.migration.convert import Refused, converter
+from ansible.module_utils.migration.convert import converter
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import ColumnOptions
 from ansible.module_utils.migration.plan import ColumnPlan
+from ansible.module_utils.migration.refusals import Refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
