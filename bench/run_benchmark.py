@@ -8,7 +8,6 @@ docs/benchmark/. The host is removed at the end, also after a failure.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import document, measure
+from scripts.playbooks import ROOT, ThrowawayHost
 
-ROOT = Path(__file__).resolve().parent.parent
-PREFIX = "bench-"
-CONTAINER = f"{PREFIX}swarm-dev"
-INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
-ENVIRONMENT = {**os.environ, "TEST_HOST_PREFIX": PREFIX}
+HOST = ThrowawayHost("bench-")
 FIGURES = document.FIGURES
 
 # What measure.py needs on the host, at the same places below a directory of its own. /tmp is in the host's memory.
@@ -48,7 +44,9 @@ def title(text: str) -> None:
 
 def run_playbooks(*playbooks: str) -> None:
     """Run playbooks on the throwaway host; show their output only if they fail."""
-    run_quietly(["ansible-playbook", *INVENTORY, *playbooks, "--limit", "dev"])
+    done = HOST.play(*playbooks)
+    if not done.succeeded:
+        raise BenchmarkError(f"{done.output}\nThis failed: {' '.join(playbooks)}")
 
 
 def run_quietly(command: Sequence[str]) -> None:
@@ -56,18 +54,16 @@ def run_quietly(command: Sequence[str]) -> None:
 
     :raises BenchmarkError: with its output, if it fails.
     """
-    done = subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
         raise BenchmarkError(f"{done.stdout}\nThis failed: {' '.join(command)}")
 
 
 def install_pgloader() -> None:
     """Install Debian's pgloader on the host."""
-    run_quietly(["docker", "exec", CONTAINER, "apt-get", "update", "--quiet=2"])
+    run_quietly(["docker", "exec", HOST.container, "apt-get", "update", "--quiet=2"])
     command = ["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", "pgloader"]
-    run_quietly(["docker", "exec", "--env", "DEBIAN_FRONTEND=noninteractive", CONTAINER, *command])
+    run_quietly(["docker", "exec", "--env", "DEBIAN_FRONTEND=noninteractive", HOST.container, *command])
 
 
 def copy_to_host() -> None:
@@ -86,8 +82,8 @@ def copy_to_host() -> None:
         # The user postgres reads it.
         for path in staged.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        run_quietly(["docker", "exec", CONTAINER, "mkdir", "--parents", HOST_DIRECTORY])
-        run_quietly(["docker", "cp", f"{staged}/.", f"{CONTAINER}:{HOST_DIRECTORY}"])
+        run_quietly(["docker", "exec", HOST.container, "mkdir", "--parents", HOST_DIRECTORY])
+        run_quietly(["docker", "cp", f"{staged}/.", f"{HOST.container}:{HOST_DIRECTORY}"])
 
 
 def measure_on_host(options: Sequence[str]) -> bool:
@@ -98,14 +94,14 @@ def measure_on_host(options: Sequence[str]) -> bool:
     # fmt: off
     command = [
         "docker", "exec", "--user", "postgres", "--env", "PYTHONDONTWRITEBYTECODE=1", "--workdir", HOST_DIRECTORY,
-        CONTAINER, "python3", "bench/measure.py", *options, "--host", "/var/run/postgresql", "--port", "5432",
+        HOST.container, "python3", "bench/measure.py", *options, "--host", "/var/run/postgresql", "--port", "5432",
         "--user", "postgres", "--estate", "estate.json", "--work-directory", HOST_FILES, "--output", HOST_FIGURES,
     ]
     # fmt: on
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     FIGURES.parent.mkdir(exist_ok=True)
     FIGURES.unlink(missing_ok=True)
-    copied = subprocess.run(["docker", "cp", "--quiet", f"{CONTAINER}:{HOST_FIGURES}", str(FIGURES)], check=False)
+    copied = subprocess.run(["docker", "cp", "--quiet", f"{HOST.container}:{HOST_FIGURES}", str(FIGURES)], check=False)
     if copied.returncode != 0:
         raise BenchmarkError("The measuring ended without figures; its output is above.")
     return status == 0

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import results
 from bench.run_benchmark import (
-    CONTAINER,
+    HOST,
     HOST_DIRECTORY,
-    ROOT,
     BenchmarkError,
     copy_to_host,
     run_playbooks,
     title,
 )
+from scripts.playbooks import ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmark"
 SOURCE = "/opt/swarm-registry/registry.db"
@@ -57,7 +57,7 @@ def prepare_host(rows: int) -> None:
 def on_source(statement: str) -> None:
     """Run a statement of Python on the host, with ``path`` of the source, as another process that writes to it."""
     code = f"import pathlib; from bench import datasets; path = pathlib.Path({SOURCE!r}); {statement}"
-    command = ["docker", "exec", "--workdir", HOST_DIRECTORY, CONTAINER, "python3", "-c", code]
+    command = ["docker", "exec", "--workdir", HOST_DIRECTORY, HOST.container, "python3", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchmarkError(done.stderr)
@@ -65,7 +65,7 @@ def on_source(statement: str) -> None:
 
 def query(statement: str) -> Any:
     """Return the JSON that the server answers with."""
-    command = ["docker", "exec", "--user", "postgres", CONTAINER, "psql", "-d", "swarm", "-Atc", statement]
+    command = ["docker", "exec", "--user", "postgres", HOST.container, "psql", "-d", "swarm", "-Atc", statement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchmarkError(done.stderr)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-PREFIX = os.environ.setdefault("TEST_HOST_PREFIX", "demo-")
-CONTAINER = f"{PREFIX}swarm-dev"
-REPORT = ROOT / "reports" / f"{PREFIX}dev" / "latest"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.playbooks import INVENTORY, ROOT, ThrowawayHost
+
+HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "demo-"))
+REPORT = ROOT / "reports" / f"{HOST.prefix}dev" / "latest"
 ESTATE = ROOT / "inventory" / "group_vars" / "all" / "estate.yml"
-INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
 
 # Runs on the host: prints the body of each address, or why there is none.
 READ_ADDRESSES = """
@@ -46,10 +46,9 @@ def title(text: str) -> None:
 
 def run_playbooks(*playbooks: str) -> None:
     """Run playbooks on the throwaway host with their output visible."""
-    command = ["ansible-playbook", *INVENTORY, *playbooks, "--limit", "dev"]
-    print(f"$ {' '.join(command)}", flush=True)
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        raise DemoError(f"The demo stopped: {' '.join(command)} failed, its output is above.")
+    print(f"$ {' '.join(HOST.command(*playbooks))}", flush=True)
+    if not HOST.play(*playbooks, shown=True).succeeded:
+        raise DemoError(f"The demo stopped: {' '.join(playbooks)} failed, its output is above.")
 
 
 def services() -> dict[str, str]:
@@ -65,8 +64,7 @@ def services() -> dict[str, str]:
 def print_health_answers() -> None:
     """Print what each service itself says about its health and its store."""
     addresses = services()
-    command = ["docker", "exec", CONTAINER, "python3", "-c", READ_ADDRESSES, *addresses.values()]
-    answers = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    answers = HOST.run(["python3", "-c", READ_ADDRESSES, *addresses.values()]).splitlines()
     for (name, address), answer in zip(addresses.items(), answers, strict=True):
         print(f"  {name:<16} {address}  {answer}")
 
@@ -127,11 +125,11 @@ def main() -> int:
     title(f"Done in {time.monotonic() - started:.0f} seconds")
     print(f"""\
   The report:         {(REPORT / "report.html").relative_to(ROOT)}  (the same as JSON: report.json beside it)
-  Look into the host: docker exec -it {CONTAINER} bash
+  Look into the host: docker exec -it {HOST.container} bash
                       then, for example: sudo -u postgres psql swarm
-  Run it once more:   TEST_HOST_PREFIX={PREFIX} .venv/bin/ansible-playbook {" ".join(INVENTORY)} site.yml -l dev
+  Run it once more:   TEST_HOST_PREFIX={HOST.prefix} .venv/bin/ansible-playbook {" ".join(INVENTORY)} site.yml -l dev
                       (changed=0: there is nothing left to do)
-  Remove the host:    docker rm --force {CONTAINER}""")
+  Remove the host:    docker rm --force {HOST.container}""")
     return 0
 
 

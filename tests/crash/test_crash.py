@@ -11,28 +11,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-PREFIX = "crash-"
-CONTAINER = f"{PREFIX}swarm-dev"
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_FORCE_COLOR": "0",
-    "ANSIBLE_NOCOLOR": "1",
-    "TEST_HOST_PREFIX": PREFIX,
-}
-INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
+from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
+
+HOST = ThrowawayHost("crash-")
 
 SERVICES: list[dict[str, Any]] = [
     service
@@ -86,27 +75,19 @@ CRASHES = [
 ]
 
 
-def run_playbooks(*playbooks: str) -> str:
-    """Run playbooks on the host of the crash tests and return their output."""
-    result = subprocess.run(
-        ["ansible-playbook", *INVENTORY, *playbooks, "-l", "dev"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout
-    return result.stdout
+def run_playbooks(*playbooks: str) -> PlaybookRun:
+    """Run playbooks on the host of the crash tests, which must succeed."""
+    done = HOST.play(*playbooks)
+    assert done.succeeded, done.output
+    return done
 
 
 def run_and_kill(crash: Crash) -> list[str]:
     """Run site.yml, kill it at the given place, and return its output until then."""
     process = subprocess.Popen(
-        ["ansible-playbook", *INVENTORY, "site.yml", "-l", "dev"],
+        HOST.command("site.yml"),
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env={**os.environ, **HOST.environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,14 +115,14 @@ def run_and_kill(crash: Crash) -> list[str]:
     process.stdout.close()
     assert reached, "".join(lines)
     if crash.on_the_host_too:
-        killed = subprocess.run(["docker", "exec", CONTAINER, "pkill", "-KILL", "-x", MODULE_PROCESS], check=False)
+        killed = subprocess.run(["docker", "exec", HOST.container, "pkill", "-KILL", "-x", MODULE_PROCESS], check=False)
         assert killed.returncode == 0, "the module had ended before it could be killed"
     return lines
 
 
 def wait_for_module() -> None:
     """Wait until a module runs on the host."""
-    look = ["docker", "exec", CONTAINER, "pgrep", "-x", MODULE_PROCESS]
+    look = ["docker", "exec", HOST.container, "pgrep", "-x", MODULE_PROCESS]
     for _ in range(200):
         if subprocess.run(look, capture_output=True, check=False).returncode == 0:
             return
@@ -152,7 +133,7 @@ def wait_for_module() -> None:
 def wait_until_live(group: str) -> None:
     """Wait until the ledger says that a group lives on PostgreSQL."""
     query = f"SELECT state = 'live' FROM migration.cutover_group WHERE name = '{group}'"
-    look = ["docker", "exec", "--user", "postgres", CONTAINER, "psql", "-At", "-d", "swarm", "-c", query]
+    look = ["docker", "exec", "--user", "postgres", HOST.container, "psql", "-At", "-d", "swarm", "-c", query]
     for _ in range(200):
         if subprocess.run(look, capture_output=True, text=True, check=False).stdout.strip() == "t":
             return
@@ -164,7 +145,7 @@ def health_answers() -> list[dict[str, Any]]:
     """Return what every service says about itself; fail if one does not answer."""
     addresses = [service["health_url"] for service in SERVICES]
     result = subprocess.run(
-        ["docker", "exec", CONTAINER, "python3", "-c", READ_HEALTH, *addresses],
+        ["docker", "exec", HOST.container, "python3", "-c", READ_HEALTH, *addresses],
         capture_output=True,
         text=True,
         check=False,
@@ -178,7 +159,7 @@ def pm2_states() -> dict[str, str]:
     """Return the state of each service by its name, as pm2 reports it."""
     command = "runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin pm2 -s jlist"
     result = subprocess.run(
-        ["docker", "exec", CONTAINER, "sh", "-c", command], capture_output=True, text=True, check=True
+        ["docker", "exec", HOST.container, "sh", "-c", command], capture_output=True, text=True, check=True
     )
     return {process["name"]: process["pm2_env"]["status"] for process in json.loads(result.stdout)}
 
@@ -207,5 +188,4 @@ def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
 
 def test_nothing_is_left_to_do() -> None:
     """The run after that changes nothing."""
-    output = run_playbooks("site.yml")
-    assert re.findall(r"changed=[1-9]\d*", output) == []
+    assert run_playbooks("site.yml").changed_tasks == ()

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,41 +14,15 @@ import testinfra
 import yaml
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
-PREFIX = os.environ.get("TEST_HOST_PREFIX", "molecule-")
-CONTAINER = f"{PREFIX}swarm-dev"
+from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
-
-@dataclass(frozen=True)
-class PlaybookRun:
-    """The outcome of one run of ansible-playbook on the test host."""
-
-    status: int
-    output: str
-    changed: int
-
-    @property
-    def changed_tasks(self) -> set[str]:
-        """Return the names of the tasks that changed something."""
-        names = set()
-        task = ""
-        for line in self.output.splitlines():
-            if heading := re.match(r"TASK \[(.*)\]", line):
-                task = heading[1]
-            elif line.startswith("changed: "):
-                names.add(task)
-        return names
-
-    @property
-    def warnings(self) -> list[str]:
-        """Return the lines in which Ansible warns or announces a deprecation."""
-        return [line for line in self.output.splitlines() if re.match(r"\[(WARNING|DEPRECATION WARNING)\]", line)]
+HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 
 
 @pytest.fixture(scope="session")
 def host() -> Host:
     """Return the test host."""
-    return testinfra.get_host(f"docker://{CONTAINER}")
+    return testinfra.get_host(f"docker://{HOST.container}")
 
 
 @pytest.fixture(scope="session")
@@ -90,28 +61,26 @@ def run_site() -> Callable[..., PlaybookRun]:
     """Return a function that runs site.yml on the test host, with further arguments."""
 
     def run(*arguments: str) -> PlaybookRun:
-        command = [
-            "ansible-playbook",
-            "-i",
-            "inventory",
-            "-i",
-            "molecule/inventory",
-            "site.yml",
-            "-l",
-            "dev",
-            *arguments,
-        ]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-            "TEST_HOST_PREFIX": PREFIX,
-        }
-        result = subprocess.run(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        return HOST.play("site.yml", *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def print_site() -> Callable[..., str]:
+    """Return a function that runs site.yml as an operator does, and returns every byte that it prints."""
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            HOST.command("site.yml", *arguments),
+            cwd=ROOT,
+            env={**os.environ, **HOST.environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
-        recaps = re.findall(r"^\S+ +: ok=\d+ +changed=(\d+) .*", result.stdout, re.MULTILINE)
-        return PlaybookRun(result.returncode, result.stdout, sum(map(int, recaps)))
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     return run

@@ -1,0 +1,123 @@
+"""Runs our playbooks on a throwaway host in Docker: for the demo, the benchmark and the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+
+ROOT = Path(__file__).resolve().parent.parent
+# The real inventory, whose host molecule/inventory turns into a container.
+INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
+
+
+@dataclass(frozen=True)
+class PlaybookRun:
+    """The outcome of one run of ansible-playbook.
+
+    :param output: what it printed, errors included.
+    :param changed_tasks: names of the tasks that changed something, each time that one did.
+    """
+
+    status: int
+    output: str
+    changed_tasks: tuple[str, ...]
+
+    @property
+    def succeeded(self) -> bool:
+        """Return whether it ended well."""
+        return self.status == 0
+
+    @property
+    def changed(self) -> int:
+        """Return how many tasks changed something."""
+        return len(self.changed_tasks)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return the lines in which Ansible warns or announces a deprecation."""
+        return [line for line in self.output.splitlines() if re.match(r"\[(WARNING|DEPRECATION WARNING)\]", line)]
+
+
+@dataclass(frozen=True)
+class ThrowawayHost:
+    """A host that molecule/create.yml makes, and whoever made it removes.
+
+    :param prefix: tells the hosts of one machine apart.
+    """
+
+    prefix: str
+
+    @property
+    def container(self) -> str:
+        """Return the name of its container."""
+        return f"{self.prefix}swarm-dev"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Return the variables with which ansible-playbook finds it, and writes nothing but text."""
+        return {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+            "TEST_HOST_PREFIX": self.prefix,
+        }
+
+    def play(self, *arguments: str, shown: bool = False) -> PlaybookRun:
+        """Run playbooks on it.
+
+        :param arguments: of ansible-playbook: the playbooks, and options.
+        :param shown: show the output as it comes too, in colour on a terminal.
+        """
+        changed: list[str] = []
+
+        def note(event: dict[str, Any]) -> bool:
+            if event["event"] == "runner_on_ok" and event["event_data"]["res"].get("changed"):
+                changed.append(event["event_data"]["task"])
+            return False  # it need not be kept
+
+        environment = dict(self.environment)
+        if shown and sys.stdout.isatty():
+            del environment["ANSIBLE_NOCOLOR"], environment["ANSIBLE_FORCE_COLOR"]
+        options: dict[str, Any] = {}
+        if not shown:
+            options = {"runner_mode": "subprocess", "input_fd": subprocess.DEVNULL, "error_fd": subprocess.STDOUT}
+        with tempfile.TemporaryDirectory() as directory:
+            output, _, status = ansible_runner.run_command(
+                "ansible-playbook",
+                self.command(*arguments)[1:],
+                host_cwd=str(ROOT),
+                private_data_dir=directory,
+                envvars=environment,
+                event_handler=note,
+                quiet=not shown,
+                **options,
+            )
+        return PlaybookRun(status, output, tuple(changed))
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the same as a command, for who starts it and does not wait, with :attr:`environment`."""
+        return ["ansible-playbook", *INVENTORY, *arguments, "--limit", "dev"]
+
+    def run(self, command: Sequence[str], user: str = "root", text: str | None = None) -> str:
+        """Run a command on it, which must succeed, and return what it prints."""
+        options = ["--user", user, *(["--interactive"] if text is not None else [])]
+        done = subprocess.run(
+            ["docker", "exec", *options, self.container, *command],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        return done.stdout
