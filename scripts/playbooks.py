@@ -81,7 +81,7 @@ class ThrowawayHost:
         changed: list[str] = []
 
         def note(event: dict[str, Any]) -> bool:
-            if event["event"] == "runner_on_ok" and event["event_data"]["res"].get("changed"):
+            if event.get("event") == "runner_on_ok" and event["event_data"]["res"].get("changed"):
                 changed.append(event["event_data"]["task"])
             return False  # it need not be kept
 

@@ -98,14 +98,30 @@ def target_value(column: ColumnPlan, old_id: Composable | None) -> Composable:
     return sql.SQL("{}::text").format(name)
 
 
-def target_field(column: ColumnPlan, old_id: Composable | None = None) -> Composable:
-    """Return the SQL of one field, to stand among the arguments of ``concat``, which leaves NULL out."""
-    value = target_value(column, old_id)
+def target_field(column: ColumnPlan, old_id: Composable | None = None) -> tuple[str, tuple[Composable, ...]]:
+    """Return one field for PostgreSQL.
+
+    :returns: a format for PostgreSQL's ``format``, to which NULL is nothing, and the SQL of its arguments. One
+        ``format`` for a whole row takes half the time of ``concat``.
+    """
     kind = _kind(column)
     if kind in _CLOSED:
-        return sql.SQL("{}, {}, ';'").format(sql.Literal(_CLOSED[kind]), value)
-    measured = sql.Identifier("t", column.target) if kind == "bytes" else value
-    return sql.SQL("{}, coalesce(octet_length({}), -1), ':', {}").format(sql.Literal(_FREE_TEXT[kind]), measured, value)
+        return f"{_CLOSED[kind]}%s;", (_formatted_value(column),)
+    name = sql.Identifier("t", column.target)
+    if kind == "uuid" and old_id is None:
+        return "t%s:%s", (sql.SQL("CASE WHEN {} IS NULL THEN -1 ELSE 36 END").format(name), name)
+    value = target_value(column, old_id)
+    length = sql.SQL("coalesce(octet_length({}), -1)").format(name if kind == "bytes" else value)
+    return f"{_FREE_TEXT[kind]}%s:%s", (length, value)
+
+
+def _formatted_value(column: ColumnPlan) -> Composable:
+    """Return the SQL of a value that ``format`` makes the same text of as :func:`target_value` does."""
+    name = sql.Identifier("t", column.target)
+    # Made a text first it would be copied once more.
+    if column.kind in ("integer", "timestamp", "date", "time", "json"):
+        return name
+    return sql.SQL("trim_scale({})").format(name) if column.kind == "numeric" else target_value(column, None)
 
 
 def _kind(column: ColumnPlan) -> str:

@@ -20,7 +20,7 @@ from .names import table_name
 from .plan import ColumnPlan, TablePlan
 from .policies import repair
 from .prepare_table import PreparedTable
-from .row_sums import put_together
+from .row_sums import TargetField, concatenated, put_together
 from .server_forms import ServerForms
 from .source import Value, quote_name, read_rows, row_key
 
@@ -40,7 +40,7 @@ class Sides:
     """One table of the file and its target.
 
     :param columns: the columns that both sides have.
-    :param fields: the SQL of each column's canonical field in PostgreSQL, over the alias ``t``.
+    :param fields: each column's canonical field in PostgreSQL, over the alias ``t``.
     :param values: the SQL of each column's value there as text.
     :param relation: the SQL of the target with its alias ``t`` and the joins that fields and values need.
     :param place: the SQL that tells where PostgreSQL holds a row.
@@ -152,8 +152,9 @@ class Sides:
 
     def target_hashes(self) -> Iterator[tuple[bytes, bytes, str, int]]:
         """Yield for each row of PostgreSQL: hash of its key, of all of it, its place, and its size in bytes."""
-        line = sql.SQL(" || ").join(self.fields)
-        named = sql.SQL(" || ").join([self.fields[index] for index in self.key_positions] or [sql.SQL("''")])
+        line = concatenated(self.fields)
+        keys = [self.fields[index] for index in self.key_positions]
+        named = concatenated(keys) if keys else sql.SQL("''")
         query = sql.SQL(
             "SELECT place, md5(named), md5(line), octet_length(line) FROM "
             "(SELECT {} AS place, {} AS named, {} AS line FROM {} OFFSET 0) AS rows"
@@ -167,7 +168,7 @@ class Sides:
     def read_target(self, places: Sequence[str]) -> dict[str, list[Any]]:
         """Return what PostgreSQL holds of some rows, by place: hash of the field, then value, of each column."""
         columns: list[Composable] = [self.place]
-        columns += [sql.SQL("md5({})").format(each) for each in self.fields]
+        columns += [sql.SQL("md5({})").format(concatenated([each])) for each in self.fields]
         columns += self.values
         query = sql.SQL("SELECT {} FROM {} WHERE t.ctid = ANY ({}::tid[])").format(
             sql.SQL(", ").join(columns),
@@ -205,9 +206,9 @@ def _relation(connection: Connection, plan: TablePlan, joins: Composable) -> tup
     return place, sql.SQL("{} AS t{}").format(table, joins)
 
 
-def _target_columns(plan: TablePlan) -> tuple[list[Composable], list[Composable], Composable]:
-    """Return the SQL of each column's field and of its value as text, and of the joins that both need."""
-    fields: list[Composable] = []
+def _target_columns(plan: TablePlan) -> tuple[list[TargetField], list[Composable], Composable]:
+    """Return each column's field, the SQL of its value as text, and of the joins that both need."""
+    fields: list[TargetField] = []
     values: list[Composable] = []
     joins: list[Composable] = []
     for number, column in enumerate(plan.compared):
@@ -220,7 +221,7 @@ def _target_columns(plan: TablePlan) -> tuple[list[Composable], list[Composable]
                     alias, alias, sql.Literal(column.namespace), alias, sql.Identifier("t", column.target)
                 )
             )
-        fields.append(sql.SQL("concat({})").format(target_field(column, old_id)))
+        fields.append(target_field(column, old_id))
         whole = sql.SQL("encode({}, 'hex')").format(sql.Identifier("t", column.target))
         values.append(whole if column.kind == "bytes" else target_value(column, old_id))
     return fields, values, sql.SQL("").join(joins)

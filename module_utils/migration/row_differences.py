@@ -13,6 +13,7 @@ from .plan import ColumnPlan, TablePlan
 from .prepare_table import PreparedTable
 from .row_sums import (
     RowSum,
+    TargetField,
     concatenated,
     copy_out,
     digest_of,
@@ -122,7 +123,7 @@ class _Finder:
         plan = self._prepared.plan
         fields, joins = target_fields(self._connection, plan)
         wanted = sql.SQL("SELECT {} FROM {} AS t{} WHERE {} = {}").format(
-            sql.SQL(", ").join(sql.SQL("concat({})").format(each) for each in fields),
+            sql.SQL(", ").join(concatenated([each]) for each in fields),
             table_name(plan.target.name),
             joins,
             self._target_bucket(fields),
@@ -140,7 +141,7 @@ class _Finder:
         """Return the name of the bucket that a row of the source belongs to."""
         return digest_of(self._key(fields)).hex()[:_BUCKET_DIGITS]
 
-    def _target_bucket(self, fields: Sequence[Composable]) -> Composable:
+    def _target_bucket(self, fields: Sequence[TargetField]) -> Composable:
         """Return the SQL of the bucket's name for a row of the target."""
         key = concatenated([fields[index] for index in self._positions])
         return sql.SQL("left(md5({}), {})").format(key, sql.Literal(_BUCKET_DIGITS))

@@ -44,6 +44,8 @@ _PIECE = 1 << 20  # characters
 _FIELDS_AT_ONCE = 25
 _HALF = 1 << 64
 
+TargetField = tuple[str, "tuple[Composable, ...]"]
+
 
 @dataclass
 class RowSum:
@@ -222,9 +224,9 @@ def sum_target(connection: Connection, plan: TablePlan, only: Composable | None 
     return result
 
 
-def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[Composable], Composable]:
-    """Return the SQL of each field, and of the joins with the id map that they need."""
-    fields: list[Composable] = []
+def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[TargetField], Composable]:
+    """Return each field, as :func:`.canonical.target_field` does, and the SQL of the joins with the id map."""
+    fields: list[TargetField] = []
     joins: list[Composable] = []
     for number, column in enumerate(plan.compared):
         old_id = None
@@ -240,10 +242,16 @@ def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[Composa
     return fields, sql.SQL("").join(joins)
 
 
-def concatenated(fields: Sequence[Composable]) -> Composable:
-    """Return the SQL of all fields put together; a function takes 100 arguments at most."""
+def concatenated(fields: Sequence[TargetField]) -> Composable:
+    """Return the SQL of all fields put together by PostgreSQL; a function takes 100 arguments at most."""
     parts = [fields[start : start + _FIELDS_AT_ONCE] for start in range(0, len(fields), _FIELDS_AT_ONCE)]
-    return sql.SQL(" || ").join(sql.SQL("concat({})").format(sql.SQL(", ").join(part)) for part in parts)
+    return sql.SQL(" || ").join(
+        sql.SQL("format({}, {})").format(
+            sql.Literal("".join(form for form, _ in part)),
+            sql.SQL(", ").join(each for _, values in part for each in values),
+        )
+        for part in parts
+    )
 
 
 def _has_old_ids(connection: Connection, namespace: str) -> bool:
