@@ -263,6 +263,33 @@ def test_paths_with_dots_are_refused(path: str) -> None:
         pass
 
 
+def test_no_symlink_is_followed_even_to_what_is_meant(yard: Path) -> None:
+    data = yard / "service" / "data"
+    give(data / "service.db", b"the planned file")
+    (yard / "link").symlink_to(data)
+    (data / "link.db").symlink_to(data / "service.db")
+    (yard / "private").mkdir(mode=0o700)
+    (yard / "private-link").symlink_to(yard / "private")
+    inode = data.stat().st_ino
+    with pytest.raises(MigrationError, match="link on its way"), safe_paths.open_directory(yard / "link", inode):
+        pass
+    for create in (False, True):
+        with (
+            pytest.raises(MigrationError, match="private-link on its way"),
+            safe_paths.private_directory(yard / "private-link", create),
+        ):
+            pass
+    with pytest.raises(MigrationError, match="private-link on its way"):
+        safe_paths.require_private(yard / "private-link")
+    file_inode = (data / "service.db").stat().st_ino
+    with (
+        safe_paths.open_directory(data) as directory,
+        pytest.raises(MigrationError, match="cannot be opened"),
+        safe_paths.open_file(directory, "link.db", data / "link.db", file_inode),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("name", ["../service.db", "..", ".", "", "a/b"])
 def test_names_that_are_none_are_refused(yard: Path, name: str) -> None:
     with safe_paths.open_directory(yard) as directory, pytest.raises(ValueError, match="is no name"):

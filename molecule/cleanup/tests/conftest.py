@@ -81,10 +81,13 @@ class Cleaned:
         return self.play("6_cleanup", options=options)
 
     def describe(self) -> list[str]:
-        """Return everything of the host that a playbook could change, but what PostgreSQL itself writes."""
-        lines = self.shell((ROOT / "molecule/default/describe_host.sh").read_text(encoding="utf-8")).splitlines()
+        """Return every file that a playbook could change, with the time of its last change, which nobody can set.
+
+        Left out is what changes by itself. A private copy that comes and goes leaves a time on its directory alone.
+        """
+        lines = self.shell(_DESCRIBE).splitlines()
         assert len(lines) > 1000
-        return [line for line in lines if "/var/lib/postgresql" not in line and not line.startswith("process ")]
+        return sorted(lines)
 
     def sql(self, statement: str) -> str:
         """Run SQL as the superuser and return what it prints."""
@@ -169,6 +172,12 @@ SOURCES = (
     "/opt/swarm-deploy/data/deployments.db",
     "/opt/swarm-platform/data/swarm.db",
 )
+_DESCRIBE = r"""
+find /etc /home /opt /root /srv /usr/local /var/backups /var/lib /var/spool \( -name .ansible -o -name node_modules \
+  -o -name '*.db-shm' -o -path '*/.pm2/logs' -o -path '*/.pm2/*.log' -o -path '*/.pm2/touch' \
+  -o -path /var/lib/apt/lists -o -path /var/lib/postgresql -o -path /var/lib/systemd \) -prune \
+  -o -type d -printf '%p %u:%g %m\n' -o -printf '%p %u:%g %m %s %C@ %l\n'
+"""
 OTHER_DISK = "/opt/swarm-mcp-factory.legacy"
 _ASK_SERVICES = """
 import json, urllib.request
