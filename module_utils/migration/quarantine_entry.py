@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,11 +72,12 @@ def require_planned(directory: int, entry: Move) -> None:
         if found.inode != entry.inode:
             raise changed(entry.path, "it is another symlink")
         return
-    if found.kind != "file" or found.inode != entry.inode:
+    if found.kind != "file":
         raise changed(entry.path, f"another {found.kind} stands at this path")
-    if found.links != 1:
-        raise changed(entry.path, f"it has {found.links} names (hard links), of which the plan knows one")
     with safe_paths.open_file(directory, entry.name, entry.path, entry.inode) as file:
+        links = os.fstat(file).st_nlink
+        if links != 1:
+            raise changed(entry.path, f"it has {links} names (hard links), of which the plan knows one")
         if safe_paths.mount_of(file) != safe_paths.mount_of(directory):
             raise changed(entry.path, "something is mounted there")
         if safe_paths.sha256_of(file) != entry.sha256:
