@@ -241,10 +241,10 @@ def _plan_packages(groups: Sequence[Group], entries: Sequence[Entry], present: P
         known = present.files.get(package["path"])
         package["unfinished"] = known is not None and known.kind == PACKAGE and known.step in UNFINISHED
         waiting = [name for name in package["groups"] if name not in gone | going]
-        package["ready"] = bool(package["driver"]) and not waiting and not package["by_hand"]
+        package["ready"] = bool(package["driver"]) and not (waiting or package["by_hand"] or package["loaded"])
         if package["driver"] and waiting:
             package["note"] = f"waits until the files of {', '.join(waiting)} are deleted"
-        elif package["driver"] and package["by_hand"]:
-            package["note"] = package["by_hand"]
+        elif package["driver"] and not package["ready"]:
+            package["note"] = package["by_hand"] or package["loaded"]
         packages.append(package)
     return packages

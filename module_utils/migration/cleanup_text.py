@@ -91,7 +91,7 @@ def lines(
     for package in packages:
         if package["driver"]:
             text += ["", f"{package['path']}: {DRIVER} {package['driver']} of {', '.join(package['services'])}"]
-            kept = "by hand" if package["note"] == package["by_hand"] else "not yet"
+            kept = "by hand" if package["by_hand"] and package["note"] == package["by_hand"] else "not yet"
             text.append("  would: be removed by npm" if package["ready"] else f"  {kept}: {package['note']}")
         elif package["note"] not in ("", ABSENT):
             text.append(f"{package['path']}: {package['note']}")

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import safe_paths
+from . import open_files, safe_paths
 from .cleanup_entry import ABSENT
 from .cleanup_text import DRIVER
 from .errors import MigrationError, Problem
@@ -44,8 +44,8 @@ def find(groups: Sequence[Group]) -> list[dict[str, Any]]:
     taken from a service whose group still needs it.
 
     :returns: ``path`` and ``directory`` (symlinks resolved), ``homes`` (as the inventory names it), ``users``,
-        ``services``, ``groups``, ``driver`` (None if it names none), ``note``, and ``by_hand``: why npm cannot remove
-        it here, empty if it can.
+        ``services``, ``groups``, ``driver`` (None if it names none), ``note``, ``by_hand`` (why npm cannot remove it
+        here, empty if it can) and ``loaded`` (which process would not start again without it, empty if none).
     """
     packages: list[dict[str, Any]] = []
     shared: dict[str, list[dict[str, Any]]] = {}
@@ -73,6 +73,7 @@ def find(groups: Sequence[Group]) -> list[dict[str, Any]]:
         for key in ("homes", "users", "services", "groups"):
             package[key] = list(dict.fromkeys(package[key]))
         package["by_hand"] = _obstacle(package) if package["driver"] else ""
+        package["loaded"] = _loaded(package) if package["driver"] else ""
         if not package["driver"] and not package["note"] and _installed(package).is_dir():
             package["note"] = f"it does not name {DRIVER}, so that in its node_modules stays"
     return packages
@@ -129,6 +130,13 @@ def _obstacle(package: Mapping[str, Any]) -> str:
     return ""
 
 
+def _loaded(package: Mapping[str, Any]) -> str:
+    """Return which process has loaded the driver: it would run on, and fail at its next start; empty if none has."""
+    for holder in open_files.find_loaders(_installed(package)):
+        return f"process {holder.pid} ({holder.command}) has loaded it: let the service start without it first"
+    return ""
+
+
 def _dependents(directory: Path) -> Iterator[str]:
     """Yield each package in a ``node_modules`` that depends on the driver."""
     for pattern in ("*/package.json", "@*/*/package.json"):
@@ -174,7 +182,7 @@ def remove(package: Mapping[str, Any]) -> bool:
     path = str(package["path"])
     if _read(path)[0] is None:
         return False
-    obstacle = _obstacle(package)
+    obstacle = _obstacle(package) or _loaded(package)
     if obstacle:
         raise _failed(path, obstacle)
     account = _account_of(package)

@@ -72,6 +72,21 @@ def find_holders(path: str | Path) -> list[Holder]:
     return sorted(found)
 
 
+def find_loaders(directory: str | Path) -> list[Holder]:
+    """Return every process that has mapped a file below a directory, as one that has loaded a native module from there.
+
+    A process that nobody lets us look into is left out.
+    """
+    below = f"{os.path.realpath(directory)}/"
+    found = []
+    for pid in _process_ids():
+        with suppress(MigrationError):
+            maps = _look_into(pid, (_PROC / str(pid) / "maps").read_bytes, b"").decode("utf-8", "surrogateescape")
+            paths = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if below in line}
+            found += [Holder(pid, _command_of(pid), path) for path in paths if path.startswith(below)]
+    return sorted(found)
+
+
 def holds(pid: int, path: str | Path) -> bool:
     """Return whether one process has the SQLite file or its companions open."""
     return bool(_holds(pid, inodes_of(path)))

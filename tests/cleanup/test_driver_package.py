@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -197,6 +198,33 @@ def test_services_in_one_directory_have_one_package(tmp_path: Path) -> None:
     assert package["users"] == ["somebody", getpass.getuser()]
     # It acts as the one that the package belongs to.
     assert driver_package._account_of(package).pw_name == getpass.getuser()
+
+
+LOAD = """
+import mmap, sys, time
+file = open(sys.argv[1], "rb")
+mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+file.close()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_that_has_loaded_the_driver_keeps_it(tmp_path: Path) -> None:
+    text = make_package(tmp_path).read_text()
+    native = tmp_path / "node_modules" / "better-sqlite3" / "better_sqlite3.node"
+    native.write_bytes(b"machine code")
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOAD, str(native)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    (package,) = driver_package.find(groups_of(tmp_path))
+    assert package["loaded"].startswith(f"process {process.pid} ")
+    with pytest.raises(MigrationError, match="has loaded it"):
+        driver_package.remove(package)
+    require_untouched(tmp_path, text)
+    process.communicate("\n", timeout=10)
+    assert driver_package.find(groups_of(tmp_path))[0]["loaded"] == ""
 
 
 # ---------------------------------------------------------------- as whom

@@ -47,6 +47,9 @@ def days_of(checks: list[Check], now: Clock, start: Clock | None = START) -> flo
             at(0), at(1, host=at(30).host, server=at(30).server, boot="two", uptime=60.0), 1.5, id="both, and a boot"
         ),
         pytest.param(at(0), at(1, boot="two", uptime=60.0), 1.0, id="an honest boot"),
+        pytest.param(at(0), at(1, host=at(30).host, boot="two", uptime=60.0), 1.0, id="a boot, and the host's clock"),
+        pytest.param(at(0), at(1, server=at(30).server, boot="two", uptime=60.0), 1.0, id="a boot, and the server's"),
+        pytest.param(at(0), at(1, server=at(-5).server), 0.0, id="the server's clock was put back"),
         pytest.param(at(0), at(20), 1.5, id="the host was off, or the timer was"),
         pytest.param(at(0), at(1, host=at(-5).host), 0.0, id="the host's clock was put back"),
         pytest.param(at(0), at(1, uptime=0.0), 0.0, id="the same boot cannot begin again"),
@@ -105,8 +108,8 @@ def test_rows_of_another_period_never_count() -> None:
 
 
 def test_the_order_is_that_of_the_numbers() -> None:
-    checks = passed(1, 2, 3)
-    assert days_of(list(reversed(checks)), at(3)) == pytest.approx(3)
+    checks = passed(1, 2, 3, 4, 5)
+    assert days_of(list(reversed(checks)), at(5)) == pytest.approx(5)
 
 
 def test_no_jumps_ever_make_it_longer_than_the_truth() -> None:
