@@ -143,10 +143,16 @@ def connect(login: Login) -> Connection:
 
 
 @contextmanager
-def connected(login: Login) -> Iterator[Connection]:
-    """Open a connection and close it at the end, whatever happens. Commits are the caller's."""
+def connected(login: Login, read_only: bool = False) -> Iterator[Connection]:
+    """Open a connection and close it at the end, whatever happens. Commits are the caller's.
+
+    :param read_only: let the server itself refuse to write.
+    """
     connection = connect(login)
     try:
+        if read_only:
+            connection.rollback()
+            connection.set_session(readonly=True)
         yield connection
     finally:
         connection.close()
@@ -227,7 +233,9 @@ def explained(doing: str) -> Iterator[None]:
         code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
         what = error.diag.message_primary or str(error).strip().partition("\n")[0] or "the connection was lost"
         fix = "Look at the server's log, then run again"
-        if isinstance(error, psycopg2.errors.InsufficientPrivilege):
+        if isinstance(error, psycopg2.errors.LockNotAvailable):
+            fix = "Another session has a table locked: wait until it has ended (pg_stat_activity), then run again"
+        elif isinstance(error, psycopg2.errors.InsufficientPrivilege):
             fix = (
                 "Log in as in postgres_migrator_login, whose session_role owns the database and the schema migration; "
                 "playbooks/1_infrastructure.yml sets these rights"

@@ -12,6 +12,7 @@ what was filled in.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import secrets as random_source
@@ -110,12 +111,13 @@ def _parse_step(data: Mapping[str, Any]) -> Step:
     return Step(**given)
 
 
-def run(checks: Sequence[Check], secrets: Mapping[str, str]) -> list[dict[str, Any]]:
+def run(checks: Sequence[Check], secrets: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Run every check and return the result of each; one that fails does not stop the others.
 
     :param secrets: values for placeholders that appear in no result.
     """
-    known = {name: value for name, value in secrets.items() if value}
+    # YAML makes numbers of some passwords.
+    known = {name: str(value) for name, value in secrets.items() if value not in (None, "")}
     return [_run_check(check, known) for check in checks]
 
 
@@ -135,7 +137,7 @@ def _run_check(check: Check, secrets: Mapping[str, str]) -> dict[str, Any]:
     reasons: list[str] = []
     for step in check.steps:
         try:
-            done.append(_run_step(step, values))
+            done.append(_run_step(step, values, secrets))
         except _StepFailed as error:
             reasons.append(_without_secrets(f"{step.name}: {error}", secrets))
             break
@@ -143,7 +145,7 @@ def _run_check(check: Check, secrets: Mapping[str, str]) -> dict[str, Any]:
         # What a cleanup step cannot name was never created.
         if step.placeholders <= set(values):
             try:
-                done.append(_run_step(step, values))
+                done.append(_run_step(step, values, secrets))
             except _StepFailed as error:
                 reasons.append(_without_secrets(f"{step.name}: {error}; its row may still be there", secrets))
     return _result(check, FAILED if reasons else PASSED, "; ".join(reasons), done)
@@ -160,9 +162,10 @@ def _result(check: Check, result: str, reason: str, done: list[dict[str, Any]]) 
     }
 
 
-def _run_step(step: Step, values: dict[str, Any]) -> dict[str, Any]:
+def _run_step(step: Step, values: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
     """Send one request, compare its answer, save what later steps need.
 
+    :param secrets: values that no message may show, not even the beginning of one.
     :raises _StepFailed: with the reason in one sentence.
     """
     started = time.monotonic()
@@ -177,7 +180,7 @@ def _run_step(step: Step, values: dict[str, Any]) -> dict[str, Any]:
         expected = " or ".join(str(entry) for entry in step.expected_status)
         raise _StepFailed(f"{step.method} {step.url} answered {status}, expected {expected}")
     if step.expected_json is not None:
-        difference = _difference(_fill(step.expected_json, values), answer, "")
+        difference = _difference(_fill(step.expected_json, values), answer, "", secrets)
         if difference:
             raise _StepFailed(f"{step.method} {step.url}: {difference}")
     for path in step.expected_not_empty:
@@ -201,13 +204,14 @@ def _send(step: Step, values: Mapping[str, Any]) -> tuple[int, str]:
     :raises _StepFailed: if nothing answers.
     """
     url = _PLACEHOLDER.sub(lambda match: urllib.parse.quote(str(values[match[1]]), safe=""), step.url)
-    headers = {"Accept": "application/json", **_fill(dict(step.headers), values)}
+    given = {name: str(value) for name, value in _fill(dict(step.headers), values).items()}
+    headers = {"Accept": "application/json", **given}
     data = None
     if step.body is not None:
         data = json.dumps(_fill(step.body, values)).encode()
         headers["Content-Type"] = "application/json"
     # The services are near: a proxy of the environment has no part in this.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
         request = urllib.request.Request(url, data=data, headers=headers, method=step.method)
         with opener.open(request, timeout=step.timeout) as response:
@@ -217,8 +221,16 @@ def _send(step: Step, values: Mapping[str, Any]) -> tuple[int, str]:
             return error.code, _read(error)
     except urllib.error.URLError as error:
         raise _StepFailed(f"{step.method} {step.url} got no answer: {error.reason}") from None
-    except (OSError, ValueError) as error:
-        raise _StepFailed(f"{step.method} {step.url} got no answer: {error}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        what = str(error) or type(error).__name__
+        raise _StepFailed(f"{step.method} {step.url} got no answer: {what}") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for the answer that it is: followed, it would carry headers to another address."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        """Follow nothing."""
 
 
 def _read(response: Any) -> str:
@@ -281,7 +293,7 @@ def _at(value: Any, path: str) -> Any:
     return None
 
 
-def _difference(expected: Any, actual: Any, path: str) -> str:
+def _difference(expected: Any, actual: Any, path: str, secrets: Mapping[str, str]) -> str:
     """Return the first place where ``expected`` is not contained in ``actual``, or ''.
 
     An object may have more keys than expected, a list more elements, in any order.
@@ -294,7 +306,7 @@ def _difference(expected: Any, actual: Any, path: str) -> str:
             inner = f"{path}.{key}" if path else str(key)
             if key not in actual:
                 return f"'{inner}' is missing"
-            difference = _difference(entry, actual[key], inner)
+            difference = _difference(entry, actual[key], inner, secrets)
             if difference:
                 return difference
         return ""
@@ -302,23 +314,25 @@ def _difference(expected: Any, actual: Any, path: str) -> str:
         if not isinstance(actual, list):
             return f"{where} is not a JSON array"
         for number, entry in enumerate(expected):
-            if all(_difference(entry, candidate, path) for candidate in actual):
+            if all(_difference(entry, candidate, path, secrets) for candidate in actual):
                 return f"{where} lacks the expected element {number}"
         return ""
     # JSON tells true from 1, Python does not.
     if isinstance(expected, bool) is not isinstance(actual, bool) or expected != actual:
-        return f"{where} is {_shown(actual)}, expected {_shown(expected)}"
+        return f"{where} is {_shown(actual, secrets)}, expected {_shown(expected, secrets)}"
     return ""
 
 
-def _shown(value: Any) -> str:
-    """Return a value for a message, cut to a readable length."""
-    text = json.dumps(value, ensure_ascii=False)
+def _shown(value: Any, secrets: Mapping[str, str]) -> str:
+    """Return a value for a message, without secrets, cut to a readable length."""
+    text = _without_secrets(json.dumps(value, ensure_ascii=False), secrets)
     return text if len(text) <= _LONGEST_SHOWN_VALUE else text[:_LONGEST_SHOWN_VALUE] + "…"
 
 
 def _without_secrets(text: str, secrets: Mapping[str, str]) -> str:
     """Return a message with every secret masked, should a service have echoed one."""
-    for value in secrets.values():
-        text = text.replace(value, "********")
+    for value in sorted(secrets.values(), key=len, reverse=True):
+        # Also as JSON and an address write it.
+        for form in (value, json.dumps(value, ensure_ascii=False)[1:-1], urllib.parse.quote(value, safe="")):
+            text = text.replace(form, "********")
     return text

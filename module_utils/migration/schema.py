@@ -34,7 +34,7 @@ WITH schemas AS (
   SELECT oid, nspname FROM pg_namespace
   WHERE pg_get_userbyid(nspowner) = current_user AND nspname NOT IN ('migration', 'public')
 ), relations AS (
-  SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind
+  SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind, c.relpersistence, c.relrowsecurity
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE (n.oid IN (SELECT oid FROM schemas) OR n.nspname = 'public' AND pg_get_userbyid(c.relowner) = current_user)
     AND NOT EXISTS (SELECT FROM pg_depend d
@@ -43,7 +43,9 @@ WITH schemas AS (
 SELECT 'schema ' || nspname FROM schemas
 UNION ALL
 SELECT CASE relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'S' THEN 'sequence ' ELSE 'table ' END
-       || name FROM relations WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+       || name || CASE relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END
+       || CASE WHEN relrowsecurity THEN ' with row level security' ELSE '' END
+FROM relations WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
 UNION ALL
 SELECT 'column ' || r.name || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
@@ -62,8 +64,20 @@ UNION ALL
 SELECT 'index ' || pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid THEN '' ELSE ' invalid' END
 FROM relations r JOIN pg_index i ON i.indrelid = r.oid
 UNION ALL
-SELECT 'trigger ' || pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'D' THEN ' disabled' ELSE '' END
+SELECT 'trigger ' || pg_get_triggerdef(t.oid)
+       || CASE t.tgenabled WHEN 'O' THEN '' WHEN 'D' THEN ' disabled' WHEN 'R' THEN ' only on replicas' ELSE ' always'
+          END
 FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
+UNION ALL
+-- Those that guard the foreign keys are PostgreSQL's own; disabled, they let orphans in.
+SELECT DISTINCT 'constraint ' || r.name || '.' || k.conname || ' is not enforced by its triggers'
+FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid JOIN pg_constraint k ON k.oid = t.tgconstraint
+WHERE t.tgisinternal AND t.tgenabled IN ('D', 'R')
+UNION ALL
+SELECT 'rule ' || pg_get_ruledef(w.oid) FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
+WHERE w.rulename <> '_RETURN'
+UNION ALL
+SELECT 'policy ' || p.polname || ' on ' || r.name FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
 """
 
 

@@ -251,7 +251,7 @@ def sha256_of(path: Path) -> str:
 
 def _take(source: Path, copy: Path, frozen: bool) -> None:
     """Bring all pages of one moment into the copy, by the gentlest way that works."""
-    if frozen and _has_pages(Path(f"{source}-journal")):
+    if frozen and has_pages(Path(f"{source}-journal")):
         # Opened as immutable, SQLite would not look at the journal and read half a transaction.
         _copy_and_recover(source, copy)
         return
@@ -347,7 +347,7 @@ def _stamps(source: Path) -> list[tuple[int, int] | None]:
     return stamps
 
 
-def _has_pages(journal: Path) -> bool:
+def has_pages(journal: Path) -> bool:
     """Return whether a rollback journal is there and was not ended by emptying it or its header."""
     try:
         with journal.open("rb") as file:

@@ -10,16 +10,19 @@ store again, and what its services wrote since is information.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from . import engine, ledger, state
+from . import engine, ledger, state, way_back
+from .connection import explained
+from .cutover_report import FINGERPRINT
 from .errors import MigrationError, Problem
 from .fingerprint import since
 from .rehearsal import REHEARSAL
 from .validate_kept import read_kept
-from .validate_live import check_frozen_file, check_proof, count_written_since
+from .validate_live import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
 from .validate_services import look_at_services
 from .validate_structure import validate_structure
 
@@ -28,44 +31,78 @@ if TYPE_CHECKING:
 
     from .estate import Group
 
-_LONGEST_LIST = 200
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+# A table that somebody has locked must not hold the validation up for ever.
+_LOCK_TIMEOUT = "30s"
+_END_WAY_BACK = "Run playbooks/rollback.yml again; or, to stay on PostgreSQL, playbooks/4_service_cutover.yml"
+_TRY_AGAIN = "Correct this, then run playbooks/5_validation.yml again"
 
 
 def validate(
-    connection: Connection, group: Group, work_directory: str | None = None, ask_services: bool = True
+    connection: Connection,
+    group: Group,
+    work_directory: str | None = None,
+    ask_services: bool = True,
+    unwritten_tables: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compare both sides of a group and return what was found, as plain data.
 
     :param work_directory: private directory for snapshots.
     :param ask_services: ask each service for its health, too.
+    :param unwritten_tables: target tables that no service writes to: what differs in them after the cutover is wrong.
     :return: ``valid``, the ``findings`` that make it false, what is worth knowing without being wrong
         (``information``), and everything the report shows of the group.
     :raises MigrationError: if the comparison cannot be made at all.
     """
-    ledger.require(connection)
-    record = ledger.read_group(connection, group.name, group.source_path)
+    findings: list[Problem] = []
+    with explained(f"validating cutover group {group.name}"):
+        ledger.require(connection)
+        record = ledger.read_group(connection, group.name, group.source_path)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
+        connection.commit()
     result = blank(group, record.state)
     result["rehearsal"] = record.detail.get(REHEARSAL)
-    findings: list[Problem] = []
+    if way_back.standing(record) is not way_back.Standing.NOTHING:
+        where, what = f"cutover group {group.name}", "its way back to SQLite was interrupted"
+        findings.append(Problem(where, what, _END_WAY_BACK))
     if record.state == state.PENDING:
         result["basis"] = "It has not been rehearsed yet, so there is nothing to compare."
     else:
-        if state.is_on_postgresql(record.state):
-            _validate_live(connection, group, record, result, findings, work_directory)
-        elif record.state == state.ROLLED_BACK:
-            _validate_rolled_back(connection, group, result, findings, work_directory)
-        else:
-            _validate_rehearsed(connection, group, record, result, findings, work_directory)
-        validate_structure(connection, group, result, findings)
-    read_kept(connection, group, result)
-    connection.rollback()
+        with _collecting(connection, group, findings):
+            if state.is_on_postgresql(record.state):
+                _validate_live(connection, group, record, result, findings, work_directory, unwritten_tables)
+            elif record.state == state.ROLLED_BACK:
+                _validate_rolled_back(connection, group, result, findings, work_directory)
+            else:
+                _validate_rehearsed(connection, group, record, result, findings, work_directory)
+        with _collecting(connection, group, findings):
+            validate_structure(connection, group, result, findings)
+    with _collecting(connection, group, findings):
+        read_kept(connection, group, result)
     if ask_services:
         result["service_health"], shortcomings = look_at_services(group, record.state)
         findings.extend(shortcomings)
     result["findings"] = [asdict(finding) for finding in findings]
     result["valid"] = not findings
     return result
+
+
+@contextmanager
+def _collecting(connection: Connection, group: Group, findings: list[Problem]) -> Iterator[None]:
+    """Note why one part cannot be compared as a finding, so that the report tells all the others.
+
+    :raises MigrationError: if the connection is lost: then there are no others.
+    """
+    try:
+        with explained(f"validating cutover group {group.name}"):
+            yield
+    except MigrationError as error:
+        if connection.closed:
+            raise
+        findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _TRY_AGAIN)])
+    finally:
+        if not connection.closed:
+            connection.rollback()
 
 
 def blank(group: Group, group_state: str) -> dict[str, Any]:
@@ -139,10 +176,10 @@ def _validate_rehearsed(
         now = {table["target"]: table for table in engine.compare(connection, group, work_directory)["tables"]}
     except MigrationError as error:
         # The source gained a value that no policy covers, or the target lost a table.
-        findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _RUN_VALIDATION)])
+        findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _TRY_AGAIN)])
         now = {}
     connection.rollback()
-    for then in run["tables"]:
+    for then in _still_named(group, run, result["information"]):
         table = now.get(then["target"])
         if table is None:
             result["tables"].append({**then, "written_since": None, "rows_now": None})
@@ -155,7 +192,8 @@ def _validate_rehearsed(
                 Problem(
                     where,
                     f"PostgreSQL does not hold what the {run['kind']} run left there "
-                    f"({then['target_rows']:,} rows then, {table['target_rows']:,} now)",
+                    f"({then['target_rows']:,} rows then, {table['target_rows']:,} now)"
+                    f"{rows_that_differ(table)}",
                     "Find out who wrote to it, then rehearse again: ansible-playbook playbooks/3_data_migration.yml",
                 )
             )
@@ -168,6 +206,7 @@ def _validate_rehearsed(
             result["tables"].append({**then, "written_since": None, "rows_now": table["target_rows"]})
             continue
         result["tables"].append({**table, "written_since": None, "rows_now": table["target_rows"]})
+    findings.extend(_never_moved(group, run, "Rehearse it again: ansible-playbook playbooks/3_data_migration.yml"))
 
 
 # --- after a rollback ---------------------------------------------------------------------------
@@ -190,7 +229,7 @@ def _validate_rolled_back(
         now = engine.compare(connection, group, work_directory)["tables"]
     except MigrationError as error:
         # The next rehearsal would refuse it too.
-        findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _RUN_VALIDATION)])
+        findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _TRY_AGAIN)])
         return
     finally:
         connection.rollback()
@@ -218,6 +257,7 @@ def _validate_live(
     result: dict[str, Any],
     findings: list[Problem],
     work_directory: str | None,
+    unwritten_tables: Collection[str],
 ) -> None:
     """Check the proof of the cutover and what has become of both sides since."""
     result["basis"] = "PostgreSQL is its store; the proof is the final sync of the cutover, on the frozen file."
@@ -235,7 +275,7 @@ def _validate_live(
         return
     result["loaded_by"] = run["kind"]
     result["seconds"] = dict(run["seconds"])
-    recorded = record.detail.get("fingerprint") or record.detail.get(engine.LOADED) or {}
+    recorded = record.detail.get(FINGERPRINT) or record.detail.get(engine.LOADED) or {}
     if not recorded:
         result["information"].append(
             "The ledger holds no fingerprint of the cutover: what was written since is unknown"
@@ -249,7 +289,7 @@ def _validate_live(
             result["basis"] += " The rows of that file were hashed again now: they are the ones that were proven."
         if not unwritten:
             written_rows = count_written_since(connection, group, work_directory, result["information"])
-    for table in run["tables"]:
+    for table in _still_named(group, run, result["information"]):
         where = f"{group.name}: {table['source']} → {table['target']}"
         if not table["equal"] or table["source_hash"] != table["target_hash"]:
             findings.append(_unequal(where, table, "playbooks/rollback.yml"))
@@ -261,6 +301,10 @@ def _validate_live(
         result["tables"].append(
             {**table, "written_since": present.written, "rows_now": present.rows, "written_rows": counted}
         )
+    findings.extend(_never_moved(group, run, "Go back with playbooks/rollback.yml, rehearse, and cut it over again"))
+    unwanted = [name for name in unwritten_tables if name in now and now[name].written]
+    if unwanted:
+        findings.extend(find_unwanted_writes(connection, group, unwanted, work_directory, at_rest))
     written_tables = [
         table["target"] for table in result["tables"] if table["written_since"] and not table["written_rows"]
     ]
@@ -277,6 +321,35 @@ def _read_cutover(connection: Connection, group: Group, record: ledger.GroupReco
         "steps": [dict(step) for step in run.get("steps") or ()],
         "services": [dict(service) for service in run.get("services") or ()],
     }
+
+
+def _still_named(group: Group, run: Mapping[str, Any], information: list[str]) -> list[Mapping[str, Any]]:
+    """Return the tables of a run that the inventory still names, and say which it does not."""
+    named = {(mapping.source, mapping.target) for mapping in group.tables}
+    tables: list[Mapping[str, Any]] = []
+    for table in run["tables"]:
+        if (table["source"], table["target"]) in named:
+            tables.append(table)
+        else:
+            information.append(
+                f"{table['source']} → {table['target']}: moved by the {run['kind']} run, and the inventory no longer "
+                "names it; its rows were not compared"
+            )
+    return tables
+
+
+def _never_moved(group: Group, run: Mapping[str, Any], fix: str) -> list[Problem]:
+    """Return the tables that the inventory names and a run has not moved."""
+    moved = {(table["source"], table["target"]) for table in run["tables"]}
+    return [
+        Problem(
+            f"{group.name}: {mapping.source} → {mapping.target}",
+            f"the inventory names it, and the {run['kind']} run did not move it: its rows are in SQLite alone",
+            fix,
+        )
+        for mapping in group.tables
+        if (mapping.source, mapping.target) not in moved
+    ]
 
 
 def _unequal(where: str, table: Mapping[str, Any], playbook: str) -> Problem:

@@ -6,14 +6,15 @@ says nothing new is not written again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from . import ledger, privileges, schema, state
+from . import ledger, schema, state
 from .connection import explained, first_row
 from .errors import MigrationError, Problem
+from .validate_privileges import read_privileges
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .estate import Group
 
 _RUN_VALIDATION = "then run playbooks/5_validation.yml again"
-_TOO_POWERFUL = ("rolsuper", "rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls")
 
 # Settings of the server that decide whether a crash can lose data, who may come in, and how much it may use.
 _SETTINGS = (
@@ -38,20 +38,40 @@ _SETTINGS = (
     "effective_cache_size",
     "work_mem",
 )
+# The values that are right, the usual one first, and what else may happen.
 _EXPECTED_SETTINGS = {
-    "server_encoding": ("UTF8", "text outside this encoding cannot be stored"),
-    "fsync": ("on", "a crash of the host may lose or damage data"),
-    "full_page_writes": ("on", "a crash of the host may damage data"),
-    "synchronous_commit": ("on", "a crash of the host may lose the last commits"),
-    "password_encryption": ("scram-sha-256", "new passwords are stored as a weak hash"),
+    "server_encoding": (("UTF8",), "text outside this encoding cannot be stored"),
+    "fsync": (("on",), "a crash of the host may lose or damage data"),
+    "full_page_writes": (("on",), "a crash of the host may damage data"),
+    "synchronous_commit": (
+        ("on", "local", "remote_write", "remote_apply"),
+        "a crash of the host may lose the last commits",
+    ),
+    "password_encryption": (("scram-sha-256",), "new passwords are stored as a weak hash"),
+}
+_BOOLEANS = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
+# What a role may have of its own, and the database: our session does not show what another role's sessions get.
+_EXPECTED_OF_ROLES = {
+    "synchronous_commit": _EXPECTED_SETTINGS["synchronous_commit"],
+    "session_replication_role": (("origin",), "foreign keys and triggers do not guard what is written"),
+    "default_transaction_read_only": (("off",), "nothing can be written"),
 }
 
 
-def validate(connection: Connection, groups: Sequence[Group], backup_max_age_hours: float) -> dict[str, Any]:
+def validate(
+    connection: Connection,
+    groups: Sequence[Group],
+    backup_max_age_hours: float,
+    unwritten_tables: Sequence[str] = (),
+    overruled_settings: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Look at the server and return what was found, as plain data.
 
     :param groups: every cutover group of the estate.
     :param backup_max_age_hours: how old the newest backup that was proven to restore may be.
+    :param unwritten_tables: target tables that no service writes to; each must be one of the groups'.
+    :param overruled_settings: settings for which the server does not use the value that the role postgres_config has
+        given them: ``name``, ``wanted``, ``found`` and ``source``, as its administrator sees them.
     :return: ``findings``, ``information``, and for the report ``server``, ``drift``, ``privileges`` and ``backup``.
     :raises MigrationError: if there is no ledger.
     """
@@ -60,9 +80,12 @@ def validate(connection: Connection, groups: Sequence[Group], backup_max_age_hou
     result = blank()
     with explained("validating the server"):
         result["server"] = _read_server(connection, findings, result["information"])
+        findings.extend(_read_settings_of_roles(connection, groups))
+        findings.extend(_overruled(overruled_settings))
+        findings.extend(_unknown_tables(groups, unwritten_tables))
         connection.rollback()
         result["drift"] = _read_drift(connection, findings)
-        result["privileges"] = _read_privileges(connection, groups, findings)
+        result["privileges"] = read_privileges(connection, groups, findings, result["information"])
         connection.rollback()
         result["backup"] = _read_backup(connection, groups, backup_max_age_hours, findings, result["information"])
         connection.rollback()
@@ -82,6 +105,31 @@ def blank(reason: str = "") -> dict[str, Any]:
     }
 
 
+def _unknown_tables(groups: Sequence[Group], names: Sequence[str]) -> list[Problem]:
+    """Return the names that nobody would ever look at."""
+    targets = {mapping.target for group in groups for mapping in group.tables}
+    fix = "Correct validation_unwritten_tables: it names target tables, as schema.table"
+    return [
+        Problem(f"validation_unwritten_tables: {name}", "no cutover group moves this table", fix)
+        for name in names
+        if name not in targets
+    ]
+
+
+def _overruled(settings: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """Return the settings that were changed behind the role's back."""
+    return [
+        Problem(
+            f"setting {setting['name']}",
+            f"the server uses {setting['found']}, from {setting['source']}, and the role postgres_config has set "
+            f"{setting['wanted']}",
+            "Remove the other value (ALTER SYSTEM RESET for postgresql.auto.conf), or change it in the inventory and "
+            f"run playbooks/1_infrastructure.yml, {_RUN_VALIDATION}",
+        )
+        for setting in settings
+    ]
+
+
 def _read_drift(connection: Connection, findings: list[Problem]) -> list[str]:
     """Return how the tables differ from what the applied SQL files left: an index or a constraint may be missing."""
     try:
@@ -95,47 +143,6 @@ def _read_drift(connection: Connection, findings: list[Problem]) -> list[str]:
     )
     findings.extend(Problem("schema of the target", line, fix) for line in drift)
     return drift
-
-
-def _read_privileges(connection: Connection, groups: Sequence[Group], findings: list[Problem]) -> dict[str, Any]:
-    """Return which roles were looked at; each must have exactly the privileges of its service."""
-    wanted: dict[str, set[str]] = {}
-    for group in groups:
-        for service in group.services:
-            wanted.setdefault(service.database_role, set()).update(service.schemas)
-    by_role = {role: sorted(schemas) for role, schemas in sorted(wanted.items())}
-    fix = f"Run playbooks/1_infrastructure.yml: schema_apply sets them, {_RUN_VALIDATION}"
-    try:
-        found = privileges.synchronise(connection, by_role, check_mode=True)
-    except MigrationError as error:
-        findings.extend(error.problems)
-        return {"roles": by_role}
-    findings.extend(Problem("privileges", f"missing: {line}", fix) for line in found["granted"])
-    findings.extend(Problem("privileges", f"too much: {line}", fix) for line in found["revoked"])
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT r.rolname, (SELECT string_agg(name, ', ' ORDER BY name) "
-            "FROM jsonb_each(to_jsonb(r)) AS o (name, value) WHERE name = ANY (%s) AND value = 'true') "
-            "FROM pg_roles r WHERE rolname = ANY (%s) ORDER BY 1",
-            (list(_TOO_POWERFUL), list(by_role)),
-        )
-        powers = cursor.fetchall()
-        cursor.execute(
-            "SELECT n.nspname || '.' || c.relname, string_agg(DISTINCT a.privilege_type, ', ') FROM pg_class c "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN aclexplode(c.relacl) a "
-            "WHERE a.grantee = 0 AND pg_get_userbyid(c.relowner) = current_user GROUP BY 1 ORDER BY 1"
-        )
-        public = cursor.fetchall()
-    findings.extend(
-        Problem(f"role {role}", f"it has more power than a service needs: {names}", f"ALTER ROLE, {_RUN_VALIDATION}")
-        for role, names in powers
-        if names
-    )
-    findings.extend(
-        Problem(f"{table}", f"every role has {names} on it", f"REVOKE … FROM PUBLIC, {_RUN_VALIDATION}")
-        for table, names in public
-    )
-    return {"roles": by_role}
 
 
 def _read_backup(
@@ -200,11 +207,12 @@ def _read_server(connection: Connection, findings: list[Problem], information: l
     settings = []
     for name, value, pending in rows:
         notes = []
-        wanted, consequence = _EXPECTED_SETTINGS.get(name, (value, ""))
-        if value != wanted:
-            notes.append(f"expected {wanted}: {consequence}")
+        right, consequence = _EXPECTED_SETTINGS.get(name, ((value,), ""))
+        if value not in right:
+            what = f"expected {right[0]}: {consequence}"
+            notes.append(what)
             fix = f"Set it in conf.d (role postgres_config), {_RUN_VALIDATION}"
-            findings.append(Problem(f"setting {name}", f"it is {value}, expected {wanted}: {consequence}", fix))
+            findings.append(Problem(f"setting {name}", f"it is {value}, {what}", fix))
         if pending:
             notes.append("changed in the configuration, waits for a restart of the server")
             information.append(f"The setting {name} waits for a restart of the server")
@@ -212,3 +220,29 @@ def _read_server(connection: Connection, findings: list[Problem], information: l
             notes.append(f"{usable} for ordinary roles, whose limits together allow {limits}")
         settings.append({"name": name, "value": value, "note": "; ".join(notes)})
     return {"version": version, "settings": settings}
+
+
+def _read_settings_of_roles(connection: Connection, groups: Sequence[Group]) -> list[Problem]:
+    """Return the settings of single roles, or of the database, that may lose data or keep a service from writing."""
+    roles = {service.database_role for group in groups for service in group.services}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT CASE WHEN s.setrole <> 0 THEN 'role ' || pg_get_userbyid(s.setrole) "
+            "WHEN s.setdatabase <> 0 THEN 'the database' ELSE 'every role' END, "
+            "split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1) "
+            "FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS entry "
+            "WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) "
+            "AND (s.setrole = 0 OR pg_get_userbyid(s.setrole) = ANY (%s)) ORDER BY 1, 2",
+            (sorted(roles),),
+        )
+        rows = cursor.fetchall()
+    findings = []
+    for whom, name, text in rows:
+        # It stands there as somebody has written it.
+        value = _BOOLEANS.get(text.lower(), text)
+        right, consequence = _EXPECTED_OF_ROLES.get(name, ((value,), ""))
+        if value not in right:
+            what = f"it is {value}, expected {right[0]}: {consequence}"
+            fix = f"Take it away again (ALTER ROLE or ALTER DATABASE … RESET {name}), {_RUN_VALIDATION}"
+            findings.append(Problem(f"setting {name} of {whom}", what, fix))
+    return findings

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Collection, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import catalog, export
+from . import catalog, engine, export
+from .cutover_report import FENCE
 from .errors import MigrationError, Problem
+from .fence import is_fenced
 from .plan import plan_group
 from .prepare import prepare
 from .row_sums import sum_source
 from .server_forms import ServerForms
-from .snapshot import WORK_DIRECTORY, sha256_of, snapshot
+from .snapshot import WORK_DIRECTORY, has_pages, sha256_of, snapshot
 from .source import open_snapshot, read_tables
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from .ledger import GroupRecord
 
 _RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RAISES_IT = f"puts it up again, {_RUN_VALIDATION}"
+_SHOWN_ROWS = 5
 
 
 def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any], findings: list[Problem]) -> bool:
@@ -47,11 +51,15 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     elif found != record.frozen_sha256:
         what = "the frozen SQLite file has changed since the cutover: a program writes to it, or it was replaced"
         findings.append(Problem(str(path), what, fix))
-    wal = Path(f"{path.resolve()}-wal")
-    if wal.exists() and wal.stat().st_size > 0:
-        findings.append(Problem(str(wal), "rows were written to the frozen SQLite file since the cutover", fix))
-        return False
-    return True
+    if record.detail.get(FENCE) and not is_fenced(path):
+        what = "its fence is gone: an old program could write rows to it"
+        findings.append(Problem(str(path), what, f"Run playbooks/4_service_cutover.yml, which {_RAISES_IT}"))
+    wal, journal = (Path(f"{path.resolve()}{suffix}") for suffix in ("-wal", "-journal"))
+    written = [wal] if wal.exists() and wal.stat().st_size > 0 else []
+    written += [journal] if has_pages(journal) else []
+    what = "rows were written to the frozen SQLite file since the cutover"
+    findings.extend(Problem(str(file), what, fix) for file in written)
+    return not written
 
 
 def check_proof(
@@ -111,12 +119,18 @@ def count_written_since(
 ) -> dict[str, dict[str, int]]:
     """Return how many rows of each table PostgreSQL holds otherwise than the frozen file, by target table."""
     directory = Path(work_directory or WORK_DIRECTORY)
+    made = not directory.exists()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         counts = export.count_changes(connection, group, Path(group.source_path), directory)
     except MigrationError as error:
         reasons = "; ".join(str(problem) for problem in error.problems) or error.summary
         information.append(f"Which rows were written since the cutover cannot be told: {reasons}")
         return {}
+    finally:
+        if made:
+            with suppress(OSError):
+                directory.rmdir()
     written = {}
     for table in group.tables:
         count = counts.get(table.source)
@@ -130,3 +144,41 @@ def count_written_since(
         parts = [f"{number:,} {what}" for what, number in written[table.target].items() if number]
         information.append(f"{table.target}: rows written since the cutover: {', '.join(parts)}")
     return written
+
+
+def find_unwanted_writes(
+    connection: Connection, group: Group, names: Collection[str], work_directory: str | None, at_rest: bool
+) -> list[Problem]:
+    """Return what differs in tables that were written to and that nobody should write to.
+
+    :param at_rest: whether the frozen file can be read, to tell the very rows.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    if at_rest:
+        # A later SQL file can leave no way to compare: then only that they were written to can be told.
+        with suppress(MigrationError):
+            tables = {table["target"]: table for table in engine.compare(connection, group, work_directory)["tables"]}
+        connection.rollback()
+    fix = "Find out who wrote to it and put the rows back, or take it out of validation_unwritten_tables"
+    return [
+        Problem(
+            f"{group.name}: {mapping.source} → {mapping.target}",
+            "it was written to since the cutover, and validation_unwritten_tables says that nobody writes to it"
+            + rows_that_differ(tables.get(mapping.target, {})),
+            fix,
+        )
+        for mapping in group.tables
+        if mapping.target in names
+    ]
+
+
+def rows_that_differ(table: Mapping[str, Any]) -> str:
+    """Return the first rows of a compared table that differ, as the end of a sentence; nothing if none is known."""
+    differences = table.get("differences") or []
+    shown = [
+        f"{found['key']}: {found['column']} {found['source']} in SQLite, {found['target']} in PostgreSQL"
+        for found in differences[:_SHOWN_ROWS]
+    ]
+    if len(differences) > _SHOWN_ROWS:
+        shown.append("and more")
+    return f"; what differs from SQLite now: {'; '.join(shown)}" if shown else ""

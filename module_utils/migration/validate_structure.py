@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import catalog, ledger
 from .connection import first_row
 from .errors import Problem
+from .names import table_name
 
 try:
     from psycopg2 import sql
@@ -17,7 +18,7 @@ except ImportError:  # reported by connection.connect()
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-    from .estate import Group
+    from .estate import Group, TableMapping
 
 _RUN_VALIDATION = "then run playbooks/5_validation.yml again"
 
@@ -30,8 +31,9 @@ def validate_structure(connection: Connection, group: Group, result: dict[str, A
     tables = catalog.read_catalog(connection, [table.target for table in group.tables])
     run = ledger.read_latest_run(connection, group.name, "final", "rehearsal") or {}
     required = {entry["name"]: int(entry["required"]) for entry in run.get("sequences", [])}
+    feeding = {mapping.target: _declared_sequences(mapping) for mapping in group.tables}
     for target in sorted(tables):
-        result["sequences"] += _read_sequences(connection, tables[target], required)
+        result["sequences"] += _read_sequences(connection, tables[target], feeding[target], required)
         result["foreign_keys"] += _read_foreign_keys(connection, tables[target])
     result["constraints"] = _read_constraints(connection, list(tables))
     result["indexes"] = _read_indexes(connection, list(tables))
@@ -80,43 +82,49 @@ def validate_structure(connection: Connection, group: Group, result: dict[str, A
             )
 
 
+def _declared_sequences(mapping: TableMapping) -> dict[str, str]:
+    """Return the sequences that no column owns and the inventory names, by target column."""
+    columns = mapping.columns.values()
+    return {options.target: options.sequence for options in columns if options.sequence is not None}
+
+
 def _read_sequences(
-    connection: Connection, table: catalog.TargetTable, required: Mapping[str, int]
+    connection: Connection, table: catalog.TargetTable, declared: Mapping[str, str], required: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     """Return the sequences that feed a table, and whether each is ahead of every id given out.
 
+    :param declared: sequences that no column owns, by column.
     :param required: the least next value that the last load found necessary, by sequence: SQLite may
         have given out higher ids than those that are left.
     """
     found = []
-    schema, name = table.name.split(".", 1)
     for column in table.columns.values():
-        if column.sequence is None:
+        # As SQL reads it: quoted where needed.
+        name = column.sequence or table.sequences.get(declared.get(column.name, ""))
+        if name is None:
             continue
-        sequence_schema, sequence_name = (part.strip('"') for part in column.sequence.split(".", 1))
         with connection.cursor() as cursor:
             cursor.execute(
+                "SELECT n.nspname, c.relname, s.seqincrement FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid "
+                "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE s.seqrelid = %s::regclass",
+                (name,),
+            )
+            sequence_schema, sequence_name, increment = first_row(cursor)
+            cursor.execute(
                 sql.SQL(
-                    "SELECT CASE WHEN s.is_called THEN s.last_value + p.increment_by ELSE s.last_value END, "
-                    "(SELECT coalesce(max({column}), 0) + 1 FROM {table}) "
-                    "FROM {sequence} s, pg_sequences p WHERE p.schemaname = %s AND p.sequencename = %s"
+                    "SELECT CASE WHEN is_called THEN last_value + {increment} ELSE last_value END, "
+                    "(SELECT coalesce(max({column}), 0) + 1 FROM {table}) FROM {sequence}"
                 ).format(
+                    increment=sql.Literal(increment),
                     column=sql.Identifier(column.name),
-                    table=sql.Identifier(schema, name),
+                    table=table_name(table.name),
                     sequence=sql.Identifier(sequence_schema, sequence_name),
-                ),
-                (sequence_schema, sequence_name),
+                )
             )
             next_value, after_largest = first_row(cursor)
-        least = max(int(after_largest), required.get(column.sequence, 1))
-        found.append(
-            {
-                "name": column.sequence,
-                "next_value": int(next_value),
-                "required": least,
-                "correct": int(next_value) >= least,
-            }
-        )
+        least = max(int(after_largest), required.get(name, 1))
+        correct = int(next_value) >= least
+        found.append({"name": name, "next_value": int(next_value), "required": least, "correct": correct})
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -84,6 +84,27 @@ def postgres_settings_differing(wanted: Mapping[str, Any], settings: Sequence[Ma
         ):
             names.append(name)
     return names
+
+
+def postgres_overruled_settings(
+    settings: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Return the settings that the server has another value for: ``name``, ``wanted``, ``found`` and ``source``.
+
+    :param settings: rows of ``pg_settings`` as for :func:`postgres_settings_differing`, with ``shown`` and ``source``.
+    """
+    rows = {row["name"]: row for row in settings}
+    differing = postgres_settings_differing(wanted, list(rows.values()))
+    return [
+        {
+            "name": name,
+            "wanted": ("on" if wanted[name] else "off") if isinstance(wanted[name], bool) else str(wanted[name]),
+            "found": str(rows[name.lower()]["shown"]),
+            "source": str(rows[name.lower()]["source"]),
+        }
+        for name in differing
+        if name.lower() in rows
+    ]
 
 
 def postgres_connection_problems(maximum: int, reserved: int, services: Mapping[str, int], migrator: int) -> list[str]:
@@ -219,6 +240,7 @@ class FilterModule:
             "postgres_failure_text": postgres_failure_text,
             "postgres_hba_rules": postgres_hba_rules,
             "postgres_memory_settings": postgres_memory_settings,
+            "postgres_overruled_settings": postgres_overruled_settings,
             "postgres_setting_literal": postgres_setting_literal,
             "postgres_settings_differing": postgres_settings_differing,
         }

@@ -9,8 +9,10 @@ module: validate_database
 short_description: Look at the server, its schema, the services' privileges and the backups
 description:
   - Says what is wrong, without writing anything. Findings do not fail the task, so that a report can tell all of them.
-  - Settings that may lose data must have their values. The tables must be as the applied SQL files left them, no index
-    or constraint missing. Each service's role must have the privileges of its schemas, no more and no less.
+  - Settings that may lose data must have their values, also those of single roles; and none that the role
+    postgres_config has set may be overruled. The tables must be as the applied SQL files left them, no index or
+    constraint missing. Each service's role must have the privileges of its schemas, no more and no less, and PUBLIC
+    none.
   - Once a group lives in PostgreSQL and backups are taken, one that was proven to restore must not be too old.
 options:
   groups:
@@ -22,6 +24,35 @@ options:
     description: How old the newest backup that was proven to restore may be.
     type: float
     default: 48
+  unwritten_tables:
+    description: The names given to M(validate_group); one that no group moves is a finding.
+    type: list
+    elements: str
+    default: []
+  overruled_settings:
+    description:
+      - Settings for which the server does not use the value that the role postgres_config has given them, as that
+        role's C(tasks/look.yml) finds them.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the setting.
+        type: str
+        required: true
+      wanted:
+        description: The value that the role has given it.
+        type: str
+        required: true
+      found:
+        description: The value that the server uses.
+        type: str
+        required: true
+      source:
+        description: The file, or the kind of place, where that value comes from.
+        type: str
+        required: true
 attributes:
   check_mode:
     description: Looks all the same, because nothing is written. Where there is no server or ledger yet, says so.
@@ -86,18 +117,24 @@ from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group, parse_group
 
 
-def validation(groups: Sequence[Group], login: Login, backup_max_age_hours: float, check_mode: bool) -> dict[str, Any]:
+def validation(groups: Sequence[Group], login: Login, parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Return what was found.
 
     :raises MigrationError: if nobody can look, unless a dry run finds no server or ledger yet.
     """
     result: dict[str, Any]
     try:
-        with connected(login) as connection:
+        with connected(login, read_only=True) as connection:
             if check_mode and not ledger.exists(connection):
                 result = validate_database.blank("there is no ledger in the database yet")
             else:
-                result = validate_database.validate(connection, groups, backup_max_age_hours)
+                result = validate_database.validate(
+                    connection,
+                    groups,
+                    parameters["backup_max_age_hours"],
+                    parameters["unwritten_tables"],
+                    parameters["overruled_settings"],
+                )
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -111,6 +148,13 @@ def main() -> None:
         argument_spec={
             "groups": {"type": "list", "elements": "dict", "required": True},
             "backup_max_age_hours": {"type": "float", "default": 48},
+            "unwritten_tables": {"type": "list", "elements": "str", "default": []},
+            "overruled_settings": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {name: {"type": "str", "required": True} for name in ("name", "wanted", "found", "source")},
+            },
             **LOGIN_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -120,7 +164,7 @@ def main() -> None:
         result = validation(
             [parse_group(group) for group in parameters["groups"]],
             Login.from_arguments(parameters),
-            parameters["backup_max_age_hours"],
+            parameters,
             module.check_mode,
         )
     except MigrationError as error:

@@ -13,6 +13,7 @@ description:
     information.
   - After it the frozen file must be the recorded one, its rows must hash to what the final sync proved equal, and no
     process may have it open. What the services wrote to PostgreSQL since is counted by table, as information.
+  - What differs in a table of O(unwritten_tables) after the cutover is wrong, and its rows are named.
   - After a rollback both sides are compared; what the services wrote to SQLite since is information.
   - Sequences must be ahead of every id, constraints validated, foreign keys without orphans, indexes valid.
   - Each service must answer its health address.
@@ -30,9 +31,15 @@ options:
     description: Whether to ask each service for its health, and to look for processes that have the frozen file open.
     type: bool
     default: true
+  unwritten_tables:
+    description: Target tables, as C(schema.table), that no service writes to.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
-    description: Compares all the same, because nothing is written. Where there is no server or ledger yet, says so.
+    description: Compares all the same, because nothing is written; the server itself would refuse it. Where there is
+      no server or ledger yet, says so.
     support: full
 extends_documentation_fragment:
   - postgres_login
@@ -84,6 +91,7 @@ problems:
   elements: dict
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -94,18 +102,25 @@ from ansible.module_utils.migration.estate import Group, parse_group
 from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
 
 
-def validation(group: Group, login: Login, work_directory: str, check_mode: bool, ask_services: bool) -> dict[str, Any]:
+def validation(
+    group: Group,
+    login: Login,
+    work_directory: str,
+    check_mode: bool,
+    ask_services: bool,
+    unwritten_tables: Sequence[str],
+) -> dict[str, Any]:
     """Return what was found in one group.
 
     :raises MigrationError: if nothing can be compared, unless a dry run finds no server or ledger yet.
     """
     result: dict[str, Any]
     try:
-        with connected(login) as connection:
+        with connected(login, read_only=True) as connection:
             if check_mode and not ledger.exists(connection):
                 result = validate.not_compared(group, "there is no ledger in the database yet")
             else:
-                result = validate.validate(connection, group, work_directory, ask_services)
+                result = validate.validate(connection, group, work_directory, ask_services, unwritten_tables)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -120,6 +135,7 @@ def main() -> None:
             "group": {"type": "dict", "required": True},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
             "ask_services": {"type": "bool", "default": True},
+            "unwritten_tables": {"type": "list", "elements": "str", "default": []},
             **LOGIN_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -128,7 +144,14 @@ def main() -> None:
         group = parse_group(module.params["group"])
         login = Login.from_arguments(module.params)
         parameters = module.params
-        result = validation(group, login, parameters["work_directory"], module.check_mode, parameters["ask_services"])
+        result = validation(
+            group,
+            login,
+            parameters["work_directory"],
+            module.check_mode,
+            parameters["ask_services"],
+            parameters["unwritten_tables"],
+        )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     module.exit_json(changed=False, validation=result)
