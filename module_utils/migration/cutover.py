@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import ledger, state
 from .connection import Login, ServerUnreachable, connected
-from .cutover_checks import Checked, Settings, boot_warnings, check_database, check_health, check_services, check_source
+from .cutover_checks import (
+    Checked,
+    Settings,
+    boot_warnings,
+    check_database,
+    check_health,
+    check_services,
+    check_services_login,
+    check_source,
+)
 from .cutover_keep import Keeper
 from .cutover_report import FENCE, FINGERPRINT, Steps
 from .cutover_undo import put_back, to_sqlite, written_since, written_until_stopped
@@ -99,6 +108,7 @@ def _bring_to_postgresql(connection: Connection, login: Login, group: Group, set
             check_health(group, checked)
         check_source(group, checked)
         check_database(connection, group, settings, checked)
+        check_services_login(group, settings, checked)
         checked.require(_SUMMARY.format(group.name))
     except MigrationError as error:
         if interrupted:
@@ -119,6 +129,7 @@ def _foretell(connection: Connection, group: Group, settings: Settings) -> dict[
     checked = check_services(group, settings, may_be_missing=interrupted)
     if record.state in (state.REHEARSED, state.FROZEN):
         check_database(connection, group, settings, checked)
+        check_services_login(group, settings, checked)
     return _announce(group, settings, record.state, checked)
 
 

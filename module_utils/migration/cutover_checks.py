@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import dotenv_file, open_files
+from . import dotenv_file, open_files, service_trial
 from .connection import connected, first_row
 from .errors import MigrationError, Problem
 from .estate import Group, Service
@@ -210,6 +210,17 @@ def check_database(connection: Connection, group: Group, settings: Settings, che
                 fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
                 checked.problems.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
     _check_connections(connection, group, settings, checked)
+
+
+def check_services_login(group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that the services themselves reach a server on another host, whose certificate their library verifies."""
+    values = {
+        service: settings.services_login.values(service, password, processes_of(checked, service))
+        for service in group.services
+        if (password := settings.role_passwords.get(service.database_role))
+    }
+    pids = {name: [entry.pid for entry in found if entry.pid] for name, found in checked.processes.items()}
+    checked.problems.extend(service_trial.problems(settings.services_login, values, pids))
 
 
 def _check_connections(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:

@@ -146,7 +146,8 @@ def connection_values(
     """Return the lines of one connection by their keys, ``DATABASE_URL`` from the same values as the others.
 
     :param pool_size: most connections of each process of the service.
-    :param ssl_mode: a mode of libpq; one that demands TLS is written, the weaker ones are the service's own affair.
+    :param ssl_mode: a mode of libpq; one that demands or forbids TLS is written, the others are the service's own
+        affair.
     :param ca_certificate: file with the authorities that may have signed the server's certificate.
     """
     values = {"PGHOST": host, "PGPORT": str(port), "PGDATABASE": database, "PGUSER": user, "PGPASSWORD": password}
@@ -158,6 +159,9 @@ def connection_values(
         else:
             # Node's pg ignores PGSSLROOTCERT: with an authority of our own, PGSSLMODE alone would refuse the server.
             values["PGSSLMODE"] = ssl_mode
+    elif ssl_mode == "disable":
+        # Else the library would demand TLS of a server on another host.
+        values["PGSSLMODE"] = ssl_mode
     if host.startswith("/"):
         options["host"] = host
         server = ""

@@ -23,7 +23,7 @@ from .fingerprint import since
 from .rehearsal import REHEARSAL
 from .validate_kept import read_kept
 from .validate_live import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
-from .validate_services import look_at_services
+from .validate_services import find_strays, look_at_services
 from .validate_structure import validate_structure
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def validate(
     if ask_services:
         result["service_health"], shortcomings = look_at_services(group, record.state)
         findings.extend(shortcomings)
+        if state.is_on_postgresql(record.state):
+            with _collecting(connection, group, findings):
+                findings.extend(find_strays(connection, group, result["service_health"]))
     result["findings"] = [asdict(finding) for finding in findings]
     result["valid"] = not findings
     return result

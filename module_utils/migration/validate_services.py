@@ -9,6 +9,8 @@ from .errors import MigrationError, Problem
 from .service_health import ask
 
 if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
     from .estate import Group
 
 _RUN_VALIDATION = "then run playbooks/5_validation.yml again"
@@ -30,6 +32,29 @@ def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any
     if group_state == state.LIVE:
         findings.extend(_holders(group))
     return answers, findings
+
+
+def find_strays(connection: Connection, group: Group, answers: list[dict[str, Any]]) -> list[Problem]:
+    """Return the services that are well and have no session on the server: they use another store.
+
+    The health address uses the database, so right after it was asked a session is there.
+
+    :param answers: what :func:`look_at_services` returned.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = current_database()")
+        roles = {role for (role,) in cursor.fetchall()}
+    connection.rollback()
+    well = {answer["name"] for answer in answers if not answer["shortcoming"]}
+    return [
+        Problem(
+            f"service {service.name}",
+            f"it answers, and its role {service.database_role} has no session on the server: it uses another store",
+            f"Run playbooks/4_service_cutover.yml, which brings it to PostgreSQL again, {_RUN_VALIDATION}",
+        )
+        for service in group.services
+        if service.name in well and service.database_role not in roles
+    ]
 
 
 def _holders(group: Group) -> list[Problem]:
