@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from ansible.module_utils.migration import dotenv_file
@@ -27,62 +28,82 @@ from .host import (
 pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
 
 GROUP = group_of("deploy")
-ECOSYSTEM = "/opt/swarm-deploy/ecosystem.config.js"
+# A service of ECMAScript modules, and one of CommonJS modules: pm2 loads each kind in another way.
+SERVICE, OTHER_SERVICE = "swarm-deploy", "swarm-registry"
+SCRIPTS = {SERVICE: "server.mjs", OTHER_SERVICE: "server.js"}
 
 
-def processes() -> list[int]:
-    """Return the processes of the service, all of them online and in cluster mode."""
-    listed = [entry for entry in json.loads(pm2("jlist")) if entry["name"] == "swarm-deploy"]
+def ecosystem_of(name: str) -> str:
+    """Return the path of a service's ecosystem file."""
+    return f"/opt/{name}/ecosystem.config.js"
+
+
+def entries(name: str) -> list[dict[str, Any]]:
+    """Return what pm2 says of each process of a service."""
+    return [entry for entry in json.loads(pm2("jlist")) if entry["name"] == name]
+
+
+def processes(name: str = SERVICE) -> list[int]:
+    """Return the processes of a service, all of them online and in cluster mode."""
+    listed = entries(name)
     assert {(entry["pm2_env"]["exec_mode"], entry["pm2_env"]["status"]) for entry in listed} == {
         ("cluster_mode", "online")
     }
+    assert {entry["pm2_env"]["pm_exec_path"].rpartition("/")[2] for entry in listed} == {SCRIPTS[name]}
     return [entry["pid"] for entry in listed]
 
 
-def start_with(instances: int) -> None:
-    """Let the ecosystem file start so many processes in cluster mode, and start them."""
-    on_host("sed", "-i", "/exec_mode/d", ECOSYSTEM)
+def start_with(instances: int, name: str = SERVICE) -> None:
+    """Let a service's ecosystem file start so many processes in cluster mode, and start them."""
+    on_host("sed", "-i", "/exec_mode/d", ecosystem_of(name))
     line = f"      exec_mode: 'cluster', instances: {instances},"
-    on_host("sed", "-i", f"/kill_timeout/i\\{line}", ECOSYSTEM)
-    pm2("delete", "swarm-deploy")
-    pm2("start", ECOSYSTEM)
+    on_host("sed", "-i", f"/kill_timeout/i\\{line}", ecosystem_of(name))
+    pm2("delete", name)
+    pm2("start", ecosystem_of(name))
     pm2("save")
 
 
 @pytest.fixture(autouse=True)
 def cluster(dry_run_on_a_bare_host: str) -> Iterator[None]:
-    """The service with two processes, and at the end with one again, on SQLite and rehearsed."""
-    kept = on_host("cat", ECOSYSTEM)
+    """The first service with two processes; at the end both with one again, on SQLite and rehearsed."""
+    kept = {name: on_host("cat", ecosystem_of(name)) for name in SCRIPTS}
     start_with(2)
     try:
         yield
     finally:
-        on_host("sh", "-c", f"cat > {ECOSYSTEM}", text=kept)
-        play(ROLLBACK, *variables(rollback_groups="deploy"))
-        pm2("delete", "swarm-deploy")
-        pm2("start", ECOSYSTEM)
+        for name, text in kept.items():
+            on_host("sh", "-c", f"cat > {ecosystem_of(name)}", text=text)
+        play(ROLLBACK, *variables(rollback_groups="deploy,registry"))
+        for name in kept:
+            if len(entries(name)) > 1:
+                pm2("delete", name)
+                pm2("start", ecosystem_of(name))
         play(REHEARSAL)
         assert is_as_before(GROUP)
+        assert is_as_before(group_of("registry"))
 
 
 def test_every_process_is_moved_and_shares_the_pool_size() -> None:
-    before = processes()
-    assert len(before) == 2
-    output = play(CUTOVER, *variables(groups=[GROUP]))
-    assert "as a client saw it" in output
-    after = processes()
-    assert len(after) == 2
-    assert not set(before) & set(after)
-    assert health_of("swarm-deploy")["store"] == "postgresql"
-    # Five for both of them.
-    assert dotenv_file.read_values(env_of("swarm-deploy"))["DATABASE_POOL_SIZE"] == "2"
-    assert int(sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'swarm_deploy'")) >= 2
-    for pid in after:
-        environment = on_host("sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/environ")
-        assert "ANSIBLE" not in environment
-        assert "PGPASSWORD" not in environment
-    assert changed(play(CUTOVER, *variables(groups=[GROUP]))) == 0
-    assert processes() == after
+    start_with(2, OTHER_SERVICE)
+    groups = [GROUP, group_of("registry")]
+    before = {name: processes(name) for name in SCRIPTS}
+    output = play(CUTOVER, *variables(groups=groups))
+    assert output.count("as a client saw it") == 2
+    after = {name: processes(name) for name in SCRIPTS}
+    for name, pids in after.items():
+        assert len(pids) == len(before[name]) == 2
+        assert not set(before[name]) & set(pids)
+        assert health_of(name)["store"] == "postgresql"
+        # Five for both of them.
+        assert dotenv_file.read_values(env_of(name))["DATABASE_POOL_SIZE"] == "2"
+        role = name.replace("-", "_")
+        assert int(sql(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'")) >= 2
+        for pid in pids:
+            environment = on_host("sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/environ")
+            assert "ANSIBLE" not in environment
+            assert "PGPASSWORD" not in environment
+    assert changed(play(CUTOVER, *variables(groups=groups))) == 0
+    assert {name: processes(name) for name in SCRIPTS} == after
 
 
 def test_more_processes_than_connections_are_refused() -> None:

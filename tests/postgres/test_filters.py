@@ -187,6 +187,19 @@ class TestSettings:
         """A setting that the server does not list is not one that it has."""
         assert config.postgres_settings_differing({"absent": 1}, []) == ["absent"]
 
+    def test_overruled_settings_come_with_both_values_and_their_source(self) -> None:
+        """The wanted value is shown as the role has written it, the other one as the server shows it."""
+        rows = [
+            {**row("work_mem", "1024", "kB", "integer"), "shown": "1MB", "source": "/data/postgresql.auto.conf"},
+            {**row("shared_buffers", "32768", "8kB", "integer"), "shown": "256MB", "source": "/conf.d/ours.conf"},
+            {**row("ssl", "off", None, "bool"), "shown": "off", "source": "command line"},
+        ]
+        wanted = {"Work_Mem": "4MB", "shared_buffers": "256MB", "ssl": True, "absent": 1}
+        assert config.postgres_overruled_settings(rows, wanted) == [
+            {"name": "Work_Mem", "wanted": "4MB", "found": "1MB", "source": "/data/postgresql.auto.conf"},
+            {"name": "ssl", "wanted": "on", "found": "off", "source": "command line"},
+        ]
+
     def test_literals(self) -> None:
         """Quotes and backslashes arrive, booleans are words, and nothing breaks out of its line."""
         assert config.postgres_setting_literal("it's \\ x") == "'it''s \\\\ x'"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import schema
+from ansible.module_utils.migration import schema, service_trial
 from ansible.module_utils.migration.connection import connected
 from ansible.module_utils.migration.schema_files import read_files
 
@@ -395,6 +395,75 @@ def test_the_certificate_of_a_server_on_another_host_is_verified_unless_told_oth
     assert ask(schema_database.port, PGSSLROOTCERT="/srv/server.pem") == refused
     assert ask(schema_database.port, "{ verifyTls: false }") == 1
     assert ask(schema_database.port, PGSSLMODE="disable") == 1
+
+
+TRIAL = """
+import json, sys
+from migration import service_trial
+from migration.estate import Service
+from migration.service_health import ServicesLogin
+given = json.load(sys.stdin)
+service = Service("swarm-registry", "swarm", "/opt/swarm-registry", given["role"], ("registry",), "http://127.0.0.1:1")
+login = ServicesLogin(**given["login"])
+values = login.values(service, given["password"])
+print(json.dumps([str(problem) for problem in service_trial.problems(login, {service: values}, {})]))
+"""
+
+
+def test_a_cutover_finds_beforehand_that_the_services_will_not_trust_the_server(
+    schema_database: Login, tmp_path: Path
+) -> None:
+    name = "database.example"
+    certificate, key = make_certificate(tmp_path, "server", name)
+    subprocess.run(["docker", "cp", str(certificate), f"{CONTAINER}:/srv/server.pem"], check=True, capture_output=True)
+    on_host(f"chmod 0644 /srv/*.pem; grep -q {name} /etc/hosts || echo 127.0.0.1 {name} >> /etc/hosts")
+    on_host("mkdir -p /srv/engine")
+    engine = str(ROOT / "module_utils" / "migration")
+    subprocess.run(["docker", "cp", engine, f"{CONTAINER}:/srv/engine"], check=True, capture_output=True)
+
+    def try_it(port: int, ssl_mode: str, authority: str | None = None, host: str = name) -> str:
+        login = {"host": host, "port": port, "database": schema_database.database, "ssl_mode": ssl_mode}
+        login["ca_certificate"] = authority
+        given = {"login": login, "role": schema_database.user, "password": schema_database.password}
+        command = ["docker", "exec", "--interactive", "--env", "PYTHONPATH=/srv/engine", CONTAINER, "python3"]
+        result = subprocess.run(
+            [*command, "-c", TRIAL], input=json.dumps(given), capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert str(schema_database.password) not in result.stdout
+        return "\n".join(json.loads(result.stdout))
+
+    refused = f"swarm-registry cannot log in to {name}"
+    with tls_in_front_of(schema_database.port, certificate, key) as port:
+        for authority in (None, "/srv/server.pem"):
+            # An authority without a demand of TLS is written nowhere.
+            found = try_it(port, "prefer", authority)
+            assert f"postgres_ssl_mode: it is prefer, and with it {refused}:{port}: " in found
+            assert "(DEPTH_ZERO_SELF_SIGNED_CERT)" in found
+            assert "postgres_ca_certificate" in found
+        assert "postgres_ssl_mode: it is require" in try_it(port, "require")
+        assert try_it(port, "verify-full", "/srv/server.pem") == ""
+    assert "postgres_ssl_mode: it is prefer" in try_it(schema_database.port, "prefer")
+    assert try_it(schema_database.port, "disable") == ""
+    assert re.match(rf"postgres_host: {refused}:1: .*ECONNREFUSED", try_it(1, "disable"))
+    # On its own host there is no certificate to look at.
+    assert try_it(1, "prefer", host="127.0.0.1") == ""
+
+
+def test_the_cutover_tells_its_own_host_from_others_as_the_library_does() -> None:
+    library = (ROOT / "roles/shared_library/files/db/src/pool.ts").read_text()
+    assert service_trial.THIS_HOST.replace("/", r"\/") in library
+    names = ("", "localhost", "/run/postgresql", "127.0.0.1", "127.1.2.3", "::1", "[::1]")
+    assert all(map(service_trial.is_this_host, names))
+    assert not any(map(service_trial.is_this_host, ("10.0.0.1", "database.example", "::2", "localhost.example")))
+
+
+def test_modules_of_both_kinds_see_everything_that_the_library_exports() -> None:
+    show = "console.log(JSON.stringify(Object.keys(library).filter((name) => name !== 'default').sort()))"
+    common = javascript(f"const library = require('swarm-shared-db'); {show}")
+    module = javascript(f"import * as library from 'swarm-shared-db'; {show}", "--input-type=module")
+    assert [name for name in module if name not in ("__esModule", "module.exports")] == common
+    assert {"applyMigrations", "createPool", "poolConfiguration", "schemaStatus"} <= set(common)
 
 
 STATUS = """

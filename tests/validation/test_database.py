@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.module_utils.migration import privileges, schema, schema_files, validate_database, validate_services
+from ansible.module_utils.migration.connection import connect
 from ansible.module_utils.migration.errors import MigrationError
 
 from .support import TARGET, Estate, make_estate
@@ -26,8 +28,9 @@ ROLE = "swarm_registry"
 
 
 @pytest.fixture
-def estate(connection: Connection, tmp_path: Path) -> Estate:
+def estate(connection: Connection, server: Server, database: str, tmp_path: Path) -> Estate:
     """An estate in state live, its tables made by a SQL file, and its service's role with its privileges."""
+    server.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC", f"GRANT CONNECT ON DATABASE {database} TO {ROLE}")
     schema.apply(connection, schema_files.read_files([{"name": "001_zoo.sql", "content": TARGET}]))
     estate = make_estate(connection, tmp_path, with_target=False)
     service = replace(estate.group.services[0], database_role=ROLE)
@@ -81,6 +84,27 @@ def test_nothing_is_wrong_and_nothing_is_written(estate: Estate) -> None:
         (f"GRANT TRUNCATE ON app.pets TO {ROLE}", f"too much: {ROLE}: TRUNCATE on app.pets"),
         (f"REVOKE USAGE ON SEQUENCE app.pets_id_seq FROM {ROLE}", f"missing: {ROLE}: USAGE on app.pets_id_seq"),
         ("GRANT SELECT ON app.owners TO PUBLIC", "app.owners: every role has SELECT on it"),
+        ("GRANT SELECT (name) ON app.owners TO PUBLIC", "column app.owners.name: every role has SELECT on it"),
+        ("GRANT USAGE ON SCHEMA app TO PUBLIC", "schema app: every role has USAGE on it"),
+        ("GRANT USAGE ON SEQUENCE app.pets_id_seq TO PUBLIC", "app.pets_id_seq: every role has USAGE on it"),
+        ("GRANT SELECT ON migration.run TO PUBLIC", "migration.run: every role has SELECT on it"),
+        (
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO PUBLIC",
+            "new objects in schema app: every role has SELECT on it",
+        ),
+        ("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC", "new objects everywhere: every role has"),
+        (f"GRANT UPDATE (name) ON migration.backup TO {ROLE}", f"{ROLE}: UPDATE on column migration.backup.name"),
+        (f"GRANT SELECT ON migration.run TO {ROLE}", f"too much: {ROLE}: SELECT on migration.run"),
+        ("ALTER TABLE app.owners ENABLE ROW LEVEL SECURITY", "not from our files: table app.owners with row level"),
+        ("ALTER TABLE app.pets SET UNLOGGED", "not from our files: table app.pets unlogged"),
+        (
+            "CREATE RULE nothing AS ON INSERT TO app.pets DO INSTEAD NOTHING",
+            "not from our files: rule CREATE RULE nothing AS ON INSERT TO app.pets DO INSTEAD NOTHING",
+        ),
+        (
+            "CREATE POLICY mine ON app.pets USING (false)",
+            "not from our files: policy mine on app.pets",
+        ),
     ],
 )
 def test_what_differs_from_the_files_and_the_inventory_is_a_finding(
@@ -96,6 +120,95 @@ def test_a_service_s_role_with_too_much_power_is_a_finding(estate: Estate, serve
         assert f"role {ROLE}: it has more power than a service needs: rolcreatedb, rolcreaterole" in findings(estate)
     finally:
         server.execute(f"ALTER ROLE {ROLE} NOCREATEDB NOCREATEROLE")
+
+
+@pytest.mark.parametrize(
+    ("statement", "undo", "finding"),
+    [
+        (
+            f"GRANT swarm_owner TO {ROLE}",
+            f"REVOKE swarm_owner FROM {ROLE}",
+            "it is a member of swarm_owner, and so may",
+        ),
+        (
+            f"GRANT pg_read_all_data TO {ROLE}",
+            f"REVOKE pg_read_all_data FROM {ROLE}",
+            "it is a member of pg_read_all_data",
+        ),
+        (f"ALTER ROLE {ROLE} VALID UNTIL '2020-01-01'", f"ALTER ROLE {ROLE} VALID UNTIL 'infinity'", "has expired"),
+        (f"ALTER ROLE {ROLE} NOLOGIN", f"ALTER ROLE {ROLE} LOGIN", "it may not log in"),
+        (
+            f"ALTER ROLE {ROLE} SET synchronous_commit = 0",
+            f"ALTER ROLE {ROLE} RESET ALL",
+            f"setting synchronous_commit of role {ROLE}: it is off, expected on",
+        ),
+        (
+            "ALTER ROLE ALL SET session_replication_role = replica",
+            "ALTER ROLE ALL RESET ALL",
+            "setting session_replication_role of every role: it is replica, expected origin",
+        ),
+        (
+            "ALTER DATABASE {database} SET default_transaction_read_only = true",
+            "ALTER DATABASE {database} RESET ALL",
+            "setting default_transaction_read_only of the database: it is on, expected off",
+        ),
+        (
+            "GRANT TEMPORARY ON DATABASE {database} TO PUBLIC",
+            "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+            "every role has TEMPORARY on it",
+        ),
+        (
+            "GRANT CREATE ON DATABASE {database} TO " + ROLE,
+            "REVOKE CREATE ON DATABASE {database} FROM " + ROLE,
+            f"too much: {ROLE}: CREATE on database",
+        ),
+    ],
+)
+def test_what_a_superuser_has_changed_is_a_finding(
+    estate: Estate, server: Server, database: str, statement: str, undo: str, finding: str
+) -> None:
+    server.execute(statement.format(database=database))
+    try:
+        assert finding in findings(estate)
+    finally:
+        server.execute(undo.format(database=database))
+    assert findings(estate) == ""
+
+
+@pytest.mark.parametrize("setting", ["synchronous_commit = remote_apply", "default_transaction_read_only = false"])
+def test_a_setting_of_a_role_that_loses_nothing_is_none(estate: Estate, server: Server, setting: str) -> None:
+    server.execute(f"ALTER ROLE {ROLE} SET {setting}")
+    try:
+        assert findings(estate) == ""
+    finally:
+        server.execute(f"ALTER ROLE {ROLE} RESET ALL")
+
+
+def test_foreign_keys_whose_triggers_are_disabled_are_a_finding(estate: Estate, server: Server, database: str) -> None:
+    server.execute("ALTER TABLE app.owners DISABLE TRIGGER ALL", database=database)
+    assert "not from our files: constraint app.owners.pets_owner is not enforced by its triggers" in findings(estate)
+
+
+def test_a_role_that_is_no_service_s_is_told(estate: Estate) -> None:
+    estate.on_target("GRANT SELECT ON app.owners TO swarm_tickets; GRANT USAGE ON SCHEMA app TO swarm_tickets")
+    result = look(estate)
+    assert result["findings"] == []
+    told = "Role swarm_tickets is no service of the estate and has rights of its own: app.owners, schema app"
+    assert told in result["information"]
+
+
+def test_settings_that_were_overruled_are_findings(estate: Estate) -> None:
+    setting = {"name": "work_mem", "wanted": "4MB", "found": "1MB", "source": "/x/postgresql.auto.conf"}
+    result = look(estate, overruled_settings=[setting])
+    assert [finding["where"] for finding in result["findings"]] == ["setting work_mem"]
+    assert (
+        "1MB, from /x/postgresql.auto.conf, and the role postgres_config has set 4MB" in result["findings"][0]["what"]
+    )
+
+
+def test_a_table_that_is_no_group_s_cannot_be_watched(estate: Estate) -> None:
+    result = look(estate, unwritten_tables=["app.owners", "app.owner"])
+    assert [finding["where"] for finding in result["findings"]] == ["validation_unwritten_tables: app.owner"]
 
 
 def test_a_role_that_is_not_there_is_a_finding(estate: Estate) -> None:
@@ -187,6 +300,16 @@ def test_each_service_is_asked_for_its_health(estate: Estate, address: str, path
     answers, problems = validate_services.look_at_services(group, "live")
     assert finding in answers[0]["shortcoming"]
     assert bool(finding) is bool(problems)
+
+
+def test_a_service_that_is_well_without_a_session_uses_another_store(estate: Estate, server: Server) -> None:
+    answers = [{"name": "zoo-web", "shortcoming": ""}]
+    (problem,) = validate_services.find_strays(estate.connection, estate.group, answers)
+    assert problem.what == f"it answers, and its role {ROLE} has no session on the server: it uses another store"
+    assert validate_services.find_strays(estate.connection, estate.group, [{**answers[0], "shortcoming": "x"}]) == []
+    name = estate.connection.info.dbname
+    with closing(connect(replace(server.superuser, database=name, user=ROLE))):
+        assert validate_services.find_strays(estate.connection, estate.group, answers) == []
 
 
 def test_a_process_that_has_the_frozen_file_open_is_a_finding(estate: Estate, address: str) -> None:

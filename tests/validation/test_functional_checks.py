@@ -44,6 +44,20 @@ class Service:
                 service.seen.append(f"GET {self.path}")
                 if self.path == "/dashboard":
                     self.answer(200, {"totals": {"agents": len(service.agents)}, "tables": [{"n": 1}, {"n": 2}]})
+                elif self.path == "/elsewhere":
+                    self.send_response(302)
+                    self.send_header("Location", "/dashboard")
+                    self.end_headers()
+                elif self.path == "/garbage":
+                    self.wfile.write(b"this is no HTTP\r\n\r\n")
+                elif self.path == "/short":
+                    self.send_response(200)
+                    self.send_header("Content-Length", "9")
+                    self.end_headers()
+                    self.wfile.write(b"{}")
+                    self.close_connection = True
+                elif self.path == "/echo":
+                    self.answer(200, {"echo": self.headers.get("X-Echo"), "number": self.headers.get("X-Number")})
                 elif self.path == "/me":
                     token = self.headers.get("Authorization")
                     self.answer(200 if token == "Bearer t/1" else 401, {})
@@ -88,7 +102,7 @@ def service() -> Iterator[Service]:
     thread.join()
 
 
-def run(*checks: dict[str, Any], **secrets: str) -> list[dict[str, Any]]:
+def run(*checks: dict[str, Any], **secrets: Any) -> list[dict[str, Any]]:
     """Run checks as the module does."""
     results: list[dict[str, Any]] = functional_checks.run(functional_checks.parse(checks), secrets)
     return results
@@ -244,3 +258,32 @@ def test_one_failure_does_not_stop_the_other_checks(service: Service) -> None:
 def test_an_address_that_is_none_fails_without_a_traceback() -> None:
     (result,) = run({"name": "x", "steps": [{"name": "x", "url": "not an address"}]})
     assert result["result"] == FAILED
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("elsewhere", "answered 302, expected 200"),
+        ("garbage", "got no answer: this is no HTTP"),
+        ("short", "got no answer: IncompleteRead"),
+        ("an address with blanks", "got no answer: URL can't contain control characters"),
+    ],
+)
+def test_an_answer_that_is_none_fails_without_a_traceback(service: Service, path: str, reason: str) -> None:
+    (result,) = run({"name": "x", "steps": [{"name": "x", "url": f"{service.url}/{path}"}]})
+    assert result["result"] == FAILED
+    assert reason in result["reason"]
+    # A redirect is an answer: followed, it would carry headers to another address.
+    assert "GET /dashboard" not in service.seen
+
+
+@pytest.mark.parametrize("secret", [4711, 'with "quotes" and \\', "long " + "x" * 200])
+def test_a_secret_is_masked_whatever_it_looks_like(service: Service, secret: Any) -> None:
+    step = {
+        "name": "Echo",
+        "url": f"{service.url}/echo",
+        "headers": {"X-Echo": "${secret}", "X-Number": 7},
+        "expected_json": {"number": "7", "echo": "other than ${secret}"},
+    }
+    (result,) = run({"name": "x", "steps": [step]}, secret=secret)
+    assert '\'echo\' is "********", expected "other than ********"' in result["reason"]

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
+from ansible.module_utils.migration.connection import connected
 from ansible.module_utils.testing import patch_module_args
 
 from .support import GROUP, make_estate
@@ -121,6 +123,18 @@ def test_validate_database_without_a_server(capsys: pytest.CaptureFixture[str], 
     real = call(capsys, "validate_database", unreachable(database_arguments(arguments)))
     assert real["failed"] is True
     assert real["problems"][0]["fix"]
+
+
+def test_the_server_itself_refuses_to_write_for_a_validation(login: Login) -> None:
+    with connected(login, read_only=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_read_only")
+        assert cursor.fetchone() == ("on",)
+        connection.commit()
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            cursor.execute("CREATE TABLE written (a integer)")
+    for module in ("validate_group", "validate_database"):
+        source = Path(importlib.import_module(module).__file__ or "").read_text(encoding="utf-8")
+        assert source.count("connected(login") == source.count("connected(login, read_only=True)") == 1
 
 
 def test_cleanup_plan_changes_nothing(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import ledger, snapshot, validate_kept
+from ansible.module_utils.migration import ledger, snapshot, validate, validate_kept, way_back
+from ansible.module_utils.migration.connection import connect
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.estate import ColumnOptions
 
 from .support import Estate, make_estate
 
 if TYPE_CHECKING:
+    from ansible.module_utils.migration.connection import Login
     from psycopg2.extensions import connection as Connection
 
 
@@ -61,13 +67,50 @@ def test_rows_written_to_sqlite_since_the_rehearsal_are_information(estate: Esta
 def test_a_row_lost_from_the_target_after_the_rehearsal_is_a_finding(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("DELETE FROM app.pets WHERE id = 1")
-    assert "zoo: pets → app.pets: PostgreSQL does not hold what the rehearsal run left" in estate.findings()
+    findings = estate.findings()
+    assert "zoo: pets → app.pets: PostgreSQL does not hold what the rehearsal run left" in findings
+    assert "what differs from SQLite now: id=1: (row) 1 rows in SQLite, 0 rows in PostgreSQL" in findings
 
 
 def test_a_changed_value_in_the_target_is_a_finding(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
     assert "2 rows then, 2 now" in estate.findings()
+    assert "id='ann': name 'Ann' in SQLite, 'Anna' in PostgreSQL" in estate.findings()
+
+
+def test_a_changed_secret_is_found_and_not_shown(estate: Estate) -> None:
+    estate.rehearse()
+    estate.on_target("UPDATE app.owners SET token = 'another secret' WHERE name = 'Ann'")
+    assert "id='ann': token (secret) in SQLite, (secret) in PostgreSQL" in estate.findings()
+    assert "another secret" not in json.dumps(estate.validate())
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_table_that_the_last_run_did_not_move_is_a_finding(estate: Estate, live: bool) -> None:
+    whole = estate.group
+    estate.group = replace(whole, tables=whole.tables[:1], ignored_tables=("pets",))
+    if live:
+        estate.cut_over()
+    else:
+        estate.rehearse()
+    assert estate.findings() == ""
+    estate.group = whole
+    assert "zoo: pets → app.pets: the inventory names it, and the" in estate.findings()
+    assert "run did not move it: its rows are in SQLite alone" in estate.findings()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_table_that_the_inventory_names_no_more_is_told(estate: Estate, live: bool) -> None:
+    if live:
+        estate.cut_over()
+    else:
+        estate.rehearse()
+    estate.group = replace(estate.group, tables=estate.group.tables[:1], ignored_tables=("pets",))
+    result = estate.validate()
+    assert any("pets → app.pets: moved by the" in entry for entry in result["information"])
+    assert [table["target"] for table in result["tables"]] == ["app.owners"]
+    assert result["findings"] == []
 
 
 def test_a_source_that_can_no_longer_be_converted_is_a_finding(estate: Estate) -> None:
@@ -134,6 +177,65 @@ def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(e
         "app.pets": {"added": 0, "changed": 1, "gone": 1},
     }
     assert "app.pets: rows written since the cutover: 1 changed, 1 gone" in result["information"]
+
+
+def test_what_differs_in_a_table_that_nobody_writes_to_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    estate.unwritten_tables = ("app.owners",)
+    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    assert estate.validate()["valid"]
+    estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'; DELETE FROM app.pets WHERE name = 'Tom'")
+    (finding,) = estate.validate()["findings"]
+    assert finding["where"] == "zoo: owners → app.owners"
+    assert "it was written to since the cutover, and validation_unwritten_tables says" in finding["what"]
+    assert "id='ann': name 'Ann' in SQLite, 'Anna' in PostgreSQL" in finding["what"]
+    # Without the file nobody can tell the row, and it is wrong all the same.
+    estate.source.unlink()
+    assert "zoo: owners → app.owners: it was written to since the cutover" in estate.findings()
+
+
+def test_a_value_that_was_put_back_is_right_again(estate: Estate) -> None:
+    estate.cut_over()
+    estate.unwritten_tables = ("app.owners",)
+    estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
+    estate.on_target("UPDATE app.owners SET name = 'Ann' WHERE name = 'Anna'")
+    assert estate.findings() == ""
+
+
+def test_writes_are_counted_where_the_work_directory_is_gone(estate: Estate) -> None:
+    estate.cut_over()
+    shutil.rmtree(estate.work)
+    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    assert estate.validate()["information"] == ["app.pets: rows written since the cutover: 1 added"]
+    assert not Path(estate.work).exists()
+
+
+def test_a_table_that_somebody_has_locked_is_a_finding(
+    estate: Estate, login: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate.cut_over()
+    monkeypatch.setattr(validate, "_LOCK_TIMEOUT", "100ms")
+    with closing(connect(login)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE app.owners IN ACCESS EXCLUSIVE MODE")
+        findings = estate.findings()
+        other.rollback()
+    assert "canceling statement due to lock timeout (SQLSTATE 55P03). Another session has a table locked" in findings
+    assert estate.findings() == ""
+
+
+def test_a_table_that_may_not_be_read_is_a_finding_and_the_rest_is_told(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("REVOKE SELECT ON migration.run FROM CURRENT_USER; SELECT setval('app.pets_id_seq', 1)")
+    result = estate.validate()
+    assert "permission denied for table run" in result["findings"][0]["what"]
+    assert result["rejects"] == {"total": 0, "rows": []}
+
+
+def test_an_interrupted_way_back_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    ledger.merge_detail(estate.connection, "zoo", {way_back.KEY: {"phase": way_back.OPEN}})
+    estate.connection.commit()
+    assert "cutover group zoo: its way back to SQLite was interrupted" in estate.findings()
 
 
 def test_a_proof_that_is_not_that_of_the_frozen_file_is_a_finding(estate: Estate) -> None:
@@ -207,6 +309,25 @@ def test_rows_in_the_wal_of_a_frozen_file_are_a_finding(estate: Estate) -> None:
     assert "zoo.db-wal: rows were written to the frozen SQLite file" in estate.findings()
 
 
+def test_pages_in_the_journal_of_a_frozen_file_are_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    journal = Path(f"{estate.source}-journal")
+    # As journal_mode = PERSIST leaves it at rest.
+    journal.write_bytes(bytes(512))
+    assert estate.findings() == ""
+    journal.write_bytes(bytes.fromhex("d9d505f920a163d7") + bytes(504))
+    assert "zoo.db-journal: rows were written to the frozen SQLite file" in estate.findings()
+
+
+def test_a_frozen_file_whose_fence_is_gone_is_a_finding(estate: Estate) -> None:
+    estate.cut_over()
+    ledger.merge_detail(estate.connection, "zoo", {"fence": {"mode": "0644"}})
+    estate.connection.commit()
+    assert "zoo.db: its fence is gone: an old program could write rows to it" in estate.findings()
+    estate.source.chmod(0o444)
+    assert estate.findings() == ""
+
+
 def test_a_frozen_file_that_is_gone_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.source.unlink()
@@ -238,6 +359,26 @@ def test_a_sequence_that_is_behind_is_a_finding(estate: Estate) -> None:
     estate.on_target("SELECT setval('app.pets_id_seq', 1)")
     findings = estate.findings()
     assert "sequence app.pets_id_seq: its next value is 2, and 10 or more is needed" in findings
+
+
+def test_a_sequence_that_no_column_owns_is_looked_at_too(estate: Estate) -> None:
+    estate.on_target(
+        "CREATE SEQUENCE app.ids; ALTER TABLE app.pets ALTER COLUMN id SET DEFAULT nextval('app.ids');"
+        "DROP SEQUENCE app.pets_id_seq"
+    )
+    options = ColumnOptions("id", "id", sequence="app.ids")
+    pets = replace(estate.group.tables[1], columns={**estate.group.tables[1].columns, "id": options})
+    estate.group = replace(estate.group, tables=(estate.group.tables[0], pets))
+    estate.cut_over()
+    assert estate.findings() == ""
+    estate.on_target("SELECT setval('app.ids', 1)")
+    assert "sequence app.ids: its next value is 2, and 10 or more is needed" in estate.findings()
+
+
+def test_a_sequence_with_an_odd_name_is_read(estate: Estate) -> None:
+    estate.cut_over()
+    estate.on_target("""ALTER SEQUENCE app.pets_id_seq RENAME TO "The ""ids"".of pets" """)
+    assert estate.validate()["sequences"][0]["next_value"] == 10
 
 
 def test_orphans_and_a_foreign_key_that_is_not_valid_are_findings(estate: Estate) -> None:
