@@ -36,6 +36,7 @@ LANES = (
             ("pytest", "tests", *(f"--ignore=tests/{name}" for name in ("crash", "cutover", "random_order"))),
         ),
         Check("random order", ("pytest", "-s", "tests/random_order")),
+        Check("validation scenario", ("env", "TEST_HOST_PREFIX=validation-", "molecule", "test", "-s", "validation")),
     ),
     (
         Check("crash tests", ("pytest", "tests/crash")),
