@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from psycopg2.sql import Composable
 
 SHOWN_DIFFERENCES = 20
+# In place of a column, where one side lacks the row.
+WHOLE_ROW = "(row)"
 
 # Rows are sorted into this many buckets by a hash of their key, to find those that differ.
 _BUCKET_DIGITS = 3
@@ -186,7 +188,7 @@ def _between(
             for index, item in zip(positions, key, strict=True)
         )
         if len(ours) != len(theirs):
-            yield {"key": name, "column": "(row)", "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
+            yield {"key": name, "column": WHOLE_ROW, "source": f"{len(ours)} rows", "target": f"{len(theirs)} rows"}
             continue
         left, right = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
         for column, one, other in zip(columns, left, right, strict=True):

@@ -13,6 +13,7 @@ from .errors import MigrationError, Problem
 from .fence import is_fenced
 from .plan import plan_group
 from .prepare import prepare
+from .row_differences import WHOLE_ROW
 from .row_sums import sum_source
 from .server_forms import ServerForms
 from .snapshot import WORK_DIRECTORY, has_pages, sha256_of, snapshot
@@ -177,10 +178,10 @@ def find_unwanted_writes(
 def rows_that_differ(table: Mapping[str, Any]) -> str:
     """Return the first rows of a compared table that differ, as the end of a sentence; nothing if none is known."""
     differences = table.get("differences") or []
-    shown = [
-        f"{found['key']}: {found['column']} {found['source']} in SQLite, {found['target']} in PostgreSQL"
-        for found in differences[:_SHOWN_ROWS]
-    ]
+    shown = []
+    for found in differences[:_SHOWN_ROWS]:
+        what = "" if found["column"] == WHOLE_ROW else f"{found['column']} is "
+        shown.append(f"{found['key']}: {what}{found['source']} in SQLite and {found['target']} in PostgreSQL")
     if len(differences) > _SHOWN_ROWS:
         shown.append("and more")
     return f"; what differs from SQLite now: {'; '.join(shown)}" if shown else ""

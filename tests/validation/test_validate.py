@@ -69,20 +69,20 @@ def test_a_row_lost_from_the_target_after_the_rehearsal_is_a_finding(estate: Est
     estate.on_target("DELETE FROM app.pets WHERE id = 1")
     findings = estate.findings()
     assert "zoo: pets → app.pets: PostgreSQL does not hold what the rehearsal run left" in findings
-    assert "what differs from SQLite now: id=1: (row) 1 rows in SQLite, 0 rows in PostgreSQL" in findings
+    assert "what differs from SQLite now: id=1: 1 rows in SQLite and 0 rows in PostgreSQL" in findings
 
 
 def test_a_changed_value_in_the_target_is_a_finding(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
     assert "2 rows then, 2 now" in estate.findings()
-    assert "id='ann': name 'Ann' in SQLite, 'Anna' in PostgreSQL" in estate.findings()
+    assert "id=ann: name is Ann in SQLite and Anna in PostgreSQL" in estate.findings()
 
 
 def test_a_changed_secret_is_found_and_not_shown(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET token = 'another secret' WHERE name = 'Ann'")
-    assert "id='ann': token (secret) in SQLite, (secret) in PostgreSQL" in estate.findings()
+    assert "id=ann: token is (secret) in SQLite and (secret) in PostgreSQL" in estate.findings()
     assert "another secret" not in json.dumps(estate.validate())
 
 
@@ -188,7 +188,7 @@ def test_what_differs_in_a_table_that_nobody_writes_to_is_a_finding(estate: Esta
     (finding,) = estate.validate()["findings"]
     assert finding["where"] == "zoo: owners → app.owners"
     assert "it was written to since the cutover, and validation_unwritten_tables says" in finding["what"]
-    assert "id='ann': name 'Ann' in SQLite, 'Anna' in PostgreSQL" in finding["what"]
+    assert "id=ann: name is Ann in SQLite and Anna in PostgreSQL" in finding["what"]
     # Without the file nobody can tell the row, and it is wrong all the same.
     estate.source.unlink()
     assert "zoo: owners → app.owners: it was written to since the cutover" in estate.findings()

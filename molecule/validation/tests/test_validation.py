@@ -68,7 +68,7 @@ def changed_value(estate: Any) -> Damage:
         (f"UPDATE auth.permissions SET description = 'changed by hand' WHERE name = '{name}'",),
         (kept_row(estate, "auth.permissions", f"name = '{name}'"),),
         "platform: permissions → auth.permissions",
-        rf"id='?{re.escape(old_id)}'?: description .* in SQLite, '?changed by hand'? in PostgreSQL",
+        rf"id={re.escape(old_id)}: description is .* in SQLite and changed by hand in PostgreSQL",
     )
 
 
@@ -79,7 +79,7 @@ def deleted_row(estate: Any, source: str, target: str, where: str) -> Damage:
         (f"DELETE FROM {target} WHERE ctid = (SELECT ctid FROM {target} LIMIT 1)",),
         (f"INSERT INTO {target} SELECT * FROM json_populate_record(NULL::{target}, $row${row}$row$)",),
         f"{where}: {source} → {target}",
-        r"\(row\) 1 rows in SQLite, 0 rows in PostgreSQL",
+        "1 rows in SQLite and 0 rows in PostgreSQL",
     )
 
 
