@@ -10,6 +10,7 @@ store again, and what its services wrote since is information.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -103,6 +104,11 @@ def _collecting(connection: Connection, group: Group, findings: list[Problem]) -
         if connection.closed:
             raise
         findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _TRY_AGAIN)])
+    except OSError as error:
+        where = str(error.filename or group.source_path)
+        findings.append(Problem(where, f"it cannot be used: {error.strerror}", _TRY_AGAIN))
+    except sqlite3.Error as error:
+        findings.append(Problem(group.source_path, f"SQLite cannot read it: {error}", _TRY_AGAIN))
     finally:
         if not connection.closed:
             connection.rollback()

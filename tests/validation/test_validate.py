@@ -231,6 +231,12 @@ def test_a_table_that_may_not_be_read_is_a_finding_and_the_rest_is_told(estate: 
     assert result["rejects"] == {"total": 0, "rows": []}
 
 
+def test_a_work_directory_that_cannot_be_used_is_a_finding(estate: Estate) -> None:
+    estate.rehearse()
+    estate.work = "/proc/nowhere"
+    assert "/proc/nowhere: it cannot be used: " in estate.findings()
+
+
 def test_an_interrupted_way_back_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     ledger.merge_detail(estate.connection, "zoo", {way_back.KEY: {"phase": way_back.OPEN}})
