@@ -214,11 +214,13 @@ def _send(step: Step, values: Mapping[str, Any]) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
         request = urllib.request.Request(url, data=data, headers=headers, method=step.method)
-        with opener.open(request, timeout=step.timeout) as response:
-            return response.status, _read(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, _read(error)
+        try:
+            response = opener.open(request, timeout=step.timeout)
+        except urllib.error.HTTPError as error:
+            # An answer like any other.
+            response = error
+        with response:
+            return int(response.status or 0), _read(response)
     except urllib.error.URLError as error:
         raise _StepFailed(f"{step.method} {step.url} got no answer: {error.reason}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -234,8 +236,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _read(response: Any) -> str:
-    """Return the text of an answer, at most :data:`_LONGEST_ANSWER_BYTES` of it."""
-    return bytes(response.read(_LONGEST_ANSWER_BYTES)).decode("utf-8", "replace")
+    """Return the text of an answer, at most :data:`_LONGEST_ANSWER_BYTES` of it.
+
+    :raises http.client.IncompleteRead: if the connection ended before the answer did.
+    """
+    data = bytes(response.read(_LONGEST_ANSWER_BYTES))
+    if response.length and len(data) < _LONGEST_ANSWER_BYTES:
+        raise http.client.IncompleteRead(data, response.length)
+    return data.decode("utf-8", "replace")
 
 
 def _decode(text: str) -> Any:

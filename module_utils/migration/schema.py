@@ -74,7 +74,8 @@ SELECT DISTINCT 'constraint ' || r.name || '.' || k.conname || ' is not enforced
 FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid JOIN pg_constraint k ON k.oid = t.tgconstraint
 WHERE t.tgisinternal AND t.tgenabled IN ('D', 'R')
 UNION ALL
-SELECT 'rule ' || pg_get_ruledef(w.oid) FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
+SELECT 'rule ' || regexp_replace(pg_get_ruledef(w.oid), '[[:space:]]+', ' ', 'g')
+FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
 WHERE w.rulename <> '_RETURN'
 UNION ALL
 SELECT 'policy ' || p.polname || ' on ' || r.name FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
