@@ -22,11 +22,12 @@ PREFIX = os.environ.get("TEST_HOST_PREFIX", "molecule-")
 
 # Every row, object, right and setting in the databases; the two lines that pg_dump makes anew each time aside.
 _DATABASES = "cd / && (sudo -u postgres pg_dump swarm; sudo -u postgres pg_dumpall --globals-only) | grep -v restrict"
-# Every file that a playbook could change. What pm2 logs and what any reader of SQLite touches is left out.
+# Every file that a playbook could change. What pm2 logs and what any reader of SQLite touches is left out, and when a
+# directory last held another file: a private snapshot comes and goes.
 _FILES = (
     r"find /etc /home /opt /root /srv /usr/local /var/backups /var/lib/sqlite-migration "
     r"\( -name node_modules -o -path '*/.ansible' -o -path '*/.pm2/*' -o -name '*.db-shm' \) -prune "
-    r"-o -printf '%p %u:%g %m %y %s %T@ %l\n' -type f -exec sha256sum {} + | sort"
+    r"-o -type d -printf '%p %u:%g %m\n' -o -printf '%p %u:%g %m %y %s %T@ %l\n' -type f -exec sha256sum {} + | sort"
 )
 _SEND = """
 import json, sys, urllib.request
