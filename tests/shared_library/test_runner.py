@@ -194,7 +194,12 @@ def test_both_refuse_the_same_for_the_same_reason(
 
 
 def test_each_waits_for_the_other(library: Library, login: Login, directory: Path) -> None:
-    (directory / "002_slow.sql").write_text("SELECT pg_sleep(1.5);")
+    # Whoever comes first works until the other one waits, and a little longer.
+    (directory / "002_slow.sql").write_text(
+        "DO $$ BEGIN FOR n IN 1..600 LOOP "
+        "EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted); "
+        "PERFORM pg_sleep(0.05); END LOOP; PERFORM pg_sleep(1); END $$;"
+    )
     command = library.command(
         "node", "dist/migrations/command.js", "--role", str(login.session_role), "--directory", str(directory),
         DATABASE_URL=url_of(login),
@@ -204,7 +209,7 @@ def test_each_waits_for_the_other(library: Library, login: Login, directory: Pat
     in_node = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     in_python.start()
     # Both of their sessions stand in the list of locks, one of them waiting.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     waited = False
     with closing(connect(login)) as connection, connection.cursor() as cursor:
         while not waited and time.monotonic() < deadline:
