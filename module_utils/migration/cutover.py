@@ -28,6 +28,7 @@ from .cutover_checks import (
     check_source,
 )
 from .cutover_keep import Keeper
+from .cutover_lock import locked_on_host
 from .cutover_report import FENCE, FINGERPRINT, Steps
 from .cutover_undo import put_back, to_sqlite, written_since, written_until_stopped
 from .cutover_window import Window
@@ -81,7 +82,12 @@ def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = 
             connection.rollback()
             if check_mode:
                 return _foretell(connection, group, settings)
-            with server_errors(group), interruptible(), ledger.locked(connection, f"group {group.name}", LOCK_SECONDS):
+            with (
+                server_errors(group),
+                interruptible(),
+                locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
+                ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
+            ):
                 return _bring_to_postgresql(connection, login, group, settings)
     except ServerUnreachable:
         if not check_mode:

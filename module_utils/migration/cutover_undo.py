@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ from .cutover_report import FENCE, FINGERPRINT
 from .errors import MigrationError, Problem
 from .estate import Group
 from .fingerprint import since
-from .group_services import save, start, stop, watch, write_env_files
+from .group_services import require_healthy, save, start, stop, watch, write_env_files
 from .interruption import Interrupted, uninterruptible
-from .service_health import SQLITE, Health
+from .service_health import POSTGRESQL, SQLITE, Health
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -33,6 +33,7 @@ def put_back(
     error: BaseException,
     step: str,
     may_have_written: bool,
+    described: Mapping[str, Any] | None = None,
 ) -> MigrationError:
     """Bring a group back to SQLite after a failure, and return the error that tells both.
 
@@ -40,6 +41,7 @@ def put_back(
     :param error: what failed.
     :param step: where it failed, in words.
     :param may_have_written: whether a service was started on PostgreSQL: then only the server knows what it wrote.
+    :param described: what is known of the file before it was fenced, if the ledger cannot be asked.
     """
     problems = problems_of(error, group)
     with uninterruptible(), ExitStack() as stack:
@@ -63,17 +65,17 @@ def put_back(
                 written = written_until_stopped(usable, group, checked, settings, record)
                 if written:
                     start(group.services, checked)
+                    unwell = attempted(lambda: require_healthy(group, checked, settings, POSTGRESQL), group)
                     return MigrationError(
                         f"Cutover group {group.name} failed in {step}. Its services have already written to "
-                        "PostgreSQL, so it stays there; they were started again.",
-                        [*problems, *written],
+                        f"PostgreSQL, so it stays there; they were started again{how_they_are(unwell)}.",
+                        [*problems, *written, *unwell],
                     )
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
                 ledger.take_step(usable, group.name, "freeze", group.source_path)
                 usable.commit()
-            described = {} if record is None else record.detail.get(FENCE, {})
-            to_sqlite(group, checked, settings, described)
+            to_sqlite(group, checked, settings, (described or {}) if record is None else record.detail.get(FENCE, {}))
             if usable is not None:
                 usable.rollback()
                 ledger.take_step(usable, group.name, "thaw", group.source_path)
@@ -112,9 +114,7 @@ def to_sqlite(group: Group, checked: Checked, settings: Settings, described: Map
     if Path(group.source_path).exists():
         fence.remove_fence(group.source_path, dict(described))
     start(group.services, checked)
-    with closing(watch(group, checked, settings)) as watcher:
-        healths = watcher.wait(group.services, SQLITE, settings.health_timeout, checked.pids)
-        watcher.watch(healths, settings.stable_seconds)
+    healths = require_healthy(group, checked, settings, SQLITE, checked.pids)
     save(group, checked, settings)
     return healths
 
@@ -134,7 +134,7 @@ def sessions_left(connection: Connection, group: Group, checked: Checked, settin
     with closing(watch(group, checked, settings)) as watcher:
         try:
             left = watcher.wait_for_sessions(settings.stop_timeout)
-        except (Interrupted, ServerUnreachable):
+        except ServerUnreachable:
             raise
         except MigrationError:
             # A role cannot log in any more, so only its name tells its sessions, and those before that still work.
@@ -187,11 +187,27 @@ def written_since(connection: Connection, group: Group, record: ledger.GroupReco
 
 def problems_of(error: BaseException, group: Group) -> list[Problem]:
     """Return what went wrong as problems, whatever kind of error it was."""
+    if isinstance(error, Interrupted):
+        return [error.problem]
     if isinstance(error, MigrationError):
         return error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")]
     lines = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {lines[0] if lines else 'no more is known'}"
     return [Problem(f"cutover group {group.name}", what, "Correct this, then run again")]
+
+
+def attempted(action: Callable[[], object], group: Group) -> list[Problem]:
+    """Do one thing of putting a group right, and return what fails."""
+    try:
+        action()
+    except Exception as error:
+        return problems_of(error, group)
+    return []
+
+
+def how_they_are(unwell: list[Problem]) -> str:
+    """Return the end of a sentence about services that were started again."""
+    return ", and not all of them are proven well" if unwell else " and are well"
 
 
 def _usable_connection(connection: Connection, login: Login, stack: ExitStack) -> Connection | None:

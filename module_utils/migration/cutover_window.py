@@ -31,7 +31,9 @@ from .fingerprint import LaterFingerprint
 from .group_services import (
     checkpoint,
     diff,
+    identity_of,
     require_at_rest,
+    require_unchanged,
     save,
     start,
     stop,
@@ -67,6 +69,7 @@ class Window:
         self.steps = Steps()
         self._described: dict[str, Any] = {}
         self._fingerprint: dict[str, dict[str, Any]] = {}
+        self._identity: tuple[int, ...] = ()
         self._may_have_written = False
 
     def run(self) -> dict[str, Any]:
@@ -112,7 +115,7 @@ class Window:
                     healths = watcher.wait(
                         self.group.services, POSTGRESQL, self.settings.health_timeout, self.checked.pids
                     )
-                healthy_at = max(health.healthy_at for health in healths)
+                healthy_at = max((health.healthy_at for health in healths), default=time.monotonic())
                 client.wait_for_answers()
                 client.close()
                 content.begin()
@@ -132,6 +135,7 @@ class Window:
                     error,
                     f"the step '{self.steps.name}'",
                     self._may_have_written,
+                    self._described,
                 ) from None
             self._add_content(content.result())
         window = healthy_at - began + earlier
@@ -169,13 +173,17 @@ class Window:
         fence.remove_fence(path, self._described)
         checkpoint(path)
         fence.raise_fence(path)
+        self._identity = identity_of(path)
         # Who has opened it since can go on writing, beside it too.
         require_at_rest(path)
         return path
 
     def _go_live(self, frozen_sha256: str) -> None:
         """Commit that PostgreSQL is the store, before the first service can write to it."""
-        require_at_rest(Path(os.path.realpath(self.group.source_path)))
+        path = Path(os.path.realpath(self.group.source_path))
+        require_at_rest(path)
+        # Root can write to a file with a fence of the weaker kind, and whoever may write to the directory exchange it.
+        require_unchanged(path, self._identity)
         record = ledger.read_group(self.connection, self.group.name, self.group.source_path)
         self._fingerprint = {
             name: {"rows": left["rows"], "writers": left["writers"]}

@@ -23,6 +23,7 @@ from .export import copy_private
 from .snapshot import sha256_of
 
 _JOURNALS = ("-wal", "-shm", "-journal")
+_ACCESS_LISTS = ("system.posix_acl_access", "system.nfs4_acl")
 # A scratch copy or work file of :mod:`.export`.
 _OF_A_PROCESS = re.compile(r"(?:trial|count|hash)-(\d+)")
 
@@ -76,8 +77,7 @@ def name_for_old(source_path: str) -> Path:
 def make_copy(source_path: str) -> Path:
     """Return a fresh private copy of the frozen file, in the private directory."""
     copy = make_directory(source_path) / "exported.db"
-    for suffix in ("", *_JOURNALS):
-        Path(f"{copy}{suffix}").unlink(missing_ok=True)
+    _remove_journals(copy)
     copy_private(Path(os.path.realpath(source_path)), copy)
     return copy
 
@@ -86,17 +86,23 @@ def finish_copy(copy: Path, source_path: str, described: Mapping[str, Any]) -> s
     """Give the copy the owner and mode of the frozen file before its fence, bring it to the disk; return its hash.
 
     :param described: what was recorded of the file before it was fenced.
+    :raises MigrationError: if the copy is not complete by itself.
     """
     source = Path(os.path.realpath(source_path))
+    _require_no_rows_beside(copy)
     found = source.stat()
     descriptor = os.open(copy, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fchown(descriptor, found.st_uid, found.st_gid)
-        os.fchmod(descriptor, int(described.get("mode", f"{stat.S_IMODE(found.st_mode):o}"), 8))
         for name in os.listxattr(source):
             # Access lists and security labels, where the file system has them.
-            with suppress(OSError):
+            try:
                 os.setxattr(descriptor, name, os.getxattr(source, name))
+            except OSError:
+                if name in _ACCESS_LISTS:
+                    raise
+        # Behind the access list, which holds the mode of the fence too.
+        os.fchmod(descriptor, int(described.get("mode", f"{stat.S_IMODE(found.st_mode):o}"), 8))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -110,13 +116,35 @@ def swap(copy: Path, source_path: str, old_file: Path, described: Mapping[str, A
     """
     source = Path(os.path.realpath(source_path))
     fence.remove_fence(source, dict(described))
-    for suffix in _JOURNALS:
-        # They belong to the old file; nobody has it open, and the frozen file holds every row by itself.
-        Path(f"{source}{suffix}").unlink(missing_ok=True)
+    _remove_journals(source)
     os.link(source, old_file)
     os.replace(copy, source)
     sync_directory(source.parent)
     sync_directory(old_file.parent)
+
+
+def _remove_journals(path: Path) -> None:
+    """Remove what SQLite left beside a file that holds every row by itself: it belongs to no other one."""
+    for suffix in _JOURNALS:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _rows_beside(path: Path) -> list[Path]:
+    """Return the logs and journals beside a file that hold something which the file may lack."""
+    journals = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal")]
+    return [journal for journal in journals if journal.exists() and journal.stat().st_size]
+
+
+def _require_no_rows_beside(path: Path) -> None:
+    """Refuse a file that is not complete by itself.
+
+    :raises MigrationError: naming what is beside it.
+    """
+    problems = [
+        Problem(str(journal), "it holds rows that the file lacks", "Run again") for journal in _rows_beside(path)
+    ]
+    if problems:
+        raise MigrationError("The exported file is not complete by itself.", problems)
 
 
 def undo_swap(source_path: str, frozen_sha256: str | None, way_back: Mapping[str, Any]) -> None:
@@ -132,6 +160,7 @@ def undo_swap(source_path: str, frozen_sha256: str | None, way_back: Mapping[str
         if (
             old_file is None
             or found not in (None, way_back.get("exported_sha256"))
+            or _rows_beside(source)
             or not old_file.is_file()
             or sha256_of(old_file) != frozen_sha256
         ):
@@ -145,6 +174,7 @@ def undo_swap(source_path: str, frozen_sha256: str | None, way_back: Mapping[str
                     )
                 ],
             )
+        _remove_journals(source)
         os.replace(old_file, source)
         sync_directory(source.parent)
     elif old_file is not None and old_file.is_file():

@@ -128,9 +128,12 @@ class GroupDump:
     """One dump in the making.
 
     :param directory: where it goes; it is made with mode 0700, the dump with 0600.
+    :param lock_seconds: how long it waits for who keeps a table from being read.
     """
 
-    def __init__(self, login: Login, connection: Connection, group: Group, directory: Path) -> None:
+    def __init__(
+        self, login: Login, connection: Connection, group: Group, directory: Path, lock_seconds: float = 30.0
+    ) -> None:
         self._login = login
         self._programs = find_programs(connection)
         self._group = group
@@ -139,8 +142,12 @@ class GroupDump:
         connection.rollback()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._prefix = f"{quote(group.name, safe='')}-"
-        for left in directory.glob(f"{self._prefix}*.partial"):
-            left.unlink()  # of a run that was killed
+        # Of a run that was killed; not of a group whose name begins with this one's.
+        ours = re.compile(rf"{re.escape(self._prefix)}\d{{8}}T\d+Z\.partial")
+        for left in directory.iterdir():
+            if ours.fullmatch(left.name):
+                left.unlink()
+        self._lock_timeout = f"{int(lock_seconds * 1000)}ms"
         self._path = directory / f"{self._prefix}{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.dump"
         self._partial = self._path.with_suffix(".partial")
         self._process: subprocess.Popen[bytes] | None = None
@@ -150,6 +157,7 @@ class GroupDump:
         """Start ``pg_dump`` on an exported snapshot; it goes on by itself."""
         # The password goes through the environment, which only the user of the process can read.
         command = [self._programs.pg_dump, "--format=custom", f"--snapshot={snapshot_id}", "--no-password"]
+        command.append(f"--lock-wait-timeout={self._lock_timeout}")
         if self._login.session_role:
             command.append(f"--role={self._login.session_role}")
         command += [f"--table={_pattern(name)}" for name in (*self._tables, *self._sequences)]
@@ -180,7 +188,7 @@ class GroupDump:
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
-                for name, value in _FORMS.items():
+                for name, value in {**_FORMS, "lock_timeout": self._lock_timeout}.items():
                     cursor.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, value))
             read = self._read_back()
             problems = []

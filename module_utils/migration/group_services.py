@@ -15,7 +15,10 @@ from . import dotenv_file, open_files
 from .cutover_checks import Checked, EnvFile, Settings
 from .errors import MigrationError, Problem
 from .estate import Group, Service
-from .service_health import POSTGRESQL, Watcher
+from .service_health import POSTGRESQL, Health, Watcher
+
+# How long SQLite waits for who still reads the log; by then nobody should.
+LOG_SECONDS = 10.0
 
 
 def watch(group: Group, checked: Checked, settings: Settings) -> Watcher:
@@ -47,6 +50,20 @@ def start(services: Iterable[Service], checked: Checked) -> None:
             for service in services
         ]:
             started.result()
+
+
+def require_healthy(
+    group: Group, checked: Checked, settings: Settings, store: str, old_pids: Iterable[int] = ()
+) -> list[Health]:
+    """Wait until started services are healthy on a store, and watch them for a while.
+
+    :param old_pids: processes that must be gone.
+    :raises MigrationError: naming each service that is not healthy, or does not stay so.
+    """
+    with closing(watch(group, checked, settings)) as watcher:
+        healths = watcher.wait(group.services, store, settings.health_timeout, old_pids)
+        watcher.watch(healths, settings.stable_seconds)
+    return healths
 
 
 def save(group: Group, checked: Checked, settings: Settings, check_mode: bool = False) -> bool:
@@ -111,7 +128,7 @@ def checkpoint(path: Path) -> None:
 
     :raises MigrationError: if rows are left in the log.
     """
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=LOG_SECONDS)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if not has_no_log(path):
@@ -135,6 +152,26 @@ def require_at_rest(path: Path) -> None:
         problems.append(Problem(f"{path}-wal", "somebody has written rows to it since the file was completed", fix))
     if problems:
         raise MigrationError(f"{path} does not stay as it was frozen.", problems)
+
+
+def identity_of(path: Path) -> tuple[int, ...]:
+    """Return what changes if a file is written to or exchanged; only its hash would tell more, and takes its time."""
+    info = path.stat()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def require_unchanged(path: Path, identity: tuple[int, ...]) -> None:
+    """Refuse a frozen file that was written to or exchanged although it has a fence.
+
+    :param identity: from :func:`identity_of`, before it was read or hashed.
+    :raises MigrationError: if it is another now.
+    """
+    if identity_of(path) != identity:
+        fix = "Find out who writes to it, and stop that too, then run again"
+        raise MigrationError(
+            f"{path} does not stay as it was frozen.",
+            [Problem(str(path), "somebody has written to it, or exchanged it, in spite of its fence", fix)],
+        )
 
 
 def has_no_log(path: Path) -> bool:

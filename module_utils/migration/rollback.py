@@ -13,14 +13,16 @@ from . import ledger, state, way_back
 from .connection import Login, ServerUnreachable, connected
 from .cutover import LOCK_SECONDS
 from .cutover_checks import Checked, Settings, check_services
+from .cutover_lock import locked_on_host
 from .cutover_report import FENCE, Steps
-from .cutover_undo import to_sqlite
+from .cutover_undo import how_they_are, problems_of, to_sqlite
 from .errors import MigrationError
 from .estate import Group
-from .group_services import diff, start, watch
+from .group_services import diff, watch
 from .interruption import interruptible, server_errors, uninterruptible
 from .rollback_checks import Options, check
-from .rollback_window import Window, describe, finish, problems_of
+from .rollback_undo import bring_up_on_postgresql
+from .rollback_window import Window, describe, finish
 from .service_health import SQLITE
 from .way_back import Standing
 
@@ -48,6 +50,7 @@ def roll_back(
             with (
                 server_errors(group),
                 interruptible(),
+                locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
                 ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
             ):
                 return run.bring_to_sqlite()
@@ -72,13 +75,22 @@ def put_right(login: Login, group: Group, settings: Settings) -> str:
         with (
             server_errors(group),
             interruptible(),
+            locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
             ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
         ):
             record = _read(connection, group)
             standing = way_back.standing(record)
             if standing is Standing.UNDO:
-                way_back.undo(connection, group, record)
-                way_back.close(connection, group)
+                checked = check_services(group, settings, may_be_missing=True)
+                left, unwell = bring_up_on_postgresql(
+                    login, group, settings, checked, lambda: way_back.undo(connection, group, record)
+                )
+                if left or unwell:
+                    raise MigrationError(
+                        f"An interrupted way back of cutover group {group.name} could not be undone altogether; "
+                        f"it stays on PostgreSQL, and its services were started again{how_they_are(unwell)}.",
+                        [*checked.problems, *left, *unwell],
+                    )
                 return f"{group.name}: an interrupted way back was undone."
             if standing is Standing.FINISH:
                 checked = check_services(group, settings, may_be_missing=True)
@@ -134,23 +146,32 @@ class _Run:
         :param interrupted: an earlier way back was killed, and may have left the services stopped.
         """
         group = self.group
-        if interrupted and not self.check_mode:
-            way_back.undo(self.connection, group, record)
         try:
-            changed = check(self.connection, group, record, self.options, checked)
+            if interrupted and not self.check_mode:
+                way_back.undo(self.connection, group, record)
+            found = check(self.connection, group, record, self.options, checked)
             checked.require(
                 f"Cutover group {group.name} cannot be rolled back; "
                 + ("it stays on PostgreSQL." if interrupted else "nothing was stopped.")
             )
-        except MigrationError as error:
-            if interrupted and not self.check_mode:
-                with uninterruptible():
-                    found = problems_of(lambda: start(group.services, checked), group.name)
-                    error.problems.extend(
-                        found or problems_of(lambda: way_back.close(self.connection, group), group.name)
-                    )
-                raise MigrationError(error.summary, error.problems) from None
-            raise
+        except BaseException as error:
+            if not interrupted or self.check_mode:
+                raise
+            # An earlier run has left the services stopped: they must not stay so.
+            left, unwell = bring_up_on_postgresql(
+                self.login,
+                group,
+                self.settings,
+                checked,
+                lambda: way_back.undo(self.connection, group, _read(self.connection, group)),
+            )
+            problems = problems_of(error, group)
+            raise MigrationError(
+                f"Cutover group {group.name} cannot be rolled back; it stays on PostgreSQL, and its services, which "
+                f"an interrupted way back had left stopped, were started again{how_they_are(unwell)}.",
+                [*problems, *(problem for problem in [*left, *unwell] if problem not in problems)],
+            ) from None
+        changed = found.changed
         if self.check_mode:
             how = (
                 "with every row written to PostgreSQL since its cutover" if changed else "on its file as it was frozen"
@@ -158,7 +179,7 @@ class _Run:
             if self.options.lose_rows and changed:
                 how = f"on its file as it was frozen, without {self.options.lose_rows:,} rows"
             return _moved(group, record.state, checked, f"{group.name} would be put back on SQLite, {how}.")
-        report = Window(self.connection, self.login, group, self.settings, self.options, checked, record).run()
+        report = Window(self.connection, self.login, group, self.settings, self.options, checked, record, found).run()
         return {**_moved(group, state.ROLLED_BACK, checked, describe(report)), "report": report}
 
     def _finish(self, checked: Checked, record: ledger.GroupRecord) -> dict[str, Any]:
@@ -175,9 +196,10 @@ class _Run:
         """Bring back the services of an interrupted cutover."""
         group = self.group
         if not self.check_mode:
-            to_sqlite(group, checked, self.settings, record.detail.get(FENCE, {}))
-            ledger.take_step(self.connection, group.name, "thaw", group.source_path)
-            self.connection.commit()
+            with uninterruptible():
+                to_sqlite(group, checked, self.settings, record.detail.get(FENCE, {}))
+                ledger.take_step(self.connection, group.name, "thaw", group.source_path)
+                self.connection.commit()
         done = "would be" if self.check_mode else "was"
         msg = f"{group.name}: an interrupted cutover {done} undone; it runs on SQLite."
         return _moved(group, state.REHEARSED, checked, msg)
@@ -192,7 +214,8 @@ class _Run:
         if right:
             return _unchanged(group, state.ROLLED_BACK)
         if not self.check_mode:
-            to_sqlite(group, checked, self.settings, {})
+            with uninterruptible():
+                to_sqlite(group, checked, self.settings, {})
         done = "would be" if self.check_mode else "were"
         msg = f"{group.name} is on SQLite; its services {done} started again with the right settings."
         return _moved(group, state.ROLLED_BACK, checked, msg)

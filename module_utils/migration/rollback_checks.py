@@ -16,6 +16,7 @@ from .cutover_undo import written_since
 from .errors import MigrationError, Problem
 from .estate import Group
 from .export_difference import Counts
+from .group_services import identity_of
 from .names import table_name
 
 if TYPE_CHECKING:
@@ -38,20 +39,36 @@ class Options:
     lose_rows: int | None = None
 
 
-def check(connection: Connection, group: Group, record: ledger.GroupRecord, options: Options, checked: Checked) -> bool:
-    """Note every problem; return whether PostgreSQL was written to since the cutover.
+@dataclass(frozen=True)
+class Found:
+    """What the checks have found.
+
+    :param changed: whether PostgreSQL was written to since the cutover.
+    :param identity: what tells that the frozen file is still the one whose hash was right.
+    """
+
+    changed: bool
+    identity: tuple[int, ...] = ()
+
+
+def check(
+    connection: Connection, group: Group, record: ledger.GroupRecord, options: Options, checked: Checked
+) -> Found:
+    """Note every problem, and return what else was found.
 
     The services may run: the trial reads one snapshot of PostgreSQL.
     """
+    source = Path(os.path.realpath(group.source_path))
+    identity = identity_of(source) if source.exists() else ()
     frozen = _check_frozen_file(group, record, checked)
     _check_names_of_the_file(group, checked)
     changed = bool(written_since(connection, group, record))
     if not changed:
         if options.lose_rows:
             checked.problems.append(_wrong_number(group, options.lose_rows, 0))
-        return False
+        return Found(False, identity)
     if frozen is None:
-        return True
+        return Found(True, identity)
     _check_room(connection, group, options, frozen, checked)
     with checked.collecting():
         group_dump.find_programs(connection)
@@ -66,7 +83,7 @@ def check(connection: Connection, group: Group, record: ledger.GroupRecord, opti
                 _try(connection, group, frozen, directory, checked)
         finally:
             frozen_file.remove_directory(group.source_path)
-    return True
+    return Found(True, identity)
 
 
 def number_of(counts: Mapping[str, Counts]) -> int:

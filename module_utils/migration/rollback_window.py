@@ -6,8 +6,8 @@ after it SQLite is. What a killed run leaves is told by :mod:`.way_back`.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +17,16 @@ from . import engine, export, frozen_file, ledger, state, table_fence, way_back
 from .connection import Login, connect, connected, first_row
 from .cutover_checks import Checked, Settings
 from .cutover_report import FENCE, MEASURED_BY_CLIENT, MEASURED_BY_STEPS, Steps
-from .cutover_undo import sessions_left, to_sqlite, written_since
+from .cutover_undo import how_they_are, problems_of, sessions_left, to_sqlite, written_since
 from .downtime import DowntimeClient
 from .errors import MigrationError, Problem
 from .estate import Group
 from .group_dump import Dumped, GroupDump
-from .group_services import start, stop
+from .group_services import require_at_rest, require_unchanged, stop
 from .interruption import uninterruptible
 from .present import read_writers
-from .rollback_checks import Options, number_of, require_number
+from .rollback_checks import Found, Options, number_of, require_number
+from .rollback_undo import bring_up_on_postgresql
 from .service_health import SQLITE
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ KIND = "rollback"
 UNCHANGED, EXPORTED, GIVEN_UP = "unchanged", "exported", "rows given up"
 # How long a server that went away while it was told to commit may take to answer.
 _RECONNECT_SECONDS = 30.0
-_PUT_RIGHT = "Run playbooks/4_service_cutover.yml, which brings it up on PostgreSQL"
 
 
 class Window:
@@ -54,6 +54,7 @@ class Window:
         options: Options,
         checked: Checked,
         record: ledger.GroupRecord,
+        found: Found,
     ) -> None:
         self.connection = connection
         self.login = login
@@ -62,6 +63,7 @@ class Window:
         self.options = options
         self.checked = checked
         self.record = record
+        self.found = found
         self.steps = Steps()
         self.entry: dict[str, Any] = {"phase": way_back.OPEN}
         self._committing = False
@@ -71,16 +73,19 @@ class Window:
 
         :raises MigrationError: saying what failed and on which store the group is now.
         """
-        with closing(DowntimeClient(self.group.services)) as client:
+        with closing(DowntimeClient(self.group.services)) as client, ExitStack() as to_the_end:
             client.wait_for_first_answers()
             self.entry["stopped_at"] = datetime.now(UTC).isoformat()
             way_back.note(self.connection, self.group, self.entry)
             began = time.monotonic()
-            self._make_sqlite_the_store()
+            self._make_sqlite_the_store(to_the_end)
             return finish(self.connection, self.group, self.settings, self.checked, self.steps, began, client)
 
-    def _make_sqlite_the_store(self) -> None:
-        """Do all that comes before the commit, and commit; undo it if that fails."""
+    def _make_sqlite_the_store(self, to_the_end: ExitStack) -> None:
+        """Do all that comes before the commit, and commit; undo it if that fails.
+
+        :param to_the_end: what has to hold until the services run.
+        """
         with ExitStack() as stack:
             try:
                 with self.steps.step("stop"):
@@ -94,6 +99,8 @@ class Window:
                 self.entry["way"] = UNCHANGED
                 loaded = self._bring_back(guard, stack) if changed else {}
                 with self.steps.step("commit"):
+                    # From here on there is only forward.
+                    to_the_end.enter_context(uninterruptible())
                     self._commit(guard, loaded)
             except BaseException as error:
                 stack.close()
@@ -107,6 +114,15 @@ class Window:
         if left:
             raise MigrationError("A service may still write to PostgreSQL.", left)
         table_fence.hold(guard, self.group, self.settings.stop_timeout)
+        # Whoever waits for our lock with a stronger one makes our own readers wait behind it.
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(self._patience * 1000)}ms",))
+        self.connection.commit()
+
+    @property
+    def _patience(self) -> float:
+        """Return how many seconds our readers wait for a lock."""
+        return max(1.0, self.settings.stop_timeout)
 
     def _bring_back(self, guard: Connection, stack: ExitStack) -> dict[str, Any]:
         """Dump the tables, and bring their changes into the file; return what then stands in them, for the ledger."""
@@ -114,7 +130,7 @@ class Window:
         with guard.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot()")
             snapshot_id = str(first_row(cursor)[0])
-        dump = GroupDump(self.login, self.connection, self.group, Path(self.options.directory))
+        dump = GroupDump(self.login, self.connection, self.group, Path(self.options.directory), self._patience)
         stack.callback(dump.cancel)
         dump.start(snapshot_id)
         if self.options.lose_rows is None:
@@ -155,14 +171,22 @@ class Window:
         if exported == self.record.frozen_sha256:
             copy.unlink()
             return
+        source = Path(os.path.realpath(path))
+        require_unchanged(source, self.found.identity)
         old_file = frozen_file.name_for_old(path)
         self.entry["old_file"] = str(old_file)
         # Committed first: whoever finds the exported file in the place knows then what it is.
         way_back.note(self.connection, self.group, self.entry)
         frozen_file.swap(copy, path, old_file, described)
+        # Whoever got hold of the old file while it had no fence would write to it, or has put a log beside the new one.
+        require_at_rest(old_file)
+        require_at_rest(source)
 
     def _commit(self, guard: Connection, loaded: dict[str, Any]) -> None:
         """Make SQLite the store, and shut the tables in PostgreSQL, in one commit."""
+        if "old_file" not in self.entry:
+            source = Path(os.path.realpath(self.group.source_path))
+            require_unchanged(source, self.found.identity)
         rights = table_fence.take_rights(guard, self.group)
         self.entry |= {"phase": way_back.COMMITTED, "rights": rights, "steps": self.steps.steps}
         detail: dict[str, Any] = {way_back.KEY: self.entry, engine.KEPT: {}}
@@ -178,10 +202,7 @@ class Window:
     def _undo(self, error: BaseException) -> MigrationError | None:
         """Start the services on PostgreSQL again, and return the error; None if SQLite is the store after all."""
         name = self.group.name
-        problems = error.problems if isinstance(error, MigrationError) else []
-        problems = list(problems) or [
-            Problem(f"cutover group {name}", _first_line(error), "Correct this, then run again")
-        ]
+        problems = list(problems_of(error, self.group))
         with uninterruptible():
             committed = self._is_committed() if self._committing else False
             if committed:
@@ -195,26 +216,18 @@ class Window:
                     f"Only the server knows on which store cutover group {name} is; its services are stopped.",
                     problems,
                 )
-            found = [
-                *problems_of(self._put_file_back, name),
-                *problems_of(lambda: start(self.group.services, self.checked), name),
-            ]
-            # As long as something is left to be done, the next run must know of it.
-            problems += found or problems_of(self._close, name)
+            left, unwell = bring_up_on_postgresql(
+                self.login, self.group, self.settings, self.checked, self._put_file_back
+            )
         return MigrationError(
             f"Cutover group {name} was not rolled back (the step '{self.steps.name}' failed): it stays on PostgreSQL, "
-            "and its services were started again.",
-            problems,
+            f"and its services were started again{how_they_are(unwell)}.",
+            [*problems, *left, *unwell],
         )
 
     def _put_file_back(self) -> None:
         """Let the frozen file stand in its place again."""
         frozen_file.undo_swap(self.group.source_path, self.record.frozen_sha256, self.entry)
-
-    def _close(self) -> None:
-        """Let the ledger know that this way back is none."""
-        with connected(self.login) as connection:
-            way_back.close(connection, self.group)
 
     def _is_committed(self) -> bool | None:
         """Return whether the ledger says that SQLite is the store; None if the server does not answer."""
@@ -222,7 +235,9 @@ class Window:
         while True:
             try:
                 with connected(self.login) as connection, connection.cursor() as cursor:
-                    # Waits for a commit that is still under way.
+                    # Waits for a commit that is still under way, but not for a session that the server takes for alive.
+                    left = max(0.1, deadline - time.monotonic())
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(left * 1000)}ms",))
                     cursor.execute(
                         "SELECT state FROM migration.cutover_group WHERE name = %s FOR UPDATE", (self.group.name,)
                     )
@@ -231,18 +246,6 @@ class Window:
                 if time.monotonic() > deadline:
                     return None
                 time.sleep(0.5)
-
-
-def problems_of(action: Callable[[], None], name: str) -> list[Problem]:
-    """Do one thing of putting a group right, and return what fails."""
-    try:
-        action()
-    except MigrationError as error:
-        return error.problems or [Problem(f"cutover group {name}", error.summary, _PUT_RIGHT)]
-    except Exception as error:
-        what = f"it could not be put right at once: {_first_line(error)}"
-        return [Problem(f"cutover group {name}", what, _PUT_RIGHT)]
-    return []
 
 
 def finish(
@@ -267,15 +270,15 @@ def finish(
     entry = way_back.read(record)
     stopped_at = datetime.fromisoformat(entry["stopped_at"])
     try:
-        with steps.step("start"):
+        with steps.step("start"), uninterruptible():
             if client is not None:
                 client.mark_start()
             healths = to_sqlite(group, checked, settings, record.detail.get(FENCE, {}))
-    except MigrationError as error:
+    except Exception as error:
         raise MigrationError(
             f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
             "Correct this, then run playbooks/rollback.yml again: it starts them.",
-            error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")],
+            problems_of(error, group),
         ) from None
     healthy_at = max((health.healthy_at for health in healths), default=time.monotonic())
     stopped = began if began is not None else time.monotonic() - (datetime.now(UTC) - stopped_at).total_seconds()
@@ -333,9 +336,3 @@ def describe(report: dict[str, Any]) -> str:
         dumped = Dumped(**report["dump"])
         parts.append(f"PostgreSQL's tables are kept in {dumped.path} (SHA-256 {dumped.sha256})")
     return f"{report['group']} runs on SQLite again, {'; '.join(parts)}."
-
-
-def _first_line(error: BaseException) -> str:
-    """Return what is known of an error in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if isinstance(error, MigrationError) and lines else f"{type(error).__name__}: {' '.join(lines[:1])}"

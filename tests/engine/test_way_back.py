@@ -10,7 +10,11 @@ import os
 import signal
 import sqlite3
 import stat
+import struct
 import subprocess
+import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -36,7 +40,8 @@ from ansible.module_utils.migration import (
 )
 from ansible.module_utils.migration.connection import Login, connect
 from ansible.module_utils.migration.cutover_checks import Checked, Settings
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.cutover_lock import locked_on_host
+from ansible.module_utils.migration.errors import MigrationError, Problem
 from ansible.module_utils.migration.estate import Group
 from ansible.module_utils.migration.rollback_checks import Options
 from ansible.module_utils.migration.service_health import ServicesLogin
@@ -532,10 +537,9 @@ def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Cal
         if not opened or ending.done:  # type: ignore[attr-defined]
             return original(*arguments, **options)
         ending.done = True  # type: ignore[attr-defined]
-        if after:
-            original(*arguments, **options)
+        result = original(*arguments, **options) if after else None
         end()
-        raise AssertionError("it went on")
+        return result if after else original(*arguments, **options)
 
     ending.done = False  # type: ignore[attr-defined]
     real_note = way_back.note
@@ -568,6 +572,46 @@ def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
             estate.roll_back()
     assert_on_postgresql(estate)
     estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+@pytest.mark.parametrize(("function", "after"), STEPS)
+def test_a_request_to_end_at_any_step_leaves_the_group_on_one_store(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
+) -> None:
+    execute(estate.connection, WRITE)
+    with monkeypatch.context() as patch:
+        end_at(patch, function, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        if function in ("table_fence.take_rights", "ledger.take_step"):
+            # Too late: the commit is under way.
+            assert estate.roll_back()["changed"]
+            assert_on_sqlite(estate)
+            return
+        with pytest.raises(MigrationError) as failed:
+            estate.roll_back()
+    assert "it stays on PostgreSQL, and its services were started again and are well" in str(failed.value)
+    assert "this run: it received SIGTERM" in str(failed.value)
+    assert_on_postgresql(estate)
+
+
+def test_a_request_to_end_behind_the_commit_does_not_leave_services_stopped(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    end_at(monkeypatch, "rollback_window.to_sqlite", False, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def test_a_host_that_fails_behind_the_commit_is_told_and_the_next_run_goes_on(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    with monkeypatch.context() as patch:
+        end_at(patch, "rollback_window.to_sqlite", False, fail)
+        with pytest.raises(MigrationError, match=r"is rolled back, but[\s\S]*No space left on device"):
+            estate.roll_back()
+    assert "was finished" in estate.roll_back()["msg"]
     assert_on_sqlite(estate)
 
 
@@ -676,6 +720,238 @@ def test_a_file_that_somebody_wrote_to_meanwhile_is_nobodys_to_replace(estate: E
             run()
     assert ("stray", "Stray") in estate.users()
     assert estate.record.state == "live"
+
+
+def test_services_are_started_though_the_file_cannot_be_put_back(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    killed(estate, "frozen_file.os.replace", True)
+    with closing(sqlite3.connect(estate.file)) as opened:
+        opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
+        opened.commit()
+    started = []
+    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.start", lambda *_: started.append("started"))
+    for run in (estate.roll_back, lambda: rollback.put_right(estate.login, estate.group, estate.settings)):
+        with pytest.raises(MigrationError, match="were started again and are well"):
+            run()
+    assert len(started) == 2
+    # The next run has to know that the frozen file is not in its place.
+    assert way_back.standing(estate.record) is way_back.Standing.UNDO
+
+
+def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwell(*_: Any) -> None:
+        raise MigrationError("Not every service is healthy.", [Problem("service deaf", "it does not answer", "Look")])
+
+    execute(estate.connection, WRITE)
+    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.require_healthy", unwell)
+    end_at(monkeypatch, "export.export_changes", True, fail)
+    with pytest.raises(MigrationError) as failed:
+        estate.roll_back()
+    assert "its services were started again, and not all of them are proven well" in str(failed.value)
+    assert "service deaf: it does not answer" in str(failed.value)
+    assert_on_postgresql(estate)
+
+
+# ---------------------------------------------------------------- what stands beside the file
+
+
+def use_a_log(estate: Estate) -> None:
+    """Let the frozen file be one that is written through a log, and the ledger know it."""
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    with closing(sqlite3.connect(estate.file)) as opened:
+        opened.execute("PRAGMA journal_mode = WAL")
+    fence.raise_fence(estate.file)
+    digest = sha256_of(estate.file)
+    execute(estate.connection, "UPDATE migration.cutover_group SET frozen_sha256 = %s", digest)
+
+
+def write_to_the_log(path: Path) -> None:
+    """Write a row that stands in the log alone, as a service that is killed leaves it."""
+    code = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute(\"INSERT INTO users VALUES ('stray', 'Stray')\"); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert Path(f"{path}-wal").stat().st_size > 0
+
+
+def test_a_file_with_a_log_goes_there_and_back(estate: Estate) -> None:
+    use_a_log(estate)
+    execute(estate.connection, WRITE)
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def test_a_row_in_the_log_of_the_exported_file_is_not_thrown_away(estate: Estate) -> None:
+    use_a_log(estate)
+    execute(estate.connection, WRITE)
+    killed(estate, "frozen_file.os.replace", True)
+    write_to_the_log(estate.file)
+    with pytest.raises(MigrationError, match="Find out who wrote to it; the frozen file was kept as"):
+        estate.roll_back()
+    assert ("stray", "Stray") in estate.users()
+
+
+def test_a_log_that_appears_beside_the_new_file_is_none_of_its(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    log = Path(f"{estate.file}-wal")
+
+    def leave_a_log() -> None:
+        log.write_bytes(b"rows")
+
+    with monkeypatch.context() as patch:
+        end_at(patch, "frozen_file.os.replace", True, leave_a_log)
+        with pytest.raises(MigrationError, match=r"it stays on PostgreSQL[\s\S]*somebody has written rows to it"):
+            estate.roll_back()
+    assert estate.record.state == "live"
+    assert log.read_bytes() == b"rows"
+    log.unlink()
+    assert "was undone" in rollback.put_right(estate.login, estate.group, estate.settings)
+    assert_on_postgresql(estate)
+
+
+def test_who_opens_the_old_file_while_it_has_no_fence_is_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    code = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
+    holders = []
+
+    def hold() -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(estate.file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        holders.append(process)
+
+    with monkeypatch.context() as patch:
+        end_at(patch, "frozen_file.os.link", False, hold)
+        with pytest.raises(MigrationError) as failed:
+            estate.roll_back()
+    holders[0].communicate()
+    assert f"process {holders[0].pid} " in str(failed.value)
+    assert "has opened it since" in str(failed.value)
+    assert_on_postgresql(estate)
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, write: bool
+) -> None:
+    def spoil() -> None:
+        fence.remove_fence(estate.file, {"mode": "0640"})
+        with closing(sqlite3.connect(estate.file)) as opened:
+            opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
+            opened.commit()
+
+    if write:
+        execute(estate.connection, WRITE)
+    with monkeypatch.context() as patch:
+        end_at(patch, "table_fence.hold" if not write else "export.export_changes", True, spoil)
+        with pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its fence"):
+            estate.roll_back()
+    assert estate.record.state == "live"
+    assert ("stray", "Stray") in estate.users()
+
+
+def test_the_new_file_has_the_access_list_and_the_mode_of_before_the_fence(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a file system without attributes answers: then the mode is the fence.
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
+    entries = [(0x01, 6, -1), (0x02, 6, 65534), (0x04, 4, -1), (0x10, 6, -1), (0x20, 0, -1)]
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(estate.file, "system.posix_acl_access", packed)
+    os.setxattr(estate.file, "user.label", b"kept")
+    mode = stat.S_IMODE(estate.file.stat().st_mode)
+    assert mode == 0o660
+    described = fence.describe(estate.file)
+    execute(
+        estate.connection,
+        "UPDATE migration.cutover_group SET detail = jsonb_set(detail, '{fence,mode}', to_jsonb(%s::text))",
+        described["mode"],
+    )
+    fence.raise_fence(estate.file)
+    assert stat.S_IMODE(estate.file.stat().st_mode) == 0o444
+    execute(estate.connection, WRITE)
+    estate.roll_back()
+    assert estate.users() == AFTER
+    assert os.getxattr(estate.file, "system.posix_acl_access") == packed
+    assert os.getxattr(estate.file, "user.label") == b"kept"
+    assert stat.S_IMODE(estate.file.stat().st_mode) == mode
+
+
+# ---------------------------------------------------------------- who waits for whom
+
+
+def test_who_waits_for_our_lock_does_not_hold_us_up_for_ever(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    with closing(connect(estate.login)) as other:
+        waiting = threading.Thread(target=lambda: execute(other, "ALTER TABLE app.users ADD COLUMN late text"))
+
+        def queue() -> None:
+            waiting.start()
+            statement = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+            while query(estate.connection, statement) != [(1,)]:
+                time.sleep(0.02)
+
+        with monkeypatch.context() as patch:
+            end_at(patch, "table_fence.hold", True, queue)
+            began = time.monotonic()
+            with pytest.raises(MigrationError, match="canceling statement due to lock timeout"):
+                estate.roll_back()
+            assert time.monotonic() - began < 15
+        waiting.join(10)
+    execute(estate.connection, "ALTER TABLE app.users DROP COLUMN late")
+    assert_on_postgresql(estate)
+
+
+def test_a_session_that_the_server_takes_for_alive_does_not_hold_up_the_question_for_ever(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    commit = rollback.Window._commit
+    with closing(connect(estate.login)) as left:
+
+        def lose_the_answer(self: Any, guard: Connection, loaded: dict[str, Any]) -> None:
+            commit(self, guard, loaded)
+            with left.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM migration.cutover_group FOR UPDATE")
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.3)
+        with monkeypatch.context() as patch:
+            patch.setattr(rollback.Window, "_commit", lose_the_answer)
+            with pytest.raises(MigrationError, match="Only the server knows on which store"):
+                estate.roll_back()
+    estate.roll_back()
+    assert_on_sqlite(estate)
+
+
+def test_two_runs_at_once_are_refused(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    monkeypatch.setattr(rollback, "LOCK_SECONDS", 0.2)
+    with ledger.locked(estate.connection, "group test"), pytest.raises(MigrationError, match="Another run is at work"):
+        estate.roll_back()
+    with (
+        locked_on_host("test", estate.settings.work_directory, 0.0),
+        pytest.raises(MigrationError, match=f"process {os.getpid()} holds its lock on this host"),
+    ):
+        estate.roll_back()
+    assert_on_postgresql(estate)
+
+
+def test_the_dump_of_another_group_with_a_longer_name_is_left_alone(estate: Estate) -> None:
+    execute(estate.connection, WRITE)
+    (estate.directory / "dumps").mkdir(mode=0o700)
+    others = estate.directory / "dumps" / "test-two-20260101T000000000000Z.partial"
+    own = estate.directory / "dumps" / "test-20260101T000000000000Z.partial"
+    for path in (others, own):
+        path.touch()
+    estate.roll_back()
+    assert (others.exists(), own.exists()) == (True, False)
 
 
 def test_names_of_every_kind_are_dumped_and_read_back(

@@ -1,0 +1,530 @@
+"""The window of a cutover against a real server and a real file, without pm2: faults at every step, and its guards.
+
+The services, pm2 and the playbooks are in test_faults.py and test_on_a_host.py.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pwd
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.module_utils.migration import (
+    cutover,
+    cutover_checks,
+    cutover_keep,
+    cutover_undo,
+    dotenv_file,
+    fence,
+    ledger,
+    rollback,
+)
+from ansible.module_utils.migration.connection import Login, connect
+from ansible.module_utils.migration.cutover_checks import Checked, EnvFile, Settings
+from ansible.module_utils.migration.cutover_lock import locked_on_host
+from ansible.module_utils.migration.errors import MigrationError, Problem
+from ansible.module_utils.migration.estate import Group, Service
+from ansible.module_utils.migration.interruption import Interrupted, interruptible, uninterruptible
+from ansible.module_utils.migration.service_health import ServicesLogin
+from ansible.module_utils.migration.snapshot import sha256_of
+
+from tests.conftest import Server
+from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+ENV = "PORT=4000\nNAME='a service'\n"
+WRITE_TO_THE_FILE = (
+    "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+    "c.execute(\"INSERT INTO notes VALUES ('late')\"); os._exit(0)"
+)
+HOLD_THE_FILE = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
+
+
+@dataclass
+class Estate:
+    """One rehearsed group, whose file got a row since."""
+
+    connection: Connection
+    login: Login
+    group: Group
+    settings: Settings
+    env_file: Path
+
+    @property
+    def file(self) -> Path:
+        return Path(self.group.source_path)
+
+    @property
+    def record(self) -> ledger.GroupRecord:
+        record = ledger.read_group(self.connection, "test")
+        self.connection.rollback()
+        return record
+
+    def cut_over(self) -> dict[str, Any]:
+        result: dict[str, Any] = cutover.cut_over(self.login, self.group, self.settings)
+        return result
+
+    def notes(self) -> list[str]:
+        """Return the notes in the file."""
+        with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as opened:
+            return [text for (text,) in opened.execute("SELECT text FROM notes ORDER BY text")]
+
+    def moved(self) -> list[str]:
+        """Return the notes in PostgreSQL."""
+        return [text for (text,) in query(self.connection, "SELECT text FROM app.notes ORDER BY text")]
+
+
+@pytest.fixture
+def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
+    make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
+    source = make_source(
+        tmp_path / "data.db",
+        "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)",
+        {"notes": [("a",)]},
+    )
+    source.chmod(0o640)
+    env_file = tmp_path / ".env"
+    env_file.write_text(ENV)
+    env_file.chmod(0o600)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    service = Service("service", user, str(tmp_path), "swarm_registry", ("app",), "http://127.0.0.1:9/")
+
+    def check_services(*_: Any, **__: Any) -> Checked:
+        text = env_file.read_text()
+        values = dotenv_file.connection_values("127.0.0.1", 5432, "swarm", "swarm_registry", "secret")
+        entry = EnvFile(service, text, dotenv_file.set_keys(text, values), dotenv_file.remove_keys(text))
+        return Checked(env_files=[entry])
+
+    for module in (cutover, cutover_keep, cutover_undo, rollback):
+        monkeypatch.setattr(module, "check_services", check_services)
+    group = make_group(source, {"source": "notes"})
+    settings = Settings(
+        ServicesLogin(login.host, login.port, login.database), {}, 1.0, 1.0, 0.0, work_directory=str(tmp_path / "work")
+    )
+    rehearse(connection, group, tmp_path)
+    # In the log alone, as a service that was killed leaves it.
+    write = WRITE_TO_THE_FILE.replace("late", "since")
+    subprocess.run([sys.executable, "-c", write, str(source)], check=True)
+    made = Estate(connection, login, group, settings, env_file)
+    yield made
+    fence.remove_fence(source, {"mode": "0640"})
+
+
+def assert_as_before(estate: Estate, *more: str) -> None:
+    """See that the group is on SQLite as if nothing had been tried, with every row."""
+    assert estate.record.state == "rehearsed"
+    assert estate.env_file.read_text() == ENV
+    assert not fence.is_fenced(estate.file)
+    assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
+    assert estate.notes() == sorted(["a", "since", *more])
+
+
+def assert_live(estate: Estate, *more: str) -> None:
+    """See that the group is on PostgreSQL with every row, and its file frozen, complete, hashed and fenced."""
+    record = estate.record
+    assert record.state == "live"
+    assert record.frozen_sha256 == sha256_of(estate.file)
+    assert fence.is_fenced(estate.file)
+    assert not Path(f"{estate.file}-wal").exists()
+    assert "PGPASSWORD=secret" in estate.env_file.read_text()
+    assert estate.notes() == estate.moved() == sorted(["a", "since", *more])
+
+
+def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> None:
+    assert estate.cut_over()["changed"]
+    assert_live(estate)
+    assert not estate.cut_over()["changed"]
+
+
+# ---------------------------------------------------------------- a fault at every step
+
+# Where the run ends: the function, whether it has done its work by then, and the step that says so.
+STEPS = [
+    ("cutover_window.stop", False, "stop"),
+    ("cutover_window.stop", True, "stop"),
+    ("cutover_window.wait_until_closed", True, "freeze"),
+    ("cutover_window.checkpoint", False, "freeze"),
+    ("cutover_window.checkpoint", True, "freeze"),
+    ("cutover_window.fence.raise_fence", False, "freeze"),
+    ("cutover_window.fence.raise_fence", True, "freeze"),
+    ("cutover_window.sha256_of", False, "hash"),
+    ("cutover_window.engine.migrate", True, "final sync"),
+    ("cutover_window.require_unchanged", False, "go live"),
+    ("cutover_window.soak.stamp", True, "go live"),
+]
+PACKAGE = "ansible.module_utils.migration"
+
+
+@contextmanager
+def hooked(function: str, after: bool, act: Callable[[], None]) -> Iterator[None]:
+    """Let something happen once, before or after a function does its work."""
+    module_name, _, rest = function.partition(".")
+    owner = sys.modules[f"{PACKAGE}.{module_name}"]
+    *path, name = rest.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
+    done = threading.Event()
+
+    def acting(*arguments: Any, **options: Any) -> Any:
+        first = not done.is_set()
+        done.set()
+        if first and not after:
+            act()
+        result = original(*arguments, **options)
+        if first and after:
+            act()
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, acting)
+        yield
+    assert done.is_set()
+
+
+def no_space() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def ask_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("function", "after", "step"), STEPS)
+def test_an_error_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
+    with hooked(function, after, no_space), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    assert f"failed in the step '{step}' and was undone: its services run on SQLite again" in str(failed.value)
+    assert "No space left on device" in str(failed.value)
+    assert_as_before(estate)
+    estate.cut_over()
+    assert_live(estate)
+
+
+@pytest.mark.parametrize(("function", "after", "step"), STEPS)
+def test_a_request_to_end_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
+    with hooked(function, after, ask_to_end), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    # The hash is computed in a thread of its own.
+    where = "the step '" if step == "hash" else f"the step '{step}'"
+    assert f"failed in {where}" in str(failed.value)
+    assert "this run: it received SIGTERM" in str(failed.value)
+    assert_as_before(estate)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def killed(estate: Estate, function: str, after: bool) -> None:
+    """Kill a run at one place."""
+
+    def run() -> None:
+        with hooked(function, after, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            estate.cut_over()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("function", "after"), [step[:2] for step in STEPS])
+def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool) -> None:
+    killed(estate, function, after)
+    assert estate.record.state == "frozen"
+    if after:
+        assert (
+            "an interrupted cutover was undone"
+            in rollback.roll_back(estate.login, estate.group, estate.settings)["msg"]
+        )
+        assert_as_before(estate)
+    estate.cut_over()
+    assert_live(estate)
+
+
+# ---------------------------------------------------------------- its guards
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[int]:
+    """A process that has the file open for writing, and writes nothing."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_FILE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process.pid
+        finally:
+            process.stdin.close()
+
+
+def write_late(estate: Estate) -> None:
+    """Let another process write a row to the file and end without closing it."""
+    subprocess.run([sys.executable, "-c", WRITE_TO_THE_FILE, str(estate.file)], check=True)
+
+
+def test_who_has_the_file_open_is_named_before_anything_stops(estate: Estate) -> None:
+    with (
+        holder(estate.file) as pid,
+        pytest.raises(MigrationError, match=rf"nothing was stopped[\s\S]*process {pid} .* no service of the group"),
+    ):
+        estate.cut_over()
+    assert estate.record.state == "rehearsed"
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("cutover_window.stop", "has it open"),
+        ("cutover_window.checkpoint", "has opened it since"),
+    ],
+)
+def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str, said: str) -> None:
+    opened = []
+
+    def open_it() -> None:
+        context = holder(estate.file)
+        opened.append((context, context.__enter__()))
+
+    try:
+        with hooked(function, True, open_it), pytest.raises(MigrationError) as failed:
+            estate.cut_over()
+    finally:
+        opened[0][0].__exit__(None, None, None)
+    assert f"process {opened[0][1]} " in str(failed.value)
+    assert said in str(failed.value)
+    assert_as_before(estate)
+
+
+def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) -> None:
+    with (
+        hooked("cutover_window.checkpoint", True, lambda: write_late(estate)),
+        pytest.raises(MigrationError, match="somebody has written rows to it since the file was completed"),
+    ):
+        estate.cut_over()
+    assert_as_before(estate, "late")
+    estate.cut_over()
+    assert_live(estate, "late")
+
+
+def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a file system without attributes answers: root can write to the file all the same.
+    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
+
+    def write() -> None:
+        write_late(estate)
+        with closing(sqlite3.connect(estate.file)) as opened:
+            opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    with (
+        hooked("cutover_window.engine.migrate", True, write),
+        pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its fence"),
+    ):
+        estate.cut_over()
+    assert_as_before(estate, "late")
+    estate.cut_over()
+    assert_live(estate, "late")
+
+
+def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible.module_utils.migration.group_services.LOG_SECONDS", 0.1)
+    with closing(sqlite3.connect(estate.file, isolation_level=None)) as reader:
+        # It still reads what stands in the file, so the log cannot be put over it.
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM notes").fetchone()
+        write_late(estate)
+        with pytest.raises(MigrationError, match="rows are left in it"):
+            cutover.checkpoint(estate.file)
+
+
+def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(estate: Estate) -> None:
+    killed(estate, "cutover_window.write_env_files", False)
+    assert estate.record.state == "live"
+    assert estate.env_file.read_text() == ENV
+    assert estate.record.frozen_sha256 == sha256_of(estate.file)
+    assert fence.is_fenced(estate.file)
+
+
+def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None:
+    def write_and_fail() -> None:
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        no_space()
+
+    with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    assert "Its services have already written to PostgreSQL, so it stays there; they were started again" in str(
+        failed.value
+    )
+    assert "app.notes: it was written to since the cutover: 2 rows then, 3 rows now" in str(failed.value)
+    assert estate.record.state == "live"
+    assert fence.is_fenced(estate.file)
+    assert "PGPASSWORD" in estate.env_file.read_text()
+
+
+def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwell(*_: Any) -> None:
+        raise MigrationError("Not every service is healthy.", [Problem("service deaf", "it does not answer", "Look")])
+
+    def write_and_fail() -> None:
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        no_space()
+
+    monkeypatch.setattr(cutover_undo, "require_healthy", unwell)
+    with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    assert "they were started again, and not all of them are proven well" in str(failed.value)
+    assert "service deaf: it does not answer" in str(failed.value)
+
+
+def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
+    estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutover_undo, "_RECONNECT_SECONDS", 0.1)
+
+    def lose_the_server() -> None:
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'swarm_migrator'")
+        monkeypatch.setattr(cutover_undo, "connect", lambda _: pytest.fail("no server"))
+        no_space()
+
+    with hooked("cutover_window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    assert "so they stay on PostgreSQL" in str(failed.value)
+    assert fence.is_fenced(estate.file)
+    assert "PGPASSWORD" in estate.env_file.read_text()
+
+
+def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
+    estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
+    monkeypatch.setattr(cutover_undo, "_usable_connection", lambda *_: None)
+    with (
+        hooked("cutover_window.engine.migrate", True, no_space),
+        pytest.raises(MigrationError, match="so the ledger does not know yet"),
+    ):
+        estate.cut_over()
+    assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
+    assert estate.env_file.read_text() == ENV
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: int) -> None:
+    (usable,) = query(
+        estate.connection,
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
+        "- (SELECT count(*)::int FROM pg_stat_activity WHERE datid IS NOT NULL AND usename IS NOT NULL)",
+    )[0]
+    pools = {"one": 5, "two": usable - 5 - spare}
+    checked = Checked()
+    settings = replace(estate.settings, estate_connections=pools)
+    cutover_checks.check_database(estate.connection, estate.group, settings, checked)
+    assert [problem.where for problem in checked.problems] == ["max_connections"] * (spare < 0)
+
+
+# ---------------------------------------------------------------- two runs at once
+
+
+def test_a_second_run_waits_for_the_lock_in_the_ledger(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutover, "LOCK_SECONDS", 0.2)
+    with (
+        ledger.locked(estate.connection, "group test"),
+        pytest.raises(MigrationError, match="Another run is at work on group test"),
+    ):
+        estate.cut_over()
+    assert_as_before(estate)
+
+
+def test_a_second_run_does_not_get_in_when_the_server_ends_the_session_of_the_first(
+    estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def end_the_session_and_run_again() -> None:
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'swarm_migrator'")
+        monkeypatch.setattr(cutover, "LOCK_SECONDS", 0.2)
+        monkeypatch.setattr(rollback, "LOCK_SECONDS", 0.2)
+        for run in (
+            estate.cut_over,
+            lambda: rollback.roll_back(estate.login, estate.group, estate.settings),
+            lambda: rollback.put_right(estate.login, estate.group, estate.settings),
+        ):
+            try:
+                run()
+            except MigrationError as error:
+                refused.append(str(error))
+
+    with (
+        hooked("cutover_window.engine.migrate", False, end_the_session_and_run_again),
+        pytest.raises(MigrationError, match="was undone"),
+    ):
+        estate.cut_over()
+    # Nothing of a way back has to be put right, so the last one has nothing to wait for.
+    assert [f"process {os.getpid()} holds its lock on this host" in text for text in refused] == [True, True]
+    with closing(ledger_of(estate)) as connection:
+        assert ledger.read_group(connection, "test").state == "rehearsed"
+
+
+def ledger_of(estate: Estate) -> Connection:
+    """Return a new connection: the test's own may have been ended."""
+    found: Connection = connect(estate.login)
+    return found
+
+
+def test_the_lock_on_the_host_ends_with_its_process(tmp_path: Path) -> None:
+    def hold() -> None:
+        context = locked_on_host("group", str(tmp_path), 0.0)
+        context.__enter__()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=hold)
+    process.start()
+    process.join(10)
+    with locked_on_host("group", str(tmp_path), 0.0):
+        assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()] == [0o600]
+    with locked_on_host("group", str(tmp_path), 0.0), locked_on_host("group-2", str(tmp_path), 0.0):
+        pass
+
+
+# ---------------------------------------------------------------- requests to end
+
+
+def test_only_the_first_request_to_end_counts() -> None:
+    undone = []
+    with pytest.raises(MigrationError, match="it received SIGHUP"), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        except Interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            undone.append(True)
+            raise
+    assert undone == [True]
+    with interruptible(), uninterruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_request_to_end_is_nothing_that_a_part_may_go_on_after() -> None:
+    with pytest.raises(MigrationError, match="it received SIGINT"), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except Exception:
+            pytest.fail("it went on")
