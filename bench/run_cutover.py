@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Measure the downtime of a cutover on a throwaway host in Docker: a large source with 1 % changed since its rehearsal.
+"""Measure the downtime of a cutover and of the way back on a throwaway host in Docker, with a large source.
 
-The sample estate's registry gets a million rows, is rehearsed by our own playbook, changes a little, and is cut over.
+The sample estate's registry gets a million rows, is rehearsed by our own playbook, changes by 1 %, and is cut over.
+Then 1 % changes in PostgreSQL, and the group goes back to SQLite with these rows.
 The figures are those that the run itself reports: what an HTTP client saw that asked the service all the time, and the
 seconds of each step. Writes docs/benchmark/cutover.json and cutover.md. The host is removed at the end, also after a
 failure.
@@ -43,6 +44,27 @@ STEPS = {
     "go live": "the ledger's commit",
     "start": "pm2 starts the service, and it is proven healthy",
 }
+STEPS_BACK = {
+    "stop": "pm2 stops the service",
+    "fence": "its sessions have ended, and a lock keeps everybody from writing",
+    "compare": "whether anything was written since the cutover",
+    "export": "a copy of the frozen file gets the rows that differ, and is proven equal to PostgreSQL",
+    "dump": "what is left of `pg_dump`, which runs beside the export, and every row of it read back and compared",
+    "swap": "the copy is hashed, brought to the disk, and takes the place of the frozen file",
+    "commit": "the ledger's commit, and the right to write to the tables is taken",
+    "start": "the `.env` is written, pm2 starts the service, and it is proven healthy",
+}
+# What a service may have done since the cutover: of a thousand rows some are updated, deleted and new.
+CHANGES_BACK = """
+WITH chosen AS (SELECT id, row_number() OVER (ORDER BY id) AS number FROM registry.step_executions)
+UPDATE registry.step_executions AS step SET status = 'failed', error = 'changed after the cutover'
+FROM chosen WHERE chosen.id = step.id AND chosen.number % 1000 < 8;
+WITH chosen AS (SELECT id, row_number() OVER (ORDER BY id) AS number FROM registry.step_executions)
+DELETE FROM registry.step_executions AS step USING chosen WHERE chosen.id = step.id AND chosen.number % 1000 = 8;
+INSERT INTO registry.step_executions (run_id, step_id, agent_name, status, inputs, outputs, duration_ms)
+SELECT run_id, step_id, agent_name, status, inputs, outputs, duration_ms FROM registry.step_executions
+LIMIT (SELECT count(*) / 1000 FROM registry.step_executions);
+"""
 
 
 def prepare_host(rows: int) -> None:
@@ -63,13 +85,18 @@ def on_source(statement: str) -> None:
         raise BenchmarkError(done.stderr)
 
 
-def query(statement: str) -> Any:
-    """Return the JSON that the server answers with."""
-    command = ["docker", "exec", "--user", "postgres", HOST.container, "psql", "-d", "swarm", "-Atc", statement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def on_server(statement: str) -> str:
+    """Return what the server answers to its administrator."""
+    command = ["docker", "exec", "--user", "postgres", HOST.container, "psql", "-d", "swarm", "-v", "ON_ERROR_STOP=1"]
+    done = subprocess.run([*command, "-Atqc", statement], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchmarkError(done.stderr)
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def query(statement: str) -> Any:
+    """Return the JSON that the server answers with."""
+    return json.loads(on_server(statement))
 
 
 def read_figures(rows: int) -> dict[str, Any]:
@@ -80,7 +107,14 @@ def read_figures(rows: int) -> dict[str, Any]:
         "FROM migration.run c JOIN migration.run f ON f.group_name = c.group_name AND f.kind = 'final' "
         "JOIN migration.cutover_group g ON g.name = c.group_name WHERE c.kind = 'cutover'"
     )
-    return {"date": datetime.now(UTC).date().isoformat(), "rows": rows, "goal_seconds": GOAL_SECONDS, "groups": runs}
+    back = query("SELECT report FROM migration.run WHERE kind = 'rollback' AND group_name = 'registry'")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+        "goal_seconds": GOAL_SECONDS,
+        "groups": runs,
+        "way_back": back,
+    }
 
 
 def page(figures: dict[str, Any]) -> str:
@@ -120,8 +154,29 @@ def page(figures: dict[str, Any]) -> str:
         f"steps: {large['own_seconds']:.1f} s. The rehearsal had expected a downtime of "
         f"{large['rehearsal']['expected_downtime_seconds']:.1f} s, and its way back took "
         f"{large['rehearsal']['way_back']['seconds']:.1f} s.",
+        *_way_back(figures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _way_back(figures: dict[str, Any]) -> list[str]:
+    """Return the lines about the way back of the large group."""
+    back = figures["way_back"]
+    seconds = {step["name"]: step["seconds"] for step in back["steps"]}
+    changed = {kind: sum(table[kind] for table in back["tables"]) for kind in ("inserted", "updated", "deleted")}
+    rows = ", ".join(f"{count:,} {kind}" for kind, count in changed.items())
+    return [
+        "",
+        "## The way back of the large one",
+        "",
+        f"With every row that was written to PostgreSQL since the cutover ({rows}), after a trial while the service "
+        f"ran: it was down for **{results.show(back['downtime_seconds'], 'seconds')}**. The dump of its tables has "
+        f"{back['dump']['size_bytes'] / 1e6:,.0f} MB.",
+        "",
+        "| step | seconds | what happens |",
+        "| --- | --- | --- |",
+        *(f"| {step} | {seconds[step]:.2f} | {what} |" for step, what in STEPS_BACK.items() if step in seconds),
+    ]
 
 
 def _verdict(measured: float, goal: float) -> str:
@@ -130,7 +185,7 @@ def _verdict(measured: float, goal: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and write the page; the exit status is 0 if the cutover succeeded, however long it took."""
+    """Measure, and write the page; the exit status is 0 if both ways succeeded, however long they took."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows that the registry gets (1000000)")
     rows = parser.parse_args(arguments).rows
@@ -141,6 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
             on_source(f"datasets.change_step_executions(path, {rows})")
             title("The cutover")
             run_playbooks("playbooks/4_service_cutover.yml")
+            title("The way back")
+            on_server(CHANGES_BACK)
+            run_playbooks("playbooks/rollback.yml", "-e", "service_env_rollback_groups=registry")
             figures = read_figures(rows)
         finally:
             run_playbooks("molecule/destroy.yml")
