@@ -29,6 +29,7 @@ from .host import (
     on_host,
     pids,
     play,
+    pm2,
     signal_module,
     sql,
     started,
@@ -68,6 +69,26 @@ while True:
         break
 held = open(sys.argv[1], "r+")
 time.sleep(600)
+"""
+FILL = """
+import os, socket, sqlite3, sys, time
+while True:
+    try:
+        socket.create_connection(("127.0.0.1", 4002)).close()
+    except OSError:
+        break
+    time.sleep(0.01)
+path = sys.argv[1]
+connection = sqlite3.connect(path, isolation_level=None)
+assert connection.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+newest = "(SELECT max(rowid) FROM deployments WHERE service = 'fault')"
+connection.execute(f"UPDATE deployments SET build_log = ? WHERE rowid = {newest}", ("x" * 100_000,))
+try:
+    with open(path + ".filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+except OSError:
+    os._exit(0)
 """
 
 
@@ -138,6 +159,41 @@ def stranger_after_the_stop() -> Iterator[None]:
         process.wait()
 
 
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """Let the service's data lie on a small file system of its own."""
+    data = "/opt/swarm-deploy/data"
+
+    def move(*commands: str) -> None:
+        pm2("stop", "swarm-deploy")
+        on_host("sh", "-ec", "; ".join(commands))
+        pm2("start", "swarm-deploy")
+        until(answers)
+
+    move(f"cp -a {data} /root/data", f"mount -t tmpfs -o size=2m tmpfs {data}", f"cp -a /root/data/. {data}")
+    on_host("chown", "swarm:swarm", data)
+    try:
+        yield
+    finally:
+        back = f"find {data} -mindepth 1 -delete; cp -a /root/last/. {data}; rm -rf /root/data /root/last"
+        move(f"cp -a {data} /root/last", f"umount {data}", back)
+
+
+@contextmanager
+def full_disk_after_the_stop() -> Iterator[None]:
+    """Let somebody leave rows in the log of the file, and fill its disk, when the service has closed its port."""
+    with small_disk():
+        process = subprocess.Popen(
+            ["docker", "exec", CONTAINER, "runuser", "-u", "swarm", "--", "/usr/bin/python3.11", "-c", FILL, SOURCE]
+        )
+        try:
+            with broken_pm2("linger", "delete"):
+                yield
+        finally:
+            on_host("rm", "-f", f"{SOURCE}.filler")
+            process.wait()
+
+
 def is_waiting_in_the_server() -> bool:
     """Return whether a session of ours is held up by the trigger."""
     return sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
@@ -178,6 +234,7 @@ def require_row(identifier: str) -> None:
     ("fault", "settings", "said"),
     [
         pytest.param(stranger_after_the_stop, {"stop_timeout": 2}, "(/usr/bin/python3.11 -c) has it open", id="wait"),
+        pytest.param(full_disk_after_the_stop, {}, "failed in the step 'freeze'", id="checkpoint"),
         pytest.param(refused_row, {}, "failed in the step 'final sync'", id="final sync"),
         pytest.param(lambda: unwritable(ENV_FILE), {}, "failed in the step 'settings'", id="settings"),
         pytest.param(
@@ -220,6 +277,25 @@ def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
     assert "it came up, answered, and was restarted soon after" in output
     assert is_as_before(GROUP)
     require_row(row)
+
+
+def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> None:
+    row = write_row()
+    with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
+        waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'swarm_migrator'"
+        until(lambda: sql(f"SELECT count(*) {waiting}") == "1")
+        # It starts all services of its list, this one among them.
+        on_host("systemctl", "restart", "pm2-swarm")
+        until(answers)
+        with pytest.raises(AssertionError, match="500"):
+            write_row()
+        # The table is free again.
+        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        output, _ = process.communicate(timeout=90)
+    assert "has opened it since" in output
+    assert is_as_before(GROUP)
+    require_row(row)
+    until(lambda: all(health_of(name) for name in pids()))
 
 
 def test_a_session_that_the_server_ends_is_undone() -> None:

@@ -10,9 +10,10 @@ import json
 import re
 import signal
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -246,28 +247,49 @@ def test_a_host_that_cannot_dump_is_told_so_with_all_else_that_is_missing() -> N
 def assert_registry_stays_on_postgresql(name: str) -> None:
     """See that the services were started again on PostgreSQL, which still holds an agent."""
     assert state_of("registry") == "live"
-    # Nobody waits for a service that is started again after a failure.
-    until(lambda: "store" in ask("swarm-registry", "GET", "/health"))
     assert store_of("swarm-registry") == "postgresql"
     assert name in agents().values()
     assert is_fenced(REGISTRY)
     new_agent(f"{name}, and more")
 
 
-def test_a_dump_that_fails_leaves_the_group_on_postgresql() -> None:
-    new_agent("failing dump")
+@contextmanager
+def failing_dump() -> Iterator[None]:
+    """Let pg_dump fail, and say its version as before."""
     script = (
         f'#!/bin/sh\\n[ "$1" = --version ] && exec {PG_DUMP}.away --version\\necho the disk is on fire >&2; exit 1\\n'
     )
     on_host("sh", "-c", f"mv {PG_DUMP} {PG_DUMP}.away; printf '{script}' > {PG_DUMP}; chmod 755 {PG_DUMP}")
     try:
-        output = back("registry", succeeds=False)
+        yield
     finally:
         on_host("mv", f"{PG_DUMP}.away", PG_DUMP)
+
+
+def test_a_dump_that_fails_leaves_the_group_on_postgresql() -> None:
+    new_agent("failing dump")
+    with failing_dump():
+        output = back("registry", succeeds=False)
     assert "the disk is on fire" in output
-    assert "it stays on PostgreSQL, and its services were started again" in output
+    assert "it stays on PostgreSQL, and its services were started again and are well" in output
     assert_registry_stays_on_postgresql("failing dump")
     assert on_host("sh", "-c", "ls /var/lib/sqlite-migration/rollback | grep -c partial || true").strip() == "0"
+
+
+def test_services_that_do_not_come_up_again_are_named() -> None:
+    new_agent("deaf service")
+    script = f"{REGISTRY['services'][0]['directory']}/server.js"
+    on_host("sh", "-c", f"cp -p {script} {script}.away; echo 'process.exit(1);' > {script}")
+    try:
+        with failing_dump():
+            output = back("registry", health_timeout=4, succeeds=False)
+    finally:
+        on_host("mv", f"{script}.away", script)
+    assert "its services were started again, and not all of them are proven well" in output
+    assert "service swarm-registry: " in output
+    assert state_of("registry") == "live"
+    play(CUTOVER)
+    assert_registry_stays_on_postgresql("deaf service")
 
 
 @contextmanager
@@ -311,6 +333,107 @@ def kill_in_the_window() -> None:
     until(lambda: sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0")
     assert pids().get("swarm-registry", 0) == 0
     assert state_of("registry") == "live"
+
+
+@contextmanager
+def held_in_the_window() -> Iterator[Callable[[], str]]:
+    """Let a way back wait for a lock, with the services stopped; what is given lets it go on, and returns what it said."""
+    with (
+        locked_table("registry.agents", "ROW EXCLUSIVE"),
+        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=60)) as process,
+    ):
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
+
+        def go_on() -> str:
+            sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            return process.communicate(timeout=120)[0]
+
+        yield go_on
+
+
+def test_a_way_back_that_is_asked_to_end_leaves_the_group_on_postgresql() -> None:
+    new_agent("asked to end")
+    with held_in_the_window() as go_on:
+        signal_module(signal.SIGTERM)
+        output = go_on()
+    assert "it received SIGTERM" in output
+    assert "its services were started again and are well" in output
+    assert_registry_stays_on_postgresql("asked to end")
+
+
+def test_a_full_disk_of_the_file_leaves_the_group_on_postgresql() -> None:
+    new_agent("full disk")
+    path = REGISTRY["source"]["path"]
+    beside = f"{path}.way-back"
+    # What is made of the file lies there; the trial still finds room.
+    on_host("sh", "-ec", f"mkdir -m 700 {beside}; mount -t tmpfs -o size=3m,mode=700 tmpfs {beside}")
+    try:
+        with held_in_the_window() as go_on:
+            on_host("sh", "-c", f"dd if=/dev/zero of={beside}/trial-1-filler bs=4096; true")
+            output = go_on()
+    finally:
+        on_host("sh", "-ec", f"umount {beside}; rmdir {beside}")
+    assert "No space left on device" in output or "disk is full" in output
+    assert "(the step 'export' failed): it stays on PostgreSQL" in output
+    assert "its services were started again and are well" in output
+    assert_registry_stays_on_postgresql("full disk")
+
+
+@contextmanager
+def small_tablespace(table: str) -> Iterator[str]:
+    """Let a table lie on a small file system of its own, and give its directory."""
+    space = "/mnt/small"
+    on_host(
+        "sh",
+        "-ec",
+        f"mkdir -p {space}; mount -t tmpfs -o size=2m tmpfs {space}; "
+        f"install -d -o postgres -g postgres -m 700 {space}/data",
+    )
+    sql(f"CREATE TABLESPACE small LOCATION '{space}/data'")
+    sql(f"ALTER TABLE {table} SET TABLESPACE small")
+    sql(f"VACUUM FULL {table}")
+    try:
+        yield space
+    finally:
+        on_host("rm", "-f", f"{space}/filler")
+        sql(f"ALTER TABLE {table} SET TABLESPACE pg_default")
+        sql("DROP TABLESPACE small")
+        on_host("umount", space)
+
+
+def test_a_full_disk_of_the_server_leaves_the_group_on_postgresql() -> None:
+    new_agent("full server")
+    with small_tablespace("migration.cutover_group") as space, held_in_the_window() as go_on:
+        on_host("sh", "-c", f"dd if=/dev/zero of={space}/filler bs=4096; true")
+        output = go_on()
+        on_host("rm", f"{space}/filler")
+    assert "No space left on device" in output
+    assert "it stays on PostgreSQL" in output
+    # Nobody could write that this way back is none.
+    play(CUTOVER)
+    assert_registry_stays_on_postgresql("full server")
+
+
+def test_a_pm2_that_is_started_again_in_the_window_loses_no_acknowledged_row() -> None:
+    written = new_agent("before the restart of pm2")
+    with held_in_the_window() as go_on:
+        # The service comes up on PostgreSQL, as its list says.
+        on_host("systemctl", "restart", "pm2-swarm")
+        until(lambda: "store" in ask("swarm-registry", "GET", "/health"))
+        late = {"name": "while pm2 was back", "version": str(uuid.uuid4()), "path": "/"}
+        answer: list[Any] = []
+        writing = threading.Thread(target=lambda: answer.append(ask("swarm-registry", "POST", "/agents", late)))
+        writing.start()
+        output = go_on()
+        writing.join()
+    assert "runs on SQLite again" in output
+    assert store_of("swarm-registry") == "sqlite"
+    assert agents()[written] == "before the restart of pm2"
+    assert "id" not in answer[0] or answer[0]["id"] in agents()
+    for name in SERVICES:
+        until(lambda name=name: "store" in ask(name, "GET", "/health"))
+    there(REGISTRY)
+    assert agents()[written] == "before the restart of pm2"
 
 
 def test_a_killed_way_back_is_undone_by_the_next_cutover() -> None:

@@ -1,0 +1,115 @@
+"""A group whose services run under the pm2 of two users: both move, and both go back, together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from .host import (
+    CUTOVER,
+    REHEARSAL,
+    ROLLBACK,
+    changed,
+    group_of,
+    health_of,
+    is_fenced,
+    on_host,
+    original_env_of,
+    play,
+    pm2,
+    sql,
+    state_of,
+    variables,
+)
+
+pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
+
+GROUP = group_of("platform")
+GROUP["services"][0]["user"] = "tickets"
+DIRECTORY, DATA = "/opt/swarm-tickets", "/opt/swarm-platform/data"
+ECOSYSTEM = f"{DIRECTORY}/ecosystem.config.js"
+NAMES = ("swarm-tickets", "swarm-platform")
+
+
+def other_pm2(*arguments: str) -> str:
+    """Call pm2 as the other user and return what it prints."""
+    environment = ("HOME=/home/tickets", "PATH=/usr/local/bin:/usr/bin:/bin")
+    return on_host("runuser", "-u", "tickets", "--", "env", "-i", *environment, "pm2", "-s", *arguments)
+
+
+def stores() -> set[str]:
+    return {str(health_of(name)["store"]) for name in NAMES}
+
+
+def record_attempt(branch: str) -> str:
+    """Let the service of the other user write a row, and return its id."""
+    code = (
+        "import json, sys, urllib.request as r; body = json.dumps({'ticket_id': 'T-1', 'branch_name': sys.argv[1]}); "
+        "print(r.urlopen(r.Request('http://127.0.0.1:4003/attempts', body.encode(), "
+        "{'Content-Type': 'application/json'})).read().decode())"
+    )
+    return str(json.loads(on_host("python3", "-c", code, branch))["id"])
+
+
+def in_file(identifier: str) -> bool:
+    """Return whether the file holds an attempt."""
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True); "
+        "print(c.execute('SELECT count(*) FROM verification_attempts WHERE id = ?', sys.argv[2:]).fetchone()[0])"
+    )
+    return on_host("python3", "-c", code, GROUP["source"]["path"], identifier).strip() == "1"
+
+
+@pytest.fixture(autouse=True)
+def two_users(dry_run_on_a_bare_host: str) -> Iterator[None]:
+    """The tickets' service under a user of its own, who may write to the file through the group's rights."""
+    play(ROLLBACK, *variables(rollback_groups="platform"))
+    for name in NAMES:
+        pm2("delete", name)
+    on_host("sh", "-ec", f"useradd --create-home --groups swarm tickets; chown -R tickets {DIRECTORY}")
+    on_host("sh", "-ec", f"chmod 775 {DATA}; chmod 664 {DATA}/swarm.db*; usermod --append --groups tickets swarm")
+    pm2("start", "/opt/swarm-platform/ecosystem.config.js")
+    other_pm2("start", ECOSYSTEM)
+    pm2("save")
+    play(REHEARSAL, "-e", json.dumps({"estate_cutover_groups": [GROUP]}))
+    try:
+        yield
+    finally:
+        play(ROLLBACK, *variables(rollback_groups="platform", groups=[GROUP]))
+        other_pm2("kill")
+        on_host("sh", "-ec", f"chown -R swarm:swarm {DIRECTORY}; userdel --remove tickets 2>/dev/null")
+        pm2("start", ECOSYSTEM)
+        pm2("save")
+        play(REHEARSAL)
+
+
+def test_both_move_and_go_back_with_what_they_wrote() -> None:
+    output = play(CUTOVER, *variables(groups=[GROUP]))
+    assert stores() == {"postgresql"}
+    assert is_fenced(GROUP)
+    assert on_host("stat", "-c", "%a %U", f"{DIRECTORY}/.env").split() == ["600", "tickets"]
+    assert on_host("stat", "-c", "%a %U", "/home/tickets/.pm2/dump.pm2").split() == ["600", "tickets"]
+    assert "Nothing starts the services of pm2's user tickets at boot" in " ".join(output.split())
+    assert changed(play(CUTOVER, *variables(groups=[GROUP]))) == 0
+    written = record_attempt("on postgresql")
+    play(ROLLBACK, *variables(rollback_groups="platform", groups=[GROUP]))
+    assert (stores(), state_of("platform")) == ({"sqlite"}, "rolled_back")
+    assert in_file(written)
+    assert on_host("cat", f"{DIRECTORY}/.env") == original_env_of("swarm-tickets")
+    assert on_host("stat", "-c", "%a %U %G", GROUP["source"]["path"]).split() == ["664", "swarm", "swarm"]
+    # The other user may write to the file that was put in the place.
+    assert in_file(record_attempt("on sqlite again"))
+
+
+def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
+    before = sql("SELECT count(*) FROM migration.run")
+    other_pm2("kill")
+    try:
+        output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
+    finally:
+        other_pm2("start", ECOSYSTEM)
+    assert "pm2 of user tickets: its daemon does not run" in output
+    assert sql("SELECT count(*) FROM migration.run") == before
+    assert state_of("platform") == "rehearsed"
