@@ -337,7 +337,7 @@ def kill_in_the_window() -> None:
 
 @contextmanager
 def held_in_the_window() -> Iterator[Callable[[], str]]:
-    """Let a way back wait for a lock, with the services stopped; what is given lets it go on, and returns what it said."""
+    """Let a way back wait for a lock, with the services stopped; what is given lets it go on and returns its output."""
     with (
         locked_table("registry.agents", "ROW EXCLUSIVE"),
         started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=60)) as process,
