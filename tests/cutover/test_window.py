@@ -321,20 +321,28 @@ def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) ->
     assert_live(estate, "late")
 
 
+@pytest.mark.parametrize(
+    ("in_the_file", "said"),
+    [
+        (True, "written to it, or exchanged it, in spite of its fence"),
+        (False, "somebody has written rows to it since the file was completed"),
+    ],
+)
 def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
-    estate: Estate, monkeypatch: pytest.MonkeyPatch
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, in_the_file: bool, said: str
 ) -> None:
     # What a file system without attributes answers: root can write to the file all the same.
     monkeypatch.setattr(fence, "_SET_FLAGS", 0)
 
     def write() -> None:
         write_late(estate)
-        with closing(sqlite3.connect(estate.file)) as opened:
-            opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if in_the_file:
+            with closing(sqlite3.connect(estate.file)) as opened:
+                opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     with (
         hooked("cutover_window.engine.migrate", True, write),
-        pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its fence"),
+        pytest.raises(MigrationError, match=said),
     ):
         estate.cut_over()
     assert_as_before(estate, "late")
@@ -375,6 +383,74 @@ def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None
     assert estate.record.state == "live"
     assert fence.is_fenced(estate.file)
     assert "PGPASSWORD" in estate.env_file.read_text()
+
+
+def test_a_session_that_may_still_commit_keeps_the_group_on_postgresql(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Problem("session 1 of role swarm_registry", "it may commit rows", "Wait")
+    monkeypatch.setattr(cutover_undo, "sessions_left", lambda *_: [left])
+    with hooked("cutover_window.start", True, no_space), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    assert "so it stays there" in str(failed.value)
+    assert str(left) in str(failed.value)
+    assert estate.record.state == "live"
+
+
+# ---------------------------------------------------------------- a frozen file that lost its fence
+
+
+def write_to_the_frozen_file(estate: Estate) -> None:
+    """Write a row to the file without its fence, as an old program does."""
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_late(estate)
+
+
+def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
+    estate.cut_over()
+    fence.remove_fence(estate.file, {"mode": "0640"})
+    assert estate.cut_over()["changed"]
+    assert_live(estate)
+
+
+def test_a_frozen_file_that_was_written_to_is_told(estate: Estate) -> None:
+    estate.cut_over()
+    write_to_the_frozen_file(estate)
+    with pytest.raises(MigrationError, match="its SQLite file was written to since"):
+        estate.cut_over()
+    assert estate.record.state == "live"
+    assert estate.notes() == ["a", "late", "since"]
+
+
+def test_a_cutover_that_was_undone_without_the_ledger_is_made_again(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate.cut_over()
+    write_to_the_frozen_file(estate)
+    estate.env_file.write_text(ENV)
+    service = Service("service", "nobody", "/", "swarm_registry", ("app",), "http://127.0.0.1:9/")
+    look = cutover_keep.Keeper._look
+    monkeypatch.setattr(cutover_keep.Keeper, "_look", lambda *_: ([service], []))
+    with hooked("cutover_window.engine.migrate", True, lambda: monkeypatch.setattr(cutover_keep.Keeper, "_look", look)):
+        estate.cut_over()
+    assert_live(estate, "late")
+
+
+def test_a_group_that_was_written_to_in_both_stores_is_for_a_person(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate.cut_over()
+    write_to_the_frozen_file(estate)
+    execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+    service = Service("service", "nobody", "/", "swarm_registry", ("app",), "http://127.0.0.1:9/")
+    monkeypatch.setattr(cutover_keep.Keeper, "_look", lambda *_: ([service], []))
+    with pytest.raises(MigrationError, match="was written to in both stores"):
+        estate.cut_over()
+    assert (estate.notes(), estate.moved()) == (["a", "late", "since"], ["a", "on postgresql", "since"])
+    assert estate.record.state == "live"
+
+
+# ---------------------------------------------------------------- what else goes wrong
 
 
 def test_services_that_stay_on_postgresql_and_are_not_well_are_named(

@@ -812,6 +812,20 @@ def test_a_log_that_appears_beside_the_new_file_is_none_of_its(estate: Estate, m
     assert_on_postgresql(estate)
 
 
+def test_an_exported_file_with_rows_beside_it_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(estate.connection, WRITE)
+    log = frozen_file.private_directory(str(estate.file)) / "exported.db-wal"
+
+    def leave_a_log() -> None:
+        log.write_bytes(b"rows")
+
+    with monkeypatch.context() as patch:
+        end_at(patch, "export.export_changes", True, leave_a_log)
+        with pytest.raises(MigrationError, match=r"exported\.db-wal: it holds rows that the file lacks"):
+            estate.roll_back()
+    assert_on_postgresql(estate)
+
+
 def test_who_opens_the_old_file_while_it_has_no_fence_is_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     code = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
