@@ -89,7 +89,7 @@ class LoginRefused(MigrationError):
 
 
 def connect(login: Login) -> Connection:
-    """Open a connection with UTC, ISO dates and exact floating point output, not in autocommit.
+    """Open a connection with UTC, ISO dates, exact floating point output and no limit of time, not in autocommit.
 
     :raises ServerUnreachable: if nothing answers there, or psycopg2 is missing on this host.
     :raises LoginRefused: if the server does not know the password, the database, the host or the role.
@@ -117,8 +117,10 @@ def connect(login: Login) -> Connection:
             sslrootcert=login.ca_cert,
             connect_timeout=login.connect_timeout,
             application_name="sqlite_to_postgresql",
+            # A limit for the sessions of services would end ours in the middle of a large table, and its locks with it.
             options="-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 "
-            "-c client_min_messages=warning",
+            "-c client_min_messages=warning -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 "
+            "-c idle_session_timeout=0",
         )
     except psycopg2.OperationalError as error:
         raise _translate(login, str(error).strip()) from None

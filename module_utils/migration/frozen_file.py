@@ -40,14 +40,23 @@ def make_directory(source_path: str) -> Path:
     :raises MigrationError: if somebody else's file is in its place.
     """
     directory = private_directory(source_path)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    _require_own(directory.lstat(), source_path)
+    return directory
+
+
+def _require_own(found: os.stat_result, source_path: str) -> None:
+    """Refuse a private directory that is none.
+
+    :raises MigrationError: saying so.
+    """
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        what = "it is not a directory of ours alone"
         raise MigrationError(
             "The changes cannot be brought back.",
-            [Problem(str(directory), "it is not a directory of ours alone", "Move it away, then run again")],
+            [Problem(str(private_directory(source_path)), what, "Move it away, then run again")],
         )
-    return directory
 
 
 def remove_directory(source_path: str) -> None:
@@ -194,15 +203,24 @@ def forget_old(source_path: str, way_back: Mapping[str, Any]) -> None:
 
 
 def remove_old(source_path: str) -> None:
-    """Remove what earlier way backs have left in the private directory, killed ones too."""
-    for path in private_directory(source_path).glob("*"):
-        process = _OF_A_PROCESS.match(path.name)
-        if process is not None and Path(f"/proc/{process[1]}").exists():
-            continue  # a dry run, perhaps
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+    """Remove what earlier way backs have left in the private directory, killed ones too.
+
+    :raises MigrationError: if somebody else's directory is in its place.
+    """
+    # Held open, since the directory around it is the service's, who could put another one in its place.
+    descriptor = os.open(make_directory(source_path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _require_own(os.fstat(descriptor), source_path)
+        for name in os.listdir(descriptor):
+            process = _OF_A_PROCESS.match(name)
+            if process is not None and Path(f"/proc/{process[1]}").exists():
+                continue  # a dry run, perhaps
+            if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, ignore_errors=True, dir_fd=descriptor)
+            else:
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

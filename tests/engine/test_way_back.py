@@ -944,6 +944,32 @@ def test_a_session_that_the_server_takes_for_alive_does_not_hold_up_the_question
     assert_on_sqlite(estate)
 
 
+def test_limits_for_the_sessions_of_services_are_not_for_ours(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    execute(estate.connection, WRITE)
+    limits = ("idle_in_transaction_session_timeout", "idle_session_timeout", "statement_timeout")
+    for limit in limits:
+        server.execute(f"ALTER ROLE swarm_migrator SET {limit} = '200ms'")
+    try:
+        end_at(monkeypatch, "export.export_changes", True, lambda: time.sleep(0.5))
+        estate.roll_back()
+    finally:
+        for limit in limits:
+            server.execute(f"ALTER ROLE swarm_migrator RESET {limit}")
+    assert_on_sqlite(estate)
+
+
+def test_a_directory_that_leads_elsewhere_is_not_emptied(estate: Estate, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "precious").touch()
+    frozen_file.private_directory(str(estate.file)).symlink_to(elsewhere)
+    with pytest.raises(MigrationError, match="it is not a directory of ours alone"):
+        frozen_file.remove_old(str(estate.file))
+    assert (elsewhere / "precious").exists()
+
+
 def test_two_runs_at_once_are_refused(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     monkeypatch.setattr(rollback, "LOCK_SECONDS", 0.2)
