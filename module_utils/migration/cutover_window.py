@@ -32,6 +32,7 @@ from .group_services import (
     checkpoint,
     diff,
     identity_of,
+    limit_waits,
     require_at_rest,
     require_unchanged,
     save,
@@ -97,6 +98,7 @@ class Window:
                 # Another processor is free while the rows move.
                 frozen_sha256 = other_thread.submit(sha256_of, path)
                 with self.steps.step("final sync"):
+                    limit_waits(self.connection, self.settings.stop_timeout)
                     migration = engine.migrate(
                         self.connection, self.group, engine.FINAL, work_directory=self.settings.work_directory
                     )

@@ -147,7 +147,7 @@ class GroupDump:
         for left in directory.iterdir():
             if ours.fullmatch(left.name):
                 left.unlink()
-        self._lock_timeout = f"{int(lock_seconds * 1000)}ms"
+        self._lock_timeout = f"{max(1, round(lock_seconds * 1000))}ms"
         self._path = directory / f"{self._prefix}{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.dump"
         self._partial = self._path.with_suffix(".partial")
         self._process: subprocess.Popen[bytes] | None = None

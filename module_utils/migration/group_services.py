@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from . import dotenv_file, open_files
@@ -16,6 +17,9 @@ from .cutover_checks import Checked, EnvFile, Settings
 from .errors import MigrationError, Problem
 from .estate import Group, Service
 from .service_health import POSTGRESQL, Health, Watcher
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
 # How long SQLite waits for who still reads the log; by then nobody should.
 LOG_SECONDS = 10.0
@@ -152,6 +156,14 @@ def require_at_rest(path: Path) -> None:
         problems.append(Problem(f"{path}-wal", "somebody has written rows to it since the file was completed", fix))
     if problems:
         raise MigrationError(f"{path} does not stay as it was frozen.", problems)
+
+
+def limit_waits(connection: Connection, seconds: float) -> None:
+    """Let no statement of a session wait longer for a lock: the services are stopped meanwhile."""
+    connection.rollback()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(1, round(seconds * 1000))}ms",))
+    connection.commit()
 
 
 def identity_of(path: Path) -> tuple[int, ...]:

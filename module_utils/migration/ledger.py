@@ -287,8 +287,8 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
     :raises MigrationError: naming the session that holds the lock.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT hashtext(%s)", (name,))
-        key = first_row(cursor)[0]
+        cursor.execute("SELECT hashtext(%s), current_setting('lock_timeout')", (name,))
+        key, before = first_row(cursor)
         cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(wait_seconds * 1000)}ms",))
         connection.commit()
         try:
@@ -310,7 +310,7 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
             ) from None
         finally:
             if not connection.closed:
-                cursor.execute("SELECT set_config('lock_timeout', '0', false)")
+                cursor.execute("SELECT set_config('lock_timeout', %s, false)", (before,))
                 connection.commit()
     try:
         yield

@@ -22,7 +22,7 @@ from .downtime import DowntimeClient
 from .errors import MigrationError, Problem
 from .estate import Group
 from .group_dump import Dumped, GroupDump
-from .group_services import require_at_rest, require_unchanged, stop
+from .group_services import limit_waits, require_at_rest, require_unchanged, stop
 from .interruption import uninterruptible
 from .present import read_writers
 from .rollback_checks import Found, Options, number_of, require_number
@@ -115,14 +115,7 @@ class Window:
             raise MigrationError("A service may still write to PostgreSQL.", left)
         table_fence.hold(guard, self.group, self.settings.stop_timeout)
         # Whoever waits for our lock with a stronger one makes our own readers wait behind it.
-        with self.connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{int(self._patience * 1000)}ms",))
-        self.connection.commit()
-
-    @property
-    def _patience(self) -> float:
-        """Return how many seconds our readers wait for a lock."""
-        return max(1.0, self.settings.stop_timeout)
+        limit_waits(self.connection, self.settings.stop_timeout)
 
     def _bring_back(self, guard: Connection, stack: ExitStack) -> dict[str, Any]:
         """Dump the tables, and bring their changes into the file; return what then stands in them, for the ledger."""
@@ -130,7 +123,9 @@ class Window:
         with guard.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot()")
             snapshot_id = str(first_row(cursor)[0])
-        dump = GroupDump(self.login, self.connection, self.group, Path(self.options.directory), self._patience)
+        dump = GroupDump(
+            self.login, self.connection, self.group, Path(self.options.directory), self.settings.stop_timeout
+        )
         stack.callback(dump.cancel)
         dump.start(snapshot_id)
         if self.options.lose_rows is None:

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -451,6 +452,17 @@ def test_a_group_that_was_written_to_in_both_stores_is_for_a_person(
 
 
 # ---------------------------------------------------------------- what else goes wrong
+
+
+def test_a_table_that_somebody_holds_does_not_keep_the_services_stopped_for_ever(estate: Estate) -> None:
+    with closing(connect(estate.login)) as other:
+        with other.cursor() as cursor:
+            cursor.execute("LOCK TABLE app.notes")
+        began = time.monotonic()
+        with pytest.raises(MigrationError, match=r"the step 'final sync' and was undone[\s\S]*lock timeout"):
+            estate.cut_over()
+        assert time.monotonic() - began < 15
+    assert_as_before(estate)
 
 
 def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
