@@ -32,7 +32,7 @@ from ansible.module_utils.migration import (
     ledger,
     rollback,
 )
-from ansible.module_utils.migration.connection import Login, connect
+from ansible.module_utils.migration.connection import Login, ServerUnreachable, connect
 from ansible.module_utils.migration.cutover_checks import Checked, EnvFile, Settings
 from ansible.module_utils.migration.cutover_lock import locked_on_host
 from ansible.module_utils.migration.errors import MigrationError, Problem
@@ -487,10 +487,13 @@ def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
 ) -> None:
     monkeypatch.setattr(cutover_undo, "_RECONNECT_SECONDS", 0.1)
 
+    def no_server(_: Login) -> Connection:
+        raise ServerUnreachable("No server.")
+
     def lose_the_server() -> None:
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
         server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'swarm_migrator'")
-        monkeypatch.setattr(cutover_undo, "connect", lambda _: pytest.fail("no server"))
+        monkeypatch.setattr(cutover_undo, "connect", no_server)
         no_space()
 
     with hooked("cutover_window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:

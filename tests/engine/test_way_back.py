@@ -131,7 +131,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     )
     source.chmod(0o640)
     settings = Settings(
-        ServicesLogin(login.host, login.port, login.database), {}, 2.0, 2.0, 0.0, str(tmp_path / "work")
+        ServicesLogin(login.host, login.port, login.database), {}, 2.0, 2.0, 0.0, work_directory=str(tmp_path / "work")
     )
     monkeypatch.setattr(rollback, "check_services", lambda *_, **__: Checked())
     monkeypatch.setattr(group_dump, "_PATH", f"{PROGRAMS}:{group_dump._PATH}")
@@ -699,7 +699,7 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
         raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.1)
-    monkeypatch.setattr(f"{PACKAGE}.rollback_window.start", lambda *_: pytest.fail("services were started"))
+    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.start", lambda *_: pytest.fail("services were started"))
     with monkeypatch.context() as patch:
         patch.setattr(rollback.Window, "_commit", lose_the_server)
         with pytest.raises(MigrationError, match="Only the server knows on which store"):
