@@ -362,6 +362,19 @@ def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypa
             cutover.checkpoint(estate.file)
 
 
+def test_a_final_sync_that_does_not_arrive_as_it_is_moves_nobody(estate: Estate) -> None:
+    execute(
+        estate.connection,
+        "CREATE FUNCTION app.spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.text := 'spoilt'; RETURN NEW; "
+        "END $$; CREATE TRIGGER spoil BEFORE INSERT ON app.notes FOR EACH ROW WHEN (NEW.text = 'since') "
+        "EXECUTE FUNCTION app.spoil()",
+    )
+    with pytest.raises(MigrationError, match="failed in the step 'final sync' and was undone"):
+        estate.cut_over()
+    assert_as_before(estate)
+    assert estate.moved() == ["a"]
+
+
 def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(estate: Estate) -> None:
     killed(estate, "cutover_window.write_env_files", False)
     assert estate.record.state == "live"
