@@ -62,14 +62,15 @@ def in_file(identifier: str) -> bool:
     return on_host("python3", "-c", code, GROUP["source"]["path"], identifier).strip() == "1"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def two_users(dry_run_on_a_bare_host: str) -> Iterator[None]:
     """The tickets' service under a user of its own, who may write to the file through the group's rights."""
     play(ROLLBACK, *variables(rollback_groups="platform"))
     for name in NAMES:
         pm2("delete", name)
     on_host("sh", "-ec", f"useradd --create-home --groups swarm tickets; chown -R tickets {DIRECTORY}")
-    on_host("sh", "-ec", f"chmod 775 {DATA}; chmod 664 {DATA}/swarm.db*; usermod --append --groups tickets swarm")
+    # What either of them makes there belongs to the group.
+    on_host("sh", "-ec", f"chmod 2775 {DATA}; chmod 664 {DATA}/swarm.db*")
     pm2("start", "/opt/swarm-platform/ecosystem.config.js")
     other_pm2("start", ECOSYSTEM)
     pm2("save")
@@ -79,10 +80,24 @@ def two_users(dry_run_on_a_bare_host: str) -> Iterator[None]:
     finally:
         play(ROLLBACK, *variables(rollback_groups="platform", groups=[GROUP]))
         other_pm2("kill")
-        on_host("sh", "-ec", f"chown -R swarm:swarm {DIRECTORY}; userdel --remove tickets 2>/dev/null")
+        on_host(
+            "sh", "-ec", f"chown -R swarm:swarm {DIRECTORY} {DATA}; chmod 755 {DATA}; userdel --remove tickets 2>&1"
+        )
         pm2("start", ECOSYSTEM)
         pm2("save")
         play(REHEARSAL)
+
+
+def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
+    before = sql("SELECT count(*) FROM migration.run")
+    other_pm2("kill")
+    try:
+        output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
+    finally:
+        other_pm2("start", ECOSYSTEM)
+    assert "pm2 of user tickets: its daemon does not run" in output
+    assert sql("SELECT count(*) FROM migration.run") == before
+    assert state_of("platform") == "rehearsed"
 
 
 def test_both_move_and_go_back_with_what_they_wrote() -> None:
@@ -101,15 +116,3 @@ def test_both_move_and_go_back_with_what_they_wrote() -> None:
     assert on_host("stat", "-c", "%a %U %G", GROUP["source"]["path"]).split() == ["664", "swarm", "swarm"]
     # The other user may write to the file that was put in the place.
     assert in_file(record_attempt("on sqlite again"))
-
-
-def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
-    before = sql("SELECT count(*) FROM migration.run")
-    other_pm2("kill")
-    try:
-        output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
-    finally:
-        other_pm2("start", ECOSYSTEM)
-    assert "pm2 of user tickets: its daemon does not run" in output
-    assert sql("SELECT count(*) FROM migration.run") == before
-    assert state_of("platform") == "rehearsed"
