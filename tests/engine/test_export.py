@@ -633,6 +633,30 @@ def test_a_failure_in_the_middle_leaves_the_copy_as_it_was(
     assert refusal(connection, estate) == "the power is gone"
 
 
+def test_a_copy_in_which_sqlite_finds_faults_is_not_taken(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_target(connection, "CREATE TABLE notes (id integer PRIMARY KEY, body text)")
+    source = make_source(
+        tmp_path / "frozen.db",
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT); CREATE INDEX bodies ON notes (body)",
+        {"notes": [(1, "first")]},
+    )
+    group = make_group(source, {"source": "notes"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.notes VALUES (2, 'second')")
+
+    def lose_an_index(_: Any, writer: sqlite3.Connection, __: Any) -> dict[str, int]:
+        # Its pages stay, and nothing leads to them any more.
+        writer.execute("PRAGMA writable_schema = ON")
+        writer.execute("DELETE FROM sqlite_schema WHERE name = 'bodies'")
+        writer.execute("PRAGMA writable_schema = RESET")
+        return {}
+
+    monkeypatch.setattr("ansible.module_utils.migration.export.move_sequences", lose_an_index)
+    assert "SQLite finds faults in the copy; nothing was brought back" in refusal(connection, group)
+
+
 def test_a_wrong_value_does_not_pass_the_proof(
     connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
