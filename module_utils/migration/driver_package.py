@@ -231,7 +231,8 @@ def _run(command: Sequence[str], directory: Path, account: pwd.struct_passwd) ->
         try:
             said = _listen(process)
         finally:
-            with suppress(ProcessLookupError):
+            # One that has ended has given its number back.
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
     if said is None:
         raise _failed(path, f"{command[0]} did not end within {_SECONDS} seconds")
