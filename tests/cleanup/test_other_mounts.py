@@ -19,6 +19,7 @@ from ansible.module_utils.migration.quarantine_entry import FILE, Move
 from tests.validation.support import Estate, make_estate
 
 from .support import Cleaned, make_ready, release
+from .test_attacks import move_of
 from .test_crash import carry_out, killed_at
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused_in_the_plan(connection: Co
     try:
         entry = cleaned.explain()["entries"][1]
         assert any("is a mount of its own, which cannot be moved" in reason for reason in entry["unmet"])
+        with pytest.raises(MigrationError, match="something is mounted there"):
+            quarantine.move_in([move_of(tmp_path / "old.db")], str(tmp_path / "quarantine" / "one"), "gone\n")
     finally:
         subprocess.run(["umount", tmp_path / "old.db"], check=True)
 

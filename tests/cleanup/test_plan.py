@@ -213,7 +213,8 @@ def test_a_file_that_cannot_be_counted_is_kept(estate: Estate, tmp_path: Path, c
 
 def test_a_directory_is_kept(estate: Estate, tmp_path: Path) -> None:
     (tmp_path / "directory.db").mkdir()
-    assert legacy_entry(estate, tmp_path / "directory.db")["action"] == cleanup_entry.KEEP
+    entry = legacy_entry(estate, tmp_path / "directory.db")
+    assert (entry["action"], entry["unmet"][0]) == (cleanup_entry.KEEP, "it is not a regular file")
 
 
 def test_a_legacy_path_that_leads_to_a_source_is_kept(estate: Estate, tmp_path: Path) -> None:
