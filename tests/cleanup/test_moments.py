@@ -295,6 +295,8 @@ def test_another_file_in_quarantine_is_not_deleted(estate: Estate, monkeypatch: 
     with pytest.raises(MigrationError, match="it is not what was moved there"):
         ready.confirm()
     assert hidden.read_bytes() == b"another file"
+    # Something of it is gone, so it is not called to be in quarantine again.
+    assert set(ready.steps().values()) == {"deleting"}
 
 
 def test_a_file_that_was_written_to_in_quarantine_is_not_deleted(

@@ -99,6 +99,7 @@ def with_package(estate: Estate, directory: Path) -> Cleaned:
     ready = replace(ready, group=replace(ready.group, services=(service,)))
     plan = ready.explain()
     assert "waits until the files of zoo are deleted" in plan["packages"][0]["note"]
+    assert plan["packages"][0]["ready"] is False
     ready.confirm(plan["plan_id"])
     assert "better-sqlite3" in (directory / "package.json").read_text()
     ready.wait_in_quarantine()
