@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
-PREFIX = os.environ.get("TEST_HOST_PREFIX", "molecule-")
+from scripts.playbooks import ROOT, ThrowawayHost
+
+HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 
 # Every row, object, right and setting in the databases; the two lines that pg_dump makes anew each time aside.
 _DATABASES = "cd / && (sudo -u postgres pg_dump swarm; sudo -u postgres pg_dumpall --globals-only) | grep -v restrict"
@@ -71,30 +69,12 @@ class Estate:
     host: Host
 
     def play(self, playbook: str, *options: str) -> Run:
-        """Run a playbook."""
-        command = ["ansible-playbook", "-i", "inventory", "-i", "molecule/inventory", "-l", "dev"]
-        result = subprocess.run(
-            [*command, f"playbooks/{playbook}.yml", *options],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_FORCE_COLOR": "0",
-                "TEST_HOST_PREFIX": PREFIX,
-            },
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        assert not re.search(r"^\[(WARNING|DEPRECATION WARNING)\]|Traceback", result.stdout, re.MULTILINE), (
-            result.stdout
-        )
-        changed = sum(map(int, re.findall(r"^\S+ +: ok=\d+ +changed=(\d+) ", result.stdout, re.MULTILINE)))
-        latest = ROOT / "reports" / f"{PREFIX}dev" / "latest" / "report.json"
+        """Run a playbook, which may neither warn nor show a traceback."""
+        found = HOST.play(f"playbooks/{playbook}.yml", *options)
+        assert not found.warnings and "Traceback" not in found.output, found.output
+        latest = ROOT / "reports" / f"{HOST.prefix}dev" / "latest" / "report.json"
         report = json.loads(latest.read_text(encoding="utf-8")) if latest.exists() else {}
-        return Run(result.returncode, result.stdout, changed, report)
+        return Run(found.status, found.output, found.changed, report)
 
     def validate(self, *options: str) -> Run:
         """Run phase 5."""
@@ -147,6 +127,6 @@ class Estate:
 @pytest.fixture(scope="session")
 def estate() -> Estate:
     """Return the estate. No timer of its backups writes while somebody looks."""
-    found = Estate(testinfra.get_host(f"docker://{PREFIX}swarm-dev"))
+    found = Estate(testinfra.get_host(f"docker://{HOST.container}"))
     found.shell("systemctl stop 'postgres-backup*.timer'")
     return found
