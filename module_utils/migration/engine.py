@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,9 +123,15 @@ def migrate(
     return {"changed": changed, "report": report}
 
 
-def compare(connection: Connection, group: Group, work_directory: str | None = None) -> dict[str, Any]:
+def compare(
+    connection: Connection,
+    group: Group,
+    work_directory: str | None = None,
+    is_named: Callable[[str, Comparison], bool] | None = None,
+) -> dict[str, Any]:
     """Compare source and target without writing anything, and without refusing a difference.
 
+    :param is_named: tells for which tables to name the rows that differ, as in :func:`.verify.compare_tables`.
     :returns: the report's ``tables``; sequences and foreign keys are not looked at.
     :raises MigrationError: if source or target cannot be read as the inventory describes them.
     """
@@ -138,11 +144,11 @@ def compare(connection: Connection, group: Group, work_directory: str | None = N
         plans = _plan(connection, group, source)
         forms = ServerForms(connection)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False)
-        comparisons = compare_tables(connection, source, prepared.tables)
+        comparisons = compare_tables(connection, source, prepared.tables, is_named=lambda *_: False)
         if not all(comparison.equal for comparison in comparisons):
             # What the fast way takes for plain may be what differs.
             prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=True)
-            comparisons = compare_tables(connection, source, prepared.tables)
+            comparisons = compare_tables(connection, source, prepared.tables, is_named=is_named)
         result = {
             "tables": [
                 table_report(table, comparison, False)

@@ -41,6 +41,8 @@ WHOLE_ROW = "(row)"
 
 # Rows are sorted into this many buckets by a hash of their key, to find those that differ.
 _BUCKET_DIGITS = 3
+# Buckets are read together as long as they hold no more rows than this.
+_ROWS_AT_ONCE = 20_000
 
 _RowsByKey = dict[tuple[str, ...], list[list[str]]]
 
@@ -51,17 +53,19 @@ def find_differences(
     """Return the first rows that differ, by key, with both values of each column.
 
     First each side adds up its rows in buckets of keys; then only the rows of the first buckets
-    that differ are read, so that no more than a small share of a table is held.
+    that differ are read, all in one go, so that no more than a small share of a table is held.
     """
     finder = _Finder(connection, snapshot, prepared, forms)
     source, target = finder.source_buckets(), finder.target_buckets()
     differing = sorted(name for name in {**source, **target} if source.get(name) != target.get(name))
-    result: list[dict[str, str]] = []
-    for bucket in differing:
-        result.extend(finder.differences_in(bucket))
-        if len(result) >= SHOWN_DIFFERENCES:
+    chosen: list[str] = []
+    rows = 0
+    for name in differing[:SHOWN_DIFFERENCES]:
+        rows += max(source.get(name, (0,))[0], target.get(name, (0,))[0])
+        if chosen and rows > _ROWS_AT_ONCE:
             break
-    return result[:SHOWN_DIFFERENCES]
+        chosen.append(name)
+    return list(islice(finder.differences_in(chosen), SHOWN_DIFFERENCES))
 
 
 class _Finder:
@@ -97,16 +101,18 @@ class _Finder:
         copy_out(self._connection, target_query(self._prepared.plan, what, joins, None), consume)
         return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
 
-    def differences_in(self, bucket: str) -> Iterator[dict[str, str]]:
-        """Yield what differs between both sides' rows of one bucket."""
-        source: dict[tuple[str, ...], list[list[str]]] = {}
+    def differences_in(self, buckets: Sequence[str]) -> Iterator[dict[str, str]]:
+        """Yield what differs between both sides' rows of some buckets, the first bucket's rows first."""
+        source: dict[str, _RowsByKey] = {bucket: {} for bucket in buckets}
+        target: dict[str, _RowsByKey] = {bucket: {} for bucket in buckets}
         for fields in self._source_rows():
-            if self._bucket(fields) == bucket:
-                source.setdefault(self._key(fields), []).append(fields)
-        target: dict[tuple[str, ...], list[list[str]]] = {}
-        for fields in self._target_rows(bucket):
-            target.setdefault(self._key(fields), []).append(fields)
-        yield from _between(self._prepared.plan, self._positions, source, target)
+            bucket = self._bucket(fields)
+            if bucket in source:
+                source[bucket].setdefault(self._key(fields), []).append(fields)
+        for bucket, fields in self._target_rows(buckets):
+            target[bucket].setdefault(self._key(fields), []).append(fields)
+        for bucket in buckets:
+            yield from _between(self._prepared.plan, self._positions, source[bucket], target[bucket])
 
     def _source_rows(self) -> Iterator[list[str]]:
         """Yield the fields of every row of the source that was not rejected."""
@@ -120,20 +126,22 @@ class _Finder:
         if prepared.odd_rows:
             yield from odd_rows_of(self._snapshot, prepared, self._forms)
 
-    def _target_rows(self, bucket: str) -> Iterator[list[str]]:
-        """Yield the fields of the target's rows in one bucket."""
+    def _target_rows(self, buckets: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        """Yield the fields of the target's rows in some buckets, each with its bucket."""
         plan = self._prepared.plan
         fields, joins = target_fields(self._connection, plan)
-        wanted = sql.SQL("SELECT {} FROM {} AS t{} WHERE {} = {}").format(
+        wanted = sql.SQL("SELECT {}, {} FROM {} AS t{} WHERE {} = ANY ({})").format(
+            self._target_bucket(fields),
             sql.SQL(", ").join(concatenated([each]) for each in fields),
             table_name(plan.target.name),
             joins,
             self._target_bucket(fields),
-            sql.Literal(bucket),
+            sql.Literal(list(buckets)),
         )
         with self._connection.cursor() as cursor:
             cursor.execute(wanted)
-            yield from map(list, cursor)
+            for bucket, *found in cursor:
+                yield bucket, found
 
     def _key(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields of a row's key."""

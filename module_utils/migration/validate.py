@@ -181,8 +181,12 @@ def _validate_rehearsed(
     result["loaded_by"] = run["kind"]
     result["seconds"] = dict(run["seconds"])
     connection.rollback()
+    left = {table["target"]: table["target_hash"] for table in run["tables"]}
     try:
-        now = {table["target"]: table for table in engine.compare(connection, group, work_directory)["tables"]}
+        compared = engine.compare(
+            connection, group, work_directory, is_named=lambda name, found: found.target_hash != left.get(name)
+        )
+        now = {table["target"]: table for table in compared["tables"]}
     except MigrationError as error:
         # The source gained a value that no policy covers, or the target lost a table.
         findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _TRY_AGAIN)])
@@ -235,7 +239,7 @@ def _validate_rolled_back(
     result["seconds"] = {} if run is None else dict(run["seconds"])
     connection.rollback()
     try:
-        now = engine.compare(connection, group, work_directory)["tables"]
+        now = engine.compare(connection, group, work_directory, is_named=lambda *_: False)["tables"]
     except MigrationError as error:
         # The next rehearsal would refuse it too.
         findings.extend(error.problems or [Problem(f"cutover group {group.name}", error.summary, _TRY_AGAIN)])

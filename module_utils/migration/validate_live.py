@@ -160,7 +160,8 @@ def find_unwanted_writes(
     if at_rest:
         # A later SQL file can leave no way to compare: then only that they were written to can be told.
         with suppress(MigrationError):
-            tables = {table["target"]: table for table in engine.compare(connection, group, work_directory)["tables"]}
+            compared = engine.compare(connection, group, work_directory, is_named=lambda name, _: name in names)
+            tables = {table["target"]: table for table in compared["tables"]}
         connection.rollback()
     fix = "Find out who wrote to it and put the rows back, or take it out of validation_unwritten_tables"
     return [
