@@ -93,7 +93,8 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     for name, pids in after.items():
         assert len(pids) == len(before[name]) == 2
         assert not set(before[name]) & set(pids)
-        assert health_of(name)["store"] == "postgresql"
+        # pm2 hands the requests to one process after the other, and each opens a session if its last was idle too long.
+        assert {health_of(name)["store"] for _ in range(4)} == {"postgresql"}
         # Five for both of them.
         assert dotenv_file.read_values(env_of(name))["DATABASE_POOL_SIZE"] == "2"
         role = name.replace("-", "_")
