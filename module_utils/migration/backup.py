@@ -14,20 +14,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import backup_check, backup_copy, backup_drill, backup_restore, backup_settings, backup_store, backup_take
+from . import (
+    backup_check,
+    backup_copy,
+    backup_copy_methods,
+    backup_drill,
+    backup_guards,
+    backup_restore,
+    backup_settings,
+    backup_store,
+    backup_take,
+    ledger,
+)
 from .backup_settings import Settings
 from .connection import connected, explained
 from .errors import MigrationError, Problem
 
-# systemd takes this as the level of the message: an error.
-_JOURNAL_ERROR = "<3>"
+# systemd takes this as the level of the message: an error. It tells its services that they write to the journal.
+_JOURNAL_ERROR = "<3>" if "JOURNAL_STREAM" in os.environ else ""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code: 0, 1 for what a person has to look at, 2 for wrong arguments."""
     options = _parser().parse_args(arguments)
     # Ended by systemd or by hand, the program still drops its scratch database.
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
     os.umask(0o077)
     try:
         result = _run(options)
@@ -44,9 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _end(_signal: int, _frame: Any) -> NoReturn:
+def _end(number: int, _frame: Any) -> NoReturn:
     """Leave through every ``finally``."""
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + number)
 
 
 def _fail(options: argparse.Namespace, error: MigrationError) -> int:
@@ -102,6 +114,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             return {"changed": False, "lines": ["A verified backup is newer than the last cutover: nothing to do."]}
         if options.dry_run:
             return {"changed": True, "lines": [f"A backup would be taken and drilled: {reason}."]}
+    backup_guards.require_owner(settings.directory)
     with backup_store.locked(settings.directory, settings.lock_wait_seconds):
         return _run_locked(settings, options)
 
@@ -115,12 +128,20 @@ def _run_locked(settings: Settings, options: argparse.Namespace) -> dict[str, An
     if options.command == "drill":
         manifest = _to_drill(settings, options.name)
         return _described(settings, backup_drill.drill(settings, manifest), [])
+    # Before too: a disk that old backups have filled must not keep the next one from being taken for ever.
+    removed = _prune(settings)
     manifest = backup_take.take(settings)
     if options.command == "run":
         manifest = backup_drill.drill(settings, manifest)
-    with explained("removing old backups"), connected(settings.login) as connection:
-        removed = backup_store.prune(connection, settings.directory, settings.keep_days, settings.keep_count)
+    removed += _prune(settings)
     return _described(settings, manifest, removed)
+
+
+def _prune(settings: Settings) -> list[str]:
+    """Remove the backups that may go, and return their names."""
+    with explained("removing old backups"), connected(settings.login) as connection:
+        ledger.require(connection)
+        return backup_store.prune(connection, settings.directory, settings.keep_days, settings.keep_count)
 
 
 def _to_drill(settings: Settings, name: str | None) -> dict[str, Any]:
@@ -140,12 +161,15 @@ def _to_drill(settings: Settings, name: str | None) -> dict[str, Any]:
 def _described(settings: Settings, manifest: dict[str, Any] | None, removed: list[str]) -> dict[str, Any]:
     """Copy what is not copied yet, and return the result for a person and for a playbook."""
     copied = backup_copy.copy(settings)
-    result: dict[str, Any] = {"changed": True, "removed": removed, "copied": copied, "lines": []}
+    changed = bool(manifest or removed or copied)
+    result: dict[str, Any] = {"changed": changed, "removed": removed, "copied": copied, "lines": []}
     if manifest is not None:
         result |= _summary(manifest)
         result["lines"].append(_line(manifest))
     result["lines"] += [f"Removed old backup {name}." for name in removed]
-    result["lines"] += [f"Copied {name} to {settings.copy.target}." for name in copied if settings.copy]
+    result["lines"] += [
+        f"Copied {name} to {backup_copy_methods.shown(settings.copy.target)}." for name in copied if settings.copy
+    ]
     return result
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from . import backup_copy, backup_store
+from . import backup_copy, backup_copy_methods, backup_guards, backup_store
+from .backup_content import read_groups
 from .backup_settings import Settings
 from .connection import connected, explained, first_row
 from .errors import MigrationError, Problem
@@ -38,12 +39,11 @@ def check(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
     if age > limit:
         problems.append(Problem(where, f"{what} is {age:.1f} hours old, more than {limit:g}", fix))
     if age < -_CLOCK_TOLERANCE_HOURS:
-        clock = "Correct the clock of this host or of the server"
+        clock = "Correct the clock of this host or of the server, then run playbooks/backup.yml"
         problems.append(Problem(where, f"{what} was taken {-age:.1f} hours in the future", clock))
-    for file, expected in newest["files"].items():
-        path = settings.directory / newest["name"] / file
-        if not path.is_file() or path.stat().st_size != expected["bytes"]:
-            problems.append(Problem(str(path), f"is missing, or its size is not {expected['bytes']} bytes", fix))
+    files = backup_store.incomplete_files(settings.directory, newest)
+    problems += [Problem(path, wrong, fix) for path, wrong in files]
+    problems += _room_problems(settings, newest)
     if settings.copy is not None:
         problems += _copy_problems(settings, now)
     if problems:
@@ -51,9 +51,19 @@ def check(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
     return {"newest": newest["name"], "age_hours": round(age, 2)}
 
 
+def _room_problems(settings: Settings, newest: backup_store.Manifest) -> list[Problem]:
+    """Return that the next backup will not fit, if it is about as large as the newest verified one."""
+    free, size = backup_guards.free_bytes(settings.directory), backup_store.bytes_on_disk(newest)
+    if free >= size + settings.reserve_bytes:
+        return []
+    what = f"{free:,} bytes are free: too few for another {size:,} and the {settings.reserve_bytes:,} to stay free"
+    return [Problem(str(settings.directory), what, backup_guards.FREE_SPACE)]
+
+
 def _copy_problems(settings: Settings, now: datetime) -> list[Problem]:
     """Return what is wrong with the copies of the verified backups."""
-    target, limit = settings.copy.target if settings.copy else "", settings.maximum_age_hours
+    target = backup_copy_methods.shown(settings.copy.target) if settings.copy else ""
+    limit = settings.maximum_age_hours
     fix = (
         "Look at journalctl -u postgres-backup.service, correct postgres_backup_copy or the target, and start the unit"
     )
@@ -81,19 +91,19 @@ def reason_to_take(settings: Settings) -> str | None:
     """
     with explained("reading the ledger"), connected(settings.login) as connection, connection.cursor() as cursor:
         require(connection)
-        cursor.execute(
-            "SELECT (SELECT max(cutover_at) FROM migration.cutover_group), "
-            "(SELECT coalesce(array_agg(name), '{}') FROM migration.backup WHERE verified_at IS NOT NULL)"
-        )
-        cutover_at, recorded = first_row(cursor)
+        cursor.execute("SELECT coalesce(array_agg(name), '{}') FROM migration.backup WHERE verified_at IS NOT NULL")
+        recorded = first_row(cursor)[0]
+        groups = read_groups(cursor)
     verified = [
         manifest
         for manifest in backup_store.read_all(settings.directory)
-        if manifest["verified"] and manifest["name"] in recorded
+        if manifest["name"] in recorded and backup_store.is_proven(settings.directory, manifest)
     ]
     newest = backup_store.newest_verified(verified)
     if newest is None:
         return "there is no verified backup"
-    if cutover_at is not None and backup_store.taken_at(newest) <= cutover_at:
+    # What the ledger said in the backup's own snapshot decides, not a clock, which may have been wrong then.
+    known = {name: group["cutover_at"] for name, group in newest.get("groups", {}).items()}
+    if any(group["cutover_at"] not in (None, known.get(name)) for name, group in groups.items()):
         return f"the newest verified backup, {newest['name']}, is older than the last cutover"
     return None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC
+from pathlib import Path
 from typing import Any
 
-from . import backup_content, backup_server, backup_store
+from . import backup_content, backup_programs, backup_server, backup_store
 from .backup_settings import Settings
 from .connection import connected, explained, first_row
 from .errors import MigrationError, Problem
 
 SUFFIX = "_restore_drill"
-_SHOWN = 20
+_SHOWN = 30
 
 
 class BackupBroken(MigrationError):
@@ -33,16 +35,12 @@ def drill(settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
     scratch = backup_server.name_with(settings.login.database, SUFFIX)
     try:
         require_files(settings, manifest)
-        with backup_server.maintenance(settings) as connection:
-            backup_server.drop_work(settings, connection, scratch)
-            try:
-                backup_server.create(connection, scratch, manifest["properties"], "restore drill")
-                restore_and_compare(settings, manifest, scratch)
-            finally:
-                if not connection.closed:
-                    backup_server.drop_work(settings, connection, scratch)
+        with backup_server.alone(settings):
+            with backup_server.work_database(settings, scratch, manifest, "restore drill") as disk:
+                restore_and_compare(settings, manifest, scratch, disk)
+            backup_server.drop(settings, scratch)
     except BackupBroken:
-        _mark(settings, manifest, None)
+        _take_mark_away(settings, manifest)
         raise
     return _mark(settings, manifest, round(time.monotonic() - started, 2))
 
@@ -60,16 +58,17 @@ def require_files(settings: Settings, manifest: dict[str, Any]) -> None:
         )
 
 
-def restore_and_compare(settings: Settings, manifest: dict[str, Any], database: str) -> None:
+def restore_and_compare(settings: Settings, manifest: dict[str, Any], database: str, disk: Path | None) -> None:
     """Restore a backup into an empty database and compare all that it then holds with the manifest.
 
+    :param disk: where the database lies, if that is known.
     :raises BackupBroken: naming what differs.
     """
     with connected(replace(settings.login, database=database)) as connection:
         major, _ = backup_server.server_version(connection)
-        backup_server.require_client(settings, major)
+        backup_programs.require_client(settings, major)
     dump = settings.directory / manifest["name"] / backup_store.DUMP
-    backup_server.restore(settings, major, dump, database)
+    backup_programs.restore(settings, major, dump, database, disk)
     with (
         explained("reading back what was restored"),
         connected(replace(settings.login, database=database)) as connection,
@@ -86,14 +85,20 @@ def restore_and_compare(settings: Settings, manifest: dict[str, Any], database: 
         )
 
 
-def _mark(settings: Settings, manifest: dict[str, Any], seconds: float | None) -> dict[str, Any]:
-    """Say on disk, then in the ledger, when the backup was verified, or that it is not; return the new manifest."""
+def _mark(settings: Settings, manifest: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Say on disk, then in the ledger, when the backup was verified; return the new manifest."""
     with explained("recording the drill"), connected(settings.login) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         now = first_row(cursor)[0].astimezone(UTC)
-        verified = None if seconds is None else {"at": now.isoformat(), "seconds": seconds}
-        marked = {**manifest, "verified": verified}
+        marked = {**manifest, "verified": {"at": now.isoformat(), "seconds": seconds}}
         backup_store.write_manifest(settings.directory / manifest["name"], marked)
         # Not this row alone: what an earlier run could not write is written now.
         backup_store.reconcile(connection, settings.directory)
     return marked
+
+
+def _take_mark_away(settings: Settings, manifest: dict[str, Any]) -> None:
+    """Say on disk, then in the ledger, that the backup is not verified; without a server the next run does."""
+    backup_store.write_manifest(settings.directory / manifest["name"], {**manifest, "verified": None})
+    with suppress(MigrationError), explained("recording the drill"), connected(settings.login) as connection:
+        backup_store.reconcile(connection, settings.directory)

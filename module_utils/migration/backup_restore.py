@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from . import backup_content, backup_drill, backup_server, backup_store, backup_take, ledger, state
+from . import backup_content, backup_drill, backup_guards, backup_server, backup_store, ledger, state
 from .backup_settings import Settings
 from .connection import connected, explained, first_row
 from .errors import MigrationError, Problem
@@ -59,7 +59,11 @@ def plan(settings: Settings, name: str) -> dict[str, Any]:
         lines.append(f"Rows written since the backup stay in the old database alone, which is kept as {old}.")
         lines.append(f"Sessions that would be ended: those of {', '.join(users) or 'nobody'}.")
     else:
+        _require_newest_stores(settings, manifest)
         lines.append(f"There is no database {database}: it would be made.")
+    with backup_server.maintenance(settings) as connection, connection.cursor() as cursor:
+        backup_guards.require_rights(cursor, manifest, database if exists else None)
+        backup_guards.require_room_to_restore(settings, cursor, manifest)
     return result
 
 
@@ -74,19 +78,19 @@ def restore(settings: Settings, name: str) -> dict[str, Any]:
         return result
     manifest = backup_store.read_one(settings.directory, name)
     database = settings.login.database
+    replaced = database if result["old"] else None
     new = backup_server.name_with(database, NEW_SUFFIX)
-    with backup_server.maintenance(settings) as connection:
-        backup_server.drop_work(settings, connection, new)
-        try:
-            backup_server.create(connection, new, manifest["properties"], f"restore of {name}")
-            backup_drill.restore_and_compare(settings, manifest, new)
-            _analyze(settings, new)
+    with (
+        backup_server.alone(settings),
+        backup_server.work_database(settings, new, manifest, f"restore of {name}", replaced) as disk,
+    ):
+        backup_drill.restore_and_compare(settings, manifest, new, disk)
+        _analyze(settings, new)
+        with backup_server.maintenance(settings) as connection, connection.cursor() as cursor:
             backup_server.apply_properties(connection, new, manifest["properties"])
-        except BaseException:
-            with suppress(MigrationError):
-                backup_server.drop_work(settings, connection, new)
-            raise
-    backup_server.swap(settings, database, new, result["old"] or "", f"Restored from backup {name}")
+            # Again: hours may have passed since the plan.
+            backup_guards.require_rights(cursor, manifest, replaced)
+        backup_server.swap(settings, database, new, result["old"] or "", f"Restored from backup {name}")
     with explained("recording the restore"), connected(settings.login) as connection:
         backup_store.reconcile(connection, settings.directory)
     lines = [f"Database {database} holds backup {name} now, every count and hash equal."]
@@ -118,21 +122,36 @@ def _require_same_stores(connection: Connection, manifest: dict[str, Any]) -> No
     if not ledger.exists(connection):
         return
     with connection.cursor() as cursor:
-        present = backup_take.ledger_groups(cursor)
+        present = backup_content.read_groups(cursor)
+    fix = "Restore a backup taken since its last cutover or rollback"
+    way_back = ", or put the group back on SQLite first: playbooks/rollback.yml"
+    _compare_stores(manifest, present, "now", {True: fix + way_back, False: fix})
+
+
+def _require_newest_stores(settings: Settings, manifest: dict[str, Any]) -> None:
+    """Refuse the same when the database is lost: then the newest backup says where the groups live."""
+    newest = backup_store.read_all(settings.directory)[-1]
+    fix = f"Restore {newest['name']}; only if that one is lost too, remove its directory and run again"
+    _compare_stores(manifest, newest["groups"], f"in the newest backup, {newest['name']},", {True: fix, False: fix})
+
+
+def _compare_stores(manifest: dict[str, Any], present: Mapping[str, Any], when: str, fixes: Mapping[bool, str]) -> None:
+    """Refuse a backup of another time of the migration.
+
+    :param when: when ``present`` was so.
+    :param fixes: what to do for a group that lives on PostgreSQL, and for one that does not.
+    """
     unknown = {"state": state.PENDING, "cutover_at": None}
     problems = []
     for group in sorted(present.keys() | manifest["groups"].keys()):
-        now, then = present.get(group, unknown), manifest["groups"].get(group, unknown)
-        on_postgresql = state.is_on_postgresql(now["state"])
-        fix = "Restore a backup taken since its last cutover or rollback"
-        if on_postgresql:
-            fix += ", or put the group back on SQLite first: playbooks/rollback.yml"
+        here, then = present.get(group, unknown), manifest["groups"].get(group, unknown)
+        on_postgresql = state.is_on_postgresql(here["state"])
         if on_postgresql != state.is_on_postgresql(then["state"]):
-            what = f"its state is {now['state']}, and in the backup {then['state']}"
-            problems.append(Problem(f"cutover group {group}", what, fix))
-        elif on_postgresql and now["cutover_at"] != then["cutover_at"]:
-            what = f"its cutover was at {now['cutover_at']}, and in the backup at {then['cutover_at']}"
-            problems.append(Problem(f"cutover group {group}", what, fix))
+            what = f"its state is {here['state']} {when} and in the backup {then['state']}"
+            problems.append(Problem(f"cutover group {group}", what, fixes[on_postgresql]))
+        elif on_postgresql and here["cutover_at"] != then["cutover_at"]:
+            what = f"its cutover is at {here['cutover_at']} {when} and in the backup at {then['cutover_at']}"
+            problems.append(Problem(f"cutover group {group}", what, fixes[on_postgresql]))
     if problems:
         raise MigrationError(f"Backup {manifest['name']} is from another time of the migration.", problems)
 

@@ -1,24 +1,23 @@
-"""PostgreSQL's own programs, and whole databases: created, dropped, and swapped by their names."""
+"""Whole databases: created, dropped, and swapped by their names."""
 
 from __future__ import annotations
 
-import re
-import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import backup_guards
 from .backup_settings import Settings
-from .connection import Login, connected, explained, first_row
+from .connection import connected, explained, first_row
 from .errors import MigrationError, Problem
+from .ledger import LOCK_CLASS
 
 try:
     import psycopg2
     from psycopg2 import sql
-    from psycopg2.extensions import make_dsn
 except ImportError:  # reported by connection.connect()
     pass
 
@@ -28,16 +27,12 @@ if TYPE_CHECKING:
 
 # The comment of a database that this program made for its own work, and may drop.
 WORK_MARK = "Work of the backup program, to be dropped: "
-_LOCK_WAIT_MILLISECONDS = 60_000
-_LAST_LINES = 3
+# A killed run's session may still finish a statement.
+_SHORTEST_WAIT_SECONDS = 10
 # PostgreSQL cuts longer names.
 _NAME_BYTES = 63
 # Their values are lists of names, each quoted by itself.
 _LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
-
-
-class ProgramFailed(MigrationError):
-    """One of PostgreSQL's programs ended with an error."""
 
 
 def name_with(database: str, suffix: str) -> str:
@@ -52,125 +47,6 @@ def server_version(connection: Connection) -> tuple[int, str]:
         return connection.server_version // 10000, str(first_row(cursor)[0])
 
 
-def require_client(settings: Settings, major: int) -> str:
-    """Return the version of the client programs.
-
-    :raises MigrationError: if they are missing or not of the server's major version.
-    """
-    program = settings.programs_for(major) / "pg_dump"
-    fix = f"Install postgresql-client-{major}: playbooks/1_infrastructure.yml does"
-    try:
-        output = subprocess.run(
-            [str(program), "--version"], env=_environment(None), text=True, capture_output=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        what = error.strerror if isinstance(error, OSError) else f"exit code {error.returncode}"
-        raise MigrationError("There is no usable pg_dump.", [Problem(str(program), f"{what}", fix)]) from None
-    version = re.search(r"\) (\S+)", output)
-    found = version[1] if version else output.strip()
-    if re.match(r"\d+", found) is None or int(re.findall(r"\d+", found)[0]) != major:
-        raise MigrationError(
-            "The client programs are of another version than the server.",
-            [Problem(str(program), f"its version is {found}, the server's {major}", fix)],
-        )
-    return found
-
-
-def _environment(login: Login | None) -> dict[str, str]:
-    """Return a child's environment. Only its own user can read it, so the password may stand in it."""
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-    if login is not None:
-        environment |= {
-            "PGHOST": login.host,
-            "PGPORT": str(login.port),
-            "PGUSER": login.user,
-            "PGSSLMODE": login.ssl_mode,
-            "PGCONNECT_TIMEOUT": str(login.connect_timeout),
-            "PGAPPNAME": "sqlite_to_postgresql backup",
-            # Nothing of the account's own decides.
-            "PGPASSFILE": "/dev/null",
-            "PGSERVICEFILE": "/dev/null",
-        }
-        if login.password is not None:
-            environment["PGPASSWORD"] = login.password
-        if login.ca_cert is not None:
-            environment["PGSSLROOTCERT"] = login.ca_cert
-    return environment
-
-
-@contextmanager
-def running(settings: Settings, major: int, program: str, arguments: Sequence[str]) -> Iterator[None]:
-    """Run one of PostgreSQL's programs while the block does its own work; wait for it at the end.
-
-    :raises ProgramFailed: with its last words, if it fails. It is ended if the block fails.
-    """
-    path = settings.programs_for(major) / program
-    command = [str(path), "--no-password", *arguments]
-    if settings.login.session_role and program != "pg_dumpall":
-        command += ["--role", settings.login.session_role]
-    with subprocess.Popen(
-        command,
-        env=_environment(settings.login),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        umask=0o077,
-    ) as process:
-        lines: list[str] = []
-        reader = threading.Thread(target=_keep_last, args=(process, lines), daemon=True)
-        reader.start()
-        try:
-            yield
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            status = process.wait()
-            reader.join()
-    if status != 0:
-        fix = "Look at the server's log, then run again"
-        if any("No space left on device" in line for line in lines):
-            fix = "Free space there, then run again"
-        raise ProgramFailed(f"{program} failed.", [Problem(program, " / ".join(lines) or f"exit code {status}", fix)])
-
-
-def run_program(settings: Settings, major: int, program: str, arguments: Sequence[str]) -> None:
-    """Run one of PostgreSQL's programs to its end; see :func:`running`."""
-    with running(settings, major, program, arguments):
-        pass
-
-
-def _keep_last(process: subprocess.Popen[str], lines: list[str]) -> None:
-    """Read a child's errors, and keep the last lines."""
-    for line in process.stderr or ():
-        lines.append(line.strip())
-        del lines[:-_LAST_LINES]
-
-
-def dump(settings: Settings, major: int, snapshot: str, path: Path) -> Any:
-    """Return the context in which pg_dump writes the database, as an exported snapshot shows it, into a file."""
-    arguments = ["--format=custom", f"--snapshot={snapshot}", f"--lock-wait-timeout={_LOCK_WAIT_MILLISECONDS}"]
-    dsn = make_dsn(dbname=settings.login.database)
-    return running(settings, major, "pg_dump", [*arguments, f"--file={path}", f"--dbname={dsn}"])
-
-
-def dump_roles(settings: Settings, major: int, path: Path) -> None:
-    """Write every role and its memberships, without passwords, as SQL into a file."""
-    dsn = make_dsn(dbname=settings.maintenance_database)
-    run_program(
-        settings, major, "pg_dumpall", ["--roles-only", "--no-role-passwords", f"--file={path}", f"--dbname={dsn}"]
-    )
-
-
-def restore(settings: Settings, major: int, path: Path, database: str) -> None:
-    """Restore a dump into an empty database, to the first error."""
-    dsn = make_dsn(dbname=database)
-    run_program(settings, major, "pg_restore", ["--exit-on-error", f"--dbname={dsn}", str(path)])
-
-
 @contextmanager
 def maintenance(settings: Settings) -> Iterator[Connection]:
     """Return a connection to another database of the server, in autocommit, as the role that logs in."""
@@ -179,6 +55,62 @@ def maintenance(settings: Settings) -> Iterator[Connection]:
         connection.rollback()
         connection.autocommit = True
         yield connection
+
+
+@contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """Let one drill or restore at a time work beside this database, whatever host or directory it is started from.
+
+    :raises MigrationError: if another one is at work for longer than we wait.
+    """
+    wait = max(settings.lock_wait_seconds, _SHORTEST_WAIT_SECONDS)
+    with maintenance(settings) as connection, connection.cursor() as cursor:
+        # The session does nothing until it is closed, which takes the lock away.
+        cursor.execute(
+            "SELECT set_config('idle_session_timeout', '0', false), set_config('lock_timeout', %s, false)",
+            (f"{wait * 1000:.0f}",),
+        )
+        try:
+            cursor.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LOCK_CLASS, settings.login.database))
+        except psycopg2.errors.LockNotAvailable:
+            what = "another drill or restore of it is at work, started on another host or for another directory"
+            raise MigrationError(
+                "Another run of the backup program is at work.",
+                [Problem(f"database {settings.login.database}", what, "Wait until it has ended, then run again")],
+            ) from None
+        yield
+
+
+@contextmanager
+def work_database(
+    settings: Settings, database: str, manifest: Mapping[str, Any], purpose: str, swapped: str | None = None
+) -> Iterator[Path | None]:
+    """Make an empty database for a backup to be restored into, and drop it if that fails; return its disk, if known.
+
+    Sessions are short: a long restore would have a gateway cut an idle one.
+
+    :param swapped: the database that it is to replace, None for a drill.
+    :raises MigrationError: if rights, roles or room are missing, or its name is taken by somebody else's.
+    """
+    with maintenance(settings) as connection, connection.cursor() as cursor:
+        backup_guards.require_rights(cursor, manifest, swapped)
+        # What a killed run left behind takes room too.
+        drop_work(settings, connection, database)
+        disk = backup_guards.require_room_to_restore(settings, cursor, manifest)
+    try:
+        with maintenance(settings) as connection:
+            create(connection, database, manifest["properties"], purpose)
+        yield disk
+    except BaseException:
+        with suppress(MigrationError):
+            drop(settings, database)
+        raise
+
+
+def drop(settings: Settings, database: str) -> None:
+    """Drop a database of our own; see :func:`drop_work`."""
+    with maintenance(settings) as connection:
+        drop_work(settings, connection, database)
 
 
 def read_properties(cursor: Cursor) -> dict[str, Any]:
@@ -194,11 +126,22 @@ def read_properties(cursor: Cursor) -> dict[str, Any]:
                   FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a),
                (SELECT coalesce(json_agg(json_build_array(
                          CASE s.setrole WHEN 0 THEN NULL ELSE pg_get_userbyid(s.setrole) END, s.setconfig)), '[]')
-                  FROM pg_db_role_setting s WHERE s.setdatabase = d.oid)
+                  FROM pg_db_role_setting s WHERE s.setdatabase = d.oid),
+               d.datconnlimit
         FROM pg_database d WHERE d.datname = current_database()
         """
     )
-    names = ("owner", "encoding", "collate", "ctype", "provider", "locale", "privileges", "settings")
+    names = (
+        "owner",
+        "encoding",
+        "collate",
+        "ctype",
+        "provider",
+        "locale",
+        "privileges",
+        "settings",
+        "connection_limit",
+    )
     return dict(zip(names, first_row(cursor), strict=True))
 
 
@@ -263,6 +206,8 @@ def apply_properties(connection: Connection, database: str, properties: Mapping[
     """Give a database the rights and settings of the one whose properties these are."""
     name = sql.Identifier(database)
     with connection.cursor() as cursor:
+        limit = sql.Literal(properties.get("connection_limit", -1))
+        cursor.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, limit))
         for grantee, privilege, grantable in properties["privileges"]:
             cursor.execute(
                 sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .connection import LOGIN_ARGUMENTS, Login
 from .errors import MigrationError, Problem
 
-DEFAULT_PATH = Path("/etc/sqlite-to-postgresql-backup.json")
+DEFAULT_PATH = Path("/etc/sqlite-to-postgresql-backup/settings.json")
+# A century, after which there is no date to count from; and a day, for what PostgreSQL is told too.
+_LIMITS = {"keep_days": 36_525, "maximum_age_hours": 36_525 * 24, "lock_wait_seconds": 86_400}
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class CopyTarget:
     :param target: for rsync ``user@host:/directory`` or a directory, for restic its repository.
     :param remote_shell: for rsync, the command and arguments that reach the target's host.
     :param password_file: for restic, the file with the repository's password.
+    :param environment: further variables of the copying program, for example the credentials of an object store.
     """
 
     method: str
     target: str
     remote_shell: tuple[str, ...] = ()
     password_file: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Settings:
     :param keep_count: so many of the newest verified backups are kept however old they are; at least 1.
     :param maximum_age_hours: age of the newest verified backup, and of its copy, from which the check fails.
     :param lock_wait_seconds: how long to wait for another run of this program.
+    :param reserve_bytes: so much stays free on a disk that a dump or a restore writes to: it may be PostgreSQL's own.
     """
 
     directory: Path
@@ -50,6 +56,7 @@ class Settings:
     keep_count: int
     maximum_age_hours: float
     lock_wait_seconds: float
+    reserve_bytes: int
     copy: CopyTarget | None = None
 
     def programs_for(self, major: int) -> Path:
@@ -70,7 +77,7 @@ def read(path: Path) -> Settings:
         raise MigrationError("The settings of the backups cannot be read.", [Problem(str(path), what, fix)]) from None
     try:
         return parse(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MigrationError(
             "The settings of the backups are not complete.", [Problem(str(path), f"wrong or missing: {error}", fix)]
         ) from None
@@ -79,7 +86,7 @@ def read(path: Path) -> Settings:
 def parse(content: dict[str, Any]) -> Settings:
     """Return the settings in what a file holds.
 
-    :raises KeyError, TypeError, ValueError: if something is missing or senseless.
+    :raises AttributeError, KeyError, TypeError, ValueError: if something is missing or senseless.
     """
     arguments = {name: option.get("default") for name, option in LOGIN_ARGUMENTS.items()} | content["login"]
     copy = content.get("copy")
@@ -92,8 +99,14 @@ def parse(content: dict[str, Any]) -> Settings:
         keep_count=int(content["keep_count"]),
         maximum_age_hours=float(content["maximum_age_hours"]),
         lock_wait_seconds=float(content["lock_wait_seconds"]),
-        copy=CopyTarget(**{**copy, "remote_shell": tuple(copy.get("remote_shell", ()))}) if copy else None,
+        reserve_bytes=int(content["reserve_bytes"]),
+        copy=_parse_copy(copy) if copy else None,
     )
+    for name, limit in _LIMITS.items():
+        if not 0 <= getattr(settings, name) <= limit:
+            raise ValueError(f"{name} is {getattr(settings, name)}, not between 0 and {limit}")
+    if settings.reserve_bytes < 0:
+        raise ValueError("reserve_bytes is below 0")
     if settings.keep_count < 1:
         raise ValueError("keep_count is below 1: the newest verified backup is always kept")
     if not settings.directory.is_absolute():
@@ -101,3 +114,10 @@ def parse(content: dict[str, Any]) -> Settings:
     if settings.copy and settings.copy.method not in ("rsync", "restic"):
         raise ValueError(f"copy.method is {settings.copy.method}, not rsync or restic")
     return settings
+
+
+def _parse_copy(content: dict[str, Any]) -> CopyTarget:
+    """Return the target of the copies in what a file holds of it."""
+    environment = {str(name): str(value) for name, value in content.get("environment", {}).items()}
+    shell = tuple(content.get("remote_shell", ()))
+    return CopyTarget(**{**content, "remote_shell": shell, "environment": environment})

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DUMP = "database.dump"
 ROLES = "roles.sql"
 MANIFEST = "manifest.json"
-_NEW_MANIFEST = "manifest.json.new"
+_NEW = ".new"
 PARTIAL_PREFIX = ".partial-"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*-\d{8}T\d{6}Z")
 
@@ -77,13 +77,21 @@ def locked(directory: Path, wait_seconds: float) -> Iterator[None]:
 
 
 def read_all(directory: Path) -> list[Manifest]:
-    """Return the manifests of all backups, the oldest first. What is no backup of ours is passed over."""
+    """Return the manifests of all backups, the first taken first. What is no backup of ours is passed over.
+
+    Numbers tell the order, not times: a backup taken while a clock was wrong would otherwise be the newest for long.
+    """
     manifests = []
     for entry in directory.iterdir() if directory.is_dir() else ():
         if _NAME.fullmatch(entry.name) and not entry.is_symlink():
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
                 manifests.append(_read(entry))
-    return sorted(manifests, key=lambda manifest: (taken_at(manifest), manifest["name"]))
+    return sorted(manifests, key=lambda manifest: (manifest.get("number", 0), taken_at(manifest), manifest["name"]))
+
+
+def next_number(directory: Path) -> int:
+    """Return the number of a backup to be taken. The caller holds the lock of the directory."""
+    return max((int(manifest.get("number", 0)) for manifest in read_all(directory)), default=0) + 1
 
 
 def read_one(directory: Path, name: str) -> Manifest:
@@ -104,8 +112,11 @@ def read_one(directory: Path, name: str) -> Manifest:
 def _read(path: Path) -> Manifest:
     """Return the manifest in a backup's directory, if it belongs there."""
     manifest: Manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    taken_at(manifest)
-    if manifest["name"] != path.name or DUMP not in manifest["files"] or "verified" not in manifest:
+    # Also whatever the commands rely on, so that they need not ask.
+    used = (manifest["files"][DUMP]["sha256"], bytes_on_disk(manifest), rows(manifest), manifest["seconds"])
+    int(manifest.get("number", 0))
+    times = [taken_at(manifest), *([_verified_at(manifest)] if manifest["verified"] else [])]
+    if manifest["name"] != path.name or None in used or any(time.tzinfo is None for time in times):
         raise ValueError("not the manifest of this directory")
     return manifest
 
@@ -113,6 +124,11 @@ def _read(path: Path) -> Manifest:
 def taken_at(manifest: Manifest) -> datetime:
     """Return when a backup's snapshot was taken, by the server's clock."""
     return datetime.fromisoformat(manifest["taken_at"])
+
+
+def _verified_at(manifest: Manifest) -> datetime:
+    """Return when a verified backup was proven, by the server's clock."""
+    return datetime.fromisoformat(manifest["verified"]["at"])
 
 
 def rows(manifest: Manifest) -> int:
@@ -128,6 +144,21 @@ def bytes_on_disk(manifest: Manifest) -> int:
 def newest_verified(manifests: Sequence[Manifest]) -> Manifest | None:
     """Return the newest backup that was proven to restore, of manifests in their order."""
     return next((manifest for manifest in reversed(manifests) if manifest["verified"]), None)
+
+
+def incomplete_files(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
+    """Return which files of a backup are missing or of another size than its manifest says; reads none of them."""
+    problems = []
+    for file, expected in manifest["files"].items():
+        path = directory / manifest["name"] / file
+        if not path.is_file() or path.stat().st_size != expected["bytes"]:
+            problems.append((str(path), f"is missing, or its size is not {expected['bytes']} bytes"))
+    return problems
+
+
+def is_proven(directory: Path, manifest: Manifest) -> bool:
+    """Return whether a backup was proven to restore and is still all there."""
+    return bool(manifest["verified"]) and not incomplete_files(directory, manifest)
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -159,16 +190,25 @@ def file_problems(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write a manifest into a backup's directory, whole or not at all, readable for its owner alone."""
-    new = directory / _NEW_MANIFEST
+    write_json(directory / MANIFEST, manifest)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file, whole or not at all, readable for its owner alone, and safely on the disk."""
+    new = path.with_name(path.name + _NEW)
     with suppress(FileNotFoundError):
         new.unlink()
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(directory / MANIFEST)
-    sync_directory(directory)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        new.unlink()
+        raise
+    new.replace(path)
+    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:
@@ -183,7 +223,7 @@ def sync_directory(directory: Path) -> None:
 def remove(directory: Path, names: Sequence[str]) -> None:
     """Remove the named files from a backup's directory, then the directory unless it holds something else."""
     # The manifest goes last: what is left after a crash is still known, and removed by the next run.
-    for name in [*(name for name in names if name != MANIFEST), _NEW_MANIFEST, MANIFEST]:
+    for name in [*(name for name in names if name != MANIFEST), MANIFEST + _NEW, MANIFEST]:
         if Path(name).name == name:
             with suppress(FileNotFoundError):
                 (directory / name).unlink()
@@ -199,14 +239,17 @@ def remove_partial(directory: Path) -> None:
             remove(entry, (DUMP, ROLES))
 
 
-def to_prune(manifests: Sequence[Manifest], now: datetime, keep_days: float, keep_count: int) -> list[Manifest]:
+def to_prune(
+    manifests: Sequence[Manifest], proven: Sequence[str], now: datetime, keep_days: float, keep_count: int
+) -> list[Manifest]:
     """Return the backups that may go, of manifests in their order.
 
-    Kept is what is younger than ``keep_days``, the newest ``keep_count`` verified ones however old they are, and the
-    newest of all, which waits for its drill.
+    Kept is what is younger than ``keep_days``, the newest ``keep_count`` proven ones however old they are, and the
+    newest of all, which waits for its drill. So a clock that jumps ahead removes no more than that leaves.
+
+    :param proven: names of the backups that count, in their order.
     """
-    verified = [manifest["name"] for manifest in manifests if manifest["verified"]]
-    kept = set(verified[-max(keep_count, 1) :]) | {manifest["name"] for manifest in manifests[-1:]}
+    kept = set(proven[-max(keep_count, 1) :]) | {manifest["name"] for manifest in manifests[-1:]}
     oldest = now - timedelta(days=keep_days)
     return [manifest for manifest in manifests if manifest["name"] not in kept and taken_at(manifest) < oldest]
 
@@ -217,7 +260,9 @@ def prune(connection: Connection, directory: Path, keep_days: float, keep_count:
         cursor.execute("SELECT clock_timestamp()")
         now = cursor.fetchall()[0][0]
         removed = []
-        for manifest in to_prune(read_all(directory), now, keep_days, keep_count):
+        manifests = read_all(directory)
+        proven = [manifest["name"] for manifest in manifests if is_proven(directory, manifest)]
+        for manifest in to_prune(manifests, proven, now, keep_days, keep_count):
             # The row first: the ledger never names a backup that is gone.
             cursor.execute("DELETE FROM migration.backup WHERE name = %s", (manifest["name"],))
             connection.commit()
@@ -241,7 +286,7 @@ def reconcile(connection: Connection, directory: Path) -> None:
             (host, str(directory), [manifest["name"] for manifest in manifests]),
         )
         for manifest in manifests:
-            record(cursor, manifest)
+            record(cursor, manifest if is_proven(directory, manifest) else {**manifest, "verified": None})
     connection.commit()
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from . import backup_content, backup_server, backup_store, ledger
+from . import backup_content, backup_guards, backup_programs, backup_server, backup_store, ledger
 from .backup_settings import Settings
 from .connection import connected, explained, first_row
 
@@ -34,18 +34,22 @@ def take(settings: Settings) -> dict[str, Any]:
     with explained("taking a backup"), connected(settings.login) as connection:
         ledger.require(connection)
         major, version = backup_server.server_version(connection)
-        client_version = backup_server.require_client(settings, major)
+        client_version = backup_programs.require_client(settings, major)
+        backup_guards.require_readable(connection)
         backup_store.remove_partial(settings.directory)
+        backup_guards.require_room_for_dump(settings)
         backup_store.reconcile(connection, settings.directory)
+        number = backup_store.next_number(settings.directory)
         taken_at, name = _next_name(connection, settings)
         partial = settings.directory / (backup_store.PARTIAL_PREFIX + name)
         partial.mkdir(mode=0o700)
         with ExitStack() as undo:
             undo.callback(backup_store.remove, partial, (backup_store.DUMP, backup_store.ROLES))
             content = _dump(settings, connection, major, partial / backup_store.DUMP)
-            backup_server.dump_roles(settings, major, partial / backup_store.ROLES)
+            backup_programs.dump_roles(settings, major, partial / backup_store.ROLES)
             manifest = {
                 "format": 1,
+                "number": number,
                 "name": name,
                 "host": socket.gethostname(),
                 "directory": str(settings.directory),
@@ -95,10 +99,11 @@ def _dump(settings: Settings, connection: Connection, major: int, path: Any) -> 
             snapshot = str(first_row(cursor)[0])
             _lock_tables(cursor)
             before = backup_content.sequence_positions(cursor)
-            with backup_server.dump(settings, major, snapshot, path):
+            with backup_programs.dump(settings, major, snapshot, path):
                 content = backup_content.read_content(cursor)
                 content["properties"] = backup_server.read_properties(cursor)
-                content["groups"] = ledger_groups(cursor)
+                content |= backup_guards.read_needs(cursor)
+                content["groups"] = backup_content.read_groups(cursor)
             after = backup_content.sequence_positions(cursor)
         finally:
             if not connection.closed:
@@ -107,15 +112,6 @@ def _dump(settings: Settings, connection: Connection, major: int, path: Any) -> 
     # A sequence stands outside transactions: the dump has it where it was at some moment in between.
     content["sequences"] = {name: sorted((position, after.get(name, position))) for name, position in before.items()}
     return content
-
-
-def ledger_groups(cursor: Cursor) -> dict[str, dict[str, Any]]:
-    """Return state and time of the cutover of every group that the ledger knows."""
-    cursor.execute("SELECT name, state, cutover_at FROM migration.cutover_group ORDER BY name")
-    return {
-        name: {"state": state, "cutover_at": None if cutover_at is None else cutover_at.astimezone(UTC).isoformat()}
-        for name, state, cutover_at in cursor.fetchall()
-    }
 
 
 def _lock_tables(cursor: Cursor) -> None:

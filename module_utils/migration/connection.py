@@ -116,6 +116,8 @@ def connect(login: Login) -> Connection:
             sslmode=login.ssl_mode,
             sslrootcert=login.ca_cert,
             connect_timeout=login.connect_timeout,
+            # A gateway between the hosts forgets a session that is silent for long, as while another one loads.
+            keepalives_idle=60,
             application_name="sqlite_to_postgresql",
             # A limit for the sessions of services would end ours in the middle of a large table, and its locks with it.
             options="-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,11 @@ CREATE UNLOGGED TABLE odd.unlogged (at timestamptz);
 INSERT INTO odd.unlogged VALUES ('2026-03-01 12:00+02');
 CREATE VIEW odd.seen AS SELECT id FROM odd.parts;
 CREATE FUNCTION odd.twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
+CREATE TYPE odd.mood AS ENUM ('sad');
+CREATE DOMAIN odd.small AS int DEFAULT 1 CHECK (VALUE < 10);
+CREATE POLICY own ON odd.part_1 TO swarm_registry USING (id > 0);
+CREATE RULE quiet AS ON DELETE TO odd.seen DO INSTEAD NOTHING;
+COMMENT ON TABLE odd.parts IS 'in parts';
 GRANT SELECT ON odd.part_1 TO swarm_registry;
 SELECT lo_from_bytea(0, decode('00ff10', 'hex'));
 INSERT INTO migration.cutover_group (name, state, source_path, cutover_at)
@@ -142,6 +148,7 @@ def program(
         keep_count=2,
         maximum_age_hours=36,
         lock_wait_seconds=1,
+        reserve_bytes=0,
     )
     program = write(tmp_path / "settings.json", settings, superuser, capsys)
     yield program
@@ -168,3 +175,25 @@ def age(program: Program) -> Callable[[str, float], None]:
         path.write_text(json.dumps(manifest))
 
     return change
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    yield from _disk(tmp_path / "small", "1m")
+
+
+@pytest.fixture
+def large_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 megabytes."""
+    yield from _disk(tmp_path / "large", "64m")
+
+
+def _disk(path: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of a size for a while."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here; the Molecule scenario does it on its host")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)

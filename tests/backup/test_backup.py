@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.migration import backup_copy_methods
 from ansible.module_utils.migration.backup_settings import CopyTarget
 from ansible.module_utils.migration.connection import connect
 
@@ -76,6 +77,7 @@ def test_settings_of_the_database_are_restored(program: Program) -> None:
     program.query(
         f"ALTER DATABASE {database} SET search_path TO odd, \"$user\"; ALTER DATABASE {database} SET my.own TO 'a b'"
     )
+    program.query(f"ALTER DATABASE {database} CONNECTION LIMIT 41")
     program.query(f"ALTER ROLE swarm_deploy IN DATABASE {database} SET work_mem TO '8MB'")
     name = program.run("take")["name"]
     select = (
@@ -87,6 +89,7 @@ def test_settings_of_the_database_are_restored(program: Program) -> None:
     program.run("restore", name)
     assert program.query(select) == before
     assert len(before) == 2
+    assert program.query("SELECT datconnlimit FROM pg_database WHERE datname = current_database()") == [(41,)]
 
 
 def test_a_writer_during_the_dump_does_no_harm(program: Program) -> None:
@@ -149,15 +152,21 @@ def test_a_restore_to_before_a_cutover_or_from_before_a_rollback_is_refused(prog
     program.query("INSERT INTO migration.cutover_group (name, state, source_path) VALUES ('deploy', 'live', '/y.db')")
     program.query("UPDATE migration.cutover_group SET cutover_at = now() WHERE name = 'registry'")
     message = program.fail("restore", name)
-    assert "cutover group deploy: its state is live, and in the backup pending" in message
-    assert "cutover group registry: its cutover was at" in message
+    assert "cutover group deploy: its state is live now and in the backup pending" in message
+    assert "cutover group registry: its cutover is at" in message
     assert "playbooks/rollback.yml" in message
     assert program.databases() == {program.superuser.database}
 
 
-def test_a_lost_database_is_made_again(server: object, program: Program) -> None:
+def test_a_lost_database_is_made_again(program: Program) -> None:
+    """From the newest backup: an older one is from before a cutover, and only the newest can still tell that."""
+    before = program.run("take")["name"]
+    program.query("UPDATE migration.cutover_group SET cutover_at = '2026-02-01Z'")
     name = program.run("run")["name"]
     program.query(f"DROP DATABASE {program.superuser.database} WITH (FORCE)", "postgres")
+    message = program.fail("restore", before)
+    assert "its cutover is at 2026-02-01T00:00:00+00:00 in the newest backup" in message
+    assert f"Restore {name}; only if that one is lost too" in message
     result = program.run("restore", name)
     assert result["old"] is None
     assert program.query("SELECT count(*) FROM odd.parts") == [(50,)]
@@ -186,6 +195,21 @@ def test_the_newest_verified_backup_is_never_removed(program: Program, age: Age)
     age(verified, 9999)
     assert changed.run("take")["removed"] == []
     assert verified in changed.names()
+
+
+def test_a_verified_backup_whose_dump_is_gone_does_not_count(program: Program, age: Age) -> None:
+    """Neither for retention, which would remove the last good one, nor for the ledger, which the cleanup trusts."""
+    changed = program.change(keep_count=1, keep_days=9999)
+    good, empty = changed.run("run")["name"], changed.run("run")["name"]
+    for name in (good, empty):
+        age(name, 2000)
+    (program.settings.directory / empty / "database.dump").unlink()
+    assert changed.change(keep_days=30).run("take")["removed"] == [empty]
+    assert good in changed.names()
+    broken = changed.run("run")["name"]
+    (program.settings.directory / broken / "database.dump").write_bytes(b"")
+    changed.run("take")
+    assert program.query(f"SELECT verified_at FROM migration.backup WHERE name = '{broken}'") == [(None,)]
 
 
 def test_the_ledger_is_made_to_say_what_the_disk_says(program: Program) -> None:
@@ -229,6 +253,19 @@ def test_the_check_works_while_the_server_is_down(program: Program) -> None:
     down = program.change(login=program.superuser.__class__("127.0.0.1", 1, "x", "postgres"))
     down.run("check")
     assert "Cannot connect to PostgreSQL" in down.fail("take")
+
+
+def test_a_copying_program_gets_what_the_settings_name_and_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "the caller's own")
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    address = "rest:https://keeper:hidden@backups.example/swarm"
+    target = CopyTarget("restic", address, environment={"AWS_ACCESS_KEY_ID": "key"})
+    environment = backup_copy_methods.environment(target)
+    assert environment.keys() == {
+        "PATH", "LC_ALL", "HOME", "RESTIC_REPOSITORY", "RESTIC_PASSWORD_FILE", "AWS_ACCESS_KEY_ID"
+    }  # fmt: skip
+    assert backup_copy_methods.shown(f"to {address}: no") == "to rest:https://keeper:***@backups.example/swarm: no"
+    assert "key'" not in repr(target)
 
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed here; the Molecule scenario has it")

@@ -1,0 +1,102 @@
+"""A managed server: somebody else's cluster, where the migrating login is no superuser, and asks for its rights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from molecule.backup.tests.conftest import Backups
+
+PORT = 5433
+ARGUMENTS = (
+    *("-e", "postgres_provider=managed", "-e", f"postgres_port={PORT}"),
+    *("-e", "postgres_backup_directory=/var/backups/managed"),
+)
+MIGRATOR = "swarm_migrator"
+SETTINGS = "/etc/sqlite-to-postgresql-backup"
+
+
+@pytest.fixture(scope="module")
+def managed(backups: Backups) -> Backups:
+    """A second cluster of the host, with what its administrator has made there: roles and an empty database."""
+    backups.shell(f"pg_createcluster 16 managed --port {PORT} --start")
+    there = replace(backups, directory="/var/backups/managed", user="postgres-backup", port=PORT)
+    # The same roles with the same passwords; the superuser is there already.
+    backups.shell(
+        "sudo -u postgres pg_dumpall --globals-only"
+        f" | grep -v 'ROLE postgres' | sudo -u postgres psql -p {PORT} -q -v ON_ERROR_STOP=1"
+    )
+    there.psql("CREATE DATABASE swarm OWNER swarm_owner TEMPLATE template0 LOCALE 'C.UTF-8'", "postgres")
+    there.psql("REVOKE ALL ON DATABASE swarm FROM PUBLIC", "postgres")
+    there.psql(
+        "DO $$ DECLARE name text; BEGIN FOR name IN SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper "
+        "LOOP EXECUTE format('GRANT CONNECT ON DATABASE swarm TO %I', name); END LOOP; END $$"
+    )
+    there.psql('CREATE EXTENSION "uuid-ossp"; CREATE EXTENSION pgcrypto')
+    status, changed, output = there.playbook("1_infrastructure.yml", *ARGUMENTS)
+    assert status == 0, output
+    assert changed > 0
+    status, changed, output = there.playbook("1_infrastructure.yml", *ARGUMENTS)
+    assert (status, changed) == (0, 0), output
+    return there
+
+
+def test_only_the_user_of_the_backups_can_read_the_password(managed: Backups) -> None:
+    assert managed.shell(f"stat -c '%U %a' {SETTINGS} {SETTINGS}/settings.json").splitlines() == [
+        "postgres-backup 700",
+        "postgres-backup 600",
+    ]
+    assert managed.psql(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{MIGRATOR}'") == "f"
+
+
+def test_a_drill_asks_for_the_right_it_lacks_and_the_backup_is_taken_all_the_same(managed: Backups) -> None:
+    status, _, output = managed.playbook("backup.yml", *ARGUMENTS)
+    assert status != 0
+    assert f"ALTER ROLE {MIGRATOR} CREATEDB;" in output
+    [name] = managed.names()
+    assert f"ALTER ROLE {MIGRATOR} CREATEDB;" in managed.start("postgres-backup-drill", succeeds=False)
+    managed.psql(f"ALTER ROLE {MIGRATOR} CREATEDB")
+    managed.start("postgres-backup-drill")
+    managed.start("postgres-backup-check")
+    assert managed.psql("SELECT name, verified_at IS NOT NULL FROM migration.backup") == f"{name}|t"
+    assert managed.psql("SELECT count(*) FROM pg_database WHERE datname LIKE 'swarm_%'") == "0"
+
+
+def test_a_restore_asks_for_the_right_it_lacks_and_ends_the_services_sessions(managed: Backups) -> None:
+    managed.start("postgres-backup")
+    name = managed.names()[-1]
+    managed.psql("INSERT INTO auth.roles (name, level) VALUES ('after the backup', 1)")
+    status, output = managed.program("restore", name)
+    assert status == 1
+    assert f"GRANT pg_signal_backend TO {MIGRATOR};" in output
+    assert managed.psql("SELECT count(*) FROM auth.roles") == "1"
+    managed.psql(f"GRANT pg_signal_backend TO {MIGRATOR}")
+    # A service that is connected all the time, and would keep the database from being renamed.
+    managed.psql("ALTER ROLE swarm_deploy PASSWORD 'of-this-test'", "postgres")
+    address = f"postgresql://swarm_deploy:of-this-test@127.0.0.1:{PORT}/swarm"
+    managed.host.run(f"setsid psql {address} -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 &")
+    managed.shell(
+        "for n in 1 2 3 4 5 6 7 8 9; do "
+        f"sudo -u postgres psql -p {PORT} -qtAXc \"SELECT usename FROM pg_stat_activity WHERE query LIKE '%600%'\""
+        " | grep -q swarm_deploy && exit 0; sleep 0.3; done; exit 1"
+    )
+    status, output = managed.program("restore", name)
+    assert status == 0, output
+    assert managed.psql("SELECT count(*) FROM auth.roles") == "0"
+    old = managed.psql("SELECT datname FROM pg_database WHERE datname LIKE 'swarm_before_restore%'")
+    assert managed.psql("SELECT count(*) FROM auth.roles", old) == "1"
+    status, output = managed.program("restore", name)
+    assert status == 0
+    assert "nothing to do" in output
+
+
+def test_the_password_reaches_neither_the_journal_nor_a_backup(managed: Backups) -> None:
+    managed.shell("journalctl --sync")
+    password = json.loads(managed.shell(f"cat {SETTINGS}/settings.json"))["login"]["login_password"]
+    assert len(password) > 20
+    assert managed.host.run("journalctl --no-pager | grep -F %s", password).rc == 1
+    assert managed.host.run(f"grep -rlaF %s {managed.directory} /etc/systemd /var/log", password).rc == 1

@@ -1,0 +1,276 @@
+"""What is refused before anything is written: missing rights and roles, and disks without room. All by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from ansible.module_utils.migration import backup_guards, backup_server, ledger
+from ansible.module_utils.migration.backup_drill import SUFFIX
+from ansible.module_utils.migration.connection import connect
+
+from tests.backup.conftest import Program
+from tests.conftest import MIGRATOR, OWNER
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
+
+LATER = "CREATE TABLE odd.more AS SELECT n, md5(n::text) AS value FROM generate_series(1, 400000) AS n"
+
+
+def change_manifest(program: Program, name: str, **changes: object) -> None:
+    """Let the manifest of a backup say something else."""
+    path = program.settings.directory / name / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def stranger(server: Server) -> Iterator[str]:
+    """A role that owns nothing and is nobody's member."""
+    server.execute("CREATE ROLE stranger")
+    yield "stranger"
+    server.execute("DROP ROLE stranger")
+
+
+def test_a_role_without_superuser_needs_what_the_refusal_names(server: Server, managed: Program) -> None:
+    """Nothing granted: the backup is taken all the same. Each statement of the refusal then takes its problem away."""
+    server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB", f"REVOKE pg_signal_backend FROM {MIGRATOR}")
+    name = managed.run("take")["name"]
+    drill, restore = managed.fail("drill"), ""
+    assert f"Backup {name} cannot be restored as role {MIGRATOR}." in drill
+    assert f"role {MIGRATOR}: may not create databases. ALTER ROLE {MIGRATOR} CREATEDB;" in drill
+    assert "pg_signal_backend" not in drill, "nobody's session is ended by a drill"
+    managed.query("DELETE FROM odd.unlogged")
+    for arguments in (("restore", name, "--dry-run"), ("restore", name)):
+        restore = managed.fail(*arguments)
+        assert f"ALTER ROLE {MIGRATOR} CREATEDB;" in restore
+        assert f"GRANT pg_signal_backend TO {MIGRATOR};" in restore
+    assert "no backup was ever proven" in managed.fail("check")
+    assert managed.databases() == {managed.superuser.database}
+    server.execute(f"ALTER ROLE {MIGRATOR} CREATEDB")
+    assert managed.run("drill")["verified"]
+    assert "CREATEDB" not in managed.fail("restore", name)
+    server.execute(f"GRANT pg_signal_backend TO {MIGRATOR}")
+    assert managed.run("restore", name)["changed"]
+    assert managed.query("SELECT count(*) FROM odd.unlogged") == [(1,)]
+
+
+def test_an_owner_whose_role_is_not_ours_is_named(server: Server, managed: Program, stranger: str) -> None:
+    name = managed.run("take")["name"]
+    properties = json.loads((managed.settings.directory / name / "manifest.json").read_text())["properties"]
+    change_manifest(managed, name, properties=properties | {"owner": stranger})
+    assert f"role {MIGRATOR}: may not make {stranger} the owner of a database. GRANT {stranger} TO" in managed.fail(
+        "drill"
+    )
+    assert managed.databases() == {managed.superuser.database}
+
+
+def test_a_session_that_only_a_superuser_may_end_is_named_before_the_restore(managed: Program) -> None:
+    name = managed.run("take")["name"]
+    managed.query("DELETE FROM odd.unlogged")
+    with closing(connect(managed.superuser)):
+        message = managed.fail("restore", name)
+    assert f"superuser postgres: has sessions in {managed.superuser.database}" in message
+    assert managed.databases() == {managed.superuser.database}
+
+
+def test_roles_that_a_new_server_lacks_are_named_all_at_once(server: Server, program: Program) -> None:
+    server.execute('CREATE ROLE "Gone away"', "CREATE ROLE gone_too")
+    program.query('GRANT SELECT ON odd.part_1 TO "Gone away"')
+    program.query(f"ALTER ROLE gone_too IN DATABASE {program.superuser.database} SET work_mem TO '8MB'")
+    name = program.run("take")["name"]
+    program.query('DROP OWNED BY "Gone away"')
+    server.execute('DROP ROLE "Gone away"', "DROP ROLE gone_too")
+    for message in (program.fail("drill"), program.fail("restore", name)):
+        assert "role Gone away: does not exist on this server" in message
+        assert "role gone_too: does not exist on this server" in message
+        assert f"as roles.sql of {name} does" in message
+
+
+def test_what_the_role_cannot_read_is_named_all_at_once(server: Server, managed: Program, stranger: str) -> None:
+    managed.query(
+        f"CREATE SCHEMA hidden AUTHORIZATION {stranger}; CREATE TABLE hidden.one (); CREATE TABLE odd.own ();"
+        f"ALTER TABLE odd.own OWNER TO {stranger}; ALTER SEQUENCE odd.downwards OWNER TO {stranger};"
+        f"ALTER TABLE odd.part_1 ENABLE ROW LEVEL SECURITY; ALTER TABLE odd.part_1 OWNER TO {stranger};"
+        f"GRANT SELECT ON odd.part_1 TO {OWNER}"
+    )
+    message = managed.fail("take")
+    assert f"Role {OWNER} cannot read all that a backup holds." in message
+    assert "hidden.one: its schema may not be used" in message
+    assert "odd.own: may not be read" in message
+    assert "odd.downwards: may not be read" in message
+    assert "odd.part_1: its policies hide rows" in message
+    assert managed.names() == []
+    managed.query(f"DROP SCHEMA hidden CASCADE; REASSIGN OWNED BY {stranger} TO {OWNER}")
+    managed.run("take")
+    managed.query(f"DROP OWNED BY {stranger}")
+
+
+def test_a_dump_is_ended_before_it_eats_up_the_reserve(program: Program, large_disk: Path) -> None:
+    """The disk may be PostgreSQL's own: a full one would stop the server."""
+    small = program.change(directory=large_disk, reserve_bytes=backup_guards.free_bytes(large_disk) - 1_500_000)
+    first = small.run("take")["name"]
+    program.query(LATER)
+    message = small.fail("take")
+    assert "pg_dump was ended before it filled the disk." in message
+    assert str(large_disk) in message
+    assert small.names() == [first]
+    assert program.query("SELECT name FROM migration.backup") == [(first,)]
+    (large_disk / "filler").write_bytes(b"x" * 2_000_000)
+    assert "There is no room for a backup." in small.fail("take")
+    (large_disk / "filler").unlink()
+    program.query("DROP TABLE odd.more")
+    small.run("take")
+
+
+def test_the_check_says_beforehand_that_the_next_backup_will_not_fit(program: Program, large_disk: Path) -> None:
+    small = program.change(directory=large_disk)
+    size = small.run("run")["bytes"]
+    small.run("check")
+    tight = small.change(reserve_bytes=backup_guards.free_bytes(large_disk) - size + 1)
+    assert f"too few for another {size:,}" in tight.fail("check")
+
+
+def test_a_disk_that_old_backups_have_filled_gets_room_by_the_next_run(
+    program: Program, large_disk: Path, age: Callable[[str, float], None]
+) -> None:
+    small = program.change(directory=large_disk, keep_count=1, keep_days=9999)
+    first, second = small.run("run")["name"], small.run("run")["name"]
+    for name in (first, second):
+        age(name, 1000)
+    reserve = backup_guards.free_bytes(large_disk) + 20_000
+    full = small.change(keep_days=30, reserve_bytes=reserve)
+    assert full.run("take")["removed"] == [first]
+    assert second in full.names()
+
+
+def test_a_restore_that_cannot_fit_is_refused_before_it_begins(program: Program, server: Server) -> None:
+    name = program.run("take")["name"]
+    manifest = json.loads((program.settings.directory / name / "manifest.json").read_text())
+    assert manifest["database_bytes"] > 1_000_000
+    program.run("drill")
+    change_manifest(program, name, database_bytes=10**15)
+    program.query("DELETE FROM odd.unlogged")
+    for message in (program.fail("drill"), program.fail("restore", name, "--dry-run"), program.fail("restore", name)):
+        assert f"There is no room to restore backup {name}." in message
+        assert str(server.data / "base") in message
+        assert "1,000,000,000,000,000" in message
+    assert program.databases() == {program.superuser.database}
+    assert program.run("check")["newest"] == name, "a full disk says nothing against the backup"
+
+
+def test_the_servers_disk_is_known_only_on_its_own_host_and_to_who_may_know(
+    program: Program, managed: Program, server: Server
+) -> None:
+    with closing(connect(program.superuser)) as connection, connection.cursor() as cursor:
+        assert backup_guards.server_disk(cursor) == server.data / "base"
+    with closing(connect(managed.settings.login)) as connection, connection.cursor() as cursor:
+        assert backup_guards.server_disk(cursor) is None
+
+
+def test_a_restore_is_ended_before_it_fills_the_servers_disk(program: Program, server: Server) -> None:
+    """With a reserve that the restored rows eat into, as if other things had been written meanwhile."""
+    program.query(LATER)
+    name = program.run("take")["name"]
+    change_manifest(program, name, database_bytes=0)
+    tight = program.change(reserve_bytes=backup_guards.free_bytes(server.data) - 4_000_000)
+    message = tight.fail("drill")
+    assert "pg_restore was ended before it filled the disk." in message
+    assert program.databases() == {program.superuser.database}
+
+
+def test_two_directories_do_not_drill_the_same_database_at_once(program: Program, tmp_path: Path) -> None:
+    """Two hosts with timers for one server: the lock of a directory cannot know of the other."""
+    other = tmp_path / "other"
+    other.mkdir()
+    program.run("take")
+    holder = program.change(directory=other)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with backup_server.alone(holder.settings):
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert entered.wait(30)
+        started = time.monotonic()
+        assert "started on another host or for another directory" in program.fail("drill")
+        assert time.monotonic() - started < 30
+    finally:
+        leave.set()
+        thread.join()
+    program.run("drill")
+
+
+def test_a_restore_waits_for_no_run_that_is_at_work_in_the_database(program: Program) -> None:
+    name = program.run("take")["name"]
+    program.query("DELETE FROM odd.unlogged")
+    with closing(connect(program.superuser)) as connection, ledger.locked(connection, "group registry"):
+        assert f"of another run is at work in database {program.superuser.database}" in program.fail("restore", name)
+    assert program.run("restore", name)["changed"]
+
+
+def test_a_prepared_transaction_is_named_before_the_restore(program: Program) -> None:
+    name = program.run("take")["name"]
+    program.query("DELETE FROM odd.unlogged")
+    with closing(connect(program.superuser)) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE odd.further ()")
+        cursor.execute("PREPARE TRANSACTION 'half done'")
+        connection.rollback()
+        connection.autocommit = True
+        try:
+            message = program.fail("restore", name)
+        finally:
+            cursor.execute("ROLLBACK PREPARED 'half done'")
+    assert "prepared transaction half done: is open in database" in message
+    assert program.databases() == {program.superuser.database}
+
+
+def test_the_scratch_database_of_a_drill_is_nobody_elses(program: Program) -> None:
+    """Nobody but the owner may enter it: rows of the services lie in it."""
+    scratch = backup_server.name_with(program.superuser.database, SUFFIX)
+    program.query(LATER)
+    program.run("take")
+    seen: set[bool] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        with closing(connect(program.superuser)) as connection, connection.cursor() as cursor:
+            connection.rollback()
+            connection.autocommit = True
+            while not ended.wait(0.02):
+                cursor.execute(
+                    "SELECT has_database_privilege('swarm_deploy', oid, 'CONNECT') FROM pg_database "
+                    "WHERE datname = %s AND shobj_description(oid, 'pg_database') IS NOT NULL",
+                    (scratch,),
+                )
+                seen.update(row[0] for row in cursor.fetchall())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        program.run("drill")
+    finally:
+        ended.set()
+        watcher.join()
+    assert False in seen
+
+
+def test_another_user_of_the_host_is_refused(program: Program) -> None:
+    os.chown(program.settings.directory, 65534, 65534)
+    try:
+        message = program.fail("take")
+    finally:
+        os.chown(program.settings.directory, 0, 0)
+    assert "belongs to user nobody, and this runs as user root" in message
+    assert program.names() == []
