@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from ansible.module_utils.migration import backup_server, backup_store
 from ansible.module_utils.migration.backup_drill import SUFFIX
 
@@ -23,22 +24,24 @@ RUNNER = (
 
 
 # What changes the content, and what the comparison then says.
-OTHERWISE = {
+OTHER_CONTENT = {
     "UPDATE odd.parts SET id = 99 WHERE id = 1": "table odd.part_1: 50 rows, and their hash differs",
     "DELETE FROM odd.unlogged": "table odd.unlogged: 0 rows, not 1",
     "SELECT setval('odd.downwards', -100)": "sequence odd.downwards: stands at -105, not -6",
     "DROP VIEW odd.seen": "missing: view odd.seen",
-    "GRANT DELETE ON odd.part_1 TO swarm_deploy": "manifest: privilege odd.part_1 DELETE to swarm_deploy",
-    "GRANT SELECT (id) ON odd.part_1 TO swarm_deploy": "manifest: privilege odd.part_1.id SELECT to swarm_deploy",
-    "GRANT USAGE ON SCHEMA odd TO swarm_deploy": "manifest: privilege schema odd USAGE to swarm_deploy",
-    "REVOKE ALL ON FUNCTION odd.twice(int) FROM PUBLIC": "missing: privilege function odd.twice(integer)",
-    "ALTER DEFAULT PRIVILEGES IN SCHEMA odd GRANT SELECT ON TABLES TO swarm_deploy": "manifest: default privilege of",
     "SELECT lo_put(oid, 0, 'x') FROM pg_largeobject_metadata": "large objects: 1 rows, and their hash differs",
     "CREATE TABLE odd.further ()": "table odd.further: not in the manifest",
     "ALTER TABLE odd.parts DROP CONSTRAINT parts_check": "missing: constraint odd.parts.parts_check",
     "ALTER TABLE odd.parts ENABLE ROW LEVEL SECURITY": "manifest: table odd.parts of swarm_owner with row security",
     "COMMENT ON COLUMN odd.parts.id IS 'later'": "manifest: comment on odd.parts.id later",
     "ALTER TYPE odd.mood ADD VALUE 'glad'": "missing: type odd.mood of swarm_owner 'sad'",
+}
+OTHER_RIGHTS = {
+    "GRANT DELETE ON odd.part_1 TO swarm_deploy": "manifest: privilege odd.part_1 DELETE to swarm_deploy",
+    "GRANT SELECT (id) ON odd.part_1 TO swarm_deploy": "manifest: privilege odd.part_1.id SELECT to swarm_deploy",
+    "GRANT USAGE ON SCHEMA odd TO swarm_deploy": "manifest: privilege schema odd USAGE to swarm_deploy",
+    "REVOKE ALL ON FUNCTION odd.twice(int) FROM PUBLIC": "missing: privilege function odd.twice(integer)",
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA odd GRANT SELECT ON TABLES TO swarm_deploy": "manifest: default privilege of",
 }
 
 
@@ -79,7 +82,7 @@ def test_a_damaged_backup_loses_its_mark_while_the_server_is_down(program: Progr
     down = program.change(login=program.superuser.__class__("127.0.0.1", 1, "x", "postgres"))
     assert f"Backup {name} is damaged." in down.fail("drill")
     assert "no backup was ever proven" in down.fail("check")
-    program.run("take")
+    program.change().run("take")
     assert program.query(f"SELECT verified_at FROM migration.backup WHERE name = '{name}'") == [(None,)]
 
 
@@ -92,11 +95,12 @@ def test_a_changed_byte_is_found(program: Program) -> None:
     assert "its hash differs" in program.fail("drill", name)
 
 
-def test_a_dump_that_restores_to_something_else_is_found(program: Program) -> None:
+@pytest.mark.parametrize("otherwise", [OTHER_CONTENT, OTHER_RIGHTS], ids=["content", "rights"])
+def test_a_dump_that_restores_to_something_else_is_found(program: Program, otherwise: dict[str, str]) -> None:
     """A dump of another content under the manifest of the first, with its hash: only the comparison can see it."""
     program.query("ALTER TABLE odd.parts ADD CONSTRAINT parts_check CHECK (id > 0)")
     name = program.run("take")["name"]
-    for statement in OTHERWISE:
+    for statement in otherwise:
         program.query(statement)
     other = program.run("take")["name"]
     directory = program.settings.directory
@@ -106,7 +110,7 @@ def test_a_dump_that_restores_to_something_else_is_found(program: Program) -> No
     (directory / name / "manifest.json").write_text(json.dumps(manifest))
     message = program.fail("drill", name)
     assert "does not restore to what was saved" in message
-    for expected in OTHERWISE.values():
+    for expected in otherwise.values():
         assert expected in message
     assert program.databases() == {program.superuser.database}
 
