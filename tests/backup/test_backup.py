@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 from ansible.module_utils.migration import backup_copy_methods
 from ansible.module_utils.migration.backup_settings import CopyTarget
@@ -136,12 +137,15 @@ def test_services_that_write_during_a_restore_find_the_database_again(program: P
     visitors = [threading.Thread(target=visit) for _ in range(3)]
     for visitor in visitors:
         visitor.start()
+    idle = connect(program.superuser)
     try:
         assert program.run("restore", name)["changed"]
     finally:
         ended.set()
         for visitor in visitors:
             visitor.join()
+    with closing(idle), pytest.raises(psycopg2.OperationalError), idle.cursor() as cursor:
+        cursor.execute("SELECT 1")
     assert "answer" in answers
     assert not [answer for answer in answers if "not currently accepting" in answer]
     assert program.query("SELECT count(*) FROM odd.unlogged") == [(1,)]

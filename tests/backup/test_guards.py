@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +20,7 @@ from ansible.module_utils.migration.backup_drill import SUFFIX
 from ansible.module_utils.migration.connection import connect
 
 from tests.backup.conftest import Program
-from tests.conftest import MIGRATOR, OWNER
+from tests.conftest import MIGRATOR, OWNER, PROJECT
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -171,6 +174,29 @@ def test_the_servers_disk_is_known_only_on_its_own_host_and_to_who_may_know(
         assert backup_guards.server_disk(cursor) == server.data / "base"
     with closing(connect(managed.settings.login)) as connection, connection.cursor() as cursor:
         assert backup_guards.server_disk(cursor) is None
+
+
+def test_a_directory_of_the_same_name_on_another_host_is_not_the_servers(
+    program: Program, server: Server, tmp_path: Path
+) -> None:
+    """Where a server on another host keeps its data, this host may have something else."""
+    (tmp_path / "base").mkdir()
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from migration import backup_guards, backup_settings, connection\n"
+        "from pathlib import Path\n"
+        "login = backup_settings.read(Path(sys.argv[2])).login\n"
+        "print(backup_guards.server_disk(connection.connect(login).cursor()))"
+    )
+    run = shlex.join([sys.executable, "-c", script, str(PROJECT / "module_utils"), str(program.path)])
+    seen = []
+    for mount in ("true", f"mount --bind {tmp_path} {server.data}"):
+        command = ["unshare", "--mount", "sh", "-c", f"{mount} && {run}"]
+        result = subprocess.run(command, text=True, capture_output=True, check=False)
+        if "Operation not permitted" in result.stderr or "permission denied" in result.stderr:
+            pytest.skip("nothing can be mounted here")
+        seen.append(result.stdout.strip() + result.stderr)
+    assert seen == [str(server.data / "base"), "None"]
 
 
 def test_a_restore_is_ended_before_it_fills_the_servers_disk(program: Program, server: Server) -> None:

@@ -43,7 +43,7 @@ class Backups:
 
     def psql(self, statement: str, database: str = "swarm") -> str:
         """Run a statement as the superuser and return its output."""
-        program = f"sudo -u postgres psql -p {self.port} -qtAX -v ON_ERROR_STOP=1"
+        program = f"sudo -u postgres psql -h /var/run/postgresql -p {self.port} -qtAX -v ON_ERROR_STOP=1"
         return self.shell(f"{program} {database} -c {shlex.quote(statement)}")
 
     def program(self, *arguments: str) -> tuple[int, str]:
@@ -58,7 +58,7 @@ class Backups:
 
     def start(self, unit: str, succeeds: bool = True) -> str:
         """Start one of the timers' services, wait for its end, and return what it said."""
-        cursor = self.shell("journalctl -n 0 --show-cursor | sed 's/^-- cursor: //'")
+        cursor = self.shell("journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'")
         result = self.host.run(f"systemctl start {unit}.service")
         said = self.shell(f"journalctl --sync; journalctl -u {unit} -o cat --no-pager --after-cursor '{cursor}'")
         assert (result.rc == 0) is succeeds, said

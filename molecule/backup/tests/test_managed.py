@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def managed(backups: Backups) -> Backups:
     # The same roles with the same passwords; the superuser is there already.
     backups.shell(
         "sudo -u postgres pg_dumpall --globals-only"
-        f" | grep -v 'ROLE postgres' | sudo -u postgres psql -p {PORT} -q -v ON_ERROR_STOP=1"
+        f" | grep -v 'ROLE postgres' | sudo -u postgres psql -h /var/run/postgresql -p {PORT} -q -v ON_ERROR_STOP=1"
     )
     there.psql("CREATE DATABASE swarm OWNER swarm_owner TEMPLATE template0 LOCALE 'C.UTF-8'", "postgres")
     there.psql("REVOKE ALL ON DATABASE swarm FROM PUBLIC", "postgres")
@@ -79,11 +80,10 @@ def test_a_restore_asks_for_the_right_it_lacks_and_ends_the_services_sessions(ma
     managed.psql("ALTER ROLE swarm_deploy PASSWORD 'of-this-test'", "postgres")
     address = f"postgresql://swarm_deploy:of-this-test@127.0.0.1:{PORT}/swarm"
     managed.host.run(f"setsid psql {address} -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 &")
-    managed.shell(
-        "for n in 1 2 3 4 5 6 7 8 9; do "
-        f"sudo -u postgres psql -p {PORT} -qtAXc \"SELECT usename FROM pg_stat_activity WHERE query LIKE '%600%'\""
-        " | grep -q swarm_deploy && exit 0; sleep 0.3; done; exit 1"
-    )
+    deadline = time.monotonic() + 20
+    while managed.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'swarm_deploy'") == "0":
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
     status, output = managed.program("restore", name)
     assert status == 0, output
     assert managed.psql("SELECT count(*) FROM auth.roles") == "0"
