@@ -31,7 +31,16 @@ def managed(backups: Backups) -> Backups:
         "sudo -u postgres pg_dumpall --globals-only"
         f" | grep -v 'ROLE postgres' | sudo -u postgres psql -h /var/run/postgresql -p {PORT} -q -v ON_ERROR_STOP=1"
     )
-    there.psql("CREATE DATABASE swarm OWNER swarm_owner TEMPLATE template0 LOCALE 'C.UTF-8'", "postgres")
+    # As its administrator sees it: first wrong, then as the refusal says.
+    there.psql("CREATE DATABASE swarm ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C'", "postgres")
+    status, _, output = there.playbook("1_infrastructure.yml", *ARGUMENTS, "--tags", "postgres_install")
+    assert status != 0
+    for statement in (
+        "DROP DATABASE swarm;",
+        "CREATE DATABASE swarm OWNER swarm_owner ENCODING UTF8 TEMPLATE template0;",
+    ):
+        assert statement in output
+        there.psql(statement, "postgres")
     there.psql("REVOKE ALL ON DATABASE swarm FROM PUBLIC", "postgres")
     there.psql(
         "DO $$ DECLARE name text; BEGIN FOR name IN SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper "
