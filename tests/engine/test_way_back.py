@@ -603,6 +603,22 @@ def test_a_request_to_end_behind_the_commit_does_not_leave_services_stopped(
     assert_on_sqlite(estate)
 
 
+def test_a_request_to_end_does_not_keep_an_interrupted_way_back_from_its_end(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    killed(estate, "rollback_window.finish", False)
+    to_sqlite = monkeypatch_target("rollback_window", "to_sqlite")
+
+    def ask_to_end(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return to_sqlite(*arguments)
+
+    monkeypatch.setattr(f"{PACKAGE}.rollback_window.to_sqlite", ask_to_end)
+    assert "was finished" in estate.roll_back()["msg"]
+    assert_on_sqlite(estate)
+
+
 def test_a_host_that_fails_behind_the_commit_is_told_and_the_next_run_goes_on(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
