@@ -107,7 +107,8 @@ def server() -> Iterator[Server]:
         )
 
     run("initdb", "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(secret), "--locale=C.UTF-8")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} -c fsync=off -c max_connections=60 -c max_prepared_transactions=2"
+    settings = "-c fsync=off -c max_connections=60 -c max_prepared_transactions=2"
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} {settings}"
     run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
 
     def crash() -> None:
