@@ -24,7 +24,8 @@ class PlaybookRun:
     """The outcome of one run of ansible-playbook.
 
     :param output: what it printed, errors included.
-    :param changed_tasks: names of the tasks that changed something, each time that one did.
+    :param changed_tasks: names of the tasks that changed something, with their roles as in the output, each time that
+        one did.
     """
 
     status: int
@@ -82,7 +83,8 @@ class ThrowawayHost:
 
         def note(event: dict[str, Any]) -> bool:
             if event.get("event") == "runner_on_ok" and event["event_data"]["res"].get("changed"):
-                changed.append(event["event_data"]["task"])
+                role = event["event_data"].get("role")
+                changed.append(f"{role} : {event['event_data']['task']}" if role else event["event_data"]["task"])
             return False  # it need not be kept
 
         environment = dict(self.environment)

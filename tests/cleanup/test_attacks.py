@@ -29,14 +29,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be atta
 
 NOBODY = 65534
 # Each swaps as fast as it can until it is killed. Its working directory is the service's.
+# It exchanges, because a rename after one that failed would overwrite, and so destroy what the test looks for.
 SWAP_FILE = """
-import os
+import ctypes, os
+exchange = ctypes.CDLL(None, use_errno=True).renameat2
+AT_FDCWD, RENAME_EXCHANGE, ENOENT = -100, 2, 2
 while True:
-    try:
-        os.rename("service.db", "hidden.db"); os.rename("decoy.db", "service.db")
-        os.rename("service.db", "decoy.db"); os.rename("hidden.db", "service.db")
-    except OSError:
-        pass
+    if exchange(AT_FDCWD, b"service.db", AT_FDCWD, b"decoy.db", RENAME_EXCHANGE) != 0:
+        assert ctypes.get_errno() == ENOENT
 """
 SWAP_SYMLINK = """
 import os, sys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -41,7 +41,12 @@ def documentation() -> dict[str, dict[str, Any]]:
 
 def taken_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the arguments that a module asks for when it starts."""
-    module = importlib.import_module(name)
+    # By its path, because a directory of tests may have the same name.
+    (path,) = (path for path in MODULES if path.stem == name)
+    specification = importlib.util.spec_from_file_location(f"module_{name}", path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
 
     def construct(**keywords: Any) -> None:
         raise Constructed(keywords)
