@@ -29,26 +29,32 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be atta
 
 NOBODY = 65534
 # Each swaps as fast as it can until it is killed. Its working directory is the service's.
-# It exchanges, because a rename after one that failed would overwrite, and so destroy what the test looks for.
-SWAP_FILE = """
-import ctypes, os
-exchange = ctypes.CDLL(None, use_errno=True).renameat2
-AT_FDCWD, RENAME_EXCHANGE, ENOENT = -100, 2, 2
-while True:
-    if exchange(AT_FDCWD, b"service.db", AT_FDCWD, b"decoy.db", RENAME_EXCHANGE) != 0:
-        assert ctypes.get_errno() == ENOENT
+# They never overwrite: a plain rename after one that failed could destroy the very file that the test looks for.
+RENAME = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD, NOREPLACE, EXCHANGE = -100, 1, 2
+def rename(old, new, how=NOREPLACE):
+    if libc.renameat2(AT_FDCWD, old.encode(), AT_FDCWD, new.encode(), how) != 0:
+        raise OSError(ctypes.get_errno(), "rename")
 """
-SWAP_SYMLINK = """
-import os, sys
+SWAP_FILE = f"""{RENAME}
 while True:
     try:
-        os.rename("service.db", "hidden.db"); os.symlink(sys.argv[1], "service.db")
-        os.unlink("service.db"); os.rename("hidden.db", "service.db")
+        rename("service.db", "decoy.db", EXCHANGE)
+    except FileNotFoundError:
+        pass
+"""
+SWAP_SYMLINK = f"""{RENAME}
+while True:
+    try:
+        rename("service.db", "hidden.db"); os.symlink(sys.argv[1], "service.db")
+        os.unlink("service.db"); rename("hidden.db", "service.db")
     except OSError:
         try:
             if os.path.islink("service.db"):
                 os.unlink("service.db")
-            os.rename("hidden.db", "service.db")
+            rename("hidden.db", "service.db")
         except OSError:
             pass
 """
