@@ -107,8 +107,23 @@ class ThrowawayHost:
         return PlaybookRun(status, output, tuple(changed))
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the same as a command, for who starts it and does not wait, with :attr:`environment`."""
+        """Return the same as a command."""
         return ["ansible-playbook", *INVENTORY, *arguments, "--limit", "dev"]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start playbooks on it as an operator does, and do not wait.
+
+        :return: ansible-playbook in a session of its own, to be killed with all its children; its output is text.
+        """
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def run(self, command: Sequence[str], user: str = "root", text: str | None = None) -> str:
         """Run a command on it, which must succeed, and return what it prints."""

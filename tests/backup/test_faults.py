@@ -51,6 +51,19 @@ def start(program: Program, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def children(pid: int) -> list[tuple[int, str]]:
+    """Return id and name of each process that another has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, rest = path.read_text().partition("(")[2].rsplit(")", 1)
+        except OSError:
+            continue
+        if int(rest.split()[1]) == pid:
+            found.append((int(path.parent.name), name))
+    return found
+
+
 def test_a_full_disk_leaves_nothing_behind_and_the_older_backup_alone(program: Program, small_disk: Path) -> None:
     small = program.change(directory=small_disk)
     first = small.run("run")["name"]
@@ -61,6 +74,24 @@ def test_a_full_disk_leaves_nothing_behind_and_the_older_backup_alone(program: P
     small.run("check")
     program.query("DROP TABLE odd.big")
     small.run("run")
+
+
+def test_a_dump_that_is_cut_off_half_way_is_no_backup(program: Program) -> None:
+    first = program.run("run")["name"]
+    program.query("CREATE TABLE odd.big AS SELECT n, md5(n::text) FROM generate_series(1, 300000) AS n")
+    with start(program, "take") as process:
+        deadline = time.monotonic() + 60
+        while not (dumps := [child for child in children(process.pid) if child[1] == "pg_dump"]):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(dumps[0][0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "pg_dump" in errors
+    assert "Traceback" not in errors
+    assert program.names() == [first]
+    assert program.query("SELECT name FROM migration.backup") == [(first,)]
+    program.run("run")
 
 
 def test_a_truncated_dump_loses_its_mark(program: Program) -> None:

@@ -84,15 +84,7 @@ def run_playbooks(*playbooks: str) -> PlaybookRun:
 
 def run_and_kill(crash: Crash) -> list[str]:
     """Run site.yml, kill it at the given place, and return its output until then."""
-    process = subprocess.Popen(
-        HOST.command("site.yml"),
-        cwd=ROOT,
-        env={**os.environ, **HOST.environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    process = HOST.start("site.yml")
     assert process.stdout is not None
     lines: list[str] = []
     in_task = reached = False

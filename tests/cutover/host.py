@@ -8,28 +8,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.playbooks import ROOT, ThrowawayHost
+
 # Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
-PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}cutover-"
-CONTAINER = f"{PREFIX}swarm-dev"
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_NOCOLOR": "1",
-    "ANSIBLE_FORCE_COLOR": "0",
-    "TEST_HOST_PREFIX": PREFIX,
-}
-INVENTORY = ("-i", "inventory", "-i", "molecule/inventory")
+HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}cutover-")
+CONTAINER = HOST.container
 CUTOVER, ROLLBACK = "playbooks/4_service_cutover.yml", "playbooks/rollback.yml"
 REHEARSAL = "playbooks/3_data_migration.yml"
 
@@ -42,25 +32,12 @@ SERVICES: dict[str, dict[str, Any]] = {service["name"]: service for group in GRO
 # ---------------------------------------------------------------- what the tests look at
 
 
-def command_of(*arguments: str) -> list[str]:
-    """Return the command of one ansible-playbook."""
-    return ["ansible-playbook", *INVENTORY, *arguments, "-l", "dev"]
-
-
 def play(*arguments: str, succeeds: bool = True) -> str:
     """Run a playbook and return what it prints."""
-    result = subprocess.run(
-        command_of(*arguments),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert (result.returncode == 0) is succeeds, result.stdout
-    assert "Traceback" not in result.stdout
-    return result.stdout
+    run = HOST.play(*arguments)
+    assert run.succeeded is succeeds, run.output
+    assert "Traceback" not in run.output
+    return run.output
 
 
 def changed(output: str) -> int:
@@ -165,15 +142,7 @@ def until(condition: Any, seconds: float = 120.0) -> None:
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run a playbook beside the test."""
-    process = subprocess.Popen(
-        command_of(*arguments),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    process = HOST.start(*arguments)
     try:
         yield process
     finally:

@@ -21,29 +21,19 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
+
 SEED = os.environ.get("RANDOM_ORDER_SEED", "3728")
 STEPS = int(os.environ.get("RANDOM_ORDER_STEPS", "5"))
-PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}random-order-"
-CONTAINER = f"{PREFIX}swarm-dev"
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_NOCOLOR": "1",
-    "ANSIBLE_FORCE_COLOR": "0",
-    "TEST_HOST_PREFIX": PREFIX,
-}
+HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}random-order-")
 MIGRATE, CUT_OVER, ROLL_BACK = (
     f"playbooks/{name}.yml" for name in ("3_data_migration", "4_service_cutover", "rollback")
 )
@@ -66,31 +56,17 @@ GROUPS: dict[str, Any] = {
 MODULES = 'for p in $(pgrep -x python3); do grep -qa load_generator "/proc/$p/cmdline" || echo "$p"; done'
 
 
-def command_of(*playbooks: str) -> list[str]:
-    """Return the command of one ansible-playbook."""
-    return ["ansible-playbook", "-i", "inventory", "-i", "molecule/inventory", *playbooks, "-l", "dev"]
-
-
-def run(*playbooks: str) -> tuple[bool, int, str]:
-    """Run playbooks; return whether they succeeded, how many tasks changed something, and what was printed."""
-    result = subprocess.run(
-        command_of(*playbooks),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert "Traceback" not in result.stdout, result.stdout
-    changed = sum(int(count) for count in re.findall(r"changed=(\d+)", result.stdout))
-    return result.returncode == 0, changed, result.stdout
+def run(*playbooks: str) -> PlaybookRun:
+    """Run playbooks, which may fail, but not by a fault of the program."""
+    done = HOST.play(*playbooks)
+    assert "Traceback" not in done.output, done.output
+    return done
 
 
 def on_host(*command: str, succeeds: bool = True) -> str:
     """Run a command on the host and return what it prints."""
     result = subprocess.run(
-        ["docker", "exec", "-w", "/opt", CONTAINER, *command], capture_output=True, text=True, check=False
+        ["docker", "exec", "-w", "/opt", HOST.container, *command], capture_output=True, text=True, check=False
     )
     assert not succeeds or result.returncode == 0, result.stderr
     return result.stdout
@@ -168,15 +144,7 @@ class Walk:
         both = self.chance.random() < 0.6
         self._say(f"crash {playbook} after {seconds:.1f} s{' with its module' if both else ''}")
         with clients():
-            process = subprocess.Popen(
-                command_of(playbook),
-                cwd=ROOT,
-                env=ENVIRONMENT,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            process = HOST.start(playbook)
             assert process.stdout is not None
             for line in process.stdout:
                 if re.match(rf"TASK \[{TASKS[playbook]}", line):
@@ -198,27 +166,27 @@ class Walk:
         before = [state for state, _ in recorded().values()]
         self._say(f"run {playbook}{' again' if playbook == self.crashed else ''}")
         with clients():
-            succeeded, _, output = run(playbook)
+            done = run(playbook)
         if self.crashed and playbook != self.crashed:
             # It may refuse to go on with what another was killed in. Services that it needs may be stopped.
-            self._note("succeeded" if succeeded else "refused")
+            self._note("succeeded" if done.succeeded else "refused")
             return
         self.crashed = ""
         refused = playbook == CUT_OVER and any(state in ("pending", "rolled_back") for state in before)
-        if playbook == CUT_OVER and "frozen" in before and not succeeded:
+        if playbook == CUT_OVER and "frozen" in before and not done.succeeded:
             # A rehearsal is needed first, if the interrupted cutover had to be undone.
             refused = True
-        assert succeeded is not refused, output
-        if not succeeded:
+        assert done.succeeded is not refused, done.output
+        if not done.succeeded:
             self._note("refused, as it should")
             return
         stores = {"postgresql"} if playbook == CUT_OVER else {"sqlite"} if playbook == ROLL_BACK else None
-        assert stores is None or set(self._journal()["stores"].values()) == stores, output
+        assert stores is None or set(self._journal()["stores"].values()) == stores, done.output
         if playbook == MIGRATE:
             # It brings what the clients have written since.
-            assert run(playbook)[0]
-        succeeded, changed, output = run(playbook)
-        assert (succeeded, changed) == (True, 0), output
+            assert run(playbook).succeeded
+        further = run(playbook)
+        assert (further.succeeded, further.changed) == (True, 0), further.output
 
     def _note(self, text: str) -> None:
         self.done[-1] += f": {text}"
@@ -253,19 +221,21 @@ class Walk:
 @pytest.fixture(scope="module", autouse=True)
 def a_host() -> Iterator[None]:
     """A host with the sample estate, PostgreSQL and the schema, and the load generator."""
-    running = subprocess.run(["docker", "exec", CONTAINER, "true"], capture_output=True, check=False).returncode == 0
+    running = (
+        subprocess.run(["docker", "exec", HOST.container, "true"], capture_output=True, check=False).returncode == 0
+    )
     if running and os.environ.get("RANDOM_ORDER_KEEP_HOST"):
         yield
         return
-    assert run("molecule/destroy.yml")[0]
+    assert run("molecule/destroy.yml").succeeded
     prepare = ("molecule/create.yml", "molecule/prepare.yml", "playbooks/1_infrastructure.yml")
-    succeeded, _, output = run(*prepare, "playbooks/2_shared_library.yml", "molecule/under_load/start_load.yml")
-    assert succeeded, output
+    prepared = run(*prepare, "playbooks/2_shared_library.yml", "molecule/under_load/start_load.yml")
+    assert prepared.succeeded, prepared.output
     on_host("systemctl", "stop", "load-generator")
     yield
     if os.environ.get("RANDOM_ORDER_KEEP_HOST"):
         return
-    assert run("molecule/destroy.yml")[0]
+    assert run("molecule/destroy.yml").succeeded
 
 
 def test_any_order_keeps_every_promise() -> None:

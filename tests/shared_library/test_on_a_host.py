@@ -21,6 +21,8 @@ from ansible.module_utils.migration import schema, service_trial
 from ansible.module_utils.migration.connection import connected
 from ansible.module_utils.migration.schema_files import read_files
 
+from scripts.playbooks import ROOT, ThrowawayHost
+
 from .conftest import url_of
 from .row_types import TYPESCRIPT
 from .tls_proxy import make_certificate, tls_in_front_of
@@ -30,19 +32,9 @@ if TYPE_CHECKING:
 
     from tests.conftest import Server
 
-ROOT = Path(__file__).resolve().parents[2]
 # Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
-PREFIX = f"{os.environ.get('TEST_HOST_PREFIX', '')}shared-library-"
-CONTAINER = f"{PREFIX}swarm-dev"
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_NOCOLOR": "1",
-    "ANSIBLE_FORCE_COLOR": "0",
-    "TEST_HOST_PREFIX": PREFIX,
-}
-PLAYBOOK = ("ansible-playbook", "-i", "inventory", "-i", "molecule/inventory", "playbooks/2_shared_library.yml")
+HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}shared-library-")
+CONTAINER = HOST.container
 NAMES = ("swarm-registry", "swarm-tickets")
 SERVICES = [{"name": name, "user": "swarm", "directory": f"/opt/{name}"} for name in NAMES]
 BUILT = "/opt/swarm-shared/db"
@@ -71,29 +63,21 @@ def host() -> Iterator[None]:
     subprocess.run(["docker", "rm", "--force", CONTAINER], check=True, capture_output=True)
 
 
-def command_of(*arguments: str, services: list[dict[str, str]] | None = None, **variables: str) -> list[str]:
-    """Return the command of one run of the playbook."""
+def playbook(services: list[dict[str, str]] | None = None, **variables: str) -> list[str]:
+    """Return the playbook and its variables, as arguments of ansible-playbook."""
     extra = json.dumps({"shared_library_services": services or SERVICES, **variables})
-    return [*PLAYBOOK, "--limit", "dev", "--diff", "-e", extra, *arguments]
+    return ["playbooks/2_shared_library.yml", "--diff", "-e", extra]
 
 
 def play(
     *arguments: str, succeeds: bool = True, services: list[dict[str, str]] | None = None, **variables: str
 ) -> tuple[int, str]:
     """Run the playbook; return how many tasks have changed something, and what it prints."""
-    result = subprocess.run(
-        command_of(*arguments, services=services, **variables),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert (result.returncode == 0) is succeeds, result.stdout
-    assert "Traceback" not in result.stdout
-    assert "WARNING" not in result.stdout
-    return sum(int(count) for count in re.findall(r"changed=(\d+)", result.stdout)), result.stdout
+    run = HOST.play(*playbook(services, **variables), *arguments)
+    assert run.succeeded is succeeds, run.output
+    assert "Traceback" not in run.output
+    assert "WARNING" not in run.output
+    return run.changed, run.output
 
 
 def files(*directories: str) -> str:
@@ -174,13 +158,14 @@ def test_a_copy_that_root_has_installed_becomes_the_service_s() -> None:
 
 def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
     on_host(f"rm -rf {BUILT} {REGISTRY_COPY}")
-    run = subprocess.Popen(command_of(), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    run = HOST.start(*playbook())
     deadline = time.monotonic() + 60
     while ".db-build-" not in on_host("ls -A /opt/swarm-shared"):
         assert time.monotonic() < deadline
     # Like pulling the plug: nobody on the host gets the chance to clean up.
     subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
-    assert run.wait(timeout=60) != 0
+    run.communicate(timeout=60)
+    assert run.returncode != 0
     assert ".db-build-" in on_host("ls -A /opt/swarm-shared")
     assert on_host(f"ls -d {BUILT} {REGISTRY_COPY} 2>/dev/null || true") == ""
     on_host("mkdir /opt/swarm-tickets/node_modules/.swarm-shared-db-copy-killed")

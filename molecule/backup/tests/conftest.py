@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
-PREFIX = os.environ.get("TEST_HOST_PREFIX", "molecule-")
+from scripts.playbooks import ThrowawayHost
+
+HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 WRITER = (
     'while :; do echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type) '
     "VALUES ('s', md5(random()::text), 'load', 'manual');\"; sleep 0.02; done | sudo -u postgres psql -q swarm"
@@ -67,25 +66,8 @@ class Backups:
 
     def playbook(self, name: str, *arguments: str) -> tuple[int, int, str]:
         """Run a playbook on the test host; return exit code, number of changes, and output."""
-        inventories = ["-i", "inventory", "-i", "molecule/inventory", "-l", "dev"]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-            "TEST_HOST_PREFIX": PREFIX,
-        }
-        result = subprocess.run(
-            ["ansible-playbook", *inventories, f"playbooks/{name}", *arguments],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        changed = sum(map(int, re.findall(r" changed=(\d+) ", result.stdout)))
-        return result.returncode, changed, result.stdout
+        run = HOST.play(f"playbooks/{name}", *arguments)
+        return run.status, run.changed, run.output
 
     def names(self) -> list[str]:
         """Return the names of the complete backups, the oldest first."""
@@ -95,7 +77,7 @@ class Backups:
 @pytest.fixture(scope="session")
 def backups() -> Backups:
     """The backups of the test host."""
-    return Backups(testinfra.get_host(f"docker://{PREFIX}swarm-dev"))
+    return Backups(testinfra.get_host(f"docker://{HOST.container}"))
 
 
 @pytest.fixture(scope="session")

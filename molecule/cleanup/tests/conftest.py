@@ -6,39 +6,21 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
-PREFIX = os.environ.get("TEST_HOST_PREFIX", "molecule-")
+from scripts.playbooks import PlaybookRun, ThrowawayHost
+
+HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(PlaybookRun):
     """The outcome of one run of a playbook."""
-
-    status: int
-    output: str
-    changed: int
-
-    @property
-    def changed_tasks(self) -> set[str]:
-        """Return the names of the tasks that changed something."""
-        names = set()
-        task = ""
-        for line in self.output.splitlines():
-            if heading := re.match(r"TASK \[(.*)\]", line):
-                task = heading[1]
-            elif line.startswith("changed: "):
-                names.add(task)
-        return names
 
     @property
     def plan_id(self) -> str:
@@ -56,20 +38,8 @@ class Cleaned:
 
     def play(self, *playbooks: str, options: tuple[str, ...] = ()) -> Run:
         """Run playbooks on it."""
-        inventories = ["-i", "inventory", "-i", "molecule/inventory", "-l", "dev"]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-            "TEST_HOST_PREFIX": PREFIX,
-        }
-        command = ["ansible-playbook", *inventories, *(f"playbooks/{name}.yml" for name in playbooks), *options]
-        result = subprocess.run(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-        recaps = re.findall(r"^\S+ +: ok=\d+ +changed=(\d+) .*", result.stdout, re.MULTILINE)
-        return Run(result.returncode, result.stdout, sum(map(int, recaps)))
+        run = HOST.play(*(f"playbooks/{name}.yml" for name in playbooks), *options)
+        return Run(run.status, run.output, run.changed_tasks)
 
     def clean_up(self, confirm: str = "", restore: str = "", check: bool = False) -> Run:
         """Run the cleanup."""
@@ -218,7 +188,7 @@ print(digest(found), legacy)
 @pytest.fixture(scope="session")
 def cleaned() -> Cleaned:
     """Return the host, with a legacy file on a disk of its own."""
-    cleaned = Cleaned(testinfra.get_host(f"docker://{PREFIX}swarm-dev"))
+    cleaned = Cleaned(testinfra.get_host(f"docker://{HOST.container}"))
     cleaned.shell(
         f"if ! mountpoint -q {OTHER_DISK}; then mkdir /run/kept && cp -a {OTHER_DISK}/* /run/kept "
         f"&& mount -t tmpfs -o mode=0755 tmpfs {OTHER_DISK} && cp -a /run/kept/* {OTHER_DISK} && rm -r /run/kept; fi"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -71,16 +70,9 @@ def print_site() -> Callable[..., str]:
     """Return a function that runs site.yml as an operator does, and returns every byte that it prints."""
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            HOST.command("site.yml", *arguments),
-            cwd=ROOT,
-            env={**os.environ, **HOST.environment},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        with HOST.start("site.yml", *arguments) as process:
+            output, _ = process.communicate()
+        assert process.returncode == 0, output
+        return output
 
     return run
