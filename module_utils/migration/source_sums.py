@@ -1,7 +1,8 @@
 """Adds up the source's plain rows in a process of its own, while others are prepared and loaded.
 
 Hashing keeps Python busy, and so does feeding COPY; a thread would not run beside it. The process
-begins before it is known whether all rows are plain, and does again only the tables where not.
+begins before it is known whether all rows are plain, and does again only the tables where not. The
+tables are divided into pieces: what is left of them once the rows are loaded, both processes do.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Protocol
 
@@ -20,11 +22,14 @@ from .plan import TablePlan
 from .prepare_table import PreparedTable
 from .row_sums import RowSum, sum_plain_rows
 from .snapshot import Snapshot
-from .source import count_rows, open_snapshot
+from .source import ROWID_ALIASES, count_rows, open_snapshot, quote_name
 
 # A smaller source is hashed in less time than a process takes to start.
 FROM_BYTES = 32 << 20
 FROM_ROWS = 20_000
+ROWS_OF_A_PIECE = 50_000
+# So many numbers of pieces find room in a pipe at once, even the smallest there is (4 KiB).
+_MOST_PIECES = 500
 # Longer than the line of any row whose values are plain would be in most tables.
 _LONGEST_LINE_BYTES = 4 << 20
 
@@ -54,80 +59,169 @@ class _Nothing:
         return {}
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of a table.
+
+    :param among: SQL condition that tells them, None for all.
+    """
+
+    rows: PlainRows
+    among: str | None
+
+    @property
+    def table(self) -> str:
+        """Return the name of the table."""
+        return self.rows.plan.source.name
+
+
+@dataclass
+class _Found:
+    """What one process has added up.
+
+    :param failed: tables with a row that is too long to be plain.
+    """
+
+    sums: Sums = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+
+    def add(self, table: str, found: RowSum) -> None:
+        """Add the sum over a piece of a table."""
+        self.sums[table] = self.sums.get(table, RowSum()).plus(found)
+
+
 class _Process:
-    """The process, and the pipe to it."""
+    """The process, the pipe to it, and the pieces that it shares with this one: who has time takes the next."""
 
     def __init__(self, snapshot: Snapshot, plans: Sequence[TablePlan]) -> None:
         context = multiprocessing.get_context("fork")
         self._pipe, other = context.Pipe()
         tables = [rows for rows in map(plain_rows, plans) if rows is not None]
-        self._process = context.Process(target=_sum_all, args=(snapshot, tables, other), daemon=True)
+        self._copy = snapshot
+        with _opened(snapshot) as file:
+            self._pieces = [piece for rows in tables for piece in _pieces_of(file, rows)]
+        self._queue = _queue_of(len(self._pieces))
+        arguments = (snapshot, tables, self._pieces, self._queue, other)
+        self._process = context.Process(target=_sum_all, args=arguments, daemon=True)
         self._process.start()
         other.close()
-        self._found: Sums | None = None
+        self._odd: Odd = {}
+        self._result: Sums | None = None
 
     def settle(self, tables: Sequence[PreparedTable]) -> None:
         """Say which tables hold rows that are not plain."""
-        self._send(
-            {table.plan.source.name: table.plain.odd for table in tables if table.plain is not None and table.odd_rows}
-        )
-
-    def _send(self, odd: Odd) -> None:
-        try:
-            self._pipe.send(odd)
-        except OSError:
-            return  # it has ended: result() says so
+        self._odd = {
+            table.plan.source.name: table.plain.odd for table in tables if table.plain is not None and table.odd_rows
+        }
+        with suppress(OSError):  # it has ended: result() says so
+            self._pipe.send(self._odd)
 
     def result(self) -> Sums:
-        """Return the sums, none if the process failed."""
-        if self._found is None:
+        """Return the sums, none if the process failed; until it is done, take pieces from it."""
+        if self._result is None:
+            ours = _Found()
+            _take_pieces(self._copy, self._pieces, self._queue, ours, lambda: self._odd)
             try:
-                self._found = self._pipe.recv()
+                theirs: _Found = self._pipe.recv()
             except (EOFError, OSError):
-                self._found = {}
-        return self._found or {}
+                self._result = {}
+                return {}
+            for table, found in ours.sums.items():
+                theirs.add(table, found)
+            failed = ours.failed | theirs.failed
+            self._result = {table: found for table, found in theirs.sums.items() if table not in failed}
+        return self._result
 
     def stop(self) -> None:
         """End the process, if it still runs."""
         self._process.terminate()
         self._process.join()
         self._pipe.close()
+        os.close(self._queue)
 
 
-def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pipe: Pipe) -> None:
+def _pieces_of(snapshot: sqlite3.Connection, rows: PlainRows) -> Iterator[_Piece]:
+    """Divide a table by its row ids, if it has any; the pieces are of equal size if no id was ever deleted."""
+    source = rows.plan.source
+    names = {name.lower() for name in source.column_names}
+    row_id = next((name for name in ROWID_ALIASES if name not in names), None)
+    first = last = None
+    if row_id is not None and source.relation == quote_name(source.name):
+        with suppress(sqlite3.OperationalError):  # it was created WITHOUT ROWID
+            first, last = snapshot.execute(
+                f"SELECT (SELECT min({row_id}) FROM {source.relation}), "  # noqa: S608 (quoted)
+                f"(SELECT max({row_id}) FROM {source.relation})"
+            ).fetchone()
+    if first is None or last is None:
+        yield _Piece(rows, None)
+        return
+    count = min(_MOST_PIECES, -(-count_rows(snapshot, source) // ROWS_OF_A_PIECE))
+    step = -(-(last - first + 1) // count)
+    for start in range(first, last + 1, step):
+        # The ends are row ids themselves: no number is beyond what SQLite can hold.
+        yield _Piece(rows, f"{row_id} BETWEEN {start} AND {min(start + step - 1, last)}")
+
+
+def _queue_of(count: int) -> int:
+    """Return a pipe that gives out the numbers below ``count``, each once, to whoever reads from it."""
+    reading, writing = os.pipe()
+    os.write(writing, array("I", range(count)).tobytes())
+    os.close(writing)
+    return reading
+
+
+def _take_pieces(
+    copy: Snapshot, pieces: Sequence[_Piece], queue: int, found: _Found, read_odd: Callable[[], Odd | None]
+) -> None:
+    """Add up pieces that nobody else has taken, until there are no more.
+
+    :param read_odd: returns which tables hold rows that are not plain, None as long as that is not known.
+    """
+    with _opened(copy) as snapshot:
+        while number := os.read(queue, array("I").itemsize):
+            piece = pieces[array("I", number)[0]]
+            if piece.table in (read_odd() or ()):
+                continue
+            try:
+                found.add(piece.table, sum_plain_rows(snapshot, piece.rows, all_plain=True, among=piece.among))
+            except (sqlite3.DataError, sqlite3.OperationalError):
+                found.failed.add(piece.table)
+
+
+def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pieces: Sequence[_Piece], queue: int, pipe: Pipe) -> None:
     """Send the sums; the connection to PostgreSQL that was inherited is never touched."""
     # The load goes first: only then is PostgreSQL never kept waiting for its rows.
     os.nice(19)
     odd: Odd | None = None
-    sums: Sums = {}
-    supposed = []
-    with closing(open_snapshot(copy.path)) as snapshot:
-        snapshot.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_LINE_BYTES)
-        for rows in tables:
-            odd = pipe.recv() if odd is None and pipe.poll() else odd
-            name = rows.plan.source.name
-            if odd is None:
-                supposed.append(rows)
-            if odd is None or name not in odd:
-                with suppress(sqlite3.DataError, sqlite3.OperationalError):
-                    # A row that is too long to be plain ends the attempt here.
-                    sums[name] = sum_plain_rows(snapshot, rows, all_plain=True)
-            else:
-                sums[name] = _sum_again(copy, rows, odd[name])
-        odd = pipe.recv() if odd is None else odd
-        for rows in supposed:
-            if rows.plan.source.name in odd:
-                sums[rows.plan.source.name] = _sum_again(copy, rows, odd[rows.plan.source.name])
-    pipe.send(sums)
+    found = _Found()
+
+    def read_odd() -> Odd | None:
+        nonlocal odd
+        if odd is None and pipe.poll():
+            odd = pipe.recv()
+        return odd
+
+    _take_pieces(copy, pieces, queue, found, read_odd)
+    odd = pipe.recv() if odd is None else odd
+    for rows in tables:
+        name = rows.plan.source.name
+        if name in odd:
+            # Not all of its rows are plain, as was supposed.
+            with closing(open_snapshot(copy.path)) as snapshot:
+                found.sums[name] = sum_plain_rows(snapshot, replace(rows, odd=odd[name]))
+            found.failed.discard(name)
+    pipe.send(found)
     pipe.close()
     # Nothing of the parent's is closed or flushed a second time.
     os._exit(0)
 
 
-def _sum_again(copy: Snapshot, rows: PlainRows, odd: str) -> RowSum:
-    """Return the sum over the rows of a table that are plain, which not all are."""
+@contextmanager
+def _opened(copy: Snapshot) -> Iterator[sqlite3.Connection]:
+    """Open the snapshot; a row that is too long to be plain ends what reads it."""
     with closing(open_snapshot(copy.path)) as snapshot:
-        return sum_plain_rows(snapshot, replace(rows, odd=odd))
+        snapshot.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_LINE_BYTES)
+        yield snapshot
 
 
 def _holds_many_rows(copy: Snapshot, plans: Sequence[TablePlan]) -> bool:

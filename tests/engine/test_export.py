@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration import engine
+from ansible.module_utils.migration import engine, export_table
 from ansible.module_utils.migration.connection import Login, connect
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group, parse_group
@@ -116,6 +116,24 @@ def test_without_a_change_the_copy_stays_byte_for_byte(connection: Connection, e
     assert [(table.source, table.rows, len(table.content_hash)) for table in report.tables] == [
         ("users", 3, 32), ("notes", 3, 32),
     ]  # fmt: skip
+
+
+def test_rows_are_compared_one_by_one_only_where_the_sums_differ(
+    connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(connection, "UPDATE app.notes SET body = 'other' WHERE id = 2")
+    compared: list[str] = []
+    original = export_table.found
+
+    def noted(sides: Any, directory: Path) -> Any:
+        compared.append(sides.plan.source.name)
+        return original(sides, directory)
+
+    monkeypatch.setattr(export_table, "found", noted)
+    report, copy = bring_back(connection, estate)
+    assert compared == ["notes"]
+    assert counts(report) == {"users": (0, 0, 0), "notes": (0, 1, 0)}
+    assert rows_of(copy, "SELECT body FROM notes WHERE id = 2") == [("other",)]
 
 
 def test_new_changed_and_deleted_rows_come_back(connection: Connection, estate: Group) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,90 @@ def test_a_large_source_is_added_up_in_a_process_of_its_own(
     assert report["way"] == engine.PLAIN_ROWS
     assert used == [{"t"}]
     assert query(connection, "SELECT count(*) FILTER (WHERE n = 8) FROM app.t") == [(odd + (odd < 8),)]
+
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "numbers", "pieces"),
+    [
+        ("id INTEGER PRIMARY KEY", "", range(1, 11), 5),
+        ("id INTEGER PRIMARY KEY", "", (-LARGEST - 1, -7, 0, 1, LARGEST), 3),
+        ("id INTEGER PRIMARY KEY", "", (), 1),
+        ("id INTEGER PRIMARY KEY", "WITHOUT ROWID", range(1, 11), 1),
+        ("id INTEGER", "", range(1, 11), 5),
+        ("id BIGINT NOT NULL PRIMARY KEY, ROWID TEXT, _rowid_ TEXT, Oid TEXT", "", range(1, 11), 1),
+        ("id INTEGER, RowId TEXT", "", range(1, 11), 5),
+    ],
+)
+def test_both_processes_share_the_pieces_of_a_table(
+    connection: Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: str,
+    options: str,
+    numbers: Any,
+    pieces: int,
+) -> None:
+    """A piece that is lost, or added up twice, makes the sums differ, and the move is refused."""
+    for name in ("FROM_BYTES", "FROM_ROWS"):
+        monkeypatch.setattr(source_sums, name, 0)
+    monkeypatch.setattr(source_sums, "ROWS_OF_A_PIECE", 2)
+    make_target(connection, "CREATE TABLE t (id bigint, rowid text, _rowid_ text, oid text, v text)")
+    path = make_source(tmp_path / "t.db", f"CREATE TABLE t ({columns}, v TEXT) {options}")
+    with sqlite3.connect(path) as source:
+        source.executemany("INSERT INTO t (id, v) VALUES (?, ?)", ((number, f"v{number}") for number in numbers))
+    taken: list[int] = []
+    original = source_sums._Process.result
+
+    def watched(process: Any) -> Any:
+        taken.append(len(process._pieces))
+        return original(process)
+
+    monkeypatch.setattr(source_sums._Process, "result", watched)
+    report = rehearse(connection, make_group(path, {"source": "t"}), tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    assert taken == [pieces]
+    assert report["tables"][0]["equal"]
+    assert report["tables"][0]["target_rows"] == len(numbers)
+
+
+@pytest.mark.parametrize("special", ["", "rows that are not plain", "a row that is too long"])
+@pytest.mark.parametrize("who", ["this process", "the other"])
+def test_it_does_not_matter_who_adds_up_a_piece(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, special: str
+) -> None:
+    for name, value in {"FROM_BYTES": 0, "FROM_ROWS": 0, "ROWS_OF_A_PIECE": 2, "_LONGEST_LINE_BYTES": 10_000}.items():
+        monkeypatch.setattr(source_sums, name, value)
+    parent = os.getpid()
+    take = source_sums._take_pieces
+
+    def take_all_or_none(*arguments: Any) -> None:
+        if (os.getpid() == parent) is (who == "this process"):
+            take(*arguments)
+
+    monkeypatch.setattr(source_sums, "_take_pieces", take_all_or_none)
+    results: list[set[str]] = []
+    original = source_sums._Process.result
+
+    def watched(process: Any) -> Any:
+        found = original(process)
+        results.append(set(found))
+        return found
+
+    monkeypatch.setattr(source_sums._Process, "result", watched)
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, n integer, v text)")
+    odd = 3 if special == "rows that are not plain" else 0
+    long = 6 if special == "a row that is too long" else 0
+    rows = [(number, number + 0.5 * (number <= odd), "x" * (20_000 * (number == long))) for number in range(1, 12)]
+    path = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, n, v TEXT)", {"t": rows})
+    group = make_group(path, {"source": "t", "columns": {"n": {"fraction": "round"}}})
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    assert report["tables"][0]["equal"]
+    # What is too long for them is added up in another way.
+    assert results == [set() if long else {"t"}]
 
 
 def test_indexes_and_constraints_are_the_same_after_a_large_load(
