@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from .row_sums import (
     RowSum,
     TargetField,
     concatenated,
-    copy_out,
     digest_of,
     odd_rows_of,
     plain_fields,
@@ -43,6 +42,8 @@ WHOLE_ROW = "(row)"
 _BUCKET_DIGITS = 3
 # Buckets are read together as long as they hold no more rows than this.
 _ROWS_AT_ONCE = 20_000
+# What COPY TO sends is handed on in pieces of this size at least.
+_BLOCK_BYTES = 1 << 18
 
 _RowsByKey = dict[tuple[str, ...], list[list[str]]]
 
@@ -98,7 +99,7 @@ class _Finder:
 
         fields, joins = target_fields(self._connection, self._prepared.plan)
         what = sql.SQL("{}, md5({})").format(self._target_bucket(fields), concatenated(fields))
-        copy_out(self._connection, target_query(self._prepared.plan, what, joins, None), consume)
+        _copy_out(self._connection, target_query(self._prepared.plan, what, joins, None), consume)
         return {name: (found.rows, found.high, found.low) for name, found in sums.items()}
 
     def differences_in(self, buckets: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -214,3 +215,34 @@ def _shown(column: ColumnPlan, item: str) -> str:
     if column.options.secret:
         return "NULL" if item == null_field(column) else "(secret)"
     return show(item)
+
+
+def _copy_out(connection: Connection, query: Composable, consume: Callable[[str], None]) -> None:
+    """Hand the output of a COPY to ``consume``, in pieces that end with a line."""
+    with connection.cursor() as cursor:
+        output = _Pieces(consume)
+        cursor.copy_expert(query, output)
+        output.flush()
+
+
+class _Pieces:
+    """What COPY TO writes to: gathers the stream into pieces of whole lines."""
+
+    def __init__(self, consume: Callable[[str], None]) -> None:
+        self._consume = consume
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece of the stream; psycopg2 hands over one line at a time."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= _BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what has gathered."""
+        if self._parts:
+            self._consume(b"".join(self._parts).decode())
+        self._parts.clear()
+        self._size = 0

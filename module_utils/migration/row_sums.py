@@ -1,7 +1,7 @@
 """The sum over the rows of one table, of either side: each row is hashed over its canonical fields (:mod:`.canonical`).
 
 The hashes are added up: a changed value, a missing row and a doubled row all change the sum.
-PostgreSQL builds and hashes its own rows, so that only the hashes travel.
+PostgreSQL builds, hashes and adds up its own rows, so that only the sum travels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from psycopg2.sql import Composable
 
-_BLOCK_BYTES = 1 << 18
 _PIECE = 1 << 20  # characters
 # Of up to four arguments each.
 _FIELDS_AT_ONCE = 25
@@ -275,34 +274,3 @@ def target_query(plan: TablePlan, what: Composable, joins: Composable, only: Com
     return sql.SQL("COPY (SELECT {} FROM {} AS t{}{}) TO STDOUT").format(
         what, table_name(plan.target.name), only or sql.SQL(""), joins
     )
-
-
-def copy_out(connection: Connection, query: Composable, consume: Callable[[str], None]) -> None:
-    """Hand the output of a COPY to ``consume``, in pieces that end with a line."""
-    with connection.cursor() as cursor:
-        output = _Pieces(consume)
-        cursor.copy_expert(query, output)
-        output.flush()
-
-
-class _Pieces:
-    """What COPY TO writes to: gathers the stream into pieces of whole lines."""
-
-    def __init__(self, consume: Callable[[str], None]) -> None:
-        self._consume = consume
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """Take the next piece of the stream; psycopg2 hands over one line at a time."""
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size >= _BLOCK_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand on what has gathered."""
-        if self._parts:
-            self._consume(b"".join(self._parts).decode())
-        self._parts.clear()
-        self._size = 0

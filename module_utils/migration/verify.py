@@ -2,8 +2,8 @@
 
 Both sides are brought to the same canonical fields (:mod:`.canonical`), each row is hashed over
 them, and the hashes are added up: a changed value, a missing row and a doubled row all change the
-sum. PostgreSQL builds and hashes its own rows, so that only the hashes travel. Where the sums
-differ, the very rows, columns and both values are named.
+sum. PostgreSQL builds, hashes and adds up its own rows, so that only the sum travels. Where the
+sums differ, the very rows, columns and both values are named.
 """
 
 from __future__ import annotations
