@@ -28,7 +28,8 @@ from .source import ROWID_ALIASES, count_rows, open_snapshot, quote_name
 FROM_BYTES = 32 << 20
 FROM_ROWS = 20_000
 ROWS_OF_A_PIECE = 50_000
-# So many numbers of pieces find room in a pipe at once, even the smallest there is (4 KiB).
+# So many numbers find room in a pipe at once, even in the smallest there is (4 KiB). Each stands for several pieces if
+# there are more.
 _MOST_PIECES = 500
 # Longer than the line of any row whose values are plain would be in most tables.
 _LONGEST_LINE_BYTES = 4 << 20
@@ -100,7 +101,7 @@ class _Process:
         self._copy = snapshot
         with _opened(snapshot) as file:
             self._pieces = [piece for rows in tables for piece in _pieces_of(file, rows)]
-        self._queue = _queue_of(len(self._pieces))
+        self._queue = _queue_of(min(len(self._pieces), _MOST_PIECES))
         arguments = (snapshot, tables, self._pieces, self._queue, other)
         self._process = context.Process(target=_sum_all, args=arguments, daemon=True)
         self._process.start()
@@ -179,13 +180,13 @@ def _take_pieces(
     """
     with _opened(copy) as snapshot:
         while number := os.read(queue, array("I").itemsize):
-            piece = pieces[array("I", number)[0]]
-            if piece.table in (read_odd() or ()):
-                continue
-            try:
-                found.add(piece.table, sum_plain_rows(snapshot, piece.rows, all_plain=True, among=piece.among))
-            except (sqlite3.DataError, sqlite3.OperationalError):
-                found.failed.add(piece.table)
+            for piece in pieces[array("I", number)[0] :: _MOST_PIECES]:
+                if piece.table in (read_odd() or ()):
+                    continue
+                try:
+                    found.add(piece.table, sum_plain_rows(snapshot, piece.rows, all_plain=True, among=piece.among))
+                except (sqlite3.DataError, sqlite3.OperationalError):
+                    found.failed.add(piece.table)
 
 
 def _sum_all(copy: Snapshot, tables: Sequence[PlainRows], pieces: Sequence[_Piece], queue: int, pipe: Pipe) -> None:

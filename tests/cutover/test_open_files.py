@@ -130,7 +130,7 @@ def test_ports_and_environment_are_those_of_the_process() -> None:
             accepted, (_, client_port) = listener.accept()
             with accepted:
                 assert open_files.local_ports(process.pid) == {client_port}
-                assert client_port not in open_files.local_ports(os.getppid())
+                assert client_port not in open_files.local_ports(os.getpid())
             assert open_files.environment_of(process.pid)["PATH"] == os.environ["PATH"]
 
 

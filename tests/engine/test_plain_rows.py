@@ -123,6 +123,23 @@ def test_a_large_source_is_added_up_in_a_process_of_its_own(
     assert query(connection, "SELECT count(*) FILTER (WHERE n = 8) FROM app.t") == [(odd + (odd < 8),)]
 
 
+def test_there_may_be_more_pieces_than_a_pipe_has_room_for(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FROM_BYTES": 0, "FROM_ROWS": 0, "ROWS_OF_A_PIECE": 1, "_MOST_PIECES": 3}.items():
+        monkeypatch.setattr(source_sums, name, value)
+    tables = [f"t{number}" for number in range(5)]
+    make_target(connection, ";".join(f"CREATE TABLE {name} (id integer PRIMARY KEY)" for name in tables))
+    path = make_source(
+        tmp_path / "t.db",
+        ";".join(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)" for name in tables),
+        {name: [(number,) for number in range(7)] for name in tables},
+    )
+    report = rehearse(connection, make_group(path, *({"source": name} for name in tables)), tmp_path)["report"]
+    assert report["way"] == engine.PLAIN_ROWS
+    assert [(table["equal"], table["target_rows"]) for table in report["tables"]] == [(True, 7)] * 5
+
+
 LARGEST = 2**63 - 1
 
 
