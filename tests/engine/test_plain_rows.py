@@ -135,7 +135,17 @@ def test_there_may_be_more_pieces_than_a_pipe_has_room_for(
         ";".join(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)" for name in tables),
         {name: [(number,) for number in range(7)] for name in tables},
     )
+    results: list[set[str]] = []
+    original = source_sums._Process.result
+
+    def watched(process: Any) -> Any:
+        found = original(process)
+        results.append(set(found))
+        return found
+
+    monkeypatch.setattr(source_sums._Process, "result", watched)
     report = rehearse(connection, make_group(path, *({"source": name} for name in tables)), tmp_path)["report"]
+    assert results == [set(tables)]
     assert report["way"] == engine.PLAIN_ROWS
     assert [(table["equal"], table["target_rows"]) for table in report["tables"]] == [(True, 7)] * 5
 
