@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.datasets import Dataset, column_names
 from bench.target import DATABASE, Server, TableRules, insert_values
-from module_utils.migration import engine
-from module_utils.migration.connection import Login, connected
-from module_utils.migration.errors import MigrationError
-from module_utils.migration.estate import parse_group
+from module_utils.migration.core.connection import Login, connected
+from module_utils.migration.core.errors import MigrationError
+from module_utils.migration.core.estate import parse_group
+from module_utils.migration.engine.transfer import migrate
 
 EXECUTE_VALUES_PAGE_SIZE = 1000
 COPY_BUFFER_BYTES = 1 << 20
@@ -219,7 +219,7 @@ def run_engine(server: Server, job: dict[str, Any]) -> dict[str, Any]:
     login = Login(server.host, server.port, DATABASE, server.user)
     group = parse_group(job["group"])
     with connected(login) as connection:
-        result = engine.migrate(connection, group, engine.REHEARSAL, False, job["work_directory"])
+        result = migrate.migrate(connection, group, migrate.REHEARSAL, False, job["work_directory"])
     report = result["report"]
     return {
         "changed": result["changed"],

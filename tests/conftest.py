@@ -29,8 +29,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 sys.path.extend(str(path) for path in sorted(PROJECT.glob("roles/*/library")))
 
-from ansible.module_utils.migration import ledger  # noqa: E402 (needs the path above)
-from ansible.module_utils.migration.connection import Login, connect  # noqa: E402
+from ansible.module_utils.migration.core import ledger  # noqa: E402 (needs the path above)
+from ansible.module_utils.migration.core.connection import Login, connect  # noqa: E402
 from ansible.module_utils.node_package.shared_statements import SHARED_STATEMENTS  # noqa: E402
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from ..migration.errors import MigrationError, Problem
+from ..migration.core.errors import MigrationError, Problem
 from .source import SOURCE_HASH, Source, first_errors, remove, write
 
 BUILD_SECONDS = 300

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..migration.errors import MigrationError, Problem
+from ..migration.core.errors import MigrationError, Problem
 from .source import (
     DIRECTORY_MODE,
     FILE_MODE,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..migration.ledger import CREATE_LEDGER
-from ..migration.schema import DESCRIBE_CATALOG
+from ..migration.core.ledger import CREATE_LEDGER
+from ..migration.postgres.schema import DESCRIBE_CATALOG
 
 # From the one place where they stand, so that both runners write the same ledger.
 SHARED_STATEMENTS = {

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import backup, backup_settings
-from ansible.module_utils.migration.backup_settings import Settings
-from ansible.module_utils.migration.connection import Login, connect
+from ansible.module_utils.migration.backup import cli
+from ansible.module_utils.migration.backup import settings as backup_settings
+from ansible.module_utils.migration.backup.settings import Settings
+from ansible.module_utils.migration.core.connection import Login, connect
 
 from tests.conftest import MIGRATOR, PROGRAMS
 
@@ -79,7 +80,7 @@ class Program:
         self.capture.readouterr()
         before = os.umask(0o022)
         try:
-            status = backup.main([*arguments, "--json", "--settings", str(self.path)])
+            status = cli.main([*arguments, "--json", "--settings", str(self.path)])
         finally:
             # The program sets that of its process, which is ours here.
             os.umask(before)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import backup_copy_methods
-from ansible.module_utils.migration.backup_settings import CopyTarget
-from ansible.module_utils.migration.connection import connect
+from ansible.module_utils.migration.backup import offsite_methods
+from ansible.module_utils.migration.backup.settings import CopyTarget
+from ansible.module_utils.migration.core.connection import connect
 
 from tests.backup.conftest import Program
 
@@ -264,11 +264,11 @@ def test_a_copying_program_gets_what_the_settings_name_and_shows_no_password(mon
     monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
     address = "rest:https://keeper:hidden@backups.example/swarm"
     target = CopyTarget("restic", address, environment={"AWS_ACCESS_KEY_ID": "key"})
-    environment = backup_copy_methods.environment(target)
+    environment = offsite_methods.environment(target)
     assert environment.keys() == {
         "PATH", "LC_ALL", "HOME", "RESTIC_REPOSITORY", "RESTIC_PASSWORD_FILE", "AWS_ACCESS_KEY_ID"
     }  # fmt: skip
-    assert backup_copy_methods.shown(f"to {address}: no") == "to rest:https://keeper:***@backups.example/swarm: no"
+    assert offsite_methods.shown(f"to {address}: no") == "to rest:https://keeper:***@backups.example/swarm: no"
     assert "key'" not in repr(target)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible.module_utils.migration import backup_check, backup_store
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.backup import check as backup_check
+from ansible.module_utils.migration.backup import store as backup_store
+from ansible.module_utils.migration.core.errors import MigrationError
 
 from tests.backup.conftest import Program
 

@@ -29,9 +29,9 @@ def run(archive: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_archive_runs_the_programs_of_the_package_and_nothing_else(tmp_path: Path) -> None:
     archive = tmp_path / "engine.pyz"
     archive.write_bytes(plugin().build(PROJECT / "module_utils/migration"))
-    assert "COMMAND" in run(archive, "backup", "--help").stdout
-    assert run(archive, "backup").returncode == 2
-    for name in ("", "errors", "no_such", "os", "../backup"):
+    assert "COMMAND" in run(archive, "backup.cli", "--help").stdout
+    assert run(archive, "backup.cli").returncode == 2
+    for name in ("", "core.errors", "no_such", "backup.no_such", "os", "../backup", "backup."):
         result = run(archive, name)
         assert result.returncode == 2
         assert f"There is no program {name!r}" in result.stderr
@@ -42,5 +42,5 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "module_utils/migration", copy, copy_function=shutil.copyfile)
     build = plugin().build
     assert build(copy) == build(PROJECT / "module_utils/migration")
-    (copy / "errors.py").write_text("changed")
+    (copy / "core/errors.py").write_text("changed")
     assert build(copy) != build(PROJECT / "module_utils/migration")

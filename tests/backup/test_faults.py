@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import backup_server, backup_store
-from ansible.module_utils.migration.backup_drill import SUFFIX
+from ansible.module_utils.migration.backup import databases as backup_server
+from ansible.module_utils.migration.backup import store as backup_store
+from ansible.module_utils.migration.backup.restore_test import SUFFIX
 
 from tests.backup.conftest import Program
 from tests.conftest import PROJECT

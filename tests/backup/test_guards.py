@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import backup_guards, backup_server, ledger
-from ansible.module_utils.migration.backup_drill import SUFFIX
-from ansible.module_utils.migration.connection import connect
+from ansible.module_utils.migration.backup import databases as backup_server
+from ansible.module_utils.migration.backup import preflight
+from ansible.module_utils.migration.backup.restore_test import SUFFIX
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import connect
 
 from tests.backup.conftest import Program
 from tests.conftest import MIGRATOR, OWNER, PROJECT
@@ -118,7 +120,7 @@ def test_what_the_role_cannot_read_is_named_all_at_once(server: Server, managed:
 
 def test_a_dump_is_ended_before_it_eats_up_the_reserve(program: Program, large_disk: Path) -> None:
     """The disk may be PostgreSQL's own: a full one would stop the server."""
-    small = program.change(directory=large_disk, reserve_bytes=backup_guards.free_bytes(large_disk) - 1_500_000)
+    small = program.change(directory=large_disk, reserve_bytes=preflight.free_bytes(large_disk) - 1_500_000)
     first = small.run("take")["name"]
     program.query(LATER)
     message = small.fail("take")
@@ -137,7 +139,7 @@ def test_the_check_says_beforehand_that_the_next_backup_will_not_fit(program: Pr
     small = program.change(directory=large_disk)
     size = small.run("run")["bytes"]
     small.run("check")
-    tight = small.change(reserve_bytes=backup_guards.free_bytes(large_disk) - size + 1)
+    tight = small.change(reserve_bytes=preflight.free_bytes(large_disk) - size + 1)
     assert f"too few for another {size:,}" in tight.fail("check")
 
 
@@ -146,7 +148,7 @@ def test_a_disk_that_old_backups_have_filled_gets_room_by_the_next_run(program: 
     first, second = small.run("run")["name"], small.run("run")["name"]
     for name in (first, second):
         change_manifest(small, name, taken_at="2020-01-01T00:00:00+00:00")
-    reserve = backup_guards.free_bytes(large_disk) + 20_000
+    reserve = preflight.free_bytes(large_disk) + 20_000
     full = small.change(keep_days=30, reserve_bytes=reserve)
     assert full.run("take")["removed"] == [first]
     assert second in full.names()
@@ -171,9 +173,9 @@ def test_the_servers_disk_is_known_only_on_its_own_host_and_to_who_may_know(
     program: Program, managed: Program, server: Server
 ) -> None:
     with closing(connect(program.superuser)) as connection, connection.cursor() as cursor:
-        assert backup_guards.server_disk(cursor) == server.data / "base"
+        assert preflight.server_disk(cursor) == server.data / "base"
     with closing(connect(managed.settings.login)) as connection, connection.cursor() as cursor:
-        assert backup_guards.server_disk(cursor) is None
+        assert preflight.server_disk(cursor) is None
 
 
 def test_a_directory_of_the_same_name_on_another_host_is_not_the_servers(
@@ -204,7 +206,7 @@ def test_a_restore_is_ended_before_it_fills_the_servers_disk(program: Program, s
     program.query(LATER)
     name = program.run("take")["name"]
     change_manifest(program, name, database_bytes=0)
-    tight = program.change(reserve_bytes=backup_guards.free_bytes(server.data) - 4_000_000)
+    tight = program.change(reserve_bytes=preflight.free_bytes(server.data) - 4_000_000)
     message = tight.fail("drill")
     assert "pg_restore was ended before it filled the disk." in message
     assert program.databases() == {program.superuser.database}

@@ -10,9 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration import cleanup, cleanup_estate, cleanup_return, fence, soak, state
-from ansible.module_utils.migration.cleanup_conditions import Settings
-from ansible.module_utils.migration.estate import Group
+from ansible.module_utils.migration.cleanup import cleanup, soak
+from ansible.module_utils.migration.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.cleanup.conditions import Settings
+from ansible.module_utils.migration.core import state
+from ansible.module_utils.migration.core.estate import Group
+from ansible.module_utils.migration.host import write_protection
 from psycopg2.extras import Json
 
 from tests.validation.support import Estate
@@ -163,7 +167,7 @@ def make_legacy(path: Path) -> None:
 def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Path] = ()) -> Cleaned:
     """Cut an estate over, and let it meet every condition of cleanup."""
     estate.cut_over()
-    fence.raise_fence(estate.source)
+    write_protection.raise_fence(estate.source)
     group = replace(estate.group, aliases=tuple(map(str, aliases)))
     cleaned = Cleaned(estate, group, tuple(map(str, legacy)))
     cleaned.soak()
@@ -173,7 +177,7 @@ def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Pa
 
 def release(directory: Path) -> None:
     """Take every fence away below a directory, so that pytest can remove it."""
-    from ansible.module_utils.migration import safe_paths
+    from ansible.module_utils.migration.host import safe_paths
 
     for path in [directory, *directory.rglob("*")]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):

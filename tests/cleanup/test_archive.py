@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import archive, safe_paths
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import archive
 
 from tests.validation.support import Estate
 

@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import archive, quarantine, safe_paths
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.quarantine_entry import FILE, SYMLINK, Move
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import archive, move_in
+from ansible.module_utils.migration.quarantine.entry import FILE, SYMLINK, Move
 
 from tests.validation.support import Estate, make_estate
 
@@ -171,7 +172,7 @@ def try_to_move(move: Move, where: str, seconds: float = 4.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(MigrationError):
-            quarantine.move_in([move], where, "gone\n")
+            move_in.move_in([move], where, "gone\n")
             return
 
 
@@ -233,7 +234,7 @@ def test_a_file_that_is_written_to_and_linked_in_a_loop(yard: Path) -> None:
     move = move_of(data / "service.db")
     where = str(yard / "quarantine" / "one")
     with attack(WRITE_AND_LINK, data), pytest.raises(MigrationError):
-        quarantine.move_in([move], where, "gone\n")
+        move_in.move_in([move], where, "gone\n")
     assert (data / "service.db").is_file()
     assert not (Path(where) / "database").exists()
 
@@ -243,7 +244,7 @@ def test_a_tombstone_cannot_be_taken_away_by_the_directorys_owner(yard: Path) ->
     give(data / "service.db", b"the planned file")
     move = move_of(data / "service.db")
     where = str(yard / "quarantine" / "one")
-    quarantine.move_in([move], where, "gone\n")
+    move_in.move_in([move], where, "gone\n")
     descriptor = os.open(data / "service.db", os.O_RDONLY)
     immutable = safe_paths.is_immutable(descriptor)
     os.close(descriptor)
@@ -257,7 +258,7 @@ def test_a_tombstone_cannot_be_taken_away_by_the_directorys_owner(yard: Path) ->
     with pytest.raises(sqlite3.OperationalError, match="unable to open database file"):
         sqlite3.connect(data / "service.db")
     if immutable:
-        assert quarantine.inspect([move], where) == []
+        assert move_in.inspect([move], where) == []
     # The owner of the quarantine's parents is root alone.
     result = subprocess.run(["ls", where], user=NOBODY, group=NOBODY, extra_groups=[], check=False, capture_output=True)
     assert result.returncode != 0
@@ -309,7 +310,7 @@ def test_a_hard_link_to_somebody_elses_file_is_refused(yard: Path) -> None:
     os.link(other, data / "service.db")
     move = move_of(data / "service.db")
     with pytest.raises(MigrationError, match="hard links"):
-        quarantine.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
     assert other.stat().st_nlink == 2
 
 
@@ -320,7 +321,7 @@ def test_a_symlink_that_leads_elsewhere_by_now_is_refused(yard: Path) -> None:
     (data / "alias.db").unlink()
     os.symlink("/etc/passwd", data / "alias.db")
     with pytest.raises(MigrationError, match="it leads to /etc/passwd, not to"):
-        quarantine.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
     assert os.readlink(data / "alias.db") == "/etc/passwd"
 
 
@@ -332,7 +333,7 @@ def test_another_directory_of_the_same_name_is_refused(yard: Path) -> None:
     data.mkdir()
     give(data / "service.db", b"the planned file")
     with pytest.raises(MigrationError, match="another directory"):
-        quarantine.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
 
 
 def test_a_fifo_does_not_hold_the_cleanup_up(yard: Path) -> None:
@@ -342,7 +343,7 @@ def test_a_fifo_does_not_hold_the_cleanup_up(yard: Path) -> None:
     (data / "service.db").unlink()
     os.mkfifo(data / "service.db")
     with pytest.raises(MigrationError, match="stands at this path"):
-        quarantine.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(yard / "quarantine" / "one"), "gone\n")
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770])

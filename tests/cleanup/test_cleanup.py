@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import archive, ledger, safe_paths, snapshot, soak_check
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.cleanup import soak_check
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import archive
+from ansible.module_utils.migration.sqlite import snapshot
 
 from tests.validation.support import Estate
 

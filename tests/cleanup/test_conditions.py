@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import cleanup, cleanup_plan, ledger, soak, soak_check
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.cleanup import cleanup, soak, soak_check
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.errors import MigrationError
 
 from tests.validation.support import Estate, make_estate
 
@@ -133,9 +135,9 @@ def test_a_clock_that_is_put_back_ends_no_soak_either(
 
 def make_ready_without_soak(estate: Estate) -> Cleaned:
     """Return an estate behind its fence that has just been cut over."""
-    from ansible.module_utils.migration import fence
+    from ansible.module_utils.migration.host import write_protection
 
-    fence.raise_fence(estate.source)
+    write_protection.raise_fence(estate.source)
     return Cleaned(estate, estate.group)
 
 

@@ -10,20 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import (
-    archive,
-    cleanup,
-    cleanup_records,
-    cleanup_return,
-    cleanup_steps,
-    ledger,
-    open_files,
-    quarantine,
-    quarantine_place,
-    safe_paths,
-    tombstone,
-)
-from ansible.module_utils.migration.connection import Login, connect
+from ansible.module_utils.migration.cleanup import cleanup
+from ansible.module_utils.migration.cleanup import records as cleanup_records
+from ansible.module_utils.migration.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, connect
+from ansible.module_utils.migration.host import open_files, safe_paths
+from ansible.module_utils.migration.quarantine import archive, move_in, tombstone
+from ansible.module_utils.migration.quarantine import place as quarantine_place
 
 from tests.validation.support import Estate
 
@@ -44,7 +39,7 @@ _STEPS: tuple[tuple[Any, str], ...] = (
     (safe_paths, "exchange"),
     (safe_paths, "move"),
     (safe_paths, "set_immutable"),
-    (quarantine, "require_moved"),
+    (move_in, "require_moved"),
     (os, "unlink"),
     (os, "rmdir"),
 )

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import driver_package
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group, parse_group
+from ansible.module_utils.migration.cleanup import driver_package
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group, parse_group
 
 from tests.validation.support import GROUP
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import cleanup_plan
-from ansible.module_utils.migration.connection import Login, connect
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.core.connection import Login, connect
+from ansible.module_utils.migration.core.errors import MigrationError
 
 from tests.validation.support import GROUP, Estate
 from tests.validation.test_modules import call, login_arguments

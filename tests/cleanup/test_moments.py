@@ -15,20 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import (
-    cleanup,
-    cleanup_steps,
-    ledger,
-    quarantine,
-    quarantine_exit,
-    quarantine_place,
-    safe_paths,
-    soak_check,
-    tombstone,
-)
-from ansible.module_utils.migration.connection import Login
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.quarantine_entry import COMPANION, Move
+from ansible.module_utils.migration.cleanup import cleanup, soak_check
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import move_in, move_out, tombstone
+from ansible.module_utils.migration.quarantine import place as quarantine_place
+from ansible.module_utils.migration.quarantine.entry import COMPANION, Move
 
 from tests.validation.support import Estate
 
@@ -90,7 +85,7 @@ def test_what_is_exchanged_in_the_moment_of_the_move_goes_back(
     where = data.parent / "quarantine" / "one"
     before(monkeypatch, safe_paths, "exchange", lambda: attack(path))
     with pytest.raises(MigrationError, match="exchanged in the moment"):
-        quarantine.move_in([move], str(where), "gone\n")
+        move_in.move_in([move], str(where), "gone\n")
     assert os.listdir(where) == []
     if attack is replace_by_directory:
         assert sorted(os.listdir(path)) == ["README", "more"]
@@ -115,10 +110,10 @@ def test_what_a_killed_run_has_left_in_quarantine_goes_back(
         tombstone.make(hidden, "database", "gone\n")
         safe_paths.exchange(hidden, "database", directory, "service.db")
     if back:
-        quarantine_exit.move_back([move], str(where), None, complete=False)
+        move_out.move_back([move], str(where), None, complete=False)
     else:
         with pytest.raises(MigrationError, match="stands at this path"):
-            quarantine.move_in([move], str(where), "gone\n")
+            move_in.move_in([move], str(where), "gone\n")
     assert path.is_symlink() or path.is_file() or sorted(os.listdir(path)) == ["README", "more"]
     assert os.listdir(where) == []
 
@@ -134,9 +129,9 @@ def test_a_stranger_comes_beside_what_stands_in_its_place(data: Path, monkeypatc
         path.write_bytes(b"the third file")
 
     before(monkeypatch, safe_paths, "exchange", lambda: replace_file(path, b"the second file"))
-    before(monkeypatch, quarantine, "require_moved", take_the_place)
+    before(monkeypatch, move_in, "require_moved", take_the_place)
     with pytest.raises(MigrationError, match="exchanged in the moment"):
-        quarantine.move_in([move], str(where), "gone\n")
+        move_in.move_in([move], str(where), "gone\n")
     assert path.read_bytes() == b"the third file"
     assert (data / "service.db.put-back-1").read_bytes() == b"the second file"
     assert os.listdir(where) == []
@@ -153,7 +148,7 @@ def test_a_file_that_is_opened_in_the_moment_of_its_move_goes_back(data: Path, m
     before(monkeypatch, safe_paths, "exchange", open_it)
     try:
         with pytest.raises(MigrationError, match="it is open in process"):
-            quarantine.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
+            move_in.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
     finally:
         for process in processes:
             process.kill()
@@ -168,7 +163,7 @@ def test_a_file_that_is_written_to_in_the_moment_of_its_move_goes_back(
     move = move_of(path)
     before(monkeypatch, safe_paths, "exchange", lambda: path.write_bytes(b"THE PLANNED FILE"))
     with pytest.raises(MigrationError, match="it was written to in the moment"):
-        quarantine.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
     assert path.read_bytes() == b"THE PLANNED FILE"
 
 
@@ -180,7 +175,7 @@ def test_a_file_that_was_written_to_since_the_plan_is_not_even_moved(
     path.write_bytes(b"THE PLANNED FILE")
     before(monkeypatch, safe_paths, "exchange", lambda: pytest.fail("it was moved"))
     with pytest.raises(MigrationError, match="its content is no longer what the plan names"):
-        quarantine.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
 
 
 def test_a_file_that_gets_a_further_name_in_the_moment_of_its_move_goes_back(
@@ -190,7 +185,7 @@ def test_a_file_that_gets_a_further_name_in_the_moment_of_its_move_goes_back(
     move = move_of(path)
     before(monkeypatch, safe_paths, "exchange", lambda: os.link(path, data / "further"))
     with pytest.raises(MigrationError, match=r"further name \(hard link\)"):
-        quarantine.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
+        move_in.move_in([move], str(data.parent / "quarantine" / "one"), "gone\n")
     assert path.read_bytes() == b"the planned file"
 
 
@@ -204,9 +199,9 @@ def test_a_companion_is_looked_at_as_well(data: Path, monkeypatch: pytest.Monkey
     # Before the file goes, and in the moment in which the companion goes.
     before(monkeypatch, safe_paths, name, lambda: (data / "service.db-wal").write_bytes(b"ITS COMPANION"))
     with pytest.raises(MigrationError, match=r"no longer what the plan names|it was written to in the moment"):
-        quarantine.move_in(moves, where, "gone\n")
+        move_in.move_in(moves, where, "gone\n")
     assert (data / "service.db-wal").read_bytes() == b"ITS COMPANION"
-    quarantine_exit.move_back(moves, where, None, complete=False)
+    move_out.move_back(moves, where, None, complete=False)
     assert path.read_bytes() == b"the planned file"
 
 
@@ -220,7 +215,7 @@ def test_a_file_that_was_moved_by_a_killed_run_is_looked_at_by_the_next(
     try:
         # It was opened after the plan was made and confirmed: nobody has seen it yet.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ansible.module_utils.migration.cleanup_look.open_files.find_holders", lambda _: [])
+            patch.setattr("ansible.module_utils.migration.cleanup.inspect.open_files.find_holders", lambda _: [])
             assert killed_at(ready, login, plan_id, 1, carry_out, "require_moved")
         assert source.is_dir()
         with pytest.raises(MigrationError, match="it is open in process"):
@@ -238,14 +233,14 @@ def test_a_tombstone_that_is_exchanged_in_the_moment_of_the_return_goes_back(
     path = data / "service.db"
     move = move_of(path)
     where = str(data.parent / "quarantine" / "one")
-    quarantine.move_in([move], where, "gone\n")
+    move_in.move_in([move], where, "gone\n")
 
     def exchange_it() -> None:
         os.rename(path, data / "taken")
         path.write_bytes(b"somebody's own")
 
     before(monkeypatch, safe_paths, "exchange", exchange_it)
-    quarantine_exit.move_back([move], where, None, complete=True)
+    move_out.move_back([move], where, None, complete=True)
     assert path.read_bytes() == b"the planned file"
     assert (data / "service.db.put-back-1").read_bytes() == b"somebody's own"
     assert os.listdir(where) == []
@@ -255,16 +250,16 @@ def test_what_stands_in_the_place_of_a_tombstone_is_not_overwritten(data: Path) 
     path = data / "service.db"
     move = move_of(path)
     where = data.parent / "quarantine" / "one"
-    quarantine.move_in([move], str(where), "gone\n")
+    move_in.move_in([move], str(where), "gone\n")
     release(data)
     shutil.rmtree(path)
     path.write_bytes(b"somebody's own")
     with pytest.raises(MigrationError, match="a file that is no tombstone stands where it was"):
-        quarantine_exit.move_back([move], str(where), None, complete=True)
+        move_out.move_back([move], str(where), None, complete=True)
     assert path.read_bytes() == b"somebody's own"
     assert (where / "database").read_bytes() == b"the planned file"
     path.unlink()
-    quarantine_exit.move_back([move], str(where), None, complete=True)
+    move_out.move_back([move], str(where), None, complete=True)
     assert path.read_bytes() == b"the planned file"
 
 
@@ -501,14 +496,14 @@ def test_a_disk_error_is_told_and_the_other_files_go_on(
 ) -> None:
     (tmp_path / "old.db").write_bytes(b"")
     ready = make_ready(estate, [tmp_path / "old.db"])
-    guard = quarantine.tombstone.guard
+    guard = move_in.tombstone.guard
 
     def fail(directory: int, name: str, path: str) -> None:
         if name == "old.db":
             raise OSError(5, os.strerror(5))
         guard(directory, name, path)
 
-    monkeypatch.setattr(quarantine.tombstone, "guard", fail)
+    monkeypatch.setattr(move_in.tombstone, "guard", fail)
     with pytest.raises(MigrationError, match="the system refuses: Input/output error"):
         ready.confirm()
     assert (tmp_path / "old.db").is_file()
@@ -540,14 +535,14 @@ def test_a_directory_of_somebody_else_is_no_tombstone(data: Path) -> None:
     path = data / "service.db"
     move = move_of(path)
     where = str(data.parent / "quarantine" / "one")
-    quarantine.move_in([move], where, "gone\n")
-    assert quarantine.inspect([move], where) == []
+    move_in.move_in([move], where, "gone\n")
+    assert move_in.inspect([move], where) == []
     release(data)
     # It looks like one, and its owner could remove it at any moment.
     os.chown(path, 65534, 65534)
-    assert quarantine.inspect([move], where) == [f"the tombstone at {path} is gone"]
+    assert move_in.inspect([move], where) == [f"the tombstone at {path} is gone"]
     with pytest.raises(MigrationError, match="a directory that is no tombstone"):
-        quarantine_exit.move_back([move], where, None, complete=True)
+        move_out.move_back([move], where, None, complete=True)
 
 
 def test_a_tombstone_that_was_taken_away_before_it_stood_fast_brings_the_file_back(

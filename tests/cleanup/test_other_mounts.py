@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import quarantine, quarantine_place, safe_paths
-from ansible.module_utils.migration.connection import Login
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.quarantine_entry import FILE, Move
+from ansible.module_utils.migration.core.connection import Login
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import move_in
+from ansible.module_utils.migration.quarantine import place as quarantine_place
+from ansible.module_utils.migration.quarantine.entry import FILE, Move
 
 from tests.validation.support import Estate, make_estate
 
@@ -127,7 +129,7 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused_in_the_plan(connection: Co
         entry = cleaned.explain()["entries"][1]
         assert any("is a mount of its own, which cannot be moved" in reason for reason in entry["unmet"])
         with pytest.raises(MigrationError, match="something is mounted there"):
-            quarantine.move_in([move_of(tmp_path / "old.db")], str(tmp_path / "quarantine" / "one"), "gone\n")
+            move_in.move_in([move_of(tmp_path / "old.db")], str(tmp_path / "quarantine" / "one"), "gone\n")
     finally:
         subprocess.run(["umount", tmp_path / "old.db"], check=True)
 
@@ -149,7 +151,7 @@ def test_nothing_is_ever_moved_or_copied_across_mounts(tmp_path: Path, disk: Pat
     with pytest.raises(MigrationError, match="is not on its file system"):
         quarantine_place.prepare(where, move.directory, move.directory_inode, move.path)
     with pytest.raises(MigrationError, match="is not on its file system"):
-        quarantine.move_in([move], where, "gone\n")
+        move_in.move_in([move], where, "gone\n")
     assert (disk / "old.db").read_bytes() == b"the planned file"
     assert os.listdir(where) == []
     with (

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import cleanup_entry, cleanup_look, cleanup_plan
-from ansible.module_utils.migration.errors import MigrationError, Problem
+from ansible.module_utils.migration.cleanup import entry as cleanup_entry
+from ansible.module_utils.migration.cleanup import inspect
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.core.errors import MigrationError, Problem
 
 from tests.validation.support import Estate, make_estate
 
@@ -164,7 +166,7 @@ def test_a_process_that_cannot_be_looked_into_is_no_proof(estate: Estate, monkey
     def refuse(_path: Path) -> list[Any]:
         raise MigrationError("Nobody may look.", [Problem("process 7", "its files cannot be listed", "Run as root")])
 
-    monkeypatch.setattr(cleanup_look.open_files, "find_holders", refuse)
+    monkeypatch.setattr(inspect.open_files, "find_holders", refuse)
     (entry,) = plan(estate)["entries"]
     assert any("nobody can tell whether it is open: process 7" in reason for reason in entry["unmet"])
     assert entry["total_rows"] == 4

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import soak
-from ansible.module_utils.migration.soak import Check, Clock, credit, measure
+from ansible.module_utils.migration.cleanup import soak
+from ansible.module_utils.migration.cleanup.soak import Check, credit, measure
+from ansible.module_utils.migration.core.clock import Clock
 
 from .support import DAY
 
@@ -131,7 +132,7 @@ def test_no_jumps_ever_make_it_longer_than_the_truth() -> None:
 
 
 def test_checks_are_numbered_in_the_ledger_whatever_the_clock_says(connection: Connection) -> None:
-    from ansible.module_utils.migration import ledger
+    from ansible.module_utils.migration.core import ledger
 
     with connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)
@@ -150,7 +151,7 @@ def test_checks_are_numbered_in_the_ledger_whatever_the_clock_says(connection: C
 
 
 def test_a_row_that_cannot_be_read_is_no_credit(connection: Connection) -> None:
-    from ansible.module_utils.migration import ledger
+    from ansible.module_utils.migration.core import ledger
 
     with connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)

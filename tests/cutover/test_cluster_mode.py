@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import dotenv_file
+from ansible.module_utils.migration.host import dotenv_file
 
 from .host import (
     CUTOVER,

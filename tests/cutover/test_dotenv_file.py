@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from ansible.module_utils.migration import dotenv_file
-from ansible.module_utils.migration.dotenv_file import (
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.host import dotenv_file
+from ansible.module_utils.migration.host.dotenv_file import (
     MANAGED_KEYS,
     connection_values,
     masked,
@@ -19,7 +20,6 @@ from ansible.module_utils.migration.dotenv_file import (
     remove_keys,
     set_keys,
 )
-from ansible.module_utils.migration.errors import MigrationError
 from hypothesis import given
 from hypothesis import strategies as st
 

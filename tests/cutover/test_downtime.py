@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from ansible.module_utils.migration.downtime import DowntimeClient
-from ansible.module_utils.migration.estate import Service
+from ansible.module_utils.migration.core.estate import Service
+from ansible.module_utils.migration.host.downtime import DowntimeClient
 
 
 def free_port() -> int:

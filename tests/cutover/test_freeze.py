@@ -11,8 +11,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import cutover, fence, snapshot
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.cutover import cutover
+from ansible.module_utils.migration.host import write_protection
+from ansible.module_utils.migration.sqlite import snapshot
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def database(tmp_path: Path) -> Iterator[Path]:
         connection.execute("CREATE TABLE t (a)")
     path.chmod(0o640)
     yield path
-    fence.remove_fence(path, {"mode": "0640"})
+    write_protection.remove_fence(path, {"mode": "0640"})
 
 
 def rows_of(path: Path) -> int:
@@ -33,10 +35,10 @@ def rows_of(path: Path) -> int:
 
 
 def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
-    described = fence.describe(database)
-    kind = fence.raise_fence(database)
-    assert fence.is_fenced(database)
-    if kind == fence.IMMUTABLE:
+    described = write_protection.describe(database)
+    kind = write_protection.raise_fence(database)
+    assert write_protection.is_fenced(database)
+    if kind == write_protection.IMMUTABLE:
         assert "i" in subprocess.check_output(["lsattr", str(database)], text=True).split()[0]
         with pytest.raises(PermissionError):
             database.open("ab")
@@ -44,10 +46,10 @@ def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
             database.unlink()
     else:
         assert stat.S_IMODE(database.stat().st_mode) == 0o444
-    assert fence.raise_fence(database) == kind
-    fence.remove_fence(database, described)
-    fence.remove_fence(database, described)
-    assert not fence.is_fenced(database)
+    assert write_protection.raise_fence(database) == kind
+    write_protection.remove_fence(database, described)
+    write_protection.remove_fence(database, described)
+    assert not write_protection.is_fenced(database)
     assert stat.S_IMODE(database.stat().st_mode) == 0o640
     with database.open("ab"):
         pass
@@ -55,12 +57,12 @@ def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
 
 def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a file system without attributes answers.
-    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
-    described = fence.describe(database)
-    assert fence.raise_fence(database) == fence.READ_ONLY
+    monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
+    described = write_protection.describe(database)
+    assert write_protection.raise_fence(database) == write_protection.READ_ONLY
     assert stat.S_IMODE(database.stat().st_mode) == 0o444
-    assert fence.is_fenced(database)
-    fence.remove_fence(database, described)
+    assert write_protection.is_fenced(database)
+    write_protection.remove_fence(database, described)
     assert stat.S_IMODE(database.stat().st_mode) == 0o640
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import open_files
+from ansible.module_utils.migration.host import open_files
 
 HOLD = """
 import sqlite3, sys

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine, ledger, rehearsal
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.fingerprint import LaterFingerprint, fingerprint, since
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.cutover import rehearsal
+from ansible.module_utils.migration.engine.proof.target_state import LaterFingerprint, fingerprint, since
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from tests.validation.support import Estate, make_estate
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
 
 
@@ -105,7 +107,7 @@ def recorded(estate: Estate) -> dict[str, Any]:
     """Return what the ledger holds of the tables at the end of a load."""
     detail = ledger.read_group(estate.connection, "zoo", str(estate.source)).detail
     estate.connection.rollback()
-    return {name: {"rows": left["rows"], "writers": left["writers"]} for name, left in detail[engine.LOADED].items()}
+    return {name: {"rows": left["rows"], "writers": left["writers"]} for name, left in detail[migrate.LOADED].items()}
 
 
 @pytest.mark.parametrize(

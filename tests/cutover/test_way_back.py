@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import dotenv_file
+from ansible.module_utils.migration.host import dotenv_file
 
 from .host import (
     CONTAINER,

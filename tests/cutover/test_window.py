@@ -22,24 +22,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import (
-    cutover,
-    cutover_checks,
-    cutover_keep,
-    cutover_undo,
-    dotenv_file,
-    fence,
-    ledger,
-    rollback,
-)
-from ansible.module_utils.migration.connection import Login, ServerUnreachable, connect
-from ansible.module_utils.migration.cutover_checks import Checked, EnvFile, Settings
-from ansible.module_utils.migration.cutover_lock import locked_on_host
-from ansible.module_utils.migration.errors import MigrationError, Problem
-from ansible.module_utils.migration.estate import Group, Service
-from ansible.module_utils.migration.interruption import Interrupted, interruptible, uninterruptible
-from ansible.module_utils.migration.service_health import ServicesLogin
-from ansible.module_utils.migration.snapshot import sha256_of
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, ServerUnreachable, connect
+from ansible.module_utils.migration.core.errors import MigrationError, Problem
+from ansible.module_utils.migration.core.estate import Group, Service
+from ansible.module_utils.migration.core.files import sha256_of
+from ansible.module_utils.migration.cutover import cutover, reconcile
+from ansible.module_utils.migration.host import dotenv_file, write_protection
+from ansible.module_utils.migration.host.service_health import ServicesLogin
+from ansible.module_utils.migration.rollback import rollback
+from ansible.module_utils.migration.window import back_on_sqlite
+from ansible.module_utils.migration.window import checks as cutover_checks
+from ansible.module_utils.migration.window.checks import Checked, EnvFile, Settings
+from ansible.module_utils.migration.window.host_lock import locked_on_host
+from ansible.module_utils.migration.window.signals import Interrupted, interruptible, uninterruptible
 
 from tests.conftest import Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
@@ -110,7 +106,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
         entry = EnvFile(service, text, dotenv_file.set_keys(text, values), dotenv_file.remove_keys(text))
         return Checked(env_files=[entry])
 
-    for module in (cutover, cutover_keep, cutover_undo, rollback):
+    for module in (cutover, reconcile, back_on_sqlite, rollback):
         monkeypatch.setattr(module, "check_services", check_services)
     group = make_group(source, {"source": "notes"})
     settings = Settings(
@@ -122,14 +118,14 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     subprocess.run([sys.executable, "-c", write, str(source)], check=True)
     made = Estate(connection, login, group, settings, env_file)
     yield made
-    fence.remove_fence(source, {"mode": "0640"})
+    write_protection.remove_fence(source, {"mode": "0640"})
 
 
 def assert_as_before(estate: Estate, *more: str) -> None:
     """See that the group is on SQLite as if nothing had been tried, with every row."""
     assert estate.record.state == "rehearsed"
     assert estate.env_file.read_text() == ENV
-    assert not fence.is_fenced(estate.file)
+    assert not write_protection.is_fenced(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
     assert estate.notes() == sorted(["a", "since", *more])
 
@@ -139,7 +135,7 @@ def assert_live(estate: Estate, *more: str) -> None:
     record = estate.record
     assert record.state == "live"
     assert record.frozen_sha256 == sha256_of(estate.file)
-    assert fence.is_fenced(estate.file)
+    assert write_protection.is_fenced(estate.file)
     assert not Path(f"{estate.file}-wal").exists()
     assert "PGPASSWORD=secret" in estate.env_file.read_text()
     assert estate.notes() == estate.moved() == sorted(["a", "since", *more])
@@ -333,7 +329,7 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, in_the_file: bool, said: str
 ) -> None:
     # What a file system without attributes answers: root can write to the file all the same.
-    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
+    monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
 
     def write() -> None:
         write_late(estate)
@@ -352,7 +348,7 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
 
 
 def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.group_services.LOG_SECONDS", 0.1)
+    monkeypatch.setattr("ansible.module_utils.migration.window.services.LOG_SECONDS", 0.1)
     with closing(sqlite3.connect(estate.file, isolation_level=None)) as reader:
         # It still reads what stands in the file, so the log cannot be put over it.
         reader.execute("BEGIN")
@@ -380,7 +376,7 @@ def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(es
     assert estate.record.state == "live"
     assert estate.env_file.read_text() == ENV
     assert estate.record.frozen_sha256 == sha256_of(estate.file)
-    assert fence.is_fenced(estate.file)
+    assert write_protection.is_fenced(estate.file)
 
 
 def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None:
@@ -395,7 +391,7 @@ def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None
     )
     assert "app.notes: it was written to since the cutover: 2 rows then, 3 rows now" in str(failed.value)
     assert estate.record.state == "live"
-    assert fence.is_fenced(estate.file)
+    assert write_protection.is_fenced(estate.file)
     assert "PGPASSWORD" in estate.env_file.read_text()
 
 
@@ -403,7 +399,7 @@ def test_a_session_that_may_still_commit_keeps_the_group_on_postgresql(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = Problem("session 1 of role swarm_registry", "it may commit rows", "Wait")
-    monkeypatch.setattr(cutover_undo, "sessions_left", lambda *_: [left])
+    monkeypatch.setattr(back_on_sqlite, "sessions_left", lambda *_: [left])
     with hooked("cutover_window.start", True, no_space), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so it stays there" in str(failed.value)
@@ -416,13 +412,13 @@ def test_a_session_that_may_still_commit_keeps_the_group_on_postgresql(
 
 def write_to_the_frozen_file(estate: Estate) -> None:
     """Write a row to the file without its fence, as an old program does."""
-    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
     write_late(estate)
 
 
 def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
     estate.cut_over()
-    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
     assert estate.cut_over()["changed"]
     assert_live(estate)
 
@@ -443,9 +439,9 @@ def test_a_cutover_that_was_undone_without_the_ledger_is_made_again(
     write_to_the_frozen_file(estate)
     estate.env_file.write_text(ENV)
     service = Service("service", "nobody", "/", "swarm_registry", ("app",), "http://127.0.0.1:9/")
-    look = cutover_keep.Keeper._look
-    monkeypatch.setattr(cutover_keep.Keeper, "_look", lambda *_: ([service], []))
-    with hooked("cutover_window.engine.migrate", True, lambda: monkeypatch.setattr(cutover_keep.Keeper, "_look", look)):
+    look = reconcile.Keeper._look
+    monkeypatch.setattr(reconcile.Keeper, "_look", lambda *_: ([service], []))
+    with hooked("cutover_window.engine.migrate", True, lambda: monkeypatch.setattr(reconcile.Keeper, "_look", look)):
         estate.cut_over()
     assert_live(estate, "late")
 
@@ -457,7 +453,7 @@ def test_a_group_that_was_written_to_in_both_stores_is_for_a_person(
     write_to_the_frozen_file(estate)
     execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
     service = Service("service", "nobody", "/", "swarm_registry", ("app",), "http://127.0.0.1:9/")
-    monkeypatch.setattr(cutover_keep.Keeper, "_look", lambda *_: ([service], []))
+    monkeypatch.setattr(reconcile.Keeper, "_look", lambda *_: ([service], []))
     with pytest.raises(MigrationError, match="was written to in both stores"):
         estate.cut_over()
     assert (estate.notes(), estate.moved()) == (["a", "late", "since"], ["a", "on postgresql", "since"])
@@ -488,7 +484,7 @@ def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
         no_space()
 
-    monkeypatch.setattr(cutover_undo, "require_healthy", unwell)
+    monkeypatch.setattr(back_on_sqlite, "require_healthy", unwell)
     with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "they were started again, and not all of them are proven well" in str(failed.value)
@@ -498,7 +494,7 @@ def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
 def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutover_undo, "_RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(back_on_sqlite, "_RECONNECT_SECONDS", 0.1)
 
     def no_server(_: Login) -> Connection:
         raise ServerUnreachable("No server.")
@@ -506,21 +502,21 @@ def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
     def lose_the_server() -> None:
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
         server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'swarm_migrator'")
-        monkeypatch.setattr(cutover_undo, "connect", no_server)
+        monkeypatch.setattr(back_on_sqlite, "connect", no_server)
         no_space()
 
     with hooked("cutover_window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so they stay on PostgreSQL" in str(failed.value)
-    assert fence.is_fenced(estate.file)
+    assert write_protection.is_fenced(estate.file)
     assert "PGPASSWORD" in estate.env_file.read_text()
 
 
 def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
-    monkeypatch.setattr(cutover_undo, "_usable_connection", lambda *_: None)
+    monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
+    monkeypatch.setattr(back_on_sqlite, "_usable_connection", lambda *_: None)
     with (
         hooked("cutover_window.engine.migrate", True, no_space),
         pytest.raises(MigrationError, match="so the ledger does not know yet"),

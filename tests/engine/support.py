@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration import engine, ledger
-from ansible.module_utils.migration.estate import Group, parse_group
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.engine.transfer import migrate
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -43,7 +44,7 @@ def make_group(path: Path, *tables: dict[str, Any], **more: Any) -> Group:
 
 def rehearse(connection: Connection, group: Group, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:
     """Run the engine once."""
-    result: dict[str, Any] = engine.migrate(connection, group, engine.REHEARSAL, check_mode, str(tmp_path / "work"))
+    result: dict[str, Any] = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, str(tmp_path / "work"))
     return result
 
 

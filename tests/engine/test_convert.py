@@ -7,11 +7,11 @@ import uuid
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.convert import converter, id_namespace, name_based_id
-from ansible.module_utils.migration.estate import ColumnOptions
-from ansible.module_utils.migration.plan import ColumnPlan
-from ansible.module_utils.migration.policies import repair, repair_name
-from ansible.module_utils.migration.refusals import Refused
+from ansible.module_utils.migration.core.estate import ColumnOptions
+from ansible.module_utils.migration.engine.convert.policies import repair, repair_name
+from ansible.module_utils.migration.engine.convert.refusals import Refused
+from ansible.module_utils.migration.engine.convert.values import converter, id_namespace, name_based_id
+from ansible.module_utils.migration.engine.plan.planner import ColumnPlan
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -201,7 +201,7 @@ def test_a_uuid_without_hyphens_is_that_uuid_everywhere(connection: Connection, 
     assert query(connection, spelling) == [(GUID,), (upper,), ("root",), (f"{{{AS_UUID}}}",)]
     assert not rehearse(connection, group, tmp_path)["changed"]
     execute(connection, "UPDATE migration.id_map SET old_id = lower(old_id) WHERE namespace = 'app.slots.obj_guid'")
-    compared = engine.compare(connection, group, str(tmp_path / "work"))["tables"]
+    compared = migrate.compare(connection, group, str(tmp_path / "work"))["tables"]
     (difference,) = next(table for table in compared if table["source"] == "slots")["differences"]
     assert (difference["column"], difference["source"], difference["target"]) == ("obj_guid", upper, upper.lower())
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration import engine, export_table
-from ansible.module_utils.migration.connection import Login, connect
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group, parse_group
-from ansible.module_utils.migration.export import ExportReport, count_changes, export_changes
-from ansible.module_utils.migration.export import rehearse as rehearse_export
+from ansible.module_utils.migration.core.connection import Login, connect
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.engine.export import table as export_table
+from ansible.module_utils.migration.engine.export.export import ExportReport, count_changes, export_changes
+from ansible.module_utils.migration.engine.export.export import rehearse as rehearse_export
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -166,7 +167,7 @@ def test_new_changed_and_deleted_rows_come_back(connection: Connection, estate: 
     assert report.sequences == {"notes": 41}
     # What was brought back can be moved again, and is what PostgreSQL holds already.
     again = make_group(copy, {"source": "users"}, {"source": "notes"})
-    tables = engine.compare(connection, again, str(copy.parent / "work"))["tables"]
+    tables = migrate.compare(connection, again, str(copy.parent / "work"))["tables"]
     assert [table["equal"] for table in tables] == [True, True]
     assert [table["source_hash"] for table in tables] == [table.content_hash for table in report.tables]
 
@@ -647,7 +648,7 @@ def test_a_failure_in_the_middle_leaves_the_copy_as_it_was(
     def fail(*_: Any) -> None:
         raise MigrationError("the power is gone")
 
-    monkeypatch.setattr("ansible.module_utils.migration.export.move_sequences", fail)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", fail)
     assert refusal(connection, estate) == "the power is gone"
 
 
@@ -671,7 +672,7 @@ def test_a_copy_in_which_sqlite_finds_faults_is_not_taken(
         writer.execute("PRAGMA writable_schema = RESET")
         return {}
 
-    monkeypatch.setattr("ansible.module_utils.migration.export.move_sequences", lose_an_index)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", lose_an_index)
     assert "SQLite finds faults in the copy; nothing was brought back" in refusal(connection, group)
 
 
@@ -679,7 +680,7 @@ def test_a_wrong_value_does_not_pass_the_proof(
     connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, "UPDATE app.notes SET body = 'right' WHERE id = 1")
-    monkeypatch.setattr("ansible.module_utils.migration.export_values.ValueForms.find", lambda *_: "wrong")
+    monkeypatch.setattr("ansible.module_utils.migration.engine.export.values.ValueForms.find", lambda *_: "wrong")
     found = refusal(connection, estate)
     assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
 

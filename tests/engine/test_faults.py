@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine, ledger, load, plain_rows
-from ansible.module_utils.migration.connection import Login, connect
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, connect
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.engine.prepare import fast_path
+from ansible.module_utils.migration.engine.transfer import full_load, migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -39,14 +41,14 @@ def group(connection: Connection, tmp_path: Path) -> Any:
 @pytest.fixture
 def slow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each block of lines take its time, so that something can happen meanwhile."""
-    original = plain_rows.copy_blocks
+    original = fast_path.copy_blocks
 
     def slow(*arguments: Any, **more: Any) -> Iterator[tuple[int, bytes]]:
         for block in original(*arguments, **more):
             time.sleep(0.1)
             yield block
 
-    monkeypatch.setattr(load, "copy_blocks", slow)
+    monkeypatch.setattr(full_load, "copy_blocks", slow)
 
 
 def as_superuser(login: Login) -> Login:
@@ -120,7 +122,7 @@ def test_a_server_that_crashes_while_copying_has_nothing_when_it_is_back(
 def test_a_lock_of_somebody_else_is_named(
     connection: Connection, login: Login, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load.load, "__defaults__", (0.3,))
+    monkeypatch.setattr(full_load.load, "__defaults__", (0.3,))
     with closing(connect(login)) as other:
         with other.cursor() as cursor:
             cursor.execute("LOCK TABLE app.t IN SHARE MODE")
@@ -182,11 +184,13 @@ def test_a_full_disk_of_the_server_is_named(connection: Connection, group: Any, 
 def test_a_lost_process_for_the_sums_only_costs_time(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_ROWS", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.source_sums._sum_all", lambda *_: os._exit(9))
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
+    monkeypatch.setattr(
+        "ansible.module_utils.migration.engine.proof.parallel_checksums._sum_all", lambda *_: os._exit(9)
+    )
     report = rehearse(connection, group, tmp_path)["report"]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     assert report["tables"][0]["equal"]
 
 
@@ -195,7 +199,7 @@ def test_many_new_ids_reach_the_id_map_whether_or_not_somebody_holds_it(
     connection: Connection, login: Login, tmp_path: Path, is_held: bool
 ) -> None:
     make_target(connection, "CREATE TABLE t (id uuid PRIMARY KEY)")
-    rows = [(f"text-{number}",) for number in range(load.FROM_ROWS)]
+    rows = [(f"text-{number}",) for number in range(full_load.FROM_ROWS)]
     path = make_source(tmp_path / "t.db", "CREATE TABLE t (id TEXT PRIMARY KEY)", {"t": rows})
     with closing(connect(login)) as other:
         if is_held:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine, ledger
-from ansible.module_utils.migration.connection import connect
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import connect
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -356,7 +357,7 @@ def test_a_killed_run_leaves_nothing_behind(connection: Connection, family: Path
 
 
 def test_private_files_are_private(connection: Connection, family: Path, tmp_path: Path) -> None:
-    from ansible.module_utils.migration.snapshot import snapshot
+    from ansible.module_utils.migration.sqlite.snapshot import snapshot
 
     with snapshot(str(family), str(tmp_path / "work")) as copy:
         assert copy.path.stat().st_mode & 0o777 == 0o600
@@ -402,7 +403,7 @@ def test_a_disk_that_fills_up_during_the_run_is_named(
 
 
 def test_two_runs_at_once_do_not_mix(connection: Connection, family: Path, tmp_path: Path, login: Any) -> None:
-    from ansible.module_utils.migration.connection import connected
+    from ansible.module_utils.migration.core.connection import connected
 
     with (
         connected(login) as other,
@@ -443,7 +444,7 @@ def test_engine_names_the_report_as_documented(connection: Connection, family: P
         "group", "kind", "source", "started_at", "tables", "sequences", "foreign_keys", "rejects", "ignored_tables",
         "left_out", "way", "seconds",
     }  # fmt: skip
-    compared = engine.compare(connection, group, str(tmp_path / "work"))
+    compared = migrate.compare(connection, group, str(tmp_path / "work"))
     assert [table["source_hash"] for table in compared["tables"]] == [
         table["target_hash"] for table in report["tables"]
     ]

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import convert, engine, plain_rows, spool
-from ansible.module_utils.migration.catalog import read_catalog
-from ansible.module_utils.migration.connection import connect
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group
-from ansible.module_utils.migration.plan import plan_group
-from ansible.module_utils.migration.source import open_snapshot, read_tables
+from ansible.module_utils.migration.core.connection import connect
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group
+from ansible.module_utils.migration.engine.convert import values as convert
+from ansible.module_utils.migration.engine.plan.planner import plan_group
+from ansible.module_utils.migration.engine.prepare import copy_file as spool
+from ansible.module_utils.migration.engine.prepare import fast_path
+from ansible.module_utils.migration.engine.transfer import migrate
+from ansible.module_utils.migration.postgres.catalog import read_catalog
+from ansible.module_utils.migration.sqlite.tables import open_snapshot, read_tables
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -98,7 +101,7 @@ def differences(connection: Connection, group: Group, tmp_path: Path, change: st
         with connection.cursor() as cursor:
             cursor.execute(change)
             assert cursor.rowcount, f"nothing is changed by {change}"
-    tables = engine.compare(connection, group, str(tmp_path / "work"))["tables"]  # it rolls back at the end
+    tables = migrate.compare(connection, group, str(tmp_path / "work"))["tables"]  # it rolls back at the end
     found = [difference for table in tables for difference in table["differences"]]
     assert bool(found) == any(not table["equal"] for table in tables)
     return found
@@ -108,10 +111,10 @@ def is_plain(connection: Connection, group: Group) -> bool:
     """Return whether SQLite builds every row of the group's first table by itself."""
     with closing(open_snapshot(Path(group.source_path))) as source:
         targets = read_catalog(connection, [mapping.target for mapping in group.tables])
-        plain = plain_rows.plain_rows(plan_group(group, source, read_tables(source), targets)[0])
+        plain = fast_path.plain_rows(plan_group(group, source, read_tables(source), targets)[0])
         if plain is None:
             return False
-        rows, plain_count, _ = plain_rows.count_plain_rows(source, plain)
+        rows, plain_count, _ = fast_path.count_plain_rows(source, plain)
     return bool(rows == plain_count)
 
 
@@ -431,13 +434,13 @@ MISTAKES = [drop_a_microsecond, swap_columns, truncate_a_text, forget_the_last_r
 
 def break_plain_rows(monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Rows], Rows]) -> None:
     """Let the lines that SQLite builds go wrong."""
-    right = plain_rows._escaped
+    right = fast_path._escaped
 
     def wrong(lines: list[bytes]) -> bytes:
         rows = [[field.decode() for field in line.split(b"\x1f")] for line in lines]
         return bytes(right([b"\x1f".join(field.encode() for field in row) for row in mistake(rows)]))
 
-    monkeypatch.setattr(plain_rows, "_escaped", wrong)
+    monkeypatch.setattr(fast_path, "_escaped", wrong)
 
 
 def break_rows_through_python(monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Rows], Rows]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine, source_sums
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.engine.proof import parallel_checksums
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -50,12 +51,12 @@ def group(connection: Connection, tmp_path: Path) -> Any:
 
 def test_plain_rows_need_no_python(connection: Connection, group: Any, tmp_path: Path) -> None:
     result = rehearse(connection, group, tmp_path)["report"]
-    assert result["way"] == engine.PLAIN_ROWS
+    assert result["way"] == migrate.PLAIN_ROWS
     assert result["tables"][0]["equal"]
     fast = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
     assert len(fast) == len(PLAIN)
     execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group")
-    for row in engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]:
+    for row in migrate.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]:
         assert row["column"] == "(row)"
 
 
@@ -66,7 +67,7 @@ def test_the_exact_way_gives_the_same_rows(
     rows = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
     ids = query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2")
     execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group; TRUNCATE migration.id_map")
-    monkeypatch.setattr("ansible.module_utils.migration.prepare.plain_rows", lambda plan, orphaned: None)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.prepare.prepare.plain_rows", lambda plan, orphaned: None)
     exact = rehearse(connection, group, tmp_path)["report"]["tables"][0]
     assert query(connection, "SELECT t::text FROM app.t AS t ORDER BY id") == rows
     assert query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2") == ids
@@ -102,23 +103,23 @@ def test_what_only_looks_plain_is_found(
 def test_a_large_source_is_added_up_in_a_process_of_its_own(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
-    monkeypatch.setattr(source_sums, "FROM_BYTES", 0)
-    monkeypatch.setattr(source_sums, "FROM_ROWS", 0)
+    monkeypatch.setattr(parallel_checksums, "FROM_BYTES", 0)
+    monkeypatch.setattr(parallel_checksums, "FROM_ROWS", 0)
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text, n integer)")
     rows = [(number, f"value {number}", 7.5 if number <= odd else number) for number in range(1, 3_001)]
     path = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, n)", {"t": rows})
     group = make_group(path, {"source": "t", "columns": {"n": {"fraction": "round"}}})
     used: list[set[str]] = []
-    original = source_sums._Process.result
+    original = parallel_checksums._Process.result
 
     def watched(process: Any) -> Any:
         found = original(process)
         used.append(set(found))
         return found
 
-    monkeypatch.setattr(source_sums._Process, "result", watched)
+    monkeypatch.setattr(parallel_checksums._Process, "result", watched)
     report = rehearse(connection, group, tmp_path)["report"]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     assert used == [{"t"}]
     assert query(connection, "SELECT count(*) FILTER (WHERE n = 8) FROM app.t") == [(odd + (odd < 8),)]
 
@@ -127,7 +128,7 @@ def test_there_may_be_more_pieces_than_a_pipe_has_room_for(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"FROM_BYTES": 0, "FROM_ROWS": 0, "ROWS_OF_A_PIECE": 1, "_MOST_PIECES": 3}.items():
-        monkeypatch.setattr(source_sums, name, value)
+        monkeypatch.setattr(parallel_checksums, name, value)
     tables = [f"t{number}" for number in range(5)]
     make_target(connection, ";".join(f"CREATE TABLE {name} (id integer PRIMARY KEY)" for name in tables))
     path = make_source(
@@ -136,17 +137,17 @@ def test_there_may_be_more_pieces_than_a_pipe_has_room_for(
         {name: [(number,) for number in range(7)] for name in tables},
     )
     results: list[set[str]] = []
-    original = source_sums._Process.result
+    original = parallel_checksums._Process.result
 
     def watched(process: Any) -> Any:
         found = original(process)
         results.append(set(found))
         return found
 
-    monkeypatch.setattr(source_sums._Process, "result", watched)
+    monkeypatch.setattr(parallel_checksums._Process, "result", watched)
     report = rehearse(connection, make_group(path, *({"source": name} for name in tables)), tmp_path)["report"]
     assert results == [set(tables)]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     assert [(table["equal"], table["target_rows"]) for table in report["tables"]] == [(True, 7)] * 5
 
 
@@ -176,22 +177,22 @@ def test_both_processes_share_the_pieces_of_a_table(
 ) -> None:
     """A piece that is lost, or added up twice, makes the sums differ, and the move is refused."""
     for name in ("FROM_BYTES", "FROM_ROWS"):
-        monkeypatch.setattr(source_sums, name, 0)
-    monkeypatch.setattr(source_sums, "ROWS_OF_A_PIECE", 2)
+        monkeypatch.setattr(parallel_checksums, name, 0)
+    monkeypatch.setattr(parallel_checksums, "ROWS_OF_A_PIECE", 2)
     make_target(connection, "CREATE TABLE t (id bigint, rowid text, _rowid_ text, oid text, v text)")
     path = make_source(tmp_path / "t.db", f"CREATE TABLE t ({columns}, v TEXT) {options}")
     with sqlite3.connect(path) as source:
         source.executemany("INSERT INTO t (id, v) VALUES (?, ?)", ((number, f"v{number}") for number in numbers))
     taken: list[int] = []
-    original = source_sums._Process.result
+    original = parallel_checksums._Process.result
 
     def watched(process: Any) -> Any:
         taken.append(len(process._pieces))
         return original(process)
 
-    monkeypatch.setattr(source_sums._Process, "result", watched)
+    monkeypatch.setattr(parallel_checksums._Process, "result", watched)
     report = rehearse(connection, make_group(path, {"source": "t"}), tmp_path)["report"]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     assert taken == [pieces]
     assert report["tables"][0]["equal"]
     assert report["tables"][0]["target_rows"] == len(numbers)
@@ -203,24 +204,24 @@ def test_it_does_not_matter_who_adds_up_a_piece(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, special: str
 ) -> None:
     for name, value in {"FROM_BYTES": 0, "FROM_ROWS": 0, "ROWS_OF_A_PIECE": 2, "_LONGEST_LINE_BYTES": 10_000}.items():
-        monkeypatch.setattr(source_sums, name, value)
+        monkeypatch.setattr(parallel_checksums, name, value)
     parent = os.getpid()
-    take = source_sums._take_pieces
+    take = parallel_checksums._take_pieces
 
     def take_all_or_none(*arguments: Any) -> None:
         if (os.getpid() == parent) is (who == "this process"):
             take(*arguments)
 
-    monkeypatch.setattr(source_sums, "_take_pieces", take_all_or_none)
+    monkeypatch.setattr(parallel_checksums, "_take_pieces", take_all_or_none)
     results: list[set[str]] = []
-    original = source_sums._Process.result
+    original = parallel_checksums._Process.result
 
     def watched(process: Any) -> Any:
         found = original(process)
         results.append(set(found))
         return found
 
-    monkeypatch.setattr(source_sums._Process, "result", watched)
+    monkeypatch.setattr(parallel_checksums._Process, "result", watched)
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, n integer, v text)")
     odd = 3 if special == "rows that are not plain" else 0
     long = 6 if special == "a row that is too long" else 0
@@ -228,7 +229,7 @@ def test_it_does_not_matter_who_adds_up_a_piece(
     path = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, n, v TEXT)", {"t": rows})
     group = make_group(path, {"source": "t", "columns": {"n": {"fraction": "round"}}})
     report = rehearse(connection, group, tmp_path)["report"]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     assert report["tables"][0]["equal"]
     # What is too long for them is added up in another way.
     assert results == [set() if long else {"t"}]
@@ -237,7 +238,7 @@ def test_it_does_not_matter_who_adds_up_a_piece(
 def test_indexes_and_constraints_are_the_same_after_a_large_load(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.load.FROM_ROWS", 10)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.full_load.FROM_ROWS", 10)
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY, code text, UNIQUE (code) DEFERRABLE);"
@@ -268,7 +269,7 @@ def test_indexes_and_constraints_are_the_same_after_a_large_load(
         },
     )
     report = rehearse(connection, make_group(path, {"source": "p"}, {"source": "c"}), tmp_path)["report"]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     assert all(key["valid"] and key["orphans"] == 0 for key in report["foreign_keys"])
     assert query(connection, catalog) == before
 
@@ -292,10 +293,10 @@ def test_a_partitioned_target_takes_its_rows(connection: Connection, tmp_path: P
     with sqlite3.connect(path) as source:
         source.execute("UPDATE t SET v = 'changed' WHERE id IN (60, 120)")
     report = rehearse(connection, group, tmp_path)["report"]
-    assert report["way"] == engine.CHANGED_ROWS
+    assert report["way"] == migrate.CHANGED_ROWS
     assert report["tables"][0]["equal"]
     execute(connection, "UPDATE app.low SET v = 'x' WHERE id = 70")
-    found = engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
+    found = migrate.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
     assert [(each["key"], each["column"]) for each in found] == [("id=70", "v")]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import ledger, progress
-from ansible.module_utils.migration.connection import Login, connected
-from ansible.module_utils.migration.progress import (
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, connected
+from ansible.module_utils.migration.engine.transfer import progress
+from ansible.module_utils.migration.engine.transfer.progress import (
     CountedLines,
     ProgressLog,
     Reading,

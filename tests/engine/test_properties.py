@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

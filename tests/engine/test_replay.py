@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration import ledger
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group
-from ansible.module_utils.migration.replay import RepairedRow, replay_rejects
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group
+from ansible.module_utils.migration.engine.transfer.replay import RepairedRow, replay_rejects
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
 
 PROJECT = Path(__file__).resolve().parents[2]

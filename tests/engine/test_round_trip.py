@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.canonical import canonical_json
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.export import ExportReport, export_changes
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.engine.export.export import ExportReport, export_changes
+from ansible.module_utils.migration.engine.proof.canonical import canonical_json
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 

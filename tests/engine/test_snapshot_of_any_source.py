@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import snapshot as snapshots
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import Snapshot, snapshot
-from ansible.module_utils.migration.source import open_snapshot, read_left_out, unknown_collations
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.sqlite import snapshot as snapshots
+from ansible.module_utils.migration.sqlite.snapshot import Snapshot, snapshot
+from ansible.module_utils.migration.sqlite.tables import open_snapshot, read_left_out, unknown_collations
 
 from .support import make_source
 

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine
-from ansible.module_utils.migration.catalog import read_catalog
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group
-from ansible.module_utils.migration.plan import TablePlan, plan_group
-from ansible.module_utils.migration.source import count_rows, open_snapshot, read_left_out, read_rows, read_tables
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group
+from ansible.module_utils.migration.engine.plan.planner import TablePlan, plan_group
+from ansible.module_utils.migration.engine.transfer import migrate
+from ansible.module_utils.migration.postgres.catalog import read_catalog
+from ansible.module_utils.migration.sqlite.tables import (
+    count_rows,
+    open_snapshot,
+    read_left_out,
+    read_rows,
+    read_tables,
+)
 
 from .support import make_group, make_source, make_target, query, rehearse
 
@@ -287,7 +293,7 @@ def test_texts_arrive_from_every_encoding(connection: Connection, tmp_path: Path
         assert opened.execute("PRAGMA encoding").fetchone() == (encoding,)
     report = rehearse(connection, make_group(source, {"source": "größe"}), tmp_path)["report"]
     assert report["tables"][0]["equal"]
-    assert report["way"] == engine.PLAIN_ROWS, "no encoding needs every row to be checked"
+    assert report["way"] == migrate.PLAIN_ROWS, "no encoding needs every row to be checked"
     assert query(connection, 'SELECT "wert €" FROM app."größe" ORDER BY id') == [(text,) for text in texts]
 
 

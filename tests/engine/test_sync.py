@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import engine, ledger
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -78,7 +79,7 @@ def moved(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 def prove_equal(connection: Connection, group: Any, tmp_path: Path) -> None:
     """Read every row of both sides, whatever the incremental run believes."""
-    for table in engine.compare(connection, group, str(tmp_path / "work"))["tables"]:
+    for table in migrate.compare(connection, group, str(tmp_path / "work"))["tables"]:
         assert table["equal"], table["differences"]
 
 
@@ -102,7 +103,7 @@ def test_only_changed_rows_are_moved(connection: Connection, library: Path, tmp_
     prove_equal(connection, group, tmp_path)
     assert query(connection, "SELECT xmin::text, ctid::text FROM app.books WHERE id = 1000") == untouched
     assert query(connection, "SELECT nextval(pg_get_serial_sequence('app.books', 'id'))") == [(BOOKS + 2,)]
-    full = engine.compare(connection, group, str(tmp_path / "work"))["tables"]
+    full = migrate.compare(connection, group, str(tmp_path / "work"))["tables"]
     hashes = [(table["source_hash"], table["target_hash"]) for table in result["report"]["tables"]]
     assert hashes == [(table["source_hash"], table["target_hash"]) for table in full]
     again = rehearse(connection, group, tmp_path)
@@ -287,7 +288,7 @@ def test_the_final_sync_forgets_the_kept_snapshot(connection: Connection, librar
         ledger.take_step(connection, group.name, "freeze", group.source_path)
         cursor.execute("SELECT 1")
     connection.commit()
-    result = engine.migrate(connection, group, engine.FINAL, False, str(work))
+    result = migrate.migrate(connection, group, migrate.FINAL, False, str(work))
     assert moved(result["report"]) == {"authors": (0, 0), "books": (1, 1)}
     assert os.listdir(work) == []
 
@@ -316,8 +317,8 @@ def test_check_mode_shows_the_first_rows_that_differ(connection: Connection, lib
 def test_orphans_are_answered_whichever_way_a_run_takes(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.source_sums.FROM_ROWS", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY);"
@@ -333,7 +334,7 @@ def test_orphans_are_answered_whichever_way_a_run_takes(
     )
     group = make_group(path, {"source": "p"}, {"source": "c", "columns": {"p_id": {"orphan": answer}}})
     report = rehearse(connection, group, tmp_path)["report"]
-    assert report["way"] == engine.PLAIN_ROWS
+    assert report["way"] == migrate.PLAIN_ROWS
     left = 1_010 if answer == "set_null" else 1_000
     assert [table["target_rows"] for table in report["tables"]] == [100, left]
     kept = "original_value" if answer == "set_null" else "reject"

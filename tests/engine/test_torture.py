@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group
-from ansible.module_utils.migration.export import export_changes
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group
+from ansible.module_utils.migration.engine.export.export import export_changes
 
 from .support import make_group, make_target, query, rehearse
 

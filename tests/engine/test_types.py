@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.catalog import read_catalog
-from ansible.module_utils.migration.convert import converter
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import ColumnOptions
-from ansible.module_utils.migration.plan import ColumnPlan
-from ansible.module_utils.migration.refusals import Refused
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import ColumnOptions
+from ansible.module_utils.migration.engine.convert.refusals import Refused
+from ansible.module_utils.migration.engine.convert.values import converter
+from ansible.module_utils.migration.engine.plan.planner import ColumnPlan
+from ansible.module_utils.migration.postgres.catalog import read_catalog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 

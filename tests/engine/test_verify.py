@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ansible.module_utils.migration import engine
+from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, rehearse
 
@@ -19,7 +19,7 @@ def test_secrets_are_masked_in_differences(connection: Connection, tmp_path: Pat
     group = make_group(source, {"source": "t", "columns": {"v": {"secret": True}}})
     rehearse(connection, group, tmp_path)
     execute(connection, "UPDATE app.t SET v = 'hushed'")
-    table = engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]
+    table = migrate.compare(connection, group, str(tmp_path / "work"))["tables"][0]
     assert table["differences"] == [{"key": "id=1", "column": "v", "source": "(secret)", "target": "(secret)"}]
 
 
@@ -30,7 +30,7 @@ def test_a_secret_key_is_masked_in_differences(connection: Connection, tmp_path:
     rehearse(connection, group, tmp_path)
     for change in ("UPDATE app.t SET v = 'b'", "UPDATE app.t SET v = 'a', token = 'hushed'"):
         execute(connection, change)
-        found = engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
+        found = migrate.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
         assert found
         assert "hush" not in str(found)
 
@@ -42,7 +42,7 @@ def test_long_values_are_shortened(connection: Connection, tmp_path: Path) -> No
     group = make_group(source, {"source": "t"})
     rehearse(connection, group, tmp_path)
     execute(connection, "UPDATE app.t SET v = 'y' || v, w = '\\x01' || w")
-    found = engine.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
+    found = migrate.compare(connection, group, str(tmp_path / "work"))["tables"][0]["differences"]
     assert [difference["column"] for difference in found] == ["v", "w"]
     assert all(len(difference[side]) < 80 for difference in found for side in ("source", "target"))
 
@@ -53,7 +53,7 @@ def test_nothing_is_left_locked_or_changed_by_a_comparison(connection: Connectio
     group = make_group(source, {"source": "t"})
     rehearse(connection, group, tmp_path)
     before, files = source.read_bytes(), sorted(tmp_path.rglob("*"))
-    engine.compare(connection, group, str(tmp_path / "work"))
+    migrate.compare(connection, group, str(tmp_path / "work"))
     assert source.read_bytes() == before
     assert connection.info.transaction_status == 0
     assert sorted(tmp_path.rglob("*")) == files

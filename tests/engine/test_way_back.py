@@ -25,27 +25,23 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import (
-    cutover_report,
-    cutover_window,
-    engine,
-    fence,
-    frozen_file,
-    group_dump,
-    ledger,
-    privileges,
-    rollback,
-    table_fence,
-    way_back,
-)
-from ansible.module_utils.migration.connection import Login, connect
-from ansible.module_utils.migration.cutover_checks import Checked, Settings
-from ansible.module_utils.migration.cutover_lock import locked_on_host
-from ansible.module_utils.migration.errors import MigrationError, Problem
-from ansible.module_utils.migration.estate import Group
-from ansible.module_utils.migration.rollback_checks import Options
-from ansible.module_utils.migration.service_health import ServicesLogin
-from ansible.module_utils.migration.snapshot import sha256_of
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, connect
+from ansible.module_utils.migration.core.errors import MigrationError, Problem
+from ansible.module_utils.migration.core.estate import Group
+from ansible.module_utils.migration.core.files import sha256_of
+from ansible.module_utils.migration.cutover import window as cutover_window
+from ansible.module_utils.migration.engine.transfer import migrate
+from ansible.module_utils.migration.host import write_protection
+from ansible.module_utils.migration.host.service_health import ServicesLogin
+from ansible.module_utils.migration.postgres import privileges, write_lock
+from ansible.module_utils.migration.rollback import dump as group_dump
+from ansible.module_utils.migration.rollback import rollback
+from ansible.module_utils.migration.rollback.checks import Options
+from ansible.module_utils.migration.window import frozen_file, rollback_record
+from ansible.module_utils.migration.window import steps as cutover_report
+from ansible.module_utils.migration.window.checks import Checked, Settings
+from ansible.module_utils.migration.window.host_lock import locked_on_host
 
 from tests.conftest import PASSWORD, PROGRAMS, Server
 
@@ -97,7 +93,7 @@ class Estate:
         window = cutover_window.Window(self.connection, self.login, self.group, self.settings, Checked(), self.record)
         window._stop(datetime.now(UTC))
         digest = sha256_of(window._freeze())
-        engine.migrate(self.connection, self.group, engine.FINAL, work_directory=self.settings.work_directory)
+        migrate.migrate(self.connection, self.group, migrate.FINAL, work_directory=self.settings.work_directory)
         window._go_live(digest)
         cutover_report.record_cutover(self.connection, self.group, datetime.now(UTC), {})
 
@@ -140,16 +136,16 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     made.go_live()
     yield made
     # Whatever has the attribute of the fence could not be removed.
-    fence.remove_fence(made.file, {})
+    write_protection.remove_fence(made.file, {})
 
 
 def assert_on_postgresql(estate: Estate) -> None:
     """See that a way back that failed has left nothing behind, and that services can go on on PostgreSQL."""
     record = estate.record
     assert record.state == "live"
-    assert way_back.standing(record) is way_back.Standing.NOTHING
+    assert rollback_record.standing(record) is rollback_record.Standing.NOTHING
     assert sha256_of(estate.file) == record.frozen_sha256
-    assert fence.is_fenced(estate.file)
+    assert write_protection.is_fenced(estate.file)
     assert not frozen_file.private_directory(str(estate.file)).exists()
     assert [path for path in estate.dumps if path.suffix != ".dump"] == []
     assert estate.may_write()
@@ -160,17 +156,17 @@ def assert_on_sqlite(estate: Estate) -> None:
     """See that a way back has arrived, with every row."""
     record = estate.record
     assert record.state == "rolled_back"
-    assert way_back.read(record)["phase"] == "done"
+    assert rollback_record.read(record)["phase"] == "done"
     assert estate.users() == AFTER
     with closing(sqlite3.connect(f"file:{estate.file}?mode=ro", uri=True)) as opened:
         assert opened.execute("SELECT id, owner, body FROM notes ORDER BY id").fetchall() == [
             (2, "forge-agent-001", "second\\\ttab\nline"),
             (3, NEW_ID, "new"),
         ]
-    assert not fence.is_fenced(estate.file)
+    assert not write_protection.is_fenced(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
-    assert sha256_of(estate.file) == way_back.read(record)["exported_sha256"]
-    assert sha256_of(Path(way_back.read(record)["old_file"])) == record.frozen_sha256
+    assert sha256_of(estate.file) == rollback_record.read(record)["exported_sha256"]
+    assert sha256_of(Path(rollback_record.read(record)["old_file"])) == record.frozen_sha256
     assert not estate.may_write()
 
 
@@ -231,7 +227,7 @@ def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_
     execute(estate.connection, WRITE)
     estate.roll_back()
     ids = dict(query(estate.connection, "SELECT name, id::text FROM app.users"))
-    old_file = Path(way_back.read(estate.record)["old_file"])
+    old_file = Path(rollback_record.read(estate.record)["old_file"])
     for number in range(3):
         with closing(sqlite3.connect(estate.file)) as opened:
             opened.execute("INSERT INTO users VALUES (?, ?)", (f"late-{number}", f"Late {number}"))
@@ -306,7 +302,7 @@ def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
 ) -> None:
     execute(estate.connection, WRITE)
     stop = rollback_window_stop(lambda: execute(estate.connection, "INSERT INTO app.notes (body) VALUES ('late')"))
-    monkeypatch.setattr("ansible.module_utils.migration.rollback_window.stop", stop)
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.window.stop", stop)
     with pytest.raises(MigrationError, match=r"it is 4, and .* would lose 5 rows"):
         estate.roll_back(lose_rows=4)
     assert_on_postgresql(estate)
@@ -317,7 +313,7 @@ def test_a_row_that_comes_while_the_services_stop_comes_back_too(
 ) -> None:
     # The trial, and even the look whether anything was written, came before it.
     monkeypatch.setattr(
-        "ansible.module_utils.migration.rollback_window.stop",
+        "ansible.module_utils.migration.rollback.window.stop",
         rollback_window_stop(lambda: execute(estate.connection, WRITE)),
     )
     estate.roll_back()
@@ -339,7 +335,7 @@ def rollback_window_stop(then: Callable[[], None]) -> Callable[..., None]:
 )
 def test_another_file_is_no_way_back(estate: Estate, spoil: Callable[[Estate], None], message: str) -> None:
     execute(estate.connection, WRITE)
-    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
     content = estate.file.read_bytes()
     spoil(estate)
     with pytest.raises(MigrationError, match=message):
@@ -349,17 +345,17 @@ def test_another_file_is_no_way_back(estate: Estate, spoil: Callable[[Estate], N
 
 
 def test_a_name_that_would_lead_to_the_old_file_is_refused(estate: Estate, tmp_path: Path) -> None:
-    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
     os.link(estate.file, tmp_path / "alias.db")
-    fence.raise_fence(estate.file)
+    write_protection.raise_fence(estate.file)
     estate.group = replace(estate.group, aliases=(str(tmp_path / "alias.db"),))
     execute(estate.connection, WRITE)
     with pytest.raises(MigrationError, match="it is no symlink that leads to"):
         estate.roll_back()
-    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
     (tmp_path / "alias.db").unlink()
     (tmp_path / "alias.db").symlink_to(estate.file)
-    fence.raise_fence(estate.file)
+    write_protection.raise_fence(estate.file)
     estate.roll_back()
     with closing(sqlite3.connect(tmp_path / "alias.db")) as opened:
         assert opened.execute("SELECT count(*) FROM users").fetchone() == (3,)
@@ -385,10 +381,10 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
         estate.connection, "SELECT (pg_total_relation_size('app.users') + pg_total_relation_size('app.notes'))::int"
     )[0][0]
     wanted = 2 * estate.file.stat().st_size + (1 << 20) + stored
-    monkeypatch.setattr("ansible.module_utils.migration.rollback_checks.shutil.disk_usage", usage(wanted - 1))
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted - 1))
     with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a way back may need 2"):
         estate.roll_back()
-    monkeypatch.setattr("ansible.module_utils.migration.rollback_checks.shutil.disk_usage", usage(wanted))
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted))
     assert estate.roll_back(check_mode=True)["changed"]
     assert_on_postgresql(estate)
 
@@ -446,7 +442,7 @@ def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkey
             session.rollback()
             return str(error.value)
 
-        from ansible.module_utils.migration import export
+        from ansible.module_utils.migration.engine.export import export
 
         original = export.export_changes
 
@@ -488,14 +484,14 @@ def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkey
 def test_rights_of_whoever_is_gone_are_given_to_nobody(estate: Estate, server: Server) -> None:
     server.execute("CREATE ROLE passing")
     execute(estate.connection, "GRANT UPDATE ON app.users TO passing WITH GRANT OPTION")
-    grants = table_fence.take_rights(estate.connection, estate.group)
+    grants = write_lock.take_rights(estate.connection, estate.group)
     estate.connection.commit()
     assert {grant["role"] for grant in grants} == {"swarm_registry", "swarm_platform", "passing", None}
     server.execute("DROP ROLE passing")
-    table_fence.give_rights(estate.connection, grants)
+    write_lock.give_rights(estate.connection, grants)
     estate.connection.commit()
     assert estate.may_write()
-    assert table_fence.take_rights(estate.connection, estate.group) == [
+    assert write_lock.take_rights(estate.connection, estate.group) == [
         grant for grant in grants if grant["role"] != "passing"
     ]
     estate.connection.rollback()
@@ -542,8 +538,8 @@ def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Cal
         return result if after else original(*arguments, **options)
 
     ending.done = False  # type: ignore[attr-defined]
-    real_note = way_back.note
-    monkeypatch.setattr(way_back, "note", note)
+    real_note = rollback_record.note
+    monkeypatch.setattr(rollback_record, "note", note)
     monkeypatch.setattr(f"{module}.{name}", ending)
 
 
@@ -654,7 +650,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool, heals: str) -> None:
     execute(estate.connection, WRITE)
     killed(estate, function, after)
-    assert way_back.standing(estate.record) is way_back.Standing.UNDO
+    assert rollback_record.standing(estate.record) is rollback_record.Standing.UNDO
     assert query(estate.connection, "SELECT count(*) FROM app.users") == [(3,)]
     if heals == "cutover":
         with pytest.raises(MigrationError, match="lives in PostgreSQL"):
@@ -674,10 +670,10 @@ def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: 
 def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, heals: str) -> None:
     execute(estate.connection, WRITE)
     killed(estate, "rollback_window.finish", False)
-    assert way_back.standing(estate.record) is way_back.Standing.FINISH
+    assert rollback_record.standing(estate.record) is rollback_record.Standing.FINISH
     if heals == "rehearsal":
         rehearse(estate.connection, estate.group, estate.directory)
-        assert way_back.standing(estate.record) is way_back.Standing.FINISH
+        assert rollback_record.standing(estate.record) is rollback_record.Standing.FINISH
     if heals == "rollback":
         assert "an interrupted way back was finished" in estate.roll_back()["msg"]
     else:
@@ -753,7 +749,7 @@ def test_services_are_started_though_the_file_cannot_be_put_back(
             run()
     assert len(started) == 2
     # The next run has to know that the frozen file is not in its place.
-    assert way_back.standing(estate.record) is way_back.Standing.UNDO
+    assert rollback_record.standing(estate.record) is rollback_record.Standing.UNDO
 
 
 def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -775,10 +771,10 @@ def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, mo
 
 def use_a_log(estate: Estate) -> None:
     """Let the frozen file be one that is written through a log, and the ledger know it."""
-    fence.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
     with closing(sqlite3.connect(estate.file)) as opened:
         opened.execute("PRAGMA journal_mode = WAL")
-    fence.raise_fence(estate.file)
+    write_protection.raise_fence(estate.file)
     digest = sha256_of(estate.file)
     execute(estate.connection, "UPDATE migration.cutover_group SET frozen_sha256 = %s", digest)
 
@@ -870,7 +866,7 @@ def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, write: bool
 ) -> None:
     def spoil() -> None:
-        fence.remove_fence(estate.file, {"mode": "0640"})
+        write_protection.remove_fence(estate.file, {"mode": "0640"})
         with closing(sqlite3.connect(estate.file)) as opened:
             opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
             opened.commit()
@@ -889,21 +885,21 @@ def test_the_new_file_has_the_access_list_and_the_mode_of_before_the_fence(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a file system without attributes answers: then the mode is the fence.
-    fence.remove_fence(estate.file, {"mode": "0640"})
-    monkeypatch.setattr(fence, "_SET_FLAGS", 0)
+    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     entries = [(0x01, 6, -1), (0x02, 6, 65534), (0x04, 4, -1), (0x10, 6, -1), (0x20, 0, -1)]
     packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
     os.setxattr(estate.file, "system.posix_acl_access", packed)
     os.setxattr(estate.file, "user.label", b"kept")
     mode = stat.S_IMODE(estate.file.stat().st_mode)
     assert mode == 0o660
-    described = fence.describe(estate.file)
+    described = write_protection.describe(estate.file)
     execute(
         estate.connection,
         "UPDATE migration.cutover_group SET detail = jsonb_set(detail, '{fence,mode}', to_jsonb(%s::text))",
         described["mode"],
     )
-    fence.raise_fence(estate.file)
+    write_protection.raise_fence(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o444
     execute(estate.connection, WRITE)
     estate.roll_back()

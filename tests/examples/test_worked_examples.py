@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration import engine, ledger
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import POLICIES, Group, parse_group
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import POLICIES, Group, parse_group
+from ansible.module_utils.migration.engine.transfer import migrate as engine
 
 from tests.engine.support import query
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration import ledger, state
-from ansible.module_utils.migration.connection import Login, LoginRefused, ServerUnreachable, connect, connected
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import parse_group
+from ansible.module_utils.migration.core import ledger, state
+from ansible.module_utils.migration.core.connection import Login, LoginRefused, ServerUnreachable, connect, connected
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import parse_group
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

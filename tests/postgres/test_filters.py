@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.migration.connection import connect
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.connection import connect
+from ansible.module_utils.migration.core.errors import MigrationError
 
 if TYPE_CHECKING:
     from tests.conftest import Server

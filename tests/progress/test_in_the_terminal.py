@@ -20,8 +20,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import ledger, progress, snapshot
-from ansible.module_utils.migration.connection import Login, connect, connected
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, connect, connected
+from ansible.module_utils.migration.engine.transfer import progress
+from ansible.module_utils.migration.sqlite import snapshot
 
 from tests.engine.support import execute, make_source, query
 

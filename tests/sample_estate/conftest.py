@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from ansible.module_utils.migration import engine
-from ansible.module_utils.migration.connection import connect
-from ansible.module_utils.migration.estate import Group, parse_group
+from ansible.module_utils.migration.core.connection import connect
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.engine.transfer import migrate as engine
 
 from .services import NODE_MODULES, Service
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLE_ESTATE = PROJECT / "molecule" / "sample_estate"

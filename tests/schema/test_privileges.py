@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import privileges
-from ansible.module_utils.migration.connection import Login, connect, connected
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.connection import Login, connect, connected
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.postgres import privileges
 
 SERVICES = {"swarm_registry": ["registry"], "swarm_tickets": ["auth", "verification"]}
 

@@ -10,9 +10,10 @@ from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import ledger, schema, schema_files
-from ansible.module_utils.migration.connection import Login, connect, connected
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import Login, connect, connected
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.postgres import schema, schema_files
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

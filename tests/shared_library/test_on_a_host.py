@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import schema, service_trial
-from ansible.module_utils.migration.connection import connected
-from ansible.module_utils.migration.schema_files import read_files
+from ansible.module_utils.migration.core.connection import connected
+from ansible.module_utils.migration.host import login_test
+from ansible.module_utils.migration.postgres import schema
+from ansible.module_utils.migration.postgres.schema_files import read_files
 
 from scripts.playbooks import ROOT, ThrowawayHost
 
@@ -28,7 +29,7 @@ from .row_types import TYPESCRIPT
 from .tls_proxy import make_certificate, tls_in_front_of
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
 
     from tests.conftest import Server
 
@@ -437,10 +438,10 @@ def test_a_cutover_finds_beforehand_that_the_services_will_not_trust_the_server(
 
 def test_the_cutover_tells_its_own_host_from_others_as_the_library_does() -> None:
     library = (ROOT / "roles/shared_library/files/db/src/pool.ts").read_text()
-    assert service_trial.THIS_HOST.replace("/", r"\/") in library
+    assert login_test.THIS_HOST.replace("/", r"\/") in library
     names = ("", "localhost", "/run/postgresql", "127.0.0.1", "127.1.2.3", "::1", "[::1]")
-    assert all(map(service_trial.is_this_host, names))
-    assert not any(map(service_trial.is_this_host, ("10.0.0.1", "database.example", "::2", "localhost.example")))
+    assert all(map(login_test.is_this_host, names))
+    assert not any(map(login_test.is_this_host, ("10.0.0.1", "database.example", "::2", "localhost.example")))
 
 
 def test_modules_of_both_kinds_see_everything_that_the_library_exports() -> None:

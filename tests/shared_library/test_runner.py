@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration import ledger, schema, schema_files
-from ansible.module_utils.migration.connection import connect, connected
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import connect, connected
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.postgres import schema, schema_files
 
 from .conftest import PACKAGE, ROOT, Library, url_of
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
 
     from tests.conftest import Server
 

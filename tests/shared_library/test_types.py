@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.connection import connected
+from ansible.module_utils.migration.core.connection import connected
 
 from .row_types import read_database, read_typescript
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
 
 SCHEMAS = Path(__file__).parents[2] / "roles" / "shared_library" / "files" / "db" / "src" / "schemas"
 INTERFACES = read_typescript(SCHEMAS)

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration import engine, ledger, rehearsal, snapshot, validate
-from ansible.module_utils.migration.estate import Group, parse_group
-from ansible.module_utils.migration.fingerprint import fingerprint
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.cutover import rehearsal
+from ansible.module_utils.migration.engine.proof.target_state import fingerprint
+from ansible.module_utils.migration.engine.transfer import migrate
+from ansible.module_utils.migration.sqlite import snapshot
+from ansible.module_utils.migration.validation import group as validate
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -90,7 +94,7 @@ class Estate:
         path = str(self.source)
         ledger.take_step(self.connection, "zoo", "freeze", path, frozen_sha256=snapshot.sha256_of(self.source))
         self.connection.commit()
-        engine.migrate(self.connection, self.group, engine.FINAL, work_directory=self.work)
+        migrate.migrate(self.connection, self.group, migrate.FINAL, work_directory=self.work)
         detail = {"fingerprint": fingerprint(self.connection, self.group)}
         ledger.take_step(self.connection, "zoo", "go_live", path, detail=detail)
         with self.connection.cursor() as cursor:

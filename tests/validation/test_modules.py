@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.connection import connected
+from ansible.module_utils.migration.core.connection import connected
 from ansible.module_utils.testing import patch_module_args
 
 from .support import GROUP, make_estate
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
 
 CHECK = {

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration import ledger, snapshot, validate, validate_kept, way_back
-from ansible.module_utils.migration.connection import connect
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import ColumnOptions
+from ansible.module_utils.migration.core import group_detail, ledger
+from ansible.module_utils.migration.core.connection import connect
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import ColumnOptions
+from ansible.module_utils.migration.sqlite import snapshot
+from ansible.module_utils.migration.validation import group as validate
+from ansible.module_utils.migration.validation import ledger_lists
 
 from .support import Estate, make_estate
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.connection import Login
+    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
 
 
@@ -239,7 +242,7 @@ def test_a_work_directory_that_cannot_be_used_is_a_finding(estate: Estate) -> No
 
 def test_an_interrupted_way_back_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
-    ledger.merge_detail(estate.connection, "zoo", {way_back.KEY: {"phase": way_back.OPEN}})
+    ledger.merge_detail(estate.connection, "zoo", {group_detail.ROLLBACK: {"phase": group_detail.OPEN}})
     estate.connection.commit()
     assert "cutover group zoo: its way back to SQLite was interrupted" in estate.findings()
 
@@ -445,7 +448,7 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
 
 def test_a_secret_column_is_masked_in_the_key_of_a_row_too() -> None:
     secret = {("tokens", "token")}
-    assert validate_kept._shown_key("tokens", "token='s3cr3t'", secret) == "(secret)"
-    assert validate_kept._shown_key("tokens", "owner='a', token='s3cr3t'", secret) == "(secret)"
-    assert validate_kept._shown_key("tokens", "id=1", secret) == "id=1"
-    assert validate_kept._shown_key("users", "token='public here'", secret) == "token='public here'"
+    assert ledger_lists._shown_key("tokens", "token='s3cr3t'", secret) == "(secret)"
+    assert ledger_lists._shown_key("tokens", "owner='a', token='s3cr3t'", secret) == "(secret)"
+    assert ledger_lists._shown_key("tokens", "id=1", secret) == "id=1"
+    assert ledger_lists._shown_key("users", "token='public here'", secret) == "token='public here'"

@@ -47,7 +47,7 @@ class Backups:
 
     def program(self, *arguments: str) -> tuple[int, str]:
         """Run the backup program as its user; return exit code and output."""
-        program = "python3 -I /usr/local/lib/sqlite-to-postgresql.pyz backup"
+        program = "python3 -I /usr/local/lib/sqlite-to-postgresql.pyz backup.cli"
         result = self.host.run(f"runuser -u {self.user} -- {program} {shlex.join(arguments)}")
         return result.rc, result.stdout + result.stderr
 

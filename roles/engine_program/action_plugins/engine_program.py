@@ -27,12 +27,16 @@ import importlib
 import sys
 
 
+def _is_module(name):
+    return all(part.isidentifier() for part in name.split("."))
+
+
 def _main():
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        program = importlib.import_module("{PACKAGE}." + name) if name.isidentifier() else None
+        program = importlib.import_module("{PACKAGE}." + name) if _is_module(name) else None
     except ModuleNotFoundError as error:
-        if error.name != "{PACKAGE}." + name:
+        if not ("{PACKAGE}." + name + ".").startswith(error.name + "."):
             raise
         program = None
     if not hasattr(program, "main"):
@@ -51,7 +55,7 @@ def build(package: Path) -> bytes:
     :raises OSError: if a file cannot be read.
     """
     files = {"__main__.py": _STARTER.encode()}
-    files |= {f"{PACKAGE}/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
+    files |= {f"{PACKAGE}/{path.relative_to(package)}": path.read_bytes() for path in sorted(package.rglob("*.py"))}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writer:
         for name, content in files.items():

@@ -102,15 +102,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import privileges, schema, schema_files
-from ansible.module_utils.migration.connection import (
+from ansible.module_utils.migration.core.connection import (
     LOGIN_ARGUMENTS,
     Login,
     LoginRefused,
     ServerUnreachable,
     connected,
 )
-from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.postgres import privileges, schema, schema_files
 
 
 def apply(

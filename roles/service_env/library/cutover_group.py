@@ -205,16 +205,16 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login
-from ansible.module_utils.migration.cutover import cut_over
-from ansible.module_utils.migration.cutover_checks import Settings
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import parse_group
-from ansible.module_utils.migration.group_dump import DIRECTORY
-from ansible.module_utils.migration.rollback import put_right, roll_back
-from ansible.module_utils.migration.rollback_checks import Options
-from ansible.module_utils.migration.service_health import ServicesLogin
-from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
+from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import parse_group
+from ansible.module_utils.migration.core.files import WORK_DIRECTORY
+from ansible.module_utils.migration.cutover.cutover import cut_over
+from ansible.module_utils.migration.host.service_health import ServicesLogin
+from ansible.module_utils.migration.rollback.checks import Options
+from ansible.module_utils.migration.rollback.dump import DIRECTORY
+from ansible.module_utils.migration.rollback.rollback import put_right, roll_back
+from ansible.module_utils.migration.window.checks import Settings
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},

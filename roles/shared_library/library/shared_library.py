@@ -106,7 +106,7 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.errors import MigrationError, Problem
+from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.node_package.shared_statements import SHARED_STATEMENTS
 from ansible.module_utils.node_package.source import Source
 from ansible.module_utils.node_package.synchronise import Programs, synchronise

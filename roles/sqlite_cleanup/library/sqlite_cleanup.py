@@ -129,16 +129,12 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import (
-    archive,
-    cleanup,
-    cleanup_conditions,
-    cleanup_estate,
-    cleanup_plan,
-    cleanup_return,
-    ledger,
-)
-from ansible.module_utils.migration.connection import (
+from ansible.module_utils.migration.cleanup import cleanup, conditions
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import (
     LOGIN_ARGUMENTS,
     Login,
     LoginRefused,
@@ -146,9 +142,10 @@ from ansible.module_utils.migration.connection import (
     connected,
     explained,
 )
-from ansible.module_utils.migration.errors import MigrationError, Problem
-from ansible.module_utils.migration.estate import parse_group
-from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
+from ansible.module_utils.migration.core.errors import MigrationError, Problem
+from ansible.module_utils.migration.core.estate import parse_group
+from ansible.module_utils.migration.core.files import WORK_DIRECTORY
+from ansible.module_utils.migration.quarantine import archive
 
 
 def run(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -158,7 +155,7 @@ def run(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """
     groups = [parse_group(entry) for entry in parameters["groups"]]
     legacy = parameters["legacy_files"]
-    settings = cleanup_conditions.Settings(
+    settings = conditions.Settings(
         soak_days=parameters["soak_days"],
         quarantine_days=parameters["quarantine_days"],
         work_directory=parameters["work_directory"],
@@ -208,7 +205,7 @@ def main() -> None:
             "soak_days": {"type": "float", "default": 7},
             "quarantine_days": {"type": "float", "default": 7},
             "archive_directory": {"type": "path", "default": archive.ARCHIVE_DIRECTORY},
-            "quarantine_directory": {"type": "path", "default": cleanup_conditions.QUARANTINE_DIRECTORY},
+            "quarantine_directory": {"type": "path", "default": conditions.QUARANTINE_DIRECTORY},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
             **LOGIN_ARGUMENTS,
         },

@@ -1,7 +1,7 @@
 """Runs the module of the same name as Ansible always does, and shows how far it is if it takes long.
 
 The module writes one line about its progress into a private file, once a second (see
-module_utils/migration/progress.py). A thread reads it through a second connection to the host,
+module_utils/migration/engine/transfer/progress.py). A thread reads it through a second connection to the host,
 with the same become, and shows it. The module itself runs in the foreground exactly as without
 this plugin: arguments, results, check mode, time limits and interruptions stay Ansible's own.
 

@@ -147,11 +147,13 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import engine, ledger, rehearsal, state
-from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group, parse_group
-from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
+from ansible.module_utils.migration.core import ledger, state
+from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.core.files import WORK_DIRECTORY
+from ansible.module_utils.migration.cutover import rehearsal
+from ansible.module_utils.migration.engine.transfer import migrate
 
 
 def synchronise(
@@ -181,7 +183,7 @@ def synchronise(
                     "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
                 }
             if check_mode:
-                result = engine.migrate(connection, group, engine.REHEARSAL, check_mode, work_directory)
+                result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
             else:
                 result = rehearsal.rehearse(connection, group, work_directory, rehearse_way_back)
             return {**result, "state": record.state, "diff": _diff(result["report"])}
@@ -193,7 +195,7 @@ def synchronise(
 
 def _before_the_schema(group: Group, work_directory: str) -> dict[str, Any]:
     """Return what a dry run can say while the server or its schema is still to be made."""
-    report = engine.profile(group, work_directory)
+    report = migrate.profile(group, work_directory)
     return {
         "changed": True,
         "state": state.PENDING,

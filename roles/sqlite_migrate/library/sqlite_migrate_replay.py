@@ -86,12 +86,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, connected
-from ansible.module_utils.migration.errors import MigrationError, Problem
-from ansible.module_utils.migration.estate import Group, parse_group
-from ansible.module_utils.migration.replay import RepairedRow, replay_rejects
-from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
-from ansible.module_utils.migration.source import Value
+from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, connected
+from ansible.module_utils.migration.core.errors import MigrationError, Problem
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.core.files import WORK_DIRECTORY
+from ansible.module_utils.migration.engine.transfer.replay import RepairedRow, replay_rejects
+from ansible.module_utils.migration.sqlite.tables import Value
 
 
 def as_value(where: str, value: Any) -> Value:

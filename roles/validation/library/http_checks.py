@@ -128,7 +128,7 @@ results:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import functional_checks
+from ansible.module_utils.migration.validation import functional_checks
 
 STEP: dict[str, Any] = {
     "name": {"type": "str", "required": True},

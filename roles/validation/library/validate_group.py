@@ -95,11 +95,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import ledger, validate
-from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
-from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.estate import Group, parse_group
-from ansible.module_utils.migration.snapshot import WORK_DIRECTORY
+from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.core.files import WORK_DIRECTORY
+from ansible.module_utils.migration.validation import group as validate
 
 
 def validation(

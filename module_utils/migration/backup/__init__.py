@@ -1,0 +1,1 @@
+"""Backups of the database: taken, restored in a test, copied, restored."""

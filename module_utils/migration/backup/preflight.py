@@ -1,0 +1,207 @@
+"""What is looked at before a backup, a drill or a restore begins: rights, roles and room. All gaps at once."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.connection import first_row
+from ..core.errors import MigrationError, Problem
+from ..core.ledger import LOCK_CLASS
+from .content import UNREADABLE
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+_SHOWN = 20
+FREE_SPACE = "Free space there, or lower postgres_backup_reserve_megabytes"
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes anybody but root may still write on the disk of a path."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def require_owner(directory: Path) -> None:
+    """Refuse to write as anybody but the owner of the directory, who could not read it then.
+
+    :raises MigrationError: naming both.
+    """
+    owner, own = directory.stat().st_uid, os.geteuid()
+    if own != owner:
+        what = f"belongs to user {_user(owner)}, and this runs as user {_user(own)}"
+        fix = f"Run it as that user: runuser -u {_user(owner)} -- …, or start postgres-backup.service"
+        raise MigrationError("This is not the user of the backups.", [Problem(str(directory), what, fix)])
+
+
+def _user(number: int) -> str:
+    """Return the name of an operating system's user, or the number of one without a name."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def require_room_for_dump(settings: Settings) -> None:
+    """Refuse to begin a dump on a disk that has not even its reserve. How large it will be, nobody can say before.
+
+    :raises MigrationError: naming the disk.
+    """
+    free = free_bytes(settings.directory)
+    if free < settings.reserve_bytes:
+        what = f"{free:,} bytes are free, and {settings.reserve_bytes:,} are to stay free"
+        raise MigrationError("There is no room for a backup.", [Problem(str(settings.directory), what, FREE_SPACE)])
+
+
+def server_disk(cursor: Cursor) -> Path | None:
+    """Return where the server creates databases, None if it is on another host or does not let us see it."""
+    cursor.execute("SELECT setting, pg_backend_pid() FROM pg_settings WHERE name = 'data_directory'")
+    row = cursor.fetchone()
+    if row is None or not row[0]:
+        return None
+    path = Path(row[0])
+    try:
+        # A session's process works in the data directory: that proves that it is the one of that name on this host.
+        if not os.path.samefile(f"/proc/{row[1]}/cwd", path):
+            return None
+        free_bytes(path / "base")
+    except OSError:
+        return None
+    return path / "base"
+
+
+def read_needs(cursor: Cursor) -> dict[str, Any]:
+    """Return what a restore of the present database needs of its server: ``database_bytes`` and ``roles``."""
+    cursor.execute(
+        """
+        WITH this AS (SELECT oid FROM pg_database WHERE datname = current_database()),
+        used AS (
+          SELECT refobjid AS oid FROM pg_shdepend, this
+           WHERE refclassid = 'pg_authid'::regclass
+             AND (dbid = this.oid OR dbid = 0 AND classid = 'pg_database'::regclass AND objid = this.oid)
+          UNION
+          SELECT setrole FROM pg_db_role_setting, this WHERE setdatabase = this.oid AND setrole <> 0
+        )
+        SELECT pg_database_size(current_database()),
+               array(SELECT rolname::text FROM pg_roles JOIN used USING (oid) ORDER BY 1)
+        """
+    )
+    size, roles = first_row(cursor)
+    return {"database_bytes": int(size), "roles": roles}
+
+
+def require_room_to_restore(settings: Settings, cursor: Cursor, manifest: Mapping[str, Any]) -> Path | None:
+    """Return where the restored database will lie, if that is on this host; refuse if it would not fit there.
+
+    A disk that a restore fills takes the whole server down, so the size is the database's when it was backed up, with
+    the room that its deleted rows took: more than the restored one needs, never less.
+
+    :raises MigrationError: naming the disk.
+    """
+    disk, needed = server_disk(cursor), int(manifest.get("database_bytes", 0))
+    if disk is None:
+        return None
+    free = free_bytes(disk)
+    if free < needed + settings.reserve_bytes:
+        what = (
+            f"{free:,} bytes are free; the database had {needed:,} when it was backed up, "
+            f"and {settings.reserve_bytes:,} are to stay free"
+        )
+        raise MigrationError(
+            f"There is no room to restore backup {manifest['name']}.", [Problem(str(disk), what, FREE_SPACE)]
+        )
+    return disk
+
+
+def require_readable(connection: Connection) -> None:
+    """Refuse to take a backup as a role that cannot read everything, in the session that dumps.
+
+    :raises MigrationError: naming every table and sequence.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(UNREADABLE)
+        found = cursor.fetchall()
+    connection.rollback()
+    if found:
+        role = found[0][2]
+        fix = f"Give it to the owner of the database, or to {role} the right to read all of it"
+        problems = [Problem(name, what, fix) for name, what, _ in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            problems.append(Problem("the database", f"{len(found) - _SHOWN} more like these", fix))
+        raise MigrationError(f"Role {role} cannot read all that a backup holds.", problems)
+
+
+def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | None = None) -> None:
+    """Refuse to restore without the rights or roles it needs, as the role that logs in.
+
+    :param cursor: of a session in the maintenance database.
+    :param swapped: the database that the restored one is to replace, None for a drill.
+    :raises MigrationError: naming every right and role, with the statement that gives it.
+    """
+    owner = manifest["properties"]["owner"]
+    cursor.execute(
+        """
+        SELECT r.rolname::text, r.rolsuper, r.rolcreatedb, quote_ident(r.rolname),
+               to_regrole(quote_ident(%(owner)s)) IS NULL
+               OR pg_has_role(to_regrole(quote_ident(%(owner)s))::oid,
+                              CASE WHEN current_setting('server_version_num')::int < 160000
+                                   THEN 'MEMBER' ELSE 'SET' END),
+               quote_ident(%(owner)s),
+               pg_has_role('pg_signal_backend', 'USAGE'),
+               array(SELECT name FROM unnest(%(roles)s::text[]) AS name WHERE to_regrole(quote_ident(name)) IS NULL
+                      ORDER BY 1),
+               array(SELECT DISTINCT s.rolname::text FROM pg_stat_activity a JOIN pg_roles s ON s.oid = a.usesysid
+                      WHERE a.datname = %(swapped)s AND s.rolsuper ORDER BY 1),
+               array(SELECT gid FROM pg_prepared_xacts WHERE database = %(swapped)s ORDER BY 1),
+               array(SELECT DISTINCT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                      WHERE d.datname = %(swapped)s AND l.locktype = 'advisory' AND l.classid::bigint = %(class)s
+                      ORDER BY 1)
+        FROM pg_roles r WHERE r.rolname = current_user
+        """,
+        {
+            "owner": owner,
+            "roles": sorted({owner, *manifest.get("roles", ())}),
+            "swapped": swapped,
+            "class": LOCK_CLASS,
+        },
+    )
+    row = first_row(cursor)
+    name, is_super, may_create, quoted, may_give, quoted_owner, may_end, unknown, supers, prepared, running = row
+    problems = [
+        Problem(
+            f"role {role}",
+            "does not exist on this server, and something in the backup is its",
+            f"Run playbooks/1_infrastructure.yml, or make it as roles.sql of {manifest['name']} does",
+        )
+        for role in unknown
+    ]
+    problems += [
+        Problem(f"prepared transaction {gid}", f"is open in database {swapped}", "Commit it or roll it back")
+        for gid in prepared
+    ]
+    problems += [
+        Problem(f"session {pid}", f"of another run is at work in database {swapped}", "Wait until it has ended")
+        for pid in running
+    ]
+    if not is_super:
+        where = f"role {name}"
+        if not may_create:
+            problems.append(Problem(where, "may not create databases", f"ALTER ROLE {quoted} CREATEDB;"))
+        if not may_give:
+            what = f"may not make {owner} the owner of a database"
+            problems.append(Problem(where, what, f"GRANT {quoted_owner} TO {quoted};"))
+        if swapped is not None and not may_end:
+            what = "may not end the sessions of other roles"
+            problems.append(Problem(where, what, f"GRANT pg_signal_backend TO {quoted};"))
+        problems += [
+            Problem(f"superuser {role}", f"has sessions in {swapped}, which {name} may not end", "End them, then go on")
+            for role in supers
+        ]
+    if problems:
+        raise MigrationError(f"Backup {manifest['name']} cannot be restored as role {name}.", problems)

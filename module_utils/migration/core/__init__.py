@@ -1,0 +1,1 @@
+"""What every other package stands on: errors, the estate, the ledger and its states, connections, files."""

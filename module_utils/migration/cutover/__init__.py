@@ -1,0 +1,1 @@
+"""Moves a group's services to PostgreSQL in one window, and keeps them there."""

@@ -1,0 +1,203 @@
+"""A rehearsal while the services run: the load and its proof, how long the window will be, and the whole way back.
+
+What it finds is kept in the ledger together with the snapshot that was loaded. As long as that is the
+same, another run has nothing to rehearse again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core import ledger
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Group
+from ..engine.export.export import ExportReport
+from ..engine.export.export import rehearse as rehearse_way_back
+from ..engine.transfer import baseline, migrate
+from ..host import open_files
+from ..host.pm2 import by_user
+from ..window.checks import strangers
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+# In the ledger's detail of a group.
+REHEARSAL = "rehearsal"
+# Where the time of pm2 and the services in a window is known from.
+FROM_CUTOVER = "an earlier cutover on this host"
+FROM_PM2 = "two calls of pm2"
+
+
+def rehearse(connection: Connection, group: Group, work_directory: str, way_back: bool = True) -> dict[str, Any]:
+    """Make the target equal to the source, and find out what the cutover and the way back will be like.
+
+    :param way_back: bring everything back into a scratch copy too, which reads both sides once more.
+    :returns: what :func:`.engine.transfer.migrate.migrate` does, with ``rehearsal`` (see
+        ``roles/sqlite_migrate/README.md``), ``msg`` and ``warnings``.
+    :raises MigrationError: with every offender, or if the way back would not give back what was loaded.
+    """
+    warnings = _warnings(group)
+    began = time.monotonic()
+    result = migrate.migrate(connection, group, migrate.REHEARSAL, work_directory=work_directory)
+    seconds = time.monotonic() - began
+    detail = ledger.read_group(connection, group.name, group.source_path).detail
+    connection.rollback()
+    found: Mapping[str, Any] = detail.get(REHEARSAL, {})
+    if found.get("token") != _token(detail) or (way_back and not found.get("way_back")):
+        sync = _measure_sync(connection, group, result, work_directory)
+        detail = ledger.read_group(connection, group.name, group.source_path).detail
+        connection.rollback()
+        services, source = _measure_services(connection, group)
+        sync, services = round(sync, 3), round(services, 3)
+        full = result["report"]["way"] != migrate.CHANGED_ROWS
+        found = {
+            "token": _token(detail),
+            "rehearsed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "load_seconds": round(seconds, 3) if full else found.get("load_seconds"),
+            "final_sync_seconds": sync,
+            "services_seconds": services,
+            "services_seconds_from": source,
+            "expected_downtime_seconds": round(sync + services, 3),
+            "way_back": _rehearse_way_back(connection, group, detail, Path(work_directory)) if way_back else None,
+        }
+        ledger.merge_detail(connection, group.name, {REHEARSAL: found})
+        connection.commit()
+    return {**result, "rehearsal": dict(found), "msg": describe(group.name, found), "warnings": warnings}
+
+
+def describe(name: str, found: Mapping[str, Any]) -> str:
+    """Return what a rehearsal has shown, in one sentence or two."""
+    load = "" if found["load_seconds"] is None else f" (all rows loaded and proven in {found['load_seconds']:.1f} s)"
+    start = "" if found["services_seconds_from"] == FROM_CUTOVER else ", and what its services take to start"
+    text = (
+        f"{name} is rehearsed{load}; expected downtime about {found['expected_downtime_seconds']:.1f} s{start}: "
+        f"final sync {found['final_sync_seconds']:.1f} s, stop and start {found['services_seconds']:.1f} s "
+        f"({found['services_seconds_from']})."
+    )
+    back = found["way_back"]
+    if back is None:
+        return f"{text} The way back was not rehearsed."
+    return (
+        f"{text} The way back into a scratch copy took {back['seconds']:.1f} s: nothing to change, "
+        f"{back['rows']:,} rows of equal content."
+    )
+
+
+def _measure_sync(connection: Connection, group: Group, result: Mapping[str, Any], work_directory: str) -> float:
+    """Return what the final sync takes: a sync of what the services have written since the snapshot, as it will be."""
+    if result["report"]["way"] != migrate.CHANGED_ROWS:
+        result = migrate.migrate(connection, group, migrate.REHEARSAL, work_directory=work_directory)
+    return float(result["report"]["seconds"]["total"])
+
+
+def _measure_services(connection: Connection, group: Group) -> tuple[float, str]:
+    """Return the seconds that the services' stop and start take in a window, and where that is known from."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (report ->> 'downtime_seconds')::float8 - (report ->> 'own_seconds')::float8 FROM migration.run "
+            "WHERE kind = 'cutover' AND report ->> 'measured_by' = 'client' "
+            "ORDER BY group_name = %s DESC, id DESC LIMIT 1",
+            (group.name,),
+        )
+        row = cursor.fetchone()
+    connection.rollback()
+    if row is not None:
+        return max(0.0, float(row[0])), FROM_CUTOVER
+    began = time.monotonic()
+    with suppress(MigrationError):
+        for pm2 in by_user(service.user for service in group.services).values():
+            if pm2.problem() is None:
+                pm2.processes()
+    return 2 * (time.monotonic() - began), FROM_PM2
+
+
+def _rehearse_way_back(
+    connection: Connection, group: Group, detail: Mapping[str, Any], work: Path
+) -> dict[str, Any] | None:
+    """Bring everything back into a copy of the snapshot that was loaded; None if that is no more.
+
+    :raises MigrationError: if the way back is not open, or would change what nobody has changed.
+    """
+    snapshot = baseline.find(work, group.name, _token(detail))
+    if snapshot is None:
+        return None
+    # A directory of this name is removed by the next run if this one is killed.
+    directory = work / f"run-{os.getpid()}-way-back"
+    directory.mkdir(mode=0o700)
+    began = time.monotonic()
+    try:
+        report = rehearse_way_back(connection, group, snapshot, directory)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fix = "Free some disk, or point sqlite_migrate_work_directory to a larger one"
+        raise MigrationError(
+            f"Not enough disk to rehearse the way back of cutover group {group.name}.",
+            [Problem(str(work), "the disk is full", fix)],
+        ) from None
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    _require_nothing_to_change(group, report)
+    return {
+        "seconds": round(time.monotonic() - began, 3),
+        "tables": len(report.tables),
+        "rows": sum(table.rows for table in report.tables),
+    }
+
+
+def _require_nothing_to_change(group: Group, report: ExportReport) -> None:
+    """Refuse a way back that would not give back what has just been loaded.
+
+    :raises MigrationError: naming the tables.
+    """
+    if report.changed:
+        raise MigrationError(
+            f"The way back of cutover group {group.name} does not give back what was loaded.",
+            [
+                Problem(
+                    f"{group.name}: {table.target} → {table.source}",
+                    f"it would insert {table.inserted:,}, update {table.updated:,} and delete {table.deleted:,} rows, "
+                    "and nobody has written to PostgreSQL",
+                    "Do not cut over. Find out who writes to this table in PostgreSQL, else please report this",
+                )
+                for table in report.tables
+                if table.inserted or table.updated or table.deleted
+            ],
+        )
+
+
+def _warnings(group: Group) -> list[str]:
+    """Return a sentence for each process that would make the cutover refuse, while it can still be dealt with."""
+    with suppress(MigrationError, OSError):
+        if open_files.find_holders(group.source_path):
+            return [
+                f"{problem.where}: {problem.what}, so the cutover will refuse. {problem.fix}."
+                for problem in strangers(group.source_path, _pids_of_services(group))
+            ]
+    return []
+
+
+def _pids_of_services(group: Group) -> list[int]:
+    """Return the processes of the group's services; those of a pm2 that cannot be asked do not run under it."""
+    names = {service.name for service in group.services}
+    pids = []
+    for user in sorted({service.user for service in group.services}):
+        with suppress(MigrationError):
+            pm2 = by_user([user])[user]
+            if pm2.problem() is None:
+                pids += [process.pid for process in pm2.processes() if process.name in names]
+    return pids
+
+
+def _token(detail: Mapping[str, Any]) -> str | None:
+    """Return which snapshot the ledger says was loaded."""
+    token: str | None = detail.get(migrate.KEPT, {}).get("token")
+    return token

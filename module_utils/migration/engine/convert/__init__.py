@@ -1,0 +1,1 @@
+"""The forward mapping of one value."""

@@ -1,0 +1,39 @@
+"""What every converter of a value is: its types, and how it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...sqlite.tables import Value
+
+if TYPE_CHECKING:
+    from ..plan.planner import ColumnPlan
+
+Convert = Callable[[Value], "str | None"]
+Note = Callable[[str], None]
+
+
+class Refused(Exception):
+    """A value that its target column cannot hold as it is.
+
+    :param policy: the policy of :data:`.core.estate.POLICIES` that may answer for it.
+    :param what: what is wrong, without the value itself.
+    """
+
+    def __init__(self, policy: str, what: str) -> None:
+        super().__init__(what)
+        self.policy = policy
+        self.what = what
+
+
+def storage_class(value: Value) -> str:
+    """Return SQLite's name of a value's storage class."""
+    if value is None:
+        return "null"
+    return {int: "integer", float: "real", str: "text", bytes: "blob"}[type(value)]
+
+
+def needs(column: ColumnPlan, value: Value) -> Refused:
+    """Return the refusal of a value whose storage class does not fit the target's type."""
+    return Refused("unconvertible", f"holds {storage_class(value)} where {column.display_type} is needed")

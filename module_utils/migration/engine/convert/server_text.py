@@ -1,0 +1,131 @@
+"""How the server itself reads and writes a text of a type that only the server knows.
+
+Intervals, arrays, enums, ranges, addresses and whatever a database defines go through the type's
+own text input. Here the server is asked how it writes such a text back, with the column's
+modifier (its length or precision) and without: a text that the modifier would cut is not accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ...core.connection import first_row
+from ...sqlite.tables import Value
+from ..plan.planner import ColumnPlan, TablePlan
+
+try:
+    import psycopg2
+    from psycopg2 import sql
+except ImportError:  # reported by connection.connect()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+_ROWS_AT_ONCE = 200
+
+
+class ServerForms:
+    """Asks the server for the normal forms of texts, many at once, and remembers those of a few rows."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._types: dict[tuple[str, str], str] = {}
+        self._forms: dict[tuple[str, str], dict[str, str | None]] = {}
+
+    def learned(self, plan: TablePlan, rows: Iterable[tuple[Value, ...]]) -> Iterator[Sequence[tuple[Value, ...]]]:
+        """Yield the rows in blocks, the forms of each block's texts known.
+
+        :param rows: the values of the plan's columns, and maybe more behind them.
+        """
+        others = [(index, column) for index, column in enumerate(plan.columns) if column.kind == "other"]
+        remaining = iter(rows)
+        # Without a question for the server there is no reason to hold more than one row.
+        size = _ROWS_AT_ONCE if others else 1
+        while block := list(islice(remaining, size)):
+            for index, column in others:
+                texts = {_text(row[index]) for row in block if isinstance(row[index], (str, int, float))}
+                self._forms[(plan.target.name, column.target)] = self._ask(plan, column, sorted(texts))
+            yield block
+
+    def accepts(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
+        """Return whether the column's type can read a text."""
+        return self._form(plan, column, text) is not None
+
+    def normal_form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str:
+        """Return a text as the column's type writes it, or the text itself if the type cannot read it."""
+        form = self._form(plan, column, text)
+        return text if form is None else form
+
+    def _form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str | None:
+        known = self._forms.setdefault((plan.target.name, column.target), {})
+        if text not in known:  # made by a policy, or by another block
+            known.update(self._ask(plan, column, [text]))
+        return known[text]
+
+    def _ask(self, plan: TablePlan, column: ColumnPlan, texts: list[str]) -> dict[str, str | None]:
+        """Return the normal form of each text, None for one that the type cannot read."""
+        askable = [text for text in texts if "\x00" not in text and _is_utf8(text)]
+        forms: dict[str, str | None] = dict.fromkeys(texts)
+        # The server wrote both types, quoted where needed.
+        query = sql.SQL(
+            "SELECT v, CASE WHEN v::{type}::text = v::{declared}::text THEN v::{type}::text END "
+            "FROM unnest(%s::text[]) AS v"
+        ).format(
+            type=sql.SQL(self._type_of(plan, column).replace("%", "%%")),
+            declared=sql.SQL(column.display_type.replace("%", "%%")),
+        )
+        pending = [askable] if askable else []
+        while pending:
+            part = pending.pop()
+            with self._connection.cursor() as cursor:
+                cursor.execute("SAVEPOINT forms")
+                try:
+                    cursor.execute(query, (part,))
+                except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.NotSupportedError):
+                    cursor.execute("ROLLBACK TO SAVEPOINT forms")
+                    if len(part) > 1:
+                        middle = len(part) // 2
+                        pending += [part[:middle], part[middle:]]
+                else:
+                    forms.update(cursor.fetchall())
+                cursor.execute("RELEASE SAVEPOINT forms")
+        return forms
+
+    def _type_of(self, plan: TablePlan, column: ColumnPlan) -> str:
+        """Return the column's type as PostgreSQL writes it in SQL: domains resolved, without its modifier."""
+        key = (plan.target.name, column.target)
+        if key not in self._types:
+            schema, _, table = plan.target.name.partition(".")
+            with self._connection.cursor() as cursor:
+                cursor.execute(
+                    """
+                    WITH RECURSIVE resolved (type) AS (
+                      SELECT a.atttypid FROM pg_attribute a
+                      JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                      WHERE n.nspname = %s AND c.relname = %s AND a.attname = %s
+                      UNION ALL
+                      SELECT t.typbasetype FROM resolved r JOIN pg_type t ON t.oid = r.type WHERE t.typtype = 'd'
+                    )
+                    SELECT format_type(r.type, -1) FROM resolved r JOIN pg_type t ON t.oid = r.type
+                    WHERE t.typtype <> 'd'
+                    """,
+                    (schema, table, column.target),
+                )
+                # format_type() quotes the name itself.
+                self._types[key] = str(first_row(cursor)[0])
+        return self._types[key]
+
+
+def _text(value: Value) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""PostgreSQL to SQLite: rows written since the cutover, into a copy of the frozen file."""

@@ -1,0 +1,238 @@
+"""Brings one table of the copy to what PostgreSQL holds."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ...core.errors import MigrationError, Problem
+from ...sqlite.tables import Value, quote_name, unknown_collations
+from ..proof.checksums import sum_source, sum_target
+from .clashes import Held, is_clash, locator_of, where, without_triggers
+from .difference import Difference, found
+from .inputs import Sides, hash_of
+from .unmapped_columns import other_columns
+from .values import ValueForms, shown_row, shown_value
+from .violations import Offenders
+
+_ROWS_AT_ONCE = 500
+# The values of so many bytes of rows are held at once, or of one row.
+_BYTES_AT_ONCE = 4 << 20
+
+
+@dataclass
+class Written:
+    """Rows written to one table, and the columns of its target of which nobody can tell what they hold."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    not_told: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A row that differs.
+
+    :param locator: how to find it in the file, None for a new row.
+    :param place: where PostgreSQL holds it, see its ``ctid``.
+    """
+
+    locator: tuple[Value, ...] | None
+    place: str
+
+
+def export_table(sides: Sides, writer: sqlite3.Connection, directory: Path, offenders: Offenders) -> Written:
+    """Write every row of a table that differs; note what cannot be said.
+
+    :param directory: private directory for work files.
+    """
+    others = other_columns(sides)
+    others.note(offenders)
+    written = Written(not_told=others.not_told)
+    if _holds_the_same(sides):
+        return written
+    with found(sides, directory) as difference:
+        if difference:
+            _require_known_collations(sides)
+            with without_triggers(writer, sides.plan.source.name):
+                _TableWriter(sides, writer, offenders, written).write(difference)
+    return written
+
+
+def _holds_the_same(sides: Sides) -> bool:
+    """Return whether PostgreSQL has exactly the rows of the file; the sums tell it in a fraction of the time.
+
+    If they differ, the rows may still be the same: SQLite may have said one in another way.
+    """
+    return sum_source(sides.source, sides.prepared, sides.forms) == sum_target(sides.connection, sides.plan)
+
+
+def _require_known_collations(sides: Sides) -> None:
+    """Refuse to write where an order of texts that only the service knows keeps an index.
+
+    :raises MigrationError: naming the collation.
+    """
+    name = sides.plan.source.name
+    statements = [
+        text
+        for (text,) in sides.source.execute(
+            "SELECT sql FROM sqlite_schema WHERE tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL", (name,)
+        )
+    ]
+    problems = [
+        Problem(
+            name,
+            f"it is ordered by the collation {collation}, which only the service knows",
+            "Bring its changes back through the service itself",
+        )
+        for collation in unknown_collations(sides.source)
+        if any(re.search(rf"\bCOLLATE\W+{re.escape(collation)}", text, re.IGNORECASE) for text in statements)
+    ]
+    if problems:
+        raise MigrationError(f"The changes of {sides.plan.target.name} cannot be brought back.", problems)
+
+
+class _TableWriter:
+    """Writes the rows of one table that differ."""
+
+    def __init__(self, sides: Sides, writer: sqlite3.Connection, offenders: Offenders, counts: Written) -> None:
+        self._sides = sides
+        self._writer = writer
+        self._offenders = offenders
+        self._counts = counts
+        self._plan = plan = sides.plan
+        self._prepared = sides.prepared
+        self._columns = sides.columns
+        self._table = quote_name(plan.source.name)
+        columns = {column.name for column in plan.source.columns if not column.generated}
+        self._written = [index for index, column in enumerate(plan.columns) if column.source in columns]
+
+    def write(self, difference: Difference) -> None:
+        """Delete, update and insert, in this order."""
+        for locator in difference.deleted():
+            self._delete(locator)
+        value_forms = ValueForms(self._sides.source, self._plan, self._sides.forms)
+        held = Held(self._writer, self._plan.source, self._sides.locator)
+        for change, values in self._changed(difference.updated()):
+            self._update(change, values, value_forms, held)
+        for place, what, row in held.put_back():
+            self._offenders.add(place, what, row)
+        for _, values in self._changed(difference.inserted()):
+            self._insert(values, value_forms)
+
+    def _changed(self, rows: Iterable[tuple[str | None, str, int]]) -> Iterator[tuple[_Change, list[Any]]]:
+        """Yield rows that differ with what PostgreSQL holds of them: hash of the field, then value, of each column."""
+        block: list[_Change] = []
+        size = 0
+        for locator, place, row_size in rows:
+            if block and (len(block) >= _ROWS_AT_ONCE or size + row_size > _BYTES_AT_ONCE):
+                yield from self._read(block)
+                block, size = [], 0
+            block.append(_Change(None if locator is None else locator_of(locator), place))
+            size += row_size
+        if block:
+            yield from self._read(block)
+
+    def _read(self, block: Sequence[_Change]) -> Iterator[tuple[_Change, list[Any]]]:
+        """Yield the rows of a block with what PostgreSQL holds of them."""
+        rows = self._sides.read_target([change.place for change in block])
+        # So that the forms of all texts are asked for at once.
+        first, last = len(self._columns), len(self._columns) + len(self._plan.columns)
+        values = [(*rows[change.place][first:last], number) for number, change in enumerate(block)]
+        for learned in self._sides.forms.learned(self._plan, values):
+            for *_, number in learned:
+                change = block[cast(int, number)]
+                yield change, rows[change.place]
+
+    def _delete(self, locator: str) -> None:
+        """Delete one row."""
+        if self._prepared.changes:
+            # Another row may get its row id.
+            self._prepared.changes.pop(self._sides.source_row(locator_of(locator))[1], None)
+        condition, bound = where(self._sides.locator, locator_of(locator))
+        try:
+            self._writer.execute(f"DELETE FROM {self._table} WHERE {condition}", bound)  # noqa: S608 (quoted)
+        except sqlite3.Error as error:
+            secret = not self._plan.secret_columns.isdisjoint(self._sides.locator)
+            self._refused(error, "(secret)" if secret else locator)
+        self._counts.deleted += 1
+
+    def _update(self, change: _Change, values: Sequence[Any], value_forms: ValueForms, held: Held) -> None:
+        """Write the values of one row that differ."""
+        row = self._shown(values)
+        condition, bound = where(self._sides.locator, change.locator or ())
+        before, key = self._sides.source_row(change.locator or ())
+        fields = self._sides.source_fields(before, key)
+        new: dict[str, Value] = {}
+        for index in self._written:
+            known = fields[index]
+            if known is None or hash_of(known).hex() != values[index]:
+                self._say(index, values, row, value_forms, new)
+        if not new:
+            return  # nothing, or what is computed from other columns: the proof names it
+        self._prepared.rejected.pop(key, None)
+        repaired = self._prepared.changes.get(key, {})
+        for name in repaired.keys() & new.keys():
+            del repaired[name]
+        self._counts.updated += 1
+        assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
+        try:
+            self._writer.execute(
+                f"UPDATE OR ABORT {self._table} SET {assignments} WHERE {condition}",  # noqa: S608 (quoted)
+                (*new.values(), *bound),
+            )
+        except sqlite3.IntegrityError as error:
+            if is_clash(error):
+                # Perhaps with a row that is still to change.
+                held.take(change.locator or (), new, row)
+            else:
+                self._refused(error, row)
+        except sqlite3.Error as error:
+            self._refused(error, row)
+
+    def _insert(self, values: Sequence[Any], value_forms: ValueForms) -> None:
+        """Write one new row."""
+        row = self._shown(values)
+        new: dict[str, Value] = {}
+        for index in self._written:
+            self._say(index, values, row, value_forms, new)
+        self._counts.inserted += 1
+        names = ", ".join(map(quote_name, new))
+        marks = ", ".join("?" * len(new))
+        try:
+            self._writer.execute(
+                f"INSERT OR ABORT INTO {self._table} ({names}) VALUES ({marks})",  # noqa: S608 (quoted)
+                tuple(new.values()),
+            )
+        except sqlite3.Error as error:
+            self._refused(error, row)
+
+    def _say(self, index: int, values: Sequence[Any], row: str, value_forms: ValueForms, new: dict[str, Value]) -> None:
+        """Put the value of one column into ``new``, or note that the file cannot hold it."""
+        column = self._columns[index]
+        text = values[len(self._columns) + index]
+        if text is None:
+            new[column.source] = None
+            return
+        value = value_forms.find(index, text, values[index])
+        if value is None:
+            self._offenders.add(
+                f"{self._plan.source.name}.{column.source}",
+                f"holds a value of type {column.display_type} that the file cannot say exactly",
+                row if column.options.secret else f"{row}: {shown_value(column, text)}",
+            )
+            return
+        new[column.source] = value
+
+    def _shown(self, values: Sequence[Any]) -> str:
+        """Return the key of a row of PostgreSQL for a person."""
+        return shown_row(self._sides, values[len(self._columns) :])
+
+    def _refused(self, error: sqlite3.Error, row: str) -> None:
+        """Note that SQLite refuses a row; its messages name columns, never values."""
+        self._offenders.add(self._plan.source.name, f"SQLite refuses it: {error}", row)

@@ -1,0 +1,1 @@
+"""How each column of each table is converted: decided before a value is touched."""

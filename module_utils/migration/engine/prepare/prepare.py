@@ -1,0 +1,244 @@
+"""Sorts out which rows are plain, and converts all others once, into private files that COPY reads as they are.
+
+Nothing is written to the target here, so every offender can be found and listed first.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.errors import MigrationError, RowsRefused
+from ...core.estate import REFUSE, Group
+from ...sqlite.tables import Value, quote_name, show, shown_key
+from ..convert.refusals import Refused
+from ..convert.server_text import ServerForms
+from ..plan.planner import ForeignKeyPlan, TablePlan
+from .copy_file import Spool
+from .duplicates import (
+    Rejected,
+    doubled_keys,
+    doubled_spellings,
+    rejected_duplicates,
+    rejects_duplicates,
+    row_of,
+    unique_keys,
+)
+from .fast_path import count_plain_rows, id_blocks, plain_rows
+from .table import PreparedTable, TableWork
+from .violations import SHOWN_KEYS, Offenders
+
+
+@dataclass
+class Prepared:
+    """A whole group, converted, with the files for the ledger."""
+
+    tables: list[PreparedTable]
+    id_map: Path
+    rejects: Path
+    originals: Path
+
+
+def prepare(
+    group: Group,
+    snapshot: sqlite3.Connection,
+    plans: Sequence[TablePlan],
+    directory: Path,
+    forms: ServerForms,
+    spool: bool = True,
+    exact: bool = False,
+    only: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Sort out the plain rows of every table of a group, and convert all others.
+
+    :param directory: a private directory for the files.
+    :param forms: answers for types that only the server knows.
+    :param spool: write the tables' files; without them only the findings are returned.
+    :param exact: take no row for plain, so that every offender is found before PostgreSQL sees one.
+    :param only: by source table, SQL that chooses the rows to convert; tables not named are left out.
+    :raises MigrationError: with every value that no policy answers for; :class:`.RowsRefused` with
+        only some of them unless ``exact``.
+    """
+    # A rejected row orphans the rows that refer to it, which may lie in a table before it (a
+    # cycle) or in its own: then everything is converted again with what is now known.
+    rejected_rows: dict[str, list[dict[str, Value]]] = {}
+    duplicates: dict[str, dict[str, str]] = {}
+    for plan in plans:
+        if only is not None and rejects_duplicates(plan):
+            # A row that goes lets one stay that is not among the chosen ones.
+            raise RowsRefused(f"Which rows of {plan.source.name} are duplicates depends on all of its rows.")
+        duplicates[plan.source.name] = rejected_duplicates(snapshot, plan)
+    while True:
+        known = {table: len(rows) for table, rows in rejected_rows.items()}
+        once = _Preparation(group, snapshot, plans, directory, forms, spool, exact, only, duplicates)
+        prepared, offenders, seen = once.run(rejected_rows)
+        rejected_rows = seen
+        refers_to_unseen = any(
+            len(seen.get(key.referenced_source, ())) > known.get(key.referenced_source, 0)
+            and not _comes_before(plans, key.referenced_source, plan.source.name)
+            for plan in plans
+            for key in plan.foreign_keys
+        )
+        if not refers_to_unseen:
+            break
+    problems = offenders.problems()
+    if problems:
+        refused = MigrationError if exact else RowsRefused
+        raise refused(f"Cutover group {group.name} holds values that its target cannot.", problems)
+    return prepared
+
+
+def _comes_before(plans: Sequence[TablePlan], first: str, second: str) -> bool:
+    """Return whether one source table is converted before another."""
+    names = [plan.source.name for plan in plans]
+    return names.index(first) < names.index(second)
+
+
+@dataclass
+class _Preparation:
+    """One pass over all tables; the fields are the arguments of :func:`prepare`."""
+
+    group: Group
+    snapshot: sqlite3.Connection
+    plans: Sequence[TablePlan]
+    directory: Path
+    forms: ServerForms
+    spool: bool
+    exact: bool
+    only: Mapping[str, str] | None
+    duplicates: Rejected
+
+    def run(
+        self, rejected_before: dict[str, list[dict[str, Value]]]
+    ) -> tuple[Prepared, Offenders, dict[str, list[dict[str, Value]]]]:
+        """Prepare every table, given the rows that are known to be rejected."""
+        offenders = Offenders(self.group.source_path)
+        files = [Spool(self.directory / f"{name}.copy") for name in ("id_map", "reject", "original_value")]
+        id_map, rejects, originals = files
+        rejected_rows = dict(rejected_before)
+        tables = []
+        doubled = {plan.source.name for plan in self.plans if rejects_duplicates(plan)}
+        if self.exact:
+            _find_spellings(self.snapshot, self.plans, self.duplicates, offenders)
+        for number, plan in enumerate(self.plans):
+            if self.only is not None and plan.source.name not in self.only:
+                continue
+            if self.exact:
+                # Otherwise PostgreSQL's own constraints find them, for all rows at once.
+                _find_duplicates(self.snapshot, plan, self.duplicates, offenders)
+            work = TableWork(self.group, plan, offenders, id_map, rejects, originals, self.forms)
+            work.duplicates = self.duplicates[plan.source.name]
+            work.missing = [
+                missing_values(self.snapshot, key, rejected_rows, key.referenced_source in doubled)
+                if self.exact or key.answer != REFUSE or rejected_rows.get(key.referenced_source)
+                else set()
+                for key in plan.foreign_keys
+            ]
+            if self.only is not None:
+                work.prepared.only = self.only[plan.source.name]
+            elif not self.exact and not work.duplicates and not self._refers_to_rejected(plan, rejected_rows, doubled):
+                self._sort_out(work, id_map)
+            lines = Spool(self.directory / f"{number:03d}.copy", self.spool)
+            if work.prepared.plain is None or work.prepared.odd_rows:
+                rejected_rows[plan.source.name] = work.run(self.snapshot, lines)
+            lines.close()
+            work.prepared.spool = lines.path if self.spool else None
+            tables.append(work.prepared)
+        for file in files:
+            file.close()
+        return Prepared(tables, id_map.path, rejects.path, originals.path), offenders, rejected_rows
+
+    @staticmethod
+    def _refers_to_rejected(
+        plan: TablePlan, rejected_rows: Mapping[str, Sequence[Mapping[str, Value]]], doubled: set[str]
+    ) -> bool:
+        """Return whether a row may be an orphan for another reason than that SQLite has no such row."""
+        return any(
+            rejected_rows.get(key.referenced_source) or key.referenced_source in doubled for key in plan.foreign_keys
+        )
+
+    def _sort_out(self, work: TableWork, id_map: Spool) -> None:
+        """Find the plain rows of a table, count what becomes of them, and note their ids."""
+        prepared = work.prepared
+        keys = zip(prepared.plan.foreign_keys, work.missing, strict=True)
+        plain = plain_rows(prepared.plan, [key for key, missing in keys if missing])
+        if plain is None:
+            return
+        rows, plain_count, conversions = count_plain_rows(self.snapshot, plain)
+        prepared.plain = plain
+        prepared.source_rows = prepared.rows = plain_count
+        prepared.odd_rows = rows - plain_count
+        prepared.conversions.update(conversions)
+        for block in id_blocks(self.snapshot, plain, prepared.odd_rows == 0):
+            id_map.write_lines(block)
+
+
+def missing_values(
+    snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]], doubled: bool
+) -> set[tuple[Value, ...]]:
+    """Return the values of a foreign key whose row is missing from the source or was rejected.
+
+    :param doubled: whether several rows may hold a value, of which one arrives.
+    """
+    columns = [quote_name(name) for name in key.columns]
+    condition = " AND ".join(
+        f"p.{quote_name(parent)} = c.{name}" for parent, name in zip(key.referenced_columns, columns, strict=True)
+    )
+    not_null = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
+    rows = snapshot.execute(
+        f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {key.relation} c "  # noqa: S608 (quoted)
+        f"WHERE {not_null} AND NOT EXISTS "
+        f"(SELECT 1 FROM {key.referenced_relation} p WHERE {condition})"
+    )
+    missing = {tuple(row) for row in rows}
+    rejected = Counter(
+        tuple(row.get(name) for name in key.referenced_columns) for row in rejected_rows.get(key.referenced_source, ())
+    )
+    held: dict[tuple[Value, ...], int] = {}
+    if doubled and rejected:
+        names = ", ".join(f"{quote_name(name)} COLLATE BINARY" for name in key.referenced_columns)
+        found = snapshot.execute(
+            f"SELECT {names}, count(*) FROM {key.referenced_relation} GROUP BY {names} HAVING count(*) > 1"  # noqa: S608
+        )
+        held = {tuple(values): count for *values, count in found}
+    return missing | {values for values, count in rejected.items() if count >= held.get(values, 1)}
+
+
+def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, offenders: Offenders) -> None:
+    """Note the keys that the target allows once and the source holds twice."""
+    for unique in unique_keys(plan):
+        if unique.answer != REFUSE:
+            continue
+        secret = any(column.options.secret for column in unique.columns)
+        for values, count in doubled_keys(snapshot, plan, unique, rejected):
+            pairs = zip(unique.columns, values, strict=True)
+            shown = ", ".join(f"{column.source}={show(value)}" for column, value in pairs)
+            offenders.add(
+                plan.source.name,
+                "+".join(column.source for column in unique.columns),
+                Refused("duplicate", "holds the same key more than once"),
+                "a secret value" if secret else shown,
+                f"{count} times",
+            )
+
+
+def _find_spellings(
+    snapshot: sqlite3.Connection, plans: Sequence[TablePlan], rejected: Rejected, offenders: Offenders
+) -> None:
+    """Note the UUIDs that stand in the source in two ways, of which the id map could keep but one."""
+    for number, found in enumerate(doubled_spellings(snapshot, plans, rejected)):
+        plan, column = found.columns[0]
+        others = "".join(f", also in {other.source.name}.{name.source}" for other, name in found.columns[1:])
+        refused = Refused("spelling", f"holds a UUID in more than one spelling{others}")
+        places = []
+        for spelling in (found.first, found.second) if number < SHOWN_KEYS else ():
+            place = row_of(snapshot, found, spelling)
+            if place is not None:
+                there, name, row = place
+                table = "" if there is plan else f"{there.source.name} "
+                shown = "a secret value" if name.options.secret else show(spelling)
+                places.append(f"{table}{shown_key(there.source, row, there.secret_columns)}: {shown}")
+        offenders.add(plan.source.name, column.source, refused, " and ".join(places), None)

@@ -1,0 +1,261 @@
+"""Converts the rows of one table that are not plain, in one pass, by the policies of the inventory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.estate import REFUSE, Group
+from ...sqlite.tables import Value, read_rows, row_key, show, shown_key, to_json, to_json_text
+from ..convert.policies import SET_NULL, repair, repair_name
+from ..convert.refusals import Convert, Refused
+from ..convert.server_text import ServerForms
+from ..convert.values import converter
+from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
+from .copy_file import PIECE, Spool
+from .fast_path import PlainRows
+from .violations import Offenders
+
+_SHOWN_VALUES = 50
+
+
+@dataclass
+class PreparedTable:
+    """One table, converted.
+
+    :param plain: its plain rows, which are not in the file; None if every row went through Python.
+    :param odd_rows: rows that went through Python.
+    :param rows: rows to load, those rejected not among them.
+    :param rejected: key → reason of each rejected row.
+    :param rejects: the same for a person, secrets masked.
+    :param changes: key → column → the policies' answers, in the order they were applied.
+    :param conversions: (column, conversion) → number of values.
+    :param kept: column without a target → value as shown → number of rows; None for a secret.
+    :param spool: the file to COPY, None when nothing was written.
+    :param only: SQL over the source's columns that chose the rows, None for all.
+    """
+
+    plan: TablePlan
+    plain: PlainRows | None = None
+    odd_rows: int = 0
+    source_rows: int = 0
+    rows: int = 0
+    rejected: dict[str, str] = field(default_factory=dict)
+    rejects: list[tuple[str, str]] = field(default_factory=list)
+    changes: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    conversions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kept: dict[str, Counter[str | None]] = field(default_factory=dict)
+    spool: Path | None = None
+    only: str | None = None
+
+    @property
+    def odd_condition(self) -> str | None:
+        """Return the SQL that chooses the rows that are not plain, None for all rows."""
+        return self.only if self.plain is None else f"({self.plain.odd})"
+
+
+class TableWork:
+    """The conversion of one table: one pass over its rows."""
+
+    def __init__(
+        self,
+        group: Group,
+        plan: TablePlan,
+        offenders: Offenders,
+        id_map: Spool,
+        rejects: Spool,
+        originals: Spool,
+        forms: ServerForms,
+    ) -> None:
+        self._group = group
+        self._plan = plan
+        self._offenders = offenders
+        self._id_map = id_map
+        self._rejects = rejects
+        self._originals = originals
+        self._forms = forms
+        self.missing: list[set[tuple[Value, ...]]] = []
+        self.duplicates: Mapping[str, str] = {}
+        self.prepared = PreparedTable(plan)
+
+    def run(self, snapshot: sqlite3.Connection, lines: Spool) -> list[dict[str, Value]]:
+        """Convert every row that is not plain and return the values of those that were rejected."""
+        plan, prepared = self._plan, self.prepared
+        converters = [self._converter(column) for column in plan.columns]
+        count = len(plan.columns)
+        positions = {column.source: index for index, column in enumerate(plan.columns)}
+        checks = [
+            (key, [positions[name] for name in key.columns], missing)
+            for key, missing in zip(plan.foreign_keys, self.missing, strict=True)
+            if missing
+        ]
+        recorded = [index for index, column in enumerate(plan.columns) if column.records_ids]
+        large = {index for index, column in enumerate(plan.columns) if column.kind == "bytes"}
+        rejected_rows = []
+        read = plan.read_columns
+        rows = read_rows(snapshot, plan.source, read, prepared.odd_condition)
+        prepared.odd_rows = 0
+        for row in (row for block in self._forms.learned(plan, rows) for row in block):
+            prepared.odd_rows += 1
+            prepared.source_rows += 1
+            duplicate = self.duplicates.get(self._key(row)) if self.duplicates else None
+            if duplicate is not None:
+                self._reject(row, duplicate)
+                rejected_rows.append(dict(zip(read, row, strict=False)))
+                continue
+            values = list(row[:count])
+            rejection, nulled = self._check_references(checks, values, row)
+            fields: list[str | bytes | None] = []
+            for index, convert in enumerate(converters):
+                value = values[index]
+                if index in large and isinstance(value, bytes) and len(value) > PIECE:
+                    # In hexadecimal it would be held at twice its size, and copied.
+                    fields.append(value)
+                    continue
+                try:
+                    fields.append(None if index in nulled else convert(value))
+                except Refused as refused:
+                    text, reason = self._apply_policy(plan.columns[index], convert, values[index], refused, row)
+                    rejection = rejection or reason
+                    fields.append(text)
+            if rejection is not None:
+                self._reject(row, rejection)
+                rejected_rows.append(dict(zip(read, row, strict=False)))
+                continue
+            for index in recorded:
+                value, new_id = values[index], fields[index]
+                if value is not None and new_id is not None and value != new_id:
+                    old_id = value if isinstance(value, str) else repr(value)
+                    self._id_map.write((plan.columns[index].namespace, old_id, new_id))
+            for position, option in enumerate(plan.kept):
+                self._keep(option.name, option.secret, row[count + position], row)
+            lines.write(fields)
+            prepared.rows += 1
+        return rejected_rows
+
+    def _converter(self, column: ColumnPlan) -> Convert:
+        """Return the function that converts one column; for other types the server is asked too."""
+        convert = converter(column, self._noter(column))
+        if column.kind != "other":
+            return convert
+
+        def checked(value: Value) -> str | None:
+            text = convert(value)
+            if text is not None and not self._forms.accepts(self._plan, column, text):
+                raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
+            return text
+
+        return checked
+
+    def _noter(self, column: ColumnPlan) -> Any:
+        """Return the function that counts the conversions of one column."""
+
+        def note(conversion: str) -> None:
+            self.prepared.conversions[(column.source, conversion)] += 1
+
+        return note
+
+    def _key(self, row: Sequence[Value]) -> str:
+        """Return the key of a row as text, for the ledger."""
+        return row_key(self._plan.source, row[len(self._plan.read_columns) :])
+
+    def _shown_key(self, row: Sequence[Value]) -> str:
+        """Return the key of a row as text, for a person: secrets masked."""
+        return shown_key(self._plan.source, row[len(self._plan.read_columns) :], self._plan.secret_columns)
+
+    def _check_references(
+        self,
+        checks: Sequence[tuple[ForeignKeyPlan, list[int], set[tuple[Value, ...]]]],
+        values: list[Value],
+        row: Sequence[Value],
+    ) -> tuple[str | None, set[int]]:
+        """Answer for the foreign keys of a row: the reason to reject it, and the columns set to NULL."""
+        nulled: set[int] = set()
+        rejection = None
+        for key, positions, missing in checks:
+            if tuple(values[index] for index in positions) not in missing:
+                continue
+            what = f"refers to a row of {key.referenced_source} that does not exist"
+            name = "+".join(key.columns)
+            answer = key.answer
+            can_be_null = not any(self._plan.columns[index].not_null for index in positions)
+            if answer == "reject":
+                rejection = f"{name} {what}"
+            elif answer == SET_NULL and can_be_null:
+                for index in positions:
+                    self._remember(self._plan.columns[index].source, SET_NULL, f"{name} {what}", values[index], row)
+                    nulled.add(index)
+                self.prepared.conversions[(name, "orphan to NULL, original kept in the ledger")] += 1
+            else:
+                secret = any(self._plan.columns[index].options.secret for index in positions)
+                shown = ", ".join(show(values[index]) for index in positions)
+                self._offenders.add(
+                    self._plan.source.name,
+                    name,
+                    Refused("orphan", what),
+                    self._shown_key(row),
+                    None if secret else shown,
+                )
+        return rejection, nulled
+
+    def _apply_policy(
+        self, column: ColumnPlan, convert: Any, value: Value, refused: Refused, row: Sequence[Value]
+    ) -> tuple[str | None, str | None]:
+        """Return the text to load and None, or None and the reason to reject the row."""
+        original = value
+        for _ in range(8):  # a repaired value may need another policy, but never endlessly
+            answer = column.options.policy(refused.policy)
+            if answer == "reject":
+                return None, f"{column.source} {refused.what}"
+            if answer == REFUSE or (answer == SET_NULL and column.not_null):
+                break
+            name = repair_name(refused.policy, answer, column)
+            value = repair(value, name, column.scale)
+            self._remember(column.source, name, f"{column.source} {refused.what}", original, row)
+            self.prepared.conversions[(column.source, f"{refused.policy}: {answer}, original kept in the ledger")] += 1
+            if answer == SET_NULL:
+                return None, None
+            try:
+                return convert(value), None
+            except Refused as again:
+                refused = again
+        shown = None if column.options.secret or original is None else show(original)
+        self._offenders.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown)
+        return None, None
+
+    def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:
+        """Keep a value that a policy changes, and how it was changed."""
+        key = self._key(row)
+        changes = self.prepared.changes.setdefault(key, {})
+        first = column not in changes
+        changes[column] = (*changes.get(column, ()), answer)
+        if first:
+            self._write_original(key, column, reason, original)
+
+    def _keep(self, column: str, secret: bool, value: Value, row: Sequence[Value]) -> None:
+        """Keep a value whose column has no target."""
+        if value is None:
+            return
+        counter = self.prepared.kept.setdefault(column, Counter())
+        shown = None if secret else show(value)
+        counter[shown if shown in counter or len(counter) < _SHOWN_VALUES else "other values"] += 1
+        self._write_original(self._key(row), column, "the target has no such column", value)
+
+    def _write_original(self, key: str, column: str, reason: str, value: Value) -> None:
+        """Write one line for ``migration.original_value``."""
+        self._originals.write(
+            (self._group.name, self._plan.source.name, key, column, reason, to_json_text(to_json(value)))
+        )
+
+    def _reject(self, row: Sequence[Value], reason: str) -> None:
+        """Write one line for ``migration.reject``, with the row's exact values."""
+        key = self._key(row)
+        self.prepared.rejected[key] = reason
+        self.prepared.rejects.append((self._shown_key(row), reason))
+        self.prepared.changes.pop(key, None)
+        values = {name: to_json(value) for name, value in zip(self._plan.read_columns, row, strict=False)}
+        self._rejects.write((self._group.name, self._plan.source.name, key, reason, to_json_text(values)))

@@ -1,0 +1,1 @@
+"""The proof: both sides in one canonical form, hashed, summed up and compared."""

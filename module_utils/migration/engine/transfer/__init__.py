@@ -1,0 +1,1 @@
+"""SQLite to PostgreSQL: the run of the engine, full or incremental."""

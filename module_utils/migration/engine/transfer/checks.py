@@ -1,0 +1,129 @@
+"""What must hold before rows are replaced, and before a run commits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...core.connection import first_row
+from ...core.errors import MigrationError, Problem, RowsRefused
+from ...core.estate import Group
+from ...core.sql import table_name
+from ..plan.planner import TablePlan
+from ..proof.compare import Comparison
+from ..proof.target_state import TargetState, read_target_state
+from .incremental import NeedsFullLoad, Synced
+
+try:
+    from psycopg2 import sql
+except ImportError:  # reported by connection.connect()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+
+def require_ours(group: Group, present: Mapping[str, TargetState], loaded: Mapping[str, Any]) -> None:
+    """Refuse to replace rows that no run of ours has written.
+
+    :raises MigrationError: naming each table that holds such rows.
+    """
+    if not any(table.rows for table in present.values()):
+        return
+    problems = []
+    for name, table in present.items():
+        ours = loaded.get(name)
+        if table.rows and not table.ours:
+            then = "no run has loaded it yet" if ours is None else f"our last run left {ours['rows']:,} rows"
+            problems.append(
+                Problem(
+                    name,
+                    f"it holds {table.rows:,} rows, and {then}: somebody else wrote to it",
+                    "Find out who wrote there. If those rows are not needed, delete them by hand, then run again",
+                )
+            )
+        elif ours is not None and not table.ours:
+            problems.append(
+                Problem(
+                    name,
+                    f"it is empty, and our last run left {ours['rows']:,} rows: somebody else emptied it",
+                    "Find out who did. To load it again, empty the group's other target tables too, then run again",
+                )
+            )
+    if problems:
+        raise MigrationError(f"The target tables of cutover group {group.name} hold rows that are not ours.", problems)
+
+
+def require_equal(group: Group, plans: Sequence[TablePlan], comparisons: Sequence[Comparison]) -> None:
+    """Refuse to commit what does not read back as it was.
+
+    :raises RowsRefused: naming rows, columns and both values.
+    """
+    problems = []
+    for plan, comparison in zip(plans, comparisons, strict=True):
+        if comparison.equal:
+            continue
+        where = f"{group.source_path}: {plan.source.name} → {plan.target.name}"
+        fix = "Nothing was committed. Please report this with the row named here"
+        for found in comparison.differences or [
+            {"key": "?", "column": "?", "source": str(comparison.source_rows), "target": str(comparison.target_rows)}
+        ]:
+            what = (
+                f"{found['key']}: {found['column']} is {found['source']} in SQLite and {found['target']} in PostgreSQL"
+            )
+            problems.append(Problem(where, what, fix))
+    if problems:
+        raise RowsRefused(f"Verification of cutover group {group.name} failed.", problems)
+
+
+def require_only_these_changes(
+    connection: Connection, plans: Sequence[TablePlan], before: Mapping[str, TargetState], synced: Sequence[Synced]
+) -> None:
+    """Refuse a sync after which more rows than those it moved are no longer what they were.
+
+    :raises NeedsFullLoad: then every row has to be looked at.
+    """
+    after = read_target_state(connection, plans, {})
+    for table in synced:
+        name = table.plan.target.name
+        untouched = sum(after[name].writers.get(writer, 0) for writer in before[name].writers)
+        if after[name].rows != table.comparison.target_rows or untouched != before[name].rows - table.before.rows:
+            raise NeedsFullLoad(f"{name} changed by more than the rows that were moved.")
+
+
+def check_foreign_keys(
+    connection: Connection, plans: Sequence[TablePlan], count_orphans: bool = True
+) -> list[dict[str, Any]]:
+    """Return each foreign key of the group: whether PostgreSQL holds it valid, and its orphans counted.
+
+    :param count_orphans: if False, a valid one is taken at PostgreSQL's word.
+    """
+    result = []
+    with connection.cursor() as cursor:
+        for plan in plans:
+            for key in plan.target.foreign_keys:
+                cursor.execute(
+                    "SELECT convalidated FROM pg_constraint WHERE conrelid = %s::regclass AND conname = %s",
+                    (table_name(key.table).as_string(connection), key.name),
+                )
+                valid = bool(first_row(cursor)[0])
+                if valid and not count_orphans:
+                    result.append({"name": f"{key.table}: {key.name}", "valid": True, "orphans": 0})
+                    continue
+                pairs = [
+                    (sql.Identifier("c", child), sql.Identifier("p", parent))
+                    for child, parent in zip(key.columns, key.referenced_columns, strict=True)
+                ]
+                cursor.execute(
+                    sql.SQL(
+                        "SELECT count(*) FROM {} AS c WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {})"
+                    ).format(
+                        table_name(key.table),
+                        sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(child) for child, _ in pairs),
+                        table_name(key.referenced_table),
+                        sql.SQL(" AND ").join(sql.SQL("{} = {}").format(parent, child) for child, parent in pairs),
+                    )
+                )
+                orphans = int(first_row(cursor)[0])
+                result.append({"name": f"{key.table}: {key.name}", "valid": valid, "orphans": orphans})
+    return result

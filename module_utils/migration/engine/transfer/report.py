@@ -1,0 +1,69 @@
+"""What a run of the engine reports of its source and of each table, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...sqlite.snapshot import Snapshot
+from ..prepare.table import PreparedTable
+from ..proof.compare import Comparison
+from .incremental import Synced
+from .snapshot_diff import TableDifference
+
+
+def source_report(copy: Snapshot) -> dict[str, Any]:
+    """Return what the report says of the source file."""
+    return {"path": str(copy.source_path), "inode": copy.inode, "size_bytes": copy.size_bytes}
+
+
+def synced_report(table: Synced, found: TableDifference, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report says of a table of which only the changed rows were moved.
+
+    :param earlier: the report of the run before, which counted the conversions of all rows.
+    """
+    known: Mapping[str, Any] = next(
+        (entry for entry in earlier.get("tables", ()) if entry["source"] == table.plan.source.name), {}
+    )
+    conversions = Counter(
+        {(entry["column"], entry["conversion"]): entry["rows"] for entry in known.get("conversions", ())}
+    )
+    conversions.subtract(table.before.conversions)
+    conversions.update(table.prepared.conversions)
+    counted = replace(table.prepared, conversions=Counter({name: rows for name, rows in conversions.items() if rows}))
+    return {
+        **table_report(counted, table.comparison, bool(found)),
+        "kept": known.get("kept", []),
+        "rows_moved": {"in": len(found.new), "out": len(found.old)},
+    }
+
+
+def table_report(table: PreparedTable, comparison: Comparison, changed: bool) -> dict[str, Any]:
+    """Return what the report says of one table."""
+    return {
+        "source": table.plan.source.name,
+        "target": table.plan.target.name,
+        "source_rows": table.source_rows,
+        "target_rows": comparison.target_rows,
+        "rejected_rows": len(table.rejected),
+        "filtered_rows": table.plan.filtered_rows,
+        "source_hash": comparison.source_hash,
+        "target_hash": comparison.target_hash,
+        "equal": comparison.equal,
+        "changed": changed,
+        "differences": comparison.differences,
+        "conversions": [
+            {"column": column, "conversion": conversion, "rows": rows}
+            for (column, conversion), rows in sorted(table.conversions.items())
+        ],
+        "kept": [
+            {
+                "column": column,
+                "rows": sum(values.values()),
+                "values": {value or "(secret)": rows for value, rows in values.items()},
+            }
+            for column, values in table.kept.items()
+        ],
+    }

@@ -1,0 +1,1 @@
+"""The host of the services: files of other users, processes, pm2, settings, health."""

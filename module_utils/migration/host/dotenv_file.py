@@ -1,0 +1,311 @@
+"""A service's dotenv file: our keys are put in and taken out, every other byte stays as it is.
+
+Our lines stand together at the top, under one comment line, so that nothing further down can
+swallow them. A line of the operator's that sets one of our keys is set aside as a comment. Taking
+our lines out again gives back the very bytes that were there before, without a copy kept anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from ..core.errors import MigrationError, Problem
+
+HEADER = "# PostgreSQL connection of this service, written by the role service_env: do not edit."
+SET_ASIDE = "# Set aside by the role service_env: "
+
+# What we write.
+POOL_SIZE = "DATABASE_POOL_SIZE"
+WRITTEN_KEYS = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSLMODE", "DATABASE_URL", POOL_SIZE)
+# What would lead a service elsewhere if it were left standing beside ours.
+MANAGED_KEYS = (*WRITTEN_KEYS, "PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGPASSFILE", "PGSSLROOTCERT")
+# Values that a diff may show.
+_SHOWN_KEYS = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSSLMODE", POOL_SIZE)
+_MASK = "********"
+# A demand of TLS; the weaker modes of libpq mean something else to node's pg, which takes any of them for a demand.
+_TLS_MODES = ("require", "verify-ca", "verify-full")
+
+_ASSIGNMENT = re.compile(r"[^\S\n]*(?:export[^\S\n]+)?([A-Za-z0-9_.-]+)(?:[^\S\n]*=|:[^\S\n])[^\S\n]*")
+_BARE = re.compile(r"[A-Za-z0-9_./:@%+,=-]+\Z")
+_AFTER_QUOTE = re.compile(r"[^\S\n]*(?:#[^\n]*)?\Z")
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One piece of a dotenv file: an assignment with all its lines, or one line of anything else.
+
+    :param text: the piece as it stands there, line end included.
+    :param key: the key that is set, or None for a comment, an empty line, or a line nobody reads.
+    :param value: the value as dotenv reads it.
+    :param line: number of its first line.
+    """
+
+    text: str
+    key: str | None = None
+    value: str = ""
+    line: int = 1
+
+
+def parse(text: str) -> list[Entry]:
+    """Return the pieces of a dotenv file; put together they are the text again.
+
+    :raises ValueError: naming the line of a quote that is never closed: parsers disagree on it.
+    """
+    lines = re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+    entries = []
+    index = 0
+    while index < len(lines):
+        line = lines[index]
+        match = _ASSIGNMENT.match(line.lstrip(_BYTE_ORDER_MARK) if index == 0 else line)
+        if match is None:
+            entries.append(Entry(line, line=index + 1))
+            index += 1
+            continue
+        offset = match.end() + (len(line) - len(line.lstrip(_BYTE_ORDER_MARK)) if index == 0 else 0)
+        count, value = _read_value(lines, index, offset)
+        entries.append(Entry("".join(lines[index : index + count]), match.group(1), value, index + 1))
+        index += count
+    return entries
+
+
+def _read_value(lines: list[str], index: int, offset: int) -> tuple[int, str]:
+    """Return how many lines a value takes, and the value."""
+    rest = lines[index][offset:]
+    mark = rest[:1]
+    if mark not in ("'", '"', "`"):
+        return 1, rest.partition("#")[0].strip()
+    joined = rest
+    for count in range(1, len(lines) - index + 1):
+        close = _closing_quote(joined, mark)
+        if close:
+            line_end = joined.find("\n", close)
+            tail = joined[close + 1 : line_end if line_end >= 0 else len(joined)]
+            if _AFTER_QUOTE.match(tail.rstrip("\r")):
+                value = joined[1:close].replace("\r\n", "\n")
+                return count, value.replace("\\n", "\n").replace("\\r", "\r") if mark == '"' else value
+            if count == 1:
+                # Text after the closing quote: the quotes are part of a bare value.
+                return 1, rest.partition("#")[0].strip()
+            break
+        if index + count < len(lines):
+            joined += lines[index + count]
+    raise ValueError(f"line {index + 1}: the quote {mark} is never closed")
+
+
+def _closing_quote(text: str, mark: str) -> int:
+    """Return where the quote at the start of ``text`` is closed, or 0."""
+    position = 1
+    while True:
+        position = text.find(mark, position)
+        if position < 0:
+            return 0
+        if text[position - 1] != "\\":
+            return position
+        position += 1
+
+
+def read_values(text: str) -> dict[str, str]:
+    """Return the keys and values as dotenv reads them: the last assignment of a key wins."""
+    return {entry.key: entry.value for entry in parse(text) if entry.key is not None}
+
+
+def quote_value(value: str) -> str:
+    """Return a value as it is written, so that every parser reads the same.
+
+    :raises ValueError: if no way of quoting serves all parsers.
+    """
+    if _BARE.match(value):
+        return value
+    if not value.isprintable():
+        raise ValueError("it holds a control character or a line end")
+    for mark in ("'", "`"):
+        if mark not in value and not value.endswith("\\"):
+            return f"{mark}{value}{mark}"
+    raise ValueError("it holds both ' and `, or ends in a backslash: dotenv parsers disagree on it")
+
+
+def connection_values(
+    host: str,
+    port: int,
+    database: str,
+    user: str,
+    password: str,
+    ssl_mode: str = "prefer",
+    ca_certificate: str | None = None,
+    pool_size: int | None = None,
+) -> dict[str, str]:
+    """Return the lines of one connection by their keys, ``DATABASE_URL`` from the same values as the others.
+
+    :param pool_size: most connections of each process of the service.
+    :param ssl_mode: a mode of libpq; one that demands or forbids TLS is written, the others are the service's own
+        affair.
+    :param ca_certificate: file with the authorities that may have signed the server's certificate.
+    """
+    values = {"PGHOST": host, "PGPORT": str(port), "PGDATABASE": database, "PGUSER": user, "PGPASSWORD": password}
+    options = {}
+    if ssl_mode in _TLS_MODES:
+        options["sslmode"] = ssl_mode
+        if ca_certificate:
+            options["sslrootcert"] = ca_certificate
+        else:
+            # Node's pg ignores PGSSLROOTCERT: with an authority of our own, PGSSLMODE alone would refuse the server.
+            values["PGSSLMODE"] = ssl_mode
+    elif ssl_mode == "disable":
+        # Else the library would demand TLS of a server on another host.
+        values["PGSSLMODE"] = ssl_mode
+    if host.startswith("/"):
+        options["host"] = host
+        server = ""
+    else:
+        server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    query = f"?{urlencode(options, quote_via=quote, safe='/')}" if options else ""
+    values["DATABASE_URL"] = f"postgresql://{login}@{server}/{quote(database, safe='')}{query}"
+    if pool_size is not None:
+        values[POOL_SIZE] = str(pool_size)
+    return values
+
+
+def set_keys(text: str, values: Mapping[str, str]) -> str:
+    """Return the text with our lines at its top, and every other definition of :data:`MANAGED_KEYS` set aside.
+
+    :raises ValueError: if the text cannot be parsed, or a value cannot be written.
+    """
+    text = remove_keys(text)
+    mark = _BYTE_ORDER_MARK if text.startswith(_BYTE_ORDER_MARK) else ""
+    text = text.removeprefix(mark)
+    line_end = "\r\n" if re.match(r"[^\n]*\r\n", text) else "\n"
+    ours = [HEADER, *(f"{key}={quote_value(value)}" for key, value in values.items())]
+    kept: list[str] = []
+    for entry in parse(text):
+        if entry.key in MANAGED_KEYS or entry.text.startswith(SET_ASIDE):
+            kept.extend(f"{SET_ASIDE}{line}" for line in entry.text.splitlines(keepends=True))
+        else:
+            kept.append(entry.text)
+    return mark + "".join(f"{line}{line_end}" for line in ours) + "".join(kept)
+
+
+def remove_keys(text: str) -> str:
+    """Return the text as it was before :func:`set_keys`; a text without our lines stays as it is.
+
+    :raises ValueError: if the text cannot be parsed.
+    """
+    mark = _BYTE_ORDER_MARK if text.startswith(_BYTE_ORDER_MARK) else ""
+    kept = []
+    ours = False
+    found = False
+    for entry in parse(text.removeprefix(mark)):
+        if not found and entry.text.rstrip("\r\n") == HEADER:
+            ours = found = True
+        elif ours and entry.key in WRITTEN_KEYS:
+            continue
+        else:
+            ours = False
+            kept.append(entry.text)
+    if not found:
+        return text
+    return mark + "".join(piece.removeprefix(SET_ASIDE) for piece in kept)
+
+
+def masked(text: str) -> str:
+    """Return the text for a diff: every value hidden but those of the connection that are no secrets."""
+    lines = []
+    for entry in parse(text):
+        if entry.key is None:
+            # Somebody may have commented out a line with a secret.
+            before, equals, _ = entry.text.rstrip("\r\n").partition("=")
+            lines.append(f"{before}={_MASK}" if equals else before)
+        else:
+            shown = entry.value if entry.key in _SHOWN_KEYS else _MASK
+            lines.append(f"{entry.key}={shown}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def read(path: str, user: str) -> str:
+    """Return a dotenv file's text.
+
+    :param user: the service's user, who has to own the file: the file is later replaced on its behalf.
+    :raises MigrationError: if it is missing, not the user's, or not to be parsed.
+    """
+    resolved = Path(os.path.realpath(path))
+    try:
+        info = resolved.lstat()
+        if not stat.S_ISREG(info.st_mode):
+            raise _unusable(path, "it is not a regular file", "Correct 'env_file' in estate_cutover_groups")
+        if info.st_uid != pwd.getpwnam(user).pw_uid:
+            what = f"it belongs to user id {info.st_uid} and not to {user}, who runs the service"
+            raise _unusable(path, what, f"Run: chown {user} {resolved}")
+        text = resolved.read_bytes().decode("utf-8")
+        parse(text)
+    except FileNotFoundError:
+        fix = f"Create it, even empty, as {user}, or correct 'env_file' in estate_cutover_groups"
+        raise _unusable(path, "the file does not exist", fix) from None
+    except OSError as error:
+        raise _unusable(path, f"it cannot be read: {error.strerror}", "Correct this, then run again") from None
+    except UnicodeDecodeError:
+        raise _unusable(path, "it is not UTF-8", "Save it as UTF-8, then run again") from None
+    except ValueError as error:
+        raise _unusable(path, str(error), "Close the quote, then run again") from None
+    return text
+
+
+def write(path: str, text: str, user: str) -> None:
+    """Replace a dotenv file in one step: whoever reads it sees the old file or the new one, whole, never another mode.
+
+    :param user: the service's user, to whom it belongs.
+    """
+    resolved = Path(os.path.realpath(path))
+    account = pwd.getpwnam(user)
+    new = resolved.with_name(f"{resolved.name}.new")
+    # A run that was killed may have left it behind.
+    with suppress(FileNotFoundError):
+        new.unlink()
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(resolved)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            new.unlink()
+        raise
+    directory = os.open(resolved.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def mode_of(path: str) -> int:
+    """Return the permission bits of a dotenv file."""
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def problems_of_values(where: str, values: Iterable[tuple[str, str]]) -> list[Problem]:
+    """Return a problem for each value that no dotenv file can hold, without showing it."""
+    problems = []
+    for key, value in values:
+        try:
+            quote_value(value)
+        except ValueError as error:
+            problems.append(Problem(f"{where}: {key}", f"cannot be written to a .env: {error}", "Choose another value"))
+    return problems
+
+
+def _unusable(path: str, what: str, fix: str) -> MigrationError:
+    """Return the error for a dotenv file that cannot be used."""
+    return MigrationError(f"The file {path} cannot be used.", [Problem(path, what, fix)])

@@ -1,0 +1,281 @@
+"""Which processes have a file open, and which sockets a process holds, read from ``/proc``.
+
+Root without the capability SYS_PTRACE, as in many containers, may not look into the processes of
+other users; their owners may. So what is refused to us is read once more as the process's owner. What is
+refused then too is an error if the process could write to the file: what cannot be seen proves nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ..core.errors import MigrationError, Problem
+
+_PROC = Path("/proc")
+_SOCKET = re.compile(r"socket:\[(\d+)\]\Z")
+# CAP_DAC_OVERRIDE, as a bit of the field CapEff.
+_MAY_OVERRIDE_PERMISSIONS = 1 << 1
+_Result = TypeVar("_Result")
+# What SQLite keeps beside a database.
+_COMPANIONS = ("", "-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True, order=True)
+class Holder:
+    """A process that has one of the files open.
+
+    :param command: its command line, or its name if that is hidden.
+    """
+
+    pid: int
+    command: str
+    path: str
+
+
+def inodes_of(path: str | Path) -> set[tuple[int, int]]:
+    """Return device and inode of a SQLite file and of what SQLite keeps beside it, symlinks resolved."""
+    resolved = os.path.realpath(path)
+    found = set()
+    for suffix in _COMPANIONS:
+        with suppress(FileNotFoundError):
+            info = os.stat(resolved + suffix)
+            found.add((info.st_dev, info.st_ino))
+    return found
+
+
+def find_holders(path: str | Path) -> list[Holder]:
+    """Return every process but this one that has the SQLite file or its companions open.
+
+    A file is known by its inode, so it does not matter under which name it was opened.
+
+    :raises MigrationError: if a process that may write to the file does not let us see what it has open.
+    """
+    inodes = inodes_of(path)
+    found = []
+    for pid in _process_ids():
+        if pid == os.getpid():
+            continue
+        try:
+            found += _holds(pid, inodes)
+        except MigrationError:
+            if _may_write(pid, path):
+                raise
+    return sorted(found)
+
+
+def find_loaders(directory: str | Path) -> list[Holder]:
+    """Return every process that has mapped a file below a directory, as one that has loaded a native module from there.
+
+    A process that nobody lets us look into is left out.
+    """
+    below = f"{os.path.realpath(directory)}/"
+    found = []
+    for pid in _process_ids():
+        with suppress(MigrationError):
+            maps = _look_into(pid, (_PROC / str(pid) / "maps").read_bytes, b"").decode("utf-8", "surrogateescape")
+            paths = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if below in line}
+            found += [Holder(pid, _command_of(pid), path) for path in paths if path.startswith(below)]
+    return sorted(found)
+
+
+def holds(pid: int, path: str | Path) -> bool:
+    """Return whether one process has the SQLite file or its companions open."""
+    return bool(_holds(pid, inodes_of(path)))
+
+
+def family_of(pids: Iterable[int]) -> set[int]:
+    """Return the processes and all their descendants."""
+    children: dict[int, list[int]] = {}
+    for pid in _process_ids():
+        children.setdefault(_parent_of(pid), []).append(pid)
+    family: set[int] = set()
+    waiting = [pid for pid in pids if pid > 0]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in family:
+            family.add(pid)
+            waiting.extend(children.get(pid, []))
+    return family
+
+
+def local_ports(pid: int) -> set[int]:
+    """Return the local TCP ports of a process's sockets, as its own network namespace shows them."""
+    sockets = set()
+    for target in _descriptors(pid).values():
+        match = _SOCKET.match(target)
+        if match:
+            sockets.add(match.group(1))
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (_PROC / str(pid) / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+                columns = line.split()
+                if columns[9] in sockets:
+                    ports.add(int(columns[1].rpartition(":")[2], 16))
+    return ports
+
+
+def held_ports() -> set[int]:
+    """Return the local TCP ports of all connections that a living process still holds, in our network namespace.
+
+    What is left of a connection after its process has ended belongs to no socket any more.
+    """
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (_PROC / "self" / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+                columns = line.split()
+                if columns[9] != "0":
+                    ports.add(int(columns[1].rpartition(":")[2], 16))
+    return ports
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty if the process is gone."""
+    raw = _look_into(pid, (_PROC / str(pid) / "environ").read_bytes, b"")
+    pairs = (entry.decode("utf-8", "surrogateescape").partition("=") for entry in raw.split(b"\0") if b"=" in entry)
+    return {name: value for name, _, value in pairs}
+
+
+def _process_ids() -> list[int]:
+    """Return the ids of all processes that can be seen."""
+    return [int(entry) for entry in os.listdir(_PROC) if entry.isdigit()]
+
+
+def _descriptors(pid: int) -> dict[str, str]:
+    """Return where each file descriptor of a process leads."""
+    directory = _PROC / str(pid) / "fd"
+
+    def read() -> dict[str, str]:
+        found = {}
+        for entry in os.listdir(directory):
+            with suppress(FileNotFoundError):
+                found[entry] = os.readlink(directory / entry)
+        return found
+
+    return _look_into(pid, read, {})
+
+
+def _holds(pid: int, inodes: set[tuple[int, int]]) -> list[Holder]:
+    """Return one holder for each path under which a process has one of the inodes open."""
+    # Plain text: there are thousands of them, and a path object costs as much as the call.
+    directory = f"{_PROC}/{pid}/fd"
+
+    def read() -> set[str]:
+        paths: set[str] = set()
+        for entry in os.listdir(directory):
+            with suppress(FileNotFoundError):
+                target = os.readlink(f"{directory}/{entry}")
+                # Anything else is a socket, a pipe, or the like.
+                if target.startswith("/"):
+                    info = os.stat(f"{directory}/{entry}")
+                    if (info.st_dev, info.st_ino) in inodes:
+                        paths.add(target)
+        return paths
+
+    nothing: set[str] = set()
+    return [Holder(pid, _command_of(pid), path) for path in _look_into(pid, read, nothing)]
+
+
+def _look_into(pid: int, read: Callable[[], _Result], gone: _Result) -> _Result:
+    """Return what ``read`` finds in a process, or ``gone`` if the process has ended.
+
+    :raises MigrationError: if neither we nor the process's owner may look.
+    """
+    try:
+        try:
+            return read()
+        except PermissionError:
+            with _as_owner_of(pid):
+                return read()
+    except (FileNotFoundError, ProcessLookupError):
+        return gone
+    except OSError as error:
+        raise MigrationError(
+            f"What process {pid} has open cannot be seen.",
+            [
+                Problem(
+                    f"process {pid} ({_command_of(pid)})",
+                    f"reading /proc/{pid} is refused: {error.strerror}",
+                    "Run as root; in a container give it the capability SYS_PTRACE",
+                )
+            ],
+        ) from None
+
+
+@contextmanager
+def _as_owner_of(pid: int) -> Iterator[None]:
+    """Open files as the user and group of a process for a moment, which only root can.
+
+    Only the identity for file access changes, and of this thread alone: all capabilities but those for
+    file access stay, since the kernel wants us to have every capability that the process has.
+    """
+    if os.geteuid() != 0:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    status = _status_of(pid)
+    library = ctypes.CDLL(None, use_errno=True)
+    try:
+        library.setfsgid(int(status["Gid"][1]))
+        library.setfsuid(int(status["Uid"][1]))
+        yield
+    finally:
+        library.setfsuid(0)
+        library.setfsgid(os.getegid())
+
+
+def _may_write(pid: int, path: str | Path) -> bool:
+    """Return whether a process that we may not look into has the permission to write to a file.
+
+    One with more capabilities than root has here supervises this machine or container from outside.
+    """
+    try:
+        status = _status_of(pid)
+        ours = int(_status_of(os.getpid())["CapPrm"][0], 16)
+        info = os.stat(path)
+    except OSError:
+        return False
+    if os.geteuid() == 0 and int(status["CapPrm"][0], 16) & ~ours:
+        return False
+    if int(status["CapEff"][0], 16) & _MAY_OVERRIDE_PERMISSIONS:
+        return True
+    if int(status["Uid"][1]) == info.st_uid:
+        return bool(info.st_mode & stat.S_IWUSR)
+    if info.st_gid in {int(group) for group in (status["Gid"][1], *status["Groups"])}:
+        return bool(info.st_mode & stat.S_IWGRP)
+    return bool(info.st_mode & stat.S_IWOTH)
+
+
+def _status_of(pid: int) -> dict[str, list[str]]:
+    """Return the fields of a process's status, each split into its words."""
+    text = (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
+    fields = (line.partition(":") for line in text.splitlines())
+    return {name: value.split() for name, _, value in fields}
+
+
+def _parent_of(pid: int) -> int:
+    """Return the id of a process's parent, 0 if it is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    # The command stands in parentheses and may hold anything, also a space or a parenthesis.
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def _command_of(pid: int) -> str:
+    """Return a process's program and its first argument: more of a command line may hold a secret."""
+    try:
+        words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        text = b" ".join(words[:2]).decode("utf-8", "replace").strip()
+        return text or (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "a process that has just ended"

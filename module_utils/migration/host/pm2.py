@@ -1,0 +1,329 @@
+"""pm2 of one system user, called as that user with an environment built from scratch.
+
+pm2 hands its caller's environment to what it starts and writes it into its dump, so nothing of
+Ansible's or of the operator's shell may be in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import MigrationError, Problem
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ANSWER_SECONDS = 60
+ONLINE = "online"
+
+# Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
+_READ_ECOSYSTEM = """
+const file = require(process.argv[1]);
+const apps = Array.isArray(file) ? file : file.apps || [file];
+const cores = require('os').cpus().length;
+const processes = (app) => {
+  if (app.instances === undefined) return 1;
+  const wanted = parseInt(app.instances, 10) || 0;
+  return Math.max(1, wanted > 0 ? wanted : cores + wanted);
+};
+console.log(JSON.stringify(apps.map((app) => [app.name || '', Object.keys(app.env || {}), processes(app)])));
+"""
+_READABLE_ECOSYSTEMS = (".js", ".cjs", ".json")
+# What of a process makes its entry in the dump another one.
+_DUMPED = ("pm_exec_path", "pm_cwd", "exec_mode", "args", "node_args", "status")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process in pm2's list.
+
+    :param pid: 0 while it is stopped.
+    :param restarts: how often pm2 has started it again.
+    :param variables: names of the variables that pm2 has cached for it; never their values.
+    """
+
+    name: str
+    pid: int
+    status: str
+    restarts: int
+    variables: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Application:
+    """One application of an ecosystem file.
+
+    :param variables: names of the variables that it hands to pm2.
+    :param processes: how many processes pm2 starts.
+    """
+
+    variables: tuple[str, ...]
+    processes: int
+
+
+class Pm2:
+    """The pm2 of one user.
+
+    :param user: name of the system user.
+    """
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        account = pwd.getpwnam(user)
+        self._uid, self._gid = account.pw_uid, account.pw_gid
+        self.home = Path(account.pw_dir) / ".pm2"
+        self.environment = {
+            "HOME": account.pw_dir,
+            "USER": user,
+            "LOGNAME": user,
+            "PATH": _PATH,
+            "PM2_HOME": str(self.home),
+            "LANG": "C.UTF-8",
+        }
+
+    def problem(self) -> Problem | None:
+        """Return why this pm2 cannot be used, or None. Never starts a daemon."""
+        if shutil.which("pm2", path=_PATH) is None:
+            return Problem("pm2", f"the program is not in {_PATH}", "Install it: npm install --global pm2")
+        if not self._is_running():
+            fix = f"Start it, with the services: systemctl start pm2-{self.user}"
+            return Problem(f"pm2 of user {self.user}", "its daemon does not run", fix)
+        return None
+
+    def processes(self) -> list[Process]:
+        """Return what pm2 knows; a service in cluster mode has several entries.
+
+        :raises MigrationError: if pm2 does not answer.
+        """
+        return [
+            Process(
+                name=str(entry["name"]),
+                pid=int(entry.get("pid") or 0),
+                status=str(entry["pm2_env"].get("status")),
+                restarts=int(entry["pm2_env"].get("restart_time") or 0),
+                variables=frozenset(entry["pm2_env"].get("env") or {}),
+            )
+            for entry in self._list()
+        ]
+
+    def delete(self, names: Iterable[str], known: Sequence[str] = ()) -> None:
+        """Stop services and remove them from pm2's list, with everything it has cached for them.
+
+        :param known: those of them that pm2 has just listed; then it is not asked again, if all goes well.
+        """
+        wanted = list(names)
+        if not wanted:
+            return
+        if known:
+            with suppress(MigrationError):
+                self._run("delete", *known)
+                if set(known) == set(wanted):
+                    return
+        listed = {process.name for process in self.processes()}
+        left = [name for name in wanted if name in listed]
+        if left:
+            self._run("delete", *left)
+
+    def start(self, ecosystem_file: str, name: str) -> None:
+        """Start one service of an ecosystem file."""
+        self._run("start", ecosystem_file, "--only", name, directory=str(Path(ecosystem_file).parent))
+
+    def read_ecosystem(self, path: str) -> dict[str, Application] | None:
+        """Return a file's applications by their names; None if only pm2 can read it.
+
+        :raises MigrationError: if node cannot load the file.
+        """
+        if not path.endswith(_READABLE_ECOSYSTEMS):
+            return None
+        try:
+            text = self._execute(["node", "-e", _READ_ECOSYSTEM, path], str(Path(path).parent))
+            return {
+                str(name): Application(tuple(variables), int(processes))
+                for name, variables, processes in json.loads(text)
+            }
+        except (MigrationError, ValueError, TypeError):
+            what = f"node cannot load it as user {self.user}"
+            raise MigrationError(
+                f"The ecosystem file {path} cannot be used.",
+                [Problem(path, what, f"Look at: node -e 'require(\"{path}\")'")],
+            ) from None
+
+    def is_started_at_boot(self) -> bool | None:
+        """Return whether an enabled unit of systemd brings this pm2's list back at boot; None without systemd."""
+        if not Path("/run/systemd/system").is_dir():
+            return None
+        for unit in Path("/etc/systemd/system").glob("*.wants/*.service"):
+            with suppress(OSError):
+                text = unit.read_text(encoding="utf-8", errors="replace")
+                ours = (f"User={self.user}", f"PM2_HOME={self.home}")
+                if "resurrect" in text and any(re.search(rf"{re.escape(mark)}(?![\w./-])", text) for mark in ours):
+                    return True
+        return False
+
+    def save(self, names: Iterable[str], secrets: Iterable[str], check_mode: bool = False) -> bool:
+        """Write pm2's list for the next boot if that would change an entry of ours; keep the dump private.
+
+        :param secrets: values that must not be in the dump.
+        :returns: whether anything was changed, or would be.
+        :raises MigrationError: if the dump holds a secret.
+        """
+        wanted = list(names)
+        changed = self._dumped(self._list(), wanted) != self._dumped(self._read_dump(), wanted)
+        if changed and not check_mode:
+            self._run("save")
+        for file in ("dump.pm2", "dump.pm2.bak"):
+            changed |= self._make_private(self.home / file, check_mode)
+        text = self._dump_text()
+        if any(secret and json.dumps(secret)[1:-1] in text for secret in secrets):
+            raise MigrationError(
+                f"pm2 of user {self.user} has written a database password to its dump.",
+                [
+                    Problem(
+                        str(self.home / "dump.pm2"),
+                        "it holds the password of a role",
+                        "The ecosystem file hands the content of .env to pm2: let the service read .env itself",
+                    )
+                ],
+            )
+        return changed
+
+    def _is_running(self) -> bool:
+        """Return whether the daemon named in the pid file lives and is this user's."""
+        try:
+            pid = int((self.home / "pm2.pid").read_text(encoding="ascii"))
+            return os.stat(f"/proc/{pid}").st_uid == self._uid and (self.home / "rpc.sock").is_socket()
+        except (OSError, ValueError):
+            return False
+
+    def _list(self) -> list[dict[str, Any]]:
+        """Return pm2's own description of its processes."""
+        text = self._execute(["pm2", "--silent", "jlist"])
+        try:
+            entries = json.loads(text[text.index("[") :])
+        except ValueError:
+            raise self._failed("jlist", "it did not answer with a list") from None
+        return [entry for entry in entries if isinstance(entry, dict)]
+
+    def _run(self, *arguments: str, directory: str = "/") -> None:
+        """Call pm2."""
+        self._execute(["pm2", *arguments], directory)
+
+    def _execute(self, command: list[str], directory: str = "/") -> str:
+        """Run a program as the user and return what it prints.
+
+        :raises MigrationError: if it fails or does not end in time.
+        """
+        account: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            account = {
+                "user": self._uid,
+                "group": self._gid,
+                "extra_groups": os.getgrouplist(self.user, self._gid),
+            }
+        program = shutil.which(command[0], path=_PATH)
+        if program is None:
+            raise self._failed(command[0], f"the program is not in {_PATH}")
+        try:
+            result = subprocess.run(
+                [program, *command[1:]],
+                env=self.environment,
+                cwd=directory,
+                umask=0o077,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_ANSWER_SECONDS,
+                check=False,
+                **account,
+            )
+        except subprocess.TimeoutExpired:
+            raise self._failed(command[1], f"it did not end within {_ANSWER_SECONDS} seconds") from None
+        except OSError as error:
+            raise self._failed(command[1], f"it cannot be run: {error.strerror}") from None
+        if result.returncode != 0:
+            lines = (result.stderr + result.stdout).decode("utf-8", "replace").splitlines()
+            said = [line for line in lines if "ERROR" in line] or [f"status {result.returncode}"]
+            raise self._failed(command[1], said[0].strip()[:200])
+        return bytes(result.stdout).decode("utf-8", "replace")
+
+    def _failed(self, command: str, what: str) -> MigrationError:
+        """Return the error for a call that failed."""
+        fix = f"Look at {self.home / 'pm2.log'}, and at: pm2 list"
+        return MigrationError(
+            f"pm2 of user {self.user} failed.", [Problem(f"pm2 {command} of user {self.user}", what, fix)]
+        )
+
+    def _dump_text(self) -> str:
+        """Return the dump's text, empty if there is none."""
+        try:
+            return (self.home / "dump.pm2").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def _read_dump(self) -> list[dict[str, Any]]:
+        """Return the entries of the dump, each in the form that pm2's list has."""
+        try:
+            entries = json.loads(self._dump_text() or "[]")
+        except ValueError:
+            return []
+        return [{"name": entry.get("name"), "pm2_env": entry} for entry in entries if isinstance(entry, dict)]
+
+    def _dumped(self, entries: Iterable[Mapping[str, Any]], names: list[str]) -> list[str]:
+        """Return what of our services' entries matters at the next boot."""
+        found = []
+        for entry in entries:
+            if entry.get("name") in names:
+                process = entry["pm2_env"]
+                # The caller's own variables and pm2's differ from call to call and mean nothing.
+                variables = {
+                    name: value
+                    for name, value in (process.get("env") or {}).items()
+                    if name not in self.environment
+                    and not name.startswith("PM2_")
+                    and name not in ("PWD", "unique_id", "SHLVL", "_", entry["name"])
+                }
+                found.append(json.dumps([entry["name"], variables, *(process.get(key) for key in _DUMPED)]))
+        return sorted(found)
+
+    def _make_private(self, path: Path, check_mode: bool) -> bool:
+        """Give a file of the user's the mode 0600 and return whether it had another."""
+        with suppress(OSError):
+            # The directory is the user's: a symlink there must not lead us to another file.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                info = os.fstat(descriptor)
+                mine = stat.S_ISREG(info.st_mode) and info.st_uid == self._uid
+                if mine and stat.S_IMODE(info.st_mode) & 0o077:
+                    if not check_mode:
+                        os.fchmod(descriptor, 0o600)
+                    return True
+            finally:
+                os.close(descriptor)
+        return False
+
+
+def by_user(users: Iterable[str]) -> dict[str, Pm2]:
+    """Return the pm2 of each user once.
+
+    :raises MigrationError: naming the users that do not exist.
+    """
+    found: dict[str, Pm2] = {}
+    problems = []
+    for user in dict.fromkeys(users):
+        try:
+            found[user] = Pm2(user)
+        except KeyError:
+            problems.append(
+                Problem(f"user {user}", "there is no such user on this host", "Correct 'user' in estate_cutover_groups")
+            )
+    if problems:
+        raise MigrationError("A service's user does not exist.", problems)
+    return found

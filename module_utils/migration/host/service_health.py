@@ -1,0 +1,334 @@
+"""Whether a group's services work, and proof of the store that each process really uses.
+
+A service is on PostgreSQL if a session of its role on the server comes from a socket of that very
+process, and none of its processes has the SQLite file open. What a service says of itself, or what
+its ``.env`` holds, proves nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core.connection import Login, connect
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Group, Service
+from . import dotenv_file, open_files
+from .pm2 import ONLINE, Pm2, Process
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+POSTGRESQL = "postgresql"
+SQLITE = "sqlite"
+_POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 3.0
+# pm2 is slow to answer: ask it again only this often while a service does not come up.
+_ASK_PM2_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class ServicesLogin:
+    """How the services reach the server.
+
+    :param ca_certificate: file on the service hosts.
+    """
+
+    host: str
+    port: int
+    database: str
+    ssl_mode: str = "prefer"
+    ca_certificate: str | None = None
+
+    def values(self, service: Service, password: str, processes: int = 1) -> dict[str, str]:
+        """Return the lines of a service's ``.env``.
+
+        :param processes: how many of its processes read it; each of them opens a pool of its own.
+        """
+        return dotenv_file.connection_values(
+            self.host,
+            self.port,
+            self.database,
+            service.database_role,
+            password,
+            self.ssl_mode,
+            self.ca_certificate,
+            max(1, service.pool_size // max(1, processes)),
+        )
+
+    def login(self, role: str, password: str) -> Login:
+        """Return the login of a service's role, as the service makes it."""
+        return Login(
+            self.host, self.port, self.database, role, password, ssl_mode=self.ssl_mode, ca_cert=self.ca_certificate
+        )
+
+
+@dataclass
+class Health:
+    """What is known of one service.
+
+    :param shortcoming: what is missing, empty if it is healthy on the wanted store.
+    :param session_pid: process on the server that serves its session.
+    :param healthy_at: :func:`time.monotonic` when it was first found healthy.
+    """
+
+    service: Service
+    pids: tuple[int, ...] = ()
+    restarts: int = 0
+    shortcoming: str = "it was not looked at"
+    session_pid: int | None = None
+    healthy_at: float = 0.0
+
+    def report(self, store: str) -> dict[str, Any]:
+        """Return the service's part of the report."""
+        return {
+            "name": self.service.name,
+            "pid": self.pids[0] if self.pids else None,
+            "session_pid": self.session_pid,
+            "store": store,
+        }
+
+
+@dataclass
+class Watcher:
+    """Looks at a group's services until they are healthy, all at the same time.
+
+    :param daemons: the pm2 of each user.
+    :param values: for each service by name the values of its ``.env`` on PostgreSQL.
+    """
+
+    group: Group
+    daemons: Mapping[str, Pm2]
+    services_login: ServicesLogin
+    role_passwords: Mapping[str, str] = field(repr=False)
+    _connections: dict[str, Connection] = field(default_factory=dict, repr=False)
+
+    def close(self) -> None:
+        """Close our own sessions on the server."""
+        for connection in self._connections.values():
+            with suppress(Exception):
+                connection.close()
+        self._connections.clear()
+
+    def processes(self) -> dict[str, list[Process]]:
+        """Return pm2's processes of the group's services by their names."""
+        found: dict[str, list[Process]] = {service.name: [] for service in self.group.services}
+        listed = {user: pm2.processes() for user, pm2 in self.daemons.items()}
+        for service in self.group.services:
+            found[service.name] = [entry for entry in listed[service.user] if entry.name == service.name]
+        return found
+
+    def wait(
+        self, services: Sequence[Service], store: str, timeout: float, old_pids: Iterable[int] = ()
+    ) -> list[Health]:
+        """Wait until the services are healthy on a store.
+
+        :param timeout: seconds until all have to be healthy.
+        :param old_pids: processes that must be gone.
+        :raises MigrationError: naming each service that is not healthy, and why.
+        """
+        results = self.look(services, store, timeout, frozenset(old_pids))
+        self._require(results)
+        return results
+
+    def watch(self, results: Sequence[Health], stable_seconds: float) -> None:
+        """Watch services that were found healthy for some seconds, counted from then.
+
+        :raises MigrationError: naming each service that was restarted meanwhile.
+        """
+        end = max((result.healthy_at for result in results), default=0.0) + stable_seconds
+        while time.monotonic() < end and all(_are_alive(result.pids) for result in results):
+            time.sleep(_POLL_SECONDS)
+        listed = self.processes()
+        for result in results:
+            now = listed[result.service.name]
+            if tuple(entry.pid for entry in now) != result.pids or _restarts(now) != result.restarts:
+                result.shortcoming = "it came up, answered, and was restarted soon after"
+        self._require(results)
+
+    def look(
+        self, services: Sequence[Service], store: str, timeout: float, old_pids: frozenset[int] = frozenset()
+    ) -> list[Health]:
+        """Return the health of the services, once all are healthy or the time has passed."""
+        results = [Health(service) for service in services]
+        deadline = time.monotonic() + timeout
+        asked = 0.0
+        listed: dict[str, list[Process]] = {}
+        while True:
+            if not asked or time.monotonic() - asked > _ASK_PM2_SECONDS:
+                listed = self.processes()
+                asked = time.monotonic()
+            for result in results:
+                if result.shortcoming:
+                    self._look_at(result, listed[result.service.name], store, old_pids)
+            if time.monotonic() >= deadline or not any(result.shortcoming for result in results):
+                return results
+            time.sleep(_POLL_SECONDS)
+
+    def wait_for_sessions(self, timeout: float) -> list[Problem]:
+        """Wait until the server has ended every session of the stopped services, and name those that are left.
+
+        The server goes on with what it was sent before a service stopped, and commits it: only when the session
+        is gone does the content of the tables stand.
+
+        :param timeout: seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = [
+                (role, pid)
+                for role in dict.fromkeys(service.database_role for service in self.group.services)
+                for pid in self._abandoned_sessions(role)
+            ]
+            if not left or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        return [
+            Problem(
+                f"session {pid} of role {role}",
+                f"the server still works for it {timeout:g} seconds after its service was stopped, and may commit rows",
+                f"Wait until it has ended, or end it with SELECT pg_terminate_backend({pid}), then run again",
+            )
+            for role, pid in left
+        ]
+
+    def _abandoned_sessions(self, role: str) -> list[int]:
+        """Return the server's processes for sessions of a role from this host whose client is gone."""
+        held = open_files.held_ports()
+        with self._session(role, self.role_passwords.get(role, "")).cursor() as cursor:
+            # Through a Unix socket no port tells whose session it is: then only those at work count.
+            cursor.execute(
+                "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
+                "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL "
+                "AND client_addr IS NOT DISTINCT FROM inet_client_addr() AND (client_port <> -1 OR state <> 'idle')"
+            )
+            return [int(pid) for pid, port in cursor.fetchall() if port not in held]
+
+    def _look_at(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> None:
+        """Bring one service's health up to date."""
+        result.pids = tuple(process.pid for process in processes)
+        result.restarts = _restarts(processes)
+        result.shortcoming = self._shortcoming(result, processes, store, old_pids)
+        if not result.shortcoming:
+            result.healthy_at = time.monotonic()
+
+    def _shortcoming(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> str:
+        """Return the first thing that is wrong with a service, or an empty text."""
+        service = result.service
+        if not processes:
+            return f"pm2 of user {service.user} does not know it: its ecosystem file starts no application of this name"
+        for process in processes:
+            if process.status != ONLINE or not _are_alive((process.pid,)):
+                return f"pm2 reports it as {process.status}" if process.status != ONLINE else "its process has ended"
+            if process.pid in old_pids:
+                return "its old process still runs"
+        answer = ask(service.health_url)
+        if answer:
+            return answer
+        family = open_files.family_of(result.pids)
+        if store == SQLITE:
+            return self._stale_variables(family, {})
+        holding = [pid for pid in family if open_files.holds(pid, self.group.source_path)]
+        if holding:
+            return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
+        password = self.role_passwords.get(service.database_role, "")
+        stale = self._stale_variables(family, self.services_login.values(service, password, len(processes)))
+        if stale:
+            return stale
+        # In cluster mode pm2 hands the requests to one process after the other.
+        for pid in result.pids:
+            session = self._session_of(service.database_role, password, open_files.family_of([pid]))
+            if session is None:
+                return (
+                    f"it answers, but no session of role {service.database_role} on "
+                    f"{self.services_login.host}:{self.services_login.port} comes from its process {pid}"
+                )
+            result.session_pid = session
+        return ""
+
+    def _stale_variables(self, family: Iterable[int], wanted: Mapping[str, str]) -> str:
+        """Return which variables of a process would beat its ``.env`` with another value."""
+        for pid in family:
+            environment = open_files.environment_of(pid)
+            stale = [
+                key for key in dotenv_file.MANAGED_KEYS if environment.get(key, wanted.get(key)) != wanted.get(key)
+            ]
+            if stale:
+                return f"its process was started with {', '.join(stale)}, which beats the value in .env"
+        return ""
+
+    def _session_of(self, role: str, password: str, family: Iterable[int]) -> int | None:
+        """Return the server's process for a session of a role that comes from one of these processes."""
+        ports = set().union(*(open_files.local_ports(pid) for pid in family))
+        for server_pid, client_port in self._sessions(role, password):
+            if client_port in ports or (client_port == -1 and self.services_login.host.startswith("/")):
+                return server_pid
+        return None
+
+    def _sessions(self, role: str, password: str) -> list[tuple[int, int]]:
+        """Return server process and client port of each session of a role, as that role itself sees them."""
+        with self._session(role, password).cursor() as cursor:
+            cursor.execute(
+                "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
+                "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL"
+            )
+            return [(int(pid), int(port)) for pid, port in cursor.fetchall()]
+
+    def _session(self, role: str, password: str) -> Connection:
+        """Return our own session as a role, which sees all that concerns its other sessions."""
+        if role not in self._connections:
+            self._connections[role] = connect(self.services_login.login(role, password))
+            self._connections[role].rollback()
+            self._connections[role].autocommit = True
+        return self._connections[role]
+
+    @staticmethod
+    def _require(results: Iterable[Health]) -> None:
+        """Raise if a service is not healthy."""
+        problems = [
+            Problem(
+                f"service {result.service.name}",
+                result.shortcoming,
+                f"Look at its log as user {result.service.user}: pm2 logs {result.service.name} --nostream",
+            )
+            for result in results
+            if result.shortcoming
+        ]
+        if problems:
+            raise MigrationError("Not every service is healthy.", problems)
+
+
+def _restarts(processes: Iterable[Process]) -> int:
+    """Return how often pm2 has restarted a service."""
+    return sum(process.restarts for process in processes)
+
+
+def _are_alive(pids: Iterable[int]) -> bool:
+    """Return whether all processes run; one that nobody has waited for yet does not."""
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                if file.read().rpartition(")")[2].split()[0] in ("Z", "X"):
+                    return False
+        except OSError:
+            return False
+    return True
+
+
+def ask(url: str) -> str:
+    """Return what is wrong with the answer of a health address, or an empty text."""
+    # A proxy in our environment is not for addresses of the host itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=_ANSWER_SECONDS) as response:
+            return "" if response.status == 200 else f"{url} answers with status {response.status}"
+    except urllib.error.HTTPError as error:
+        return f"{url} answers with status {error.code}"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"{url} does not answer: {getattr(error, 'reason', error)}"

@@ -1,0 +1,1 @@
+"""The target: its catalog, schema, privileges and content."""

@@ -1,0 +1,273 @@
+"""The report of a run: what arrived, how it was proven, and what to do next, as JSON and as HTML.
+
+Everything here is a pure function of the results of ``validate_group`` and of the functional
+checks, except :func:`write`. The HTML holds its styles and drawings itself and opens anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..core import state
+from ..validation import functional_checks
+from . import html
+from .page import render_html
+
+PASSED = "passed"
+FAILED = "failed"
+INCOMPLETE = "incomplete"
+
+# What differs between two runs over the same state. A report that differs only here is not new.
+_VOLATILE_KEYS = frozenset({"generated_at", "started_at", "finished_at", "seconds", "next_value"})
+_LATEST = "latest"
+
+
+def build(
+    environment: str,
+    host: str,
+    groups: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    database: Mapping[str, Any],
+    generated_at: datetime | None = None,
+) -> dict[str, Any]:
+    """Return the report of one run.
+
+    :param groups: the results of ``validate_group``, in the order of the cutover.
+    :param checks: the results of the functional checks.
+    :param database: the result of ``validate_database``.
+    :param generated_at: the time of the run; now if not given.
+    """
+    findings = [dict(finding) for part in (*groups, database) for finding in part["findings"]]
+    findings += [
+        {
+            "where": f"functional check '{check['name']}'",
+            "what": check["reason"],
+            "fix": "Look at the service's log (pm2 logs), correct it, then run playbooks/5_validation.yml again",
+        }
+        for check in checks
+        if check["result"] == functional_checks.FAILED
+    ]
+    on_postgresql = [group for group in groups if state.is_on_postgresql(group["state"])]
+    not_run = sum(check["result"] == functional_checks.NOT_RUN for check in checks)
+    status = PASSED
+    if findings:
+        status = FAILED
+    elif not_run or len(on_postgresql) < len(groups):
+        status = INCOMPLETE
+    totals = _totals(groups)
+    return {
+        "environment": environment,
+        "host": host,
+        "generated_at": (generated_at or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "status": status,
+        "headline": _headline(findings, groups, totals, not_run),
+        "summary": _summary_sentences(groups, checks, totals),
+        "findings": findings,
+        "next_steps": _next_steps(findings, groups, checks),
+        "totals": totals,
+        "groups": [dict(group) for group in groups],
+        "functional_checks": [dict(check) for check in checks],
+        "database": dict(database),
+    }
+
+
+def _totals(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sums over all groups."""
+    tables = [table for group in groups for table in group["tables"]]
+    return {
+        "groups": len(groups),
+        "groups_on_postgresql": sum(state.is_on_postgresql(group["state"]) for group in groups),
+        "tables": len(tables),
+        "tables_equal": sum(bool(table["equal"]) for table in tables),
+        "source_rows": sum(table["source_rows"] for table in tables),
+        "target_rows": sum(table["target_rows"] for table in tables),
+        "rejected_rows": sum(group["rejects"]["total"] for group in groups),
+        "original_values": sum(group["original_values"]["total"] for group in groups),
+        "downtime_seconds": round(sum((group["cutover"] or {}).get("downtime_seconds") or 0.0 for group in groups), 3),
+    }
+
+
+def _headline(
+    findings: Sequence[Any], groups: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], not_run: int
+) -> str:
+    """Return the one sentence that a reader in a hurry needs."""
+    if findings:
+        return f"Validation failed: {html.count(len(findings), 'finding')}"
+    if totals["tables"] == 0:
+        return "Nothing has been moved yet"
+    exception = ""
+    if totals["rejected_rows"]:
+        exception = f", except {html.count(totals['rejected_rows'], 'row')} that a policy of the inventory rejected"
+    if not_run:
+        exception += f"; {html.count(not_run, 'functional check')} not run"
+    if totals["groups_on_postgresql"] == len(groups):
+        return f"Every value arrived{exception}"
+    if totals["groups_on_postgresql"] == 0:
+        return f"The rehearsal holds: every value arrived{exception}"
+    return f"Every value moved so far arrived{exception}"
+
+
+def _summary_sentences(
+    groups: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]
+) -> list[str]:
+    """Return the few sentences that stand under the headline."""
+    sentences = [
+        f"{totals['groups_on_postgresql']} of {html.count(len(groups), 'cutover group')} "
+        f"{'is' if totals['groups_on_postgresql'] == 1 else 'are'} on PostgreSQL.",
+    ]
+    if totals["tables"]:
+        sentences.append(
+            f"{totals['tables_equal']} of {html.count(totals['tables'], 'table')} equal on both sides by row count and "
+            f"content hash: {totals['source_rows']:,} rows in SQLite, {totals['target_rows']:,} in PostgreSQL."
+        )
+    written = [table.get("written_rows") or {} for group in groups for table in group["tables"]]
+    parts = [f"{sum(rows.get(what, 0) for rows in written):,} {what}" for what in ("added", "changed", "gone")]
+    if any(written):
+        sentences.append(f"Rows written to PostgreSQL since the cutover: {', '.join(parts)}; listed by table below.")
+    if totals["original_values"]:
+        sentences.append(
+            f"{html.count(totals['original_values'], 'original value')} that a policy changed or that "
+            "no target column holds: kept in the ledger and listed in the report."
+        )
+    if checks:
+        passed = sum(check["result"] == functional_checks.PASSED for check in checks)
+        not_run = sum(check["result"] == functional_checks.NOT_RUN for check in checks)
+        sentences.append(
+            f"{passed} of {html.count(len(checks), 'functional check')} passed"
+            + (f", {not_run} not run." if not_run else ".")
+        )
+    return sentences
+
+
+def _next_steps(
+    findings: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Return what to do next, the most urgent first."""
+    steps = list(dict.fromkeys(f"{finding['where']}: {finding['fix']}" for finding in findings))
+    by_reason: dict[str, list[str]] = {}
+    for check in checks:
+        if check["result"] == functional_checks.NOT_RUN:
+            by_reason.setdefault(check["reason"], []).append(f"'{check['name']}'")
+    steps += [f"Functional checks not run: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    by_advice: dict[str, list[str]] = {}
+    for group in groups:
+        if not state.is_on_postgresql(group["state"]):
+            by_advice.setdefault(group["next_step"], []).append(group["group"])
+    steps += [f"{', '.join(names)}: {advice}" for advice, names in by_advice.items()]
+    live = [group for group in groups if group["state"] == state.LIVE]
+    if live:
+        steps.append("See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml")
+    written = [group["group"] for group in live if any(table["written_since"] for table in group["tables"])]
+    unchanged = [group["group"] for group in live if group["group"] not in written and not group["findings"]]
+    if unchanged:
+        steps.append(
+            "To go back to SQLite, while nothing is written to PostgreSQL: ansible-playbook playbooks/rollback.yml "
+            f"-e service_env_rollback_groups={','.join(unchanged)}"
+        )
+    if written:
+        steps.append(
+            f"Written to in PostgreSQL since the cutover: {', '.join(written)}. These rows go back too: "
+            f"ansible-playbook playbooks/rollback.yml -e service_env_rollback_groups={','.join(written)} "
+            "(with --check it is only tried)"
+        )
+    return steps
+
+
+def summary_lines(report: Mapping[str, Any], path: str, is_there: bool = True) -> list[str]:
+    """Return the summary that the playbook prints: a table with one line for each group.
+
+    :param path: directory of the report.
+    :param is_there: whether the report is written, or only would be.
+    """
+    header = ("group", "state", "tables", "rows", "equal", "downtime")
+    rows = [header, *(_summary_row(group) for group in report["groups"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [str(report["headline"]), *report["summary"], ""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += ["", f"Report: {path}/report.html" + ("" if is_there else " (would be written)")]
+    lines += [f"Next: {step}" for step in report["next_steps"]]
+    return lines
+
+
+def _summary_row(group: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one line of the printed table."""
+    tables = group["tables"]
+    equal = sum(bool(table["equal"]) for table in tables)
+    downtime = (group["cutover"] or {}).get("downtime_seconds")
+    return (
+        str(group["group"]),
+        str(group["state"]),
+        str(len(tables)),
+        f"{sum(table['target_rows'] for table in tables):,}",
+        "-" if not tables else "yes" if equal == len(tables) else f"{equal} of {len(tables)}",
+        "-" if downtime is None else html.seconds(downtime),
+    )
+
+
+def write(base: Path, report: Mapping[str, Any], check_mode: bool = False) -> dict[str, Any]:
+    """Write the report below ``base`` unless the latest one already says the same.
+
+    The directory is named for the time of the run in UTC, and ``latest`` leads to it. Times
+    of the run itself do not make a report new; see :data:`_VOLATILE_KEYS`.
+
+    :param check_mode: say what would be written, write nothing. Functional checks are not run
+        then, so they are taken from the latest report for the comparison.
+    :return: ``changed``, and ``path`` of the directory that holds the valid report.
+    :raises OSError: if the directory cannot be written.
+    """
+    latest = base / _LATEST
+    previous = _read_json(latest / "report.json")
+    candidate = report
+    if check_mode and previous is not None:
+        candidate = build(
+            report["environment"],
+            report["host"],
+            report["groups"],
+            previous.get("functional_checks", []),
+            report["database"],
+        )
+    if previous is not None and (latest / "report.html").exists() and _lasting(previous) == _lasting(candidate):
+        return {"changed": False, "path": str(base / os.readlink(latest)) if latest.is_symlink() else str(latest)}
+    moment = datetime.fromisoformat(report["generated_at"])
+    directory = base / moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    if not check_mode:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _write_file(directory / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        _write_file(directory / "report.html", render_html(report))
+        temporary = base / f".{_LATEST}-{os.getpid()}"
+        temporary.symlink_to(directory.name)
+        temporary.replace(latest)
+    return {"changed": True, "path": str(directory)}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the report at ``path``, or None if there is no readable one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _lasting(value: Any) -> Any:
+    """Return a report without what differs between two runs over the same state."""
+    if isinstance(value, Mapping):
+        return {key: _lasting(entry) for key, entry in value.items() if key not in _VOLATILE_KEYS}
+    if isinstance(value, (list, tuple)):
+        return [_lasting(entry) for entry in value]
+    return value
+
+
+def _write_file(path: Path, text: str) -> None:
+    """Write a file of mode 0640 that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)

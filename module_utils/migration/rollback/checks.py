@@ -1,0 +1,198 @@
+"""What must be right before a way back stops anything: every problem at once, a trial among them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core import ledger
+from ..core.connection import first_row
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Group
+from ..core.sql import table_name
+from ..engine.export import export
+from ..engine.export.difference import Counts
+from ..window import frozen_file, rollback_record
+from ..window.back_on_sqlite import written_since
+from ..window.checks import Checked
+from ..window.services import identity_of
+from . import dump
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+# The copy, and the work files of the export beside it.
+_COPIES = 2
+_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a way back.
+
+    :param directory: where dumps of PostgreSQL's tables are kept.
+    :param lose_rows: the number of rows that may be lost; None to keep every row.
+    """
+
+    directory: str = dump.DIRECTORY
+    lose_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the checks have found.
+
+    :param changed: whether PostgreSQL was written to since the cutover.
+    :param identity: what tells that the frozen file is still the one whose hash was right.
+    """
+
+    changed: bool
+    identity: tuple[int, ...] = ()
+
+
+def check(
+    connection: Connection, group: Group, record: ledger.GroupRecord, options: Options, checked: Checked
+) -> Found:
+    """Note every problem, and return what else was found.
+
+    The services may run: the trial reads one snapshot of PostgreSQL.
+    """
+    source = Path(os.path.realpath(group.source_path))
+    identity = identity_of(source) if source.exists() else ()
+    frozen = _check_frozen_file(group, record, checked)
+    _check_names_of_the_file(group, checked)
+    changed = bool(written_since(connection, group, record))
+    if not changed:
+        if options.lose_rows:
+            checked.problems.append(_wrong_number(group, options.lose_rows, 0))
+        return Found(False, identity)
+    if frozen is None:
+        return Found(True, identity)
+    _check_room(connection, group, options, frozen, checked)
+    with checked.collecting():
+        dump.find_programs(connection)
+    with checked.collecting():
+        directory = frozen_file.make_directory(group.source_path)
+        try:
+            if options.lose_rows is not None:
+                lost = number_of(export.count_changes(connection, group, frozen, directory))
+                if lost != options.lose_rows:
+                    checked.problems.append(_wrong_number(group, options.lose_rows, lost))
+            else:
+                _try(connection, group, frozen, directory, checked)
+        finally:
+            frozen_file.remove_directory(group.source_path)
+    return Found(True, identity)
+
+
+def number_of(counts: Mapping[str, Counts]) -> int:
+    """Return how many rows would be lost."""
+    return sum(table.total for table in counts.values())
+
+
+def require_number(group: Group, typed: int, lost: int) -> None:
+    """Refuse to lose another number of rows than the one that was typed.
+
+    :raises MigrationError: naming the right one.
+    """
+    if typed != lost:
+        raise MigrationError(
+            "Another number of rows would be lost than the one that was typed.", [_wrong_number(group, typed, lost)]
+        )
+
+
+def _try(connection: Connection, group: Group, frozen: Path, directory: Path, checked: Checked) -> None:
+    """Bring the changes back into a scratch copy; note what cannot be said, and how many rows there are."""
+    try:
+        export.rehearse(connection, group, frozen, directory)
+    except MigrationError as error:
+        checked.problems.extend(error.problems or [Problem(group.name, error.summary, "Correct this, then run again")])
+        lost = number_of(export.count_changes(connection, group, frozen, directory))
+        checked.problems.append(
+            Problem(
+                f"cutover group {group.name}",
+                f"without them there is only its frozen file, which lacks {_rows(lost)} of PostgreSQL",
+                "To lose them, and only then, type this number: "
+                f"-e service_env_rollback_groups={group.name} -e service_env_rollback_lose_rows={lost}",
+            )
+        )
+
+
+def _wrong_number(group: Group, typed: int, lost: int) -> Problem:
+    """Return the problem of a number that is not the right one."""
+    return Problem(
+        "service_env_rollback_lose_rows",
+        f"it is {typed:,}, and going back to the frozen file of {group.name} would lose {_rows(lost)} of PostgreSQL",
+        f"Look at these rows; leave the variable away to keep them, or type {lost} to lose them"
+        if lost
+        else "Leave the variable away",
+    )
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
+
+
+def _check_frozen_file(group: Group, record: ledger.GroupRecord, checked: Checked) -> Path | None:
+    """Return where the frozen file is; note a problem if it is not, or not the one that was frozen."""
+    source = Path(os.path.realpath(group.source_path))
+    fix = "Put the frozen file back from a backup; without it there is nothing to go back to"
+    if not source.exists():
+        checked.problems.append(Problem(str(source), "the frozen SQLite file is gone", fix))
+        return None
+    frozen = frozen_file.find_frozen(group.source_path, record.frozen_sha256, rollback_record.read(record))
+    if frozen is None:
+        what = "it is not the file that was frozen at the cutover: its hash is another"
+        checked.problems.append(Problem(str(source), what, fix))
+        return None
+    for suffix in ("-wal", "-journal"):
+        journal = Path(f"{frozen}{suffix}")
+        if journal.exists() and journal.stat().st_size:
+            what = "it holds rows that the frozen file lacks: somebody wrote to it since the cutover"
+            checked.problems.append(Problem(str(journal), what, "Find out who did, and take these rows over by hand"))
+            return None
+    return frozen
+
+
+def _check_names_of_the_file(group: Group, checked: Checked) -> None:
+    """Note a problem for a name of the file that would still lead to the old one if the file is replaced."""
+    source = os.path.realpath(group.source_path)
+    for alias in group.aliases:
+        if os.path.realpath(alias) != source:
+            what = f"it is no symlink that leads to {source}, so it would not lead to the file that replaces it"
+            checked.problems.append(Problem(alias, what, f"Make it a symlink: ln -sf {source} {alias}"))
+
+
+def _check_room(connection: Connection, group: Group, options: Options, frozen: Path, checked: Checked) -> None:
+    """Note a problem for each file system that has not enough room."""
+    tables = [table_name(mapping.target).as_string(connection) for mapping in group.tables]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # An ordinary table is in no tree of partitions, not even in one of its own.
+            "SELECT coalesce(sum(pg_total_relation_size(coalesce(t.relid, name))), 0) "
+            "FROM unnest(%s::regclass[]) AS name LEFT JOIN LATERAL pg_partition_tree(name) AS t ON true",
+            (tables,),
+        )
+        stored = int(first_row(cursor)[0])
+    connection.rollback()
+    existing = Path(options.directory)
+    while not existing.exists():
+        existing = existing.parent
+    size = frozen.stat().st_size
+    needed = {frozen.parent: _COPIES * size + _MEBIBYTE}
+    # A dump is compressed, and holds no index.
+    needed[existing] = needed.get(existing, 0) + stored
+    for directory, wanted in needed.items():
+        free = shutil.disk_usage(directory).free
+        if free < wanted:
+            checked.problems.append(
+                Problem(
+                    str(directory),
+                    f"{free // _MEBIBYTE:,} MiB are free, and a way back may need {-(-wanted // _MEBIBYTE):,} MiB",
+                    "Make room there, or set service_env_rollback_directory to another place",
+                )
+            )

@@ -1,0 +1,1 @@
+"""The source: snapshots of SQLite files, and what they hold."""

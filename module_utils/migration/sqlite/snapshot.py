@@ -1,0 +1,457 @@
+"""A private, consistent copy of one source, made by SQLite's own backup interface.
+
+Rows may live in the ``-wal`` file alone, so the file itself is not simply copied. Symlinks are
+resolved first: a source is known by its inode. A source that SQLite could only read after repairing
+it (its writer has crashed and left a rollback journal), or only by creating a file in a directory
+that nobody may write to, is copied with its journals, and SQLite repairs the copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import filecmp
+import multiprocessing
+import os
+import re
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+from ..core.errors import MigrationError, Problem
+from ..core.files import WORK_DIRECTORY
+from .tables import add_missing_collations, open_snapshot, quote_name, read_tables, unknown_collations
+
+SQLITE_HEADER = b"SQLite format 3\x00"
+# The snapshot, and the spooled COPY data made from it, with room to spare.
+DISK_FACTOR = 3
+_CHUNK_BYTES = 1 << 20
+# Checking this much takes half a second at most; another process would need its memory beside ours.
+_CHECKED_AT_ONCE_BYTES = 128 << 20
+# How long to wait for a writer that holds the whole file.
+LOCK_TIMEOUT_SECONDS = 30.0
+
+_JOURNALS = ("-journal", "-wal")
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+# SQLite's result codes: the first byte, or the whole of an extended code.
+_BUSY, _LOCKED, _CANNOT_OPEN = 5, 6, 14
+_READ_ONLY_RECOVERY, _READ_ONLY_ROLLBACK, _READ_ONLY_CANNOT_INIT, _READ_ONLY_DIRECTORY = 264, 776, 1288, 1544
+# Where SQLite's readers put their locks in a file.
+_SHARED_LOCK_START, _SHARED_LOCK_LENGTH = 0x40000002, 510
+_UNKNOWN_FUNCTION = re.compile(r"(?:unknown|no such) function: (\w+)")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A private copy of a source.
+
+    :param path: the copy, mode 0600, in a directory of mode 0700 that vanishes with it.
+    :param source_path: the file it was made from, symlinks resolved.
+    :param inode: inode number of that file.
+    :param size_bytes: size of the file and its journals together.
+    :param check: the check of its pages, which may still be going on.
+    """
+
+    path: Path
+    source_path: Path
+    inode: int
+    size_bytes: int
+    check: Check
+
+    @property
+    def directory(self) -> Path:
+        """Return the private directory, for other files that must not outlive the snapshot."""
+        return self.path.parent
+
+
+class Check:
+    """SQLite's check of every page and index of a copy; that of a large one goes on in a process of its own.
+
+    A thread would not do: SQLite's threads wait for each other whenever they need memory.
+    """
+
+    def __init__(self, source_path: str, copy: Path) -> None:
+        self._error: MigrationError | None = None
+        self._process: BaseProcess | None = None
+        if copy.stat().st_size < _CHECKED_AT_ONCE_BYTES:
+            self._error = _find_corruption(source_path, copy)
+            return
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_check, args=(source_path, copy, sender), daemon=True)
+        self._process.start()
+        sender.close()
+
+    def require(self) -> None:
+        """Wait for the check.
+
+        :raises MigrationError: with SQLite's own findings if the copy is corrupt.
+        """
+        if self._process is not None:
+            try:
+                found = self._receiver.recv()
+            except EOFError:
+                found = ("The check of the snapshot was killed.", [])
+            self.stop()
+            self._error = None if found is None else MigrationError(*found)
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """End the check, if it still goes on."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
+            self._receiver.close()
+            self._process = None
+
+
+def _check(source_path: str, copy: Path, sender: Pipe) -> None:
+    """Send what is wrong with a copy, None if nothing is."""
+    error = _find_corruption(source_path, copy)
+    sender.send(None if error is None else (error.summary, error.problems))
+    sender.close()
+    # Nothing of the parent's is closed or flushed a second time.
+    os._exit(0)
+
+
+def _find_corruption(source_path: str, copy: Path) -> MigrationError | None:
+    """Return what is wrong with a copy."""
+    try:
+        _require_integrity(source_path, copy)
+    except sqlite3.Error as error:
+        return _explained(source_path, copy, error)
+    except MigrationError as error:
+        return error
+    return None
+
+
+class _AlreadyChecked(Check):
+    """The copy is, to the byte, one that was checked before."""
+
+    def __init__(self) -> None:
+        """Start nothing."""
+        self._process = None
+
+    def require(self) -> None:
+        """Wait for nothing."""
+
+
+def resolve_source(path: str) -> Path:
+    """Return the source file behind ``path``, after checking that it can be a source at all.
+
+    :raises MigrationError: if it is missing, not a regular file, or not an SQLite database.
+    """
+    try:
+        resolved = Path(path).resolve(strict=True)
+    except (FileNotFoundError, RuntimeError):
+        dangling = " (a symlink that leads nowhere)" if os.path.islink(path) else ""
+        raise _unusable(
+            path,
+            f"the file does not exist{dangling}",
+            "Correct 'path' in estate_cutover_groups, or put the file back",
+        ) from None
+    if not stat.S_ISREG(resolved.stat().st_mode):
+        raise _unusable(path, "it is not a regular file", "Correct 'path' in estate_cutover_groups")
+    with resolved.open("rb") as file:
+        header = file.read(len(SQLITE_HEADER))
+    if header and header != SQLITE_HEADER:
+        raise _unusable(
+            path,
+            "it is not an SQLite database: its first 16 bytes are not SQLite's header",
+            "Correct 'path' in estate_cutover_groups; an encrypted file must be decrypted first",
+        )
+    return resolved
+
+
+@contextmanager
+def snapshot(
+    source_path: str,
+    directory: str | None = None,
+    frozen: bool = False,
+    checked: Path | None = None,
+    wait: bool = True,
+) -> Iterator[Snapshot]:
+    """Take a snapshot of a source and remove it at the end, whatever happens.
+
+    The source is opened read-only: its bytes stay as they are, and a live writer is not disturbed.
+
+    :param directory: where private files go; :data:`WORK_DIRECTORY` if not given.
+    :param frozen: the source is fenced and checkpointed, so nothing may be created beside it.
+    :param checked: a snapshot that was checked before; if the new one is the same it need not be again.
+    :param wait: wait for the check of its pages; if not, the caller calls :meth:`Check.require`.
+    :raises MigrationError: if the source is missing, not SQLite, corrupt, or the disk is too full.
+    """
+    source = resolve_source(source_path)
+    work = Path(directory or WORK_DIRECTORY)
+    made = not work.exists()
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_leftovers(work)
+    size = source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
+    _require_disk(work, size, source_path)
+    private = work / f"run-{os.getpid()}-{source.stat().st_ino}"
+    private.mkdir(mode=0o700)
+    try:
+        copy = private / "snapshot.db"
+        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            _take(source, copy, frozen)
+            _rebuild_indexes_of_unknown_collations(copy)
+            same = checked is not None and filecmp.cmp(copy, checked, shallow=False)
+            check = _AlreadyChecked() if same else Check(source_path, copy)
+            if wait:
+                check.require()
+        except sqlite3.Error as error:
+            if "disk is full" in str(error):
+                raise _disk_full(work, source_path) from None
+            raise _explained(source_path, copy, error) from None
+        try:
+            yield Snapshot(copy, source, source.stat().st_ino, size, check)
+        except sqlite3.DatabaseError:
+            # A corrupt page was read before the check came to it.
+            check.require()
+            raise
+        finally:
+            check.stop()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise _disk_full(work, source_path) from None
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+        if made:
+            # A dry run leaves the host as it was.
+            with suppress(OSError):
+                work.rmdir()
+
+
+def _take(source: Path, copy: Path, frozen: bool) -> None:
+    """Bring all pages of one moment into the copy, by the gentlest way that works."""
+    if frozen and has_pages(Path(f"{source}-journal")):
+        # Opened as immutable, SQLite would not look at the journal and read half a transaction.
+        _copy_and_recover(source, copy)
+        return
+    try:
+        _back_up(source, copy, frozen)
+    except sqlite3.OperationalError as error:
+        code = _result_code(error)
+        recoverable = (_READ_ONLY_RECOVERY, _READ_ONLY_ROLLBACK, _READ_ONLY_CANNOT_INIT, _READ_ONLY_DIRECTORY)
+        if code not in recoverable and code & 0xFF != _CANNOT_OPEN:
+            raise
+        _copy_and_recover(source, copy)
+
+
+def _back_up(source: Path, copy: Path, frozen: bool) -> None:
+    """Copy all pages in one step, so that they are of one moment."""
+    mode = "immutable=1" if frozen else "mode=ro"
+    address = f"file:{quote(str(source))}?{mode}"
+    with (
+        closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader,
+        closing(sqlite3.connect(copy)) as writer,
+    ):
+        # backup() itself would wait for a busy writer for ever.
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        writer.execute("PRAGMA synchronous = OFF")
+        reader.backup(writer)
+        # The copy is ours alone: no -wal beside it, and readers need no lock file.
+        writer.execute("PRAGMA journal_mode = OFF")
+
+
+def _copy_and_recover(source: Path, copy: Path) -> None:
+    """Copy the file with its journals, and let SQLite roll back or replay them in the copy.
+
+    :raises MigrationError: if somebody writes to it all the while.
+    """
+    for _ in range(3):
+        with _read_lock(source) as file:
+            before = _stamps(source)
+            for suffix in _JOURNALS:
+                with suppress(FileNotFoundError), Path(f"{source}{suffix}").open("rb") as journal:
+                    _write_private(journal, Path(f"{copy}{suffix}"))
+            # Through the locked file itself: closing another one of it would end the lock.
+            _write_private(file, copy)
+            unchanged = _stamps(source) == before
+        if unchanged:
+            break
+        for suffix in _JOURNALS:
+            Path(f"{copy}{suffix}").unlink(missing_ok=True)
+    else:
+        raise _unusable(str(source), "it changes all the time while it is read", "Stop its services, then run again")
+    with closing(sqlite3.connect(copy)) as writer:
+        writer.execute("PRAGMA synchronous = OFF")
+        writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        writer.execute("PRAGMA journal_mode = OFF")
+
+
+@contextmanager
+def _read_lock(source: Path) -> Iterator[BinaryIO]:
+    """Hold SQLite's own read lock on a file: until it ends, nobody else rolls back or writes pages.
+
+    :raises MigrationError: if a writer holds the file for longer than :data:`LOCK_TIMEOUT_SECONDS`.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    with source.open("rb") as file:
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, _SHARED_LOCK_LENGTH, _SHARED_LOCK_START)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > deadline:
+                    raise _busy(str(source)) from None
+                time.sleep(0.1)
+        yield file
+
+
+def _write_private(file: BinaryIO, path: Path) -> None:
+    """Write a file's bytes into a private one."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as written:
+        file.seek(0)
+        shutil.copyfileobj(file, written, _CHUNK_BYTES)
+
+
+def _stamps(source: Path) -> list[tuple[int, int] | None]:
+    """Return size and time of change of a source and of each of its journals."""
+    stamps: list[tuple[int, int] | None] = []
+    for suffix in ("", *_JOURNALS):
+        try:
+            found = Path(f"{source}{suffix}").stat()
+        except FileNotFoundError:
+            stamps.append(None)
+        else:
+            stamps.append((found.st_size, found.st_mtime_ns))
+    return stamps
+
+
+def has_pages(journal: Path) -> bool:
+    """Return whether a rollback journal is there and was not ended by emptying it or its header."""
+    try:
+        with journal.open("rb") as file:
+            return file.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
+    except FileNotFoundError:
+        return False
+
+
+def _rebuild_indexes_of_unknown_collations(copy: Path) -> None:
+    """Bring the indexes of collations that SQLite does not know into our stand-in's order.
+
+    They are ordered as the service's own function orders texts. Read by another order, a lookup
+    would miss rows that are there.
+    """
+    with closing(sqlite3.connect(copy)) as writer:
+        writer.text_factory = lambda data: data.decode("utf-8", "replace")
+        names = unknown_collations(writer)
+        if names:
+            add_missing_collations(writer)
+            writer.execute("PRAGMA synchronous = OFF")
+            for name in names:
+                writer.execute(f"REINDEX {quote_name(name)}")
+            writer.commit()
+
+
+def _require_integrity(source_path: str, copy: Path) -> None:
+    """Raise with SQLite's own findings if a page of the copy is corrupt, or a table cannot be read.
+
+    SQLite does not look at CHECK constraints in a file that is opened read-only, and we need not:
+    the target has its own.
+    """
+    with closing(open_snapshot(copy)) as connection:
+        findings = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
+        for table in read_tables(connection):
+            connection.execute(f"SELECT * FROM {quote_name(table)} LIMIT 0")  # noqa: S608 (quoted)
+        collations = ", ".join(unknown_collations(connection))
+    if findings != ["ok"]:
+        fix = "Restore the file from a backup, or repair it with sqlite3's .recover, then run again"
+        if collations:
+            fix += f"; a table without row ids may also be ordered by {collations}, which only the service knows"
+        raise MigrationError(
+            f"The source {source_path} is corrupt.",
+            [Problem(source_path, finding.replace("\n", " "), fix) for finding in findings],
+        )
+
+
+def _explained(source_path: str, copy: Path, error: sqlite3.Error) -> MigrationError:
+    """Return the error for a source that SQLite cannot read."""
+    if _result_code(error) & 0xFF in (_BUSY, _LOCKED):
+        return _busy(source_path)
+    function = _UNKNOWN_FUNCTION.search(str(error))
+    if function is not None:
+        name = function.group(1)
+        return _unusable(
+            source_path,
+            f"{_users_of(copy, name)} needs the function {name}(), which SQLite itself does not have",
+            "Drop the index or generated column that calls it in the source, then run again",
+        )
+    return _unusable(
+        source_path,
+        f"SQLite cannot read it: {error}",
+        "Restore the file from a backup, or repair it with sqlite3's .recover, then run again",
+    )
+
+
+def _users_of(copy: Path, function: str) -> str:
+    """Return the names of the tables and indexes whose definition calls a function."""
+    with closing(sqlite3.connect(f"file:{quote(str(copy))}?mode=ro", uri=True)) as connection:
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        rows = connection.execute("SELECT type, name, sql FROM sqlite_schema WHERE type IN ('table', 'index')")
+        call = re.compile(rf"\b{re.escape(function)}\W*\(", re.IGNORECASE)
+        users = [f"{kind} {name}" for kind, name, statement in rows if statement and call.search(statement)]
+    return ", ".join(users) or "it"
+
+
+def _busy(source_path: str) -> MigrationError:
+    """Return the error for a source that a writer holds."""
+    return _unusable(
+        source_path,
+        f"another process has held its write lock for {LOCK_TIMEOUT_SECONDS:.0f} seconds",
+        "Wait until its long transaction ends, or stop the service, then run again",
+    )
+
+
+def _result_code(error: sqlite3.Error) -> int:
+    """Return SQLite's extended result code, 0 if the error is none of SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0))
+
+
+def _require_disk(work: Path, size: int, source_path: str) -> None:
+    """Raise if the work directory has no room for the snapshot and what is made from it."""
+    needed = size * DISK_FACTOR
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise _disk_full(work, source_path, f"{free:,} bytes are free and {needed:,} are needed")
+
+
+def _disk_full(work: Path, source_path: str, what: str = "the disk is full") -> MigrationError:
+    """Return the error for a work directory that has no room."""
+    fix = "Free some disk, or point sqlite_migrate_work_directory to a larger one"
+    return MigrationError(f"Not enough disk to take a snapshot of {source_path}.", [Problem(str(work), what, fix)])
+
+
+def remove_leftovers(work: Path) -> None:
+    """Remove the private directories of runs that were killed."""
+    for entry in work.glob("run-*"):
+        pid = entry.name.split("-")[1]
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _size_or_zero(path: Path) -> int:
+    """Return the size of a file that may not be there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _unusable(path: str, what: str, fix: str) -> MigrationError:
+    """Return the error for a source that cannot be used."""
+    return MigrationError(f"The source {path} cannot be used.", [Problem(path, what, fix)])

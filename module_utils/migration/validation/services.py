@@ -1,0 +1,76 @@
+"""Whether the services of a group answer, and leave the frozen file alone. Nothing is stopped or started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..core import state
+from ..core.errors import MigrationError, Problem
+from ..host import open_files
+from ..host.service_health import ask
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+    from ..core.estate import Group
+
+_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+
+
+def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Ask each service for its health; return what each says, and what is wrong.
+
+    :param group_state: in state ``live`` nobody may have the frozen file open.
+    """
+    answers = []
+    findings = []
+    for service in group.services:
+        shortcoming = ask(service.health_url)
+        answers.append({"name": service.name, "health_url": service.health_url, "shortcoming": shortcoming})
+        if shortcoming:
+            fix = f"Look at its log (pm2 logs {service.name}), correct it, {_RUN_VALIDATION}"
+            findings.append(Problem(f"service {service.name}", f"it is not well: {shortcoming}", fix))
+    if group_state == state.LIVE:
+        findings.extend(_holders(group))
+    return answers, findings
+
+
+def find_strays(connection: Connection, group: Group, answers: list[dict[str, Any]]) -> list[Problem]:
+    """Return the services that are well and have no session on the server: they use another store.
+
+    The health address uses the database, so right after it was asked a session is there.
+
+    :param answers: what :func:`look_at_services` returned.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = current_database()")
+        roles = {role for (role,) in cursor.fetchall()}
+    connection.rollback()
+    well = {answer["name"] for answer in answers if not answer["shortcoming"]}
+    return [
+        Problem(
+            f"service {service.name}",
+            f"it answers, and its role {service.database_role} has no session on the server: it uses another store",
+            f"Run playbooks/4_service_cutover.yml, which brings it to PostgreSQL again, {_RUN_VALIDATION}",
+        )
+        for service in group.services
+        if service.name in well and service.database_role not in roles
+    ]
+
+
+def _holders(group: Group) -> list[Problem]:
+    """Return every process that has the frozen file open: what it writes or reads is not what the services use."""
+    try:
+        holders = open_files.find_holders(group.source_path)
+    except FileNotFoundError:
+        return []
+    except MigrationError as error:
+        return list(error.problems)
+    return [
+        Problem(
+            str(holder.path),
+            f"process {holder.pid} ({holder.command}) has the frozen SQLite file open",
+            f"Stop it, or let its service use PostgreSQL, {_RUN_VALIDATION}",
+        )
+        for holder in holders
+    ]

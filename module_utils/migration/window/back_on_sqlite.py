@@ -1,0 +1,232 @@
+"""Brings a group back to SQLite after a cutover that failed, unless rows would be lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core import ledger, state
+from ..core.connection import Login, ServerUnreachable, connect
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Group
+from ..engine.proof.target_state import since
+from ..host import write_protection
+from ..host.service_health import POSTGRESQL, SQLITE, Health
+from .checks import Checked, Settings, check_services
+from .services import require_healthy, save, start, stop, watch, write_env_files
+from .signals import Interrupted, uninterruptible
+from .steps import FENCE, FINGERPRINT
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+_RECONNECT_SECONDS = 10.0
+
+
+def put_back(
+    connection: Connection,
+    login: Login,
+    group: Group,
+    settings: Settings,
+    error: BaseException,
+    step: str,
+    may_have_written: bool,
+    described: Mapping[str, Any] | None = None,
+) -> MigrationError:
+    """Bring a group back to SQLite after a failure, and return the error that tells both.
+
+    :param connection: holds the group's lock, unless the server has gone away.
+    :param error: what failed.
+    :param step: where it failed, in words.
+    :param may_have_written: whether a service was started on PostgreSQL: then only the server knows what it wrote.
+    :param described: what is known of the file before it was fenced, if the ledger cannot be asked.
+    """
+    problems = problems_of(error, group)
+    with uninterruptible(), ExitStack() as stack:
+        usable = _usable_connection(connection, login, stack)
+        if usable is None and may_have_written:
+            fix = "Bring the server back, then run playbooks/4_service_cutover.yml again: it finishes or undoes it"
+            what = "its services may have written rows that only the server knows, so they stay on PostgreSQL"
+            return MigrationError(
+                f"Cutover group {group.name} failed in {step}, and the server does not answer.",
+                [*problems, Problem(f"cutover group {group.name}", what, fix)],
+            )
+        record = None if usable is None else ledger.read_group(usable, group.name, group.source_path)
+        if record is not None and record.state not in (state.FROZEN, state.LIVE):
+            # The services are stopped only after "frozen" is committed.
+            return MigrationError(f"Cutover group {group.name} failed in {step}; nothing was stopped.", problems)
+        checked = check_services(group, settings, may_be_missing=True)
+        try:
+            if usable is not None and record is not None and record.state == state.LIVE:
+                stop(group.services, checked)
+                usable.rollback()
+                written = written_until_stopped(usable, group, checked, settings, record)
+                if written:
+                    start(group.services, checked)
+                    unwell = attempted(lambda: require_healthy(group, checked, settings, POSTGRESQL), group)
+                    return MigrationError(
+                        f"Cutover group {group.name} failed in {step}. Its services have already written to "
+                        f"PostgreSQL, so it stays there; they were started again{how_they_are(unwell)}.",
+                        [*problems, *written, *unwell],
+                    )
+                # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
+                ledger.take_step(usable, group.name, "abandon", group.source_path)
+                ledger.take_step(usable, group.name, "freeze", group.source_path)
+                usable.commit()
+            to_sqlite(group, checked, settings, (described or {}) if record is None else record.detail.get(FENCE, {}))
+            if usable is not None:
+                usable.rollback()
+                ledger.take_step(usable, group.name, "thaw", group.source_path)
+                usable.commit()
+                noted = ""
+            else:
+                noted = " The server does not answer, so the ledger does not know yet; the next run corrects it."
+            return MigrationError(
+                f"Cutover group {group.name} failed in {step} and was undone: its services run on SQLite again.{noted}",
+                problems,
+            )
+        except Exception as second:
+            return MigrationError(
+                f"Cutover group {group.name} failed in {step}, and putting it back on SQLite failed too.",
+                [
+                    *problems,
+                    *problems_of(second, group),
+                    Problem(
+                        f"cutover group {group.name}",
+                        "its services may be stopped",
+                        "Correct the problems above and run playbooks/4_service_cutover.yml again, or "
+                        "playbooks/rollback.yml to return to SQLite",
+                    ),
+                ],
+            )
+
+
+def to_sqlite(group: Group, checked: Checked, settings: Settings, described: Mapping[str, Any]) -> list[Health]:
+    """Put the services' settings back, take the fence away, and start the services on SQLite.
+
+    :param described: what was recorded of the file before it was fenced.
+    :raises MigrationError: if a service does not come up.
+    """
+    stop(group.services, checked)
+    write_env_files(checked.env_files, SQLITE)
+    if Path(group.source_path).exists():
+        write_protection.remove_fence(group.source_path, dict(described))
+    start(group.services, checked)
+    healths = require_healthy(group, checked, settings, SQLITE, checked.pids)
+    save(group, checked, settings)
+    return healths
+
+
+def written_until_stopped(
+    connection: Connection, group: Group, checked: Checked, settings: Settings, record: ledger.GroupRecord
+) -> list[Problem]:
+    """Return what :func:`written_since` does for stopped services, once nothing of theirs can be committed any more.
+
+    A session that does not end counts as written: nobody knows what it will commit.
+    """
+    return sessions_left(connection, group, checked, settings) or written_since(connection, group, record)
+
+
+def sessions_left(connection: Connection, group: Group, checked: Checked, settings: Settings) -> list[Problem]:
+    """Wait until the server has ended the sessions of stopped services, and name those that are left."""
+    with closing(watch(group, checked, settings)) as watcher:
+        try:
+            left = watcher.wait_for_sessions(settings.stop_timeout)
+        except ServerUnreachable:
+            raise
+        except MigrationError:
+            # A role cannot log in any more, so only its name tells its sessions, and those before that still work.
+            watcher.close()
+            left = _sessions_of_roles(connection, group, settings.stop_timeout)
+    return left
+
+
+def _sessions_of_roles(connection: Connection, group: Group, timeout: float) -> list[Problem]:
+    """Wait until no session of the services' roles is left, whosever it is, and name those that are."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pid, usename FROM pg_stat_activity WHERE usename = ANY (%s) AND datname = current_database()",
+                ([service.database_role for service in group.services],),
+            )
+            left = cursor.fetchall()
+        connection.rollback()
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return [
+        Problem(
+            f"session {pid} of role {role}",
+            "it may belong to a service that was stopped, and may commit rows",
+            "Wait until it has ended, then run again",
+        )
+        for pid, role in left
+    ]
+
+
+def written_since(connection: Connection, group: Group, record: ledger.GroupRecord) -> list[Problem]:
+    """Return one problem for each table that was written to since the cutover."""
+    then = record.detail.get(FINGERPRINT, {})
+    problems = []
+    for table, now in since(connection, group, then).items():
+        if now.written is not False:
+            rows = f"{then[table]['rows']:,}" if table in then else "an unknown number of"
+            problems.append(
+                Problem(
+                    f"{group.name}: {table}",
+                    f"it was written to since the cutover: {rows} rows then, {now.rows:,} rows now",
+                    "These rows are in PostgreSQL alone: stay there, or take them over by hand before going back",
+                )
+            )
+    connection.rollback()
+    return problems
+
+
+def problems_of(error: BaseException, group: Group) -> list[Problem]:
+    """Return what went wrong as problems, whatever kind of error it was."""
+    if isinstance(error, Interrupted):
+        return [error.problem]
+    if isinstance(error, MigrationError):
+        return error.problems or [Problem(f"cutover group {group.name}", error.summary, "Run again")]
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {lines[0] if lines else 'no more is known'}"
+    return [Problem(f"cutover group {group.name}", what, "Correct this, then run again")]
+
+
+def attempted(action: Callable[[], object], group: Group) -> list[Problem]:
+    """Do one thing of putting a group right, and return what fails."""
+    try:
+        action()
+    except Exception as error:
+        return problems_of(error, group)
+    return []
+
+
+def how_they_are(unwell: list[Problem]) -> str:
+    """Return the end of a sentence about services that were started again."""
+    return ", and not all of them are proven well" if unwell else " and are well"
+
+
+def _usable_connection(connection: Connection, login: Login, stack: ExitStack) -> Connection | None:
+    """Return the connection, or a new one if the server has closed it; None if it does not answer for a while."""
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    candidate: Connection | None = connection
+    while True:
+        try:
+            if candidate is None:
+                candidate = connect(login)
+                stack.callback(candidate.close)
+            candidate.rollback()
+            with candidate.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            candidate.rollback()
+            return candidate
+        except Exception:
+            candidate = None
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.5)

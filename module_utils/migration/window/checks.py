@@ -1,0 +1,346 @@
+"""What must be right before a cutover or a rollback stops anything: every problem at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.connection import connected, first_row
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Group, Service
+from ..host import dotenv_file, login_test, open_files
+from ..host.pm2 import ONLINE, Pm2, Process, by_user
+from ..host.service_health import ServicesLogin, ask
+from ..sqlite.snapshot import resolve_source
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+_INVENTORY = "Correct estate_cutover_groups"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a cutover is made.
+
+    :param role_passwords: password of each service's role.
+    :param stop_timeout: seconds until the stopped services must have closed the source.
+    :param health_timeout: seconds until the started services must be healthy.
+    :param stable_seconds: how long they then have to run without a restart.
+    :param estate_connections: for each role of the estate the connections that the pools of its services open,
+        those of other groups included.
+    :param work_directory: private directory for snapshots.
+    """
+
+    services_login: ServicesLogin
+    role_passwords: Mapping[str, str] = field(repr=False)
+    stop_timeout: float = 30.0
+    health_timeout: float = 30.0
+    stable_seconds: float = 2.0
+    estate_connections: Mapping[str, int] = field(default_factory=dict)
+    work_directory: str | None = None
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """A service's ``.env`` as it is, and as it has to be on each store."""
+
+    service: Service
+    text: str = field(repr=False)
+    on_postgresql: str = field(repr=False)
+    on_sqlite: str = field(repr=False)
+
+
+@dataclass
+class Checked:
+    """What the checks have read on the way.
+
+    :param processes: pm2's processes by the service's name.
+    :param instances: how many processes each ecosystem file starts, by the service's name, where we can read it.
+    :param removed: names of services that we have taken out of pm2's list since.
+    """
+
+    daemons: dict[str, Pm2] = field(default_factory=dict)
+    processes: dict[str, list[Process]] = field(default_factory=dict)
+    instances: dict[str, int] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
+    env_files: list[EnvFile] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def require(self, summary: str) -> None:
+        """Raise with every problem found, if there is one."""
+        if self.problems:
+            raise MigrationError(summary, self.problems)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note the problems of an error instead of letting it end the checks."""
+        try:
+            yield
+        except MigrationError as error:
+            self.problems.extend(
+                error.problems or [Problem("this host", error.summary, "Correct this, then run again")]
+            )
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the processes of all services that run."""
+        return [process.pid for processes in self.processes.values() for process in processes if process.pid]
+
+
+def check_services(group: Group, settings: Settings, may_be_missing: bool = False) -> Checked:
+    """Check pm2, files and passwords of a group's services.
+
+    :param may_be_missing: an earlier run may have been killed between pm2's ``delete`` and ``start``.
+    """
+    checked = Checked()
+    if not group.services:
+        checked.problems.append(
+            Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
+        )
+    with checked.collecting():
+        checked.daemons = by_user(service.user for service in group.services)
+    usable = {}
+    for user, pm2 in checked.daemons.items():
+        problem = pm2.problem()
+        if problem:
+            checked.problems.append(problem)
+        else:
+            usable[user] = pm2
+    for user, pm2 in usable.items():
+        with checked.collecting():
+            _check_names(checked, group, user, pm2.processes(), may_be_missing)
+    for service in group.services:
+        _check_files(checked, service, usable.get(service.user))
+        _check_env_file(checked, service, settings)
+    paths = [os.path.realpath(service.env_path) for service in group.services]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        checked.problems.append(Problem(path, "several services name it as their env_file", "Give each its own"))
+    return checked
+
+
+def boot_warnings(checked: Checked) -> list[str]:
+    """Return a sentence for each user whose services nobody would start again after a reboot."""
+    return [
+        f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
+        f"for it. A reboot would leave them stopped. Run: pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+        for user, pm2 in checked.daemons.items()
+        if pm2.is_started_at_boot() is False
+    ]
+
+
+def check_health(group: Group, checked: Checked) -> None:
+    """Check that the services are well now, on SQLite: else nobody could tell whether the move has hurt them."""
+    for service in group.services:
+        processes = checked.processes.get(service.name)
+        if not processes:
+            continue
+        shortcoming = ask(service.health_url)
+        if all(process.status != ONLINE for process in processes):
+            shortcoming = f"pm2 reports it as {processes[0].status}"
+        if shortcoming:
+            fix = "Repair it while it is on SQLite, or correct 'health_url' in estate_cutover_groups"
+            checked.problems.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
+
+
+def check_source(group: Group, checked: Checked) -> None:
+    """Check the source, its aliases, and that nobody but the group's services has it open."""
+    with checked.collecting():
+        source = resolve_source(group.source_path)
+        inode = os.stat(source).st_dev, os.stat(source).st_ino
+        for alias in group.aliases:
+            try:
+                info = os.stat(alias)
+            except OSError:
+                checked.problems.append(Problem(alias, f"this alias does not lead to {source}", _INVENTORY))
+                continue
+            if (info.st_dev, info.st_ino) != inode:
+                checked.problems.append(
+                    Problem(
+                        alias,
+                        f"it leads to {os.path.realpath(alias)}, another file than {source}",
+                        "A copy needs a cutover group of its own; else make the symlink again",
+                    )
+                )
+        checked.problems.extend(strangers(str(source), checked.pids))
+
+
+def strangers(path: str, pids: Iterable[int]) -> list[Problem]:
+    """Return one problem for each process that has a source open and is no service of its group.
+
+    :param pids: the processes of the group's services; their descendants belong to them.
+    :raises MigrationError: if a process that may write to the file does not let us see what it has open.
+    """
+    family = open_files.family_of(pids)
+    return [
+        Problem(
+            path,
+            f"process {holder.pid} ({holder.command}) has {holder.path} open and is no service of the group",
+            "Stop it, or add its service to this cutover group",
+        )
+        for holder in open_files.find_holders(path)
+        if holder.pid not in family
+    ]
+
+
+def check_database(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that each service's role can log in and see its schemas, and that all pools together fit the server."""
+    for role in dict.fromkeys(service.database_role for service in group.services):
+        password = settings.role_passwords.get(role)
+        if not password:
+            continue
+        schemas = sorted(
+            {name for service in group.services if service.database_role == role for name in service.schemas}
+        )
+        with (
+            checked.collecting(),
+            connected(settings.services_login.login(role, password)) as session,
+            session.cursor() as cursor,
+        ):
+            cursor.execute(
+                "SELECT wanted FROM unnest(%s) AS wanted LEFT JOIN pg_namespace ON nspname = wanted "
+                "WHERE oid IS NULL OR NOT has_schema_privilege(oid, 'USAGE')",
+                (schemas,),
+            )
+            for (schema,) in cursor.fetchall():
+                fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
+                checked.problems.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
+    _check_connections(connection, group, settings, checked)
+
+
+def check_services_login(group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that the services themselves reach a server on another host, whose certificate their library verifies."""
+    values = {
+        service: settings.services_login.values(service, password, processes_of(checked, service))
+        for service in group.services
+        if (password := settings.role_passwords.get(service.database_role))
+    }
+    pids = {name: [entry.pid for entry in found if entry.pid] for name, found in checked.processes.items()}
+    checked.problems.extend(login_test.problems(settings.services_login, values, pids))
+
+
+def _check_connections(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+    """Check that the pools of the whole estate fit what the server has left, when each is as full as it may be."""
+    pools = dict(settings.estate_connections)
+    for role in {service.database_role for service in group.services}:
+        own = sum(service.pool_size for service in group.services if service.database_role == role)
+        pools[role] = max(own, pools.get(role, 0))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
+            "- coalesce(current_setting('reserved_connections', true)::int, 0)"
+        )
+        usable = int(first_row(cursor)[0])
+        cursor.execute(
+            "SELECT usename, count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usename IS NOT NULL "
+            "GROUP BY usename"
+        )
+        sessions = {str(role): int(count) for role, count in cursor.fetchall()}
+    connection.rollback()
+    # A role's sessions are those of its pools; what goes beyond belongs to somebody else.
+    taken = sum(max(0, count - pools.get(role, 0)) for role, count in sessions.items())
+    wanted = sum(pools.values())
+    if taken + wanted > usable:
+        each = ", ".join(f"{role} {count}" for role, count in sorted(pools.items()))
+        checked.problems.append(
+            Problem(
+                "max_connections",
+                f"{usable} connections are usable, others have taken {taken}, and the pools of the services together "
+                f"may open {wanted} ({each})",
+                "Lower the services' pool_size, or raise max_connections (role postgres_config)",
+            )
+        )
+
+
+def processes_of(checked: Checked, service: Service) -> int:
+    """Return how many processes of a service pm2 starts: as its ecosystem file says, else as many as run now."""
+    return checked.instances.get(service.name) or max(1, len(checked.processes.get(service.name, ())))
+
+
+def _check_names(checked: Checked, group: Group, user: str, processes: list[Process], may_be_missing: bool) -> None:
+    """Check that pm2 knows every service of one user by its name."""
+    known = sorted({process.name for process in processes})
+    for service in group.services:
+        if service.user != user:
+            continue
+        checked.processes[service.name] = [process for process in processes if process.name == service.name]
+        if service.name not in known and not may_be_missing:
+            checked.problems.append(
+                Problem(
+                    f"service {service.name}",
+                    f"pm2 of user {user} does not know this name; it knows {', '.join(known) or 'none'}",
+                    "Correct 'name' or 'user' of the service in estate_cutover_groups",
+                )
+            )
+
+
+def _check_files(checked: Checked, service: Service, pm2: Pm2 | None) -> None:
+    """Check a service's directory and what its ecosystem file starts."""
+    if not Path(service.directory).is_dir():
+        checked.problems.append(Problem(service.directory, "the directory does not exist", _INVENTORY))
+        return
+    path = service.ecosystem_path
+    if not Path(path).is_file():
+        checked.problems.append(
+            Problem(
+                path, "pm2's ecosystem file does not exist", "Correct 'ecosystem_file', or write one for the service"
+            )
+        )
+        return
+    if pm2 is None:
+        return
+    with checked.collecting():
+        applications = pm2.read_ecosystem(path)
+        if applications is None:
+            return
+        if service.name not in applications:
+            checked.problems.append(
+                Problem(
+                    path,
+                    f"it starts {', '.join(sorted(applications)) or 'nothing'}, but not {service.name}",
+                    "Give the application this name, or correct 'ecosystem_file'",
+                )
+            )
+            return
+        application = applications[service.name]
+        checked.instances[service.name] = application.processes
+        if application.processes > service.pool_size:
+            checked.problems.append(
+                Problem(
+                    f"{path}: instances",
+                    f"it starts {application.processes} processes, and the service's pool_size is {service.pool_size}: "
+                    "each process needs a connection at least",
+                    "Raise 'pool_size' of the service in estate_cutover_groups, or start fewer processes",
+                )
+            )
+        for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
+            checked.problems.append(
+                Problem(f"{path}: env.{key}", "it would beat the value in .env", "Remove it from the ecosystem file")
+            )
+
+
+def _check_env_file(checked: Checked, service: Service, settings: Settings) -> None:
+    """Check a service's dotenv file and what has to be written to it."""
+    password = settings.role_passwords.get(service.database_role)
+    unwritable = []
+    values: dict[str, str] = {}
+    if not password:
+        unwritable.append(
+            Problem(
+                f"role {service.database_role}",
+                "its password is not known",
+                "Put it into postgres_role_passwords (Ansible Vault)",
+            )
+        )
+    else:
+        values = settings.services_login.values(service, password, processes_of(checked, service))
+        unwritable += dotenv_file.problems_of_values(f"service {service.name}", values.items())
+    checked.problems.extend(unwritable)
+    with checked.collecting():
+        text = dotenv_file.read(service.env_path, service.user)
+        on_postgresql = text if unwritable else dotenv_file.set_keys(text, values)
+        checked.env_files.append(EnvFile(service, text, on_postgresql, dotenv_file.remove_keys(text)))

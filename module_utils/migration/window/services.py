@@ -1,0 +1,192 @@
+"""The services of a cutover group and the file they share: stop, settings, start, and the file at rest."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Group, Service
+from ..host import dotenv_file, open_files
+from ..host.service_health import POSTGRESQL, Health, Watcher
+from .checks import Checked, EnvFile, Settings
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+# How long SQLite waits for who still reads the log; by then nobody should.
+LOG_SECONDS = 10.0
+
+
+def watch(group: Group, checked: Checked, settings: Settings) -> Watcher:
+    """Return a watcher of a group's services."""
+    return Watcher(group, checked.daemons, settings.services_login, settings.role_passwords)
+
+
+def stop(services: Iterable[Service], checked: Checked) -> None:
+    """Stop services and remove them from pm2's list, those of one user with one call.
+
+    Each call of pm2 costs a good part of a second, and before it starts a service pm2 has to forget it anyway:
+    a variable that pm2 has cached would beat the ``.env``.
+    """
+    for user, pm2 in checked.daemons.items():
+        names = [service.name for service in services if service.user == user]
+        pm2.delete(names, [name for name in names if checked.processes.get(name)])
+        checked.removed.update(names)
+
+
+def start(services: Iterable[Service], checked: Checked) -> None:
+    """Start services anew from their ecosystem files, all at the same time."""
+    services = list(services)
+    for user, pm2 in checked.daemons.items():
+        pm2.delete(service.name for service in services if service.user == user and service.name not in checked.removed)
+    checked.removed.difference_update(service.name for service in services)
+    with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
+        for started in [
+            pool.submit(checked.daemons[service.user].start, service.ecosystem_path, service.name)
+            for service in services
+        ]:
+            started.result()
+
+
+def require_healthy(
+    group: Group, checked: Checked, settings: Settings, store: str, old_pids: Iterable[int] = ()
+) -> list[Health]:
+    """Wait until started services are healthy on a store, and watch them for a while.
+
+    :param old_pids: processes that must be gone.
+    :raises MigrationError: naming each service that is not healthy, or does not stay so.
+    """
+    with closing(watch(group, checked, settings)) as watcher:
+        healths = watcher.wait(group.services, store, settings.health_timeout, old_pids)
+        watcher.watch(healths, settings.stable_seconds)
+    return healths
+
+
+def save(group: Group, checked: Checked, settings: Settings, check_mode: bool = False) -> bool:
+    """Let pm2 write its list for the next boot where that would change it, and return whether it was changed."""
+    changed = False
+    for user, pm2 in checked.daemons.items():
+        services = [service for service in group.services if service.user == user]
+        secrets = [settings.role_passwords.get(service.database_role, "") for service in services]
+        changed |= pm2.save([service.name for service in services], secrets, check_mode)
+    return changed
+
+
+def write_env_files(env_files: Iterable[EnvFile], store: str) -> None:
+    """Write the dotenv files for a store, where they are not already so."""
+    for entry in env_files:
+        text = entry.on_postgresql if store == POSTGRESQL else entry.on_sqlite
+        path, user = entry.service.env_path, entry.service.user
+        if dotenv_file.read(path, user) != text or dotenv_file.mode_of(path) != 0o600:
+            dotenv_file.write(path, text, user)
+
+
+def diff(env_files: Iterable[EnvFile], to: str) -> list[dict[str, str]]:
+    """Return each dotenv file before and after, for ``--diff``, with every secret masked."""
+    return [
+        {
+            "before_header": entry.service.env_path,
+            "after_header": entry.service.env_path,
+            "before": dotenv_file.masked(entry.text),
+            "after": dotenv_file.masked(entry.on_postgresql if to == POSTGRESQL else entry.on_sqlite),
+        }
+        for entry in env_files
+    ]
+
+
+def wait_until_closed(path: str, timeout: float) -> None:
+    """Wait until no process has the file open any more.
+
+    :raises MigrationError: naming the processes that still have it open after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        holders = open_files.find_holders(path)
+        if not holders:
+            return
+        if time.monotonic() > deadline:
+            raise MigrationError(
+                f"{path} is still open {timeout:g} seconds after its services were stopped.",
+                [
+                    Problem(
+                        holder.path,
+                        f"process {holder.pid} ({holder.command}) has it open",
+                        "End this process, or raise service_env_stop_timeout",
+                    )
+                    for holder in holders
+                ],
+            )
+        time.sleep(0.1)
+
+
+def checkpoint(path: Path) -> None:
+    """Bring every row of the write-ahead log or a hot journal into the file, so that it is complete by itself.
+
+    :raises MigrationError: if rows are left in the log.
+    """
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=LOG_SECONDS)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if not has_no_log(path):
+        raise MigrationError(
+            f"The write-ahead log of {path} cannot be emptied.",
+            [Problem(f"{path}-wal", "rows are left in it", "Find out who has the file open (fuser), then run again")],
+        )
+
+
+def require_at_rest(path: Path) -> None:
+    """Refuse a frozen file that somebody has open, or beside which rows have appeared since it was completed.
+
+    :raises MigrationError: naming the processes, or the log that holds rows.
+    """
+    problems = [
+        Problem(holder.path, f"process {holder.pid} ({holder.command}) has opened it since", "End it, then run again")
+        for holder in open_files.find_holders(path)
+    ]
+    if not has_no_log(path):
+        fix = "Find out who writes to it, and stop that too, then run again"
+        problems.append(Problem(f"{path}-wal", "somebody has written rows to it since the file was completed", fix))
+    if problems:
+        raise MigrationError(f"{path} does not stay as it was frozen.", problems)
+
+
+def limit_waits(connection: Connection, seconds: float) -> None:
+    """Let no statement of a session wait longer for a lock: the services are stopped meanwhile."""
+    connection.rollback()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(1, round(seconds * 1000))}ms",))
+    connection.commit()
+
+
+def identity_of(path: Path) -> tuple[int, ...]:
+    """Return what changes if a file is written to or exchanged; only its hash would tell more, and takes its time."""
+    info = path.stat()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def require_unchanged(path: Path, identity: tuple[int, ...]) -> None:
+    """Refuse a frozen file that was written to or exchanged although it has a fence.
+
+    :param identity: from :func:`identity_of`, before it was read or hashed.
+    :raises MigrationError: if it is another now.
+    """
+    if identity_of(path) != identity:
+        fix = "Find out who writes to it, and stop that too, then run again"
+        raise MigrationError(
+            f"{path} does not stay as it was frozen.",
+            [Problem(str(path), "somebody has written to it, or exchanged it, in spite of its fence", fix)],
+        )
+
+
+def has_no_log(path: Path) -> bool:
+    """Return whether no row is kept beside the file."""
+    log = Path(f"{os.path.realpath(path)}-wal")
+    return not log.exists() or log.stat().st_size == 0
