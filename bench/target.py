@@ -14,7 +14,7 @@ from psycopg2 import sql
 from psycopg2.extras import execute_values
 
 from bench.datasets import BENCH_SCHEMA, Dataset, column_names
-from module_utils.migration import ledger
+from module_utils.migration.core import ledger
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

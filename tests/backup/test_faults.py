@@ -20,7 +20,7 @@ from tests.conftest import PROJECT
 
 # The program in a process of its own, which can be killed.
 RUNNER = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from migration import backup; sys.exit(backup.main(sys.argv[2:]))"
+    "import sys; sys.path.insert(0, sys.argv[1]); from migration.backup import cli; sys.exit(cli.main(sys.argv[2:]))"
 )
 
 

@@ -185,10 +185,11 @@ def test_a_directory_of_the_same_name_on_another_host_is_not_the_servers(
     (tmp_path / "base").mkdir()
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from migration import backup_guards, backup_settings, connection\n"
+        "from migration.backup import preflight, settings\n"
+        "from migration.core import connection\n"
         "from pathlib import Path\n"
-        "login = backup_settings.read(Path(sys.argv[2])).login\n"
-        "print(backup_guards.server_disk(connection.connect(login).cursor()))"
+        "login = settings.read(Path(sys.argv[2])).login\n"
+        "print(preflight.server_disk(connection.connect(login).cursor()))"
     )
     run = shlex.join([sys.executable, "-c", script, str(PROJECT / "module_utils"), str(program.path)])
     seen = []

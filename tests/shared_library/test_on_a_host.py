@@ -385,14 +385,14 @@ def test_the_certificate_of_a_server_on_another_host_is_verified_unless_told_oth
 
 TRIAL = """
 import json, sys
-from migration import service_trial
-from migration.estate import Service
-from migration.service_health import ServicesLogin
+from migration.core.estate import Service
+from migration.host import login_test
+from migration.host.service_health import ServicesLogin
 given = json.load(sys.stdin)
 service = Service("swarm-registry", "swarm", "/opt/swarm-registry", given["role"], ("registry",), "http://127.0.0.1:1")
 login = ServicesLogin(**given["login"])
 values = login.values(service, given["password"])
-print(json.dumps([str(problem) for problem in service_trial.problems(login, {service: values}, {})]))
+print(json.dumps([str(problem) for problem in login_test.problems(login, {service: values}, {})]))
 """
 
 

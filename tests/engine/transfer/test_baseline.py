@@ -33,8 +33,8 @@ def test_a_changed_file_of_any_deciding_package_changes_the_digest(
     real = baseline.pkgutil.get_data
 
     def changed(package: str, file: str) -> bytes | None:
-        content = real(package, file)
-        return content + b"\n# changed" if f"{package}.{file}".endswith(f"migration.{name}.py") else content
+        content: bytes | None = real(package, file)
+        return (content or b"") + b"\n# changed" if f"{package}.{file}".endswith(f"migration.{name}.py") else content
 
     assert baseline.digest([]) == before
     monkeypatch.setattr(baseline.pkgutil, "get_data", changed)

@@ -1,4 +1,4 @@
-"""What the target tables hold, and whether that is what a run of ours left there: the one answer to "written to since?".
+"""What the target tables hold, and whether that is what a run of ours left: the one answer to "written to since?".
 
 Every row carries the transaction that wrote it. As long as a table has the same number of rows of the same
 transactions, nothing in it was inserted, updated or deleted: that takes a tenth of a second for a million rows. Only

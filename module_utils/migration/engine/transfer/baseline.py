@@ -18,8 +18,8 @@ from pathlib import Path
 from ...sqlite.snapshot import Snapshot
 from ..plan.planner import TablePlan
 
-# The code of these packages decides how a value is read, moved or compared: a baseline is only good as long as none of it
-# has changed. Every module that runs the engine ships all of them, see ``tests/engine/transfer/test_baseline.py``.
+# The code of these packages decides how a value is read, moved or compared: a baseline is only good as long as none
+# of it has changed. Every module that runs the engine ships all of them: ``tests/engine/transfer/test_baseline.py``.
 _DECIDING = ("sqlite", "engine.plan", "engine.convert", "engine.prepare", "engine.proof")
 
 
