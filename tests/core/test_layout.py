@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -82,3 +84,25 @@ def test_every_package_is_in_the_list() -> None:
     found = {package_of(path) for path in ENGINE.rglob("*.py")} - {""}
     assert found == set(MAY_IMPORT)
     assert [path.name for path in ENGINE.glob("*.py")] == ["__init__.py"]
+
+
+_IMPORT_WITHOUT_PSYCOPG2 = """
+import importlib, pkgutil, sys
+sys.modules["psycopg2"] = None
+import module_utils.migration as engine
+for found in pkgutil.walk_packages(engine.__path__, "module_utils.migration."):
+    importlib.import_module(found.name)
+from module_utils.migration.core.connection import Login, connect
+from module_utils.migration.core.errors import MigrationError
+try:
+    connect(Login("127.0.0.1", 1, "none", "nobody"))
+except MigrationError as error:
+    print(error)
+"""
+
+
+def test_a_bare_host_without_psycopg2_is_told_so() -> None:
+    """Check mode runs there too: every module can be imported, and only a connection is refused."""
+    command = [sys.executable, "-c", _IMPORT_WITHOUT_PSYCOPG2]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "psycopg2" in result.stdout

@@ -9,17 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.connection import connected, explained, first_row
+from ..core.connection import connected, explained, first_row, psycopg2, sql
 from ..core.errors import MigrationError, Problem
 from ..core.ledger import LOCK_CLASS
 from . import preflight
 from .settings import Settings
-
-try:
-    import psycopg2
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

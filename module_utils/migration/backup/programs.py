@@ -10,15 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.connection import Login
+from ..core.connection import Login, make_dsn
 from ..core.errors import MigrationError, Problem
 from . import preflight
 from .settings import Settings
-
-try:
-    from psycopg2.extensions import make_dsn
-except ImportError:  # reported by connection.connect()
-    pass
 
 _LOCK_WAIT_MILLISECONDS = 60_000
 _LAST_LINES = 3

@@ -19,12 +19,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.connection import Json
 from ..core.errors import MigrationError, Problem
-
-try:
-    from psycopg2.extras import Json
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

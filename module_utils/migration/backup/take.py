@@ -10,17 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
-from ..core.connection import connected, explained, first_row
+from ..core.connection import connected, explained, first_row, sql
 from . import content as backup_content
 from . import databases as backup_server
 from . import preflight, programs
 from . import store as backup_store
 from .settings import Settings
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

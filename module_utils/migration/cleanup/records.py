@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core.connection import first_row
+from ..core.connection import Json, first_row
 from ..quarantine.entry import Move
-
-try:
-    from psycopg2.extras import Json
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

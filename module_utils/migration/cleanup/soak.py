@@ -15,11 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..core.clock import Clock
-
-try:
-    from psycopg2.extras import Json
-except ImportError:  # reported by connection.connect()
-    pass
+from ..core.connection import Json
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import MigrationError, Problem
 
+# The one guard: on a bare host, before postgres_install has run, everything can be imported without psycopg2, and
+# connect() reports that it is missing. Whoever needs a name of psycopg2's takes it from here.
 try:
-    import psycopg2
+    import psycopg2 as psycopg2
     import psycopg2.extensions
-    from psycopg2 import sql
+    from psycopg2 import sql as sql
+    from psycopg2.extensions import make_dsn as make_dsn
+    from psycopg2.extras import Json as Json
 
     HAS_PSYCOPG2 = True
-except ImportError:  # a bare host, before postgres_install has run
+except ImportError:
+    psycopg2 = sql = make_dsn = Json = None  # type: ignore[assignment,misc]
     HAS_PSYCOPG2 = False
 
 if TYPE_CHECKING:

@@ -15,14 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import state
-from .connection import first_row
+from .connection import Json, first_row, psycopg2
 from .errors import MigrationError, Problem
-
-try:
-    import psycopg2
-    from psycopg2.extras import Json
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from datetime import datetime

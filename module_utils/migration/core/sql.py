@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
+from .connection import sql
 
 if TYPE_CHECKING:
     from psycopg2.sql import Identifier

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..core.connection import first_row
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
+from ..core.connection import first_row, sql
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor

@@ -9,14 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
-from ..core.connection import explained, first_row
+from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
 from ..core.group_detail import rights_taken
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

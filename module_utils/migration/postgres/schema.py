@@ -11,15 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
-from ..core.connection import explained
+from ..core.connection import Json, explained, psycopg2
 from ..core.errors import MigrationError, Problem
 from .schema_files import IN_TRANSACTION, SqlFile, Statement, split_statements
-
-try:
-    import psycopg2
-    from psycopg2.extras import Json
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

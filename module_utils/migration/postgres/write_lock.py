@@ -18,15 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.connection import psycopg2, sql
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.sql import table_name
-
-try:
-    import psycopg2
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -19,16 +19,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..core.connection import Login, connect, first_row
+from ..core.connection import Login, connect, first_row, sql
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import sha256_of, sync_directory
 from ..core.sql import table_name
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

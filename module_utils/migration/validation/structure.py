@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
-from ..core.connection import first_row
+from ..core.connection import first_row, sql
 from ..core.errors import Problem
 from ..core.sql import table_name
 from ..postgres import catalog
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ..core.connection import psycopg2
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
-
-try:
-    import psycopg2
-except ImportError:  # reported by connection.connect()
-    pass
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

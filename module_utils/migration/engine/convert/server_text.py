@@ -11,15 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ...core.connection import first_row
+from ...core.connection import first_row, psycopg2, sql
 from ...sqlite.tables import Value
 from ..plan.planner import ColumnPlan, TablePlan
-
-try:
-    import psycopg2
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

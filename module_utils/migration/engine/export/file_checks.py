@@ -9,15 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.connection import first_row
+from ...core.connection import first_row, sql
 from ...core.errors import MigrationError, Problem
 from ..plan.planner import TablePlan
 from .violations import Offenders
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import first_row
+from ...core.connection import first_row, sql
 from ...core.sql import table_name
 from ...sqlite.tables import Value, quote_name, read_rows, row_key
 from ..convert.policies import repair
@@ -23,11 +23,6 @@ from ..prepare.table import PreparedTable
 from ..proof.canonical import define_functions, null_field, source_field, source_reader, target_field, target_value
 from ..proof.checksums import TargetField, concatenated, put_together
 from .clashes import locator_columns, locator_text, where
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -6,14 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...core.connection import sql
 from .inputs import Sides
 from .values import shown_row
 from .violations import SHOWN_ROWS, Offenders
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.sql import Composable

@@ -27,13 +27,9 @@ from json import encoder
 from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
+from ...core.connection import sql
 from ...sqlite.tables import Value, quote_name
 from ..plan.planner import ColumnPlan
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.sql import Composable

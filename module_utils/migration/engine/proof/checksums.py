@@ -21,7 +21,7 @@ from itertools import islice
 from operator import itemgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import first_row
+from ...core.connection import first_row, sql
 from ...core.sql import table_name
 from ...sqlite.tables import Value, read_rows, row_key
 from ..convert.policies import repair
@@ -30,11 +30,6 @@ from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.fast_path import PlainRows
 from ..prepare.table import PreparedTable
 from .canonical import define_functions, null_field, source_field, source_reader, target_field
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ...core.connection import sql
 from ...core.sql import table_name
 from ..convert.server_text import ServerForms
 from ..plan.planner import ColumnPlan, TablePlan
@@ -24,11 +25,6 @@ from .checksums import (
     target_fields,
     target_query,
 )
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

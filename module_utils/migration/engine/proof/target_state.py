@@ -14,17 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import Login, connect, first_row
+from ...core.connection import Login, connect, first_row, sql
 from ...core.estate import Group
 from ...core.sql import table_name
 from ...postgres.content import table_sums
 from ..plan.planner import TablePlan
 from .checksums import sum_target
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

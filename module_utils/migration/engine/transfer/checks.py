@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import first_row
+from ...core.connection import first_row, sql
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.estate import Group
 from ...core.sql import table_name
@@ -13,11 +13,6 @@ from ..plan.planner import TablePlan
 from ..proof.compare import Comparison
 from ..proof.target_state import TargetState, read_target_state
 from .incremental import NeedsFullLoad, Synced
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

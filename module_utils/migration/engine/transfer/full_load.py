@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import as_server_error, first_row
+from ...core.connection import as_server_error, first_row, psycopg2, sql
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.sql import table_name
 from ...sqlite.tables import quote_name, read_sequence
@@ -24,12 +24,6 @@ from ..prepare.table import PreparedTable
 from .copy_stream import plain_lines
 from .index_rebuild import FROM_ROWS, rebuilt
 from .progress import CountedLines
-
-try:
-    import psycopg2
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

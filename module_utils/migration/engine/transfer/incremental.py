@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import first_row
+from ...core.connection import first_row, sql
 from ...core.errors import RowsRefused
 from ...core.estate import REFUSE, Group
 from ...core.sql import table_name
@@ -29,11 +29,6 @@ from ..proof.compare import Comparison
 from ..proof.row_differences import SHOWN_DIFFERENCES, differences_of_rows
 from .full_load import server_errors, write_ledger
 from .snapshot_diff import TableDifference, choose
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

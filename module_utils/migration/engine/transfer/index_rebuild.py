@@ -12,13 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...core.connection import psycopg2, sql
 from ...core.sql import table_name
-
-try:
-    import psycopg2
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.sql import Composable

@@ -19,14 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ...core.connection import first_row
+from ...core.connection import first_row, psycopg2, sql
 from ...core.files import WORK_DIRECTORY
-
-try:
-    import psycopg2
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ...core import ledger, state
-from ...core.connection import explained
+from ...core.connection import explained, sql
 from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
 from ...core.sql import table_name
@@ -29,11 +29,6 @@ from ..prepare.prepare import prepare
 from ..prepare.table import PreparedTable
 from ..proof.checksums import sum_source, sum_target
 from .full_load import server_errors, write_ledger
-
-try:
-    from psycopg2 import sql
-except ImportError:  # reported by connection.connect()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
