@@ -238,6 +238,7 @@ def a_host() -> Iterator[None]:
     assert run("molecule/destroy.yml").succeeded
 
 
+@pytest.mark.promise("any-order-keeps-promises")
 def test_any_order_keeps_every_promise() -> None:
     walk = Walk(SEED)
     print(f"\nRANDOM_ORDER_SEED={SEED} RANDOM_ORDER_STEPS={STEPS}")
