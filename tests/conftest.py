@@ -44,6 +44,25 @@ PASSWORD = "only-for-tests"
 _DATABASE_NUMBERS = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that selects the tests of one promise."""
+    parser.addoption("--promise", metavar="ID", help="only the tests that prove this promise of tests/README.md")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that do not carry the promise of ``--promise``."""
+    promise = config.getoption("--promise")
+    if promise is None:
+        return
+    kept: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        carried = any(promise in marker.args for marker in item.iter_markers("promise"))
+        (kept if carried else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = kept
+
+
 @dataclass(frozen=True)
 class Server:
     """The running server.

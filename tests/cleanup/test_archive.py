@@ -97,6 +97,7 @@ def no_manifest(made: Path) -> None:
     (made / archive.MANIFEST).unlink()
 
 
+@pytest.mark.promise("archive-compared")
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

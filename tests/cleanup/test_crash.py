@@ -148,6 +148,7 @@ def require_back(ready: Cleaned, tmp_path: Path, content: dict[str, bytes]) -> N
     assert (ready.state(), ready.steps()) == ("live", {})
 
 
+@pytest.mark.promise("killed-cleanup-finished")
 def test_a_killed_quarantine_is_finished_by_the_next_run(estate: Estate, login: Login, tmp_path: Path) -> None:
     ready = make(estate, tmp_path)
     content = contents(tmp_path)
@@ -169,6 +170,7 @@ def test_a_killed_quarantine_is_finished_by_the_next_run(estate: Estate, login: 
     assert step > 35
 
 
+@pytest.mark.promise("killed-cleanup-finished")
 def test_a_killed_return_is_finished_by_the_next_run(estate: Estate, login: Login, tmp_path: Path) -> None:
     ready = make(estate, tmp_path)
     content = contents(tmp_path)
@@ -186,6 +188,7 @@ def test_a_killed_return_is_finished_by_the_next_run(estate: Estate, login: Logi
     assert step > 20
 
 
+@pytest.mark.promise("killed-cleanup-finished")
 @pytest.mark.parametrize("step", range(1, 18))
 def test_a_killed_deletion_is_finished_by_the_next_run(estate: Estate, login: Login, tmp_path: Path, step: int) -> None:
     content = estate.source.read_bytes()

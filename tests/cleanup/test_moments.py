@@ -76,6 +76,7 @@ def replace_by_symlink(path: Path) -> None:
     path.symlink_to("/etc/passwd")
 
 
+@pytest.mark.promise("only-planned-files-move")
 @pytest.mark.parametrize("attack", [replace_file, replace_by_directory, replace_by_symlink])
 def test_what_is_exchanged_in_the_moment_of_the_move_goes_back(
     data: Path, monkeypatch: pytest.MonkeyPatch, attack: Callable[[Path], None]
@@ -322,6 +323,7 @@ def test_a_file_that_was_written_to_in_quarantine_is_not_deleted(
         hidden.write_bytes(content)
 
 
+@pytest.mark.promise("archive-compared")
 def test_an_archive_that_changes_in_the_moment_of_the_deletion_keeps_the_file(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

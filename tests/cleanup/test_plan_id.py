@@ -109,6 +109,7 @@ def with_package(estate: Estate, directory: Path) -> Cleaned:
     return ready
 
 
+@pytest.mark.promise("driver-removed-last")
 @needs_npm
 @pytest.mark.skipif(os.geteuid() != 0, reason="the service's user is root here")
 def test_the_driver_goes_with_the_last_file(estate: Estate, tmp_path: Path) -> None:

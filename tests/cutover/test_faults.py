@@ -230,6 +230,7 @@ def require_row(identifier: str) -> None:
     assert (answer["id"], answer["status"], len(answer["events"])) == (identifier, "success", 4)
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 @pytest.mark.parametrize(
     ("fault", "settings", "said"),
     [
@@ -279,6 +280,7 @@ def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
     require_row(row)
 
 
+@pytest.mark.promise("acknowledged-write-kept")
 def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> None:
     row = write_row()
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
@@ -332,6 +334,7 @@ def killed(fault: Fault, reached: Callable[[], bool], **settings: Any) -> Iterat
     yield
 
 
+@pytest.mark.promise("killed-cutover-healed")
 @pytest.mark.parametrize(
     ("fault", "reached"),
     [
@@ -360,6 +363,7 @@ def test_a_kill_before_the_group_is_live_is_undone_by_a_rollback(
     require_row(row)
 
 
+@pytest.mark.promise("killed-cutover-healed")
 @pytest.mark.parametrize(
     ("fault", "reached"),
     [

@@ -141,6 +141,7 @@ def assert_live(estate: Estate, *more: str) -> None:
     assert estate.notes() == estate.moved() == sorted(["a", "since", *more])
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> None:
     assert estate.cut_over()["changed"]
     assert_live(estate)
@@ -201,6 +202,7 @@ def ask_to_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 @pytest.mark.parametrize(("function", "after", "step"), STEPS)
 def test_an_error_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
     with hooked(function, after, no_space), pytest.raises(MigrationError) as failed:
@@ -212,6 +214,7 @@ def test_an_error_at_any_step_is_undone(estate: Estate, function: str, after: bo
     assert_live(estate)
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 @pytest.mark.parametrize(("function", "after", "step"), STEPS)
 def test_a_request_to_end_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
     with hooked(function, after, ask_to_end), pytest.raises(MigrationError) as failed:
@@ -237,6 +240,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.promise("crash-is-finished", "killed-cutover-healed")
 @pytest.mark.parametrize(("function", "after"), [step[:2] for step in STEPS])
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool) -> None:
     killed(estate, function, after)
@@ -274,6 +278,7 @@ def write_late(estate: Estate) -> None:
     subprocess.run([sys.executable, "-c", WRITE_TO_THE_FILE, str(estate.file)], check=True)
 
 
+@pytest.mark.promise("foreign-process-refused")
 def test_who_has_the_file_open_is_named_before_anything_stops(estate: Estate) -> None:
     with (
         holder(estate.file) as pid,
@@ -283,6 +288,7 @@ def test_who_has_the_file_open_is_named_before_anything_stops(estate: Estate) ->
     assert estate.record.state == "rehearsed"
 
 
+@pytest.mark.promise("foreign-process-refused")
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -307,6 +313,7 @@ def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str
     assert_as_before(estate)
 
 
+@pytest.mark.promise("late-row-never-left-behind")
 def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) -> None:
     with (
         hooked("cutover_window.checkpoint", True, lambda: write_late(estate)),
@@ -318,6 +325,7 @@ def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) ->
     assert_live(estate, "late")
 
 
+@pytest.mark.promise("late-row-never-left-behind")
 @pytest.mark.parametrize(
     ("in_the_file", "said"),
     [
@@ -347,6 +355,7 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
     assert_live(estate, "late")
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ansible.module_utils.migration.window.services.LOG_SECONDS", 0.1)
     with closing(sqlite3.connect(estate.file, isolation_level=None)) as reader:
@@ -379,6 +388,7 @@ def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(es
     assert write_protection.is_fenced(estate.file)
 
 
+@pytest.mark.promise("written-group-stays")
 def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None:
     def write_and_fail() -> None:
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
@@ -416,6 +426,7 @@ def write_to_the_frozen_file(estate: Estate) -> None:
     write_late(estate)
 
 
+@pytest.mark.promise("moved-group-kept-so")
 def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
     estate.cut_over()
     write_protection.remove_fence(estate.file, {"mode": "0640"})
@@ -423,6 +434,7 @@ def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
     assert_live(estate)
 
 
+@pytest.mark.promise("frozen-file-unchanged")
 def test_a_frozen_file_that_was_written_to_is_told(estate: Estate) -> None:
     estate.cut_over()
     write_to_the_frozen_file(estate)
@@ -446,6 +458,7 @@ def test_a_cutover_that_was_undone_without_the_ledger_is_made_again(
     assert_live(estate, "late")
 
 
+@pytest.mark.promise("frozen-file-unchanged")
 def test_a_group_that_was_written_to_in_both_stores_is_for_a_person(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,6 +504,7 @@ def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
     assert "service deaf: it does not answer" in str(failed.value)
 
 
+@pytest.mark.promise("written-group-stays")
 def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,6 +540,7 @@ def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
     assert estate.env_file.read_text() == ENV
 
 
+@pytest.mark.promise("checked-before-stop")
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: int) -> None:
     (usable,) = query(
@@ -543,6 +558,7 @@ def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: i
 # ---------------------------------------------------------------- two runs at once
 
 
+@pytest.mark.promise("one-run-at-a-time")
 def test_a_second_run_waits_for_the_lock_in_the_ledger(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutover, "LOCK_SECONDS", 0.2)
     with (
@@ -553,6 +569,7 @@ def test_a_second_run_waits_for_the_lock_in_the_ledger(estate: Estate, monkeypat
     assert_as_before(estate)
 
 
+@pytest.mark.promise("one-run-at-a-time")
 def test_a_second_run_does_not_get_in_when_the_server_ends_the_session_of_the_first(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_plain_rows_need_no_python(connection: Connection, group: Any, tmp_path:
         assert row["column"] == "(row)"
 
 
+@pytest.mark.promise("proven-before-commit")
 def test_the_exact_way_gives_the_same_rows(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +236,7 @@ def test_it_does_not_matter_who_adds_up_a_piece(
     assert results == [set() if long else {"t"}]
 
 
+@pytest.mark.promise("indexes-as-before")
 def test_indexes_and_constraints_are_the_same_after_a_large_load(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def assert_on_sqlite(estate: Estate) -> None:
 # ---------------------------------------------------------------- what comes back
 
 
+@pytest.mark.promise("rollback-keeps-every-row", "rollback-dump-kept")
 def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
     execute(estate.connection, WRITE)
     left = frozen_file.make_directory(str(estate.file))
@@ -205,6 +206,7 @@ def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
     assert not estate.roll_back()["changed"]
 
 
+@pytest.mark.promise("rollback-keeps-untouched-file")
 def test_unchanged_tables_go_back_without_a_copy(estate: Estate) -> None:
     before = estate.file.stat().st_ino
     assert estate.roll_back()["report"]["way"] == "unchanged"
@@ -223,6 +225,7 @@ def test_rows_that_changed_and_changed_back_leave_the_file_as_it_is(estate: Esta
     assert estate.users() == BEFORE
 
 
+@pytest.mark.promise("there-and-back-again")
 def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_path: Path) -> None:
     execute(estate.connection, WRITE)
     estate.roll_back()
@@ -262,6 +265,7 @@ def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_
 # ---------------------------------------------------------------- what is refused, and what may be lost
 
 
+@pytest.mark.promise("rollback-violations-at-once", "rollback-loses-by-exact-number")
 def test_what_cannot_be_said_is_refused_with_the_number_of_rows(estate: Estate) -> None:
     execute(
         estate.connection, WRITE + "; ALTER TABLE app.users ADD COLUMN badge text; UPDATE app.users SET badge = 'x'"
@@ -291,12 +295,14 @@ def test_lost_rows_are_in_nobodys_way(estate: Estate, tmp_path: Path) -> None:
     assert query(estate.connection, "SELECT name FROM app.users ORDER BY 1") == [("Ann",), ("Bob",)]
 
 
+@pytest.mark.promise("rollback-loses-by-exact-number")
 def test_no_number_is_needed_where_nothing_is_lost(estate: Estate) -> None:
     with pytest.raises(MigrationError, match="would lose 0 rows"):
         estate.roll_back(lose_rows=3)
     assert estate.roll_back(lose_rows=0)["changed"]
 
 
+@pytest.mark.promise("rollback-loses-by-exact-number")
 def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +314,7 @@ def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
     assert_on_postgresql(estate)
 
 
+@pytest.mark.promise("rollback-write-lock")
 def test_a_row_that_comes_while_the_services_stop_comes_back_too(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +332,7 @@ def rollback_window_stop(then: Callable[[], None]) -> Callable[..., None]:
     return lambda *_: then()
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -361,6 +369,7 @@ def test_a_name_that_would_lead_to_the_old_file_is_refused(estate: Estate, tmp_p
         assert opened.execute("SELECT count(*) FROM users").fetchone() == (3,)
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 def test_a_host_without_a_fitting_pg_dump_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_dump, "_PATH", "/nowhere")
     monkeypatch.setattr(group_dump, "_PROGRAM_DIRECTORIES", "/nowhere")
@@ -370,6 +379,7 @@ def test_a_host_without_a_fitting_pg_dump_is_told_before(estate: Estate, monkeyp
     assert_on_postgresql(estate)
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
 
@@ -389,6 +399,7 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
     assert_on_postgresql(estate)
 
 
+@pytest.mark.promise("rollback-dump-kept")
 def test_a_dump_that_lacks_a_row_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     add = group_dump.RowsHashed.add
@@ -415,6 +426,7 @@ def service(estate: Estate, role: str = "swarm_registry") -> Connection:
     return found
 
 
+@pytest.mark.promise("rollback-write-lock")
 def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate) -> None:
     execute(estate.connection, WRITE)
     with closing(service(estate)) as straggler:
@@ -430,6 +442,7 @@ def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate
         assert opened.execute("SELECT count(*) FROM notes WHERE body = 'in flight'").fetchone() == (1,)
 
 
+@pytest.mark.promise("rollback-write-lock")
 def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     export_changes = rollback.Window.__module__ + ".export.export_changes"
@@ -557,6 +570,7 @@ def fail() -> None:
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.promise("failed-rollback-stays-on-postgresql")
 @pytest.mark.parametrize(("function", "after"), STEPS)
 def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
@@ -571,6 +585,7 @@ def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
     assert_on_sqlite(estate)
 
 
+@pytest.mark.promise("failed-rollback-stays-on-postgresql")
 @pytest.mark.parametrize(("function", "after"), STEPS)
 def test_a_request_to_end_at_any_step_leaves_the_group_on_one_store(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
@@ -640,6 +655,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.promise("killed-rollback-healed")
 @pytest.mark.parametrize(
     ("function", "after", "heals"),
     [
@@ -666,6 +682,7 @@ def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: 
     assert [path.suffix for path in estate.dumps if path.suffix != ".dump"] == []
 
 
+@pytest.mark.promise("killed-rollback-healed")
 @pytest.mark.parametrize("heals", ["cutover", "rollback", "rehearsal"])
 def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, heals: str) -> None:
     execute(estate.connection, WRITE)
@@ -686,6 +703,7 @@ def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, he
     assert report["way"] == "exported"
 
 
+@pytest.mark.promise("killed-rollback-healed")
 def test_a_commit_whose_answer_is_lost_is_looked_up(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     commit = rollback.Window._commit

@@ -237,6 +237,7 @@ def a_host() -> Iterator[None]:
     HOST.remove()
 
 
+@pytest.mark.promise("any-order-keeps-promises")
 def test_any_order_keeps_every_promise() -> None:
     walk = Walk(SEED)
     print(f"\nRANDOM_ORDER_SEED={SEED} RANDOM_ORDER_STEPS={STEPS}")

@@ -68,6 +68,7 @@ def written_rows(send: Send) -> Iterator[dict[str, Any]]:
         send("DELETE", address)
 
 
+@pytest.mark.promise("second-run-changes-nothing", "services-rows-never-overwritten")
 def test_further_runs_change_nothing(run_site: RunSite, send: Send, written_rows: dict[str, Any]) -> None:
     """Rows that the services wrote since the cutover survive further runs, which change nothing on the host.
 
@@ -83,6 +84,7 @@ def test_further_runs_change_nothing(run_site: RunSite, send: Send, written_rows
             assert send("GET", address) == (200, row)
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_a_dry_run_on_the_finished_host_announces_nothing(
     run_site: RunSite, send: Send, written_rows: dict[str, Any]
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_dry_run_on_the_finished_host_announces_nothing(
         assert send("GET", address) == (200, row)
 
 
+@pytest.mark.promise("no-password-in-output")
 def test_no_run_prints_a_password(print_site: Callable[..., str], host: Host, services: list[dict[str, Any]]) -> None:
     """Not at the highest verbosity, not in a diff."""
     output = print_site("-vvvv", "--diff")
