@@ -152,17 +152,17 @@ def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> Non
 
 # Where the run ends: the function, whether it has done its work by then, and the step that says so.
 STEPS = [
-    ("cutover_window.stop", False, "stop"),
-    ("cutover_window.stop", True, "stop"),
-    ("cutover_window.wait_until_closed", True, "freeze"),
-    ("cutover_window.checkpoint", False, "freeze"),
-    ("cutover_window.checkpoint", True, "freeze"),
-    ("cutover_window.fence.raise_fence", False, "freeze"),
-    ("cutover_window.fence.raise_fence", True, "freeze"),
-    ("cutover_window.sha256_of", False, "hash"),
-    ("cutover_window.engine.migrate", True, "final sync"),
-    ("cutover_window.require_unchanged", False, "go live"),
-    ("cutover_window.soak.stamp", True, "go live"),
+    ("cutover.window.stop", False, "stop"),
+    ("cutover.window.stop", True, "stop"),
+    ("cutover.window.wait_until_closed", True, "freeze"),
+    ("cutover.window.checkpoint", False, "freeze"),
+    ("cutover.window.checkpoint", True, "freeze"),
+    ("cutover.window.write_protection.raise_fence", False, "freeze"),
+    ("cutover.window.write_protection.raise_fence", True, "freeze"),
+    ("cutover.window.sha256_of", False, "hash"),
+    ("cutover.window.migrate.migrate", True, "final sync"),
+    ("cutover.window.require_unchanged", False, "go live"),
+    ("cutover.window.stamp", True, "go live"),
 ]
 PACKAGE = "ansible.module_utils.migration"
 
@@ -170,9 +170,8 @@ PACKAGE = "ansible.module_utils.migration"
 @contextmanager
 def hooked(function: str, after: bool, act: Callable[[], None]) -> Iterator[None]:
     """Let something happen once, before or after a function does its work."""
-    module_name, _, rest = function.partition(".")
-    owner = sys.modules[f"{PACKAGE}.{module_name}"]
-    *path, name = rest.split(".")
+    package, module, *path, name = function.split(".")
+    owner = sys.modules[f"{PACKAGE}.{package}.{module}"]
     for part in path:
         owner = getattr(owner, part)
     original = getattr(owner, name)
@@ -292,8 +291,8 @@ def test_who_has_the_file_open_is_named_before_anything_stops(estate: Estate) ->
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("cutover_window.stop", "has it open"),
-        ("cutover_window.checkpoint", "has opened it since"),
+        ("cutover.window.stop", "has it open"),
+        ("cutover.window.checkpoint", "has opened it since"),
     ],
 )
 def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str, said: str) -> None:
@@ -316,7 +315,7 @@ def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str
 @pytest.mark.promise("late-row-never-left-behind")
 def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) -> None:
     with (
-        hooked("cutover_window.checkpoint", True, lambda: write_late(estate)),
+        hooked("cutover.window.checkpoint", True, lambda: write_late(estate)),
         pytest.raises(MigrationError, match="somebody has written rows to it since the file was completed"),
     ):
         estate.cut_over()
@@ -346,7 +345,7 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
                 opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     with (
-        hooked("cutover_window.engine.migrate", True, write),
+        hooked("cutover.window.migrate.migrate", True, write),
         pytest.raises(MigrationError, match=said),
     ):
         estate.cut_over()
@@ -381,7 +380,7 @@ def test_a_final_sync_that_does_not_arrive_as_it_is_moves_nobody(estate: Estate)
 
 
 def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(estate: Estate) -> None:
-    killed(estate, "cutover_window.write_env_files", False)
+    killed(estate, "cutover.window.write_env_files", False)
     assert estate.record.state == "live"
     assert estate.env_file.read_text() == ENV
     assert estate.record.frozen_sha256 == sha256_of(estate.file)
@@ -394,7 +393,7 @@ def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
         no_space()
 
-    with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "Its services have already written to PostgreSQL, so it stays there; they were started again" in str(
         failed.value
@@ -410,7 +409,7 @@ def test_a_session_that_may_still_commit_keeps_the_group_on_postgresql(
 ) -> None:
     left = Problem("session 1 of role swarm_registry", "it may commit rows", "Wait")
     monkeypatch.setattr(back_on_sqlite, "sessions_left", lambda *_: [left])
-    with hooked("cutover_window.start", True, no_space), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, no_space), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so it stays there" in str(failed.value)
     assert str(left) in str(failed.value)
@@ -453,7 +452,7 @@ def test_a_cutover_that_was_undone_without_the_ledger_is_made_again(
     service = Service("service", "nobody", "/", "swarm_registry", ("app",), "http://127.0.0.1:9/")
     look = reconcile.Keeper._look
     monkeypatch.setattr(reconcile.Keeper, "_look", lambda *_: ([service], []))
-    with hooked("cutover_window.engine.migrate", True, lambda: monkeypatch.setattr(reconcile.Keeper, "_look", look)):
+    with hooked("cutover.window.migrate.migrate", True, lambda: monkeypatch.setattr(reconcile.Keeper, "_look", look)):
         estate.cut_over()
     assert_live(estate, "late")
 
@@ -498,7 +497,7 @@ def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
         no_space()
 
     monkeypatch.setattr(back_on_sqlite, "require_healthy", unwell)
-    with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "they were started again, and not all of them are proven well" in str(failed.value)
     assert "service deaf: it does not answer" in str(failed.value)
@@ -519,7 +518,7 @@ def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
         monkeypatch.setattr(back_on_sqlite, "connect", no_server)
         no_space()
 
-    with hooked("cutover_window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so they stay on PostgreSQL" in str(failed.value)
     assert write_protection.is_fenced(estate.file)
@@ -532,7 +531,7 @@ def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     monkeypatch.setattr(back_on_sqlite, "_usable_connection", lambda *_: None)
     with (
-        hooked("cutover_window.engine.migrate", True, no_space),
+        hooked("cutover.window.migrate.migrate", True, no_space),
         pytest.raises(MigrationError, match="so the ledger does not know yet"),
     ):
         estate.cut_over()
@@ -590,7 +589,7 @@ def test_a_second_run_does_not_get_in_when_the_server_ends_the_session_of_the_fi
                 refused.append(str(error))
 
     with (
-        hooked("cutover_window.engine.migrate", False, end_the_session_and_run_again),
+        hooked("cutover.window.migrate.migrate", False, end_the_session_and_run_again),
         pytest.raises(MigrationError, match="was undone"),
     ):
         estate.cut_over()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sqlite3
 import stat
@@ -515,27 +516,27 @@ def test_rights_of_whoever_is_gone_are_given_to_nobody(estate: Estate, server: S
 PACKAGE = "ansible.module_utils.migration"
 # Where the run ends: the function, and whether it has done its work by then.
 STEPS = [
-    ("table_fence.hold", False),
-    ("table_fence.hold", True),
-    ("frozen_file.make_copy", True),
-    ("export.export_changes", True),
-    ("group_dump.GroupDump.finish", False),
-    ("group_dump.GroupDump.finish", True),
-    ("frozen_file.finish_copy", True),
-    ("frozen_file.swap", False),
-    ("frozen_file.fence.remove_fence", True),
-    ("frozen_file.os.link", True),
-    ("frozen_file.os.replace", True),
-    ("frozen_file.swap", True),
-    ("table_fence.take_rights", True),
-    ("ledger.take_step", True),
+    ("postgres.write_lock.hold", False),
+    ("postgres.write_lock.hold", True),
+    ("window.frozen_file.make_copy", True),
+    ("engine.export.export.export_changes", True),
+    ("rollback.dump.GroupDump.finish", False),
+    ("rollback.dump.GroupDump.finish", True),
+    ("window.frozen_file.finish_copy", True),
+    ("window.frozen_file.swap", False),
+    ("window.frozen_file.write_protection.remove_fence", True),
+    ("window.frozen_file.os.link", True),
+    ("window.frozen_file.os.replace", True),
+    ("window.frozen_file.swap", True),
+    ("postgres.write_lock.take_rights", True),
+    ("core.ledger.take_step", True),
 ]
 
 
 def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Callable[[], None]) -> None:
     """Let the run end at one place, once the window is open."""
     module, _, name = f"{PACKAGE}.{function}".rpartition(".")
-    original = monkeypatch_target(module, name)
+    original = pkgutil.resolve_name(f"{module}.{name}")
     opened = []
 
     def note(connection: Connection, group: Group, entry: dict[str, Any]) -> None:
@@ -554,16 +555,6 @@ def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Cal
     real_note = rollback_record.note
     monkeypatch.setattr(rollback_record, "note", note)
     monkeypatch.setattr(f"{module}.{name}", ending)
-
-
-def monkeypatch_target(path: str, name: str) -> Any:
-    """Return what a dotted path names below the package."""
-    import importlib
-
-    found: Any = importlib.import_module(f"{PACKAGE}.{path.removeprefix(PACKAGE + '.').partition('.')[0]}")
-    for part in path.removeprefix(PACKAGE + ".").split(".")[1:]:
-        found = getattr(found, part)
-    return getattr(found, name)
 
 
 def fail() -> None:
@@ -593,7 +584,7 @@ def test_a_request_to_end_at_any_step_leaves_the_group_on_one_store(
     execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
         end_at(patch, function, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        if function in ("table_fence.take_rights", "ledger.take_step"):
+        if function in ("postgres.write_lock.take_rights", "core.ledger.take_step"):
             # Too late: the commit is under way.
             assert estate.roll_back()["changed"]
             assert_on_sqlite(estate)
@@ -609,7 +600,7 @@ def test_a_request_to_end_behind_the_commit_does_not_leave_services_stopped(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    end_at(monkeypatch, "rollback_window.to_sqlite", False, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    end_at(monkeypatch, "rollback.window.to_sqlite", False, lambda: os.kill(os.getpid(), signal.SIGTERM))
     estate.roll_back()
     assert_on_sqlite(estate)
 
@@ -618,14 +609,14 @@ def test_a_request_to_end_does_not_keep_an_interrupted_way_back_from_its_end(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "rollback_window.finish", False)
-    to_sqlite = monkeypatch_target("rollback_window", "to_sqlite")
+    killed(estate, "rollback.window.finish", False)
+    to_sqlite = pkgutil.resolve_name(f"{PACKAGE}.rollback.window.to_sqlite")
 
     def ask_to_end(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return to_sqlite(*arguments)
 
-    monkeypatch.setattr(f"{PACKAGE}.rollback_window.to_sqlite", ask_to_end)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.window.to_sqlite", ask_to_end)
     assert "was finished" in estate.roll_back()["msg"]
     assert_on_sqlite(estate)
 
@@ -635,7 +626,7 @@ def test_a_host_that_fails_behind_the_commit_is_told_and_the_next_run_goes_on(
 ) -> None:
     execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
-        end_at(patch, "rollback_window.to_sqlite", False, fail)
+        end_at(patch, "rollback.window.to_sqlite", False, fail)
         with pytest.raises(MigrationError, match=r"is rolled back, but[\s\S]*No space left on device"):
             estate.roll_back()
     assert "was finished" in estate.roll_back()["msg"]
@@ -660,7 +651,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
     ("function", "after", "heals"),
     [
         *((*step, "rollback") for step in STEPS),
-        *((*step, "cutover") for step in STEPS if step[0].startswith(("frozen_file", "ledger"))),
+        *((*step, "cutover") for step in STEPS if step[0].startswith(("window.frozen_file", "core.ledger"))),
     ],
 )
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool, heals: str) -> None:
@@ -686,7 +677,7 @@ def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: 
 @pytest.mark.parametrize("heals", ["cutover", "rollback", "rehearsal"])
 def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, heals: str) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "rollback_window.finish", False)
+    killed(estate, "rollback.window.finish", False)
     assert rollback_record.standing(estate.record) is rollback_record.Standing.FINISH
     if heals == "rehearsal":
         rehearse(estate.connection, estate.group, estate.directory)
@@ -728,8 +719,8 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
         self.login = replace(self.login, port=1)
         raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.1)
-    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.start", lambda *_: pytest.fail("services were started"))
+    monkeypatch.setattr(f"{PACKAGE}.rollback.window._RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.undo.start", lambda *_: pytest.fail("services were started"))
     with monkeypatch.context() as patch:
         patch.setattr(rollback.Window, "_commit", lose_the_server)
         with pytest.raises(MigrationError, match="Only the server knows on which store"):
@@ -741,7 +732,7 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
 
 def test_a_file_that_somebody_wrote_to_meanwhile_is_nobodys_to_replace(estate: Estate) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "frozen_file.os.replace", True)
+    killed(estate, "window.frozen_file.os.replace", True)
     with closing(sqlite3.connect(estate.file)) as opened:
         opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
         opened.commit()
@@ -756,12 +747,12 @@ def test_services_are_started_though_the_file_cannot_be_put_back(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "frozen_file.os.replace", True)
+    killed(estate, "window.frozen_file.os.replace", True)
     with closing(sqlite3.connect(estate.file)) as opened:
         opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
         opened.commit()
     started = []
-    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.start", lambda *_: started.append("started"))
+    monkeypatch.setattr(f"{PACKAGE}.rollback.undo.start", lambda *_: started.append("started"))
     for run in (estate.roll_back, lambda: rollback.put_right(estate.login, estate.group, estate.settings)):
         with pytest.raises(MigrationError, match="were started again and are well"):
             run()
@@ -775,8 +766,8 @@ def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, mo
         raise MigrationError("Not every service is healthy.", [Problem("service deaf", "it does not answer", "Look")])
 
     execute(estate.connection, WRITE)
-    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.require_healthy", unwell)
-    end_at(monkeypatch, "export.export_changes", True, fail)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.undo.require_healthy", unwell)
+    end_at(monkeypatch, "engine.export.export.export_changes", True, fail)
     with pytest.raises(MigrationError) as failed:
         estate.roll_back()
     assert "its services were started again, and not all of them are proven well" in str(failed.value)
@@ -817,7 +808,7 @@ def test_a_file_with_a_log_goes_there_and_back(estate: Estate) -> None:
 def test_a_row_in_the_log_of_the_exported_file_is_not_thrown_away(estate: Estate) -> None:
     use_a_log(estate)
     execute(estate.connection, WRITE)
-    killed(estate, "frozen_file.os.replace", True)
+    killed(estate, "window.frozen_file.os.replace", True)
     write_to_the_log(estate.file)
     with pytest.raises(MigrationError, match="Find out who wrote to it; the frozen file was kept as"):
         estate.roll_back()
@@ -832,7 +823,7 @@ def test_a_log_that_appears_beside_the_new_file_is_none_of_its(estate: Estate, m
         log.write_bytes(b"rows")
 
     with monkeypatch.context() as patch:
-        end_at(patch, "frozen_file.os.replace", True, leave_a_log)
+        end_at(patch, "window.frozen_file.os.replace", True, leave_a_log)
         with pytest.raises(MigrationError, match=r"it stays on PostgreSQL[\s\S]*somebody has written rows to it"):
             estate.roll_back()
     assert estate.record.state == "live"
@@ -850,7 +841,7 @@ def test_an_exported_file_with_rows_beside_it_is_not_taken(estate: Estate, monke
         log.write_bytes(b"rows")
 
     with monkeypatch.context() as patch:
-        end_at(patch, "export.export_changes", True, leave_a_log)
+        end_at(patch, "engine.export.export.export_changes", True, leave_a_log)
         with pytest.raises(MigrationError, match=r"exported\.db-wal: it holds rows that the file lacks"):
             estate.roll_back()
     assert_on_postgresql(estate)
@@ -870,7 +861,7 @@ def test_who_opens_the_old_file_while_it_has_no_fence_is_named(estate: Estate, m
         holders.append(process)
 
     with monkeypatch.context() as patch:
-        end_at(patch, "frozen_file.os.link", False, hold)
+        end_at(patch, "window.frozen_file.os.link", False, hold)
         with pytest.raises(MigrationError) as failed:
             estate.roll_back()
     holders[0].communicate()
@@ -892,7 +883,7 @@ def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
     if write:
         execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
-        end_at(patch, "table_fence.hold" if not write else "export.export_changes", True, spoil)
+        end_at(patch, "postgres.write_lock.hold" if not write else "engine.export.export.export_changes", True, spoil)
         with pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its fence"):
             estate.roll_back()
     assert estate.record.state == "live"
@@ -942,7 +933,7 @@ def test_who_waits_for_our_lock_does_not_hold_us_up_for_ever(estate: Estate, mon
                 time.sleep(0.02)
 
         with monkeypatch.context() as patch:
-            end_at(patch, "table_fence.hold", True, queue)
+            end_at(patch, "postgres.write_lock.hold", True, queue)
             began = time.monotonic()
             with pytest.raises(MigrationError, match="canceling statement due to lock timeout"):
                 estate.roll_back()
@@ -965,7 +956,7 @@ def test_a_session_that_the_server_takes_for_alive_does_not_hold_up_the_question
                 cursor.execute("SELECT 1 FROM migration.cutover_group FOR UPDATE")
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
-        monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.3)
+        monkeypatch.setattr(f"{PACKAGE}.rollback.window._RECONNECT_SECONDS", 0.3)
         with monkeypatch.context() as patch:
             patch.setattr(rollback.Window, "_commit", lose_the_answer)
             with pytest.raises(MigrationError, match="Only the server knows on which store"):
@@ -982,7 +973,7 @@ def test_limits_for_the_sessions_of_services_are_not_for_ours(
     for limit in limits:
         server.execute(f"ALTER ROLE swarm_migrator SET {limit} = '200ms'")
     try:
-        end_at(monkeypatch, "export.export_changes", True, lambda: time.sleep(0.5))
+        end_at(monkeypatch, "engine.export.export.export_changes", True, lambda: time.sleep(0.5))
         estate.roll_back()
     finally:
         for limit in limits:
