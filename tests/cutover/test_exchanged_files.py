@@ -410,7 +410,8 @@ def test_a_fifo_in_the_place_of_the_database_does_not_hold_the_window_up(
 def frozen(group: Group, window: cutover_window.Window) -> str:
     """The hash of the frozen database."""
     window._freeze()
-    return window._hash()
+    found: str = window._hash()
+    return found
 
 
 @pytest.fixture
@@ -422,7 +423,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def exported(group: Group, frozen: str, place: Path) -> Path:
     """Return a copy of the frozen file with one more row."""
-    copy = frozen_file.make_copy(frozen_file.copy_frozen(group, frozen, {}, place))
+    copy: Path = frozen_file.make_copy(frozen_file.copy_frozen(group, frozen, {}, place))
     with closing(sqlite3.connect(copy)) as opened:
         opened.execute("PRAGMA journal_mode = DELETE")
         opened.execute("INSERT INTO t VALUES (2)")

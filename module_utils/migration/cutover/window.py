@@ -155,8 +155,8 @@ class Window:
         known = self.record.detail.get(FENCE)
         with open_source(self.group) as source:
             self._inode = source.status.st_ino
-            fenced = known and write_protection.is_fenced(source.descriptor)
-            self._described = known if fenced else write_protection.describe(source.descriptor)
+            described = write_protection.describe(source.descriptor)
+            self._described = known if known and write_protection.is_fenced(source.descriptor) else described
         since = self.record.detail.get(STOPPED_AT) if self.record.state == state.FROZEN else None
         detail = {FENCE: self._described, STOPPED_AT: since or started_at.isoformat(), PROVEN: False}
         self._step("freeze", detail=detail)

@@ -13,10 +13,10 @@ from ..core import ledger
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
+from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
 from ..engine.export import export
 from ..engine.export.difference import Counts
-from ..sqlite.snapshot import WORK_DIRECTORY
 from ..window import frozen_file, rollback_record
 from ..window.back_on_sqlite import written_since
 from ..window.checks import Checked
