@@ -147,7 +147,7 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration import engine, ledger, rehearsal, state
+from ansible.module_utils.migration import ledger, state
 from ansible.module_utils.migration.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.estate import Group, parse_group
@@ -180,6 +180,9 @@ def synchronise(
                     "state": record.state,
                     "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
                 }
+            # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
+            from ansible.module_utils.migration import engine, rehearsal
+
             if check_mode:
                 result = engine.migrate(connection, group, engine.REHEARSAL, check_mode, work_directory)
             else:
@@ -193,6 +196,8 @@ def synchronise(
 
 def _before_the_schema(group: Group, work_directory: str) -> dict[str, Any]:
     """Return what a dry run can say while the server or its schema is still to be made."""
+    from ansible.module_utils.migration import engine
+
     report = engine.profile(group, work_directory)
     return {
         "changed": True,
