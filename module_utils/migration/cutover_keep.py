@@ -112,7 +112,8 @@ class Keeper:
             for entry in self.checked.env_files
             if entry.text != entry.on_postgresql or dotenv_file.mode_of(entry.service.env_path) != 0o600
         }
-        healths = watcher.look(self.group.services, POSTGRESQL, 0.0 if stale else _PATIENCE_SECONDS)
+        patience = 0.0 if stale else _PATIENCE_SECONDS
+        healths = watcher.look(self.group.services, POSTGRESQL, patience, just_listed=self.checked.processes)
         restart = [health.service for health in healths if health.shortcoming or health.service.name in stale]
         return restart, healths
 
