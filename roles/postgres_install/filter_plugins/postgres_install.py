@@ -61,9 +61,9 @@ def _is_as_wanted(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, pa
     if not configuration <= set(found["configuration"] or []):
         return False
     if not wanted["login"]:
-        return not found["verifier"]
+        return bool(not found["verifier"])
     # It is the same only if it was made from this password.
-    return postgres_scram_verifier(passwords[wanted["name"]], found["verifier"]) == found["verifier"]
+    return bool(postgres_scram_verifier(passwords[wanted["name"]], found["verifier"]) == found["verifier"])
 
 
 def _verifier(password: str, salt: bytes) -> str:
