@@ -27,7 +27,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.extend(str(path) for path in sorted(PROJECT.glob("roles/*/library")))
+sys.path.extend(str(path) for path in [PROJECT / "library", *sorted(PROJECT.glob("roles/*/library"))])
 
 from ansible.module_utils.migration.core import ledger  # noqa: E402 (needs the path above)
 from ansible.module_utils.migration.core.connection import Login, connect  # noqa: E402

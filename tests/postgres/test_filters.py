@@ -6,7 +6,7 @@ import base64
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +85,58 @@ class TestVerifiers:
                 connect(replace(login, password=other))
         finally:
             server.execute("DROP ROLE verifier_test")
+
+
+class TestRoles:
+    """Which roles of the server are not as they are wanted."""
+
+    PASSWORDS = MappingProxyType({"worker": "secret"})
+    WANTED = MappingProxyType(
+        {"name": "worker", "login": True, "connection_limit": 7, "configuration": {"lc_messages": "C"}}
+    )
+    FOUND = MappingProxyType(
+        {
+            "verifier": install.postgres_scram_verifier("secret"),
+            "login": True,
+            "privileged": False,
+            "connection_limit": 7,
+            "configuration": ["lc_messages=C", "work_mem=8MB"],
+        }
+    )
+
+    def differing(self, **change: Any) -> list[str]:
+        """Return what differs if the server's role has another attribute."""
+        names: list[str] = install.postgres_roles_differing(
+            [self.WANTED], {"worker": {**self.FOUND, **change}}, self.PASSWORDS
+        )
+        return names
+
+    def test_a_role_as_wanted(self) -> None:
+        """A further setting is the administrator's own."""
+        assert self.differing() == []
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"verifier": install.postgres_scram_verifier("another")},
+            {"verifier": ""},
+            {"login": False},
+            {"privileged": True},
+            {"connection_limit": -1},
+            {"configuration": ["lc_messages=de_DE"]},
+            {"configuration": None},
+        ],
+    )
+    def test_every_attribute_counts(self, change: dict[str, Any]) -> None:
+        assert self.differing(**change) == ["worker"]
+
+    def test_a_missing_role_and_an_owner_with_a_password(self) -> None:
+        """The owner cannot log in, and so needs no password, and gets none."""
+        assert install.postgres_roles_differing([self.WANTED], {}, self.PASSWORDS) == ["worker"]
+        owner = {**self.WANTED, "login": False}
+        for verifier, differs in (("", []), ("SCRAM", ["worker"])):
+            found = {"worker": {**self.FOUND, "login": False, "verifier": verifier}}
+            assert install.postgres_roles_differing([owner], found, {}) == differs
 
 
 class TestPreflight:

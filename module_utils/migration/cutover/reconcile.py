@@ -116,7 +116,8 @@ class Keeper:
             if entry.text != entry.on_postgresql
             or not dotenv_file.is_private(entry.service.env_path, entry.service.user)
         }
-        healths = watcher.look(self.group.services, POSTGRESQL, 0.0 if stale else _PATIENCE_SECONDS)
+        patience = 0.0 if stale else _PATIENCE_SECONDS
+        healths = watcher.look(self.group.services, POSTGRESQL, patience, just_listed=self.checked.processes)
         restart = [health.service for health in healths if health.shortcoming or health.service.name in stale]
         return restart, healths
 
