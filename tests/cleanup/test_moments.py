@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import cleanup, soak_check
-from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup import cleanup, soak_check
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import move_in, move_out, tombstone
+from ansible.module_utils.migration.quarantine import place as quarantine_place
 from ansible.module_utils.migration.quarantine.entry import COMPANION, Move
-from ansible.module_utils.migration.quarantine.move_in import move_in, move_out, tombstone
-from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
 
 from tests.validation.support import Estate
 
@@ -216,9 +216,7 @@ def test_a_file_that_was_moved_by_a_killed_run_is_looked_at_by_the_next(
     try:
         # It was opened after the plan was made and confirmed: nobody has seen it yet.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "ansible.module_utils.migration.cleanup.cleanup.inspect.open_files.find_holders", lambda _: []
-            )
+            patch.setattr("ansible.module_utils.migration.cleanup.inspect.open_files.find_holders", lambda _: [])
             assert killed_at(ready, login, plan_id, 1, carry_out, "require_moved")
         assert source.is_dir()
         with pytest.raises(MigrationError, match="it is open in process"):

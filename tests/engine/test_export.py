@@ -653,7 +653,7 @@ def test_a_failure_in_the_middle_leaves_the_copy_as_it_was(
     def fail(*_: Any) -> None:
         raise MigrationError("the power is gone")
 
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.export.export.move_sequences", fail)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", fail)
     assert refusal(connection, estate) == "the power is gone"
 
 
@@ -678,9 +678,7 @@ def test_a_copy_in_which_sqlite_finds_faults_is_not_taken(
         writer.execute("PRAGMA writable_schema = RESET")
         return {}
 
-    monkeypatch.setattr(
-        "ansible.module_utils.migration.engine.transfer.migrate.export.export.move_sequences", lose_an_index
-    )
+    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", lose_an_index)
     assert "SQLite finds faults in the copy; nothing was brought back" in refusal(connection, group)
 
 
@@ -689,9 +687,7 @@ def test_a_wrong_value_does_not_pass_the_proof(
     connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, "UPDATE app.notes SET body = 'right' WHERE id = 1")
-    monkeypatch.setattr(
-        "ansible.module_utils.migration.engine.transfer.migrate.export.values.ValueForms.find", lambda *_: "wrong"
-    )
+    monkeypatch.setattr("ansible.module_utils.migration.engine.export.values.ValueForms.find", lambda *_: "wrong")
     found = refusal(connection, estate)
     assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
 

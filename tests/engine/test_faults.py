@@ -188,11 +188,10 @@ def test_a_full_disk_of_the_server_is_named(connection: Connection, group: Any, 
 def test_a_lost_process_for_the_sums_only_costs_time(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_ROWS", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
     monkeypatch.setattr(
-        "ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums._sum_all",
-        lambda *_: os._exit(9),
+        "ansible.module_utils.migration.engine.proof.parallel_checksums._sum_all", lambda *_: os._exit(9)
     )
     report = rehearse(connection, group, tmp_path)["report"]
     assert report["way"] == migrate.PLAIN_ROWS

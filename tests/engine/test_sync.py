@@ -323,8 +323,8 @@ def test_check_mode_shows_the_first_rows_that_differ(connection: Connection, lib
 def test_orphans_are_answered_whichever_way_a_run_takes(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_ROWS", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY);"

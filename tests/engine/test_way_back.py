@@ -31,14 +31,14 @@ from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.migration.core.estate import Group
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover.cutover import window as cutover_window
+from ansible.module_utils.migration.cutover import window as cutover_window
 from ansible.module_utils.migration.engine.transfer import migrate
 from ansible.module_utils.migration.host import write_protection
 from ansible.module_utils.migration.host.service_health import ServicesLogin
 from ansible.module_utils.migration.postgres import privileges, write_lock
+from ansible.module_utils.migration.rollback import dump as group_dump
+from ansible.module_utils.migration.rollback import rollback
 from ansible.module_utils.migration.rollback.checks import Options
-from ansible.module_utils.migration.rollback.rollback import dump as group_dump
-from ansible.module_utils.migration.rollback.rollback import rollback
 from ansible.module_utils.migration.window import frozen_file, rollback_record
 from ansible.module_utils.migration.window import steps as cutover_report
 from ansible.module_utils.migration.window.checks import Checked, Settings
@@ -309,7 +309,7 @@ def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
 ) -> None:
     execute(estate.connection, WRITE)
     stop = rollback_window_stop(lambda: execute(estate.connection, "INSERT INTO app.notes (body) VALUES ('late')"))
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.rollback.window.stop", stop)
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.window.stop", stop)
     with pytest.raises(MigrationError, match=r"it is 4, and .* would lose 5 rows"):
         estate.roll_back(lose_rows=4)
     assert_on_postgresql(estate)
@@ -321,7 +321,7 @@ def test_a_row_that_comes_while_the_services_stop_comes_back_too(
 ) -> None:
     # The trial, and even the look whether anything was written, came before it.
     monkeypatch.setattr(
-        "ansible.module_utils.migration.rollback.rollback.window.stop",
+        "ansible.module_utils.migration.rollback.window.stop",
         rollback_window_stop(lambda: execute(estate.connection, WRITE)),
     )
     estate.roll_back()
@@ -392,10 +392,10 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
         estate.connection, "SELECT (pg_total_relation_size('app.users') + pg_total_relation_size('app.notes'))::int"
     )[0][0]
     wanted = 4 * estate.file.stat().st_size + (1 << 20) + stored
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.rollback.checks.shutil.disk_usage", usage(wanted - 1))
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted - 1))
     with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a way back may need 2"):
         estate.roll_back()
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.rollback.checks.shutil.disk_usage", usage(wanted))
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted))
     assert estate.roll_back(check_mode=True)["changed"]
     assert_on_postgresql(estate)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.report.build import build as report
+from ansible.module_utils.migration.report import build as report
 
 from .support import make_estate
 
