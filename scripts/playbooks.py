@@ -73,11 +73,25 @@ class ThrowawayHost:
             "TEST_HOST_PREFIX": self.prefix,
         }
 
-    def play(self, *arguments: str, shown: bool = False) -> PlaybookRun:
+    def begin(self, state: str) -> None:
+        """Make it anew, as far as a state of molecule/test_host/ready.py.
+
+        :raises RuntimeError: with the output, if that fails.
+        """
+        made = self.play("molecule/destroy.yml", "molecule/create.yml", state=state)
+        if not made.succeeded:
+            raise RuntimeError(made.output)
+
+    def remove(self) -> None:
+        """Remove it, with what was made for it."""
+        self.play("molecule/destroy.yml")
+
+    def play(self, *arguments: str, shown: bool = False, state: str = "bare") -> PlaybookRun:
         """Run playbooks on it.
 
         :param arguments: of ansible-playbook: the playbooks, and options.
         :param shown: show the output as it comes too, in colour on a terminal.
+        :param state: how far a host has come that molecule/create.yml makes.
         """
         changed: list[str] = []
 
@@ -87,7 +101,7 @@ class ThrowawayHost:
                 changed.append(f"{role} : {event['event_data']['task']}" if role else event["event_data"]["task"])
             return False  # it need not be kept
 
-        environment = dict(self.environment)
+        environment = {**self.environment, "TEST_HOST_STATE": state}
         if shown and sys.stdout.isatty():
             del environment["ANSIBLE_NOCOLOR"], environment["ANSIBLE_FORCE_COLOR"]
         options: dict[str, Any] = {}

@@ -41,7 +41,7 @@ class BuildError(Exception):
 
 def context_files() -> dict[str, bytes]:
     """Return the content of every file of the build context by its path there."""
-    files = {name: (HERE / name).read_bytes() for name in ("Dockerfile", "build_postgresql_repository.sh")}
+    files = {name: (HERE / name).read_bytes() for name in ("Dockerfile", "build_postgresql_repository.sh", "start.sh")}
     for name in ("package.json", "package-lock.json"):
         files[f"services/{name}"] = (SERVICES / name).read_bytes()
     for certificate in sorted(CERTIFICATES.rglob("*.crt")):

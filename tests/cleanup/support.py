@@ -15,6 +15,7 @@ from ansible.module_utils.migration.cleanup import restore as cleanup_return
 from ansible.module_utils.migration.cleanup import run as cleanup_estate
 from ansible.module_utils.migration.cleanup.conditions import Settings
 from ansible.module_utils.migration.core import state
+from ansible.module_utils.migration.core.clock import read_clock
 from ansible.module_utils.migration.core.estate import Group
 from ansible.module_utils.migration.host import write_protection
 from psycopg2.extras import Json
@@ -124,7 +125,7 @@ class Cleaned:
 
 def insert_checks(connection: Connection, group: str, period: str, days: float, passed: Sequence[bool] = ()) -> None:
     """Insert one check for each day up to now."""
-    now = soak.read_clock(connection)
+    now = read_clock(connection)
     count = int(days) + 1
     with connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(max((findings ->> 'number')::int), 0) FROM migration.soak_check")
@@ -182,7 +183,7 @@ def release(directory: Path) -> None:
     for path in [directory, *directory.rglob("*")]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             continue
-        safe_paths.fence.set_immutable(path, False)
+        safe_paths.write_protection.set_immutable(path, False)
 
 
 __all__ = [

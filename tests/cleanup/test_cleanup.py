@@ -16,9 +16,9 @@ import pytest
 from ansible.module_utils.migration.cleanup import soak_check
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.files import sha256_of
 from ansible.module_utils.migration.host import safe_paths
 from ansible.module_utils.migration.quarantine import archive
-from ansible.module_utils.migration.sqlite import snapshot
 
 from tests.validation.support import Estate
 
@@ -87,7 +87,7 @@ def test_the_whole_life(ready: Cleaned, tmp_path: Path) -> None:
     assert rows["pets"] == [(1, "ann", "Rex"), (2, "bob", "Tom")]
     assert rows_of(archive_of(ready, old)["directory"])["notes"] == [(1,), (2,)]
     manifest = json.loads((Path(described["directory"]) / archive.MANIFEST).read_text())
-    assert manifest["source_files"][0]["sha256"] == snapshot.sha256_of(hidden / "database")
+    assert manifest["source_files"][0]["sha256"] == sha256_of(hidden / "database")
     assert manifest["tables"]["pets"]["rows"] == 2
     assert manifest["ledger"]["frozen_sha256"] == manifest["source_files"][0]["sha256"]
     assert manifest["plan_id"] == plan["plan_id"]
@@ -306,7 +306,7 @@ def test_a_file_that_loses_its_fence_or_is_touched_fails_the_check(
     connection = ready.estate.connection
     source = ready.estate.source
     assert soak_check.run(connection, [ready.group]) == []
-    safe_paths.fence.remove_fence(source, {"mode": "0644"})
+    safe_paths.write_protection.remove_fence(source, {"mode": "0644"})
     failures = "\n".join(soak_check.run(connection, [ready.group]))
     assert "has no fence any more" in failures
     source.write_bytes(source.read_bytes())

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup, soak, soak_check
+from ansible.module_utils.migration.cleanup import cleanup, conditions, soak, soak_check
 from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
+from ansible.module_utils.migration.core.clock import read_clock
 from ansible.module_utils.migration.core.errors import MigrationError
 
 from tests.validation.support import Estate, make_estate
@@ -99,14 +101,15 @@ def test_a_failed_check_lets_the_soak_begin_anew(estate: Estate, failed: int) ->
 
 def jump(monkeypatch: pytest.MonkeyPatch, days: float, both: bool) -> None:
     """Let the host's clock, or both, go wrong by some days from now on."""
-    read = soak.read_clock
+    read = read_clock
 
     def wrong(connection: Connection) -> soak.Clock:
         clock = read(connection)
         server = clock.server + days * DAY if both else clock.server
         return replace(clock, host=clock.host + days * DAY, server=server)
 
-    monkeypatch.setattr(soak, "read_clock", wrong)
+    for module in (conditions, soak_check, cleanup_steps):
+        monkeypatch.setattr(module, "read_clock", wrong)
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -286,7 +286,7 @@ def test_another_file_in_quarantine_is_not_deleted(estate: Estate, monkeypatch: 
         release(hidden.parent)
         replace_file(hidden, b"another file")
 
-    before(monkeypatch, cleanup_steps.quarantine_exit, "delete", exchange_it)
+    before(monkeypatch, cleanup_steps.move_out, "delete", exchange_it)
     with pytest.raises(MigrationError, match="it is not what was moved there"):
         ready.confirm()
     assert hidden.read_bytes() == b"another file"
@@ -310,7 +310,7 @@ def test_a_file_that_was_written_to_in_quarantine_is_not_deleted(
     # After the plan was checked, and once more after the comparison with the archive.
     for module, name, said in (
         (cleanup_steps.archive, "make", "no longer what the plan names"),
-        (cleanup_steps.quarantine_exit, "delete", "no longer what was moved there"),
+        (cleanup_steps.move_out, "delete", "no longer what was moved there"),
     ):
         content = hidden.read_bytes()
         with pytest.MonkeyPatch.context() as patch:
@@ -518,7 +518,7 @@ def test_the_fence_that_stands_is_not_touched_when_a_plan_fails(
     release(estate.source.parent)
     estate.source.chmod(0o444)
     # As on a file system without that attribute.
-    monkeypatch.setattr(safe_paths.fence, "set_immutable", lambda *_: False)
+    monkeypatch.setattr(safe_paths.write_protection, "set_immutable", lambda *_: False)
     changed = estate.source.stat().st_ctime_ns
     time.sleep(0.01)
 

@@ -131,7 +131,7 @@ def test_the_driver_stays_if_the_deletion_fails(
     def refuse(*_: object) -> None:
         raise MigrationError("not today")
 
-    monkeypatch.setattr(cleanup_steps.quarantine_exit, "delete", refuse)
+    monkeypatch.setattr(cleanup_steps.move_out, "delete", refuse)
     with pytest.raises(MigrationError, match="not today"):
         ready.confirm()
     assert ready.state() == "archived"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from ansible.module_utils.migration.cleanup import soak
 from ansible.module_utils.migration.cleanup.soak import Check, credit, measure
-from ansible.module_utils.migration.core.clock import Clock
+from ansible.module_utils.migration.core.clock import Clock, read_clock
 
 from .support import DAY
 
@@ -136,7 +136,7 @@ def test_checks_are_numbered_in_the_ledger_whatever_the_clock_says(connection: C
 
     with connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)
-    clock = soak.read_clock(connection)
+    clock = read_clock(connection)
     soak.record_check(connection, "zoo", PERIOD, clock, [])
     soak.record_check(connection, "zoo", PERIOD, replace(clock, host=0.0), ["it is open"], {"file": {"size": 1}})
     soak.record_check(connection, "ark", PERIOD, clock, [])
@@ -159,4 +159,4 @@ def test_a_row_that_cannot_be_read_is_no_credit(connection: Connection) -> None:
             "INSERT INTO migration.soak_check VALUES ('zoo', now(), true, '[1]'), ('zoo', '2000-01-01', true, '{}')"
         )
     checks = soak.read_checks(connection, "zoo")
-    assert measure(checks, "", soak.read_clock(connection)).seconds == 0
+    assert measure(checks, "", read_clock(connection)).seconds == 0

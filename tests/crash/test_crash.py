@@ -159,9 +159,9 @@ def pm2_states() -> dict[str, str]:
 @pytest.fixture(scope="module", autouse=True)
 def _crash_host() -> Iterator[None]:
     """Provide a fresh host with the sample estate, and remove it at the end."""
-    run_playbooks("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
+    HOST.begin("installed")
     yield
-    run_playbooks("molecule/destroy.yml")
+    HOST.remove()
 
 
 @pytest.mark.parametrize("crash", CRASHES)

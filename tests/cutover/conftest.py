@@ -6,17 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from .host import CUTOVER, REHEARSAL, ROLLBACK, play
+from scripts.playbooks import ThrowawayHost
+
+from .host import CUTOVER, HOST, ROLLBACK
 
 
 @pytest.fixture(scope="session")
 def dry_run_on_a_bare_host() -> Iterator[str]:
-    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed.
+    """What dry runs of the cutover and of the rollback print while there is nothing but the estate."""
+    bare = ThrowawayHost(f"{HOST.prefix}bare-")
+    bare.begin("installed")
+    runs = [bare.play(playbook, "--check", "--diff") for playbook in (CUTOVER, ROLLBACK)]
+    assert all(run.succeeded for run in runs), [run.output for run in runs]
+    yield "".join(run.output for run in runs)
+    bare.remove()
 
-    The value is what a dry run printed while there was nothing but the estate.
-    """
-    play("molecule/destroy.yml", "molecule/create.yml", "molecule/prepare.yml")
-    output = play(CUTOVER, "--check", "--diff") + play(ROLLBACK, "--check", "--diff")
-    play("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml", REHEARSAL)
-    yield output
-    play("molecule/destroy.yml")
+
+@pytest.fixture(scope="session")
+def rehearsed_host() -> Iterator[None]:
+    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed."""
+    HOST.begin("rehearsed")
+    yield
+    HOST.remove()

@@ -25,7 +25,7 @@ from .host import (
     variables,
 )
 
-pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
+pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 GROUP = group_of("deploy")
 # A service of ECMAScript modules, and one of CommonJS modules: pm2 loads each kind in another way.
@@ -64,7 +64,7 @@ def start_with(instances: int, name: str = SERVICE) -> None:
 
 
 @pytest.fixture(autouse=True)
-def cluster(dry_run_on_a_bare_host: str) -> Iterator[None]:
+def cluster(rehearsed_host: None) -> Iterator[None]:
     """The first service with two processes; at the end both with one again, on SQLite and rehearsed."""
     kept = {name: on_host("cat", ecosystem_of(name)) for name in SCRIPTS}
     start_with(2)

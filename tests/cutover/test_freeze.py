@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
+from ansible.module_utils.migration.core.files import sha256_of
 from ansible.module_utils.migration.cutover import cutover
 from ansible.module_utils.migration.host import write_protection
-from ansible.module_utils.migration.sqlite import snapshot
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def test_rows_of_the_log_are_brought_into_the_file(database: Path, tmp_path: Pat
     )
     subprocess.run(["python3", "-c", code, str(database)], check=False)
     assert rows_of(database) == 0
-    before = snapshot.sha256_of(database)
+    before = sha256_of(database)
     cutover.checkpoint(database)
     assert rows_of(database) == 1
-    assert snapshot.sha256_of(database) != before
+    assert sha256_of(database) != before
     assert not os.path.exists(f"{database}-wal")
 
 

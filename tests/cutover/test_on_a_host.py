@@ -47,7 +47,7 @@ from .host import (
     variables,
 )
 
-pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
+pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 
 # ---------------------------------------------------------------- before anything stops

@@ -24,7 +24,7 @@ from .host import (
     variables,
 )
 
-pytestmark = pytest.mark.usefixtures("dry_run_on_a_bare_host")
+pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 GROUP = group_of("platform")
 GROUP["services"][0]["user"] = "tickets"
@@ -63,7 +63,7 @@ def in_file(identifier: str) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_users(dry_run_on_a_bare_host: str) -> Iterator[None]:
+def two_users(rehearsed_host: None) -> Iterator[None]:
     """The tickets' service under a user of its own, who may write to the file through the group's rights."""
     play(ROLLBACK, *variables(rollback_groups="platform"))
     for name in NAMES:

@@ -112,7 +112,7 @@ def there(group: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def moved(dry_run_on_a_bare_host: str) -> None:
+def moved(rehearsed_host: None) -> None:
     """Every group on PostgreSQL."""
     play(REHEARSAL)
     play(CUTOVER)

@@ -37,7 +37,7 @@ ROW = "SELECT group_name, step, table_name, rows_done, rows_total FROM migration
 @pytest.fixture
 def target(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Connection:
     """A connection to a database with a ledger; progress is written twenty times a second."""
-    execute(connection, ledger.CREATE_LEDGER + progress.CREATE_PROGRESS)
+    execute(connection, ledger.CREATE_LEDGER)
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.05)
     return connection
 

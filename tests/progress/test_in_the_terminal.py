@@ -149,7 +149,7 @@ def estate(server: Server, login: Login, tmp_path: Path) -> Iterator[Estate]:
     """A source of many rows and its empty target."""
     server.execute(f"ALTER ROLE {login.user} PASSWORD '{PASSWORD}'")
     with closing(connect(replace(login, password=PASSWORD))) as connection:
-        execute(connection, ledger.CREATE_LEDGER + progress.CREATE_PROGRESS)
+        execute(connection, ledger.CREATE_LEDGER)
         execute(connection, "CREATE SCHEMA app; CREATE TABLE app.items (id integer PRIMARY KEY, name text)")
     # Wide enough that what is still on its way to the server is a small part of all.
     rows = ((number, f"item number {number}".ljust(150)) for number in range(ROWS))

@@ -227,15 +227,14 @@ def a_host() -> Iterator[None]:
     if running and os.environ.get("RANDOM_ORDER_KEEP_HOST"):
         yield
         return
-    assert run("molecule/destroy.yml").succeeded
-    prepare = ("molecule/create.yml", "molecule/prepare.yml", "playbooks/1_infrastructure.yml")
-    prepared = run(*prepare, "playbooks/2_shared_library.yml", "molecule/under_load/start_load.yml")
+    HOST.begin("infrastructure")
+    prepared = run("molecule/under_load/start_load.yml")
     assert prepared.succeeded, prepared.output
     on_host("systemctl", "stop", "load-generator")
     yield
     if os.environ.get("RANDOM_ORDER_KEEP_HOST"):
         return
-    assert run("molecule/destroy.yml").succeeded
+    HOST.remove()
 
 
 def test_any_order_keeps_every_promise() -> None:

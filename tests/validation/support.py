@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.estate import Group, parse_group
+from ansible.module_utils.migration.core.files import sha256_of
 from ansible.module_utils.migration.cutover import rehearsal
 from ansible.module_utils.migration.engine.proof.target_state import fingerprint
 from ansible.module_utils.migration.engine.transfer import migrate
-from ansible.module_utils.migration.sqlite import snapshot
 from ansible.module_utils.migration.validation import group as validate
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Estate:
         """Take the ledger's steps of a cutover, with the engine's own final sync."""
         self.rehearse()
         path = str(self.source)
-        ledger.take_step(self.connection, "zoo", "freeze", path, frozen_sha256=snapshot.sha256_of(self.source))
+        ledger.take_step(self.connection, "zoo", "freeze", path, frozen_sha256=sha256_of(self.source))
         self.connection.commit()
         migrate.migrate(self.connection, self.group, migrate.FINAL, work_directory=self.work)
         detail = {"fingerprint": fingerprint(self.connection, self.group)}

@@ -14,7 +14,7 @@ from ansible.module_utils.migration.core import group_detail, ledger
 from ansible.module_utils.migration.core.connection import connect
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.estate import ColumnOptions
-from ansible.module_utils.migration.sqlite import snapshot
+from ansible.module_utils.migration.core.files import sha256_of
 from ansible.module_utils.migration.validation import group as validate
 from ansible.module_utils.migration.validation import ledger_lists
 
@@ -443,7 +443,7 @@ def test_original_values_of_secret_columns_are_masked(estate: Estate) -> None:
 def test_hash_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"abc")
-    assert snapshot.sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_secret_column_is_masked_in_the_key_of_a_row_too() -> None:
