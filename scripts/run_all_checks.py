@@ -66,9 +66,12 @@ class Outcome:
     seconds: float
 
 
-def tests(name: str, *paths: str, after: str = "") -> Check:
-    """Return the check that runs the tests of these files and folders."""
-    return Check(name, ("pytest", *paths), after)
+def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
+    """Return the check that runs the tests of these files and folders.
+
+    :param prefix: tells its test hosts from those of other checks.
+    """
+    return Check(name, ("pytest", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
 
 
 def scenario(name: str, after: str = READY_HOSTS) -> Check:
@@ -90,7 +93,7 @@ CHECKS: tuple[Check, ...] = (
     scenario("default", after=""),
     tests("engine tests", "tests/engine"),
     tests("cutover tests", *_CUTOVER_ON_A_HOST, after=READY_HOSTS),
-    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS),
+    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
     tests("crash tests", "tests/crash", after=READY_HOSTS),
     scenario("cleanup"),
     scenario("validation"),

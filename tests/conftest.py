@@ -45,6 +45,15 @@ PASSWORD = "only-for-tests"
 _DATABASE_NUMBERS = itertools.count(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long searches out unless LONG_SEARCHES is set, as `make test-all` does."""
+    if os.environ.get("LONG_SEARCHES"):
+        return
+    long = [item for item in items if item.get_closest_marker("long_search")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @dataclass(frozen=True)
 class Server:
     """The running server.
