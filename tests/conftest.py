@@ -90,7 +90,7 @@ class Server:
 
 def _autocommitting(login: Login) -> Connection:
     """Return a connection whose statements are committed one by one."""
-    connection = connect(login)
+    connection: Connection = connect(login)
     connection.rollback()
     connection.autocommit = True
     return connection
