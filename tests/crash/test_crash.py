@@ -169,9 +169,8 @@ def wait_for_module() -> None:
 def wait_until_live(group: str) -> None:
     """Wait until the ledger says that a group lives on PostgreSQL."""
     query = f"SELECT state = 'live' FROM migration.cutover_group WHERE name = '{group}'"
-    look = ["docker", "exec", "--user", "postgres", HOST.container, "psql", "-At", "-d", "swarm", "-c", query]
     for _ in range(200):
-        if subprocess.run(look, capture_output=True, text=True, check=False).stdout.strip() == "t":
+        if HOST.sql(query) == "t":
             return
         time.sleep(0.05)
     raise AssertionError(f"{group} never became live")
@@ -193,11 +192,7 @@ def health_answers() -> list[dict[str, Any]]:
 
 def pm2_states() -> dict[str, str]:
     """Return the state of each service by its name, as pm2 reports it."""
-    command = "runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin pm2 -s jlist"
-    result = subprocess.run(
-        ["docker", "exec", HOST.container, "sh", "-c", command], capture_output=True, text=True, check=True
-    )
-    return {process["name"]: process["pm2_env"]["status"] for process in json.loads(result.stdout)}
+    return {process["name"]: process["pm2_env"]["status"] for process in json.loads(HOST.pm2("jlist"))}
 
 
 @pytest.fixture(scope="module", autouse=True)
