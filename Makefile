@@ -34,6 +34,7 @@ crash: .venv/is-complete test-host ## Run the crash tests only: kill the playboo
 bench: .venv/is-complete test-host ## Measure speed and memory against pgloader and others (about an hour); see bench/README.md.
 	@python bench/run_benchmark.py $(BENCH_OPTIONS)
 	@python bench/run_cutover.py
+	@python bench/run_further_run.py $(FURTHER_RUN_OPTIONS)
 
 test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
 	@scripts/start_docker.sh

@@ -17,7 +17,7 @@ check() {
 }
 
 mapfile -t typed < <(git ls-files --cached --others --exclude-standard \
-  'doc_fragments/*.py' 'module_utils/*.py' \
+  'doc_fragments/*.py' 'filter_plugins/*.py' 'library/*.py' 'module_utils/*.py' \
   'roles/*/library/*.py' 'roles/*/filter_plugins/*.py' 'roles/*/action_plugins/*.py' \
   'scripts/*.py' 'molecule/*.py' 'tests/*.py' 'bench/*.py' 'docs/*.py')
 

@@ -28,7 +28,7 @@ from psycopg2 import DatabaseError
 
 PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.extend(str(path) for path in sorted(PROJECT.glob("roles/*/library")))
+sys.path.extend(str(path) for path in [PROJECT / "library", *sorted(PROJECT.glob("roles/*/library"))])
 
 from ansible.module_utils.migration.core import ledger  # noqa: E402 (needs the path above)
 from ansible.module_utils.migration.core.connection import Login, connect  # noqa: E402
@@ -45,13 +45,25 @@ PASSWORD = "only-for-tests"
 _DATABASE_NUMBERS = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that selects the tests of one promise."""
+    parser.addoption("--promise", metavar="ID", help="only the tests that prove this promise of tests/README.md")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long searches out unless LONG_SEARCHES is set, as `make test-all` does."""
-    if os.environ.get("LONG_SEARCHES"):
-        return
-    long = [item for item in items if item.get_closest_marker("long_search")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    """Leave out the tests without the promise of ``--promise``, and long searches unless LONG_SEARCHES is set.
+
+    `make test-all` sets it.
+    """
+    promise = config.getoption("--promise")
+    kept: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        is_asked_for = promise is None or any(promise in marker.args for marker in item.iter_markers("promise"))
+        has_time = bool(os.environ.get("LONG_SEARCHES")) or item.get_closest_marker("long_search") is None
+        (kept if is_asked_for and has_time else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = kept
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.backup import offsite_methods
+from ansible.module_utils.migration.backup.cli import offsite_methods
 from ansible.module_utils.migration.backup.settings import CopyTarget
 from ansible.module_utils.migration.core.connection import connect
 
@@ -21,6 +21,7 @@ from tests.backup.conftest import Program
 Age = Callable[[str, float], None]
 
 
+@pytest.mark.promise("backup-proven-by-restore-test", "restore-swaps-whole-databases")
 @pytest.mark.parametrize("kind", ["program", "managed"])
 def test_a_backup_is_taken_proven_and_restored(kind: str, request: pytest.FixtureRequest) -> None:
     """The same for a superuser of the host itself, and for the migrating login of a managed server."""
@@ -93,6 +94,7 @@ def test_settings_of_the_database_are_restored(program: Program) -> None:
     assert program.query("SELECT datconnlimit FROM pg_database WHERE datname = current_database()") == [(41,)]
 
 
+@pytest.mark.promise("backup-proven-by-restore-test")
 def test_a_writer_during_the_dump_does_no_harm(program: Program) -> None:
     """Rows and sequences move all the time, and a table is emptied: every backup still restores to its own counts."""
     ended = threading.Event()
@@ -151,6 +153,7 @@ def test_services_that_write_during_a_restore_find_the_database_again(program: P
     assert program.query("SELECT count(*) FROM odd.unlogged") == [(1,)]
 
 
+@pytest.mark.promise("restore-across-cutover-refused")
 def test_a_restore_to_before_a_cutover_or_from_before_a_rollback_is_refused(program: Program) -> None:
     name = program.run("take")["name"]
     program.query("INSERT INTO migration.cutover_group (name, state, source_path) VALUES ('deploy', 'live', '/y.db')")
@@ -162,6 +165,7 @@ def test_a_restore_to_before_a_cutover_or_from_before_a_rollback_is_refused(prog
     assert program.databases() == {program.superuser.database}
 
 
+@pytest.mark.promise("restore-across-cutover-refused")
 def test_a_lost_database_is_made_again(program: Program) -> None:
     """From the newest backup: an older one is from before a cutover, and only the newest can still tell that."""
     before = program.run("take")["name"]
@@ -176,6 +180,7 @@ def test_a_lost_database_is_made_again(program: Program) -> None:
     assert program.query("SELECT count(*) FROM odd.parts") == [(50,)]
 
 
+@pytest.mark.promise("newest-proven-backup-kept")
 def test_retention_keeps_by_age_and_by_count(program: Program, age: Age) -> None:
     """Of four old backups the newest two verified stay; the young one stays; what is not ours stays."""
     hoarding = program.change(keep_days=9999)
@@ -193,6 +198,7 @@ def test_retention_keeps_by_age_and_by_count(program: Program, age: Age) -> None
     assert recorded == {old[1], old[2], result["name"]}
 
 
+@pytest.mark.promise("newest-proven-backup-kept")
 def test_the_newest_verified_backup_is_never_removed(program: Program, age: Age) -> None:
     changed = program.change(keep_count=1, keep_days=0)
     verified = changed.run("run")["name"]
@@ -226,6 +232,7 @@ def test_the_ledger_is_made_to_say_what_the_disk_says(program: Program) -> None:
     assert rows == [(first, True), (third, False)]
 
 
+@pytest.mark.promise("backup-due-after-cutover")
 def test_a_backup_is_due_until_a_verified_one_is_newer_than_the_last_cutover(program: Program) -> None:
     assert "there is no verified backup" in program.run("run", "--if-needed", "--dry-run")["lines"][0]
     assert program.names() == []
@@ -238,6 +245,7 @@ def test_a_backup_is_due_until_a_verified_one_is_newer_than_the_last_cutover(pro
     assert not program.run("run", "--if-needed")["changed"]
 
 
+@pytest.mark.promise("backup-alarm")
 def test_the_check_complains_of_age_absence_and_damage(program: Program, age: Age) -> None:
     assert "no backup was ever proven to restore" in program.fail("check")
     name = program.run("take")["name"]
@@ -252,6 +260,7 @@ def test_the_check_complains_of_age_absence_and_damage(program: Program, age: Ag
     assert "hours in the future" in program.fail("check")
 
 
+@pytest.mark.promise("backup-alarm")
 def test_the_check_works_while_the_server_is_down(program: Program) -> None:
     program.run("run")
     down = program.change(login=program.superuser.__class__("127.0.0.1", 1, "x", "postgres"))
@@ -272,6 +281,7 @@ def test_a_copying_program_gets_what_the_settings_name_and_shows_no_password(mon
     assert "key'" not in repr(target)
 
 
+@pytest.mark.promise("copy-off-the-host")
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed here; the Molecule scenario has it")
 def test_copies_by_rsync_are_read_back_and_watched(program: Program, tmp_path: Path, age: Age) -> None:
     target = tmp_path / "elsewhere"

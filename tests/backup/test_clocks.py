@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible.module_utils.migration.backup import check as backup_check
-from ansible.module_utils.migration.backup import store as backup_store
+from ansible.module_utils.migration.backup.cli import check as backup_check
+from ansible.module_utils.migration.backup.cli import store as backup_store
 from ansible.module_utils.migration.core.errors import MigrationError
 
 from tests.backup.conftest import Program
@@ -21,6 +21,7 @@ def manifest(name: str, taken_at: datetime) -> backup_store.Manifest:
     return {"name": name, "taken_at": taken_at.isoformat()}
 
 
+@pytest.mark.promise("newest-proven-backup-kept")
 @pytest.mark.parametrize("jump", [timedelta(days=-20000), timedelta(0), timedelta(days=3650), timedelta(days=300000)])
 def test_whatever_the_clock_says_the_last_proven_backups_stay(jump: timedelta) -> None:
     """Of four backups, each proven or not, none or all of them at the time of the jump."""
@@ -64,6 +65,7 @@ def test_the_check_fails_loudly_when_this_hosts_clock_jumps(program: Program) ->
             backup_check.check(program.settings, now + jump)
 
 
+@pytest.mark.promise("backup-due-after-cutover")
 def test_a_backup_from_before_a_cutover_is_known_by_its_content_not_by_its_time(program: Program, age: Age) -> None:
     """Taken while the clock was ahead, it seems to be from after the cutover, and holds nothing of it."""
     age(program.run("run")["name"], -24 * 3650)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from tests.conftest import PROJECT
 
 
@@ -26,6 +28,7 @@ def run(archive: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-I", str(archive), *arguments], text=True, capture_output=True, check=False)
 
 
+@pytest.mark.promise("program-same-bytes")
 def test_the_archive_runs_the_programs_of_the_package_and_nothing_else(tmp_path: Path) -> None:
     archive = tmp_path / "engine.pyz"
     archive.write_bytes(plugin().build(PROJECT / "module_utils/migration"))
@@ -37,6 +40,7 @@ def test_the_archive_runs_the_programs_of_the_package_and_nothing_else(tmp_path:
         assert f"There is no program {name!r}" in result.stderr
 
 
+@pytest.mark.promise("program-same-bytes")
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     copy = tmp_path / "migration"
     shutil.copytree(PROJECT / "module_utils/migration", copy, copy_function=shutil.copyfile)

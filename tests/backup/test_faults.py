@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.backup import databases as backup_server
-from ansible.module_utils.migration.backup import store as backup_store
+from ansible.module_utils.migration.backup.cli import databases as backup_server
+from ansible.module_utils.migration.backup.cli import store as backup_store
 from ansible.module_utils.migration.backup.restore_test import SUFFIX
 
 from tests.backup.conftest import Program
@@ -65,6 +65,7 @@ def children(pid: int) -> list[tuple[int, str]]:
     return found
 
 
+@pytest.mark.promise("nothing-half-done")
 def test_a_full_disk_leaves_nothing_behind_and_the_older_backup_alone(program: Program, small_disk: Path) -> None:
     small = program.change(directory=small_disk)
     first = small.run("run")["name"]
@@ -77,6 +78,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_older_backup_alone(program: P
     small.run("run")
 
 
+@pytest.mark.promise("nothing-half-done")
 def test_a_dump_that_is_cut_off_half_way_is_no_backup(program: Program) -> None:
     first = program.run("run")["name"]
     program.query("CREATE TABLE odd.big AS SELECT n, md5(n::text) FROM generate_series(1, 300000) AS n")
@@ -95,6 +97,7 @@ def test_a_dump_that_is_cut_off_half_way_is_no_backup(program: Program) -> None:
     program.run("run")
 
 
+@pytest.mark.promise("damaged-backup-loses-mark")
 def test_a_truncated_dump_loses_its_mark(program: Program) -> None:
     name = program.run("run")["name"]
     dump = program.settings.directory / name / "database.dump"
@@ -118,6 +121,7 @@ def test_a_damaged_backup_loses_its_mark_while_the_server_is_down(program: Progr
     assert program.query(f"SELECT verified_at FROM migration.backup WHERE name = '{name}'") == [(None,)]
 
 
+@pytest.mark.promise("damaged-backup-loses-mark")
 def test_a_changed_byte_is_found(program: Program) -> None:
     name = program.run("run")["name"]
     dump = program.settings.directory / name / "database.dump"
@@ -127,6 +131,7 @@ def test_a_changed_byte_is_found(program: Program) -> None:
     assert "its hash differs" in program.fail("drill", name)
 
 
+@pytest.mark.promise("backup-proven-by-restore-test")
 @pytest.mark.parametrize("otherwise", [OTHER_CONTENT, OTHER_RIGHTS], ids=["content", "rights"])
 def test_a_dump_that_restores_to_something_else_is_found(program: Program, otherwise: dict[str, str]) -> None:
     """A dump of another content under the manifest of the first, with its hash: only the comparison can see it."""
@@ -155,6 +160,7 @@ def test_a_client_of_another_version_is_refused(program: Program, tmp_path: Path
     assert program.names() == []
 
 
+@pytest.mark.promise("scratch-database-of-others-kept")
 def test_a_drill_database_left_behind_is_dropped(program: Program) -> None:
     scratch = backup_server.name_with(program.superuser.database, SUFFIX)
     program.run("take")
@@ -179,6 +185,7 @@ def test_two_runs_at_once(program: Program) -> None:
     assert len(program.names()) == 2
 
 
+@pytest.mark.promise("nothing-half-done")
 def test_a_kill_at_any_moment_is_healed_by_the_next_run(program: Program) -> None:
     """Killed a little later each time, until one comes through: nothing of the others is left after the last run."""
     program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 60000) AS n")
@@ -202,6 +209,7 @@ def test_a_kill_at_any_moment_is_healed_by_the_next_run(program: Program) -> Non
     assert recorded == set(program.names())
 
 
+@pytest.mark.promise("restore-swaps-whole-databases")
 def test_a_killed_restore_leaves_the_database_as_it_was(program: Program) -> None:
     program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 60000) AS n")
     name = program.run("run")["name"]
@@ -237,6 +245,7 @@ def test_a_drill_that_is_asked_to_end_drops_its_database(program: Program) -> No
     assert program.query("SELECT verified_at FROM migration.backup") == [(None,)]
 
 
+@pytest.mark.promise("backup-password-hidden")
 def test_the_password_reaches_no_argument_and_no_message(program: Program) -> None:
     program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 100000) AS n")
     process = start(program, "run")

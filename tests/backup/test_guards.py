@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.backup import databases as backup_server
-from ansible.module_utils.migration.backup import preflight
+from ansible.module_utils.migration.backup.cli import databases as backup_server
+from ansible.module_utils.migration.backup.cli import preflight
 from ansible.module_utils.migration.backup.restore_test import SUFFIX
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import connect
@@ -44,6 +44,7 @@ def stranger(server: Server) -> Iterator[str]:
     server.execute("DROP ROLE stranger")
 
 
+@pytest.mark.promise("backup-names-missing-rights")
 def test_a_role_without_superuser_needs_what_the_refusal_names(server: Server, managed: Program) -> None:
     """Nothing granted: the backup is taken all the same. Each statement of the refusal then takes its problem away."""
     server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB", f"REVOKE pg_signal_backend FROM {MIGRATOR}")
@@ -86,6 +87,7 @@ def test_a_session_that_only_a_superuser_may_end_is_named_before_the_restore(man
     assert managed.databases() == {managed.superuser.database}
 
 
+@pytest.mark.promise("backup-names-missing-rights")
 def test_roles_that_a_new_server_lacks_are_named_all_at_once(server: Server, program: Program) -> None:
     server.execute('CREATE ROLE "Gone away"', "CREATE ROLE gone_too")
     program.query('GRANT SELECT ON odd.part_1 TO "Gone away"')
@@ -99,6 +101,7 @@ def test_roles_that_a_new_server_lacks_are_named_all_at_once(server: Server, pro
         assert f"as roles.sql of {name} does" in message
 
 
+@pytest.mark.promise("backup-names-missing-rights")
 def test_what_the_role_cannot_read_is_named_all_at_once(server: Server, managed: Program, stranger: str) -> None:
     managed.query(
         f"CREATE SCHEMA hidden AUTHORIZATION {stranger}; CREATE TABLE hidden.one (); CREATE TABLE odd.own ();"
@@ -118,6 +121,7 @@ def test_what_the_role_cannot_read_is_named_all_at_once(server: Server, managed:
     managed.query(f"DROP OWNED BY {stranger}")
 
 
+@pytest.mark.promise("backup-fills-no-disk")
 def test_a_dump_is_ended_before_it_eats_up_the_reserve(program: Program, large_disk: Path) -> None:
     """The disk may be PostgreSQL's own: a full one would stop the server."""
     small = program.change(directory=large_disk, reserve_bytes=preflight.free_bytes(large_disk) - 1_500_000)
@@ -135,6 +139,7 @@ def test_a_dump_is_ended_before_it_eats_up_the_reserve(program: Program, large_d
     small.run("take")
 
 
+@pytest.mark.promise("backup-fills-no-disk")
 def test_the_check_says_beforehand_that_the_next_backup_will_not_fit(program: Program, large_disk: Path) -> None:
     small = program.change(directory=large_disk)
     size = small.run("run")["bytes"]
@@ -154,6 +159,7 @@ def test_a_disk_that_old_backups_have_filled_gets_room_by_the_next_run(program: 
     assert second in full.names()
 
 
+@pytest.mark.promise("backup-fills-no-disk")
 def test_a_restore_that_cannot_fit_is_refused_before_it_begins(program: Program, server: Server) -> None:
     name = program.run("take")["name"]
     manifest = json.loads((program.settings.directory / name / "manifest.json").read_text())

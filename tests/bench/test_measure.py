@@ -188,6 +188,7 @@ def test_the_report_is_written_from_the_figures(figures: dict[str, Any], tmp_pat
         assert ElementTree.fromstring(plot.read_text(encoding="utf-8")).tag.endswith("svg")  # noqa: S314 (our own)
 
 
+@pytest.mark.promise("benchmark-counts-no-lie")
 def test_a_run_that_lies_does_not_count(
     server: Server, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

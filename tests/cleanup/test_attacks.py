@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import archive, move_in
 from ansible.module_utils.migration.quarantine.entry import FILE, SYMLINK, Move
+from ansible.module_utils.migration.quarantine.move_in import archive, move_in
 
 from tests.validation.support import Estate, make_estate
 
@@ -176,6 +176,7 @@ def try_to_move(move: Move, where: str, seconds: float = 4.0) -> None:
             return
 
 
+@pytest.mark.promise("only-planned-files-move")
 def test_a_file_that_is_swapped_in_a_loop(yard: Path) -> None:
     data = yard / "service" / "data"
     give(data / "service.db", b"the planned file")
@@ -210,6 +211,7 @@ def test_a_file_that_becomes_a_symlink_in_a_loop(yard: Path) -> None:
     assert not hidden.is_symlink()
 
 
+@pytest.mark.promise("only-planned-files-move")
 def test_a_directory_that_becomes_a_symlink_in_a_loop(yard: Path) -> None:
     data = yard / "service" / "data"
     give(data / "service.db", b"the planned file")
@@ -239,6 +241,7 @@ def test_a_file_that_is_written_to_and_linked_in_a_loop(yard: Path) -> None:
     assert not (Path(where) / "database").exists()
 
 
+@pytest.mark.promise("tombstone-stops-old-programs")
 def test_a_tombstone_cannot_be_taken_away_by_the_directorys_owner(yard: Path) -> None:
     data = yard / "service" / "data"
     give(data / "service.db", b"the planned file")
@@ -270,6 +273,7 @@ def test_paths_with_dots_are_refused(path: str) -> None:
         pass
 
 
+@pytest.mark.promise("only-planned-files-move")
 def test_no_symlink_is_followed_even_to_what_is_meant(yard: Path) -> None:
     data = yard / "service" / "data"
     give(data / "service.db", b"the planned file")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import soak_check
+from ansible.module_utils.migration.cleanup.cleanup import soak_check
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.files import sha256_of
 from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import archive
+from ansible.module_utils.migration.quarantine.move_in import archive
 
 from tests.validation.support import Estate
 
@@ -55,6 +55,7 @@ def archive_of(ready: Cleaned, path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.promise("archive-compared", "quarantine-before-deletion")
 def test_the_whole_life(ready: Cleaned, tmp_path: Path) -> None:
     source = ready.estate.source
     original = source.read_bytes()
@@ -114,6 +115,7 @@ def test_the_whole_life(ready: Cleaned, tmp_path: Path) -> None:
         ready.restore()
 
 
+@pytest.mark.promise("file-comes-back")
 def test_a_file_comes_back_with_its_fence(ready: Cleaned, tmp_path: Path) -> None:
     source = ready.estate.source
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.db*")}
@@ -140,6 +142,7 @@ def test_a_file_comes_back_with_its_fence(ready: Cleaned, tmp_path: Path) -> Non
     assert ready.state() == "archived"
 
 
+@pytest.mark.promise("tombstone-stops-old-programs")
 def test_the_tombstone_stops_old_programs(ready: Cleaned) -> None:
     ready.confirm()
     for path in (ready.estate.source, Path(ready.group.aliases[0])):
@@ -152,6 +155,7 @@ def test_the_tombstone_stops_old_programs(ready: Cleaned) -> None:
         assert os.listdir(path) == ["README"]
 
 
+@pytest.mark.promise("plan-id-required")
 @pytest.mark.parametrize("attempt", ["000000000000", "", "../../etc"])
 def test_an_id_that_was_never_shown_is_refused(ready: Cleaned, attempt: str) -> None:
     with pytest.raises(MigrationError, match="was ever shown"):
@@ -159,6 +163,7 @@ def test_an_id_that_was_never_shown_is_refused(ready: Cleaned, attempt: str) -> 
     assert ready.state() == "live"
 
 
+@pytest.mark.promise("plan-id-required")
 def test_an_outdated_id_is_refused_with_the_difference(ready: Cleaned, tmp_path: Path) -> None:
     plan_id = ready.explain()["plan_id"]
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
@@ -183,6 +188,7 @@ def test_nothing_is_done_before_anything_is_ready(estate: Estate, tmp_path: Path
     assert estate.source.is_file()
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_only_what_is_ready_goes(ready: Cleaned, tmp_path: Path) -> None:
     with (tmp_path / "old.db").open("rb"):
         process = subprocess.Popen(["sleep", "60"], stdin=(tmp_path / "old.db").open("rb"))
@@ -209,6 +215,7 @@ def test_a_group_that_was_rolled_back_is_never_touched(ready: Cleaned) -> None:
     assert str(ready.estate.source) not in ready.steps()
 
 
+@pytest.mark.promise("quarantine-before-deletion")
 def test_the_deletion_waits_for_the_second_period(ready: Cleaned) -> None:
     ready.confirm()
     (entry, *_) = ready.explain()["entries"]
@@ -217,6 +224,7 @@ def test_the_deletion_waits_for_the_second_period(ready: Cleaned) -> None:
         ready.confirm()
 
 
+@pytest.mark.promise("archive-compared")
 def test_a_changed_archive_keeps_the_file(ready: Cleaned) -> None:
     ready.confirm()
     ready.wait_in_quarantine()
@@ -233,6 +241,7 @@ def test_a_changed_archive_keeps_the_file(ready: Cleaned) -> None:
     assert ready.state() == "archived"
 
 
+@pytest.mark.promise("archive-compared")
 def test_an_archive_that_lacks_a_row_is_found_before_anything_moves(
     ready: Cleaned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +268,7 @@ def test_an_archive_that_lacks_a_row_is_found_before_anything_moves(
     assert ready.estate.source.is_file()
 
 
+@pytest.mark.promise("archive-compared")
 def test_values_of_every_kind_are_compared(tmp_path: Path) -> None:
     one, other = tmp_path / "one.db", tmp_path / "other.db"
     pairs = [("1", "1.0"), ("'a'", "x'61'"), ("NULL", "''"), ("'1'", "1"), ("0.1", "0.10000000000000002")]
@@ -272,6 +282,7 @@ def test_values_of_every_kind_are_compared(tmp_path: Path) -> None:
             assert archive.compare(first, first) == ""
 
 
+@pytest.mark.promise("daily-check-sees-every-touch")
 def test_the_daily_check_passes_and_fails(ready: Cleaned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak_check, "services_failures", lambda *_: [])
     connection = ready.estate.connection
@@ -299,6 +310,7 @@ def test_the_daily_check_passes_and_fails(ready: Cleaned, monkeypatch: pytest.Mo
     assert any("no longer what was moved there" in failure for failure in soak_check.run(connection, [ready.group]))
 
 
+@pytest.mark.promise("daily-check-sees-every-touch")
 def test_a_file_that_loses_its_fence_or_is_touched_fails_the_check(
     ready: Cleaned, monkeypatch: pytest.MonkeyPatch
 ) -> None:

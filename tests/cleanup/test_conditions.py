@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup, conditions, soak, soak_check
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup.cleanup import cleanup, conditions, soak, soak_check
+from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.clock import read_clock
 from ansible.module_utils.migration.core.errors import MigrationError
@@ -48,12 +48,14 @@ def test_bytes_beside_the_frozen_file(ready: Cleaned, monkeypatch: pytest.Monkey
     assert "holds bytes that were written since the cutover" in failure
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_a_further_name_of_the_file(ready: Cleaned, tmp_path: Path) -> None:
     release(tmp_path)
     os.link(ready.estate.source, tmp_path / "further")
     assert reasons(ready) == ["it has further names (hard links), of which nobody knows who uses them"]
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_a_content_that_is_not_the_frozen_one(ready: Cleaned) -> None:
     ready.estate.on_target("UPDATE migration.cutover_group SET frozen_sha256 = repeat('0', 64)")
     assert reasons(ready) == ["its content is no longer the one recorded at the cutover: somebody has written to it"]
@@ -74,6 +76,7 @@ def test_a_frozen_hash_that_changes_after_the_confirmation(ready: Cleaned, monke
     assert ready.estate.source.is_file()
 
 
+@pytest.mark.promise("legacy-file-counted")
 def test_a_legacy_file_waits_for_every_group(connection: Connection, tmp_path: Path) -> None:
     estate = make_estate(connection, tmp_path)
     estate.rehearse()
@@ -87,6 +90,7 @@ def test_a_cutover_without_a_time(ready: Cleaned) -> None:
     assert "the ledger holds no time of its cutover" in reasons(ready)
 
 
+@pytest.mark.promise("soak-not-shortened")
 @pytest.mark.parametrize("failed", [1, 4, 7, 8])
 def test_a_failed_check_lets_the_soak_begin_anew(estate: Estate, failed: int) -> None:
     estate.cut_over()
@@ -112,6 +116,7 @@ def jump(monkeypatch: pytest.MonkeyPatch, days: float, both: bool) -> None:
         monkeypatch.setattr(module, "read_clock", wrong)
 
 
+@pytest.mark.promise("soak-not-shortened")
 @pytest.mark.parametrize("both", [False, True])
 def test_a_clock_that_is_put_forward_ends_no_soak(estate: Estate, monkeypatch: pytest.MonkeyPatch, both: bool) -> None:
     estate.cut_over()

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup
-from ansible.module_utils.migration.cleanup import records as cleanup_records
-from ansible.module_utils.migration.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup.cleanup import cleanup
+from ansible.module_utils.migration.cleanup.cleanup import records as cleanup_records
+from ansible.module_utils.migration.cleanup.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.host import open_files, safe_paths
-from ansible.module_utils.migration.quarantine import archive, move_in, tombstone
-from ansible.module_utils.migration.quarantine import place as quarantine_place
+from ansible.module_utils.migration.quarantine.move_in import archive, move_in, tombstone
+from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
 
 from tests.validation.support import Estate
 
@@ -148,6 +148,7 @@ def require_back(ready: Cleaned, tmp_path: Path, content: dict[str, bytes]) -> N
     assert (ready.state(), ready.steps()) == ("live", {})
 
 
+@pytest.mark.promise("killed-cleanup-finished")
 def test_a_killed_quarantine_is_finished_by_the_next_run(estate: Estate, login: Login, tmp_path: Path) -> None:
     ready = make(estate, tmp_path)
     content = contents(tmp_path)
@@ -169,6 +170,7 @@ def test_a_killed_quarantine_is_finished_by_the_next_run(estate: Estate, login: 
     assert step > 35
 
 
+@pytest.mark.promise("killed-cleanup-finished")
 def test_a_killed_return_is_finished_by_the_next_run(estate: Estate, login: Login, tmp_path: Path) -> None:
     ready = make(estate, tmp_path)
     content = contents(tmp_path)
@@ -186,6 +188,7 @@ def test_a_killed_return_is_finished_by_the_next_run(estate: Estate, login: Logi
     assert step > 20
 
 
+@pytest.mark.promise("killed-cleanup-finished")
 @pytest.mark.parametrize("step", range(1, 18))
 def test_a_killed_deletion_is_finished_by_the_next_run(estate: Estate, login: Login, tmp_path: Path, step: int) -> None:
     content = estate.source.read_bytes()

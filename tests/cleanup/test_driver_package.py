@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import driver_package
+from ansible.module_utils.migration.cleanup.cleanup import driver_package
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.estate import Group, parse_group
 
@@ -62,6 +62,7 @@ def groups_of(*directories: Path) -> list[Group]:
     ]
 
 
+@pytest.mark.promise("driver-removed-last")
 @needs_npm
 @pytest.mark.parametrize("indent", [2, 4])
 def test_npm_removes_it_without_a_registry_and_keeps_the_form(tmp_path: Path, indent: int) -> None:
@@ -210,6 +211,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.promise("driver-removed-last")
 def test_a_process_that_has_loaded_the_driver_keeps_it(tmp_path: Path) -> None:
     text = make_package(tmp_path).read_text()
     native = tmp_path / "node_modules" / "better-sqlite3" / "better_sqlite3.node"

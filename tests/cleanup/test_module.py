@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError
 
@@ -137,6 +137,7 @@ def ledger_rows(connection: Connection) -> dict[str, int]:
     return found
 
 
+@pytest.mark.promise("plan-id-required")
 @pytest.mark.parametrize("check_mode", [False, True])
 def test_a_plan_is_no_change_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], estate: Estate, login: Login, tmp_path: Path, check_mode: bool

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup, soak_check
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup.cleanup import cleanup, soak_check
+from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import move_in, move_out, tombstone
-from ansible.module_utils.migration.quarantine import place as quarantine_place
 from ansible.module_utils.migration.quarantine.entry import COMPANION, Move
+from ansible.module_utils.migration.quarantine.move_in import move_in, move_out, tombstone
+from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
 
 from tests.validation.support import Estate
 
@@ -76,6 +76,7 @@ def replace_by_symlink(path: Path) -> None:
     path.symlink_to("/etc/passwd")
 
 
+@pytest.mark.promise("only-planned-files-move")
 @pytest.mark.parametrize("attack", [replace_file, replace_by_directory, replace_by_symlink])
 def test_what_is_exchanged_in_the_moment_of_the_move_goes_back(
     data: Path, monkeypatch: pytest.MonkeyPatch, attack: Callable[[Path], None]
@@ -215,7 +216,9 @@ def test_a_file_that_was_moved_by_a_killed_run_is_looked_at_by_the_next(
     try:
         # It was opened after the plan was made and confirmed: nobody has seen it yet.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ansible.module_utils.migration.cleanup.inspect.open_files.find_holders", lambda _: [])
+            patch.setattr(
+                "ansible.module_utils.migration.cleanup.cleanup.inspect.open_files.find_holders", lambda _: []
+            )
             assert killed_at(ready, login, plan_id, 1, carry_out, "require_moved")
         assert source.is_dir()
         with pytest.raises(MigrationError, match="it is open in process"):
@@ -322,6 +325,7 @@ def test_a_file_that_was_written_to_in_quarantine_is_not_deleted(
         hidden.write_bytes(content)
 
 
+@pytest.mark.promise("archive-compared")
 def test_an_archive_that_changes_in_the_moment_of_the_deletion_keeps_the_file(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

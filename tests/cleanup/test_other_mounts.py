@@ -14,9 +14,9 @@ import pytest
 from ansible.module_utils.migration.core.connection import Login
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import move_in
-from ansible.module_utils.migration.quarantine import place as quarantine_place
 from ansible.module_utils.migration.quarantine.entry import FILE, Move
+from ansible.module_utils.migration.quarantine.move_in import move_in
+from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
 
 from tests.validation.support import Estate, make_estate
 
@@ -61,6 +61,7 @@ def make_ready_on(connection: Connection, directory: Path, base: Path, *legacy: 
     return cleaned
 
 
+@pytest.mark.promise("never-copied-across-mounts")
 def test_the_quarantine_comes_to_the_file_which_is_never_copied(
     connection: Connection, tmp_path: Path, disk: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_mount_that_is_read_only_is_refused_in_the_plan(connection: Connection
     assert any("mounted read-only" in reason for reason in entry["unmet"])
 
 
+@pytest.mark.promise("never-copied-across-mounts")
 def test_nothing_is_ever_moved_or_copied_across_mounts(tmp_path: Path, disk: Path) -> None:
     (disk / "old.db").write_bytes(b"the planned file")
     status = (disk / "old.db").stat()
@@ -182,6 +184,7 @@ def test_a_file_system_that_cannot_exchange_names_is_found_before_anything_is_do
     assert not (tmp_path / "quarantine").exists()
 
 
+@pytest.mark.promise("never-copied-across-mounts")
 def test_a_disk_that_is_not_mounted_loses_no_file(connection: Connection, login: Login, tmp_path: Path) -> None:
     """A crash, and a boot without the disk: what the ledger says must stay true until it is mounted again."""
     real, point = tmp_path / "real", tmp_path / "bound"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import entry as cleanup_entry
-from ansible.module_utils.migration.cleanup import inspect
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup.cleanup import entry as cleanup_entry
+from ansible.module_utils.migration.cleanup.cleanup import inspect
+from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 
 from tests.validation.support import Estate, make_estate
@@ -83,6 +83,7 @@ def make_unchecked_wal(path: Path) -> None:
     origin.unlink()
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_a_live_source_waits_for_its_soak_time(estate: Estate) -> None:
     result = plan(estate)
     (entry,) = result["entries"]
@@ -106,6 +107,7 @@ def test_after_the_soak_time_only_the_backup_is_missing(estate: Estate) -> None:
     assert entry["ready"]
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_a_backup_that_is_older_than_the_cutover_or_not_verified_does_not_count(estate: Estate) -> None:
     Cleaned(estate, estate.group).soak()
     estate.on_target("INSERT INTO migration.backup VALUES ('old', now() - interval '1 day', now(), 'sha', '{}')")
@@ -114,12 +116,14 @@ def test_a_backup_that_is_older_than_the_cutover_or_not_verified_does_not_count(
     assert entry["unmet"] == ["there is no verified backup of PostgreSQL that is newer than the cutover"]
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_services_that_are_not_well_keep_the_file(estate: Estate) -> None:
     settings = replace(settings_of(estate), check_services=lambda _connection, group: [f"{group.name} is ill"])
     (entry,) = cleanup_plan.make_plan(estate.connection, [estate.group], [], settings)["entries"]
     assert "zoo is ill" in entry["unmet"]
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_every_unmet_condition_is_named_at_once(estate: Estate, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.db"
     elsewhere.write_bytes(b"")
@@ -148,6 +152,7 @@ def test_a_group_that_is_not_live_keeps_its_source(connection: Connection, tmp_p
     assert any("'rehearsed', not 'live'" in reason for reason in entry["unmet"])
 
 
+@pytest.mark.promise("every-condition-needed")
 def test_a_source_in_use_is_named_with_the_process(estate: Estate) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(estate.source)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -172,6 +177,7 @@ def test_a_process_that_cannot_be_looked_into_is_no_proof(estate: Estate, monkey
     assert entry["total_rows"] == 4
 
 
+@pytest.mark.promise("legacy-file-counted")
 def test_rows_in_the_wal_alone_are_counted_and_nothing_changes(estate: Estate, tmp_path: Path) -> None:
     directory = tmp_path / "legacy"
     directory.mkdir()
@@ -227,6 +233,7 @@ def test_a_legacy_path_that_leads_to_a_source_is_kept(estate: Estate, tmp_path: 
     assert "source of cutover group zoo" in entry["unmet"][0]
 
 
+@pytest.mark.promise("plan-id-required")
 def test_the_plan_id_stands_for_what_would_be_done(estate: Estate, tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     path.write_bytes(b"")
@@ -237,6 +244,7 @@ def test_the_plan_id_stands_for_what_would_be_done(estate: Estate, tmp_path: Pat
     assert plan(estate, path)["plan_id"] != first
 
 
+@pytest.mark.promise("plan-id-required")
 def test_nothing_is_changed_or_left_behind(estate: Estate, tmp_path: Path) -> None:
     before = contents(tmp_path)
     plan(estate)

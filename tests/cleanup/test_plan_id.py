@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.cleanup import run as cleanup_estate
-from ansible.module_utils.migration.cleanup import soak_check
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.cleanup.cleanup import soak_check
+from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError
@@ -109,6 +109,7 @@ def with_package(estate: Estate, directory: Path) -> Cleaned:
     return ready
 
 
+@pytest.mark.promise("driver-removed-last")
 @needs_npm
 @pytest.mark.skipif(os.geteuid() != 0, reason="the service's user is root here")
 def test_the_driver_goes_with_the_last_file(estate: Estate, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.cleanup import soak
+from ansible.module_utils.migration.cleanup.cleanup import soak
 from ansible.module_utils.migration.cleanup.soak import Check, credit, measure
 from ansible.module_utils.migration.core.clock import Clock, read_clock
 
@@ -68,10 +68,12 @@ def test_without_a_clock_of_the_cutover_the_first_check_begins_it() -> None:
     assert days_of(passed(1, 2, 3), at(3.5), start=None) == pytest.approx(2.5)
 
 
+@pytest.mark.promise("soak-not-shortened")
 def test_waiting_without_checks_is_no_soak() -> None:
     assert days_of([], at(30)) == pytest.approx(soak.MOST_INTERVALS)
 
 
+@pytest.mark.promise("soak-not-shortened")
 def test_a_failed_check_begins_it_anew_with_the_next_passed_one() -> None:
     checks = passed(1, 2, 3, 4, 5, 6)
     checks[3] = replace(checks[3], passed=False, failures=("the file is open",))
@@ -113,6 +115,7 @@ def test_the_order_is_that_of_the_numbers() -> None:
     assert days_of(list(reversed(checks)), at(5)) == pytest.approx(5)
 
 
+@pytest.mark.promise("soak-not-shortened")
 def test_no_jumps_ever_make_it_longer_than_the_truth() -> None:
     for seed in range(300):
         randomness = random.Random(seed)  # noqa: S311 (no secret)

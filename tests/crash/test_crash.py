@@ -209,6 +209,7 @@ def test_a_run_is_killed(crash: Crash) -> None:
     run_and_kill(crash)
 
 
+@pytest.mark.promise("crash-is-finished")
 def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
     """After all those crashes one more run ends well; every service is online and on PostgreSQL."""
     assert request.session.testsfailed == 0, "a run was not killed where it should have been"
@@ -217,6 +218,7 @@ def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
     assert [answer["store"] for answer in health_answers()] == ["postgresql"] * len(SERVICES)
 
 
+@pytest.mark.promise("second-run-changes-nothing")
 def test_nothing_is_left_to_do() -> None:
     """The run after that changes nothing."""
     assert run_playbooks(*(["site.yml"] if WHOLE_SITE else PHASES[:4])).changed_tasks == ()

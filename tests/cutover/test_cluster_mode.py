@@ -83,6 +83,7 @@ def cluster(rehearsed_host: None) -> Iterator[None]:
         assert is_as_before(group_of("registry"))
 
 
+@pytest.mark.promise("service-environment-clean", "every-process-moves")
 def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     start_with(2, OTHER_SERVICE)
     groups = [GROUP, group_of("registry")]
@@ -107,6 +108,7 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     assert {name: processes(name) for name in SCRIPTS} == after
 
 
+@pytest.mark.promise("every-process-moves")
 def test_more_processes_than_connections_are_refused() -> None:
     start_with(6)
     before = processes()
@@ -124,6 +126,7 @@ def test_pools_that_do_not_fit_the_server_together_are_refused() -> None:
     assert processes() == before
 
 
+@pytest.mark.promise("started-at-boot")
 def test_services_that_nobody_starts_at_boot_are_told() -> None:
     on_host("systemctl", "disable", "pm2-swarm")
     try:

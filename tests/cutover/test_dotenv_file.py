@@ -50,11 +50,13 @@ TEXTS = st.builds(
 )
 
 
+@pytest.mark.promise("env-other-lines-kept")
 @given(TEXTS)
 def test_taking_our_lines_out_gives_back_every_byte(text: str) -> None:
     assert remove_keys(set_keys(text, VALUES)) == text
 
 
+@pytest.mark.promise("env-other-lines-kept")
 @given(TEXTS)
 def test_ours_are_set_and_nothing_else_changes(text: str) -> None:
     before, after = read_values(text), read_values(set_keys(text, VALUES))
@@ -84,6 +86,7 @@ def test_any_password_comes_back_from_both_notations(text: str, password: str) -
     )
 
 
+@pytest.mark.promise("no-password-in-output")
 @given(TEXTS)
 def test_a_diff_shows_no_value(text: str) -> None:
     shown = masked(text + "\nAPI=hush-hush\n# OLD=hush-hush\nPGPASSWORD='hush-hush'\nDATABASE_URL=hush-hush\n")
@@ -97,6 +100,7 @@ def test_a_changed_password_replaces_the_old_one() -> None:
     assert remove_keys(new) == SAMPLE
 
 
+@pytest.mark.promise("env-other-lines-kept")
 def test_a_line_of_the_operators_that_sets_one_of_our_keys_is_set_aside_and_comes_back() -> None:
     text = 'DATABASE_URL=sqlite:data.db\nPORT=1\nPGPASSWORD="of\ntwo lines"\n'
     changed = set_keys(text, VALUES)
@@ -148,6 +152,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         dotenv_file.read(str(path), getpass.getuser())
 
 
+@pytest.mark.promise("env-private")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
 def test_a_file_of_another_user_is_refused_also_behind_a_symlink(tmp_path: Path) -> None:
     (tmp_path / ".env").symlink_to("/etc/passwd")
@@ -155,6 +160,7 @@ def test_a_file_of_another_user_is_refused_also_behind_a_symlink(tmp_path: Path)
         dotenv_file.read(str(tmp_path / ".env"), "nobody")
 
 
+@pytest.mark.promise("env-private")
 def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
     real, link = tmp_path / "real.env", tmp_path / ".env"
     real.write_text(SAMPLE)

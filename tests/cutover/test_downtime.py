@@ -57,6 +57,7 @@ def answering(port: int, status: int = 200, seconds: float = 0.0) -> Iterator[li
         thread.join()
 
 
+@pytest.mark.promise("downtime-measured")
 def test_the_time_between_two_answers_is_measured() -> None:
     ports = free_port(), free_port()
     client = DowntimeClient([service("one", ports[0]), service("two", ports[1])])
@@ -80,6 +81,7 @@ def test_the_time_between_two_answers_is_measured() -> None:
     assert 0 < one["requests_failed"] < one["requests"]
 
 
+@pytest.mark.promise("downtime-measured")
 def test_an_answer_of_the_old_process_is_no_answer_of_the_new_one() -> None:
     port = free_port()
     client = DowntimeClient([service("one", port)])
@@ -95,6 +97,7 @@ def test_an_answer_of_the_old_process_is_no_answer_of_the_new_one() -> None:
     assert client.of("one")["start_seconds"] is not None
 
 
+@pytest.mark.promise("downtime-measured")
 def test_what_was_never_seen_is_not_guessed() -> None:
     port = free_port()
     client = DowntimeClient([service("one", port)])

@@ -231,6 +231,7 @@ def require_row(identifier: str) -> None:
     assert (answer["id"], answer["status"], len(answer["events"])) == (identifier, "success", 4)
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 @pytest.mark.parametrize(
     ("fault", "settings", "said"),
     [
@@ -297,6 +298,7 @@ def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
     require_row(row)
 
 
+@pytest.mark.promise("acknowledged-write-kept")
 def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> None:
     row = write_row()
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
@@ -351,6 +353,7 @@ def killed(fault: Fault, reached: Callable[[], bool], **settings: Any) -> Iterat
 
 
 @pytest.mark.long_search
+@pytest.mark.promise("killed-cutover-healed")
 @pytest.mark.parametrize(
     ("fault", "reached"),
     [
@@ -379,6 +382,7 @@ def test_a_kill_before_the_group_is_live_is_undone_by_a_rollback(
     require_row(row)
 
 
+@pytest.mark.promise("killed-cutover-healed")
 @pytest.mark.parametrize(
     ("fault", "reached"),
     [

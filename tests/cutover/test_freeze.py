@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import cutover
+from ansible.module_utils.migration.cutover.cutover import cutover
 from ansible.module_utils.migration.host import write_protection
 
 
@@ -34,6 +34,7 @@ def rows_of(path: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM t").fetchone()[0])
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
     described = write_protection.describe(database)
     kind = write_protection.raise_fence(database)
@@ -55,6 +56,7 @@ def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
         pass
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a file system without attributes answers.
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
@@ -66,6 +68,7 @@ def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkey
     assert stat.S_IMODE(database.stat().st_mode) == 0o640
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_rows_of_the_log_are_brought_into_the_file(database: Path, tmp_path: Path) -> None:
     # A process that was killed leaves its rows in the log.
     code = (

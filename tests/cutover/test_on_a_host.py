@@ -84,6 +84,7 @@ def test_our_reading_of_env_files_is_that_of_dotenv() -> None:
         assert dotenv_file.read_values(text) == read, text
 
 
+@pytest.mark.promise("checked-before-stop")
 def test_wrong_input_is_refused_all_at_once_before_anything_stops() -> None:
     before = pids()
     group = group_of("platform")
@@ -101,6 +102,7 @@ def test_wrong_input_is_refused_all_at_once_before_anything_stops() -> None:
     assert state_of("platform") == "rehearsed"
 
 
+@pytest.mark.promise("checked-before-stop")
 def test_a_wrong_password_is_refused_before_anything_stops() -> None:
     before = pids()
     wrong = {service["database_role"]: "not-the-password" for service in SERVICES.values()}
@@ -110,6 +112,7 @@ def test_a_wrong_password_is_refused_before_anything_stops() -> None:
     assert pids() == before
 
 
+@pytest.mark.promise("foreign-process-refused")
 def test_a_stranger_who_has_the_file_open_is_named() -> None:
     alias = group_of("platform")["source"]["aliases"][0]
     code = "import sys, time; f = open(sys.argv[1]); print(1, flush=True); time.sleep(60)"
@@ -131,6 +134,7 @@ def test_a_stranger_who_has_the_file_open_is_named() -> None:
         stranger.communicate()
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_a_dry_run_changes_nothing_and_shows_no_secret() -> None:
     before = pids(), [env_of(name) for name in SERVICES]
     output = play(CUTOVER, "--check", "--diff")
@@ -144,6 +148,7 @@ def test_a_dry_run_changes_nothing_and_shows_no_secret() -> None:
 # ---------------------------------------------------------------- what fails is undone
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 def test_a_service_that_does_not_get_well_puts_the_group_back() -> None:
     group = group_of("platform")
     sql("REVOKE SELECT ON auth.users FROM swarm_platform")
@@ -157,6 +162,7 @@ def test_a_service_that_does_not_get_well_puts_the_group_back() -> None:
     assert is_as_before(group)
 
 
+@pytest.mark.promise("service-proven-on-postgresql")
 def test_a_service_that_cannot_use_postgresql_puts_the_group_back() -> None:
     group = group_of("registry")
     ecosystem = f"{group['services'][0]['directory']}/ecosystem.config.js"
@@ -292,6 +298,7 @@ def test_a_run_that_was_killed_before_it_started_the_services_is_finished() -> N
 # ---------------------------------------------------------------- the whole estate
 
 
+@pytest.mark.promise("service-proven-on-postgresql")
 def test_every_group_moves_and_is_proven() -> None:
     output = play(CUTOVER)
     assert changed(output) == 1
@@ -330,6 +337,7 @@ def test_every_group_moves_and_is_proven() -> None:
     assert on_host("stat", "-c", "%a %U", "/home/swarm/.pm2/dump.pm2").strip() == "600 swarm"
 
 
+@pytest.mark.promise("no-password-in-output")
 def test_a_second_run_changes_nothing_and_no_run_prints_a_password() -> None:
     before = pids()
     output = play(CUTOVER, "-vvvv", "--diff")
@@ -342,6 +350,7 @@ def test_a_second_run_changes_nothing_and_no_run_prints_a_password() -> None:
         assert values["DATABASE_URL"] not in output
 
 
+@pytest.mark.promise("moved-group-kept-so")
 def test_only_the_service_with_wrong_settings_is_started_again() -> None:
     before = pids()
     on_host("sed", "-i", "s/^PGPORT=.*/PGPORT=1/", "/opt/swarm-tickets/.env")
@@ -445,6 +454,7 @@ def test_a_row_that_the_server_still_works_on_is_not_left_behind() -> None:
     sql("DELETE FROM registry.agents WHERE name = 'in flight'")
 
 
+@pytest.mark.promise("rollback-keeps-untouched-file")
 def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> None:
     group = group_of("registry")
     frozen = on_host("sha256sum", group["source"]["path"]).split()[0]
@@ -460,6 +470,7 @@ def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> No
 
 
 @pytest.mark.long_search
+@pytest.mark.promise("rollback-violations-at-once")
 def test_a_file_that_is_not_the_frozen_one_is_no_way_back() -> None:
     path = group_of("deploy")["source"]["path"]
     on_host("chattr", "-i", path)
@@ -477,6 +488,7 @@ def test_an_unknown_name_is_refused() -> None:
     assert "the estate's cutover groups are registry, deploy, platform" in re.sub(r"\s+", " ", output)
 
 
+@pytest.mark.promise("password-nowhere-else")
 def test_no_password_was_left_anywhere() -> None:
     hidden = {dotenv_file.read_values(env_of(name)).get("PGPASSWORD", "") for name in SERVICES} - {""}
     assert len(hidden) == 3

@@ -52,6 +52,7 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.promise("foreign-process-refused")
 def test_a_process_is_found_under_every_name_of_the_file(database: Path) -> None:
     link = database.with_name("alias.db")
     link.symlink_to(database)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.cutover import rehearsal
+from ansible.module_utils.migration.cutover.cutover import rehearsal
 from ansible.module_utils.migration.engine.proof.target_state import LaterFingerprint, fingerprint, since
 from ansible.module_utils.migration.engine.transfer import migrate
 
@@ -33,6 +33,7 @@ def rehearse(estate: Estate, way_back: bool = True) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.promise("rehearsal-includes-rollback", "rehearsal-expects-downtime")
 def test_a_rehearsal_goes_the_whole_way_and_back_once(estate: Estate) -> None:
     first = rehearse(estate)
     found = first["rehearsal"]
@@ -60,6 +61,7 @@ def test_the_way_back_may_be_left_out_and_rehearsed_later(estate: Estate) -> Non
     assert rehearse(estate)["rehearsal"]["way_back"]["rows"] == 4
 
 
+@pytest.mark.promise("rehearsal-includes-rollback")
 def test_a_way_back_that_gives_back_something_else_is_an_error(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearse_way_back = rehearsal.rehearse_way_back
 
@@ -73,6 +75,7 @@ def test_a_way_back_that_gives_back_something_else_is_an_error(estate: Estate, m
         rehearse(estate)
 
 
+@pytest.mark.promise("rehearsal-expects-downtime")
 def test_the_services_part_of_the_window_comes_from_an_earlier_cutover(estate: Estate) -> None:
     with estate.connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
@@ -84,6 +87,7 @@ def test_the_services_part_of_the_window_comes_from_an_earlier_cutover(estate: E
     assert (found["services_seconds"], found["services_seconds_from"]) == (4.0, rehearsal.FROM_CUTOVER)
 
 
+@pytest.mark.promise("foreign-process-refused")
 def test_a_process_that_would_stop_the_cutover_is_named_in_time(estate: Estate) -> None:
     code = "import sys; f = open(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
     process = subprocess.Popen(

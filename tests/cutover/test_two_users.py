@@ -87,6 +87,7 @@ def two_users(rehearsed_host: None) -> Iterator[None]:
         play(REHEARSAL)
 
 
+@pytest.mark.promise("every-process-moves")
 def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
     before = sql("SELECT count(*) FROM migration.run")
     other_pm2("kill")
@@ -99,6 +100,7 @@ def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
     assert state_of("platform") == "rehearsed"
 
 
+@pytest.mark.promise("every-process-moves")
 def test_both_move_and_go_back_with_what_they_wrote() -> None:
     output = play(CUTOVER, *variables(groups=[GROUP]))
     assert stores() == {"postgresql"}

@@ -131,6 +131,7 @@ def test_a_host_that_starts_live_is_as_one_that_was_built_step_by_step() -> None
 # ---------------------------------------------------------------- every row
 
 
+@pytest.mark.promise("rollback-keeps-every-row")
 def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -> None:
     text_ids = in_file(REGISTRY, "SELECT id FROM agents WHERE id NOT LIKE '%-%-%-%-%' ORDER BY id")
     assert text_ids
@@ -172,6 +173,7 @@ def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -
     assert changed(play(ROLLBACK, "--check", *variables(rollback_groups=["registry", "platform"]))) == 0
 
 
+@pytest.mark.promise("there-and-back-again")
 def test_it_can_be_moved_again_with_the_same_ids_and_what_was_written_meanwhile() -> None:
     uuids = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
     meanwhile = new_agent("on sqlite again")
@@ -208,6 +210,7 @@ def refused_write(role: str, statement: str) -> str:
 # ---------------------------------------------------------------- what is refused before anything stops
 
 
+@pytest.mark.promise("rollback-loses-by-exact-number")
 def test_what_the_file_cannot_say_is_refused_and_lost_only_by_its_exact_number() -> None:
     kept = new_agent("kept in the dump alone")
     sql("ALTER TABLE registry.agents ADD COLUMN badge text; UPDATE registry.agents SET badge = 'x' WHERE name = 'echo'")
@@ -278,6 +281,7 @@ def failing_dump() -> Iterator[None]:
 
 
 @pytest.mark.long_search
+@pytest.mark.promise("failed-rollback-stays-on-postgresql")
 def test_a_dump_that_fails_leaves_the_group_on_postgresql() -> None:
     new_agent("failing dump")
     with failing_dump():

@@ -27,10 +27,10 @@ from ansible.module_utils.migration.core.connection import Login, ServerUnreacha
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.migration.core.estate import Group, Service
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import cutover, reconcile
+from ansible.module_utils.migration.cutover.cutover import cutover, reconcile
 from ansible.module_utils.migration.host import dotenv_file, write_protection
 from ansible.module_utils.migration.host.service_health import ServicesLogin
-from ansible.module_utils.migration.rollback import rollback
+from ansible.module_utils.migration.rollback.rollback import rollback
 from ansible.module_utils.migration.window import back_on_sqlite
 from ansible.module_utils.migration.window import checks as cutover_checks
 from ansible.module_utils.migration.window.checks import Checked, EnvFile, Settings
@@ -141,6 +141,7 @@ def assert_live(estate: Estate, *more: str) -> None:
     assert estate.notes() == estate.moved() == sorted(["a", "since", *more])
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> None:
     assert estate.cut_over()["changed"]
     assert_live(estate)
@@ -151,17 +152,17 @@ def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> Non
 
 # Where the run ends: the function, whether it has done its work by then, and the step that says so.
 STEPS = [
-    ("cutover_window.stop", False, "stop"),
-    ("cutover_window.stop", True, "stop"),
-    ("cutover_window.wait_until_closed", True, "freeze"),
-    ("cutover_window.checkpoint", False, "freeze"),
-    ("cutover_window.checkpoint", True, "freeze"),
-    ("cutover_window.fence.raise_fence", False, "freeze"),
-    ("cutover_window.fence.raise_fence", True, "freeze"),
-    ("cutover_window.sha256_of", False, "hash"),
-    ("cutover_window.engine.migrate", True, "final sync"),
-    ("cutover_window.require_unchanged", False, "go live"),
-    ("cutover_window.soak.stamp", True, "go live"),
+    ("cutover.window.stop", False, "stop"),
+    ("cutover.window.stop", True, "stop"),
+    ("cutover.window.wait_until_closed", True, "freeze"),
+    ("cutover.window.checkpoint", False, "freeze"),
+    ("cutover.window.checkpoint", True, "freeze"),
+    ("cutover.window.write_protection.raise_fence", False, "freeze"),
+    ("cutover.window.write_protection.raise_fence", True, "freeze"),
+    ("cutover.window.sha256_of", False, "hash"),
+    ("cutover.window.migrate.migrate", True, "final sync"),
+    ("cutover.window.require_unchanged", False, "go live"),
+    ("cutover.window.stamp", True, "go live"),
 ]
 PACKAGE = "ansible.module_utils.migration"
 
@@ -169,9 +170,8 @@ PACKAGE = "ansible.module_utils.migration"
 @contextmanager
 def hooked(function: str, after: bool, act: Callable[[], None]) -> Iterator[None]:
     """Let something happen once, before or after a function does its work."""
-    module_name, _, rest = function.partition(".")
-    owner = sys.modules[f"{PACKAGE}.{module_name}"]
-    *path, name = rest.split(".")
+    package, module, *path, name = function.split(".")
+    owner = sys.modules[f"{PACKAGE}.{package}.{module}"]
     for part in path:
         owner = getattr(owner, part)
     original = getattr(owner, name)
@@ -201,6 +201,7 @@ def ask_to_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 @pytest.mark.parametrize(("function", "after", "step"), STEPS)
 def test_an_error_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
     with hooked(function, after, no_space), pytest.raises(MigrationError) as failed:
@@ -212,6 +213,7 @@ def test_an_error_at_any_step_is_undone(estate: Estate, function: str, after: bo
     assert_live(estate)
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
 @pytest.mark.parametrize(("function", "after", "step"), STEPS)
 def test_a_request_to_end_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
     with hooked(function, after, ask_to_end), pytest.raises(MigrationError) as failed:
@@ -237,6 +239,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.promise("crash-is-finished", "killed-cutover-healed")
 @pytest.mark.parametrize(("function", "after"), [step[:2] for step in STEPS])
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool) -> None:
     killed(estate, function, after)
@@ -274,6 +277,7 @@ def write_late(estate: Estate) -> None:
     subprocess.run([sys.executable, "-c", WRITE_TO_THE_FILE, str(estate.file)], check=True)
 
 
+@pytest.mark.promise("foreign-process-refused")
 def test_who_has_the_file_open_is_named_before_anything_stops(estate: Estate) -> None:
     with (
         holder(estate.file) as pid,
@@ -283,11 +287,12 @@ def test_who_has_the_file_open_is_named_before_anything_stops(estate: Estate) ->
     assert estate.record.state == "rehearsed"
 
 
+@pytest.mark.promise("foreign-process-refused")
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("cutover_window.stop", "has it open"),
-        ("cutover_window.checkpoint", "has opened it since"),
+        ("cutover.window.stop", "has it open"),
+        ("cutover.window.checkpoint", "has opened it since"),
     ],
 )
 def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str, said: str) -> None:
@@ -307,9 +312,10 @@ def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str
     assert_as_before(estate)
 
 
+@pytest.mark.promise("late-row-never-left-behind")
 def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) -> None:
     with (
-        hooked("cutover_window.checkpoint", True, lambda: write_late(estate)),
+        hooked("cutover.window.checkpoint", True, lambda: write_late(estate)),
         pytest.raises(MigrationError, match="somebody has written rows to it since the file was completed"),
     ):
         estate.cut_over()
@@ -318,6 +324,7 @@ def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) ->
     assert_live(estate, "late")
 
 
+@pytest.mark.promise("late-row-never-left-behind")
 @pytest.mark.parametrize(
     ("in_the_file", "said"),
     [
@@ -338,7 +345,7 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
                 opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     with (
-        hooked("cutover_window.engine.migrate", True, write),
+        hooked("cutover.window.migrate.migrate", True, write),
         pytest.raises(MigrationError, match=said),
     ):
         estate.cut_over()
@@ -347,6 +354,7 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
     assert_live(estate, "late")
 
 
+@pytest.mark.promise("frozen-file-write-protected")
 def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ansible.module_utils.migration.window.services.LOG_SECONDS", 0.1)
     with closing(sqlite3.connect(estate.file, isolation_level=None)) as reader:
@@ -372,19 +380,20 @@ def test_a_final_sync_that_does_not_arrive_as_it_is_moves_nobody(estate: Estate)
 
 
 def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(estate: Estate) -> None:
-    killed(estate, "cutover_window.write_env_files", False)
+    killed(estate, "cutover.window.write_env_files", False)
     assert estate.record.state == "live"
     assert estate.env_file.read_text() == ENV
     assert estate.record.frozen_sha256 == sha256_of(estate.file)
     assert write_protection.is_fenced(estate.file)
 
 
+@pytest.mark.promise("written-group-stays")
 def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None:
     def write_and_fail() -> None:
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
         no_space()
 
-    with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "Its services have already written to PostgreSQL, so it stays there; they were started again" in str(
         failed.value
@@ -400,7 +409,7 @@ def test_a_session_that_may_still_commit_keeps_the_group_on_postgresql(
 ) -> None:
     left = Problem("session 1 of role swarm_registry", "it may commit rows", "Wait")
     monkeypatch.setattr(back_on_sqlite, "sessions_left", lambda *_: [left])
-    with hooked("cutover_window.start", True, no_space), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, no_space), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so it stays there" in str(failed.value)
     assert str(left) in str(failed.value)
@@ -416,6 +425,7 @@ def write_to_the_frozen_file(estate: Estate) -> None:
     write_late(estate)
 
 
+@pytest.mark.promise("moved-group-kept-so")
 def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
     estate.cut_over()
     write_protection.remove_fence(estate.file, {"mode": "0640"})
@@ -423,6 +433,7 @@ def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
     assert_live(estate)
 
 
+@pytest.mark.promise("frozen-file-unchanged")
 def test_a_frozen_file_that_was_written_to_is_told(estate: Estate) -> None:
     estate.cut_over()
     write_to_the_frozen_file(estate)
@@ -441,11 +452,12 @@ def test_a_cutover_that_was_undone_without_the_ledger_is_made_again(
     service = Service("service", "nobody", "/", "swarm_registry", ("app",), "http://127.0.0.1:9/")
     look = reconcile.Keeper._look
     monkeypatch.setattr(reconcile.Keeper, "_look", lambda *_: ([service], []))
-    with hooked("cutover_window.engine.migrate", True, lambda: monkeypatch.setattr(reconcile.Keeper, "_look", look)):
+    with hooked("cutover.window.migrate.migrate", True, lambda: monkeypatch.setattr(reconcile.Keeper, "_look", look)):
         estate.cut_over()
     assert_live(estate, "late")
 
 
+@pytest.mark.promise("frozen-file-unchanged")
 def test_a_group_that_was_written_to_in_both_stores_is_for_a_person(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,12 +497,13 @@ def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
         no_space()
 
     monkeypatch.setattr(back_on_sqlite, "require_healthy", unwell)
-    with hooked("cutover_window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "they were started again, and not all of them are proven well" in str(failed.value)
     assert "service deaf: it does not answer" in str(failed.value)
 
 
+@pytest.mark.promise("written-group-stays")
 def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,7 +518,7 @@ def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
         monkeypatch.setattr(back_on_sqlite, "connect", no_server)
         no_space()
 
-    with hooked("cutover_window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
+    with hooked("cutover.window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so they stay on PostgreSQL" in str(failed.value)
     assert write_protection.is_fenced(estate.file)
@@ -518,7 +531,7 @@ def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     monkeypatch.setattr(back_on_sqlite, "_usable_connection", lambda *_: None)
     with (
-        hooked("cutover_window.engine.migrate", True, no_space),
+        hooked("cutover.window.migrate.migrate", True, no_space),
         pytest.raises(MigrationError, match="so the ledger does not know yet"),
     ):
         estate.cut_over()
@@ -526,6 +539,7 @@ def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
     assert estate.env_file.read_text() == ENV
 
 
+@pytest.mark.promise("checked-before-stop")
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: int) -> None:
     (usable,) = query(
@@ -543,6 +557,7 @@ def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: i
 # ---------------------------------------------------------------- two runs at once
 
 
+@pytest.mark.promise("one-run-at-a-time")
 def test_a_second_run_waits_for_the_lock_in_the_ledger(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutover, "LOCK_SECONDS", 0.2)
     with (
@@ -553,6 +568,7 @@ def test_a_second_run_waits_for_the_lock_in_the_ledger(estate: Estate, monkeypat
     assert_as_before(estate)
 
 
+@pytest.mark.promise("one-run-at-a-time")
 def test_a_second_run_does_not_get_in_when_the_server_ends_the_session_of_the_first(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -573,7 +589,7 @@ def test_a_second_run_does_not_get_in_when_the_server_ends_the_session_of_the_fi
                 refused.append(str(error))
 
     with (
-        hooked("cutover_window.engine.migrate", False, end_the_session_and_run_again),
+        hooked("cutover.window.migrate.migrate", False, end_the_session_and_run_again),
         pytest.raises(MigrationError, match="was undone"),
     ):
         estate.cut_over()

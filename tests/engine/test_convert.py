@@ -30,6 +30,7 @@ def convert(plan: ColumnPlan, value: Any) -> str | None:
     return text
 
 
+@pytest.mark.promise("value-exact-or-violation")
 @pytest.mark.parametrize(
     ("plan", "value", "expected"),
     [
@@ -100,6 +101,7 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
     assert convert(plan, value) == expected
 
 
+@pytest.mark.promise("value-exact-or-violation")
 @pytest.mark.parametrize(
     ("plan", "value", "policy"),
     [
@@ -197,6 +199,7 @@ def test_what_the_type_cannot_hold_is_refused(plan: ColumnPlan, value: Any, poli
     assert refused.value.policy == policy
 
 
+@pytest.mark.promise("same-id-everywhere")
 def test_text_ids_become_the_same_uuid_on_every_host() -> None:
     plan = column("uuid", "uuid", namespace="auth.roles")
     assert convert(plan, "role-admin") == str(uuid.uuid5(id_namespace("auth.roles"), "role-admin"))

@@ -35,6 +35,7 @@ def refusal(connection: Connection, tmp_path: Path, group: Any, first: bool = Tr
 # ---------------------------------------------------------------- the policy
 
 
+@pytest.mark.promise("policy-keeps-original")
 def test_doubled_rows_are_refused_or_rejected_but_for_the_first(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (a text, b text, n integer, UNIQUE (a, b))")
     rows = [("x", "y", 1), ("x", "z", 2), ("x", "y", 3), (None, "y", 4), (None, "y", 5), ("x", "y", 6)]
@@ -152,6 +153,7 @@ def test_what_becomes_the_same_value_is_the_same_key(
     assert not rehearse(connection, group, tmp_path)["changed"]
 
 
+@pytest.mark.promise("secret-column-masked")
 def test_a_secret_key_is_not_shown(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (k text UNIQUE, u uuid)")
     source = make_source(tmp_path / "s.db", "CREATE TABLE t (k, u)", {"t": [("hush", GUID), ("hush", AS_UUID)]})

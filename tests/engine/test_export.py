@@ -109,6 +109,7 @@ def estate(connection: Connection, tmp_path: Path) -> Group:
     return group
 
 
+@pytest.mark.promise("rollback-keeps-untouched-file")
 def test_without_a_change_the_copy_stays_byte_for_byte(connection: Connection, estate: Group) -> None:
     report, copy = bring_back(connection, estate)
     assert not report.changed
@@ -137,6 +138,7 @@ def test_rows_are_compared_one_by_one_only_where_the_sums_differ(
     assert rows_of(copy, "SELECT body FROM notes WHERE id = 2") == [("other",)]
 
 
+@pytest.mark.promise("rollback-keeps-every-row")
 def test_new_changed_and_deleted_rows_come_back(connection: Connection, estate: Group) -> None:
     execute(
         connection,
@@ -303,6 +305,7 @@ def test_local_times_come_back_in_their_zone(connection: Connection, tmp_path: P
 # ---------------------------------------------------------------- what stays
 
 
+@pytest.mark.promise("rollback-keeps-originals")
 def test_repaired_rejected_and_kept_values_stay_as_they_were(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,
@@ -490,6 +493,7 @@ def test_a_file_of_any_kind_comes_back(connection: Connection, tmp_path: Path, j
 # ---------------------------------------------------------------- what cannot be said
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 def test_everything_that_cannot_be_said_is_named_at_once(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,
@@ -580,6 +584,7 @@ def test_orphans_that_were_there_before_are_no_reason(connection: Connection, tm
     assert "c: p would refer to rows of p that do not exist (1 row" in refusal(connection, group)
 
 
+@pytest.mark.promise("secret-column-masked")
 def test_no_secret_is_shown(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (token text PRIMARY KEY, at timestamptz, n numeric)")
     source = make_source(
@@ -648,10 +653,11 @@ def test_a_failure_in_the_middle_leaves_the_copy_as_it_was(
     def fail(*_: Any) -> None:
         raise MigrationError("the power is gone")
 
-    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", fail)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.export.export.move_sequences", fail)
     assert refusal(connection, estate) == "the power is gone"
 
 
+@pytest.mark.promise("rollback-proven")
 def test_a_copy_in_which_sqlite_finds_faults_is_not_taken(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -672,15 +678,20 @@ def test_a_copy_in_which_sqlite_finds_faults_is_not_taken(
         writer.execute("PRAGMA writable_schema = RESET")
         return {}
 
-    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", lose_an_index)
+    monkeypatch.setattr(
+        "ansible.module_utils.migration.engine.transfer.migrate.export.export.move_sequences", lose_an_index
+    )
     assert "SQLite finds faults in the copy; nothing was brought back" in refusal(connection, group)
 
 
+@pytest.mark.promise("rollback-proven")
 def test_a_wrong_value_does_not_pass_the_proof(
     connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, "UPDATE app.notes SET body = 'right' WHERE id = 1")
-    monkeypatch.setattr("ansible.module_utils.migration.engine.export.values.ValueForms.find", lambda *_: "wrong")
+    monkeypatch.setattr(
+        "ansible.module_utils.migration.engine.transfer.migrate.export.values.ValueForms.find", lambda *_: "wrong"
+    )
     found = refusal(connection, estate)
     assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
 

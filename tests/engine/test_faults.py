@@ -76,6 +76,7 @@ def meanwhile(login: Login, statement: str) -> threading.Thread:
     return thread
 
 
+@pytest.mark.promise("load-all-or-nothing")
 @pytest.mark.usefixtures("slow_blocks")
 @pytest.mark.parametrize(
     ("statement", "message"),
@@ -98,6 +99,7 @@ def test_a_session_that_is_ended_while_copying_leaves_nothing(
         assert rehearse(again, group, tmp_path)["report"]["tables"][0]["equal"]
 
 
+@pytest.mark.promise("crash-is-finished", "load-all-or-nothing")
 @pytest.mark.usefixtures("slow_blocks")
 def test_a_server_that_crashes_while_copying_has_nothing_when_it_is_back(
     connection: Connection, login: Login, group: Any, tmp_path: Path, server: Any
@@ -132,6 +134,7 @@ def test_a_lock_of_somebody_else_is_named(
     assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
 
 
+@pytest.mark.promise("one-run-at-a-time")
 @pytest.mark.usefixtures("slow_blocks")
 def test_a_second_run_waits_or_names_the_first(
     connection: Connection, login: Login, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,6 +174,7 @@ def small_tablespace(connection: Connection, server: Any, tmp_path: Path) -> Ite
         subprocess.run(["umount", str(directory)], check=True)
 
 
+@pytest.mark.promise("full-disk-named")
 @pytest.mark.usefixtures("small_tablespace")
 def test_a_full_disk_of_the_server_is_named(connection: Connection, group: Any, tmp_path: Path, server: Any) -> None:
     execute(connection, "ALTER TABLE app.t SET TABLESPACE small")
@@ -184,10 +188,11 @@ def test_a_full_disk_of_the_server_is_named(connection: Connection, group: Any, 
 def test_a_lost_process_for_the_sums_only_costs_time(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_ROWS", 0)
     monkeypatch.setattr(
-        "ansible.module_utils.migration.engine.proof.parallel_checksums._sum_all", lambda *_: os._exit(9)
+        "ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums._sum_all",
+        lambda *_: os._exit(9),
     )
     report = rehearse(connection, group, tmp_path)["report"]
     assert report["way"] == migrate.PLAIN_ROWS

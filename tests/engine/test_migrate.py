@@ -49,6 +49,7 @@ def family_group(source: Path, **columns: Any) -> Any:
     return make_group(source, {"source": "parents"}, {"source": "children", "columns": columns})
 
 
+@pytest.mark.promise("nothing-lost", "second-run-changes-nothing")
 def test_every_row_arrives_and_a_second_run_changes_nothing(
     connection: Connection, family: Path, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_every_row_arrives_and_a_second_run_changes_nothing(
     assert query(connection, "SELECT count(*) FROM migration.run") == [(1,)]
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_check_mode_writes_nothing_and_predicts_the_run(connection: Connection, family: Path, tmp_path: Path) -> None:
     group = family_group(family)
     assert rehearse(connection, group, tmp_path, check_mode=True)["changed"]
@@ -97,6 +99,7 @@ def test_a_change_in_the_source_is_followed(connection: Connection, family: Path
     assert query(connection, "SELECT count(*) FROM app.parents") == [(1,)]
 
 
+@pytest.mark.promise("source-only-read", "rows-in-the-log-arrive")
 def test_rows_that_live_only_in_the_wal_arrive(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE parents (id uuid PRIMARY KEY, name text)")
     path = tmp_path / "live.db"
@@ -112,6 +115,7 @@ def test_rows_that_live_only_in_the_wal_arrive(connection: Connection, tmp_path:
     writer.close()
 
 
+@pytest.mark.promise("violations-at-once")
 def test_every_offender_is_listed_and_nothing_is_written(connection: Connection, family: Path, tmp_path: Path) -> None:
     with sqlite3.connect(family) as source:
         source.execute("INSERT INTO children VALUES ('child-3', 'nobody', 'many')")
@@ -129,6 +133,7 @@ def test_every_offender_is_listed_and_nothing_is_written(connection: Connection,
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.promise("policy-keeps-original")
 def test_policies_answer_and_keep_the_originals(connection: Connection, family: Path, tmp_path: Path) -> None:
     with sqlite3.connect(family) as source:
         source.execute("INSERT INTO children VALUES ('child-3', 'nobody', 3)")
@@ -192,6 +197,7 @@ def test_tables_that_refer_to_each_other_in_a_cycle(connection: Connection, tmp_
     }
 
 
+@pytest.mark.promise("sequence-goes-on")
 def test_a_deleted_maximum_is_never_given_out_again(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE events (id serial PRIMARY KEY, name text)")
     source = make_source(
@@ -206,6 +212,7 @@ def test_a_deleted_maximum_is_never_given_out_again(connection: Connection, tmp_
     assert query(connection, "SELECT id FROM app.events WHERE name = 'new'") == [(58,)]
 
 
+@pytest.mark.promise("foreign-rows-never-replaced")
 def test_rows_of_others_are_never_replaced(connection: Connection, family: Path, tmp_path: Path) -> None:
     execute(connection, "INSERT INTO app.parents VALUES ('6f1c2a34-0000-4000-8000-0000000000ff', 'foreign')")
     with pytest.raises(MigrationError, match=r"app\.parents: it holds 1 rows, and no run has loaded it yet"):
@@ -218,6 +225,7 @@ def test_rows_of_others_are_never_replaced(connection: Connection, family: Path,
     assert query(connection, "SELECT count(*) FROM app.parents") == [(3,)]
 
 
+@pytest.mark.promise("services-rows-never-overwritten")
 def test_a_group_on_postgresql_is_never_loaded(connection: Connection, family: Path, tmp_path: Path) -> None:
     group = family_group(family)
     rehearse(connection, group, tmp_path)
@@ -230,6 +238,7 @@ def test_a_group_on_postgresql_is_never_loaded(connection: Connection, family: P
     assert query(connection, "SELECT count(*) FROM app.children") == [(0,)]
 
 
+@pytest.mark.promise("unmapped-data-refused")
 def test_a_column_without_a_target_needs_a_policy_and_is_kept(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE parents (id uuid PRIMARY KEY)")
     source = make_source(tmp_path / "s.db", PARENTS, {"parents": [("mother", "Anna"), ("father", None)]})
@@ -243,6 +252,7 @@ def test_a_column_without_a_target_needs_a_policy_and_is_kept(connection: Connec
     ]
 
 
+@pytest.mark.promise("unmapped-data-refused")
 def test_a_source_table_that_nobody_maps_is_refused_if_it_holds_rows(
     connection: Connection, family: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +262,7 @@ def test_a_source_table_that_nobody_maps_is_refused_if_it_holds_rows(
     assert rehearse(connection, group, tmp_path)["report"]["ignored_tables"] == ["children"]
 
 
+@pytest.mark.promise("violations-at-once")
 def test_unknown_tables_and_columns_in_the_mapping_are_all_named(
     connection: Connection, family: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +281,7 @@ def test_unknown_tables_and_columns_in_the_mapping_are_all_named(
     assert query(connection, "SELECT count(*) FROM app.parents") == [(0,)]
 
 
+@pytest.mark.promise("policy-keeps-original")
 def test_duplicate_keys_are_named(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE people (id integer PRIMARY KEY, email text UNIQUE)")
     source = make_source(
@@ -285,6 +297,7 @@ def test_duplicate_keys_are_named(connection: Connection, tmp_path: Path) -> Non
     assert "holds NULL, and the target column is NOT NULL" in text
 
 
+@pytest.mark.promise("secret-column-masked")
 def test_no_secret_is_ever_shown(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE users (id integer PRIMARY KEY, hash varchar(8) CHECK (hash <> 'topsecre'))")
     source = make_source(
@@ -319,6 +332,7 @@ def test_epoch_units_are_decided_from_the_whole_column(connection: Connection, t
         rehearse(connection, group, tmp_path)
 
 
+@pytest.mark.promise("corrupt-source-refused")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -336,6 +350,7 @@ def test_a_source_that_is_none_is_refused(connection: Connection, tmp_path: Path
         rehearse(connection, family_group(tmp_path / "source.db"), tmp_path)
 
 
+@pytest.mark.promise("corrupt-source-refused")
 def test_a_corrupt_page_is_refused(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, TARGET)
     path = make_source(
@@ -356,6 +371,7 @@ def test_a_killed_run_leaves_nothing_behind(connection: Connection, family: Path
     assert [name[:5] for name in os.listdir(tmp_path / "work")] == ["kept-"]
 
 
+@pytest.mark.promise("snapshot-private")
 def test_private_files_are_private(connection: Connection, family: Path, tmp_path: Path) -> None:
     from ansible.module_utils.migration.sqlite.snapshot import snapshot
 
@@ -378,6 +394,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(work)], check=True)
 
 
+@pytest.mark.promise("full-disk-named")
 def test_too_little_disk_is_refused_before_the_snapshot(
     connection: Connection, family: Path, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -388,6 +405,7 @@ def test_too_little_disk_is_refused_before_the_snapshot(
     assert os.listdir(small_disk) == []
 
 
+@pytest.mark.promise("full-disk-named")
 def test_a_disk_that_fills_up_during_the_run_is_named(
     connection: Connection, family: Path, tmp_path: Path, small_disk: Path
 ) -> None:

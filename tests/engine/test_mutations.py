@@ -121,6 +121,7 @@ def is_plain(connection: Connection, group: Group) -> bool:
 # ---------------------------------------------------------------- every type
 
 
+@pytest.mark.promise("every-difference-found")
 @pytest.mark.parametrize("way", ["plain rows", "through Python"])
 @pytest.mark.parametrize(("type_name", "value", "changes"), TYPES)
 def test_a_single_changed_value_is_found(
@@ -213,6 +214,7 @@ KINDS_OF_CHANGE: list[tuple[str, str, list[tuple[str, str]]]] = [
 ROWS = [(1, "ab", "c"), (2, "cd", "e"), (3, "", "f"), (4, None, "g")]
 
 
+@pytest.mark.promise("every-difference-found")
 @pytest.mark.parametrize("way", ["plain rows", "through Python"])
 @pytest.mark.parametrize("filler", [0, 5_000], ids=["small", "thousands of rows"])
 def test_every_kind_of_change_is_found(connection: Connection, tmp_path: Path, way: str, filler: int) -> None:
@@ -236,6 +238,7 @@ def test_every_kind_of_change_is_found(connection: Connection, tmp_path: Path, w
     assert differences(connection, group, tmp_path) == []
 
 
+@pytest.mark.promise("every-difference-found")
 @pytest.mark.parametrize("way", ["plain rows", "through Python"])
 def test_the_one_value_of_thousands_is_named(connection: Connection, tmp_path: Path, way: str) -> None:
     odd = THROUGH_PYTHON if way == "through Python" else ""
@@ -358,6 +361,7 @@ SOURCE_CHANGES: list[tuple[str, Any, Any, bool | None]] = [
 ]
 
 
+@pytest.mark.promise("every-difference-found")
 @pytest.mark.parametrize("way", ["plain rows", "through Python"])
 @pytest.mark.parametrize(("type_name", "before", "after", "same"), SOURCE_CHANGES)
 def test_a_change_of_the_source_is_found(
@@ -384,6 +388,7 @@ def test_a_change_of_the_source_is_found(
     assert [(each["key"], each["column"]) for each in found] == ([] if same else [("id=2", "v")])
 
 
+@pytest.mark.promise("every-difference-found")
 def test_a_row_of_the_source_that_is_gone_or_new_is_found(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text)")
     source = make_source(
@@ -473,6 +478,7 @@ def assert_nothing_was_committed(connection: Connection) -> None:
         assert query(connection, f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
+@pytest.mark.promise("proven-before-commit")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_an_engine_that_makes_a_mistake_commits_nothing(
     connection: Connection, notes: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Any
@@ -484,6 +490,7 @@ def test_an_engine_that_makes_a_mistake_commits_nothing(
     assert_nothing_was_committed(connection)
 
 
+@pytest.mark.promise("proven-before-commit")
 @pytest.mark.parametrize("mistake", [*MISTAKES[1:], shift_a_value])
 def test_a_mistake_of_the_fast_way_alone_is_mended_by_the_exact_way(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Any
@@ -499,6 +506,7 @@ def test_a_mistake_of_the_fast_way_alone_is_mended_by_the_exact_way(
     assert query(connection, "SELECT id, at::text, first, second FROM app.t ORDER BY id") == rows
 
 
+@pytest.mark.promise("proven-before-commit")
 @pytest.mark.parametrize(
     ("kind", "type_name", "value", "wrong"),
     [
@@ -540,6 +548,7 @@ def test_a_wrong_conversion_commits_nothing(
     assert_nothing_was_committed(connection)
 
 
+@pytest.mark.promise("proven-before-commit")
 def test_a_trigger_that_changes_a_row_commits_nothing(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,

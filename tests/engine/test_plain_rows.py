@@ -60,6 +60,7 @@ def test_plain_rows_need_no_python(connection: Connection, group: Any, tmp_path:
         assert row["column"] == "(row)"
 
 
+@pytest.mark.promise("proven-before-commit")
 def test_the_exact_way_gives_the_same_rows(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +68,9 @@ def test_the_exact_way_gives_the_same_rows(
     rows = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
     ids = query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2")
     execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group; TRUNCATE migration.id_map")
-    monkeypatch.setattr("ansible.module_utils.migration.engine.prepare.prepare.plain_rows", lambda plan, orphaned: None)
+    monkeypatch.setattr(
+        "ansible.module_utils.migration.engine.transfer.migrate.prepare.prepare.plain_rows", lambda plan, orphaned: None
+    )
     exact = rehearse(connection, group, tmp_path)["report"]["tables"][0]
     assert query(connection, "SELECT t::text FROM app.t AS t ORDER BY id") == rows
     assert query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2") == ids
@@ -235,10 +238,11 @@ def test_it_does_not_matter_who_adds_up_a_piece(
     assert results == [set() if long else {"t"}]
 
 
+@pytest.mark.promise("indexes-as-before")
 def test_indexes_and_constraints_are_the_same_after_a_large_load(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.full_load.FROM_ROWS", 10)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.transfer.full_load.FROM_ROWS", 10)
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY, code text, UNIQUE (code) DEFERRABLE);"

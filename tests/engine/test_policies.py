@@ -34,6 +34,7 @@ def answered(answer: str, *policies: str) -> dict[str, dict[str, str]]:
     return {name: dict.fromkeys(policies, answer) for name in ("text", "epoch", "day", "clock")}
 
 
+@pytest.mark.promise("violation-names-next-step")
 def test_times_that_are_too_fine_are_refused_by_name(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, TIMES)
     source = times_source(tmp_path / "times.db", ROWS)
@@ -46,6 +47,7 @@ def test_times_that_are_too_fine_are_refused_by_name(connection: Connection, tmp
     assert "set 'sub_microsecond' for the column: round, truncate, set_null or reject" in found
 
 
+@pytest.mark.promise("policy-keeps-original")
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -116,6 +118,7 @@ def test_what_is_out_of_range_has_a_policy_of_its_own(connection: Connection, tm
     assert query(connection, "SELECT id FROM app.t") == [(2,)]
 
 
+@pytest.mark.promise("violations-at-once")
 @pytest.mark.parametrize(
     ("policy", "answer"),
     [("out_of_range", "clamp"), ("sub_microsecond", "floor"), ("duplicate", "set_null"), ("duplicates", "reject")],

@@ -72,6 +72,7 @@ def test_rate_and_time_left_follow_from_the_last_readings(
     assert estimate(readings, total) == expected
 
 
+@pytest.mark.promise("progress-shown")
 def test_a_line_says_table_rows_rate_and_time_left() -> None:
     state = State("registry", "load", 5, "registry.step_executions", 430_000, 1_000_000)
     assert describe(state, [Reading(0, 25_000), Reading(5, 430_000)]) == (
@@ -90,6 +91,7 @@ def test_durations_are_said_as_a_person_would() -> None:
 # ---------------------------------------------------------------- where it is written
 
 
+@pytest.mark.promise("progress-shown")
 def test_a_run_is_shown_in_the_ledger_and_in_a_private_file_and_leaves_neither(
     target: Connection, login: Login, tmp_path: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_short_run_opens_no_connection(target: Connection, tmp_path: Path, mon
     assert (opened, list(tmp_path.iterdir())) == ([], [])
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_check_mode_writes_nothing(target: Connection, login: Login, tmp_path: Path) -> None:
     execute(target, "INSERT INTO migration.progress VALUES ('test', 'load', NULL, NULL, NULL, now(), now())")
     with connected(login) as other, ProgressLog(target, "test", str(tmp_path), silent=True) as log:

@@ -92,6 +92,7 @@ def replay(connection: Connection, group: Group, tmp_path: Path, *rows: tuple[st
     return replay_rejects(connection, group, repaired, work_directory=str(tmp_path / "work"))
 
 
+@pytest.mark.promise("rejected-rows-replayed")
 def test_a_row_repaired_in_the_source_is_loaded_by_the_next_run(
     connection: Connection, group: Group, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_row_repaired_in_the_source_is_loaded_by_the_next_run(
     ]
 
 
+@pytest.mark.promise("rejected-rows-replayed")
 def test_repaired_rows_are_replayed_after_the_cutover(connection: Connection, live: Group, tmp_path: Path) -> None:
     before = Path(live.source_path).read_bytes()
     # The services go on writing meanwhile.
@@ -151,6 +153,7 @@ def test_repaired_rows_are_replayed_after_the_cutover(connection: Connection, li
         replay(connection, live, tmp_path, ("notes", "rowid=2", {}))
 
 
+@pytest.mark.promise("rejected-rows-replayed")
 @pytest.mark.parametrize(
     ("row", "found"),
     [
@@ -201,6 +204,7 @@ def test_before_the_cutover_the_source_is_the_place_to_repair(
         replay(connection, group, tmp_path, ("notes", "rowid=4", {"n": 1}))
 
 
+@pytest.mark.promise("rejected-rows-replayed")
 def test_a_dry_run_replays_nothing(connection: Connection, live: Group, tmp_path: Path) -> None:
     row = RepairedRow("people", "id='bob'", {"name": "Bob"})
     result = replay_rejects(connection, live, [row], check_mode=True, work_directory=str(tmp_path / "work"))
@@ -231,6 +235,7 @@ PLAY = """
 """
 
 
+@pytest.mark.promise("rejected-rows-replayed")
 def test_the_playbook_replays_and_prints_no_secret(
     connection: Connection, login: Login, live: Group, tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ def changed_rows(draw: Any, table: Table, has_children: bool) -> tuple[Row, ...]
     return tuple(rows)
 
 
+@pytest.mark.promise("rollback-keeps-every-row")
 @settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )

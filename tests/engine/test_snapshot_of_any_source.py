@@ -127,6 +127,7 @@ def wal_without_index(directory: Path) -> Path:
     return source
 
 
+@pytest.mark.promise("rows-in-the-log-arrive")
 def test_a_wal_without_its_index_is_read(tmp_path: Path, take: Callable[..., Snapshot]) -> None:
     source = wal_without_index(tmp_path)
     before = bytes_beside(source)
@@ -168,6 +169,7 @@ def test_a_source_that_changes_all_the_time_is_refused(
         take(source)
 
 
+@pytest.mark.promise("source-only-read")
 @pytest.mark.parametrize("journal_mode", ["WAL", "DELETE"])
 def test_a_live_writer_is_not_disturbed(tmp_path: Path, take: Callable[..., Snapshot], journal_mode: str) -> None:
     source = make_source(tmp_path / "live.db", f"PRAGMA journal_mode = {journal_mode}; CREATE TABLE t (x);")
@@ -206,6 +208,7 @@ def _as_if_crashed(*_: Any) -> None:
     raise error
 
 
+@pytest.mark.promise("corrupt-source-refused")
 def test_a_corrupt_page_is_named(tmp_path: Path, take: Callable[..., Snapshot]) -> None:
     source = make_source(
         tmp_path / "corrupt.db",

@@ -83,6 +83,7 @@ def prove_equal(connection: Connection, group: Any, tmp_path: Path) -> None:
         assert table["equal"], table["differences"]
 
 
+@pytest.mark.promise("only-changed-rows-moved")
 def test_only_changed_rows_are_moved(connection: Connection, library: Path, tmp_path: Path) -> None:
     group = library_group(library)
     assert moved(rehearse(connection, group, tmp_path)["report"]) == {}
@@ -111,6 +112,7 @@ def test_only_changed_rows_are_moved(connection: Connection, library: Path, tmp_
     assert moved(again["report"]) == {"authors": (0, 0), "books": (0, 0)}
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_check_mode_counts_the_changed_rows_and_writes_nothing(
     connection: Connection, library: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_check_mode_counts_the_changed_rows_and_writes_nothing(
     assert rehearse(connection, group, tmp_path)["changed"]
 
 
+@pytest.mark.promise("only-changed-rows-moved")
 @pytest.mark.parametrize(
     "script",
     [
@@ -158,6 +161,7 @@ def test_whatever_changes_the_next_run_proves_it(
     assert not rehearse(connection, group, tmp_path)["changed"]
 
 
+@pytest.mark.promise("only-changed-rows-moved")
 def test_random_changes_over_many_runs(connection: Connection, library: Path, tmp_path: Path) -> None:
     group = library_group(library)
     rehearse(connection, group, tmp_path)
@@ -185,6 +189,7 @@ def test_random_changes_over_many_runs(connection: Connection, library: Path, tm
         prove_equal(connection, group, tmp_path)
 
 
+@pytest.mark.promise("foreign-rows-never-replaced")
 def test_foreign_rows_are_still_refused(connection: Connection, library: Path, tmp_path: Path) -> None:
     group = library_group(library)
     rehearse(connection, group, tmp_path)
@@ -195,6 +200,7 @@ def test_foreign_rows_are_still_refused(connection: Connection, library: Path, t
     assert query(connection, "SELECT price FROM app.books WHERE id IN (7, 8) ORDER BY id") == [(1.75,), (99,)]
 
 
+@pytest.mark.promise("violations-at-once")
 def test_a_refused_row_names_all_offenders_and_changes_nothing(
     connection: Connection, library: Path, tmp_path: Path
 ) -> None:
@@ -317,8 +323,8 @@ def test_check_mode_shows_the_first_rows_that_differ(connection: Connection, lib
 def test_orphans_are_answered_whichever_way_a_run_takes(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_BYTES", 0)
+    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.migrate.proof.parallel_checksums.FROM_ROWS", 0)
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY);"

@@ -526,6 +526,7 @@ def test_a_table_and_a_column_without_a_target_stop_the_plan(
     assert_nothing_was_written(connection)
 
 
+@pytest.mark.promise("violations-at-once", "violation-names-next-step")
 @pytest.mark.parametrize("check_mode", [False, True])
 def test_by_default_every_offender_is_listed_at_once_and_nothing_is_written(
     connection: Connection, torture: Path, tmp_path: Path, check_mode: bool
@@ -538,6 +539,7 @@ def test_by_default_every_offender_is_listed_at_once_and_nothing_is_written(
     assert_nothing_was_written(connection)
 
 
+@pytest.mark.promise("nothing-lost")
 def test_with_policies_every_row_arrives_or_is_named(connection: Connection, torture: Path, tmp_path: Path) -> None:
     group = group_of(torture, True, ignored_tables=IGNORED)
     foreseen = rehearse(connection, group, tmp_path, check_mode=True)["report"]
@@ -573,12 +575,14 @@ def test_with_policies_every_row_arrives_or_is_named(connection: Connection, tor
     assert all(sequence["correct"] for sequence in report["sequences"])
 
 
+@pytest.mark.promise("second-run-changes-nothing")
 def test_a_second_run_changes_nothing(connection: Connection, torture: Path, tmp_path: Path) -> None:
     group = group_of(torture, True, ignored_tables=IGNORED)
     assert rehearse(connection, group, tmp_path)["changed"]
     assert not rehearse(connection, group, tmp_path)["changed"]
 
 
+@pytest.mark.promise("rollback-keeps-originals")
 def test_the_way_back_leaves_every_value_as_it_was(connection: Connection, torture: Path, tmp_path: Path) -> None:
     frozen, copy = tmp_path / "frozen.db", tmp_path / "copy.db"
     with closing(sqlite3.connect(torture)) as opened, closing(sqlite3.connect(frozen)) as target:

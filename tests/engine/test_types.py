@@ -157,6 +157,7 @@ def test_every_other_type_takes_its_text(connection: Connection, server: Any, tm
     assert not rehearse(connection, group, tmp_path)["changed"]
 
 
+@pytest.mark.promise("value-exact-or-violation")
 @pytest.mark.parametrize(
     ("kind", "value", "found"),
     [
@@ -217,6 +218,7 @@ NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.promise("value-exact-or-violation")
 @settings(
     max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from ansible.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, rehearse
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 
+@pytest.mark.promise("secret-column-masked")
 def test_secrets_are_masked_in_differences(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text)")
     source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", {"t": [(1, "hush")]})
@@ -23,6 +25,7 @@ def test_secrets_are_masked_in_differences(connection: Connection, tmp_path: Pat
     assert table["differences"] == [{"key": "id=1", "column": "v", "source": "(secret)", "target": "(secret)"}]
 
 
+@pytest.mark.promise("secret-column-masked")
 def test_a_secret_key_is_masked_in_differences(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (token text PRIMARY KEY, v text)")
     source = make_source(tmp_path / "t.db", "CREATE TABLE t (token TEXT PRIMARY KEY, v TEXT)", {"t": [("hush", "a")]})

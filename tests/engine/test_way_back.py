@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sqlite3
 import stat
@@ -30,14 +31,14 @@ from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.migration.core.estate import Group
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import window as cutover_window
+from ansible.module_utils.migration.cutover.cutover import window as cutover_window
 from ansible.module_utils.migration.engine.transfer import migrate
 from ansible.module_utils.migration.host import write_protection
 from ansible.module_utils.migration.host.service_health import ServicesLogin
 from ansible.module_utils.migration.postgres import privileges, write_lock
-from ansible.module_utils.migration.rollback import dump as group_dump
-from ansible.module_utils.migration.rollback import rollback
 from ansible.module_utils.migration.rollback.checks import Options
+from ansible.module_utils.migration.rollback.rollback import dump as group_dump
+from ansible.module_utils.migration.rollback.rollback import rollback
 from ansible.module_utils.migration.window import frozen_file, rollback_record
 from ansible.module_utils.migration.window import steps as cutover_report
 from ansible.module_utils.migration.window.checks import Checked, Settings
@@ -173,6 +174,7 @@ def assert_on_sqlite(estate: Estate) -> None:
 # ---------------------------------------------------------------- what comes back
 
 
+@pytest.mark.promise("rollback-keeps-every-row", "rollback-dump-kept")
 def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
     execute(estate.connection, WRITE)
     left = frozen_file.make_directory(str(estate.file))
@@ -205,6 +207,7 @@ def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
     assert not estate.roll_back()["changed"]
 
 
+@pytest.mark.promise("rollback-keeps-untouched-file")
 def test_unchanged_tables_go_back_without_a_copy(estate: Estate) -> None:
     before = estate.file.stat().st_ino
     assert estate.roll_back()["report"]["way"] == "unchanged"
@@ -223,6 +226,7 @@ def test_rows_that_changed_and_changed_back_leave_the_file_as_it_is(estate: Esta
     assert estate.users() == BEFORE
 
 
+@pytest.mark.promise("there-and-back-again")
 def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_path: Path) -> None:
     execute(estate.connection, WRITE)
     estate.roll_back()
@@ -262,6 +266,7 @@ def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_
 # ---------------------------------------------------------------- what is refused, and what may be lost
 
 
+@pytest.mark.promise("rollback-violations-at-once", "rollback-loses-by-exact-number")
 def test_what_cannot_be_said_is_refused_with_the_number_of_rows(estate: Estate) -> None:
     execute(
         estate.connection, WRITE + "; ALTER TABLE app.users ADD COLUMN badge text; UPDATE app.users SET badge = 'x'"
@@ -291,29 +296,32 @@ def test_lost_rows_are_in_nobodys_way(estate: Estate, tmp_path: Path) -> None:
     assert query(estate.connection, "SELECT name FROM app.users ORDER BY 1") == [("Ann",), ("Bob",)]
 
 
+@pytest.mark.promise("rollback-loses-by-exact-number")
 def test_no_number_is_needed_where_nothing_is_lost(estate: Estate) -> None:
     with pytest.raises(MigrationError, match="would lose 0 rows"):
         estate.roll_back(lose_rows=3)
     assert estate.roll_back(lose_rows=0)["changed"]
 
 
+@pytest.mark.promise("rollback-loses-by-exact-number")
 def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
     stop = rollback_window_stop(lambda: execute(estate.connection, "INSERT INTO app.notes (body) VALUES ('late')"))
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.window.stop", stop)
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.rollback.window.stop", stop)
     with pytest.raises(MigrationError, match=r"it is 4, and .* would lose 5 rows"):
         estate.roll_back(lose_rows=4)
     assert_on_postgresql(estate)
 
 
+@pytest.mark.promise("rollback-write-lock")
 def test_a_row_that_comes_while_the_services_stop_comes_back_too(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The trial, and even the look whether anything was written, came before it.
     monkeypatch.setattr(
-        "ansible.module_utils.migration.rollback.window.stop",
+        "ansible.module_utils.migration.rollback.rollback.window.stop",
         rollback_window_stop(lambda: execute(estate.connection, WRITE)),
     )
     estate.roll_back()
@@ -325,6 +333,7 @@ def rollback_window_stop(then: Callable[[], None]) -> Callable[..., None]:
     return lambda *_: then()
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -361,6 +370,7 @@ def test_a_name_that_would_lead_to_the_old_file_is_refused(estate: Estate, tmp_p
         assert opened.execute("SELECT count(*) FROM users").fetchone() == (3,)
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 def test_a_host_without_a_fitting_pg_dump_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_dump, "_PATH", "/nowhere")
     monkeypatch.setattr(group_dump, "_PROGRAM_DIRECTORIES", "/nowhere")
@@ -370,6 +380,7 @@ def test_a_host_without_a_fitting_pg_dump_is_told_before(estate: Estate, monkeyp
     assert_on_postgresql(estate)
 
 
+@pytest.mark.promise("rollback-violations-at-once")
 def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
 
@@ -380,15 +391,16 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
     stored = query(
         estate.connection, "SELECT (pg_total_relation_size('app.users') + pg_total_relation_size('app.notes'))::int"
     )[0][0]
-    wanted = 2 * estate.file.stat().st_size + (1 << 20) + stored
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted - 1))
+    wanted = 4 * estate.file.stat().st_size + (1 << 20) + stored
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.rollback.checks.shutil.disk_usage", usage(wanted - 1))
     with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a way back may need 2"):
         estate.roll_back()
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted))
+    monkeypatch.setattr("ansible.module_utils.migration.rollback.rollback.checks.shutil.disk_usage", usage(wanted))
     assert estate.roll_back(check_mode=True)["changed"]
     assert_on_postgresql(estate)
 
 
+@pytest.mark.promise("rollback-dump-kept")
 def test_a_dump_that_lacks_a_row_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     add = group_dump.RowsHashed.add
@@ -415,6 +427,7 @@ def service(estate: Estate, role: str = "swarm_registry") -> Connection:
     return found
 
 
+@pytest.mark.promise("rollback-write-lock")
 def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate) -> None:
     execute(estate.connection, WRITE)
     with closing(service(estate)) as straggler:
@@ -430,6 +443,7 @@ def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate
         assert opened.execute("SELECT count(*) FROM notes WHERE body = 'in flight'").fetchone() == (1,)
 
 
+@pytest.mark.promise("rollback-write-lock")
 def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     export_changes = rollback.Window.__module__ + ".export.export_changes"
@@ -502,27 +516,27 @@ def test_rights_of_whoever_is_gone_are_given_to_nobody(estate: Estate, server: S
 PACKAGE = "ansible.module_utils.migration"
 # Where the run ends: the function, and whether it has done its work by then.
 STEPS = [
-    ("table_fence.hold", False),
-    ("table_fence.hold", True),
-    ("frozen_file.make_copy", True),
-    ("export.export_changes", True),
-    ("group_dump.GroupDump.finish", False),
-    ("group_dump.GroupDump.finish", True),
-    ("frozen_file.finish_copy", True),
-    ("frozen_file.swap", False),
-    ("frozen_file.fence.remove_fence", True),
-    ("frozen_file.os.link", True),
-    ("frozen_file.os.replace", True),
-    ("frozen_file.swap", True),
-    ("table_fence.take_rights", True),
-    ("ledger.take_step", True),
+    ("postgres.write_lock.hold", False),
+    ("postgres.write_lock.hold", True),
+    ("window.frozen_file.make_copy", True),
+    ("engine.export.export.export_changes", True),
+    ("rollback.dump.GroupDump.finish", False),
+    ("rollback.dump.GroupDump.finish", True),
+    ("window.frozen_file.finish_copy", True),
+    ("window.frozen_file.swap", False),
+    ("window.frozen_file.write_protection.remove_fence", True),
+    ("window.frozen_file.os.link", True),
+    ("window.frozen_file.os.replace", True),
+    ("window.frozen_file.swap", True),
+    ("postgres.write_lock.take_rights", True),
+    ("core.ledger.take_step", True),
 ]
 
 
 def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Callable[[], None]) -> None:
     """Let the run end at one place, once the window is open."""
     module, _, name = f"{PACKAGE}.{function}".rpartition(".")
-    original = monkeypatch_target(module, name)
+    original = pkgutil.resolve_name(f"{module}.{name}")
     opened = []
 
     def note(connection: Connection, group: Group, entry: dict[str, Any]) -> None:
@@ -543,20 +557,11 @@ def end_at(monkeypatch: pytest.MonkeyPatch, function: str, after: bool, end: Cal
     monkeypatch.setattr(f"{module}.{name}", ending)
 
 
-def monkeypatch_target(path: str, name: str) -> Any:
-    """Return what a dotted path names below the package."""
-    import importlib
-
-    found: Any = importlib.import_module(f"{PACKAGE}.{path.removeprefix(PACKAGE + '.').partition('.')[0]}")
-    for part in path.removeprefix(PACKAGE + ".").split(".")[1:]:
-        found = getattr(found, part)
-    return getattr(found, name)
-
-
 def fail() -> None:
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.promise("failed-rollback-stays-on-postgresql")
 @pytest.mark.parametrize(("function", "after"), STEPS)
 def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
@@ -571,6 +576,7 @@ def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
     assert_on_sqlite(estate)
 
 
+@pytest.mark.promise("failed-rollback-stays-on-postgresql")
 @pytest.mark.parametrize(("function", "after"), STEPS)
 def test_a_request_to_end_at_any_step_leaves_the_group_on_one_store(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
@@ -578,7 +584,7 @@ def test_a_request_to_end_at_any_step_leaves_the_group_on_one_store(
     execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
         end_at(patch, function, after, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        if function in ("table_fence.take_rights", "ledger.take_step"):
+        if function in ("postgres.write_lock.take_rights", "core.ledger.take_step"):
             # Too late: the commit is under way.
             assert estate.roll_back()["changed"]
             assert_on_sqlite(estate)
@@ -594,7 +600,7 @@ def test_a_request_to_end_behind_the_commit_does_not_leave_services_stopped(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    end_at(monkeypatch, "rollback_window.to_sqlite", False, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    end_at(monkeypatch, "rollback.window.to_sqlite", False, lambda: os.kill(os.getpid(), signal.SIGTERM))
     estate.roll_back()
     assert_on_sqlite(estate)
 
@@ -603,14 +609,14 @@ def test_a_request_to_end_does_not_keep_an_interrupted_way_back_from_its_end(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "rollback_window.finish", False)
-    to_sqlite = monkeypatch_target("rollback_window", "to_sqlite")
+    killed(estate, "rollback.window.finish", False)
+    to_sqlite = pkgutil.resolve_name(f"{PACKAGE}.rollback.window.to_sqlite")
 
     def ask_to_end(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return to_sqlite(*arguments)
 
-    monkeypatch.setattr(f"{PACKAGE}.rollback_window.to_sqlite", ask_to_end)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.window.to_sqlite", ask_to_end)
     assert "was finished" in estate.roll_back()["msg"]
     assert_on_sqlite(estate)
 
@@ -620,7 +626,7 @@ def test_a_host_that_fails_behind_the_commit_is_told_and_the_next_run_goes_on(
 ) -> None:
     execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
-        end_at(patch, "rollback_window.to_sqlite", False, fail)
+        end_at(patch, "rollback.window.to_sqlite", False, fail)
         with pytest.raises(MigrationError, match=r"is rolled back, but[\s\S]*No space left on device"):
             estate.roll_back()
     assert "was finished" in estate.roll_back()["msg"]
@@ -640,11 +646,12 @@ def killed(estate: Estate, function: str, after: bool) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.promise("killed-rollback-healed")
 @pytest.mark.parametrize(
     ("function", "after", "heals"),
     [
         *((*step, "rollback") for step in STEPS),
-        *((*step, "cutover") for step in STEPS if step[0].startswith(("frozen_file", "ledger"))),
+        *((*step, "cutover") for step in STEPS if step[0].startswith(("window.frozen_file", "core.ledger"))),
     ],
 )
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool, heals: str) -> None:
@@ -666,10 +673,11 @@ def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: 
     assert [path.suffix for path in estate.dumps if path.suffix != ".dump"] == []
 
 
+@pytest.mark.promise("killed-rollback-healed")
 @pytest.mark.parametrize("heals", ["cutover", "rollback", "rehearsal"])
 def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, heals: str) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "rollback_window.finish", False)
+    killed(estate, "rollback.window.finish", False)
     assert rollback_record.standing(estate.record) is rollback_record.Standing.FINISH
     if heals == "rehearsal":
         rehearse(estate.connection, estate.group, estate.directory)
@@ -686,6 +694,7 @@ def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, he
     assert report["way"] == "exported"
 
 
+@pytest.mark.promise("killed-rollback-healed")
 def test_a_commit_whose_answer_is_lost_is_looked_up(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     commit = rollback.Window._commit
@@ -710,8 +719,8 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
         self.login = replace(self.login, port=1)
         raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.1)
-    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.start", lambda *_: pytest.fail("services were started"))
+    monkeypatch.setattr(f"{PACKAGE}.rollback.window._RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.undo.start", lambda *_: pytest.fail("services were started"))
     with monkeypatch.context() as patch:
         patch.setattr(rollback.Window, "_commit", lose_the_server)
         with pytest.raises(MigrationError, match="Only the server knows on which store"):
@@ -723,7 +732,7 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
 
 def test_a_file_that_somebody_wrote_to_meanwhile_is_nobodys_to_replace(estate: Estate) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "frozen_file.os.replace", True)
+    killed(estate, "window.frozen_file.os.replace", True)
     with closing(sqlite3.connect(estate.file)) as opened:
         opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
         opened.commit()
@@ -738,12 +747,12 @@ def test_services_are_started_though_the_file_cannot_be_put_back(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    killed(estate, "frozen_file.os.replace", True)
+    killed(estate, "window.frozen_file.os.replace", True)
     with closing(sqlite3.connect(estate.file)) as opened:
         opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
         opened.commit()
     started = []
-    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.start", lambda *_: started.append("started"))
+    monkeypatch.setattr(f"{PACKAGE}.rollback.undo.start", lambda *_: started.append("started"))
     for run in (estate.roll_back, lambda: rollback.put_right(estate.login, estate.group, estate.settings)):
         with pytest.raises(MigrationError, match="were started again and are well"):
             run()
@@ -757,8 +766,8 @@ def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, mo
         raise MigrationError("Not every service is healthy.", [Problem("service deaf", "it does not answer", "Look")])
 
     execute(estate.connection, WRITE)
-    monkeypatch.setattr(f"{PACKAGE}.rollback_undo.require_healthy", unwell)
-    end_at(monkeypatch, "export.export_changes", True, fail)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.undo.require_healthy", unwell)
+    end_at(monkeypatch, "engine.export.export.export_changes", True, fail)
     with pytest.raises(MigrationError) as failed:
         estate.roll_back()
     assert "its services were started again, and not all of them are proven well" in str(failed.value)
@@ -799,7 +808,7 @@ def test_a_file_with_a_log_goes_there_and_back(estate: Estate) -> None:
 def test_a_row_in_the_log_of_the_exported_file_is_not_thrown_away(estate: Estate) -> None:
     use_a_log(estate)
     execute(estate.connection, WRITE)
-    killed(estate, "frozen_file.os.replace", True)
+    killed(estate, "window.frozen_file.os.replace", True)
     write_to_the_log(estate.file)
     with pytest.raises(MigrationError, match="Find out who wrote to it; the frozen file was kept as"):
         estate.roll_back()
@@ -814,7 +823,7 @@ def test_a_log_that_appears_beside_the_new_file_is_none_of_its(estate: Estate, m
         log.write_bytes(b"rows")
 
     with monkeypatch.context() as patch:
-        end_at(patch, "frozen_file.os.replace", True, leave_a_log)
+        end_at(patch, "window.frozen_file.os.replace", True, leave_a_log)
         with pytest.raises(MigrationError, match=r"it stays on PostgreSQL[\s\S]*somebody has written rows to it"):
             estate.roll_back()
     assert estate.record.state == "live"
@@ -826,13 +835,13 @@ def test_a_log_that_appears_beside_the_new_file_is_none_of_its(estate: Estate, m
 
 def test_an_exported_file_with_rows_beside_it_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
-    log = frozen_file.private_directory(str(estate.file)) / "exported.db-wal"
+    log = estate.directory / "work" / f"run-{os.getpid()}-way-back" / "exported.db-wal"
 
     def leave_a_log() -> None:
         log.write_bytes(b"rows")
 
     with monkeypatch.context() as patch:
-        end_at(patch, "export.export_changes", True, leave_a_log)
+        end_at(patch, "engine.export.export.export_changes", True, leave_a_log)
         with pytest.raises(MigrationError, match=r"exported\.db-wal: it holds rows that the file lacks"):
             estate.roll_back()
     assert_on_postgresql(estate)
@@ -852,7 +861,7 @@ def test_who_opens_the_old_file_while_it_has_no_fence_is_named(estate: Estate, m
         holders.append(process)
 
     with monkeypatch.context() as patch:
-        end_at(patch, "frozen_file.os.link", False, hold)
+        end_at(patch, "window.frozen_file.os.link", False, hold)
         with pytest.raises(MigrationError) as failed:
             estate.roll_back()
     holders[0].communicate()
@@ -874,7 +883,7 @@ def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
     if write:
         execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
-        end_at(patch, "table_fence.hold" if not write else "export.export_changes", True, spoil)
+        end_at(patch, "postgres.write_lock.hold" if not write else "engine.export.export.export_changes", True, spoil)
         with pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its fence"):
             estate.roll_back()
     assert estate.record.state == "live"
@@ -924,7 +933,7 @@ def test_who_waits_for_our_lock_does_not_hold_us_up_for_ever(estate: Estate, mon
                 time.sleep(0.02)
 
         with monkeypatch.context() as patch:
-            end_at(patch, "table_fence.hold", True, queue)
+            end_at(patch, "postgres.write_lock.hold", True, queue)
             began = time.monotonic()
             with pytest.raises(MigrationError, match="canceling statement due to lock timeout"):
                 estate.roll_back()
@@ -947,7 +956,7 @@ def test_a_session_that_the_server_takes_for_alive_does_not_hold_up_the_question
                 cursor.execute("SELECT 1 FROM migration.cutover_group FOR UPDATE")
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
-        monkeypatch.setattr(f"{PACKAGE}.rollback_window._RECONNECT_SECONDS", 0.3)
+        monkeypatch.setattr(f"{PACKAGE}.rollback.window._RECONNECT_SECONDS", 0.3)
         with monkeypatch.context() as patch:
             patch.setattr(rollback.Window, "_commit", lose_the_answer)
             with pytest.raises(MigrationError, match="Only the server knows on which store"):
@@ -964,7 +973,7 @@ def test_limits_for_the_sessions_of_services_are_not_for_ours(
     for limit in limits:
         server.execute(f"ALTER ROLE swarm_migrator SET {limit} = '200ms'")
     try:
-        end_at(monkeypatch, "export.export_changes", True, lambda: time.sleep(0.5))
+        end_at(monkeypatch, "engine.export.export.export_changes", True, lambda: time.sleep(0.5))
         estate.roll_back()
     finally:
         for limit in limits:

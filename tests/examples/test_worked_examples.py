@@ -91,6 +91,7 @@ def read_source(source: Path, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement).fetchall()
 
 
+@pytest.mark.promise("nothing-lost", "inventory-describes-any-estate", "source-only-read")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_arrives_and_a_second_run_changes_nothing(connection: Connection, name: str, tmp_path: Path) -> None:
     source = source_of(name)
@@ -125,6 +126,7 @@ def refusal_in_readme(name: str) -> list[str]:
     return match.group(1).splitlines()
 
 
+@pytest.mark.promise("inventory-describes-any-estate")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_attempt_is_refused_as_the_readme_shows(connection: Connection, name: str, tmp_path: Path) -> None:
     source = source_of(name)
@@ -154,6 +156,7 @@ def test_the_first_attempt_is_refused_as_the_readme_shows(connection: Connection
         assert query(connection, f"SELECT count(*) FROM {mapping.target}") == [(0,)], "a refusal must write nothing"
 
 
+@pytest.mark.promise("inventory-describes-any-estate")
 def test_an_accountant_finds_the_same_balances(connection: Connection, tmp_path: Path) -> None:
     source = source_of("gnucash")
     create_tables(connection, "gnucash", "schema.sql")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-MODULES = sorted(PROJECT.glob("roles/*/library/*.py"))
+MODULES = sorted([*PROJECT.glob("library/*.py"), *PROJECT.glob("roles/*/library/*.py")])
 # What an argument is when its specification does not say.
 DEFAULTS = {"type": "str", "required": False, "default": None, "choices": None, "elements": None}
 

@@ -63,6 +63,7 @@ def test_the_ledger_keeps_a_group_from_step_to_step(connection: Connection) -> N
         ledger.take_step(connection, "g", "freeze", "/a.db")
 
 
+@pytest.mark.promise("violation-names-next-step")
 def test_a_missing_ledger_says_what_to_run(connection: Connection) -> None:
     assert not ledger.exists(connection)
     with pytest.raises(MigrationError, match=r"playbooks/1_infrastructure\.yml"):
@@ -96,6 +97,7 @@ def test_the_shipped_estate_is_valid() -> None:
     ]
 
 
+@pytest.mark.promise("violations-at-once")
 def test_every_mistake_in_the_inventory_is_listed() -> None:
     entry: Any = {
         "name": "shop",
@@ -127,6 +129,7 @@ def test_every_mistake_in_the_inventory_is_listed() -> None:
         assert part in text
 
 
+@pytest.mark.promise("no-password-in-output")
 def test_a_refused_login_says_why_and_never_the_password(login: Login) -> None:
     wrong = replace(login, password="this-is-wrong")  # noqa: S106 (wrong on purpose)
     with pytest.raises(LoginRefused, match="password authentication failed") as error:
@@ -135,6 +138,7 @@ def test_a_refused_login_says_why_and_never_the_password(login: Login) -> None:
     assert "this-is-wrong" not in str(error.value) + repr(wrong)
 
 
+@pytest.mark.promise("violation-names-next-step")
 def test_a_missing_database_role_or_server_is_told_apart(login: Login) -> None:
     with pytest.raises(LoginRefused, match='database "nowhere" does not exist'):
         connect(replace(login, database="nowhere"))

@@ -6,7 +6,7 @@ import base64
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,11 +43,13 @@ class TestVerifiers:
         assert server == "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
         assert stored == "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
 
+    @pytest.mark.promise("password-sent-as-verifier")
     def test_current_verifier_of_the_same_password_is_kept(self) -> None:
         """A second run sends what the server holds, so nothing changes."""
         first = install.postgres_scram_verifier("secret")
         assert install.postgres_scram_verifier("secret", first) == first
 
+    @pytest.mark.promise("password-sent-as-verifier")
     @pytest.mark.parametrize("current", ["", None, "md5" + "0" * 32, "SCRAM-SHA-256$4096:broken"])
     def test_anything_else_is_replaced(self, current: str | None) -> None:
         """Neither no password nor one in another form counts as the wanted one."""
@@ -62,6 +64,7 @@ class TestVerifiers:
         weak = install.postgres_scram_verifier("secret").replace("$4096:", "$1024:")
         assert install.postgres_scram_verifier("secret", weak).startswith("SCRAM-SHA-256$4096:")
 
+    @pytest.mark.promise("missing-password-named")
     @pytest.mark.parametrize("password", ["", "grüße", "a\nb", 5, None])
     def test_unusable_password_is_refused_without_being_told(self, password: Any) -> None:
         """The message never holds the password."""
@@ -69,6 +72,7 @@ class TestVerifiers:
             install.postgres_scram_verifier(password)
         assert not password or str(password) not in str(caught.value)
 
+    @pytest.mark.promise("password-sent-as-verifier")
     def test_server_accepts_the_password_of_a_verifier(self, server: Server) -> None:
         """A real server lets the right password in, and no other."""
         password, other = "with 'quotes' and $pace", "another"
@@ -83,9 +87,62 @@ class TestVerifiers:
             server.execute("DROP ROLE verifier_test")
 
 
+class TestRoles:
+    """Which roles of the server are not as they are wanted."""
+
+    PASSWORDS = MappingProxyType({"worker": "secret"})
+    WANTED = MappingProxyType(
+        {"name": "worker", "login": True, "connection_limit": 7, "configuration": {"lc_messages": "C"}}
+    )
+    FOUND = MappingProxyType(
+        {
+            "verifier": install.postgres_scram_verifier("secret"),
+            "login": True,
+            "privileged": False,
+            "connection_limit": 7,
+            "configuration": ["lc_messages=C", "work_mem=8MB"],
+        }
+    )
+
+    def differing(self, **change: Any) -> list[str]:
+        """Return what differs if the server's role has another attribute."""
+        names: list[str] = install.postgres_roles_differing(
+            [self.WANTED], {"worker": {**self.FOUND, **change}}, self.PASSWORDS
+        )
+        return names
+
+    def test_a_role_as_wanted(self) -> None:
+        """A further setting is the administrator's own."""
+        assert self.differing() == []
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"verifier": install.postgres_scram_verifier("another")},
+            {"verifier": ""},
+            {"login": False},
+            {"privileged": True},
+            {"connection_limit": -1},
+            {"configuration": ["lc_messages=de_DE"]},
+            {"configuration": None},
+        ],
+    )
+    def test_every_attribute_counts(self, change: dict[str, Any]) -> None:
+        assert self.differing(**change) == ["worker"]
+
+    def test_a_missing_role_and_an_owner_with_a_password(self) -> None:
+        """The owner cannot log in, and so needs no password, and gets none."""
+        assert install.postgres_roles_differing([self.WANTED], {}, self.PASSWORDS) == ["worker"]
+        owner = {**self.WANTED, "login": False}
+        for verifier, differs in (("", []), ("SCRAM", ["worker"])):
+            found = {"worker": {**self.FOUND, "login": False, "verifier": verifier}}
+            assert install.postgres_roles_differing([owner], found, {}) == differs
+
+
 class TestPreflight:
     """What is refused before anything is installed."""
 
+    @pytest.mark.promise("missing-password-named")
     def test_every_bad_password_is_named(self) -> None:
         """One sentence for each role, none with a password in it."""
         passwords = {"good": "x", "empty": "", "foreign": "grüße", "number": 12345, "verifier": "md5" + "a" * 32}
@@ -105,6 +162,7 @@ class TestPreflight:
             "the passwords are not a mapping of role name to password."
         ]
 
+    @pytest.mark.promise("unfit-host-named-at-once")
     def test_every_offender_of_a_host_is_named(self) -> None:
         """Architecture, distribution and each full file system, all at once."""
         facts = {
@@ -140,6 +198,7 @@ class TestPreflight:
         )
         assert install.postgres_packages_known(policy) == ["postgresql-15", "python3-psycopg2"]
 
+    @pytest.mark.promise("pools-fit-the-server")
     @pytest.mark.parametrize(("maximum", "fits"), [(33, True), (32, False)])
     def test_pools_and_connections(self, maximum: int, fits: bool) -> None:
         """The pools and the migrator must fit beside what is reserved for the superuser, to the last connection."""
@@ -187,6 +246,7 @@ class TestSettings:
         """A setting that the server does not list is not one that it has."""
         assert config.postgres_settings_differing({"absent": 1}, []) == ["absent"]
 
+    @pytest.mark.promise("overruled-setting-named")
     def test_overruled_settings_come_with_both_values_and_their_source(self) -> None:
         """The wanted value is shown as the role has written it, the other one as the server shows it."""
         rows = [
@@ -220,6 +280,7 @@ class TestSettings:
 class TestAccessRules:
     """The lines of pg_hba.conf."""
 
+    @pytest.mark.promise("access-rules-closed")
     def test_administrator_first_and_everyone_rejected_last(self) -> None:
         """Neither can be moved by a rule of the operator."""
         extra = [{"type": "local", "database": "all", "user": "all", "method": "reject"}]
@@ -227,6 +288,7 @@ class TestAccessRules:
         assert rules[0] == {"type": "local", "database": "all", "user": "postgres", "address": "", "method": "peer"}
         assert [rule["method"] for rule in rules[-3:]] == ["reject"] * 3
 
+    @pytest.mark.promise("access-rules-closed")
     def test_other_hosts_must_use_tls(self) -> None:
         """An address of another host gets hostssl and its prefix length, both families; loopback gets host."""
         rules = config.postgres_hba_rules(["a"], "swarm", ["10.0.0.5", "fd00::5", "10.1.0.0/16", "app.example.org"])
@@ -240,6 +302,7 @@ class TestAccessRules:
             "app.example.org": "hostssl",
         }
 
+    @pytest.mark.promise("access-rules-closed")
     def test_most_specific_first(self) -> None:
         """A wide rule of the operator never stands before a narrow one of ours."""
         extra = [

@@ -202,6 +202,7 @@ class Looker(threading.Thread):
                 continue
 
 
+@pytest.mark.promise("progress-shown")
 def test_a_slow_load_is_shown_while_it_runs_and_nothing_secret_is(estate: Estate, server: Server) -> None:
     estate.execute(SLOW)
     looker = Looker(estate, server)

@@ -239,6 +239,7 @@ def a_host() -> Iterator[None]:
     HOST.remove()
 
 
+@pytest.mark.promise("any-order-keeps-promises")
 @pytest.mark.parametrize(
     ("seed", "steps"),
     [

@@ -22,6 +22,7 @@ def run(login: Login, role: str, statement: str) -> None:
         cursor.execute(statement)
 
 
+@pytest.mark.promise("service-privileges-exact")
 def test_a_service_reads_and_writes_its_own_tables_only(schema_database: Login) -> None:
     with connected(schema_database) as connection:
         result = privileges.synchronise(connection, SERVICES, check_mode=False)
@@ -44,6 +45,7 @@ def test_a_service_reads_and_writes_its_own_tables_only(schema_database: Login) 
             run(schema_database, "swarm_registry", statement)
 
 
+@pytest.mark.promise("service-privileges-exact")
 def test_tables_still_to_come_are_included(schema_database: Login) -> None:
     with connected(schema_database) as connection:
         privileges.synchronise(connection, SERVICES, check_mode=False)
@@ -54,6 +56,7 @@ def test_tables_still_to_come_are_included(schema_database: Login) -> None:
     run(schema_database, "swarm_registry", "INSERT INTO registry.later (name) VALUES ('works with its sequence')")
 
 
+@pytest.mark.promise("service-privileges-exact")
 def test_what_is_too_much_is_taken_away(schema_database: Login) -> None:
     with connected(schema_database) as connection:
         privileges.synchronise(connection, SERVICES, check_mode=False)

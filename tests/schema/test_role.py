@@ -85,6 +85,7 @@ def run(login: Login, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.promise("dry-run-changes-nothing", "sql-file-applied-once")
 def test_a_dry_run_a_run_and_a_second_run(run: Run, login: Login) -> None:
     def applied() -> list[tuple[str, str]]:
         with closing(connect(login)) as connection, connection.cursor() as cursor:

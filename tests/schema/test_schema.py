@@ -58,11 +58,13 @@ def test_the_shipped_schema_is_the_plans(connection: Connection) -> None:
     assert not apply(connection, *files)["changed"]
 
 
+@pytest.mark.promise("sql-file-applied-once")
 def test_each_file_is_applied_once_and_in_order(connection: Connection) -> None:
     assert apply(connection, SECOND, FIRST)["applied"] == ["001_first.sql", "002_second.sql"]
     assert apply(connection, FIRST, SECOND) == {"changed": False, "applied": [], "drift": []}
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_check_mode_lists_and_writes_nothing(connection: Connection) -> None:
     assert apply(connection, FIRST, check_mode=True) == {"changed": True, "applied": ["001_first.sql"], "drift": []}
     assert not ledger.exists(connection)
@@ -71,6 +73,7 @@ def test_check_mode_lists_and_writes_nothing(connection: Connection) -> None:
     assert count(connection, "migration.applied_file") == 1
 
 
+@pytest.mark.promise("failing-sql-file-rolled-back")
 def test_an_error_names_file_line_and_sqlstate_and_rolls_the_file_back(connection: Connection) -> None:
     broken = {
         "name": "002_broken.sql",
@@ -85,6 +88,7 @@ def test_an_error_names_file_line_and_sqlstate_and_rolls_the_file_back(connectio
     assert apply(connection, FIRST, repaired)["applied"] == ["002_broken.sql"]
 
 
+@pytest.mark.promise("sql-files-checked-first")
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -101,6 +105,7 @@ def test_history_cannot_be_rewritten(connection: Connection, files: list[dict[st
     assert count(connection, "app.third") is None
 
 
+@pytest.mark.promise("sql-files-checked-first")
 def test_a_new_file_below_an_applied_one_is_refused(connection: Connection) -> None:
     apply(connection, FIRST, {**SECOND, "name": "003_second.sql"})
     late = {"name": "002_late.sql", "content": "CREATE TABLE app.late (id integer)"}
@@ -108,6 +113,7 @@ def test_a_new_file_below_an_applied_one_is_refused(connection: Connection) -> N
         apply(connection, FIRST, {**SECOND, "name": "003_second.sql"}, late)
 
 
+@pytest.mark.promise("sql-files-checked-first")
 def test_all_bad_files_are_named_at_once() -> None:
     with pytest.raises(MigrationError) as error:
         schema_files.read_files(
@@ -159,6 +165,7 @@ def test_what_psql_takes_as_one_statement_is_one(content: str) -> None:
     assert len(list(schema_files.split_statements(content))) == 1
 
 
+@pytest.mark.promise("sql-files-checked-first")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -233,6 +240,7 @@ def test_drift_of_triggers_generated_columns_and_schema_public_is_named(connecti
     assert "missing: column public.mine.double integer generated (id * 2)" in str(error.value)
 
 
+@pytest.mark.promise("drift-named")
 def test_drift_is_named_object_by_object(connection: Connection) -> None:
     apply(connection, FIRST)
     with connection.cursor() as cursor:
@@ -248,6 +256,7 @@ def test_drift_is_named_object_by_object(connection: Connection) -> None:
     assert apply(connection, FIRST, SECOND, fail_on_drift=False)["applied"] == ["002_second.sql"]
 
 
+@pytest.mark.promise("drift-named")
 def test_rows_and_rebuilt_constraints_are_no_drift(connection: Connection) -> None:
     apply(connection, FIRST)
     with connection.cursor() as cursor:
@@ -289,6 +298,7 @@ def test_a_second_run_at_the_same_time_names_the_first(connection: Connection, l
         pytest.fail("the lock was given twice")
 
 
+@pytest.mark.promise("sql-file-applied-once")
 def test_two_runs_at_once_apply_each_file_once(connection: Connection, login: Login) -> None:
     slow = {"name": "002_slow.sql", "content": "CREATE TABLE app.slow (id integer); SELECT pg_sleep(0.5);"}
     with connected(login) as other, ThreadPoolExecutor() as pool:
@@ -298,6 +308,7 @@ def test_two_runs_at_once_apply_each_file_once(connection: Connection, login: Lo
     assert count(connection, "migration.applied_file") == 2
 
 
+@pytest.mark.promise("failing-sql-file-rolled-back")
 def test_a_killed_run_leaves_whole_files_only(connection: Connection, login: Login, server: Any) -> None:
     killed = {"name": "002_killed.sql", "content": "CREATE TABLE app.u (id integer);\nSELECT pg_sleep(20)"}
     Timer(0.5, server.execute, [f"SELECT pg_terminate_backend({connection.info.backend_pid})"]).start()

@@ -116,6 +116,7 @@ def test_a_dry_run_on_a_host_without_it_says_everything_and_writes_nothing() -> 
     assert files("/opt", "/root", "/home") == before
 
 
+@pytest.mark.promise("library-loaded-before-replaced")
 def test_every_service_gets_its_copy_and_keeps_its_other_modules() -> None:
     before = other_modules()
     assert play()[0] == 1
@@ -177,6 +178,7 @@ def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
     assert on_host("ls -A /opt/swarm-tickets/node_modules | grep '^.swarm' || true") == ""
 
 
+@pytest.mark.promise("library-loaded-before-replaced")
 def test_all_that_is_missing_is_named_at_once_and_nothing_is_written() -> None:
     services = [
         *SERVICES,
@@ -201,6 +203,7 @@ def test_all_that_is_missing_is_named_at_once_and_nothing_is_written() -> None:
     ]
 
 
+@pytest.mark.promise("library-loaded-before-replaced")
 def test_without_the_registry_the_old_copies_stay() -> None:
     on_host(f"rm {BUILT}/dist/pool.js")
     on_host("printf 'registry=http://127.0.0.1:9/\nfetch-retries=0\ncache=/srv/empty-cache\n' > /root/.npmrc")
@@ -217,6 +220,7 @@ def test_without_the_registry_the_old_copies_stay() -> None:
     assert play()[0] == 1
 
 
+@pytest.mark.promise("library-loaded-before-replaced")
 def test_no_service_is_changed_if_one_cannot_load_the_library() -> None:
     replace_in_copy("edited")
     on_host("echo edited >> /opt/swarm-tickets/node_modules/swarm-shared-db/dist/pool.js")
@@ -233,6 +237,7 @@ def test_no_service_is_changed_if_one_cannot_load_the_library() -> None:
     assert play()[0] == 1
 
 
+@pytest.mark.promise("library-leads-root-nowhere")
 def test_a_directory_that_holds_something_else_is_not_replaced() -> None:
     before = files("/opt/swarm-registry")
     for arguments in (["--check"], []):
@@ -241,6 +246,7 @@ def test_a_directory_that_holds_something_else_is_not_replaced() -> None:
     assert files("/opt/swarm-registry") == before
 
 
+@pytest.mark.promise("library-leads-root-nowhere")
 def test_a_service_cannot_lead_root_into_another_directory() -> None:
     on_host("mkdir /srv/of-root; cp -r /opt/swarm-registry/node_modules/pg /srv/of-root; chown -R root: /srv/of-root")
     on_host("mkdir /opt/astray; chown swarm: /opt/astray; ln -s /srv/of-root /opt/astray/node_modules")
@@ -293,6 +299,7 @@ def test_the_values_have_the_types_that_the_rows_say(schema_database: Login) -> 
     }
 
 
+@pytest.mark.promise("library-pool-bounded")
 @pytest.mark.parametrize(
     ("arguments", "environment", "most"),
     [("", {}, 5), ("", {"DATABASE_POOL_SIZE": "2"}, 2), ("{ size: 3 }", {"DATABASE_POOL_SIZE": "2"}, 3)],
@@ -327,6 +334,7 @@ def test_wrong_settings_are_named_without_their_values(environment: dict[str, st
     assert "kept-secret" not in message
 
 
+@pytest.mark.promise("library-verifies-server")
 def test_tls_is_verified_when_the_address_says_so(schema_database: Login, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "server")
     stranger, _ = make_certificate(tmp_path, "stranger")
@@ -347,6 +355,7 @@ def test_tls_is_verified_when_the_address_says_so(schema_database: Login, tmp_pa
     assert ask(schema_database.port, certificate) == "The server does not support SSL connections"
 
 
+@pytest.mark.promise("library-verifies-server")
 def test_the_certificate_of_a_server_on_another_host_is_verified_unless_told_otherwise(
     schema_database: Login, tmp_path: Path
 ) -> None:
@@ -396,6 +405,7 @@ print(json.dumps([str(problem) for problem in login_test.problems(login, {servic
 """
 
 
+@pytest.mark.promise("untrusted-server-named-before-stop")
 def test_a_cutover_finds_beforehand_that_the_services_will_not_trust_the_server(
     schema_database: Login, tmp_path: Path
 ) -> None:

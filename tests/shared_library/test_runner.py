@@ -108,6 +108,7 @@ def test_node_s_own_tests_pass(library: Library, server: Server) -> None:
     assert "# pass 13\n# fail 0" in result.stdout.replace("ℹ", "#")
 
 
+@pytest.mark.promise("library-runner-agrees")
 @pytest.mark.parametrize("first", ["library", "schema_apply"])
 def test_each_takes_the_other_s_work_for_done(library: Library, login: Login, first: str) -> None:
     runners: list[Callable[[Login], list[str]]] = [library.applied_by, apply_in_python]
@@ -121,6 +122,7 @@ def test_each_takes_the_other_s_work_for_done(library: Library, login: Login, fi
         assert ledger.is_complete(connection)
 
 
+@pytest.mark.promise("library-runner-agrees")
 @pytest.mark.parametrize("of_the_schema", [True, False])
 def test_both_write_the_same_rows(
     library: Library, login: Login, other_login: Login, server: Server, directory: Path, of_the_schema: bool
@@ -156,6 +158,7 @@ def test_each_goes_on_where_the_other_stopped(library: Library, login: Login, di
     assert apply_in_python(login, directory) == []
 
 
+@pytest.mark.promise("library-runner-agrees")
 @pytest.mark.parametrize(
     ("statement", "edit"),
     [
@@ -194,6 +197,7 @@ def test_both_refuse_the_same_for_the_same_reason(
     assert result.stderr.count("\n  - ") == len(refusal.value.problems)
 
 
+@pytest.mark.promise("library-runner-agrees")
 def test_each_waits_for_the_other(library: Library, login: Login, directory: Path) -> None:
     # Whoever comes first works until the other one waits, and a little longer.
     (directory / "002_slow.sql").write_text(

@@ -17,6 +17,7 @@ SCHEMAS = Path(__file__).parents[2] / "roles" / "shared_library" / "files" / "db
 INTERFACES = read_typescript(SCHEMAS)
 
 
+@pytest.mark.promise("library-types-match-schema")
 def test_every_table_and_column_has_its_type(schema_database: Login) -> None:
     with connected(schema_database) as connection, connection.cursor() as cursor:
         assert read_database(cursor) == INTERFACES
@@ -25,6 +26,7 @@ def test_every_table_and_column_has_its_type(schema_database: Login) -> None:
     assert exported == 17, "something is exported that is compared with no table"
 
 
+@pytest.mark.promise("library-types-match-schema")
 @pytest.mark.parametrize(
     "change",
     [

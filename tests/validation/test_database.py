@@ -76,6 +76,7 @@ def test_nothing_is_wrong_and_nothing_is_written(estate: Estate) -> None:
     assert look(estate) == result
 
 
+@pytest.mark.promise("server-compared-with-inventory")
 @pytest.mark.parametrize(
     ("statement", "finding"),
     [
@@ -116,6 +117,7 @@ def test_what_differs_from_the_files_and_the_inventory_is_a_finding(
     assert finding in findings(estate)
 
 
+@pytest.mark.promise("server-compared-with-inventory")
 def test_a_service_s_role_with_too_much_power_is_a_finding(estate: Estate, server: Server) -> None:
     server.execute(f"ALTER ROLE {ROLE} CREATEDB CREATEROLE")
     try:
@@ -124,6 +126,7 @@ def test_a_service_s_role_with_too_much_power_is_a_finding(estate: Estate, serve
         server.execute(f"ALTER ROLE {ROLE} NOCREATEDB NOCREATEROLE")
 
 
+@pytest.mark.promise("server-compared-with-inventory")
 @pytest.mark.parametrize(
     ("statement", "undo", "finding"),
     [
@@ -199,6 +202,7 @@ def test_a_role_that_is_no_service_s_is_told(estate: Estate) -> None:
     assert told in result["information"]
 
 
+@pytest.mark.promise("overruled-setting-named")
 def test_settings_that_were_overruled_are_findings(estate: Estate) -> None:
     setting = {"name": "work_mem", "wanted": "4MB", "found": "1MB", "source": "/x/postgresql.auto.conf"}
     result = look(estate, overruled_settings=[setting])
@@ -218,6 +222,7 @@ def test_a_role_that_is_not_there_is_a_finding(estate: Estate) -> None:
     assert "role nobody_there: it does not exist in PostgreSQL" in findings(estate)
 
 
+@pytest.mark.promise("server-compared-with-inventory")
 def test_a_server_that_may_lose_commits_is_a_finding(estate: Estate, server: Server) -> None:
     with estate.connection.cursor() as cursor:
         cursor.execute("SELECT current_database()")
@@ -252,6 +257,7 @@ def test_the_newest_proven_backup_counts(estate: Estate) -> None:
     assert "The newest backup that was proven to restore: backup old, taken at 20" in result["information"][0]
 
 
+@pytest.mark.promise("old-backup-is-a-finding")
 def test_a_proven_backup_that_is_too_old_is_a_finding(estate: Estate) -> None:
     backup(estate, "old", 49, verified=True)
     backup(estate, "new", 1, verified=False)
@@ -259,6 +265,7 @@ def test_a_proven_backup_that_is_too_old_is_a_finding(estate: Estate) -> None:
     assert look(estate, backup_max_age_hours=50)["findings"] == []
 
 
+@pytest.mark.promise("old-backup-is-a-finding")
 def test_a_first_backup_has_time_to_be_proven_and_no_more(estate: Estate) -> None:
     backup(estate, "first", 1, verified=False)
     assert look(estate)["findings"] == []
@@ -295,6 +302,7 @@ def address() -> Iterator[str]:
         service.shutdown()
 
 
+@pytest.mark.promise("services-asked")
 @pytest.mark.parametrize(("path", "finding"), [("/200", ""), ("/503", "answers with status 503"), ("", "not answer")])
 def test_each_service_is_asked_for_its_health(estate: Estate, address: str, path: str, finding: str) -> None:
     url = f"{address}{path}" if path else "http://127.0.0.1:1/health"
@@ -304,6 +312,7 @@ def test_each_service_is_asked_for_its_health(estate: Estate, address: str, path
     assert bool(finding) is bool(problems)
 
 
+@pytest.mark.promise("services-asked")
 def test_a_service_that_is_well_without_a_session_uses_another_store(estate: Estate, server: Server) -> None:
     answers = [{"name": "zoo-web", "shortcoming": ""}]
     (problem,) = validate_services.find_strays(estate.connection, estate.group, answers)

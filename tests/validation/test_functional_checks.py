@@ -127,6 +127,7 @@ def registration(service: Service, **expectations: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.promise("functional-checks-honest")
 def test_a_check_passes_and_leaves_nothing_behind(service: Service) -> None:
     (result,) = run(registration(service, expected_json={"id": "${agent}", "name": "check-${run_token}"}))
     assert (result["result"], result["reason"]) == (PASSED, "")
@@ -135,6 +136,7 @@ def test_a_check_passes_and_leaves_nothing_behind(service: Service) -> None:
     assert result["steps"][1]["url"].endswith("/agents/${agent}")
 
 
+@pytest.mark.promise("functional-checks-honest")
 @pytest.mark.parametrize(
     ("expectations", "reason"),
     [
@@ -158,6 +160,7 @@ def test_a_wrong_answer_fails_the_check_and_is_cleaned_up(
     assert service.agents == {}
 
 
+@pytest.mark.promise("functional-checks-honest")
 def test_a_row_left_behind_fails_the_check(service: Service) -> None:
     service.refuse_delete = True
     (result,) = run(registration(service))
@@ -241,6 +244,7 @@ def test_an_echoed_secret_is_masked(service: Service) -> None:
     assert WRONG not in result["reason"]
 
 
+@pytest.mark.promise("functional-checks-honest")
 @pytest.mark.parametrize("secrets", [{}, {"login_password": ""}])
 def test_a_check_without_its_values_is_not_run_and_says_so(service: Service, secrets: dict[str, str]) -> None:
     (result,) = run(login(service), **secrets)

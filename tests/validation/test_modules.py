@@ -125,6 +125,7 @@ def test_validate_database_without_a_server(capsys: pytest.CaptureFixture[str], 
     assert real["problems"][0]["fix"]
 
 
+@pytest.mark.promise("validation-only-reads")
 def test_the_server_itself_refuses_to_write_for_a_validation(login: Login) -> None:
     with connected(login, read_only=True) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW transaction_read_only")

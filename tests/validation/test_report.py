@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.report import build as report
+from ansible.module_utils.migration.report.build import build as report
 
 from .support import make_estate
 
@@ -127,6 +127,7 @@ def test_a_finding_about_the_server_fails_the_report(live: dict[str, Any]) -> No
     assert (built["status"], built["findings"]) == ("failed", [FINDING])
 
 
+@pytest.mark.promise("report-says-what-is-new")
 def test_headline_with_a_finding(live: dict[str, Any]) -> None:
     built = build(changed(live, findings=[FINDING]))
     assert (built["status"], built["headline"]) == ("failed", "Validation failed: 1 finding")
@@ -144,6 +145,7 @@ def test_a_check_that_failed_is_a_finding(live: dict[str, Any]) -> None:
     assert "no answer" in built["findings"][0]["what"]
 
 
+@pytest.mark.promise("functional-checks-honest")
 def test_a_check_that_was_not_run_is_never_a_pass(live: dict[str, Any]) -> None:
     built = build(live, checks=({**PASSED_CHECK, "result": "not run", "reason": "no value for x"},))
     assert built["status"] == "incomplete"
@@ -160,6 +162,7 @@ def test_rehearsed_and_pending_groups_are_not_called_done(live: dict[str, Any]) 
     assert build(changed(live, state="pending", tables=[]))["headline"] == "Nothing has been moved yet"
 
 
+@pytest.mark.promise("report-says-what-is-new")
 def test_html_is_well_formed_self_contained_and_escaped(live: dict[str, Any]) -> None:
     live["information"].append("<img src=x onerror=alert(1)>")
     live["rejects"] = {"total": 1, "rows": [{"table": "pets", "key": "id='<b>'", "reason": "orphan"}]}
@@ -206,6 +209,7 @@ def test_html_shows_the_proof(live: dict[str, Any]) -> None:
         assert expected in text
 
 
+@pytest.mark.promise("report-says-what-is-new")
 def test_html_of_a_failure_begins_with_it(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "equal": False, "target_rows": 1, "target_hash": "f" * 32}
     text = Page(report.render_html(build(changed(live, findings=[FINDING], tables=[table])))).text
@@ -213,6 +217,7 @@ def test_html_of_a_failure_begins_with_it(live: dict[str, Any]) -> None:
     assert "f" * 32 in text
 
 
+@pytest.mark.promise("report-says-what-is-new")
 def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
     first = report.write(base, build(live))
@@ -229,6 +234,7 @@ def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp
     assert sorted(path.name for path in base.iterdir()) == sorted([Path(first["path"]).name, "latest"])
 
 
+@pytest.mark.promise("report-says-what-is-new")
 def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
     report.write(base, build(live))
@@ -241,6 +247,7 @@ def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> 
     assert len(list(base.iterdir())) == 3
 
 
+@pytest.mark.promise("report-says-what-is-new")
 def test_check_mode_predicts_and_writes_nothing(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
     not_run = {**PASSED_CHECK, "result": "not run", "reason": "check mode sends no request"}

@@ -67,6 +67,7 @@ def test_rows_written_to_sqlite_since_the_rehearsal_are_information(estate: Esta
     assert "2 rows then, 3 now" in result["information"][0]
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_a_row_lost_from_the_target_after_the_rehearsal_is_a_finding(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("DELETE FROM app.pets WHERE id = 1")
@@ -75,6 +76,7 @@ def test_a_row_lost_from_the_target_after_the_rehearsal_is_a_finding(estate: Est
     assert "what differs from SQLite now: id=1: 1 rows in SQLite and 0 rows in PostgreSQL" in findings
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_a_changed_value_in_the_target_is_a_finding(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
@@ -82,6 +84,7 @@ def test_a_changed_value_in_the_target_is_a_finding(estate: Estate) -> None:
     assert "id=ann: name is Ann in SQLite and Anna in PostgreSQL" in estate.findings()
 
 
+@pytest.mark.promise("secret-column-masked")
 def test_a_changed_secret_is_found_and_not_shown(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET token = 'another secret' WHERE name = 'Ann'")
@@ -132,6 +135,7 @@ def test_interrupted_cutover_is_a_finding(estate: Estate) -> None:
     assert "4_service_cutover.yml" in estate.findings()
 
 
+@pytest.mark.promise("proof-repeated")
 def test_live_group_right_after_the_cutover(estate: Estate) -> None:
     estate.cut_over()
     result = estate.validate()
@@ -155,6 +159,7 @@ def test_live_group_right_after_the_cutover(estate: Estate) -> None:
     assert "hashed again now: they are the ones that were proven" in result["basis"]
 
 
+@pytest.mark.promise("later-writes-are-counted")
 def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
@@ -168,6 +173,7 @@ def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Es
     assert result["proof_repeated"] is True
 
 
+@pytest.mark.promise("later-writes-are-counted")
 def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("DELETE FROM app.pets WHERE id = 1")
@@ -182,6 +188,7 @@ def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(e
     assert "app.pets: rows written since the cutover: 1 changed, 1 gone" in result["information"]
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_what_differs_in_a_table_that_nobody_writes_to_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.unwritten_tables = ("app.owners",)
@@ -247,6 +254,7 @@ def test_an_interrupted_way_back_is_a_finding(estate: Estate) -> None:
     assert "cutover group zoo: its way back to SQLite was interrupted" in estate.findings()
 
 
+@pytest.mark.promise("proof-repeated")
 def test_a_proof_that_is_not_that_of_the_frozen_file_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target(
@@ -291,6 +299,7 @@ def test_after_the_way_back_writes_on_both_sides_are_information(estate: Estate)
     assert [(table["equal"], table["rows_now"]) for table in result["tables"]] == [(True, 2), (True, 3)]
 
 
+@pytest.mark.promise("validation-only-reads")
 def test_validation_writes_nothing(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
@@ -306,6 +315,7 @@ def test_validation_writes_nothing(estate: Estate) -> None:
     assert sorted(path.name for path in estate.source.parent.iterdir()) == before[1]
 
 
+@pytest.mark.promise("proof-repeated")
 def test_a_frozen_file_written_to_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
@@ -357,12 +367,14 @@ def test_a_live_group_without_a_final_run_is_a_finding(estate: Estate) -> None:
     assert "the ledger holds no final sync" in estate.findings()
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_a_dropped_table_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("DROP TABLE app.pets")
     assert "zoo: app.pets: the table is not in the database" in estate.findings()
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_a_sequence_that_is_behind_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("SELECT setval('app.pets_id_seq', 1)")
@@ -390,6 +402,7 @@ def test_a_sequence_with_an_odd_name_is_read(estate: Estate) -> None:
     assert estate.validate()["sequences"][0]["next_value"] == 10
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_orphans_and_a_foreign_key_that_is_not_valid_are_findings(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target(
@@ -408,6 +421,7 @@ def test_a_constraint_that_is_not_valid_is_a_finding(estate: Estate) -> None:
     assert "constraint app.pets: named: PostgreSQL has not validated it" in estate.findings()
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_all_findings_come_at_once(estate: Estate) -> None:
     estate.cut_over()
     estate.on_target("SELECT setval('app.pets_id_seq', 1)")

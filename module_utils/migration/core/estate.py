@@ -158,6 +158,11 @@ class Group:
     aliases: tuple[str, ...] = ()
     ignored_tables: tuple[str, ...] = ()
 
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Return the system users of the services, each once; one of them owns the SQLite file."""
+        return tuple(dict.fromkeys(service.user for service in self.services))
+
 
 class _Reader:
     """Reads keys out of one mapping and collects every problem instead of raising the first."""

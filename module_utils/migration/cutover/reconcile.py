@@ -13,13 +13,13 @@ from ..core import ledger, state
 from ..core.connection import Login
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
-from ..core.files import sha256_of
 from ..engine.transfer import migrate
 from ..host import dotenv_file, open_files, write_protection
+from ..host.safe_paths import Opened, sha256_of
 from ..host.service_health import POSTGRESQL, Health, Watcher
 from ..window.back_on_sqlite import problems_of, put_back, written_since
 from ..window.checks import EnvFile, Settings, boot_warnings, check_database, check_services
-from ..window.services import diff, has_no_log, save, start, watch, write_env_files
+from ..window.services import diff, has_no_log, open_source, save, start, watch, write_env_files
 from ..window.steps import PROVEN, STOPPED_AT, Steps, make_report, record_cutover
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ class Keeper:
             began = time.monotonic()
             unfenced = self._lacks_fence()
             if unfenced:
-                self._require_frozen_file()
-                write_protection.raise_fence(self.group.source_path)
+                with open_source(self.group) as source:
+                    self._require_frozen_file(source)
+                    write_protection.raise_fence(source.descriptor)
             try:
                 if restart:
                     with steps.step("settings"):
@@ -112,9 +113,11 @@ class Keeper:
         stale = {
             entry.service.name
             for entry in self.checked.env_files
-            if entry.text != entry.on_postgresql or dotenv_file.mode_of(entry.service.env_path) != 0o600
+            if entry.text != entry.on_postgresql
+            or not dotenv_file.is_private(entry.service.env_path, entry.service.user)
         }
-        healths = watcher.look(self.group.services, POSTGRESQL, 0.0 if stale else _PATIENCE_SECONDS)
+        patience = 0.0 if stale else _PATIENCE_SECONDS
+        healths = watcher.look(self.group.services, POSTGRESQL, patience, just_listed=self.checked.processes)
         restart = [health.service for health in healths if health.shortcoming or health.service.name in stale]
         return restart, healths
 
@@ -125,11 +128,11 @@ class Keeper:
 
         :raises MigrationError: if the services have written to SQLite, and rows to PostgreSQL were written too.
         """
-        path = Path(self.group.source_path)
-        if self.record.state != state.LIVE or not path.exists() or write_protection.is_fenced(path):
+        if not self._lacks_fence():
             return False
-        untouched = has_no_log(path) and sha256_of(path) == self.record.frozen_sha256
-        if untouched and not open_files.find_holders(path):
+        with open_source(self.group) as source:
+            untouched = has_no_log(source.path) and sha256_of(source.descriptor) == self.record.frozen_sha256
+        if untouched and not open_files.find_holders(self.group.source_path):
             return False
         written = written_since(self.connection, self.group, self.record)
         if written:
@@ -151,22 +154,23 @@ class Keeper:
 
     def _lacks_fence(self) -> bool:
         """Return whether the frozen file is there without its fence: an old program could write rows to it."""
-        path = Path(self.group.source_path)
-        return self.record.state == state.LIVE and path.exists() and not write_protection.is_fenced(path)
+        if self.record.state != state.LIVE or not Path(self.group.source_path).is_file():
+            return False
+        with open_source(self.group) as source:
+            return not write_protection.is_fenced(source.descriptor)
 
-    def _require_frozen_file(self) -> None:
+    def _require_frozen_file(self, source: Opened) -> None:
         """Refuse to call a file frozen that was written to after its fence was taken away.
 
         :raises MigrationError: if it is not the file that was frozen.
         """
-        path = Path(self.group.source_path)
-        if has_no_log(path) and sha256_of(path) == self.record.frozen_sha256:
+        if has_no_log(source.path) and sha256_of(source.descriptor) == self.record.frozen_sha256:
             return
         raise MigrationError(
             f"Cutover group {self.group.name} lives on PostgreSQL, and its SQLite file was written to since.",
             [
                 Problem(
-                    str(path),
+                    str(source.path),
                     "its fence is gone, and it is no longer the file that was frozen at the cutover",
                     "Find out who wrote to it, and take these rows over by hand; then put the frozen file back",
                 )

@@ -15,11 +15,11 @@ from ..core import ledger, state
 from ..core.clock import stamp
 from ..core.connection import Login
 from ..core.estate import Group
-from ..core.files import sha256_of
 from ..engine.proof.target_state import LaterFingerprint
 from ..engine.transfer import migrate
 from ..host import write_protection
 from ..host.downtime import DowntimeClient
+from ..host.safe_paths import sha256_of
 from ..host.service_health import POSTGRESQL
 from ..window import rollback_record
 from ..window.back_on_sqlite import put_back
@@ -29,6 +29,7 @@ from ..window.services import (
     diff,
     identity_of,
     limit_waits,
+    open_source,
     require_at_rest,
     require_unchanged,
     save,
@@ -65,6 +66,7 @@ class Window:
         self.steps = Steps()
         self._described: dict[str, Any] = {}
         self._fingerprint: dict[str, dict[str, Any]] = {}
+        self._inode: int | None = None
         self._identity: tuple[int, ...] = ()
         self._may_have_written = False
 
@@ -89,9 +91,9 @@ class Window:
                 with self.steps.step("stop"):
                     self._stop(started_at)
                 with self.steps.step("freeze"):
-                    path = self._freeze()
+                    self._freeze()
                 # Another processor is free while the rows move.
-                frozen_sha256 = other_thread.submit(sha256_of, path)
+                frozen_sha256 = other_thread.submit(self._hash)
                 with self.steps.step("final sync"):
                     limit_waits(self.connection, self.settings.stop_timeout)
                     migration = migrate.migrate(
@@ -149,10 +151,12 @@ class Window:
 
     def _stop(self, started_at: datetime) -> None:
         """Commit that the window is open, and stop the services."""
-        path = Path(os.path.realpath(self.group.source_path))
         # A fence that is there already was put up by an earlier run, which recorded what was before it.
         known = self.record.detail.get(FENCE)
-        self._described = known if known and write_protection.is_fenced(path) else write_protection.describe(path)
+        with open_source(self.group) as source:
+            self._inode = source.status.st_ino
+            described = write_protection.describe(source.descriptor)
+            self._described = known if known and write_protection.is_fenced(source.descriptor) else described
         since = self.record.detail.get(STOPPED_AT) if self.record.state == state.FROZEN else None
         detail = {FENCE: self._described, STOPPED_AT: since or started_at.isoformat(), PROVEN: False}
         self._step("freeze", detail=detail)
@@ -165,15 +169,21 @@ class Window:
 
     def _freeze(self) -> Path:
         """Prove that nobody has the file open, complete it, fence it, and return its real path."""
-        path = Path(os.path.realpath(self.group.source_path))
         wait_until_closed(self.group.source_path, self.settings.stop_timeout)
-        write_protection.remove_fence(path, self._described)
-        checkpoint(path)
-        write_protection.raise_fence(path)
-        self._identity = identity_of(path)
-        # Who has opened it since can go on writing, beside it too.
-        require_at_rest(path)
-        return path
+        with open_source(self.group, self._inode) as source:
+            write_protection.remove_fence(source.descriptor, self._described)
+            checkpoint(source.path, source.status)
+            write_protection.raise_fence(source.descriptor)
+            self._identity = identity_of(source.descriptor)
+            # Who has opened it since can go on writing, beside it too.
+            require_at_rest(source.path)
+            source.require_same()
+            return source.path
+
+    def _hash(self) -> str:
+        """Return the SHA-256 of the frozen file."""
+        with open_source(self.group, self._inode) as source:
+            return sha256_of(source.descriptor)
 
     def _go_live(self, frozen_sha256: str) -> None:
         """Commit that PostgreSQL is the store, before the first service can write to it."""

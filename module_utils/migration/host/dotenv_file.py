@@ -11,13 +11,14 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from ..core.errors import MigrationError, Problem
+from . import safe_paths
+from .safe_paths import Opened
 
 HEADER = "# PostgreSQL connection of this service, written by the role service_env: do not edit."
 SET_ASIDE = "# Set aside by the role service_env: "
@@ -37,6 +38,9 @@ _ASSIGNMENT = re.compile(r"[^\S\n]*(?:export[^\S\n]+)?([A-Za-z0-9_.-]+)(?:[^\S\n
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=-]+\Z")
 _AFTER_QUOTE = re.compile(r"[^\S\n]*(?:#[^\n]*)?\Z")
 _BYTE_ORDER_MARK = "\ufeff"
+# Far beyond any settings; a file that is larger was put there to fill our memory.
+_MOST_BYTES = 1 << 20
+_PRIVATE_MODE = 0o600
 
 
 @dataclass(frozen=True)
@@ -236,21 +240,69 @@ def read(path: str, user: str) -> str:
     :param user: the service's user, who has to own the file: the file is later replaced on its behalf.
     :raises MigrationError: if it is missing, not the user's, or not to be parsed.
     """
-    resolved = Path(os.path.realpath(path))
+    with _opened(path, user) as file:
+        return _text_of(path, file)
+
+
+def is_private(path: str, user: str) -> bool:
+    """Return whether nobody but the service's user may read a dotenv file.
+
+    :raises MigrationError: as :func:`read`.
+    """
+    with _opened(path, user) as file:
+        return _mode_of(file) == _PRIVATE_MODE
+
+
+def write(path: str, text: str, user: str) -> None:
+    """Replace a dotenv file in one step: whoever reads it sees the old file or the new one, whole, never another mode.
+
+    Where it already holds the text, and is private, it stays as it is.
+
+    :param user: the service's user, to whom it belongs.
+    :raises MigrationError: if it is not a file of the user's, or is exchanged meanwhile.
+    """
+    with _opened(path, user) as file:
+        if _mode_of(file) != _PRIVATE_MODE or _text_of(path, file) != text:
+            _replace(file, text.encode("utf-8"))
+
+
+@contextmanager
+def _opened(path: str, user: str) -> Iterator[Opened]:
+    """Open a dotenv file that belongs to its service's user, who may exchange it at any moment.
+
+    :raises MigrationError: if it is missing, or another file than it should be.
+    """
     try:
-        info = resolved.lstat()
-        if not stat.S_ISREG(info.st_mode):
-            raise _unusable(path, "it is not a regular file", "Correct 'env_file' in estate_cutover_groups")
-        if info.st_uid != pwd.getpwnam(user).pw_uid:
-            what = f"it belongs to user id {info.st_uid} and not to {user}, who runs the service"
-            raise _unusable(path, what, f"Run: chown {user} {resolved}")
-        text = resolved.read_bytes().decode("utf-8")
-        parse(text)
+        pwd.getpwnam(user)
+    except KeyError:
+        what = f"its user {user} does not exist on this host"
+        raise _unusable(path, what, "Correct 'user' in estate_cutover_groups") from None
+    try:
+        with safe_paths.open_owned(path, [user]) as file:
+            # Whoever may put a file there could also take ours away.
+            if os.fstat(file.directory).st_mode & stat.S_IWOTH:
+                what = f"everybody may write to its directory {file.path.parent} and exchange the file"
+                raise _unusable(path, what, f"Run: chmod o-w {file.path.parent}")
+            yield file
     except FileNotFoundError:
         fix = f"Create it, even empty, as {user}, or correct 'env_file' in estate_cutover_groups"
         raise _unusable(path, "the file does not exist", fix) from None
     except OSError as error:
-        raise _unusable(path, f"it cannot be read: {error.strerror}", "Correct this, then run again") from None
+        raise _unusable(path, f"it cannot be used: {error.strerror}", "Correct this, then run again") from None
+
+
+def _text_of(path: str, file: Opened) -> str:
+    """Return the text of an open dotenv file.
+
+    :raises MigrationError: if it is too large, or not to be parsed.
+    """
+    content = os.pread(file.descriptor, _MOST_BYTES + 1, 0)
+    if max(len(content), file.status.st_size) > _MOST_BYTES:
+        what = f"it is larger than {_MOST_BYTES:,} bytes, so it is no file of settings"
+        raise _unusable(path, what, "Find out what fills it, and put the service's settings back")
+    try:
+        text = content.decode("utf-8")
+        parse(text)
     except UnicodeDecodeError:
         raise _unusable(path, "it is not UTF-8", "Save it as UTF-8, then run again") from None
     except ValueError as error:
@@ -258,41 +310,71 @@ def read(path: str, user: str) -> str:
     return text
 
 
-def write(path: str, text: str, user: str) -> None:
-    """Replace a dotenv file in one step: whoever reads it sees the old file or the new one, whole, never another mode.
+def _mode_of(file: Opened) -> int:
+    """Return the permission bits of an open dotenv file."""
+    return stat.S_IMODE(file.status.st_mode)
 
-    :param user: the service's user, to whom it belongs.
+
+def _replace(file: Opened, content: bytes) -> None:
+    """Put a new private file of the same owner in the place of an open one, within its directory's descriptor.
+
+    :raises MigrationError: if the open file, or the new one, is exchanged meanwhile.
     """
-    resolved = Path(os.path.realpath(path))
-    account = pwd.getpwnam(user)
-    new = resolved.with_name(f"{resolved.name}.new")
-    # A run that was killed may have left it behind.
-    with suppress(FileNotFoundError):
-        new.unlink()
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    before = file.status
+    group = pwd.getpwuid(before.st_uid).pw_gid
+    name = f"{file.name}.new"
+    _remove_leftover(file, name)
+    descriptor = os.open(
+        name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE_MODE, dir_fd=file.directory
+    )
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            if os.geteuid() == 0:
-                os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
-            os.fchmod(file.fileno(), 0o600)
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(resolved)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, before.st_uid, group)
+        os.fchmod(descriptor, _PRIVATE_MODE)
+        with os.fdopen(descriptor, "wb", closefd=False) as writer:
+            writer.write(content)
+        os.fsync(descriptor)
+        new = Opened(file.path, file.directory, file.name, descriptor)
+        _require_unchanged(file, before)
+        os.replace(name, file.name, src_dir_fd=file.directory, dst_dir_fd=file.directory)
+        # The directory is the user's, who could have put another file in the place of the new one.
+        new.require_same()
     except BaseException:
-        with suppress(FileNotFoundError):
-            new.unlink()
+        with suppress(OSError):
+            os.unlink(name, dir_fd=file.directory)
         raise
-    directory = os.open(resolved.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+    safe_paths.synchronise(file.directory)
 
 
-def mode_of(path: str) -> int:
-    """Return the permission bits of a dotenv file."""
-    return stat.S_IMODE(os.stat(path).st_mode)
+def _require_unchanged(file: Opened, before: os.stat_result) -> None:
+    """Refuse to replace a file that is no longer the one that was opened, or that was changed since.
+
+    :raises MigrationError: saying so.
+    """
+    file.require_same()
+    after = file.status
+    kept = ("st_uid", "st_nlink", "st_size", "st_mtime_ns")
+    if any(getattr(after, field) != getattr(before, field) for field in kept):
+        what = "somebody has changed it while it was being replaced"
+        raise _unusable(str(file.path), what, "Find out who did, then run again")
+
+
+def _remove_leftover(file: Opened, name: str) -> None:
+    """Remove the new file that a run which was killed has left behind, and nothing else.
+
+    :raises MigrationError: if another file stands in its place.
+    """
+    found = safe_paths.identify(file.directory, name)
+    if found is None:
+        return
+    unfinished = found.owner == os.geteuid() and found.size == 0
+    if found.kind != "file" or found.links != 1 or not (found.owner == file.status.st_uid or unfinished):
+        where = f"{file.path.parent}/{name}"
+        what = "it is in the way of the new settings, and is no file that an earlier run has left"
+        raise _unusable(where, what, "Find out whose it is, and move it away")
+    os.unlink(name, dir_fd=file.directory)
 
 
 def problems_of_values(where: str, values: Iterable[tuple[str, str]]) -> list[Problem]:

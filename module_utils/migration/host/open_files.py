@@ -7,8 +7,6 @@ refused then too is an error if the process could write to the file: what cannot
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import re
 import stat
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..core.errors import MigrationError, Problem
+from .safe_paths import files_as
 
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"socket:\[(\d+)\]\Z")
@@ -216,20 +215,11 @@ def _look_into(pid: int, read: Callable[[], _Result], gone: _Result) -> _Result:
 def _as_owner_of(pid: int) -> Iterator[None]:
     """Open files as the user and group of a process for a moment, which only root can.
 
-    Only the identity for file access changes, and of this thread alone: all capabilities but those for
-    file access stay, since the kernel wants us to have every capability that the process has.
+    The kernel wants us to have every capability that the process has, so those but for file access must stay.
     """
-    if os.geteuid() != 0:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     status = _status_of(pid)
-    library = ctypes.CDLL(None, use_errno=True)
-    try:
-        library.setfsgid(int(status["Gid"][1]))
-        library.setfsuid(int(status["Uid"][1]))
+    with files_as(int(status["Uid"][1]), int(status["Gid"][1])):
         yield
-    finally:
-        library.setfsuid(0)
-        library.setfsgid(os.getegid())
 
 
 def _may_write(pid: int, path: str | Path) -> bool:

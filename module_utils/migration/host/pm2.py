@@ -89,6 +89,8 @@ class Pm2:
         account = pwd.getpwnam(user)
         self._uid, self._gid = account.pw_uid, account.pw_gid
         self.home = Path(account.pw_dir) / ".pm2"
+        # What pm2 has listed last, if nothing was asked of it since: each call of it takes more than half a second.
+        self._listed: list[dict[str, Any]] | None = None
         self.environment = {
             "HOME": account.pw_dir,
             "USER": user,
@@ -130,7 +132,7 @@ class Pm2:
         :raises MigrationError: with what pm2 said last, if it refuses again and again.
         """
         wanted = list(names)
-        left = list(known) or self._listed(wanted)
+        left = list(known) or self._known_of(wanted)
         for attempt in range(1, _TRIES + 1):
             if not left:
                 return
@@ -142,7 +144,7 @@ class Pm2:
                 if attempt == _TRIES:
                     raise
                 time.sleep(_SECONDS_BETWEEN_TRIES)
-            left = self._listed(wanted)
+            left = self._known_of(wanted)
         if left:
             raise self._failed("delete", f"these are still in its list: {', '.join(left)}")
 
@@ -190,7 +192,8 @@ class Pm2:
         :raises MigrationError: if the dump holds a secret.
         """
         wanted = list(names)
-        changed = self._dumped(self._list(), wanted) != self._dumped(self._read_dump(), wanted)
+        listed = self._list() if self._listed is None else self._listed
+        changed = self._dumped(listed, wanted) != self._dumped(self._read_dump(), wanted)
         if changed and not check_mode:
             self._run("save")
         for file in ("dump.pm2", "dump.pm2.bak"):
@@ -217,7 +220,7 @@ class Pm2:
         except (OSError, ValueError):
             return False
 
-    def _listed(self, names: Iterable[str]) -> list[str]:
+    def _known_of(self, names: Iterable[str]) -> list[str]:
         """Return those of these names that pm2 knows; it is not asked about none."""
         wanted = list(names)
         known = {process.name for process in self.processes()} if wanted else set()
@@ -242,10 +245,12 @@ class Pm2:
             entries = json.loads(text[text.index("[") :])
         except ValueError:
             raise self._failed("jlist", "it did not answer with a list", _Refused) from None
-        return [entry for entry in entries if isinstance(entry, dict)]
+        self._listed = [entry for entry in entries if isinstance(entry, dict)]
+        return self._listed
 
     def _run(self, *arguments: str, directory: str = "/") -> None:
         """Call pm2."""
+        self._listed = None
         self._execute(["pm2", *arguments], directory)
 
     def _execute(self, command: list[str], directory: str = "/") -> str:

@@ -12,8 +12,9 @@ import ctypes
 import errno
 import hashlib
 import os
+import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from ..core.errors import MigrationError, Problem
 from . import write_protection
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a fifo in the place of a file must not hold us up.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # From linux/fs.h.
@@ -66,11 +67,11 @@ def open_directory(path: str | Path, inode: int | None = None) -> Iterator[int]:
     :raises Changed: if a component is missing, a symlink or no directory, or the inode is another.
     """
     components = _components(path)
-    descriptor = os.open("/", _DIRECTORY)
+    descriptor = os.open("/", DIRECTORY)
     try:
         for component in components:
             try:
-                inner = os.open(component, _DIRECTORY, dir_fd=descriptor)
+                inner = os.open(component, DIRECTORY, dir_fd=descriptor)
             except OSError as error:
                 raise changed(path, f"{component} on its way is no directory any more: {error.strerror}") from None
             os.close(descriptor)
@@ -101,7 +102,7 @@ def private_directory(path: str | Path, create: bool = True, secret: bool = True
     :raises MigrationError: if somebody else could exchange it, or look into it.
     """
     components = _components(path)
-    descriptor = os.open("/", _DIRECTORY)
+    descriptor = os.open("/", DIRECTORY)
     try:
         for number, component in enumerate(components, 1):
             last = number == len(components)
@@ -126,7 +127,7 @@ def require_private(path: str | Path, secret: bool = True) -> None:
     :raises MigrationError: if somebody else could exchange it, or look into it.
     """
     components = _components(path)
-    descriptor = os.open("/", _DIRECTORY)
+    descriptor = os.open("/", DIRECTORY)
     try:
         for number, component in enumerate(components, 1):
             try:
@@ -146,7 +147,7 @@ def _open_own(outer: int, path: str | Path, component: str, secret: bool) -> int
     :raises MigrationError: if it is no directory, or somebody else may change it.
     """
     try:
-        inner = os.open(component, _DIRECTORY, dir_fd=outer)
+        inner = os.open(component, DIRECTORY, dir_fd=outer)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -239,6 +240,153 @@ def copy_to(descriptor: int, copy: Path) -> str:
     return digest.hexdigest()
 
 
+# ---------------------------------------------------------------- files of the services' users
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file of a service's user, opened through no symlink.
+
+    :param path: its path, symlinks resolved, for errors and for programs that run as its owner.
+    :param directory: descriptor of the directory that holds it.
+    :param name: its name there.
+    :param descriptor: the file itself, open for reading.
+    """
+
+    path: Path
+    directory: int
+    name: str
+    descriptor: int
+
+    @property
+    def status(self) -> os.stat_result:
+        """Return what the open file is now."""
+        return os.fstat(self.descriptor)
+
+    def require_same(self) -> None:
+        """Refuse to go on if the name leads to another file than the open one.
+
+        :raises MigrationError: if somebody has exchanged it since it was opened.
+        """
+        found, ours = identify(self.directory, self.name), self.status
+        if found is None or (found.device, found.inode) != (ours.st_dev, ours.st_ino):
+            raise refused(
+                self.path,
+                "somebody has exchanged it while it was being worked on",
+                "Find out who did, put the service's own file back, then run again",
+            )
+
+
+def refused(path: str | Path, what: str, fix: str) -> MigrationError:
+    """Return the error for a file that is not used because somebody could lead us to another one by it."""
+    return MigrationError(f"The file {path} cannot be used.", [Problem(str(path), what, fix)])
+
+
+@contextmanager
+def open_owned(
+    path: str | Path, users: Collection[str], inode: int | None = None, links: int | None = 1
+) -> Iterator[Opened]:
+    """Open a file of a service's user, which that user may exchange for anything else at any moment.
+
+    Symlinks are resolved once; the way that this gives is then walked without following any.
+
+    :param users: who may own the file; empty for the user that this process runs as.
+    :param inode: refuse any other file.
+    :param links: how many names (hard links) the file may have; None for any number.
+    :raises FileNotFoundError: if there is no such file.
+    :raises MigrationError: if it is no regular file, belongs to somebody else, has a further name, or is being
+        exchanged.
+    """
+    resolved = Path(os.path.realpath(path))
+    if not os.path.lexists(resolved):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with (
+        refusing_exchanges(path),
+        open_directory(resolved.parent) as directory,
+        open_file(directory, resolved.name, resolved, inode) as descriptor,
+    ):
+        _require_owner(path, resolved, os.fstat(descriptor), users)
+        found = os.fstat(descriptor).st_nlink
+        if links is not None and found > links:
+            what = f"it has {found} names (hard links), so another file could be changed through it"
+            fix = f"See which they are (find / -xdev -samefile {resolved}); give the service a file of its own"
+            raise refused(path, what, fix)
+        yield Opened(resolved, directory, resolved.name, descriptor)
+
+
+@contextmanager
+def refusing_exchanges(path: str | Path) -> Iterator[None]:
+    """Say of what turns out to be exchanged that the file cannot be used, where no plan of a cleanup is at work.
+
+    :raises MigrationError: instead of :class:`Changed`.
+    """
+    try:
+        yield
+    except Changed as error:
+        fix = "Find out who changes it, then run again"
+        raise refused(path, error.problems[0].what, fix) from None
+
+
+def _require_owner(path: str | Path, resolved: Path, status: os.stat_result, users: Collection[str]) -> None:
+    """Raise unless a file belongs to one of the users, or to us if none is named."""
+    owners = set() if users else {os.geteuid()}
+    for user in users:
+        with suppress(KeyError):
+            owners.add(pwd.getpwnam(user).pw_uid)
+    if status.st_uid in owners:
+        return
+    names = " or ".join(users) or "the user who runs this"
+    what = f"it belongs to user id {status.st_uid} and not to {names}, who runs the service"
+    if str(path) != str(resolved):
+        raise refused(path, f"{what}: it leads to {resolved}", "Let this name lead to the service's own file")
+    fix = f"If it is the service's own file, run: chown --no-dereference {next(iter(users), 'root')} {resolved}"
+    raise refused(path, what, fix)
+
+
+@contextmanager
+def files_as(uid: int, gid: int, groups: Collection[int] | None = None) -> Iterator[None]:
+    """Open files with the rights of another user for a moment, which only root can.
+
+    The kernel then refuses what this user may not do, wherever a name leads. Only the identity for file
+    access changes, and of this thread alone; the capabilities but those for file access stay.
+
+    :param groups: the user's further groups, set for the whole process meanwhile; None to leave ours.
+    :raises PermissionError: if the kernel does not let us.
+    """
+    if os.geteuid() != 0:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    library = ctypes.CDLL(None, use_errno=True)
+    own_groups = os.getgroups()
+    try:
+        if groups is not None:
+            os.setgroups(list(groups))
+        library.setfsgid(gid)
+        library.setfsuid(uid)
+        # These calls report no failure; called with a wrong id they tell the one in force.
+        if (library.setfsuid(-1), library.setfsgid(-1)) != (uid, gid):
+            raise PermissionError(errno.EPERM, f"the kernel does not let root act as user id {uid}")
+        yield
+    finally:
+        library.setfsuid(0)
+        library.setfsgid(os.getegid())
+        if groups is not None:
+            os.setgroups(own_groups)
+
+
+@contextmanager
+def files_as_owner(status: os.stat_result) -> Iterator[None]:
+    """Open files with the rights of a file's owner for a moment; with our own if they are the same.
+
+    :param status: of the file, from its open descriptor.
+    """
+    if status.st_uid == os.geteuid():
+        yield
+        return
+    account = pwd.getpwuid(status.st_uid)
+    with files_as(status.st_uid, account.pw_gid, os.getgrouplist(account.pw_name, account.pw_gid)):
+        yield
+
+
 # ---------------------------------------------------------------- moves
 
 
@@ -271,17 +419,17 @@ def _rename(from_directory: int, from_name: str, to_directory: int, to_name: str
 
 def is_immutable(descriptor: int) -> bool:
     """Return whether an open file or directory has the attribute "immutable"."""
-    return write_protection.is_immutable(through(descriptor))
+    return write_protection.is_immutable(descriptor)
 
 
 def is_fenced(descriptor: int) -> bool:
     """Return whether an open file has a fence of either kind."""
-    return write_protection.is_fenced(through(descriptor))
+    return write_protection.is_fenced(descriptor)
 
 
 def set_immutable(descriptor: int, wanted: bool) -> bool:
     """Set or clear the attribute "immutable" and return whether that was possible."""
-    return write_protection.set_immutable(through(descriptor), wanted)
+    return write_protection.set_immutable(descriptor, wanted)
 
 
 def through(descriptor: int) -> str:

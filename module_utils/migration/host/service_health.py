@@ -153,13 +153,22 @@ class Watcher:
         self._require(results)
 
     def look(
-        self, services: Sequence[Service], store: str, timeout: float, old_pids: frozenset[int] = frozenset()
+        self,
+        services: Sequence[Service],
+        store: str,
+        timeout: float,
+        old_pids: frozenset[int] = frozenset(),
+        just_listed: Mapping[str, list[Process]] | None = None,
     ) -> list[Health]:
-        """Return the health of the services, once all are healthy or the time has passed."""
+        """Return the health of the services, once all are healthy or the time has passed.
+
+        :param just_listed: what pm2 has listed a moment ago, as :meth:`processes` returns it: then it is not asked
+            again, unless a service is not healthy by that.
+        """
         results = [Health(service) for service in services]
         deadline = time.monotonic() + timeout
-        asked = 0.0
-        listed: dict[str, list[Process]] = {}
+        asked = time.monotonic() if just_listed else 0.0
+        listed = just_listed or {}
         while True:
             if not asked or time.monotonic() - asked > _ASK_PM2_SECONDS:
                 listed = self.processes()

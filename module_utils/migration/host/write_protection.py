@@ -2,6 +2,10 @@
 
 The attribute "immutable" (``chattr +i``) stops everybody. Where the file system has no such
 attribute, or this process may not set it, the file becomes read-only for its owner (mode 0444).
+
+A file is given as a descriptor that was opened and checked (see :mod:`.host.safe_paths`), since its owner could
+let the name lead to another file. A path is only for a directory that nobody else may change, and never
+follows a symlink at its end.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,61 +31,77 @@ READ_ONLY = "read_only"
 _READ_ONLY_MODE = 0o444
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+File = int | str | Path
+
+
+def describe(file: File) -> dict[str, Any]:
     """Return what has to be known to take the fence away again: to be recorded before it is put up."""
-    return {"mode": f"{stat.S_IMODE(os.stat(path).st_mode):04o}"}
+    with _open(file) as descriptor:
+        return {"mode": f"{stat.S_IMODE(os.fstat(descriptor).st_mode):04o}"}
 
 
-def raise_fence(path: str | Path) -> str:
+def raise_fence(file: File) -> str:
     """Put up the fence and return its kind: ``immutable`` or ``read_only``."""
-    if set_immutable(path, True):
-        return IMMUTABLE
-    os.chmod(os.path.realpath(path), _READ_ONLY_MODE)
-    return READ_ONLY
+    with _open(file) as descriptor:
+        if set_immutable(descriptor, True):
+            return IMMUTABLE
+        os.fchmod(descriptor, _READ_ONLY_MODE)
+        return READ_ONLY
 
 
-def remove_fence(path: str | Path, described: dict[str, Any]) -> None:
+def remove_fence(file: File, described: dict[str, Any]) -> None:
     """Take the fence away, whichever kind it is; without a fence nothing happens.
 
     :param described: what :func:`describe` returned before the fence was put up.
     """
-    set_immutable(path, False)
-    mode = int(described.get("mode", "0644"), 8)
-    if stat.S_IMODE(os.stat(path).st_mode) == _READ_ONLY_MODE and mode != _READ_ONLY_MODE:
-        os.chmod(os.path.realpath(path), mode)
+    with _open(file) as descriptor:
+        set_immutable(descriptor, False)
+        mode = int(described.get("mode", "0644"), 8)
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == _READ_ONLY_MODE and mode != _READ_ONLY_MODE:
+            os.fchmod(descriptor, mode)
 
 
-def is_fenced(path: str | Path) -> bool:
+def is_fenced(file: File) -> bool:
     """Return whether the file has a fence of either kind."""
-    return is_immutable(path) or stat.S_IMODE(os.stat(path).st_mode) == _READ_ONLY_MODE
+    with _open(file) as descriptor:
+        return is_immutable(descriptor) or stat.S_IMODE(os.fstat(descriptor).st_mode) == _READ_ONLY_MODE
 
 
-def is_immutable(path: str | Path) -> bool:
+def is_immutable(file: File) -> bool:
     """Return whether the file has the attribute; False where there is none."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return bool(_read_flags(descriptor) & _IMMUTABLE)
-    except OSError as error:
-        if error.errno not in _NOT_POSSIBLE:
-            raise
-        return False
-    finally:
-        os.close(descriptor)
+    with _open(file) as descriptor:
+        try:
+            return bool(_read_flags(descriptor) & _IMMUTABLE)
+        except OSError as error:
+            if error.errno not in _NOT_POSSIBLE:
+                raise
+            return False
 
 
-def set_immutable(path: str | Path, wanted: bool) -> bool:
+def set_immutable(file: File, wanted: bool) -> bool:
     """Set or clear the attribute and return whether that was possible."""
-    descriptor = os.open(path, os.O_RDONLY)
+    with _open(file) as descriptor:
+        try:
+            flags = _read_flags(descriptor)
+            new = flags | _IMMUTABLE if wanted else flags & ~_IMMUTABLE
+            if new != flags:
+                fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", new))
+            return True
+        except OSError as error:
+            if error.errno not in _NOT_POSSIBLE:
+                raise
+            return False
+
+
+@contextmanager
+def _open(file: File) -> Iterator[int]:
+    """Give the descriptor of a file, which is closed at the end if it was opened here."""
+    if isinstance(file, int):
+        yield file
+        return
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        flags = _read_flags(descriptor)
-        new = flags | _IMMUTABLE if wanted else flags & ~_IMMUTABLE
-        if new != flags:
-            fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", new))
-        return True
-    except OSError as error:
-        if error.errno not in _NOT_POSSIBLE:
-            raise
-        return False
+        yield descriptor
     finally:
         os.close(descriptor)
 

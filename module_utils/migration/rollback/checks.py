@@ -13,6 +13,7 @@ from ..core import ledger
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
+from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
 from ..engine.export import export
 from ..engine.export.difference import Counts
@@ -25,8 +26,8 @@ from . import dump
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-# The copy, and the work files of the export beside it.
-_COPIES = 2
+# Of the frozen file, the one that is written to, and the work files of the export beside it.
+_COPIES = 3
 _MEBIBYTE = 1 << 20
 
 
@@ -55,15 +56,24 @@ class Found:
 
 
 def check(
-    connection: Connection, group: Group, record: ledger.GroupRecord, options: Options, checked: Checked
+    connection: Connection,
+    group: Group,
+    record: ledger.GroupRecord,
+    options: Options,
+    checked: Checked,
+    work_directory: str | None = None,
 ) -> Found:
     """Note every problem, and return what else was found.
 
     The services may run: the trial reads one snapshot of PostgreSQL.
+
+    :param work_directory: root's directory for private copies.
     """
     source = Path(os.path.realpath(group.source_path))
     identity = identity_of(source) if source.exists() else ()
-    frozen = _check_frozen_file(group, record, checked)
+    frozen = None
+    with checked.collecting():
+        frozen = _check_frozen_file(group, record, checked)
     _check_names_of_the_file(group, checked)
     changed = bool(written_since(connection, group, record))
     if not changed:
@@ -72,20 +82,20 @@ def check(
         return Found(False, identity)
     if frozen is None:
         return Found(True, identity)
-    _check_room(connection, group, options, frozen, checked)
+    _check_room(connection, group, options, frozen, Path(work_directory or WORK_DIRECTORY), checked)
     with checked.collecting():
         dump.find_programs(connection)
     with checked.collecting():
-        directory = frozen_file.make_directory(group.source_path)
-        try:
+        # Whatever stands in the place of the private directory is known before anything is stopped.
+        frozen_file.require_own(group.source_path)
+        with frozen_file.work_place(work_directory) as place:
+            copy = frozen_file.copy_frozen(group, record.frozen_sha256, rollback_record.read(record), place)
             if options.lose_rows is not None:
-                lost = number_of(export.count_changes(connection, group, frozen, directory))
+                lost = number_of(export.count_changes(connection, group, copy, place))
                 if lost != options.lose_rows:
                     checked.problems.append(_wrong_number(group, options.lose_rows, lost))
             else:
-                _try(connection, group, frozen, directory, checked)
-        finally:
-            frozen_file.remove_directory(group.source_path)
+                _try(connection, group, copy, place, checked)
     return Found(True, identity)
 
 
@@ -144,7 +154,7 @@ def _check_frozen_file(group: Group, record: ledger.GroupRecord, checked: Checke
     if not source.exists():
         checked.problems.append(Problem(str(source), "the frozen SQLite file is gone", fix))
         return None
-    frozen = frozen_file.find_frozen(group.source_path, record.frozen_sha256, rollback_record.read(record))
+    frozen = frozen_file.find_frozen(group, record.frozen_sha256, rollback_record.read(record))
     if frozen is None:
         what = "it is not the file that was frozen at the cutover: its hash is another"
         checked.problems.append(Problem(str(source), what, fix))
@@ -167,7 +177,9 @@ def _check_names_of_the_file(group: Group, checked: Checked) -> None:
             checked.problems.append(Problem(alias, what, f"Make it a symlink: ln -sf {source} {alias}"))
 
 
-def _check_room(connection: Connection, group: Group, options: Options, frozen: Path, checked: Checked) -> None:
+def _check_room(
+    connection: Connection, group: Group, options: Options, frozen: Path, work: Path, checked: Checked
+) -> None:
     """Note a problem for each file system that has not enough room."""
     tables = [table_name(mapping.target).as_string(connection) for mapping in group.tables]
     with connection.cursor() as cursor:
@@ -179,14 +191,18 @@ def _check_room(connection: Connection, group: Group, options: Options, frozen: 
         )
         stored = int(first_row(cursor)[0])
     connection.rollback()
-    existing = Path(options.directory)
-    while not existing.exists():
-        existing = existing.parent
     size = frozen.stat().st_size
-    needed = {frozen.parent: _COPIES * size + _MEBIBYTE}
     # A dump is compressed, and holds no index.
-    needed[existing] = needed.get(existing, 0) + stored
-    for directory, wanted in needed.items():
+    wants = [(frozen.parent, size + _MEBIBYTE), (work, _COPIES * size), (Path(options.directory), stored)]
+    # By file system: what is wanted of it altogether, and the first place on it.
+    needed: dict[int, tuple[Path, int]] = {}
+    for directory, wanted in wants:
+        existing = directory
+        while not existing.exists():
+            existing = existing.parent
+        first, before = needed.get(existing.stat().st_dev, (existing, 0))
+        needed[existing.stat().st_dev] = (first, before + wanted)
+    for directory, wanted in needed.values():
         free = shutil.disk_usage(directory).free
         if free < wanted:
             checked.problems.append(

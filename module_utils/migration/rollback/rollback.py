@@ -149,7 +149,7 @@ class _Run:
         try:
             if interrupted and not self.check_mode:
                 rollback_record.undo(self.connection, group, record)
-            found = check(self.connection, group, record, self.options, checked)
+            found = check(self.connection, group, record, self.options, checked, self.settings.work_directory)
             checked.require(
                 f"Cutover group {group.name} cannot be rolled back; "
                 + ("it stays on PostgreSQL." if interrupted else "nothing was stopped.")

@@ -132,16 +132,17 @@ class Window:
         )
         stack.callback(dump.cancel)
         dump.start(snapshot_id)
+        place = stack.enter_context(frozen_file.work_place(self.settings.work_directory))
         if self.options.lose_rows is None:
             with self.steps.step("export"):
-                copy = frozen_file.make_copy(self.group.source_path)
-                frozen = Path(self.group.source_path)
+                frozen = frozen_file.copy_frozen(self.group, self.record.frozen_sha256, {}, place)
+                copy = frozen_file.make_copy(frozen)
                 report = export.export_changes(self.connection, self.group, frozen, copy, snapshot_id)
             hashes = {table.target: table.content_hash for table in report.tables}
             self.entry |= {"way": EXPORTED, **report.as_dict()}
         else:
             with self.steps.step("count"):
-                hashes = self._count(self.options.lose_rows, snapshot_id)
+                hashes = self._count(self.options.lose_rows, snapshot_id, place)
         with self.steps.step("dump"):
             dumped = dump.finish(snapshot_id)
         self.entry["dump"] = dumped.as_dict()
@@ -153,30 +154,30 @@ class Window:
             for name, writers in read_writers(guard, list(hashes)).items()
         }
 
-    def _count(self, typed: int, snapshot_id: str) -> dict[str, str]:
+    def _count(self, typed: int, snapshot_id: str, place: Path) -> dict[str, str]:
         """Check the typed number once more; return the hash of each table."""
-        directory = frozen_file.make_directory(self.group.source_path)
-        frozen = Path(self.group.source_path)
-        counts = export.count_changes(self.connection, self.group, frozen, directory, snapshot_id)
+        frozen = frozen_file.copy_frozen(self.group, self.record.frozen_sha256, {}, place)
+        counts = export.count_changes(self.connection, self.group, frozen, place, snapshot_id)
         require_number(self.group, typed, number_of(counts))
         self.entry |= {"way": GIVEN_UP, "lost_rows": typed}
-        return export.hash_targets(self.connection, self.group, frozen, directory, snapshot_id)
+        return export.hash_targets(self.connection, self.group, frozen, place, snapshot_id)
 
     def _swap(self, copy: Path) -> None:
         """Put the exported file in the place of the frozen one, if it is another."""
         path, described = self.group.source_path, self.record.detail.get(FENCE, {})
-        exported = frozen_file.finish_copy(copy, path, described)
+        exported = frozen_file.finish_copy(copy, self.group, described)
         self.entry |= {"frozen_sha256": self.record.frozen_sha256, "exported_sha256": exported}
         if exported == self.record.frozen_sha256:
-            copy.unlink()
+            frozen_file.discard_copy(path)
             return
         source = Path(os.path.realpath(path))
         require_unchanged(source, self.found.identity)
+        inode = self.found.identity[1]
         old_file = frozen_file.name_for_old(path)
         self.entry["old_file"] = str(old_file)
         # Committed first: whoever finds the exported file in the place knows then what it is.
         rollback_record.note(self.connection, self.group, self.entry)
-        frozen_file.swap(copy, path, old_file, described)
+        frozen_file.swap(self.group, old_file, described, inode)
         # Whoever got hold of the old file while it had no fence would write to it, or has put a log beside the new one.
         require_at_rest(old_file)
         require_at_rest(source)
@@ -226,7 +227,7 @@ class Window:
 
     def _put_file_back(self) -> None:
         """Let the frozen file stand in its place again."""
-        frozen_file.undo_swap(self.group.source_path, self.record.frozen_sha256, self.entry)
+        frozen_file.undo_swap(self.group, self.record.frozen_sha256, self.entry)
 
     def _is_committed(self) -> bool | None:
         """Return whether the ledger says that SQLite is the store; None if the server does not answer."""

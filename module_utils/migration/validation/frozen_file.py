@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MigrationError, Problem
-from ..core.files import WORK_DIRECTORY, sha256_of
+from ..core.files import WORK_DIRECTORY
 from ..engine.convert.server_text import ServerForms
 from ..engine.export import export
 from ..engine.plan.planner import plan_group
@@ -16,6 +16,7 @@ from ..engine.prepare.prepare import prepare
 from ..engine.proof.checksums import sum_source
 from ..engine.proof.row_differences import WHOLE_ROW
 from ..engine.transfer import migrate
+from ..host.safe_paths import open_owned, sha256_of
 from ..host.write_protection import is_fenced
 from ..postgres import catalog
 from ..sqlite.snapshot import has_pages, snapshot
@@ -40,7 +41,13 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     """
     path = Path(group.source_path)
     try:
-        found = sha256_of(path)
+        with open_owned(path, group.users) as source:
+            path = source.path
+            found = sha256_of(source.descriptor)
+            fenced = is_fenced(source.descriptor)
+    except MigrationError as error:
+        findings.extend(error.problems)
+        return False
     except FileNotFoundError:
         findings.append(
             Problem(str(path), "the frozen SQLite file is gone, and with it the way back", "Put it back from a backup")
@@ -55,7 +62,7 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     elif found != record.frozen_sha256:
         what = "the frozen SQLite file has changed since the cutover: a program writes to it, or it was replaced"
         findings.append(Problem(str(path), what, fix))
-    if record.detail.get(FENCE) and not is_fenced(path):
+    if record.detail.get(FENCE) and not fenced:
         what = "its fence is gone: an old program could write rows to it"
         findings.append(Problem(str(path), what, f"Run playbooks/4_service_cutover.yml, which {_RAISES_IT}"))
     wal, journal = (Path(f"{path.resolve()}{suffix}") for suffix in ("-wal", "-journal"))

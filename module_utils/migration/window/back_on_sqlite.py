@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..engine.proof.target_state import since
 from ..host import write_protection
 from ..host.service_health import POSTGRESQL, SQLITE, Health
 from .checks import Checked, Settings, check_services
-from .services import require_healthy, save, start, stop, watch, write_env_files
+from .services import open_source, require_healthy, save, start, stop, watch, write_env_files
 from .signals import Interrupted, uninterruptible
 from .steps import FENCE, FINGERPRINT
 
@@ -111,13 +112,27 @@ def to_sqlite(group: Group, checked: Checked, settings: Settings, described: Map
     :raises MigrationError: if a service does not come up.
     """
     stop(group.services, checked)
-    write_env_files(checked.env_files, SQLITE)
+    problems: list[Problem] = []
+    unset: set[str] = set()
+    for entry in checked.env_files:
+        failed = attempted(partial(write_env_files, [entry], SQLITE), group)
+        problems += failed
+        unset.update([entry.service.name] if failed else [])
     if Path(group.source_path).exists():
-        write_protection.remove_fence(group.source_path, dict(described))
-    start(group.services, checked)
+        problems += attempted(partial(_remove_fence, group, described), group)
+    # Whoever has exchanged a file must not keep the services from running, but for one that would use PostgreSQL.
+    start([service for service in group.services if service.name not in unset], checked)
+    if problems:
+        raise MigrationError(f"Cutover group {group.name} is not on SQLite as it was.", problems)
     healths = require_healthy(group, checked, settings, SQLITE, checked.pids)
     save(group, checked, settings)
     return healths
+
+
+def _remove_fence(group: Group, described: Mapping[str, Any]) -> None:
+    """Take the fence of a group's file away."""
+    with open_source(group) as source:
+        write_protection.remove_fence(source.descriptor, dict(described))
 
 
 def written_until_stopped(

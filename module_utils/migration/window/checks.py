@@ -14,6 +14,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from ..host import dotenv_file, login_test, open_files
 from ..host.pm2 import ONLINE, Pm2, Process, by_user
+from ..host.safe_paths import open_owned
 from ..host.service_health import ServicesLogin, ask
 from ..sqlite.snapshot import resolve_source
 
@@ -151,6 +152,9 @@ def check_source(group: Group, checked: Checked) -> None:
     """Check the source, its aliases, and that nobody but the group's services has it open."""
     with checked.collecting():
         source = resolve_source(group.source_path)
+        # Whoever may exchange it must not lead root to a file of somebody else's.
+        with open_owned(source, group.users):
+            pass
         inode = os.stat(source).st_dev, os.stat(source).st_ino
         for alias in group.aliases:
             try:

@@ -63,7 +63,7 @@ def undo(connection: Connection, group: Group, record: ledger.GroupRecord) -> No
 
     :raises MigrationError: if somebody has written to it.
     """
-    frozen_file.undo_swap(group.source_path, record.frozen_sha256, read(record))
+    frozen_file.undo_swap(group, record.frozen_sha256, read(record))
     note(connection, group, {"phase": OPEN})
 
 

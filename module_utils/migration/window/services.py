@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from ..host import dotenv_file, open_files
+from ..host.safe_paths import Opened, files_as_owner, open_owned, refused
 from ..host.service_health import POSTGRESQL, Health, Watcher
 from .checks import Checked, EnvFile, Settings
 
@@ -85,8 +86,7 @@ def write_env_files(env_files: Iterable[EnvFile], store: str) -> None:
     for entry in env_files:
         text = entry.on_postgresql if store == POSTGRESQL else entry.on_sqlite
         path, user = entry.service.env_path, entry.service.user
-        if dotenv_file.read(path, user) != text or dotenv_file.mode_of(path) != 0o600:
-            dotenv_file.write(path, text, user)
+        dotenv_file.write(path, text, user)
 
 
 def diff(env_files: Iterable[EnvFile], to: str) -> list[dict[str, str]]:
@@ -127,12 +127,33 @@ def wait_until_closed(path: str, timeout: float) -> None:
         time.sleep(0.1)
 
 
-def checkpoint(path: Path) -> None:
+@contextmanager
+def open_source(group: Group, inode: int | None = None) -> Iterator[Opened]:
+    """Open the SQLite file of a group, which its services' users may exchange for anything else at any moment.
+
+    :param inode: refuse any other file.
+    :raises MigrationError: if it is missing, no regular file, or somebody else's.
+    """
+    try:
+        with open_owned(group.source_path, group.users, inode) as source:
+            yield source
+    except FileNotFoundError:
+        what, fix = "the file does not exist", "Put the file back, then run again"
+        raise refused(group.source_path, what, fix) from None
+
+
+def checkpoint(path: Path, owner: os.stat_result | None = None) -> None:
     """Bring every row of the write-ahead log or a hot journal into the file, so that it is complete by itself.
 
+    SQLite knows files by their names only. So it works with the rights of the file's owner.
+
+    :param owner: status of the file from its open descriptor; None to work with our own rights.
     :raises MigrationError: if rows are left in the log.
     """
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=LOG_SECONDS)) as connection:
+    with (
+        nullcontext() if owner is None else files_as_owner(owner),
+        closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=LOG_SECONDS)) as connection,
+    ):
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if not has_no_log(path):
@@ -166,9 +187,12 @@ def limit_waits(connection: Connection, seconds: float) -> None:
     connection.commit()
 
 
-def identity_of(path: Path) -> tuple[int, ...]:
-    """Return what changes if a file is written to or exchanged; only its hash would tell more, and takes its time."""
-    info = path.stat()
+def identity_of(file: Path | int) -> tuple[int, ...]:
+    """Return what changes if a file is written to or exchanged; only its hash would tell more, and takes its time.
+
+    :param file: its path, or its open descriptor.
+    """
+    info = os.stat(file)
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 

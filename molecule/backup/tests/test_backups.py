@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from molecule.backup.tests.conftest import Backups
 
 UNITS = ("postgres-backup", "postgres-backup-drill", "postgres-backup-check")
 
 
+@pytest.mark.promise("backup-timers-run")
 def test_the_timers_wait_for_their_time(backups: Backups) -> None:
     for unit in UNITS:
         timer = backups.host.service(f"{unit}.timer")
@@ -25,6 +28,7 @@ def test_without_a_proven_backup_the_check_fails(backups: Backups) -> None:
         assert "no backup was ever proven to restore" in backups.start("postgres-backup-check", succeeds=False)
 
 
+@pytest.mark.promise("backup-proven-by-restore-test")
 def test_backups_under_load_are_proven(backups: Backups, loaded_backup: str) -> None:
     rows = backups.psql(
         "SELECT name, verified_at > taken_at, taken_at < now() FROM migration.backup ORDER BY taken_at"
@@ -38,6 +42,7 @@ def test_backups_under_load_are_proven(backups: Backups, loaded_backup: str) -> 
     assert set(modes) == {"postgres 700", "postgres 600"}
 
 
+@pytest.mark.promise("restore-swaps-whole-databases")
 def test_a_named_backup_is_restored_after_it_was_confirmed(backups: Backups, loaded_backup: str) -> None:
     before = backups.psql("SELECT count(*) FROM deploy.deployments")
     name = f"postgres_backup_restore_name={loaded_backup}"

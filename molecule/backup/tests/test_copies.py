@@ -62,6 +62,7 @@ def copy_again(backups: Backups) -> list[str]:
     return names
 
 
+@pytest.mark.promise("copy-off-the-host")
 def test_copies_over_ssh_are_read_back_and_their_failure_raises_the_alarm(
     backups: Backups, loaded_backup: str, other_account: str
 ) -> None:
@@ -99,6 +100,7 @@ def test_what_the_target_has_lost_is_copied_again_and_what_it_removed_of_old_is_
     backups.shell(f"diff -r {backups.directory} {KEPT} --exclude '.*'")
 
 
+@pytest.mark.promise("copy-off-the-host")
 def test_a_backup_that_was_damaged_here_does_not_replace_its_good_copy(backups: Backups, other_account: str) -> None:
     newest = backups.names()[-1]
     here, there = f"{backups.directory}/{newest}/database.dump", f"{KEPT}/{newest}/database.dump"
@@ -141,6 +143,7 @@ def secret_file(tmp_path: Path, target: str) -> str:
     return f"@{path}"
 
 
+@pytest.mark.promise("copy-off-the-host")
 def test_a_repository_over_ssh_holds_every_byte(backups: Backups, few_backups: None, tmp_path: Path) -> None:
     output = configure(backups, "-e", secret_file(tmp_path, OVER_SSH))
     assert PASSWORD not in output

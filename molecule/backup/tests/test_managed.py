@@ -55,6 +55,7 @@ def managed(backups: Backups) -> Backups:
     return there
 
 
+@pytest.mark.promise("backup-password-hidden")
 def test_only_the_user_of_the_backups_can_read_the_password(managed: Backups) -> None:
     assert managed.shell(f"stat -c '%U %a' {SETTINGS} {SETTINGS}/settings.json").splitlines() == [
         "postgres-backup 700",
@@ -103,6 +104,7 @@ def test_a_restore_asks_for_the_right_it_lacks_and_ends_the_services_sessions(ma
     assert "nothing to do" in output
 
 
+@pytest.mark.promise("backup-password-hidden")
 def test_the_password_reaches_neither_the_journal_nor_a_backup(managed: Backups) -> None:
     managed.shell("journalctl --sync")
     password = json.loads(managed.shell(f"cat {SETTINGS}/settings.json"))["login"]["login_password"]

@@ -57,6 +57,7 @@ def before(remembered: dict[str, Any]) -> None:
     """Read every row before the first test changes anything."""
 
 
+@pytest.mark.promise("plan-id-required")
 def test_nothing_happens_without_a_confirmation(cleaned: Any) -> None:
     # As if the backup that was taken after the cutover had not been proven yet.
     cleaned.sql("UPDATE migration.backup SET verified_at = NULL")
@@ -73,6 +74,7 @@ def test_nothing_happens_without_a_confirmation(cleaned: Any) -> None:
     assert "Nothing of cleanup plan" in refused.output
 
 
+@pytest.mark.promise("daily-check-sees-every-touch")
 def test_the_timer_checks_every_group_and_a_failed_check_interrupts(cleaned: Any) -> None:
     assert cleaned.host.service("sqlite-soak-check.timer").is_running
     assert cleaned.host.service("sqlite-soak-check.timer").is_enabled
@@ -94,6 +96,7 @@ def test_the_timer_checks_every_group_and_a_failed_check_interrupts(cleaned: Any
     assert "a daily check failed, and the time began anew" in run.output
 
 
+@pytest.mark.promise("only-planned-files-move")
 def test_an_attack_by_the_services_user_moves_nothing_else(cleaned: Any) -> None:
     cleaned.pass_days()
     cleaned.sql("INSERT INTO migration.backup VALUES ('proven', clock_timestamp(), clock_timestamp(), 'sha', '{}')")
@@ -138,6 +141,7 @@ def test_a_confirmed_plan_archives_and_hides_every_file(cleaned: Any) -> None:
     assert cleaned.stores() == ["postgresql"] * 4
 
 
+@pytest.mark.promise("tombstone-stops-old-programs")
 def test_an_old_program_fails_loudly_and_creates_nothing(cleaned: Any) -> None:
     for path in (SOURCES[0], SYMLINKS[0], SYMLINKS[1]):
         for user in (AS_SERVICE, ""):
@@ -164,6 +168,7 @@ def test_the_other_phases_live_with_it(cleaned: Any) -> None:
     cleaned.shell("systemctl start sqlite-soak-check.service")
 
 
+@pytest.mark.promise("file-comes-back")
 def test_a_file_comes_back_until_it_is_deleted(cleaned: Any) -> None:
     run = cleaned.clean_up(restore="registry")
     assert (run.status, run.changed) == (0, 1), run.output
@@ -195,6 +200,7 @@ def test_the_last_deletion_keeps_every_row(cleaned: Any, remembered: dict[str, A
     assert refused.status != 0 and "snapshot.db.gz" in refused.output
 
 
+@pytest.mark.promise("driver-removed-last")
 def test_the_driver_is_gone_and_the_services_start_without_it(cleaned: Any) -> None:
     for service in ("swarm-registry", "swarm-deploy", "swarm-tickets", "swarm-platform"):
         text = cleaned.shell(f"cat /opt/{service}/package.json")

@@ -69,6 +69,7 @@ def written_rows(send: Send) -> Iterator[dict[str, Any]]:
         send("DELETE", address)
 
 
+@pytest.mark.promise("second-run-changes-nothing", "services-rows-never-overwritten", "no-password-in-output")
 def test_further_runs_change_nothing_and_print_no_password(
     run_site: RunSite,
     print_site: Callable[..., str],
@@ -103,6 +104,7 @@ def test_further_runs_change_nothing_and_print_no_password(
     assert rows_are_there()
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
 def test_a_dry_run_on_the_finished_host_announces_nothing(
     run_site: RunSite, send: Send, written_rows: dict[str, Any]
 ) -> None:

@@ -15,6 +15,7 @@ SCHEMAS = ("auth", "deploy", "registry", "verification")
 Query = Callable[[str], list[Any]]
 
 
+@pytest.mark.promise("server-runs-at-boot")
 def test_the_service_runs_and_starts_at_boot(host: Host) -> None:
     """PostgreSQL 16 is installed, running and enabled."""
     assert host.package("postgresql-16").is_installed
@@ -24,6 +25,7 @@ def test_the_service_runs_and_starts_at_boot(host: Host) -> None:
     assert re.search(r"^16\s+main\s+5432\s+online\b", host.run("pg_lsclusters --no-header").stdout, re.MULTILINE)
 
 
+@pytest.mark.promise("settings-in-conf-d")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -41,12 +43,14 @@ def test_the_server_has_the_settings_of_the_plan(query: Query, name: str, value:
     assert row == {"value": value, "pending_restart": False}
 
 
+@pytest.mark.promise("settings-in-conf-d")
 def test_no_setting_waits_for_a_restart(query: Query) -> None:
     """What the files say is what the server does."""
     assert query("SELECT name FROM pg_settings WHERE pending_restart") == []
     assert query("SELECT sourcefile, name, error FROM pg_file_settings WHERE error IS NOT NULL") == []
 
 
+@pytest.mark.promise("settings-in-conf-d")
 def test_our_settings_stand_in_conf_d_only(host: Host, query: Query) -> None:
     """The distribution's postgresql.conf is as the package made it."""
     (row,) = query("SELECT sourcefile FROM pg_settings WHERE name = 'shared_buffers'")
@@ -54,6 +58,7 @@ def test_our_settings_stand_in_conf_d_only(host: Host, query: Query) -> None:
     assert "256MB" not in host.file("/etc/postgresql/16/main/postgresql.conf").content_string
 
 
+@pytest.mark.promise("access-rules-closed")
 def test_access_rules_are_valid_and_end_in_reject(query: Query) -> None:
     """pg_hba.conf parses, lets the administrator in over the socket, and rejects what it does not name."""
     rules = query("SELECT * FROM pg_hba_file_rules ORDER BY line_number")
@@ -90,6 +95,7 @@ def test_the_extensions_of_the_plan_work(query: Query) -> None:
     assert row == {"extensions": 2, "digest": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}
 
 
+@pytest.mark.promise("roles-with-least-rights")
 def test_roles_have_no_more_rights_than_they_need(query: Query, services: list[dict[str, Any]]) -> None:
     """The owner cannot log in, no role is superuser, PUBLIC gets nothing, passwords are kept as SCRAM verifiers."""
     roles = {
@@ -111,6 +117,7 @@ def test_roles_have_no_more_rights_than_they_need(query: Query, services: list[d
     assert row["may_connect"] is False
 
 
+@pytest.mark.promise("service-privileges-exact")
 def test_a_service_reaches_its_own_schemas_only(query: Query, services: list[dict[str, Any]]) -> None:
     """Each service's role reads and writes the schemas that the inventory names, no others, and not the ledger."""
     for service in services:

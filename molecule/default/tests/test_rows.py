@@ -119,6 +119,7 @@ def difference(
     ]
 
 
+@pytest.mark.promise("nothing-lost")
 @pytest.mark.parametrize(("group", "table"), TABLES)
 def test_every_row_arrived(
     query: Query,
@@ -171,6 +172,7 @@ def test_the_sources_held_what_they_should(sources: dict[str, dict[str, list[Row
     assert counts["roles"] == 4
 
 
+@pytest.mark.promise("policy-keeps-original")
 def test_what_a_policy_changed_is_kept_in_the_ledger(query: Query, sources: dict[str, dict[str, list[Row]]]) -> None:
     """`users.role` has no column in PostgreSQL: every user's value stands in the ledger."""
     kept = query(
@@ -181,6 +183,7 @@ def test_what_a_policy_changed_is_kept_in_the_ledger(query: Query, sources: dict
     assert sorted(row["role"] for row in kept) == sorted(user["role"] for user in users)
 
 
+@pytest.mark.promise("sequence-goes-on")
 def test_the_sequence_gives_no_number_out_again(query: Query) -> None:
     """The sequence of deployment_events stands above the highest number ever given, also if its row is deleted."""
     (row,) = query(

@@ -50,6 +50,7 @@ def passwords(host: Host, services: list[dict[str, Any]]) -> set[str]:
     return found
 
 
+@pytest.mark.promise("env-private")
 def test_env_files_hold_the_connection_and_are_private(host: Host, services: list[dict[str, Any]]) -> None:
     """Each .env has the PG variables and the same in DATABASE_URL, belongs to the service's user, and is 0600."""
     for service in services:
@@ -64,6 +65,7 @@ def test_env_files_hold_the_connection_and_are_private(host: Host, services: lis
         assert values["DATABASE_URL"].startswith(f"postgresql://{role}:{values['PGPASSWORD']}@127.0.0.1:5432/swarm")
 
 
+@pytest.mark.promise("env-other-lines-kept")
 def test_other_lines_of_env_files_are_kept(host: Host, services: list[dict[str, Any]]) -> None:
     """The lines that the service had before are all still there."""
     for service in services:
@@ -72,6 +74,7 @@ def test_other_lines_of_env_files_are_kept(host: Host, services: list[dict[str, 
         assert [line for line in before if line not in after] == []
 
 
+@pytest.mark.promise("service-proven-on-postgresql")
 def test_every_service_answers_from_postgresql(host: Host, services: list[dict[str, Any]]) -> None:
     """The health address names PostgreSQL as the store and counts rows in it."""
     for service in services:
@@ -80,6 +83,7 @@ def test_every_service_answers_from_postgresql(host: Host, services: list[dict[s
         assert health["rows"] > 0
 
 
+@pytest.mark.promise("service-proven-on-postgresql")
 def test_processes_are_online_and_hold_no_sqlite_file(
     host: Host, services: list[dict[str, Any]], estate: list[dict[str, Any]]
 ) -> None:
@@ -94,6 +98,7 @@ def test_processes_are_online_and_hold_no_sqlite_file(
             assert group["source"]["path"] not in open_files
 
 
+@pytest.mark.promise("service-environment-clean")
 def test_processes_have_a_clean_environment(host: Host, services: list[dict[str, Any]]) -> None:
     """A process's real environment agrees with its .env and holds nothing of the operator's shell or of Ansible."""
     running = processes(host)
@@ -107,6 +112,7 @@ def test_processes_have_a_clean_environment(host: Host, services: list[dict[str,
         assert [name for name in environment if re.match(r"ANSIBLE|SUDO_|LS_COLORS|SSH_", name)] == []
 
 
+@pytest.mark.promise("service-proven-on-postgresql")
 def test_each_service_logs_in_with_its_own_role(host: Host, query: Query, services: list[dict[str, Any]]) -> None:
     """pg_stat_activity shows a session of each service's role."""
     for service in services:
@@ -118,6 +124,7 @@ def test_each_service_logs_in_with_its_own_role(host: Host, query: Query, servic
         assert sessions, service["name"]
 
 
+@pytest.mark.promise("password-nowhere-else")
 def test_no_password_is_kept_where_others_can_read_it(host: Host, passwords: set[str]) -> None:
     """No database password stands in pm2's dump, in a log, in the journal, in a world-readable file or in a process."""
     places = {
@@ -138,6 +145,7 @@ def test_no_password_is_kept_where_others_can_read_it(host: Host, passwords: set
     assert readable.stdout == ""
 
 
+@pytest.mark.promise("started-at-boot")
 def test_pm2_starts_the_services_at_boot(host: Host, services: list[dict[str, Any]]) -> None:
     """The boot unit is enabled, and what pm2 would resurrect are the services, readable by nobody else."""
     assert host.service("pm2-swarm").is_enabled

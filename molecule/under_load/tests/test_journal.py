@@ -33,6 +33,7 @@ def load_generator(host: Host, command: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.promise("acknowledged-write-kept")
 def test_every_acknowledged_write_is_there_exactly_once(host: Host) -> None:
     """Nothing was left out of the comparison, and there was enough to compare."""
     found = load_generator(host, "check")

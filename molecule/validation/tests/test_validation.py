@@ -126,6 +126,7 @@ def test_damage_before_the_cutover_is_named_with_its_rows_and_mended_it_is_valid
     assert (run.status, run.findings) == (0, {}), run.output
 
 
+@pytest.mark.promise("untrusted-server-named-before-stop")
 def test_a_server_that_the_services_would_not_trust_is_found_before_anything_stops(estate: Any) -> None:
     """Its name stands for another host: the library verifies the certificate of such a server."""
     estate.shell(f"echo 127.0.0.1 {OTHER_NAME} >> /etc/hosts")
@@ -144,6 +145,7 @@ def test_a_server_that_the_services_would_not_trust_is_found_before_anything_sto
 # ---------------------------------------------------------------- after it
 
 
+@pytest.mark.promise("proof-repeated")
 def test_after_the_cutover_the_proof_is_repeated_on_the_frozen_files(estate: Any) -> None:
     run = estate.play("4_service_cutover")
     assert run.status == 0, run.output
@@ -160,6 +162,7 @@ def test_after_the_cutover_the_proof_is_repeated_on_the_frozen_files(estate: Any
     assert run.report["database"]["backup"]["newest_verified"] == "proven"
 
 
+@pytest.mark.promise("validation-only-reads", "later-writes-are-counted")
 def test_rows_that_the_services_wrote_since_are_counted_and_nothing_is_written(estate: Any) -> None:
     made = [
         estate.send("POST", f"{REGISTRY}/agents", {"name": f"since-{n}", "version": "1.0.0", "path": "/agents/since"})
@@ -292,6 +295,7 @@ def all_damage(estate: Any) -> list[Damage]:
     ]
 
 
+@pytest.mark.promise("damage-is-a-finding")
 def test_damage_of_every_kind_is_named_and_the_mended_estate_is_valid(estate: Any, all_damage: list[Damage]) -> None:
     with damaged(estate, *all_damage):
         run = estate.validate(*NO_CHECKS, *UNWRITTEN)

@@ -38,6 +38,34 @@ def postgres_scram_verifier(password: str, current: str | None = None) -> str:
     return _verifier(password, secrets.token_bytes(SALT_BYTES))
 
 
+def postgres_roles_differing(
+    wanted: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]], passwords: Mapping[str, Any]
+) -> list[str]:
+    """Return the names of the wanted roles that the server lacks, or that are not as they are wanted, in order.
+
+    :param wanted: for each role ``name``, ``login``, ``connection_limit`` and the ``configuration`` that it must have.
+    :param found: by role ``verifier``, ``login``, ``privileged`` (whether it may do more than log in),
+        ``connection_limit`` and ``configuration`` as a list of ``name=value``, or None.
+    :raises AnsibleFilterError: if a password cannot be used. The message never holds it.
+    """
+    return [role["name"] for role in wanted if not _is_as_wanted(role, found.get(role["name"]), passwords)]
+
+
+def _is_as_wanted(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, passwords: Mapping[str, Any]) -> bool:
+    """Return whether the server has a role with the wanted attributes, configuration and password."""
+    if found is None or found["privileged"] or bool(found["login"]) != bool(wanted["login"]):
+        return False
+    if int(found["connection_limit"]) != int(wanted["connection_limit"]):
+        return False
+    configuration = {f"{name}={value}" for name, value in wanted["configuration"].items()}
+    if not configuration <= set(found["configuration"] or []):
+        return False
+    if not wanted["login"]:
+        return bool(not found["verifier"])
+    # It is the same only if it was made from this password.
+    return bool(postgres_scram_verifier(passwords[wanted["name"]], found["verifier"]) == found["verifier"])
+
+
 def _verifier(password: str, salt: bytes) -> str:
     """Return the verifier for one salt."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
@@ -131,4 +159,5 @@ class FilterModule:
             "postgres_connection_limit": postgres_connection_limit,
             "postgres_host_problems": postgres_host_problems,
             "postgres_packages_known": postgres_packages_known,
+            "postgres_roles_differing": postgres_roles_differing,
         }

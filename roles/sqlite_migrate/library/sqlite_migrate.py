@@ -152,8 +152,6 @@ from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Logi
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.estate import Group, parse_group
 from ansible.module_utils.migration.core.files import WORK_DIRECTORY
-from ansible.module_utils.migration.cutover import rehearsal
-from ansible.module_utils.migration.engine.transfer import migrate
 
 
 def synchronise(
@@ -182,6 +180,10 @@ def synchronise(
                     "state": record.state,
                     "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
                 }
+            # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
+            from ansible.module_utils.migration.cutover.cutover import rehearsal
+            from ansible.module_utils.migration.engine.transfer import migrate
+
             if check_mode:
                 result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
             else:
@@ -195,6 +197,8 @@ def synchronise(
 
 def _before_the_schema(group: Group, work_directory: str) -> dict[str, Any]:
     """Return what a dry run can say while the server or its schema is still to be made."""
+    from ansible.module_utils.migration.engine.transfer import migrate
+
     report = migrate.profile(group, work_directory)
     return {
         "changed": True,

@@ -83,7 +83,7 @@ lines:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.report import build as report
+from ansible.module_utils.migration.report.build import build as report
 
 
 def main() -> None:

@@ -111,7 +111,8 @@ def export_changes(
         closing(_open_copy(copy)) as writer,
         _transaction(writer),
     ):
-        return _Export(reading, frozen, writer).run()
+        # Problems name the file that people know, which may be another than the private copy that is read.
+        return _Export(reading, Path(group.source_path), writer).run()
 
 
 def rehearse(connection: Connection, group: Group, frozen: Path, directory: Path) -> ExportReport:

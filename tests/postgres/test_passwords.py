@@ -1,0 +1,78 @@
+"""Generated passwords, written by the role's own tasks on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role: {name: postgres_install, tasks_from: passwords}
+"""
+
+
+@pytest.mark.promise("passwords-generated-once")
+def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets" / "dev"
+    variables = {
+        "ansible_connection": "local",
+        "postgres_install_secrets_directory": str(secrets),
+        "postgres_install_migrator_role": "migrator",
+        "postgres_install_service_roles": [{"name": "shop"}, {"name": "till"}],
+    }
+    (tmp_path / "play.yml").write_text(PLAY)
+
+    def changed(*options: str) -> int:
+        result = subprocess.run(
+            [
+                "ansible-playbook",
+                "-i",
+                "localhost,",
+                "-e",
+                json.dumps(variables),
+                "-vvvv",
+                "--diff",
+                *options,
+                "play.yml",
+            ],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert not any(path.read_text().strip() in result.stdout for path in secrets.glob("*"))
+        return int(result.stdout.rpartition("changed=")[2].split()[0])
+
+    assert changed("--check") == 2
+    assert not secrets.parent.exists()
+    assert changed() == 2
+    written = {path.name: path.read_text() for path in secrets.iterdir()}
+    assert set(written) == {"migrator", "shop", "till"}
+    assert len({len(password.strip()) for password in written.values()} | {32}) == 1
+    assert len(set(written.values())) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (secrets, secrets.parent)} == {0o700}
+    assert changed() == 0
+    assert {path.name: path.read_text() for path in secrets.iterdir()} == written
+    # Only the one that is missing is made anew.
+    (secrets / "till").unlink()
+    assert changed() == 1
+    assert {name: (secrets / name).read_text() for name in ("migrator", "shop")}.items() <= written.items()
+    assert (secrets / "till").read_text() != written["till"]
