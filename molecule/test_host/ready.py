@@ -40,7 +40,7 @@ _INPUTS_OF_THE_ESTATE = ("molecule/sample_estate", "molecule/test_host", "molecu
 _INPUTS = (
     *_INPUTS_OF_THE_ESTATE,
     *("ansible.cfg", "pyproject.toml", "requirements.yml", "doc_fragments", "files", "filter_plugins", "inventory"),
-    *("module_utils", "molecule/inventory", "playbooks", "roles"),
+    *("library", "module_utils", "molecule/inventory", "playbooks", "roles"),
 )
 # Two checkouts on one machine share the images that are alike, but neither removes those that the other has made.
 _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
