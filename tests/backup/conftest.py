@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.backup.cli import cli
-from ansible.module_utils.migration.backup.cli import settings as backup_settings
+from ansible.module_utils.migration.backup import cli
+from ansible.module_utils.migration.backup import settings as backup_settings
 from ansible.module_utils.migration.backup.settings import Settings
 from ansible.module_utils.migration.core.connection import Login, connect
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.backup.cli import offsite_methods
+from ansible.module_utils.migration.backup import offsite_methods
 from ansible.module_utils.migration.backup.settings import CopyTarget
 from ansible.module_utils.migration.core.connection import connect
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible.module_utils.migration.backup.cli import check as backup_check
-from ansible.module_utils.migration.backup.cli import store as backup_store
+from ansible.module_utils.migration.backup import check as backup_check
+from ansible.module_utils.migration.backup import store as backup_store
 from ansible.module_utils.migration.core.errors import MigrationError
 
 from tests.backup.conftest import Program

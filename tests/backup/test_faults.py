@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.backup.cli import databases as backup_server
-from ansible.module_utils.migration.backup.cli import store as backup_store
+from ansible.module_utils.migration.backup import databases as backup_server
+from ansible.module_utils.migration.backup import store as backup_store
 from ansible.module_utils.migration.backup.restore_test import SUFFIX
 
 from tests.backup.conftest import Program

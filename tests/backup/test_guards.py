@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.backup.cli import databases as backup_server
-from ansible.module_utils.migration.backup.cli import preflight
+from ansible.module_utils.migration.backup import databases as backup_server
+from ansible.module_utils.migration.backup import preflight
 from ansible.module_utils.migration.backup.restore_test import SUFFIX
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import connect

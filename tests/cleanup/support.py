@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration.cleanup.cleanup import cleanup, soak
-from ansible.module_utils.migration.cleanup.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.cleanup import cleanup, soak
+from ansible.module_utils.migration.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup import run as cleanup_estate
 from ansible.module_utils.migration.cleanup.conditions import Settings
 from ansible.module_utils.migration.core import state
 from ansible.module_utils.migration.core.clock import read_clock

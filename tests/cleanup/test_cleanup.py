@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import soak_check
+from ansible.module_utils.migration.cleanup import soak_check
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.files import sha256_of

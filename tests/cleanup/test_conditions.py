@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import cleanup, conditions, soak, soak_check
-from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup import cleanup, conditions, soak, soak_check
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.clock import read_clock
 from ansible.module_utils.migration.core.errors import MigrationError

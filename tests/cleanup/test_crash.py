@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import cleanup
-from ansible.module_utils.migration.cleanup.cleanup import records as cleanup_records
-from ansible.module_utils.migration.cleanup.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup import cleanup
+from ansible.module_utils.migration.cleanup import records as cleanup_records
+from ansible.module_utils.migration.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.host import open_files, safe_paths

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import driver_package
+from ansible.module_utils.migration.cleanup import driver_package
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.estate import Group, parse_group
 

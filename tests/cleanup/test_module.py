@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError
 

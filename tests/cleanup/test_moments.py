@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import cleanup, soak_check
-from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup import cleanup, soak_check
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login
 from ansible.module_utils.migration.core.errors import MigrationError

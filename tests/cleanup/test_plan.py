@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import entry as cleanup_entry
-from ansible.module_utils.migration.cleanup.cleanup import inspect
-from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
+from ansible.module_utils.migration.cleanup import entry as cleanup_entry
+from ansible.module_utils.migration.cleanup import inspect
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 
 from tests.validation.support import Estate, make_estate

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import run as cleanup_estate
-from ansible.module_utils.migration.cleanup.cleanup import soak_check
-from ansible.module_utils.migration.cleanup.cleanup import steps as cleanup_steps
+from ansible.module_utils.migration.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.cleanup import soak_check
+from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.cleanup.cleanup import soak
+from ansible.module_utils.migration.cleanup import soak
 from ansible.module_utils.migration.cleanup.soak import Check, credit, measure
 from ansible.module_utils.migration.core.clock import Clock, read_clock
 

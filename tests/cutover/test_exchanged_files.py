@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.estate import Group, Service
-from ansible.module_utils.migration.cutover.cutover import window as cutover_window
+from ansible.module_utils.migration.cutover import window as cutover_window
 from ansible.module_utils.migration.host import dotenv_file, write_protection
 from ansible.module_utils.migration.host.service_health import ServicesLogin
 from ansible.module_utils.migration.window import back_on_sqlite as cutover_undo

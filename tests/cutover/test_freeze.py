@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover.cutover import cutover
+from ansible.module_utils.migration.cutover import cutover
 from ansible.module_utils.migration.host import write_protection
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.cutover.cutover import rehearsal
+from ansible.module_utils.migration.cutover import rehearsal
 from ansible.module_utils.migration.engine.proof.target_state import LaterFingerprint, fingerprint, since
 from ansible.module_utils.migration.engine.transfer import migrate
 

@@ -27,10 +27,10 @@ from ansible.module_utils.migration.core.connection import Login, ServerUnreacha
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.migration.core.estate import Group, Service
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover.cutover import cutover, reconcile
+from ansible.module_utils.migration.cutover import cutover, reconcile
 from ansible.module_utils.migration.host import dotenv_file, write_protection
 from ansible.module_utils.migration.host.service_health import ServicesLogin
-from ansible.module_utils.migration.rollback.rollback import rollback
+from ansible.module_utils.migration.rollback import rollback
 from ansible.module_utils.migration.window import back_on_sqlite
 from ansible.module_utils.migration.window import checks as cutover_checks
 from ansible.module_utils.migration.window.checks import Checked, EnvFile, Settings

@@ -31,14 +31,14 @@ from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.migration.core.estate import Group
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover.cutover import window as cutover_window
+from ansible.module_utils.migration.cutover import window as cutover_window
 from ansible.module_utils.migration.engine.transfer import migrate
 from ansible.module_utils.migration.host import write_protection
 from ansible.module_utils.migration.host.service_health import ServicesLogin
 from ansible.module_utils.migration.postgres import privileges, write_lock
+from ansible.module_utils.migration.rollback import dump as group_dump
+from ansible.module_utils.migration.rollback import rollback
 from ansible.module_utils.migration.rollback.checks import Options
-from ansible.module_utils.migration.rollback.rollback import dump as group_dump
-from ansible.module_utils.migration.rollback.rollback import rollback
 from ansible.module_utils.migration.window import frozen_file, rollback_record
 from ansible.module_utils.migration.window import steps as cutover_report
 from ansible.module_utils.migration.window.checks import Checked, Settings

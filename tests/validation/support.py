@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.estate import Group, parse_group
 from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover.cutover import rehearsal
+from ansible.module_utils.migration.cutover import rehearsal
 from ansible.module_utils.migration.engine.proof.target_state import fingerprint
 from ansible.module_utils.migration.engine.transfer import migrate
 from ansible.module_utils.migration.validation import group as validate
