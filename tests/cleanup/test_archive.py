@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine.move_in import archive
+from ansible.module_utils.migration.quarantine import archive
 
 from tests.validation.support import Estate
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import archive, move_in
 from ansible.module_utils.migration.quarantine.entry import FILE, SYMLINK, Move
-from ansible.module_utils.migration.quarantine.move_in import archive, move_in
 
 from tests.validation.support import Estate, make_estate
 

@@ -18,7 +18,7 @@ from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.core.files import sha256_of
 from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine.move_in import archive
+from ansible.module_utils.migration.quarantine import archive
 
 from tests.validation.support import Estate
 

@@ -17,8 +17,8 @@ from ansible.module_utils.migration.cleanup import steps as cleanup_steps
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login, connect
 from ansible.module_utils.migration.host import open_files, safe_paths
-from ansible.module_utils.migration.quarantine.move_in import archive, move_in, tombstone
-from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
+from ansible.module_utils.migration.quarantine import archive, move_in, tombstone
+from ansible.module_utils.migration.quarantine import place as quarantine_place
 
 from tests.validation.support import Estate
 

@@ -21,9 +21,9 @@ from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import Login
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import move_in, move_out, tombstone
+from ansible.module_utils.migration.quarantine import place as quarantine_place
 from ansible.module_utils.migration.quarantine.entry import COMPANION, Move
-from ansible.module_utils.migration.quarantine.move_in import move_in, move_out, tombstone
-from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
 
 from tests.validation.support import Estate
 

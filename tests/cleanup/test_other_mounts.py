@@ -14,9 +14,9 @@ import pytest
 from ansible.module_utils.migration.core.connection import Login
 from ansible.module_utils.migration.core.errors import MigrationError
 from ansible.module_utils.migration.host import safe_paths
+from ansible.module_utils.migration.quarantine import move_in
+from ansible.module_utils.migration.quarantine import place as quarantine_place
 from ansible.module_utils.migration.quarantine.entry import FILE, Move
-from ansible.module_utils.migration.quarantine.move_in import move_in
-from ansible.module_utils.migration.quarantine.move_in import place as quarantine_place
 
 from tests.validation.support import Estate, make_estate
 

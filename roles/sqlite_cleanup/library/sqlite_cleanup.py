@@ -129,10 +129,10 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.cleanup.cleanup import cleanup, conditions
-from ansible.module_utils.migration.cleanup.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.cleanup.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.cleanup import cleanup, conditions
+from ansible.module_utils.migration.cleanup import restore as cleanup_return
+from ansible.module_utils.migration.cleanup import run as cleanup_estate
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import (
     LOGIN_ARGUMENTS,
@@ -145,7 +145,7 @@ from ansible.module_utils.migration.core.connection import (
 from ansible.module_utils.migration.core.errors import MigrationError, Problem
 from ansible.module_utils.migration.core.estate import parse_group
 from ansible.module_utils.migration.core.files import WORK_DIRECTORY
-from ansible.module_utils.migration.quarantine.move_in import archive
+from ansible.module_utils.migration.quarantine import archive
 
 
 def run(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def synchronise(
                     "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
                 }
             # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
-            from ansible.module_utils.migration.cutover.cutover import rehearsal
+            from ansible.module_utils.migration.cutover import rehearsal
             from ansible.module_utils.migration.engine.transfer import migrate
 
             if check_mode:
