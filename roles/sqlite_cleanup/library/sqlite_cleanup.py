@@ -130,9 +130,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.migration.cleanup import cleanup, conditions
+from ansible.module_utils.migration.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.cleanup import restore as cleanup_return
 from ansible.module_utils.migration.cleanup import run as cleanup_estate
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
 from ansible.module_utils.migration.core import ledger
 from ansible.module_utils.migration.core.connection import (
     LOGIN_ARGUMENTS,
