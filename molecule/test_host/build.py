@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,13 +27,11 @@ IMAGE = "swarm-test-host"
 BASE_IMAGE = "debian:bookworm"
 BOOTSTRAPPED_IMAGE = f"{IMAGE}-base:bookworm"
 DEBIAN_SUITE = "bookworm"
-DEBIAN_ARCHIVE = "http://deb.debian.org/debian"
-DEBIAN_SOURCES = f"""\
-deb {DEBIAN_ARCHIVE} {DEBIAN_SUITE} main
-deb {DEBIAN_ARCHIVE} {DEBIAN_SUITE}-updates main
-deb {DEBIAN_ARCHIVE}-security {DEBIAN_SUITE}-security main
-"""
-PULL_TIMEOUT_SECONDS = 120.0
+# What tells an archive of Debian's from one of Ubuntu's or of a program's maker.
+DEBIAN_RELEASES = ("bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable")
+APT = Path("/etc/apt")
+# A registry that can be had answers at once.
+PULL_TIMEOUT_SECONDS = 20.0
 
 
 class BuildError(Exception):
@@ -94,6 +93,50 @@ def install_mmdebstrap() -> None:
     run(["apt-get", "install", "--yes", "--quiet=2", "mmdebstrap"])
 
 
+def apt_sources(apt: Path = APT) -> list[tuple[str, str]]:
+    """Return the address and the suite of each of the machine's sources of binary packages from Debian's main.
+
+    :param apt: directory of apt's settings.
+    """
+    found: list[tuple[str, str]] = []
+    for path in (apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))):
+        if not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.suffix == ".list":
+            for line in text.splitlines():
+                words = re.sub(r"\[[^]]*\]", " ", line.partition("#")[0]).split()
+                if words[:1] == ["deb"] and "main" in words[3:]:
+                    found.append((words[1], words[2]))
+        elif path.suffix == ".sources":
+            for stanza in re.split(r"\n\s*\n", re.sub(r"(?m)^#.*\n?", "", text)):
+                fields = {
+                    name.lower(): value.split()
+                    for name, value in re.findall(r"(?m)^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza)
+                }
+                is_used = fields.get("enabled", ["yes"]) != ["no"] and "deb" in fields.get("types", ())
+                if is_used and "main" in fields.get("components", ()):
+                    found += [(uri, suite) for uri in fields.get("uris", ()) for suite in fields.get("suites", ())]
+    return found
+
+
+def debian_sources(apt: Path = APT) -> list[str]:
+    """Return the lines of a sources.list for the test hosts' suite, from the archives that this machine uses.
+
+    Only a machine that runs Debian has them, of whatever suite; nothing is returned where there are none, and then
+    mmdebstrap takes its own.
+    """
+    lines: list[str] = []
+    for address, suite in apt_sources(apt):
+        release, dash, part = suite.partition("-")
+        if release not in DEBIAN_RELEASES or part not in ("", "updates", "security"):
+            continue
+        line = f"deb {address} {DEBIAN_SUITE}{dash}{part} main"
+        if line not in lines:
+            lines.append(line)
+    return lines if any(line.split()[2] == DEBIAN_SUITE for line in lines) else []
+
+
 def bootstrap_base_image() -> None:
     """Make the base image from Debian's archive; the bootstrapped system is kept in the cache."""
     if shutil.which("mmdebstrap") is None:
@@ -102,10 +145,13 @@ def bootstrap_base_image() -> None:
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = archive.with_suffix(".unfinished.tar")
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", DEBIAN_SUITE, str(unfinished)]
         with tempfile.NamedTemporaryFile("w", suffix=".list") as sources:
-            sources.write(DEBIAN_SOURCES)
-            sources.flush()
-            run(["mmdebstrap", "--quiet", "--variant=minbase", DEBIAN_SUITE, str(unfinished), sources.name])
+            if lines := debian_sources():
+                sources.write("\n".join([*lines, ""]))
+                sources.flush()
+                command.append(sources.name)
+            run(command)
         unfinished.rename(archive)
     run(["docker", "import", str(archive), BOOTSTRAPPED_IMAGE])
 

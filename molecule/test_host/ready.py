@@ -40,8 +40,11 @@ _INPUTS_OF_THE_ESTATE = ("molecule/sample_estate", "molecule/test_host", "molecu
 _INPUTS = (
     *_INPUTS_OF_THE_ESTATE,
     *("ansible.cfg", "pyproject.toml", "requirements.yml", "doc_fragments", "files", "filter_plugins", "inventory"),
-    *("module_utils", "molecule/inventory", "playbooks", "roles"),
+    *("library", "module_utils", "molecule/inventory", "playbooks", "roles"),
 )
+# Two checkouts on one machine share the images that are alike, but neither removes those that the other has made.
+_CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+_CHECKOUT_LABEL = f"swarm-test-host-checkout={_CHECKOUT}"
 # Passwords that were made for a host; they are of use nowhere else, and travel with its image, for root alone.
 _SECRETS_IN_IMAGE = "/root/test-host-secrets"
 # Everything that writes is stopped, so that an image holds files that belong together.
@@ -105,7 +108,7 @@ def build(state: str, tag: str) -> None:
     :raises StateError: if a playbook or Docker fails.
     """
     print(f"Making the test host that is {state}: once, until its roles change.", file=sys.stderr, flush=True)
-    prefix = f"ready-{tag.rpartition('-')[2]}-"
+    prefix = f"ready-{_CHECKOUT}-{tag.rpartition('-')[2]}-"
     container = f"{prefix}swarm-dev"
     play = [
         str(Path(sys.executable).with_name("ansible-playbook")),
@@ -125,7 +128,8 @@ def build(state: str, tag: str) -> None:
             run(["docker", "exec", container, "rm", "-rf", _SECRETS_IN_IMAGE])
             run(["docker", "cp", f"{secrets}/.", f"{container}:{_SECRETS_IN_IMAGE}"])
             run(["docker", "exec", container, "chmod", "-R", "go=", _SECRETS_IN_IMAGE])
-        run(["docker", "commit", "--change", "LABEL swarm-test-host=true", container, tag])
+        labels = ("--change", f"LABEL swarm-test-host=true {_CHECKOUT_LABEL}")
+        run(["docker", "commit", *labels, container, tag])
     finally:
         run([*play, "molecule/destroy.yml"], **environment)
 
@@ -148,8 +152,9 @@ def image_of(state: str) -> str:
 
 
 def remove_superseded(state: str, tag: str) -> None:
-    """Remove the images of a state that other roles have made; those that a container uses stay."""
-    listed = run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", tag.partition(":")[0]])
+    """Remove the images of a state that other roles have made in this checkout; those that a container uses stay."""
+    ours = ("--filter", f"label={_CHECKOUT_LABEL}")
+    listed = run(["docker", "images", *ours, "--format", "{{.Repository}}:{{.Tag}}", tag.partition(":")[0]])
     for old in listed.split():
         if old.partition(":")[2].startswith(f"{state}-") and old != tag:
             subprocess.run(["docker", "rmi", old], capture_output=True, check=False)

@@ -1,7 +1,8 @@
 """A playbook that is killed at any task is finished by the next run, and leaves no service stopped.
 
-Runs the real site.yml on a test host of its own. A crash is SIGKILL to ansible-playbook with all its children, as when
-the operator's machine loses power: what already runs on the host goes on there. A second kind also kills that.
+Runs the playbook of each phase on a test host of its own; in a long search the whole of site.yml, with more crashes.
+A crash is SIGKILL to ansible-playbook with all its children, as when the operator's machine loses power: what already
+runs on the host goes on there. A second kind also kills that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import yaml
 
 from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
-HOST = ThrowawayHost("crash-")
+HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}crash-")
+WHOLE_SITE = bool(os.environ.get("LONG_SEARCHES"))
 
 SERVICES: list[dict[str, Any]] = [
     service
@@ -42,6 +44,9 @@ print(json.dumps([json.load(urllib.request.urlopen(address, timeout=5)) for addr
 class Crash:
     """Where a run is killed."""
 
+    phase: str
+    """The playbook of the phase that the task belongs to."""
+
     task: str
     """Regular expression for the heading of the task, from its beginning."""
 
@@ -58,20 +63,45 @@ class Crash:
     """The cutover group that must be live by then, but not yet proven to be well."""
 
 
+PHASES = INFRASTRUCTURE, LIBRARY, MIGRATION, CUTOVER, VALIDATION = (
+    "playbooks/1_infrastructure.yml",
+    "playbooks/2_shared_library.yml",
+    "playbooks/3_data_migration.yml",
+    "playbooks/4_service_cutover.yml",
+    "playbooks/5_validation.yml",
+)
 CUT_OVER = r"service_env : Cut over \| Move"
+LONG_SEARCH = pytest.mark.long_search
 # In the order of site.yml: each run gets past the place where the one before it was killed.
 CRASHES = [
-    pytest.param(Crash(r"postgres_install : packages \| Install", seconds=2.0), id="while packages are installed"),
-    pytest.param(Crash(r"postgres_config : access \| Write"), id="between settings and access rules"),
-    pytest.param(Crash(r"schema_apply : Apply \|", on_the_host_too=True), id="while the schema is applied"),
-    pytest.param(Crash(r"sqlite_migrate : Synchronise \|", on_the_host_too=True), id="in the rehearsal"),
-    pytest.param(Crash(CUT_OVER, seconds=1.5, on_the_host_too=True), id="in the first cutover window"),
-    pytest.param(Crash(CUT_OVER, item="registry", seconds=1.0), id="in the second window, and the host goes on"),
-    pytest.param(Crash(CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True), id="early in the last window"),
     pytest.param(
-        Crash(CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True), id="late in the last window"
+        Crash(INFRASTRUCTURE, r"postgres_install : packages \| Install", seconds=2.0), id="while packages are installed"
     ),
-    pytest.param(Crash(r"validation : Compare"), id="before the validation"),
+    pytest.param(
+        Crash(INFRASTRUCTURE, r"postgres_config : access \| Write"),
+        id="between settings and access rules",
+        marks=LONG_SEARCH,
+    ),
+    pytest.param(
+        Crash(INFRASTRUCTURE, r"schema_apply : Apply \|", on_the_host_too=True), id="while the schema is applied"
+    ),
+    pytest.param(Crash(MIGRATION, r"sqlite_migrate : Synchronise \|", on_the_host_too=True), id="in the rehearsal"),
+    pytest.param(
+        Crash(CUTOVER, CUT_OVER, seconds=1.5, on_the_host_too=True),
+        id="in the first cutover window",
+        marks=LONG_SEARCH,
+    ),
+    pytest.param(
+        Crash(CUTOVER, CUT_OVER, item="registry", seconds=1.0), id="in the second window, and the host goes on"
+    ),
+    pytest.param(
+        Crash(CUTOVER, CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True), id="early in the last window"
+    ),
+    pytest.param(
+        Crash(CUTOVER, CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True),
+        id="late in the last window",
+    ),
+    pytest.param(Crash(VALIDATION, r"validation : Compare"), id="before the validation", marks=LONG_SEARCH),
 ]
 
 
@@ -82,9 +112,23 @@ def run_playbooks(*playbooks: str) -> PlaybookRun:
     return done
 
 
+# Phases that a run has come to the end of.
+_finished: set[str] = set()
+
+
+def playbooks_up_to(phase: str) -> list[str]:
+    """Return the playbooks to run so that a phase is reached: those before it that did not come to their end yet."""
+    if WHOLE_SITE:
+        return ["site.yml"]
+    before = PHASES[: PHASES.index(phase)]
+    missing = [playbook for playbook in before if playbook not in _finished]
+    _finished.update(before)
+    return [*missing, phase]
+
+
 def run_and_kill(crash: Crash) -> list[str]:
-    """Run site.yml, kill it at the given place, and return its output until then."""
-    process = HOST.start("site.yml")
+    """Run what leads to the given place, kill it there, and return its output until then."""
+    process = HOST.start(*playbooks_up_to(crash.phase))
     assert process.stdout is not None
     lines: list[str] = []
     in_task = reached = False
@@ -125,9 +169,8 @@ def wait_for_module() -> None:
 def wait_until_live(group: str) -> None:
     """Wait until the ledger says that a group lives on PostgreSQL."""
     query = f"SELECT state = 'live' FROM migration.cutover_group WHERE name = '{group}'"
-    look = ["docker", "exec", "--user", "postgres", HOST.container, "psql", "-At", "-d", "swarm", "-c", query]
     for _ in range(200):
-        if subprocess.run(look, capture_output=True, text=True, check=False).stdout.strip() == "t":
+        if HOST.sql(query) == "t":
             return
         time.sleep(0.05)
     raise AssertionError(f"{group} never became live")
@@ -149,11 +192,7 @@ def health_answers() -> list[dict[str, Any]]:
 
 def pm2_states() -> dict[str, str]:
     """Return the state of each service by its name, as pm2 reports it."""
-    command = "runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin pm2 -s jlist"
-    result = subprocess.run(
-        ["docker", "exec", HOST.container, "sh", "-c", command], capture_output=True, text=True, check=True
-    )
-    return {process["name"]: process["pm2_env"]["status"] for process in json.loads(result.stdout)}
+    return {process["name"]: process["pm2_env"]["status"] for process in json.loads(HOST.pm2("jlist"))}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,7 +213,7 @@ def test_a_run_is_killed(crash: Crash) -> None:
 def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
     """After all those crashes one more run ends well; every service is online and on PostgreSQL."""
     assert request.session.testsfailed == 0, "a run was not killed where it should have been"
-    run_playbooks("site.yml")
+    run_playbooks(*(["site.yml"] if WHOLE_SITE else PHASES[:4]))
     assert pm2_states() == {service["name"]: "online" for service in SERVICES}
     assert [answer["store"] for answer in health_answers()] == ["postgresql"] * len(SERVICES)
 
@@ -182,4 +221,4 @@ def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
 @pytest.mark.promise("second-run-changes-nothing")
 def test_nothing_is_left_to_do() -> None:
     """The run after that changes nothing."""
-    assert run_playbooks("site.yml").changed_tasks == ()
+    assert run_playbooks(*(["site.yml"] if WHOLE_SITE else PHASES[:4])).changed_tasks == ()

@@ -57,7 +57,10 @@ def on_host(*command: str, text: str | None = None) -> str:
 
 def sql(statement: str) -> str:
     """Return the answer of the server to its administrator."""
-    return on_host("runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-Atc", statement).strip()
+    try:
+        return HOST.sql(statement)
+    except RuntimeError as error:
+        raise AssertionError(str(error)) from None
 
 
 def state_of(group: str) -> str:
@@ -77,10 +80,9 @@ def stores() -> dict[str, str]:
     return {name: health_of(name)["store"] for name in SERVICES}
 
 
-def pm2(*arguments: str) -> str:
-    """Call pm2 as the services' user and return what it prints."""
-    environment = ("HOME=/home/swarm", "PATH=/usr/local/bin:/usr/bin:/bin")
-    return on_host("runuser", "-u", "swarm", "--", "env", "-i", *environment, "pm2", "-s", *arguments)
+def pm2(*arguments: str, user: str = "swarm") -> str:
+    """Call pm2 as a services' user and return what it prints."""
+    return HOST.pm2(*arguments, user=user)
 
 
 def pids() -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 The faults come from outside: a pm2 that fails or hangs, a trigger in the ledger, a file that nobody may replace, a
 process in the way, a session that is ended. What fails before the group is live is undone at once; what is killed
-is undone by a rollback, or finished by the next cutover.
+is undone by a rollback, or finished by the next cutover. Faults that need neither pm2 nor systemd are long searches
+here, because test_window.py has them at every step without a host.
 """
 
 from __future__ import annotations
@@ -234,15 +235,32 @@ def require_row(identifier: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "settings", "said"),
     [
-        pytest.param(stranger_after_the_stop, {"stop_timeout": 2}, "(/usr/bin/python3.11 -c) has it open", id="wait"),
-        pytest.param(full_disk_after_the_stop, {}, "failed in the step 'freeze'", id="checkpoint"),
-        pytest.param(refused_row, {}, "failed in the step 'final sync'", id="final sync"),
-        pytest.param(lambda: unwritable(ENV_FILE), {}, "failed in the step 'settings'", id="settings"),
+        pytest.param(
+            stranger_after_the_stop,
+            {"stop_timeout": 2},
+            "(/usr/bin/python3.11 -c) has it open",
+            id="wait",
+            marks=pytest.mark.long_search,
+        ),
+        pytest.param(
+            full_disk_after_the_stop, {}, "failed in the step 'freeze'", id="checkpoint", marks=pytest.mark.long_search
+        ),
+        pytest.param(
+            refused_row, {}, "failed in the step 'final sync'", id="final sync", marks=pytest.mark.long_search
+        ),
+        pytest.param(
+            lambda: unwritable(ENV_FILE),
+            {},
+            "failed in the step 'settings'",
+            id="settings",
+            marks=pytest.mark.long_search,
+        ),
         pytest.param(
             lambda: trigger("migration.cutover_group", "NEW.state = 'live'", "RAISE EXCEPTION 'on purpose'"),
             {},
             "failed in the step 'go live'",
             id="go live",
+            marks=pytest.mark.long_search,
         ),
         pytest.param(lambda: broken_pm2("fail", "start"), {}, "failed in the step 'start'", id="start"),
         pytest.param(lambda: broken_pm2("fail", "save"), {}, "failed in the step 'save'", id="save"),
@@ -334,6 +352,7 @@ def killed(fault: Fault, reached: Callable[[], bool], **settings: Any) -> Iterat
     yield
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("killed-cutover-healed")
 @pytest.mark.parametrize(
     ("fault", "reached"),
@@ -367,12 +386,13 @@ def test_a_kill_before_the_group_is_live_is_undone_by_a_rollback(
 @pytest.mark.parametrize(
     ("fault", "reached"),
     [
-        pytest.param(lambda: broken_pm2("hang", "start"), pm2_hangs, id="start"),
+        pytest.param(lambda: broken_pm2("hang", "start"), pm2_hangs, id="start", marks=pytest.mark.long_search),
         pytest.param(lambda: broken_pm2("hang", "save"), pm2_hangs, id="save"),
         pytest.param(
             lambda: trigger("migration.run", "NEW.kind = 'cutover'", "PERFORM pg_sleep(600)"),
             is_waiting_in_the_server,
             id="record",
+            marks=pytest.mark.long_search,
         ),
     ],
 )

@@ -219,6 +219,7 @@ def test_a_server_that_goes_away_while_the_group_is_frozen_leaves_the_services_o
     assert is_as_before(group)
 
 
+@pytest.mark.long_search
 def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_have_written() -> None:
     group = group_of("registry")
     sql("REVOKE SELECT ON registry.agents FROM swarm_registry")
@@ -468,6 +469,7 @@ def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> No
     assert changed(play(ROLLBACK, *variables(rollback_groups=["registry"]))) == 0
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("rollback-violations-at-once")
 def test_a_file_that_is_not_the_frozen_one_is_no_way_back() -> None:
     path = group_of("deploy")["source"]["path"]

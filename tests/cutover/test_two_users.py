@@ -34,9 +34,8 @@ NAMES = ("swarm-tickets", "swarm-platform")
 
 
 def other_pm2(*arguments: str) -> str:
-    """Call pm2 as the other user and return what it prints."""
-    environment = ("HOME=/home/tickets", "PATH=/usr/local/bin:/usr/bin:/bin")
-    return on_host("runuser", "-u", "tickets", "--", "env", "-i", *environment, "pm2", "-s", *arguments)
+    """Call pm2 of the other user."""
+    return pm2(*arguments, user="tickets")
 
 
 def stores() -> set[str]:

@@ -24,6 +24,7 @@ from .host import (
     CONTAINER,
     CUTOVER,
     GROUPS,
+    HOST,
     REHEARSAL,
     ROLLBACK,
     SERVICES,
@@ -112,11 +113,19 @@ def there(group: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def moved(rehearsed_host: None) -> None:
+def moved() -> Iterator[None]:
     """Every group on PostgreSQL."""
-    play(REHEARSAL)
-    play(CUTOVER)
+    HOST.begin("live")
     assert stores() == dict.fromkeys(SERVICES, "postgresql")
+    yield
+    HOST.remove()
+
+
+def test_a_host_that_starts_live_is_as_one_that_was_built_step_by_step() -> None:
+    """An image loses attributes and times of files; no phase finds anything to put right."""
+    playbooks = ("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml", REHEARSAL, CUTOVER)
+    found = HOST.play(*playbooks, "--diff")
+    assert (found.succeeded, found.changed_tasks) == (True, ()), found.output
 
 
 # ---------------------------------------------------------------- every row
@@ -232,6 +241,7 @@ def test_what_the_file_cannot_say_is_refused_and_lost_only_by_its_exact_number()
     assert kept not in agents()
 
 
+@pytest.mark.long_search
 def test_a_host_that_cannot_dump_is_told_so_with_all_else_that_is_missing() -> None:
     new_agent("not dumped")
     before = pids()
@@ -270,6 +280,7 @@ def failing_dump() -> Iterator[None]:
         on_host("mv", f"{PG_DUMP}.away", PG_DUMP)
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("failed-rollback-stays-on-postgresql")
 def test_a_dump_that_fails_leaves_the_group_on_postgresql() -> None:
     new_agent("failing dump")
@@ -322,6 +333,7 @@ def straggler() -> Iterator[None]:
         client.communicate("now\n", timeout=30)
 
 
+@pytest.mark.long_search
 def test_a_session_that_has_written_and_not_committed_is_named_and_nothing_of_it_is_lost() -> None:
     with straggler():
         output = back("registry", stop_timeout=2, succeeds=False)
@@ -356,6 +368,7 @@ def held_in_the_window() -> Iterator[Callable[[], str]]:
         yield go_on
 
 
+@pytest.mark.long_search
 def test_a_way_back_that_is_asked_to_end_leaves_the_group_on_postgresql() -> None:
     new_agent("asked to end")
     with held_in_the_window() as go_on:
@@ -462,6 +475,7 @@ def test_a_killed_way_back_does_not_leave_services_stopped_if_it_cannot_go_on() 
     assert_registry_stays_on_postgresql("killed once")
 
 
+@pytest.mark.long_search
 def test_a_killed_way_back_is_gone_through_again_by_the_next() -> None:
     written = new_agent("killed twice")
     kill_in_the_window()

@@ -31,7 +31,12 @@ def read_promises(project: Path) -> list[tuple[str, str]]:
 
 
 def ids_in(markers: Sequence[ast.expr]) -> list[str]:
-    """Return the ids that these markers carry. An id that is no plain text is a ``ValueError``."""
+    """Return the ids that these markers carry. An id that is no plain text is a ``ValueError``.
+
+    A long search carries none: `make test` leaves it out, and has to prove every promise by itself.
+    """
+    if any(ast.unparse(marker) == "pytest.mark.long_search" for marker in markers):
+        return []
     return [
         str(ast.literal_eval(argument))
         for marker in markers
@@ -123,6 +128,11 @@ class TestBread:
             README,
             f'pytestmark = [pytest.mark.slow, pytest.mark.promise("late")]\n{TESTS}',
             ["carries late, which tests/README.md does not promise"],
+        ),
+        (
+            README,
+            TESTS.replace("    @pytest", "    @pytest.mark.long_search\n    @pytest"),
+            ["no test carries fresh"],
         ),
         (f"{README}- `kept`: Once more.\n", TESTS, ["kept stands in tests/README.md 2 times"]),
         (README.replace("- `fresh`", "- fresh"), TESTS, ["test_bread.py::test_fresh carries fresh", "the role baker"]),

@@ -5,7 +5,7 @@ write is lost, the frozen file is what the ledger says, and a further run change
 clients write through all services.
 
 ``RANDOM_ORDER_SEED`` chooses the walk and ``RANDOM_ORDER_STEPS`` its length; the defaults give one that crashes in a
-cutover and in a way back. For a long run:
+cutover and in a way back. A long search goes further walks on the same host. For one of your own:
 
     RANDOM_ORDER_SEED=42 RANDOM_ORDER_STEPS=100 pytest -s tests/random_order
 
@@ -33,6 +33,8 @@ from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 SEED = os.environ.get("RANDOM_ORDER_SEED", "3728")
 STEPS = int(os.environ.get("RANDOM_ORDER_STEPS", "5"))
+# Of a long search: the seeds, and how many steps each takes.
+FURTHER_WALKS = {"1": 25, "2": 25, "3": 25, "4": 25}
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}random-order-")
 MIGRATE, CUT_OVER, ROLL_BACK = (
     f"playbooks/{name}.yml" for name in ("3_data_migration", "4_service_cutover", "rollback")
@@ -75,7 +77,7 @@ def on_host(*command: str, succeeds: bool = True) -> str:
 def recorded() -> dict[str, tuple[str, str]]:
     """Return the state and the hash of the frozen file of each group in the ledger."""
     statement = "SELECT name || ' ' || state || ' ' || coalesce(frozen_sha256, '') FROM migration.cutover_group"
-    lines = on_host("runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-Atc", statement).splitlines()
+    lines = HOST.sql(statement).splitlines()
     known = {name: (state, sha256) for name, state, sha256 in (line.split(" ") for line in lines)}
     return {name: known.get(name, ("pending", "")) for name in GROUPS}
 
@@ -238,9 +240,16 @@ def a_host() -> Iterator[None]:
 
 
 @pytest.mark.promise("any-order-keeps-promises")
-def test_any_order_keeps_every_promise() -> None:
-    walk = Walk(SEED)
-    print(f"\nRANDOM_ORDER_SEED={SEED} RANDOM_ORDER_STEPS={STEPS}")
-    for _ in range(STEPS):
+@pytest.mark.parametrize(
+    ("seed", "steps"),
+    [
+        (SEED, STEPS),
+        *(pytest.param(seed, steps, marks=pytest.mark.long_search) for seed, steps in FURTHER_WALKS.items()),
+    ],
+)
+def test_any_order_keeps_every_promise(seed: str, steps: int) -> None:
+    walk = Walk(seed)
+    print(f"\nRANDOM_ORDER_SEED={seed} RANDOM_ORDER_STEPS={steps}")
+    for _ in range(steps):
         walk.step()
     walk.settle()

@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from ..core.errors import MigrationError, Problem
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ANSWER_SECONDS = 60
+# A busy pm2 fails now and then without a word. What may be asked twice is asked again.
+_TRIES = 4
+_SECONDS_BETWEEN_TRIES = 0.5
 ONLINE = "online"
 
 # Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
@@ -68,6 +72,10 @@ class Application:
 
     variables: tuple[str, ...]
     processes: int
+
+
+class _Refused(MigrationError):
+    """pm2 has answered, and not as it should."""
 
 
 class Pm2:
@@ -121,19 +129,24 @@ class Pm2:
         """Stop services and remove them from pm2's list, with everything it has cached for them.
 
         :param known: those of them that pm2 has just listed; then it is not asked again, if all goes well.
+        :raises MigrationError: with what pm2 said last, if it refuses again and again.
         """
         wanted = list(names)
-        if not wanted:
-            return
-        if known:
-            with suppress(MigrationError):
-                self._run("delete", *known)
-                if set(known) == set(wanted):
+        left = list(known) or self._known_of(wanted)
+        for attempt in range(1, _TRIES + 1):
+            if not left:
+                return
+            try:
+                self._run("delete", *left)
+                if set(left) == set(wanted):
                     return
-        listed = {process.name for process in self.processes()}
-        left = [name for name in wanted if name in listed]
+            except _Refused:
+                if attempt == _TRIES:
+                    raise
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+            left = self._known_of(wanted)
         if left:
-            self._run("delete", *left)
+            raise self._failed("delete", f"these are still in its list: {', '.join(left)}")
 
     def start(self, ecosystem_file: str, name: str) -> None:
         """Start one service of an ecosystem file."""
@@ -207,13 +220,31 @@ class Pm2:
         except (OSError, ValueError):
             return False
 
+    def _known_of(self, names: Iterable[str]) -> list[str]:
+        """Return those of these names that pm2 knows; it is not asked about none."""
+        wanted = list(names)
+        known = {process.name for process in self.processes()} if wanted else set()
+        return [name for name in wanted if name in known]
+
     def _list(self) -> list[dict[str, Any]]:
         """Return pm2's own description of its processes."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._list_once()
+            except _Refused:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+        return self._list_once()
+
+    def _list_once(self) -> list[dict[str, Any]]:
+        """Ask pm2 for its description of its processes once.
+
+        :raises _Refused: if it fails, or answers with something else.
+        """
         text = self._execute(["pm2", "--silent", "jlist"])
         try:
             entries = json.loads(text[text.index("[") :])
         except ValueError:
-            raise self._failed("jlist", "it did not answer with a list") from None
+            raise self._failed("jlist", "it did not answer with a list", _Refused) from None
         self._listed = [entry for entry in entries if isinstance(entry, dict)]
         return self._listed
 
@@ -256,15 +287,13 @@ class Pm2:
         if result.returncode != 0:
             lines = (result.stderr + result.stdout).decode("utf-8", "replace").splitlines()
             said = [line for line in lines if "ERROR" in line] or [f"status {result.returncode}"]
-            raise self._failed(command[1], said[0].strip()[:200])
+            raise self._failed(command[1], said[0].strip()[:200], _Refused)
         return bytes(result.stdout).decode("utf-8", "replace")
 
-    def _failed(self, command: str, what: str) -> MigrationError:
+    def _failed(self, command: str, what: str, kind: type[MigrationError] = MigrationError) -> MigrationError:
         """Return the error for a call that failed."""
         fix = f"Look at {self.home / 'pm2.log'}, and at: pm2 list"
-        return MigrationError(
-            f"pm2 of user {self.user} failed.", [Problem(f"pm2 {command} of user {self.user}", what, fix)]
-        )
+        return kind(f"pm2 of user {self.user} failed.", [Problem(f"pm2 {command} of user {self.user}", what, fix)])
 
     def _dump_text(self) -> str:
         """Return the dump's text, empty if there is none."""

@@ -1,0 +1,125 @@
+"""What runs all checks: none is forgotten, none hangs for ever, and a failure is named."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts import full_test_runs, run_all_checks
+from scripts.run_all_checks import CHECKS, Check, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def logs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_all_checks, "ROOT", tmp_path)
+    monkeypatch.setattr(run_all_checks, "LOGS", tmp_path)
+
+
+def python(name: str, code: str, after: str = "") -> Check:
+    return Check(name, (sys.executable, "-c", code), after)
+
+
+def problems(run: Run) -> dict[str, str]:
+    """Let one worker run the checks, and return why each has failed."""
+    run.work()
+    return {outcome.check.name: outcome.problem for outcome in run.queue.outcomes}
+
+
+def runs_tests_of(check: Check, path: Path) -> bool:
+    """Return whether a check runs the tests of a file."""
+    name = str(path.relative_to(ROOT))
+    arguments = [argument for argument in check.command[1:] if argument.startswith(("tests", "--ignore="))]
+
+    def is_below(argument: str) -> bool:
+        place = argument.removeprefix("--ignore=")
+        return name == place or name.startswith(f"{place}/")
+
+    return any(is_below(argument) for argument in arguments if argument.startswith("tests")) and not any(
+        is_below(argument) for argument in arguments if argument.startswith("--ignore=")
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: str(path.name))
+def test_every_test_belongs_to_one_check(path: Path) -> None:
+    found = [check.name for check in CHECKS if check.command[0] == "pytest" and runs_tests_of(check, path)]
+    assert len(found) == 1, found
+
+
+def test_every_scenario_belongs_to_one_check() -> None:
+    scenarios = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}
+    assert sorted(check.command[-1] for check in CHECKS if check.command[0] == "molecule") == sorted(scenarios)
+
+
+def test_no_check_waits_for_one_that_is_none() -> None:
+    names = [check.name for check in CHECKS]
+    assert len(set(names)) == len(names)
+    assert {check.after for check in CHECKS} - {""} <= set(names)
+
+
+def test_a_check_that_hangs_is_ended_with_its_children_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_all_checks, "SECONDS_TO_END", 0.5)
+    noted = tmp_path / "child"
+    # It hears no request to end, and its child has a session of its own.
+    code = (
+        "import pathlib, signal, subprocess, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"child = subprocess.Popen(['sleep', '600'], start_new_session=True); "
+        f"pathlib.Path({str(noted)!r}).write_text(str(child.pid)); print('so far', flush=True); time.sleep(600)"
+    )
+    found = problems(Run((python("hangs", code), python("next", "")), 10.0, 2.0 / 60))
+    assert found == {"hangs": "it was ended after 0 minutes", "next": ""}
+    output = capsys.readouterr().out
+    assert "===== hangs: the output =====\nso far" in output
+    assert "hangs: FAILED (it was ended after 0 minutes)" in output
+    child = Path(f"/proc/{noted.read_text()}/stat")
+    deadline = time.monotonic() + 10
+    # A process that has ended may wait for somebody to take note of it.
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_has_no_time_left_is_not_begun() -> None:
+    found = problems(Run((python("first", "import time; time.sleep(1)"), python("late", "")), 0.5 / 60, 1.0))
+    assert found == {
+        "first": "it was ended after 0 minutes",
+        "late": "it was not begun within 0 minutes",
+    }
+
+
+def test_what_waits_for_a_check_that_fails_fails_too_and_what_need_not_wait_is_run_before() -> None:
+    checks = (python("needs", "", after="fails"), python("free", ""), python("fails", "raise SystemExit(3)"))
+    found = problems(Run(checks, 10.0, 1.0))
+    assert list(found) == ["free", "fails", "needs"]
+    assert found == {"free": "", "fails": "exit code 3", "needs": "it was not begun, because this failed: fails"}
+
+
+def test_the_minutes_and_the_summaries_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(
+        (python("one", "print('===== 3 passed in 1.23s =====')"), python("two", "raise SystemExit(1)")), 10.0, 1.0
+    )
+    problems(run)
+    output = capsys.readouterr().out
+    assert "  3 passed in 1.23s\n" in output
+    assert "two: FAILED (exit code 1)" in output
+    lines = run_all_checks.table(run.queue.outcomes).splitlines()
+    assert lines[0].split() == ["check", "began", "minutes"]
+    assert {tuple(line.split()[3:]) for line in lines[1:] if line.startswith("two")} == {("FAILED",)}
+
+
+def test_full_runs_are_noted_and_their_age_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_test_runs, "RUNS", tmp_path / "runs.md")
+    assert "not been noted yet" in full_test_runs.age()
+    full_test_runs.note(61.6, [])
+    full_test_runs.note(75.0, ["crash tests"])
+    text = (tmp_path / "runs.md").read_text()
+    assert text.startswith(full_test_runs.HEADING)
+    assert text.count(" | 62 | passed |\n") == 1
+    assert text.endswith(" | 75 | failed: crash tests |\n")
+    assert "75 minutes, failed: crash tests." in full_test_runs.age()
