@@ -284,13 +284,14 @@ def refused(path: str | Path, what: str, fix: str) -> MigrationError:
 
 @contextmanager
 def open_owned(
-    path: str | Path, users: Collection[str], inode: int | None = None, links: int | None = 1
+    path: str | Path, users: Collection[str] | None, inode: int | None = None, links: int | None = 1
 ) -> Iterator[Opened]:
     """Open a file of a service's user, which that user may exchange for anything else at any moment.
 
     Symlinks are resolved once; the way that this gives is then walked without following any.
 
-    :param users: who may own the file; empty for the user that this process runs as.
+    :param users: who may own the file; empty for the user that this process runs as; None for anybody, where
+        the file is only looked at.
     :param inode: refuse any other file.
     :param links: how many names (hard links) the file may have; None for any number.
     :raises FileNotFoundError: if there is no such file.
@@ -305,7 +306,8 @@ def open_owned(
         open_directory(resolved.parent) as directory,
         open_file(directory, resolved.name, resolved, inode) as descriptor,
     ):
-        _require_owner(path, resolved, os.fstat(descriptor), users)
+        if users is not None:
+            _require_owner(path, resolved, os.fstat(descriptor), users)
         found = os.fstat(descriptor).st_nlink
         if links is not None and found > links:
             what = f"it has {found} names (hard links), so another file could be changed through it"

@@ -41,7 +41,7 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     """
     path = Path(group.source_path)
     try:
-        with open_owned(path, group.users) as source:
+        with open_owned(path, users=None, links=None) as source:
             path = source.path
             found = sha256_of(source.descriptor)
             fenced = is_fenced(source.descriptor)
