@@ -17,7 +17,7 @@ from .refusals import Convert, Note, Refused, needs
 _NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _TIME_TEXT = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)\.(\d+))?)?"
-    r"\s*(Z|[+-]\d\d(?::?\d\d)?)?\Z",
+    r"(?:\s*(Z|[+-]\d\d(?::?\d\d)?))?\Z",
     re.ASCII,
 )
 _CLOCK_TEXT = re.compile(r"([01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?\Z", re.ASCII)

@@ -123,12 +123,18 @@ def _char(column: ColumnPlan, note: Note) -> Convert:
 
 
 def _uuid(column: ColumnPlan, note: Note) -> Convert:
-    """A UUID, also without hyphens; any other id as uuid5 in the namespace of the table it belongs to."""
+    """A UUID, also without hyphens; any other id as uuid5 in the namespace of the table it belongs to.
+
+    A REAL is no id: in a column of numbers SQLite has made one of each hexadecimal id with an exponent in it,
+    such as 9e7866347, and many ids are one number then.
+    """
     namespace = None if column.namespace is None else id_namespace(column.namespace)
 
     def convert(value: Value) -> str:
         if isinstance(value, bytes):
             raise needs(column, value)
+        if isinstance(value, float):
+            raise Refused("unconvertible", "holds a REAL where an id is needed")
         text = value if isinstance(value, str) else _number_to_text(value)  # type: ignore[arg-type]
         if _CANONICAL_UUID.match(text):
             return text
@@ -155,6 +161,8 @@ def _integer(column: ColumnPlan, note: Note) -> Convert:
 
     def convert(value: Value) -> str:
         if isinstance(value, float):
+            if math.isinf(value):
+                raise Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
             if not value.is_integer():
                 raise Refused("fraction", f"holds a fraction where {column.display_type} is needed")
             note("real to integer")
