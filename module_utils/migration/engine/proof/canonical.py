@@ -44,8 +44,6 @@ _ALL_DIGITS = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
-_UNIX_EPOCH_IN_JULIAN_DAYS = 2440587.5
-_MILLISECONDS_OF_A_DAY = 86_400_000
 # Letters of free text, and of values closed by a semicolon.
 _FREE_TEXT = {"text": "t", "char": "t", "uuid": "t", "other": "t", "bytes": "x"}
 _CLOSED = {
@@ -280,6 +278,9 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
     named = column.options.time_zone
     zone = ZoneInfo(named) if with_zone and named != "UTC" else UTC
     suffix = "+00" if with_zone else ""
+    is_julian = column.epoch_unit == "julian_days"
+    # What a Julian day means is for SQLite itself to say.
+    clock_of = sqlite3.connect(":memory:", check_same_thread=False) if is_julian else None
 
     def read(value: Value) -> str:
         try:
@@ -289,7 +290,11 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
             moment = datetime.fromisoformat(re.sub(r"\s+(?=[Z+-])", "", str(value)))
             moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
         else:
-            moment = _UNIX_EPOCH + timedelta(microseconds=_microseconds(number, column.epoch_unit))
+            if clock_of is None:
+                moment = _UNIX_EPOCH + timedelta(microseconds=_microseconds(number, column.epoch_unit))
+            else:
+                (said,) = clock_of.execute("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?)", (value,)).fetchone()
+                moment = datetime.fromisoformat(said or "")
         clock, _, fraction = moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ").partition(".")
         fraction = fraction.rstrip("0")
         return f"m{clock}{'.' if fraction else ''}{fraction}{suffix};"
@@ -299,9 +304,6 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
 
 def _microseconds(number: Fraction, unit: str | None) -> int:
     """Return the microseconds since 1970 that a number in a time column means."""
-    if unit == "julian_days":
-        # A double holds a Julian day to some 40 µs: SQLite itself rounds it to the millisecond.
-        return round((float(number) - _UNIX_EPOCH_IN_JULIAN_DAYS) * _MILLISECONDS_OF_A_DAY) * 1000
     microseconds = number * 1_000_000 / _PER_SECOND[unit or "seconds"]
     if microseconds.denominator != 1:
         raise ValueError("finer than a microsecond")
