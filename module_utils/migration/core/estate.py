@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from .errors import MigrationError, Problem
 
 REFUSE = "refuse"
+DURATION_UNITS = ("microseconds", "milliseconds", "seconds", "minutes", "hours", "days")
 EPOCH_UNITS = ("seconds", "milliseconds", "microseconds", "julian_days")
 
 # For each policy of a column: the answers it may have. The first is the default.
@@ -25,6 +26,10 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "duplicate": (REFUSE, "reject"),
     # Text that is not JSON, in a json or jsonb column.
     "invalid_json": (REFUSE, "as_json_string", "set_null", "reject"),
+    # A JSON object that names a key twice, of which jsonb keeps the last.
+    "repeated_key": (REFUSE, "keep_last", "set_null", "reject"),
+    # A value that its type, which the engine does not know, writes otherwise: the type may have lost something of it.
+    "rewritten": (REFUSE, "keep", "set_null", "reject"),
     # A character that PostgreSQL cannot hold: U+0000 in text or in JSON.
     "nul_character": (REFUSE, "remove", "reject"),
     # Bytes that are not UTF-8 in a text value.
@@ -55,6 +60,7 @@ class ColumnOptions:
     :param references: namespace of the ids in this column where the target has no foreign key,
         for example ``auth.users``, or a name of your own such as ``tenants``.
     :param epoch_unit: unit of numbers in a time column; decided from the profile if not given.
+    :param duration_unit: unit of the numbers in an interval column.
     :param time_zone: IANA name of the zone of times without one.
     :param sequence: ``schema.name`` of the sequence that feeds the target column, where no column
         owns it.
@@ -66,13 +72,14 @@ class ColumnOptions:
     secret: bool = False
     references: str | None = None
     epoch_unit: str | None = None
+    duration_unit: str | None = None
     time_zone: str = "UTC"
     sequence: str | None = None
     policies: Mapping[str, str] = field(default_factory=dict)
 
     def policy(self, name: str) -> str:
         """Return the answer to one policy: what the inventory says, or the default."""
-        return self.policies.get(name, POLICIES[name][0])
+        return self.policies.get(name, REFUSE)
 
 
 @dataclass(frozen=True)
@@ -302,7 +309,7 @@ def _parse_expression(reader: _Reader, column: str, expression: Any) -> str:
 
 def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> ColumnOptions:
     """Return the options of one source column."""
-    known = ("target", "secret", "references", "epoch_unit", "time_zone", "sequence", *POLICIES)
+    known = ("target", "secret", "references", "epoch_unit", "duration_unit", "time_zone", "sequence", *POLICIES)
     reader = _Reader(where, data, problems, known)
     policies = {}
     for policy, answers in POLICIES.items():
@@ -315,6 +322,7 @@ def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> 
         secret=reader.boolean("secret"),
         references=reader.text("references") if "references" in reader.data else None,
         epoch_unit=reader.choice("epoch_unit", EPOCH_UNITS, None),
+        duration_unit=reader.choice("duration_unit", DURATION_UNITS, None),
         time_zone=_parse_time_zone(reader),
         sequence=reader.text("sequence") if "sequence" in reader.data else None,
         policies=policies,

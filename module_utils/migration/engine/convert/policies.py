@@ -16,6 +16,8 @@ from ..plan.epoch_units import JULIAN_DAY_OF_1970, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
 
 SET_NULL = "set_null"
+# The value goes to PostgreSQL as it is, and PostgreSQL makes another of it.
+KEEP = "keep"
 
 # Digits of a second that stand before the point of a number in a unit.
 _DIGITS_IN_UNIT = {"seconds": 0, "milliseconds": 3, "microseconds": 6}
@@ -45,6 +47,10 @@ def repair(value: Value, answer: str, scale: int | None = None) -> Value:
         return _rounded_time(value, unit, 6 if scale is None else scale, _ROUNDING_OF_TIMES[rounding])
     if answer == SET_NULL:
         return None
+    if answer == KEEP:
+        return value
+    if answer == "keep_last" and isinstance(value, str):
+        return _write(json.loads(value, parse_float=_Number, parse_int=_Number))
     if answer == "as_json_string":
         return json.dumps(value, ensure_ascii=False)
     if answer == "round" and isinstance(value, (int, float, str)):

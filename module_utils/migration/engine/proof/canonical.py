@@ -19,7 +19,7 @@ import sqlite3
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import md5
@@ -44,6 +44,10 @@ _ALL_DIGITS = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
+_SECONDS_OF_DURATION = {
+    "microseconds": Decimal("0.000001"), "milliseconds": Decimal("0.001"), "seconds": Decimal(1),
+    "minutes": Decimal(60), "hours": Decimal(3600), "days": Decimal(86_400),
+}  # fmt: skip
 # Letters of free text, and of values closed by a semicolon.
 _FREE_TEXT = {"text": "t", "char": "t", "uuid": "t", "other": "t", "bytes": "x"}
 _CLOSED = {
@@ -214,6 +218,8 @@ def source_reader(column: ColumnPlan, normal_form: Callable[[str], str]) -> Read
     if column.kind == "date":
         moment = _timestamp_reader(column)
         return lambda value: f"a{moment(value)[1:11]};"
+    if column.type_name == "interval" and column.options.duration_unit is not None:
+        return _duration_reader(column.options.duration_unit, normal_form)
     if column.kind == "other":
         return lambda value: _free_text("t", normal_form(_as_text(value)))
     if column.type_name == "json":
@@ -251,6 +257,23 @@ def _read_time(value: Value) -> str:
     clock = f"{clock}:00" if clock.count(":") == 1 else clock
     fraction = fraction.rstrip("0")
     return f"c{clock}{'.' if fraction else ''}{fraction};"
+
+
+def _duration_reader(unit: str, normal_form: Callable[[str], str]) -> Read:
+    """Return the function for durations: a number of the unit as PostgreSQL writes that much time."""
+
+    def read(value: Value) -> str:
+        try:
+            seconds = Decimal(str(value)) * _SECONDS_OF_DURATION[unit]
+        except InvalidOperation:
+            return _free_text("t", normal_form(_as_text(value)))
+        whole, fraction = divmod(abs(seconds), 1)
+        minutes, second = divmod(int(whole), 60)
+        digits = format(fraction, "f").partition(".")[2].rstrip("0")
+        clock = f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}{'.' if digits else ''}{digits}"
+        return _free_text("t", f"-{clock}" if seconds < 0 else clock)
+
+    return read
 
 
 def _double_in_hex(value: Any) -> str:
@@ -324,9 +347,9 @@ _MARKED_NUMBER = re.compile(r'"\\u0000([^"]*)"')
 
 
 def canonical_json(text: str) -> str:
-    """Return a JSON text as ``jsonb`` writes it: keys by length then bytes, the last of equal keys, exact numbers.
+    """Return a JSON text as ``jsonb`` writes it: keys by length then bytes, exact numbers.
 
-    :raises ValueError: if it is not JSON.
+    :raises ValueError: if it is not JSON, or if an object names a key twice.
     """
     try:
         value, end = _scan(text, 0)
@@ -341,6 +364,9 @@ def canonical_json(text: str) -> str:
 def _in_order(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object with its keys in jsonb's order: shorter ones first, then by their bytes."""
     members = dict(pairs)
+    if len(members) != len(pairs):
+        # jsonb keeps one of them: no text of its own would be the same.
+        raise ValueError("a key is named twice")
     keys = tuple(members)
     order = _order(keys)
     return members if order == keys else {key: members[key] for key in order}
