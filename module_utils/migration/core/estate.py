@@ -6,7 +6,7 @@ everywhere, all mistakes at once, before anything is touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +17,9 @@ from .errors import MigrationError, Problem
 REFUSE = "refuse"
 DURATION_UNITS = ("microseconds", "milliseconds", "seconds", "minutes", "hours", "days")
 EPOCH_UNITS = ("seconds", "milliseconds", "microseconds", "julian_days")
+
+# What messages, and options that mean no source column, put before the name of a computed column.
+COMPUTED = "computed "
 
 # For each policy of a column: the answers it may have. The first is the default.
 POLICIES: dict[str, tuple[str, ...]] = {
@@ -87,7 +90,8 @@ class TableMapping:
     """Which source table goes to which target table.
 
     :param target: ``schema.table``.
-    :param columns: options by source column, or by target column for those in ``computed``.
+    :param columns: options by source column; for those in ``computed`` by target column, with or without
+        :data:`COMPUTED` before it.
     :param row_filter: SQL condition over the source's columns: only rows for which it is true are moved.
     :param computed: target column → SQL expression over the source's columns.
     """
@@ -272,8 +276,9 @@ def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping
     source = data.get("source") if isinstance(data, Mapping) else None
     where = f"{where}: table {source or 'without a source'}"
     reader = _Reader(where, data, problems, ("source", "target", "columns", "row_filter", "computed"))
+    computed = reader.mapping("computed")
     columns = {
-        str(column): _parse_column(f"{where}.{column}", str(column), options, problems)
+        str(column): _parse_column(f"{where}.{column}", str(column), options, problems, computed)
         for column, options in reader.mapping("columns").items()
     }
     target = reader.text("target")
@@ -288,8 +293,7 @@ def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping
         columns=columns,
         row_filter=reader.text("row_filter") if "row_filter" in reader.data else None,
         computed={
-            str(column): _parse_expression(reader, str(column), expression)
-            for column, expression in reader.mapping("computed").items()
+            str(column): _parse_expression(reader, str(column), expression) for column, expression in computed.items()
         },
     )
 
@@ -307,8 +311,11 @@ def _parse_expression(reader: _Reader, column: str, expression: Any) -> str:
     return "NULL"
 
 
-def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> ColumnOptions:
-    """Return the options of one source column."""
+def _parse_column(
+    where: str, name: str, data: Any, problems: list[Problem], computed: Collection[str]
+) -> ColumnOptions:
+    """Return the options of one source column, or of one that the table's ``computed`` make."""
+    own = name.removeprefix(COMPUTED)
     known = ("target", "secret", "references", "epoch_unit", "duration_unit", "time_zone", "sequence", *POLICIES)
     reader = _Reader(where, data, problems, known)
     policies = {}
@@ -318,7 +325,7 @@ def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> 
             policies[policy] = answer
     return ColumnOptions(
         name=name,
-        target=reader.text("target", default=name),
+        target=reader.text("target", default=own if own in computed else name),
         secret=reader.boolean("secret"),
         references=reader.text("references") if "references" in reader.data else None,
         epoch_unit=reader.choice("epoch_unit", EPOCH_UNITS, None),
