@@ -33,6 +33,7 @@ from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import Prepared, prepare
 from ..proof.checksums import sum_target
 from ..proof.compare import Comparison, compare_tables
+from . import left_behind
 from .difference import Counts, found
 from .file_checks import move_sequences, note_new_orphans, orphans_of, require_integrity
 from .inputs import NotPlain, Sides
@@ -217,7 +218,11 @@ def _reading(
                 if snapshot_id is not None:
                     cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
             targets = read_catalog(connection, [mapping.target for mapping in group.tables])
-            plans = plan_group(group, source, read_tables(source), targets)
+            tables = read_tables(source)
+            plans = plan_group(group, source, tables, targets)
+            if any(mapping.row_filter for mapping in group.tables):
+                group = left_behind.excluded(group, source, tables)
+                plans = plan_group(group, source, tables, targets)
             yield _Reading(connection, group, directory, source, plans)
     except sqlite3.Error as error:
         raise MigrationError(
@@ -319,6 +324,7 @@ class _Export:
         :raises NotPlain: if the fast path took a row that it cannot write exactly.
         """
         reading = self.reading
+        left_behind.note_in(self.writer, reading.source)
         offenders = Offenders(self.frozen)
         forms = ServerForms(reading.connection)
         prepared = reading.prepare(reading.source, forms, exact)
@@ -375,8 +381,7 @@ class _Export:
         problems = []
         for table, comparison in zip(prepared.tables, comparisons, strict=True):
             mapping = table.plan.mapping
-            selected = [name for name in ("row_filter", "computed") if getattr(mapping, name)]
-            fix = f"Look at {' and '.join(selected)} of the table in the inventory" if selected else CHANGE_IT
+            fix = "Look at computed of the table in the inventory" if mapping.computed else CHANGE_IT
             for pair in comparison.differences:
                 what = (
                     f"{pair['key']}: {pair['column']} would read as {pair['source']}, "

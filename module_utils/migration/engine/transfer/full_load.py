@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,9 +226,10 @@ def read_sequences(
                 name = column.sequence
                 if name is None:
                     continue
+                # The rows that a filter leaves behind hold ids too, and stay.
+                every_row = replace(plan.source, row_filter=None).relation
                 largest = snapshot.execute(
-                    f"SELECT max(CAST({quote_name(column.source)} AS INTEGER)) "  # noqa: S608 (quoted)
-                    f"FROM {plan.source.relation}"
+                    f"SELECT max(CAST({quote_name(column.source)} AS INTEGER)) FROM {every_row}"  # noqa: S608 (quoted)
                 ).fetchone()[0]
                 required = max(largest or 0, read_sequence(snapshot, plan.source.name)) + 1
                 # The server returned the name, already quoted where needed.
