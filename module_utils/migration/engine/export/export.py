@@ -36,6 +36,7 @@ from ..proof.compare import Comparison, compare_tables
 from . import left_behind
 from .difference import Counts, found
 from .file_checks import move_sequences, note_new_orphans, orphans_of, require_integrity
+from .id_spelling import with_spellings
 from .inputs import NotPlain, Sides
 from .table import Written, export_table
 from .unmapped_columns import other_columns
@@ -223,7 +224,7 @@ def _reading(
             if any(mapping.row_filter for mapping in group.tables):
                 group = left_behind.excluded(group, source, tables)
                 plans = plan_group(group, source, tables, targets)
-            yield _Reading(connection, group, directory, source, plans)
+            yield _Reading(connection, group, directory, source, with_spellings(source, plans))
     except sqlite3.Error as error:
         raise MigrationError(
             f"SQLite cannot bring the changes of cutover group {group.name} back.",

@@ -23,7 +23,7 @@ from ..convert.values import converter
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.table import PreparedTable
 from ..proof.canonical import define_functions, null_field, source_field, source_reader, target_field, target_value
-from ..proof.checksums import TargetField, concatenated, put_together
+from ..proof.checksums import TargetField, concatenated, old_id_in, put_together
 from .clashes import locator_columns, locator_text, where
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _target_columns(plan: TablePlan) -> tuple[list[TargetField], list[Composable
         old_id = None
         if column.kind == "uuid" and column.namespace is not None:
             alias = sql.Identifier(f"m{number}")
-            old_id = sql.SQL("{}.old_id").format(alias)
+            old_id = old_id_in(column, alias)
             joins.append(
                 sql.SQL(" LEFT JOIN migration.id_map AS {} ON {}.namespace = {} AND {}.new_id = {}").format(
                     alias, alias, sql.Literal(column.namespace), alias, sql.Identifier("t", column.target)

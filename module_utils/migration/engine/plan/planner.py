@@ -43,6 +43,14 @@ KINDS = {
 
 
 @dataclass(frozen=True)
+class IdSpelling:
+    """How all UUIDs of one kind stand in a file, if not as PostgreSQL writes them."""
+
+    hyphens: bool
+    capitals: bool
+
+
+@dataclass(frozen=True)
 class ColumnPlan:
     """How one column is converted.
 
@@ -57,6 +65,7 @@ class ColumnPlan:
     :param records_ids: whether this column's ids that are not written as PostgreSQL writes a UUID go
         into the id map (those of a foreign key are already there from the table that it references).
     :param epoch_unit: unit of the numbers in a time column, None if it holds none.
+    :param spelling: for a uuid on its way back: how one that is not in the id map is written, None as by PostgreSQL.
     :param sequence: the sequence that gives out the next values, quoted for SQL; None if there is none.
     """
 
@@ -75,6 +84,7 @@ class ColumnPlan:
     scale: int | None = None
     sequence: str | None = None
     text_ids: bool = True
+    spelling: IdSpelling | None = None
 
 
 @dataclass(frozen=True)

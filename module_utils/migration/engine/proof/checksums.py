@@ -257,7 +257,7 @@ def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[TargetF
         old_id = None
         if column.kind == "uuid" and column.namespace is not None and _has_old_ids(connection, column.namespace):
             alias = sql.Identifier(f"m{number}")
-            old_id = sql.SQL("{}.old_id").format(alias)
+            old_id = old_id_in(column, alias)
             joins.append(
                 sql.SQL(" LEFT JOIN migration.id_map AS {} ON {}.namespace = {} AND {}.new_id = {}").format(
                     alias, alias, sql.Literal(column.namespace), alias, sql.Identifier("t", column.target)
@@ -265,6 +265,22 @@ def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[TargetF
             )
         fields.append(target_field(column, old_id))
     return fields, sql.SQL("").join(joins)
+
+
+def old_id_in(column: ColumnPlan, id_map: Composable) -> Composable:
+    """Return the SQL of a UUID as it stands in the file: as the id map has it, or in the file's own spelling.
+
+    :param id_map: alias of the id map, joined by the UUID.
+    """
+    known = sql.SQL("{}.old_id").format(id_map)
+    if column.spelling is None:
+        return known
+    new = sql.SQL("{}::text").format(sql.Identifier("t", column.target))
+    if not column.spelling.hyphens:
+        new = sql.SQL("replace({}, '-', '')").format(new)
+    if column.spelling.capitals:
+        new = sql.SQL("upper({})").format(new)
+    return sql.SQL("coalesce({}, {})").format(known, new)
 
 
 def concatenated(fields: Sequence[TargetField]) -> Composable:
