@@ -6,7 +6,7 @@ everywhere, all mistakes at once, before anything is touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +15,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from .errors import MigrationError, Problem
 
 REFUSE = "refuse"
+DURATION_UNITS = ("microseconds", "milliseconds", "seconds", "minutes", "hours", "days")
 EPOCH_UNITS = ("seconds", "milliseconds", "microseconds", "julian_days")
+
+# What messages, and options that mean no source column, put before the name of a computed column.
+COMPUTED = "computed "
 
 # For each policy of a column: the answers it may have. The first is the default.
 POLICIES: dict[str, tuple[str, ...]] = {
@@ -25,6 +29,10 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "duplicate": (REFUSE, "reject"),
     # Text that is not JSON, in a json or jsonb column.
     "invalid_json": (REFUSE, "as_json_string", "set_null", "reject"),
+    # A JSON object that names a key twice, of which jsonb keeps the last.
+    "repeated_key": (REFUSE, "keep_last", "set_null", "reject"),
+    # A value that its type, which the engine does not know, writes otherwise: the type may have lost something of it.
+    "rewritten": (REFUSE, "keep", "set_null", "reject"),
     # A character that PostgreSQL cannot hold: U+0000 in text or in JSON.
     "nul_character": (REFUSE, "remove", "reject"),
     # Bytes that are not UTF-8 in a text value.
@@ -55,6 +63,7 @@ class ColumnOptions:
     :param references: namespace of the ids in this column where the target has no foreign key,
         for example ``auth.users``, or a name of your own such as ``tenants``.
     :param epoch_unit: unit of numbers in a time column; decided from the profile if not given.
+    :param duration_unit: unit of the numbers in an interval column.
     :param time_zone: IANA name of the zone of times without one.
     :param sequence: ``schema.name`` of the sequence that feeds the target column, where no column
         owns it.
@@ -66,13 +75,14 @@ class ColumnOptions:
     secret: bool = False
     references: str | None = None
     epoch_unit: str | None = None
+    duration_unit: str | None = None
     time_zone: str = "UTC"
     sequence: str | None = None
     policies: Mapping[str, str] = field(default_factory=dict)
 
     def policy(self, name: str) -> str:
         """Return the answer to one policy: what the inventory says, or the default."""
-        return self.policies.get(name, POLICIES[name][0])
+        return self.policies.get(name, REFUSE)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ class TableMapping:
     """Which source table goes to which target table.
 
     :param target: ``schema.table``.
-    :param columns: options by source column, or by target column for those in ``computed``.
+    :param columns: options by source column; for those in ``computed`` by target column, with or without
+        :data:`COMPUTED` before it.
     :param row_filter: SQL condition over the source's columns: only rows for which it is true are moved.
     :param computed: target column → SQL expression over the source's columns.
     """
@@ -270,8 +281,9 @@ def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping
     source = data.get("source") if isinstance(data, Mapping) else None
     where = f"{where}: table {source or 'without a source'}"
     reader = _Reader(where, data, problems, ("source", "target", "columns", "row_filter", "computed"))
+    computed = reader.mapping("computed")
     columns = {
-        str(column): _parse_column(f"{where}.{column}", str(column), options, problems)
+        str(column): _parse_column(f"{where}.{column}", str(column), options, problems, computed)
         for column, options in reader.mapping("columns").items()
     }
     target = reader.text("target")
@@ -286,8 +298,7 @@ def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping
         columns=columns,
         row_filter=reader.text("row_filter") if "row_filter" in reader.data else None,
         computed={
-            str(column): _parse_expression(reader, str(column), expression)
-            for column, expression in reader.mapping("computed").items()
+            str(column): _parse_expression(reader, str(column), expression) for column, expression in computed.items()
         },
     )
 
@@ -305,9 +316,12 @@ def _parse_expression(reader: _Reader, column: str, expression: Any) -> str:
     return "NULL"
 
 
-def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> ColumnOptions:
-    """Return the options of one source column."""
-    known = ("target", "secret", "references", "epoch_unit", "time_zone", "sequence", *POLICIES)
+def _parse_column(
+    where: str, name: str, data: Any, problems: list[Problem], computed: Collection[str]
+) -> ColumnOptions:
+    """Return the options of one source column, or of one that the table's ``computed`` make."""
+    own = name.removeprefix(COMPUTED)
+    known = ("target", "secret", "references", "epoch_unit", "duration_unit", "time_zone", "sequence", *POLICIES)
     reader = _Reader(where, data, problems, known)
     policies = {}
     for policy, answers in POLICIES.items():
@@ -316,10 +330,11 @@ def _parse_column(where: str, name: str, data: Any, problems: list[Problem]) -> 
             policies[policy] = answer
     return ColumnOptions(
         name=name,
-        target=reader.text("target", default=name),
+        target=reader.text("target", default=own if own in computed else name),
         secret=reader.boolean("secret"),
         references=reader.text("references") if "references" in reader.data else None,
         epoch_unit=reader.choice("epoch_unit", EPOCH_UNITS, None),
+        duration_unit=reader.choice("duration_unit", DURATION_UNITS, None),
         time_zone=_parse_time_zone(reader),
         sequence=reader.text("sequence") if "sequence" in reader.data else None,
         policies=policies,

@@ -47,6 +47,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
     warnings = _warnings(group)
     began = time.monotonic()
     result = migrate.migrate(connection, group, migrate.REHEARSAL, work_directory=work_directory)
+    warnings += unset_sequences(result["report"])
     seconds = time.monotonic() - began
     detail = ledger.read_group(connection, group.name, group.source_path).detail
     connection.rollback()
@@ -71,6 +72,18 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
         ledger.merge_detail(connection, group.name, {REHEARSAL: found})
         connection.commit()
     return {**result, "rehearsal": dict(found), "msg": describe(group.name, found), "warnings": warnings}
+
+
+def unset_sequences(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the sequences of which nobody can tell what they number, none if there are none."""
+    names = report["unset_sequences"]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: these sequences have given out nothing yet, and nothing shows which column takes its "
+        "values from them. Name 'sequence' for that column in the inventory, or set them by hand before the services "
+        "use them."
+    ]
 
 
 def describe(name: str, found: Mapping[str, Any]) -> str:

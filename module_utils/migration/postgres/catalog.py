@@ -20,7 +20,8 @@ class TargetColumn:
         somebody has called ``date`` is not taken for one.
     :param display_type: the type as PostgreSQL writes it, for example ``character varying(40)``.
     :param type_modifier: length or precision as in ``atttypmod``, of the base type; -1 if none.
-    :param sequence: qualified name of the sequence that feeds it, None if there is none.
+    :param sequence: qualified name of the sequence that feeds it: one that it owns, or for a column of whole numbers
+        the one that its default names. None if there is none.
     :param identity: ``a`` for GENERATED ALWAYS AS IDENTITY, ``d`` for BY DEFAULT, empty for neither.
     """
 
@@ -111,7 +112,10 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
                r.not_null,
                r.has_default,
                a.attgenerated <> '',
-               pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
+               coalesce(
+                   pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
+                   CASE WHEN t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN l.name END
+               ),
                a.attidentity::text
         FROM resolved r
         JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
@@ -119,6 +123,17 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
         JOIN pg_attribute a ON a.attrelid = %(table)s AND a.attnum = r.attnum
         JOIN pg_class c ON c.oid = a.attrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        LEFT JOIN LATERAL (
+            -- What the column's default, or else that of its domain, depends on.
+            SELECT min(quote_ident(sn.nspname) || '.' || quote_ident(s.relname)) AS name
+            FROM pg_depend k JOIN pg_class s ON s.oid = k.refobjid AND s.relkind = 'S'
+            JOIN pg_namespace sn ON sn.oid = s.relnamespace
+            WHERE k.refclassid = 'pg_class'::regclass
+              AND (k.classid, k.objid) = CASE WHEN d.oid IS NULL THEN ('pg_type'::regclass::oid, a.atttypid)
+                                              ELSE ('pg_attrdef'::regclass::oid, d.oid) END
+            HAVING count(DISTINCT s.oid) = 1
+        ) AS l ON true
         ORDER BY a.attnum
         """,
         {"table": oid},

@@ -86,6 +86,10 @@ report:
       description: What each sequence gives out next, and the least that it must.
       type: list
       elements: dict
+    unset_sequences:
+      description: Sequences that have given out nothing yet, and of which nothing shows whose values they are.
+      type: list
+      elements: str
     foreign_keys:
       description: Each foreign key, whether it is valid, and its orphans.
       type: list
@@ -186,6 +190,7 @@ def synchronise(
 
             if check_mode:
                 result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
+                result["warnings"] = rehearsal.unset_sequences(result["report"])
             else:
                 result = rehearsal.rehearse(connection, group, work_directory, rehearse_way_back)
             return {**result, "state": record.state, "diff": _diff(result["report"])}

@@ -16,6 +16,8 @@ from ..plan.epoch_units import JULIAN_DAY_OF_1970, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
 
 SET_NULL = "set_null"
+# The value goes to PostgreSQL as it is, and PostgreSQL makes another of it.
+KEEP = "keep"
 
 # Digits of a second that stand before the point of a number in a unit.
 _DIGITS_IN_UNIT = {"seconds": 0, "milliseconds": 3, "microseconds": 6}
@@ -45,6 +47,10 @@ def repair(value: Value, answer: str, scale: int | None = None) -> Value:
         return _rounded_time(value, unit, 6 if scale is None else scale, _ROUNDING_OF_TIMES[rounding])
     if answer == SET_NULL:
         return None
+    if answer == KEEP:
+        return value
+    if answer == "keep_last" and isinstance(value, str):
+        return _write(json.loads(value, parse_float=_Number, parse_int=_Number))
     if answer == "as_json_string":
         return json.dumps(value, ensure_ascii=False)
     if answer == "round" and isinstance(value, (int, float, str)):
@@ -80,14 +86,23 @@ def _rounded_time(value: int | float | str, unit: str, scale: int, rounding: str
         return clock + (f".{str(fraction)[2:]}" if scale else "") + offset
     exact = Decimal(value if isinstance(value, str) else repr(value))
     if unit == JULIAN_DAYS:
-        # A double holds a Julian day to 40 µs at best: see convert.
-        milliseconds = round((float(exact) - JULIAN_DAY_OF_1970) * 86_400_000)
+        milliseconds = milliseconds_of_julian_day(float(exact))
         seconds = _quantized(Decimal(milliseconds).scaleb(-3), scale, rounding)
         return float(seconds) / 86_400 + JULIAN_DAY_OF_1970
     number = _quantized(exact, scale - _DIGITS_IN_UNIT[unit], rounding)
     if number == number.to_integral_value():
         return int(number)
     return format(number, "f") if number > 0 else float(number)
+
+
+def milliseconds_of_julian_day(day: float) -> int:
+    """Return the milliseconds since 1970 that a Julian day means to SQLite.
+
+    SQLite multiplies the day itself, in doubles, adds a half and cuts the rest off.
+
+    :raises OverflowError: if it is no time at all.
+    """
+    return int(day * 86_400_000.0 + 0.5) - int(JULIAN_DAY_OF_1970 * 86_400_000)
 
 
 def _quantized(number: Decimal, scale: int, rounding: str) -> Decimal:

@@ -19,12 +19,14 @@ class Refused(Exception):
 
     :param policy: the policy of :data:`.core.estate.POLICIES` that may answer for it.
     :param what: what is wrong, without the value itself.
+    :param text: what PostgreSQL reads if the policy lets the value pass.
     """
 
-    def __init__(self, policy: str, what: str) -> None:
+    def __init__(self, policy: str, what: str, text: str | None = None) -> None:
         super().__init__(what)
         self.policy = policy
         self.what = what
+        self.text = text
 
 
 def storage_class(value: Value) -> str:

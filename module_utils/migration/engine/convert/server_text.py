@@ -3,10 +3,13 @@
 Intervals, arrays, enums, ranges, addresses and whatever a database defines go through the type's
 own text input. Here the server is asked how it writes such a text back, with the column's
 modifier (its length or precision) and without: a text that the modifier would cut is not accepted.
+A type may also change a text silently: money rounds, tsvector sorts, name cuts. Only of a few types
+it is known that the value is the same when the text is another.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _ROWS_AT_ONCE = 200
+# Types, also as elements of an array, of which another text is only another spelling of the same value. Enums are too.
+_LOSE_NOTHING = [
+    "text", "varchar", "uuid", "bool", "int2", "int4", "int8", "numeric", "bytea", "inet", "cidr", "macaddr",
+    "macaddr8", "bit", "varbit", "pg_lsn", "citext", "ltree", "int4range", "int8range", "numrange", "int4multirange",
+    "int8multirange", "nummultirange",
+]  # fmt: skip
+# In a text without any of these an interval has no fraction that it could round.
+_FRACTION_OF_INTERVAL = re.compile(r"[.,]|\d[eE]")
 
 
 class ServerForms:
@@ -26,7 +37,7 @@ class ServerForms:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._types: dict[tuple[str, str], str] = {}
+        self._types: dict[tuple[str, str], tuple[str, bool]] = {}
         self._forms: dict[tuple[str, str], dict[str, str | None]] = {}
 
     def learned(self, plan: TablePlan, rows: Iterable[tuple[Value, ...]]) -> Iterator[Sequence[tuple[Value, ...]]]:
@@ -40,13 +51,24 @@ class ServerForms:
         size = _ROWS_AT_ONCE if others else 1
         while block := list(islice(remaining, size)):
             for index, column in others:
-                texts = {_text(row[index]) for row in block if isinstance(row[index], (str, int, float))}
+                numbers_apart = column.options.duration_unit is not None
+                texts = {
+                    _text(row[index])
+                    for row in block
+                    if isinstance(row[index], str if numbers_apart else (str, int, float))
+                }
                 self._forms[(plan.target.name, column.target)] = self._ask(plan, column, sorted(texts))
             yield block
 
     def accepts(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
         """Return whether the column's type can read a text."""
         return self._form(plan, column, text) is not None
+
+    def keeps(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
+        """Return whether the column's type, which can read a text, is known to lose nothing of it."""
+        if self._form(plan, column, text) == text or self._type_of(plan, column)[1]:
+            return True
+        return column.type_name == "interval" and _FRACTION_OF_INTERVAL.search(text) is None
 
     def normal_form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str:
         """Return a text as the column's type writes it, or the text itself if the type cannot read it."""
@@ -68,7 +90,7 @@ class ServerForms:
             "SELECT v, CASE WHEN v::{type}::text = v::{declared}::text THEN v::{type}::text END "
             "FROM unnest(%s::text[]) AS v"
         ).format(
-            type=sql.SQL(self._type_of(plan, column).replace("%", "%%")),
+            type=sql.SQL(self._type_of(plan, column)[0].replace("%", "%%")),
             declared=sql.SQL(column.display_type.replace("%", "%%")),
         )
         pending = [askable] if askable else []
@@ -88,8 +110,11 @@ class ServerForms:
                 cursor.execute("RELEASE SAVEPOINT forms")
         return forms
 
-    def _type_of(self, plan: TablePlan, column: ColumnPlan) -> str:
-        """Return the column's type as PostgreSQL writes it in SQL: domains resolved, without its modifier."""
+    def _type_of(self, plan: TablePlan, column: ColumnPlan) -> tuple[str, bool]:
+        """Return the column's type as PostgreSQL writes it in SQL, and whether it is known to lose nothing.
+
+        Domains are resolved, and the modifier is left out.
+        """
         key = (plan.target.name, column.target)
         if key not in self._types:
             schema, _, table = plan.target.name.partition(".")
@@ -103,13 +128,16 @@ class ServerForms:
                       UNION ALL
                       SELECT t.typbasetype FROM resolved r JOIN pg_type t ON t.oid = r.type WHERE t.typtype = 'd'
                     )
-                    SELECT format_type(r.type, -1) FROM resolved r JOIN pg_type t ON t.oid = r.type
+                    SELECT format_type(r.type, -1), e.typtype = 'e' OR e.typname = ANY (%s)
+                    FROM resolved r JOIN pg_type t ON t.oid = r.type
+                    JOIN pg_type e ON e.oid = CASE t.typcategory WHEN 'A' THEN t.typelem ELSE t.oid END
                     WHERE t.typtype <> 'd'
                     """,
-                    (schema, table, column.target),
+                    (schema, table, column.target, _LOSE_NOTHING),
                 )
                 # format_type() quotes the name itself.
-                self._types[key] = str(first_row(cursor)[0])
+                name, loses_nothing = first_row(cursor)
+                self._types[key] = str(name), bool(loses_nothing)
         return self._types[key]
 
 

@@ -10,14 +10,15 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from ...sqlite.tables import Value
-from ..plan.epoch_units import EPOCH_FACTORS, JULIAN_DAY_OF_1970, JULIAN_DAYS
+from ..plan.epoch_units import EPOCH_FACTORS, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
+from .policies import milliseconds_of_julian_day
 from .refusals import Convert, Note, Refused, needs
 
 _NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _TIME_TEXT = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)\.(\d+))?)?"
-    r"\s*(Z|[+-]\d\d(?::?\d\d)?)?\Z",
+    r"(?:\s*(Z|[+-]\d\d(?::?\d\d)?))?\Z",
     re.ASCII,
 )
 _CLOCK_TEXT = re.compile(r"([01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?\Z", re.ASCII)
@@ -112,8 +113,7 @@ def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
     """Return the moment that a number in a time column means, in the unit that the plan decided.
 
     A Julian day is a REAL whose last bit is worth some 40 µs, so it is rounded to the nearest
-    millisecond, as SQLite's own ``datetime()`` does: the microseconds since 1970 are
-    ``round((day - 2440587.5) * 86400000) * 1000``, calculated in doubles, half to even.
+    millisecond as SQLite's own ``datetime()`` does it, see :func:`.policies.milliseconds_of_julian_day`.
 
     :raises Refused: if the unit is not known, or no timestamp can hold the moment exactly.
     """
@@ -121,7 +121,7 @@ def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
         raise Refused("unconvertible", "holds a number whose unit is not known")
     try:
         if column.epoch_unit == JULIAN_DAYS:
-            microseconds = round((float(number) - JULIAN_DAY_OF_1970) * 86_400_000) * 1_000
+            microseconds = milliseconds_of_julian_day(float(number)) * 1_000
         else:
             # A double stands for the shortest number that it is written as.
             exact = Fraction(str(number)) * EPOCH_FACTORS[column.epoch_unit]

@@ -14,6 +14,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from hashlib import sha1
 from typing import Any
 
@@ -123,12 +124,18 @@ def _char(column: ColumnPlan, note: Note) -> Convert:
 
 
 def _uuid(column: ColumnPlan, note: Note) -> Convert:
-    """A UUID, also without hyphens; any other id as uuid5 in the namespace of the table it belongs to."""
+    """A UUID, also without hyphens; any other id as uuid5 in the namespace of the table it belongs to.
+
+    A REAL is no id: in a column of numbers SQLite has made one of each hexadecimal id with an exponent in it,
+    such as 9e7866347, and many ids are one number then.
+    """
     namespace = None if column.namespace is None else id_namespace(column.namespace)
 
     def convert(value: Value) -> str:
         if isinstance(value, bytes):
             raise needs(column, value)
+        if isinstance(value, float):
+            raise Refused("unconvertible", "holds a REAL where an id is needed")
         text = value if isinstance(value, str) else _number_to_text(value)  # type: ignore[arg-type]
         if _CANONICAL_UUID.match(text):
             return text
@@ -155,6 +162,8 @@ def _integer(column: ColumnPlan, note: Note) -> Convert:
 
     def convert(value: Value) -> str:
         if isinstance(value, float):
+            if math.isinf(value):
+                raise Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
             if not value.is_integer():
                 raise Refused("fraction", f"holds a fraction where {column.display_type} is needed")
             note("real to integer")
@@ -220,9 +229,10 @@ def _check_json(text: str, column: ColumnPlan) -> None:
     Numbers and objects are dropped as soon as they are checked, so that a large document does not
     become a much larger tree of Python objects.
 
-    :raises Refused: naming ``invalid_json`` or ``nul_character``.
+    :raises Refused: naming ``invalid_json``, ``nul_character`` or ``repeated_key``.
     """
     found: list[Refused] = []
+    one_of_each = column.type_name == "jsonb"
     # The parser refuses raw control characters, so only an escape can bring in what jsonb cannot hold.
     has_escapes = "\\u" in text
 
@@ -236,6 +246,8 @@ def _check_json(text: str, column: ColumnPlan) -> None:
                 found.append(Refused("invalid_json", "holds a JSON number that PostgreSQL's numeric cannot hold"))
 
     def members(pairs: list[tuple[str, Any]]) -> None:
+        if one_of_each and len(dict(pairs)) != len(pairs):
+            found.append(Refused("repeated_key", "holds a JSON object that names a key twice"))
         if has_escapes:
             for name, member in pairs:
                 strings(name)
@@ -337,6 +349,51 @@ def _real(column: ColumnPlan, note: Note) -> Convert:
     return convert
 
 
+# A number in a column of durations, also as text.
+_DURATION_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?\Z")
+_LONGEST_DURATION = 100
+MICROSECONDS = {
+    "microseconds": 1,
+    "milliseconds": 1_000,
+    "seconds": 1_000_000,
+    "minutes": 60_000_000,
+    "hours": 3_600_000_000,
+    "days": 86_400_000_000,
+}
+
+
+def _interval(column: ColumnPlan, note: Note) -> Convert:
+    """A duration as the type's own input reads it, or a number in the unit that the inventory names."""
+    as_text = _text(column, note)
+    unit = column.options.duration_unit
+
+    def convert(value: Value) -> str | None:
+        if not is_duration_number(value):
+            return as_text(value)
+        if unit is None:
+            raise Refused("duration_unit", "holds a number whose unit is not known")
+        out_of_range = Refused("out_of_range", f"holds a number outside the range of {column.display_type}")
+        if isinstance(value, float) and math.isinf(value):
+            raise out_of_range
+        # A double stands for the shortest number that it is written as.
+        exact = Fraction(str(value)) * MICROSECONDS[unit]
+        if exact.denominator != 1:
+            raise Refused("unconvertible", "holds a duration finer than a microsecond")
+        if abs(exact.numerator) >= 2**63:
+            raise out_of_range
+        note(f"{unit} to {column.display_type}")
+        return f"{exact.numerator} microseconds"
+
+    return convert
+
+
+def is_duration_number(value: Value) -> bool:
+    """Return whether a value in a column of durations is a number without a unit."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_DURATION and _DURATION_NUMBER.match(value) is not None
+    return isinstance(value, (int, float))
+
+
 def _bytes(column: ColumnPlan, note: Note) -> Convert:
     """A BLOB; text is refused, for nobody knows how it is meant."""
 
@@ -350,6 +407,8 @@ def _bytes(column: ColumnPlan, note: Note) -> Convert:
 
 def _other(column: ColumnPlan, note: Note) -> Convert:
     """Any other type through its text input; verification demands the very same text back."""
+    if column.type_name == "interval":
+        return _interval(column, note)
     as_text = _text(column, note)
 
     def convert(value: Value) -> str | None:

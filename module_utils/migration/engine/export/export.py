@@ -14,12 +14,12 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from ...core.connection import explained
@@ -33,15 +33,19 @@ from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import Prepared, prepare
 from ..proof.checksums import sum_target
 from ..proof.compare import Comparison, compare_tables
+from . import left_behind
 from .difference import Counts, found
 from .file_checks import move_sequences, note_new_orphans, orphans_of, require_integrity
-from .inputs import Sides
+from .id_spelling import with_spellings
+from .inputs import NotPlain, Sides
 from .table import Written, export_table
 from .unmapped_columns import other_columns
 from .violations import CHANGE_IT, Offenders
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,17 @@ def export_changes(
     :raises MigrationError: with every row and value that the old schema cannot hold; the copy is as it was.
     """
     _require_copy(frozen, copy)
-    with (
-        _reading(connection, group, frozen, copy, snapshot_id) as reading,
-        closing(_open_copy(copy)) as writer,
-        _transaction(writer),
-    ):
-        # Problems name the file that people know, which may be another than the private copy that is read.
-        return _Export(reading, Path(group.source_path), writer).run()
+
+    def export(exact: bool) -> ExportReport:
+        with (
+            _reading(connection, group, frozen, copy, snapshot_id) as reading,
+            closing(_open_copy(copy)) as writer,
+            _transaction(writer),
+        ):
+            # Problems name the file that people know, which may be another than the private copy that is read.
+            return _Export(reading, Path(group.source_path), writer).run(exact)
+
+    return _exactly_if_need_be(export)
 
 
 def rehearse(connection: Connection, group: Group, frozen: Path, directory: Path) -> ExportReport:
@@ -139,14 +147,29 @@ def count_changes(
 
     :param directory: private directory for work files.
     """
-    with _reading(connection, group, frozen, directory / f"count-{os.getpid()}", snapshot_id) as reading:
-        forms = ServerForms(connection)
-        counts: dict[str, Counts] = {}
-        for table in reading.prepare(reading.source, forms).tables:
-            sides = Sides(connection, reading.source, table, forms)
-            with found(sides, reading.directory) as difference:
-                counts[table.plan.source.name] = difference.count(other_columns(sides).places())
-        return counts
+
+    def count(exact: bool) -> dict[str, Counts]:
+        with _reading(connection, group, frozen, directory / f"count-{os.getpid()}", snapshot_id) as reading:
+            forms = ServerForms(connection)
+            counts: dict[str, Counts] = {}
+            for table in reading.prepare(reading.source, forms, exact).tables:
+                sides = Sides(connection, reading.source, table, forms)
+                with found(sides, reading.directory) as difference:
+                    counts[table.plan.source.name] = difference.count(other_columns(sides).places())
+            return counts
+
+    return _exactly_if_need_be(count)
+
+
+def _exactly_if_need_be(do: Callable[[bool], _Result]) -> _Result:
+    """Do something with the rows that the fast path takes, or again with none if it took a wrong one.
+
+    :param do: is told whether to take no row for plain.
+    """
+    try:
+        return do(False)
+    except NotPlain:
+        return do(True)
 
 
 def hash_targets(
@@ -197,8 +220,12 @@ def _reading(
                 if snapshot_id is not None:
                     cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
             targets = read_catalog(connection, [mapping.target for mapping in group.tables])
-            plans = plan_group(group, source, read_tables(source), targets)
-            yield _Reading(connection, group, directory, source, plans)
+            tables = read_tables(source)
+            plans = plan_group(group, source, tables, targets)
+            if any(mapping.row_filter for mapping in group.tables):
+                group = left_behind.excluded(group, source, tables)
+                plans = plan_group(group, source, tables, targets)
+            yield _Reading(connection, group, directory, source, with_spellings(source, plans))
     except sqlite3.Error as error:
         raise MigrationError(
             f"SQLite cannot bring the changes of cutover group {group.name} back.",
@@ -292,12 +319,17 @@ class _Export:
     frozen: Path
     writer: sqlite3.Connection
 
-    def run(self) -> ExportReport:
-        """Write what differs, and prove that both sides are equal then."""
+    def run(self, exact: bool) -> ExportReport:
+        """Write what differs, and prove that both sides are equal then.
+
+        :param exact: take no row of the file for plain.
+        :raises NotPlain: if the fast path took a row that it cannot write exactly.
+        """
         reading = self.reading
+        left_behind.note_in(self.writer, reading.source)
         offenders = Offenders(self.frozen)
         forms = ServerForms(reading.connection)
-        prepared = reading.prepare(reading.source, forms)
+        prepared = reading.prepare(reading.source, forms, exact)
         orphans_before = orphans_of(reading.source)
         written: dict[str, Written] = {}
         for table in prepared.tables:
@@ -351,8 +383,7 @@ class _Export:
         problems = []
         for table, comparison in zip(prepared.tables, comparisons, strict=True):
             mapping = table.plan.mapping
-            selected = [name for name in ("row_filter", "computed") if getattr(mapping, name)]
-            fix = f"Look at {' and '.join(selected)} of the table in the inventory" if selected else CHANGE_IT
+            fix = "Look at computed of the table in the inventory" if mapping.computed else CHANGE_IT
             for pair in comparison.differences:
                 what = (
                     f"{pair['key']}: {pair['column']} would read as {pair['source']}, "

@@ -19,6 +19,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from ...sqlite.tables import SourceTable, Value, quote_name
+from ..convert.values import MICROSECONDS
 from ..plan.epoch_units import EPOCH_FACTORS, JULIAN_DAY_OF_1970, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
 
@@ -29,6 +30,7 @@ _TIME = re.compile(
 )
 _CLOCK = re.compile(r"\d\d:\d\d(:\d\d)?(?:\.(\d{1,6}))?\Z", re.ASCII)
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)?\Z", re.ASCII)
+_DURATION = re.compile(r"(-)?(\d+):(\d\d):(\d\d(?:\.\d{1,6})?)\Z", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"(?:0|-?[1-9][0-9]{0,18})\Z", re.ASCII)
 _LARGEST_INTEGER = 2**63
 
@@ -55,11 +57,13 @@ class Form:
     :param shape: of a text only. For a time: the separator, whether seconds are written, the digits
         of the fraction and the offset, for example ``(" ", True, 0, "")``; empty for all others.
     :param words: whether a boolean is written as ``true`` and ``false``.
+    :param digits: whether the texts are numbers.
     """
 
     storage_class: str
     shape: tuple[str, bool, int, str] | tuple[()] = ()
     words: bool = False
+    digits: bool = False
 
 
 def read_form(snapshot: sqlite3.Connection, table: SourceTable, column: ColumnPlan) -> Form:
@@ -74,21 +78,21 @@ def read_form(snapshot: sqlite3.Connection, table: SourceTable, column: ColumnPl
         snapshot.create_function("shape_of_value", 1, _shape, deterministic=True)
         short = f"length({name}) <= 40 AND {name} NOT GLOB '*[^ -~]*'"
         what = f"CASE WHEN {what} = 'text' AND {short} THEN shape_of_value({name}) ELSE {what} END"
-    elif column.kind in ("integer", "numeric"):
+    elif column.kind in ("integer", "numeric") or column.options.duration_unit is not None:
         is_number = f"{name} <> '' AND {name} NOT GLOB '*[^0-9.eE+-]*'"
         what = f"CASE WHEN {what} = 'text' AND {is_number} THEN 'digits' ELSE {what} END"
     rows = snapshot.execute(
         f"SELECT {what}, count(*) FROM {table.scan} WHERE {name} IS NOT NULL "  # noqa: S608 (quoted)
         "GROUP BY 1 ORDER BY 2 DESC, 1"
     )
-    fitting = _FITTING.get(column.kind, ("text", "integer", "real"))
+    fitting = _FITTING.get(column.kind, ("text", "integer", "real", "digits"))
     found = next((str(shape) for shape, _ in rows if str(shape).partition("|")[0] in fitting), None)
     if found is None:
         return _form_of_nothing(table, column)
     if found.startswith("time"):
         _, separator, seconds, digits, offset = found.split("|")
         return Form("text", (separator, seconds == "s", int(digits), offset))
-    return Form("text" if found in ("words", "digits") else found, words=found == "words")
+    return Form("text" if found in ("words", "digits") else found, words=found == "words", digits=found == "digits")
 
 
 def _form_of_nothing(table: SourceTable, column: ColumnPlan) -> Form:
@@ -140,6 +144,8 @@ def candidates(column: ColumnPlan, form: Form, text: str) -> Iterator[Value]:
         yield from _decimals(form, text)
     elif column.kind == "bytes":
         yield bytes.fromhex(text)
+    elif column.options.duration_unit is not None:
+        yield from _durations(column.options.duration_unit, form, text)
     else:
         yield from _texts(form, text)
 
@@ -155,6 +161,20 @@ def _texts(form: Form, text: str) -> Iterator[Value]:
         number = int(text)
         if -_LARGEST_INTEGER <= number < _LARGEST_INTEGER:
             yield number
+    yield text
+
+
+def _durations(unit: str, form: Form, text: str) -> Iterator[Value]:
+    """Yield a duration: first as a number of the unit where the column holds those, then as PostgreSQL writes it."""
+    match = _DURATION.match(text)
+    if match is not None and (form.storage_class in ("integer", "real") or form.digits):
+        sign, hours, minutes, seconds = match.groups()
+        exact = (int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * 1_000_000 / MICROSECONDS[unit]
+        exact = -exact if sign else exact
+        number: Value = exact.numerator if exact.denominator == 1 else float(exact)
+        if form.digits:
+            yield repr(number)
+        yield float(exact) if form.storage_class == "real" else number
     yield text
 
 

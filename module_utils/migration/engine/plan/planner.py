@@ -43,6 +43,14 @@ KINDS = {
 
 
 @dataclass(frozen=True)
+class IdSpelling:
+    """How all UUIDs of one kind stand in a file, if not as PostgreSQL writes them."""
+
+    hyphens: bool
+    capitals: bool
+
+
+@dataclass(frozen=True)
 class ColumnPlan:
     """How one column is converted.
 
@@ -57,6 +65,7 @@ class ColumnPlan:
     :param records_ids: whether this column's ids that are not written as PostgreSQL writes a UUID go
         into the id map (those of a foreign key are already there from the table that it references).
     :param epoch_unit: unit of the numbers in a time column, None if it holds none.
+    :param spelling: for a uuid on its way back: how one that is not in the id map is written, None as by PostgreSQL.
     :param sequence: the sequence that gives out the next values, quoted for SQL; None if there is none.
     """
 
@@ -75,6 +84,7 @@ class ColumnPlan:
     scale: int | None = None
     sequence: str | None = None
     text_ids: bool = True
+    spelling: IdSpelling | None = None
 
 
 @dataclass(frozen=True)
@@ -243,8 +253,9 @@ def _plan_table(
                 "Give the table a primary key, or rename one of these columns in the source",
             )
         )
+    computed_names = {*mapping.computed, *(name for name, _ in source.computed)}
     for name in mapping.columns:
-        if name not in source.column_names and name not in mapping.computed:
+        if name not in source.column_names and name not in computed_names:
             problems.append(
                 Problem(
                     f"{where}.{name}",
@@ -315,12 +326,25 @@ def _computed_columns(
                 )
             )
             continue
-        options = ColumnOptions(name, target_name)
-        if target_name in mapping.columns and target_name not in source.column_names:
-            options = replace(mapping.columns[target_name], name=name, target=target_name)
+        options = _options_of_computed(mapping, name, target_name)
         options = replace(options, secret=options.secret or any_secret)
         columns.append(_plan_column(where, column, options, target, problems))
     return columns
+
+
+def _options_of_computed(mapping: TableMapping, name: str, target: str) -> ColumnOptions:
+    """Return the options of a computed column.
+
+    They stand under the name that messages show, or under that of its target column. The latter may be the name of a
+    source column too, whose values the computed ones replace: what is said of it is said of them, unless it has
+    another target.
+
+    :param name: the name that messages show.
+    """
+    options = mapping.columns.get(name) or mapping.columns.get(target)
+    if options is None or (options.name == target and options.target != target):
+        options = ColumnOptions(name, target)
+    return replace(options, name=name, target=target)
 
 
 def _target_column(options: ColumnOptions, target: TargetTable) -> TargetColumn | None:

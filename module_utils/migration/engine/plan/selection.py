@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...core.errors import Problem
-from ...core.estate import TableMapping
+from ...core.estate import COMPUTED, TableMapping
 from ...sqlite.tables import ROWID_ALIASES, SourceTable, count_rows, quote_name, shown_key
 
 _SHOWN_KEYS = 5
@@ -81,7 +81,7 @@ def _can_be_used(
 def _free_name(target: str, source: SourceTable) -> str:
     """Return a name for a computed column that is no column of the table."""
     taken = {name.lower() for name in (*source.column_names, *ROWID_ALIASES)}
-    name = f"computed {target}"
+    name = f"{COMPUTED}{target}"
     while name.lower() in taken:
         name += "'"
     return name

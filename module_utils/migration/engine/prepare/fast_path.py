@@ -4,7 +4,8 @@ A row is *plain* when the storage class and the form of each of its values are o
 say exactly in the target's type; a condition in SQL decides, row by row. All other rows go
 through :mod:`.engine.convert.values` in Python. What the condition cannot see (bytes that are not UTF-8, U+0000,
 a date that is none) PostgreSQL or the verification refuses, and then the whole group takes the
-exact way. Nothing here is trusted: :mod:`.engine.proof.compare` reads every row back.
+exact way. Where a policy may answer for such a value the condition has to see it: then PostgreSQL
+holds what the policy has made of it. Nothing here is trusted: :mod:`.engine.proof.compare` reads every row back.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ _MOST_COLUMNS = 100
 _UUID = "'????????-????-????-????-????????????'"
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 _CLOCK = "'????-??-?? ??:??:??'"
-_JAVASCRIPT = "'????-??-??T??:??:??.???Z'"
+_JAVASCRIPT = "'????-??-??T??:??:??.[0-9][0-9][0-9]Z'"
+# A JSON number that numeric cannot hold has 16,000 digits or more, those that its exponent stands for counted:
+# in a text of this length it needs an exponent of five digits.
+_LONGEST_SURE_JSON = 6_000
+_LONG_EXPONENT = "[0-9][0-9][0-9][0-9][0-9]"
+# A whole number has no more digits in SQLite.
+_MOST_INTEGER_DIGITS = 19
 
 
 @dataclass(frozen=True)
@@ -280,23 +287,45 @@ def _boolean(column: ColumnPlan, name: str) -> _Rule:
 
 
 def _json(column: ColumnPlan, name: str) -> _Rule:
-    odd = f"length({name}) > {LONGEST_PLAIN_VALUE} OR {name} <= '' OR {name} >= x''"
-    if any(column.options.policy(policy) != REFUSE for policy in ("invalid_json", "nul_character")):
-        # Where a policy may answer, Python looks at what PostgreSQL may refuse, \u0000 for example.
-        odd += f" OR instr({name}, '\\u') > 0 OR NOT json_valid({name})"
-    return _Rule(odd, name)
+    odd = f"length({name}) > {{}} OR {name} <= '' OR {name} >= x''"
+    if not _is_answered(column, "invalid_json", "nul_character", "repeated_key"):
+        return _Rule(odd.format(LONGEST_PLAIN_VALUE), name)
+    # Python looks at what PostgreSQL may refuse, \u0000 for example.
+    exponents = " OR ".join(f"{name} GLOB '*[0-9][eE]{sign}{_LONG_EXPONENT}*'" for sign in ("", "[+-]"))
+    odd += f" OR instr({name}, '\\u') > 0 OR {exponents} OR NOT json_valid({name})"
+    if _is_answered(column, "repeated_key"):
+        # The table-valued function has columns of its own, whose names the column may have.
+        valid = f"(SELECT CASE WHEN json_valid({name}) THEN {name} END AS text) AS valid"
+        odd += (
+            f" OR EXISTS (SELECT 1 FROM {valid}, json_tree(valid.text) AS j "  # noqa: S608 (quoted)
+            "GROUP BY j.parent, j.key HAVING count(*) > 1)"
+        )
+    return _Rule(odd.format(_LONGEST_SURE_JSON), name)
 
 
 def _timestamp(column: ColumnPlan, name: str) -> _Rule | None:
-    if "(" in column.display_type:  # a precision, which may round
+    if column.scale is not None and column.scale < 6:  # which may round
         return None
     # A time without a zone is written as it is: the session's zone is UTC.
     clock = f"{name} GLOB {_CLOCK} OR " if column.options.time_zone == "UTC" or column.type_name == "timestamp" else ""
-    return _Rule(f"{name} >= x'' OR NOT ({clock}{name} GLOB {_JAVASCRIPT}) OR {_holds_nul(name)}", name)
+    odd = f"{name} >= x'' OR NOT ({clock}{name} GLOB {_JAVASCRIPT}) OR {_holds_nul(name)}"
+    if _is_answered(column, "unconvertible", "out_of_range"):
+        # Adding nothing makes SQLite move a day or an hour that does not exist to one that does.
+        second = f"substr({name}, 1, 10) || ' ' || substr({name}, 12, 8)"
+        odd += f" OR {name} < '0001' OR datetime({second}, '+0 days') IS NOT {second}"
+    return _Rule(odd, name)
 
 
 def _date(column: ColumnPlan, name: str) -> _Rule:
-    return _Rule(f"{name} >= x'' OR NOT {name} GLOB '????-??-??' OR {_holds_nul(name)}", name)
+    odd = f"{name} >= x'' OR NOT {name} GLOB '????-??-??' OR {_holds_nul(name)}"
+    if _is_answered(column, "unconvertible", "out_of_range"):
+        odd += f" OR {name} < '0001' OR date({name}, '+0 days') IS NOT {name}"
+    return _Rule(odd, name)
+
+
+def _is_answered(column: ColumnPlan, *policies: str) -> bool:
+    """Return whether any of these policies lets a row pass that PostgreSQL would refuse."""
+    return any(column.options.policy(policy) != REFUSE for policy in policies)
 
 
 def _holds_nul(name: str) -> str:
@@ -305,8 +334,14 @@ def _holds_nul(name: str) -> str:
 
 
 def _numeric(column: ColumnPlan, name: str) -> _Rule:
-    if "(" in column.display_type:
-        return _Rule(f"({name} IS NOT NULL AND typeof({name}) <> 'integer')", name)
+    if column.precision is not None and column.scale is not None:
+        odd = f"({name} IS NOT NULL AND typeof({name}) <> 'integer')"
+        digits = max(column.precision - column.scale, 0)
+        if digits < _MOST_INTEGER_DIGITS:
+            odd += f" OR {name} NOT BETWEEN {1 - 10**digits} AND {10**digits - 1}"
+        if column.scale < 0:
+            odd += f" OR {name} % {10**-column.scale} <> 0"
+        return _Rule(odd, name)
     return _Rule(
         f"{name} >= '' OR {name} NOT BETWEEN -1e300 AND 1e300",
         f"CASE typeof({name}) WHEN 'real' THEN number_text({name}) ELSE {name} END",

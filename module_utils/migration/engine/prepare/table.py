@@ -11,10 +11,10 @@ from typing import Any
 
 from ...core.estate import REFUSE, Group
 from ...sqlite.tables import Value, read_rows, row_key, show, shown_key, to_json, to_json_text
-from ..convert.policies import SET_NULL, repair, repair_name
+from ..convert.policies import KEEP, SET_NULL, repair, repair_name
 from ..convert.refusals import Convert, Refused
 from ..convert.server_text import ServerForms
-from ..convert.values import converter
+from ..convert.values import converter, is_duration_number
 from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
 from .copy_file import PIECE, Spool
 from .fast_path import PlainRows
@@ -145,8 +145,13 @@ class TableWork:
 
         def checked(value: Value) -> str | None:
             text = convert(value)
-            if text is not None and not self._forms.accepts(self._plan, column, text):
+            if text is None or (column.type_name == "interval" and is_duration_number(value)):
+                return text  # a number needs no answer of the server
+            if not self._forms.accepts(self._plan, column, text):
                 raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
+            if not self._forms.keeps(self._plan, column, text):
+                what = f"holds a value that {column.display_type} writes otherwise and may lose something of"
+                raise Refused("rewritten", what, text)
             return text
 
         return checked
@@ -219,6 +224,8 @@ class TableWork:
             self.prepared.conversions[(column.source, f"{refused.policy}: {answer}, original kept in the ledger")] += 1
             if answer == SET_NULL:
                 return None, None
+            if answer == KEEP:
+                return refused.text, None
             try:
                 return convert(value), None
             except Refused as again:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ...core.errors import Problem
+from ...core.estate import DURATION_UNITS
 from ..convert.refusals import Refused
 
 SHOWN_KEYS = 5
@@ -21,6 +22,9 @@ _FIXES = {
     "out_of_range": "Repair the value, or set 'out_of_range: set_null' or 'out_of_range: reject' for the column",
     "sub_microsecond": "Repair the value, or set 'sub_microsecond' for the column: round, truncate, set_null or reject",
     "duplicate": "Repair the rows, or set 'duplicate: reject' for the column: all but the first are rejected",
+    "repeated_key": "Repair the value, or set 'repeated_key' for the column: keep_last, set_null or reject",
+    "rewritten": "Repair the value, or set 'rewritten' for the column: keep, set_null or reject",
+    "duration_unit": f"Name 'duration_unit' for the column: {', '.join(DURATION_UNITS)}",
     "spelling": "Write it the same way in every row of the source",
 }
 

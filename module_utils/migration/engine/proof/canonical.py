@@ -19,7 +19,7 @@ import sqlite3
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import md5
@@ -44,8 +44,10 @@ _ALL_DIGITS = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
-_UNIX_EPOCH_IN_JULIAN_DAYS = 2440587.5
-_MILLISECONDS_OF_A_DAY = 86_400_000
+_SECONDS_OF_DURATION = {
+    "microseconds": Decimal("0.000001"), "milliseconds": Decimal("0.001"), "seconds": Decimal(1),
+    "minutes": Decimal(60), "hours": Decimal(3600), "days": Decimal(86_400),
+}  # fmt: skip
 # Letters of free text, and of values closed by a semicolon.
 _FREE_TEXT = {"text": "t", "char": "t", "uuid": "t", "other": "t", "bytes": "x"}
 _CLOSED = {
@@ -216,6 +218,8 @@ def source_reader(column: ColumnPlan, normal_form: Callable[[str], str]) -> Read
     if column.kind == "date":
         moment = _timestamp_reader(column)
         return lambda value: f"a{moment(value)[1:11]};"
+    if column.type_name == "interval" and column.options.duration_unit is not None:
+        return _duration_reader(column.options.duration_unit, normal_form)
     if column.kind == "other":
         return lambda value: _free_text("t", normal_form(_as_text(value)))
     if column.type_name == "json":
@@ -255,6 +259,23 @@ def _read_time(value: Value) -> str:
     return f"c{clock}{'.' if fraction else ''}{fraction};"
 
 
+def _duration_reader(unit: str, normal_form: Callable[[str], str]) -> Read:
+    """Return the function for durations: a number of the unit as PostgreSQL writes that much time."""
+
+    def read(value: Value) -> str:
+        try:
+            seconds = Decimal(str(value)) * _SECONDS_OF_DURATION[unit]
+        except InvalidOperation:
+            return _free_text("t", normal_form(_as_text(value)))
+        whole, fraction = divmod(abs(seconds), 1)
+        minutes, second = divmod(int(whole), 60)
+        digits = format(fraction, "f").partition(".")[2].rstrip("0")
+        clock = f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}{'.' if digits else ''}{digits}"
+        return _free_text("t", f"-{clock}" if seconds < 0 else clock)
+
+    return read
+
+
 def _double_in_hex(value: Any) -> str:
     return struct.pack(">d", value).hex()
 
@@ -280,6 +301,9 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
     named = column.options.time_zone
     zone = ZoneInfo(named) if with_zone and named != "UTC" else UTC
     suffix = "+00" if with_zone else ""
+    is_julian = column.epoch_unit == "julian_days"
+    # What a Julian day means is for SQLite itself to say.
+    clock_of = sqlite3.connect(":memory:", check_same_thread=False) if is_julian else None
 
     def read(value: Value) -> str:
         try:
@@ -289,7 +313,11 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
             moment = datetime.fromisoformat(re.sub(r"\s+(?=[Z+-])", "", str(value)))
             moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
         else:
-            moment = _UNIX_EPOCH + timedelta(microseconds=_microseconds(number, column.epoch_unit))
+            if clock_of is None:
+                moment = _UNIX_EPOCH + timedelta(microseconds=_microseconds(number, column.epoch_unit))
+            else:
+                (said,) = clock_of.execute("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?)", (value,)).fetchone()
+                moment = datetime.fromisoformat(said or "")
         clock, _, fraction = moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ").partition(".")
         fraction = fraction.rstrip("0")
         return f"m{clock}{'.' if fraction else ''}{fraction}{suffix};"
@@ -299,9 +327,6 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
 
 def _microseconds(number: Fraction, unit: str | None) -> int:
     """Return the microseconds since 1970 that a number in a time column means."""
-    if unit == "julian_days":
-        # A double holds a Julian day to some 40 µs: SQLite itself rounds it to the millisecond.
-        return round((float(number) - _UNIX_EPOCH_IN_JULIAN_DAYS) * _MILLISECONDS_OF_A_DAY) * 1000
     microseconds = number * 1_000_000 / _PER_SECOND[unit or "seconds"]
     if microseconds.denominator != 1:
         raise ValueError("finer than a microsecond")
@@ -322,9 +347,9 @@ _MARKED_NUMBER = re.compile(r'"\\u0000([^"]*)"')
 
 
 def canonical_json(text: str) -> str:
-    """Return a JSON text as ``jsonb`` writes it: keys by length then bytes, the last of equal keys, exact numbers.
+    """Return a JSON text as ``jsonb`` writes it: keys by length then bytes, exact numbers.
 
-    :raises ValueError: if it is not JSON.
+    :raises ValueError: if it is not JSON, or if an object names a key twice.
     """
     try:
         value, end = _scan(text, 0)
@@ -339,6 +364,9 @@ def canonical_json(text: str) -> str:
 def _in_order(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object with its keys in jsonb's order: shorter ones first, then by their bytes."""
     members = dict(pairs)
+    if len(members) != len(pairs):
+        # jsonb keeps one of them: no text of its own would be the same.
+        raise ValueError("a key is named twice")
     keys = tuple(members)
     order = _order(keys)
     return members if order == keys else {key: members[key] for key in order}

@@ -22,14 +22,15 @@ from operator import itemgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
 from ...core.connection import first_row, sql
+from ...core.errors import Problem, RowsRefused
 from ...core.sql import table_name
-from ...sqlite.tables import Value, read_rows, row_key
+from ...sqlite.tables import Value, read_rows, row_key, show, shown_key
 from ..convert.policies import repair
 from ..convert.server_text import ServerForms
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.fast_path import PlainRows
 from ..prepare.table import PreparedTable
-from .canonical import define_functions, null_field, source_field, source_reader, target_field
+from .canonical import Read, define_functions, null_field, source_field, source_reader, target_field
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -192,9 +193,28 @@ def odd_rows_of(snapshot: sqlite3.Connection, prepared: PreparedTable, forms: Se
                         _repaired(value, changes.get(column.source, ()), column)
                         for column, value in zip(columns, values, strict=True)
                     ]
-            yield [
-                null if value is None else read(value) for read, null, value in zip(readers, nulls, values, strict=True)
-            ]
+            try:
+                fields = [
+                    null if value is None else read(value)
+                    for read, null, value in zip(readers, nulls, values, strict=True)
+                ]
+            except (ValueError, ArithmeticError, TypeError):
+                raise _unreadable(plan, readers, values, row[count:]) from None
+            yield fields
+
+
+def _unreadable(plan: TablePlan, readers: Sequence[Read], values: Sequence[Value], key: Sequence[Value]) -> RowsRefused:
+    """Return the error that names the first value of a row that the inverse mapping cannot read."""
+    problems = []
+    for column, read, value in zip(plan.compared, readers, values, strict=True):
+        try:
+            if value is not None:
+                read(value)
+        except (ValueError, ArithmeticError, TypeError):
+            shown = "a secret value" if column.options.secret else show(value)
+            what = f"the proof cannot read it ({shown_key(plan.source, key, plan.secret_columns)}: {shown})"
+            problems.append(Problem(f"{plan.source.name}.{column.source}", what, "Please report this"))
+    return RowsRefused(f"{plan.source.name} holds a value that was moved and cannot be compared.", problems)
 
 
 def _repaired(value: Value, answers: Sequence[str], column: ColumnPlan) -> Value:
@@ -237,7 +257,7 @@ def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[TargetF
         old_id = None
         if column.kind == "uuid" and column.namespace is not None and _has_old_ids(connection, column.namespace):
             alias = sql.Identifier(f"m{number}")
-            old_id = sql.SQL("{}.old_id").format(alias)
+            old_id = old_id_in(column, alias)
             joins.append(
                 sql.SQL(" LEFT JOIN migration.id_map AS {} ON {}.namespace = {} AND {}.new_id = {}").format(
                     alias, alias, sql.Literal(column.namespace), alias, sql.Identifier("t", column.target)
@@ -245,6 +265,22 @@ def target_fields(connection: Connection, plan: TablePlan) -> tuple[list[TargetF
             )
         fields.append(target_field(column, old_id))
     return fields, sql.SQL("").join(joins)
+
+
+def old_id_in(column: ColumnPlan, id_map: Composable) -> Composable:
+    """Return the SQL of a UUID as it stands in the file: as the id map has it, or in the file's own spelling.
+
+    :param id_map: alias of the id map, joined by the UUID.
+    """
+    known = sql.SQL("{}.old_id").format(id_map)
+    if column.spelling is None:
+        return known
+    new = sql.SQL("{}::text").format(sql.Identifier("t", column.target))
+    if not column.spelling.hyphens:
+        new = sql.SQL("replace({}, '-', '')").format(new)
+    if column.spelling.capitals:
+        new = sql.SQL("upper({})").format(new)
+    return sql.SQL("coalesce({}, {})").format(known, new)
 
 
 def concatenated(fields: Sequence[TargetField]) -> Composable:

@@ -6,7 +6,6 @@ came from a run of ours (see :mod:`.engine.transfer.migrate`).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from ...core.connection import as_server_error, first_row, psycopg2, sql
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.sql import table_name
-from ...sqlite.tables import quote_name, read_sequence
 from ..plan.planner import TablePlan
 from ..prepare.fast_path import copy_blocks
 from ..prepare.prepare import Prepared
@@ -209,50 +207,6 @@ def _has_to_itself(cursor: Any, table: str) -> bool:
     finally:
         cursor.execute("RELEASE SAVEPOINT before_lock")
     return True
-
-
-def read_sequences(
-    connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]
-) -> list[dict[str, Any]]:
-    """Return each sequence of the group: what it gives out next, and the least that it must.
-
-    A deleted maximum counts too: AUTOINCREMENT never gives an id out again, nor may the sequence.
-    """
-    sequences = []
-    with connection.cursor() as cursor:
-        for plan in plans:
-            for column in plan.columns:
-                name = column.sequence
-                if name is None:
-                    continue
-                largest = snapshot.execute(
-                    f"SELECT max(CAST({quote_name(column.source)} AS INTEGER)) "  # noqa: S608 (quoted)
-                    f"FROM {plan.source.relation}"
-                ).fetchone()[0]
-                required = max(largest or 0, read_sequence(snapshot, plan.source.name)) + 1
-                # The server returned the name, already quoted where needed.
-                cursor.execute(
-                    sql.SQL("SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {}").format(
-                        sql.SQL(name)
-                    )
-                )
-                next_value = int(first_row(cursor)[0])
-                sequences.append(
-                    {"name": name, "next_value": next_value, "required": required, "correct": next_value >= required}
-                )
-    return sequences
-
-
-def set_sequences(connection: Connection, sequences: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Move the sequences that are behind and return how all of them stand then."""
-    with connection.cursor() as cursor:
-        for sequence in sequences:
-            if not sequence["correct"]:
-                cursor.execute("SELECT setval(%s::regclass, %s, false)", (sequence["name"], sequence["required"]))
-    return [
-        sequence if sequence["correct"] else {**sequence, "next_value": sequence["required"], "correct": True}
-        for sequence in sequences
-    ]
 
 
 @contextmanager

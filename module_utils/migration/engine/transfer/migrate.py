@@ -36,10 +36,11 @@ from ..proof.parallel_checksums import PlainSums, summing
 from ..proof.target_state import read_target_state
 from . import baseline
 from .checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
-from .full_load import analyze, load, read_sequences, set_sequences
+from .full_load import analyze, load
 from .incremental import Sync
 from .progress import ProgressLog
 from .report import source_report, synced_report, table_report
+from .sequences import read_sequences, set_sequences, unset_sequences
 from .snapshot_diff import difference
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ class _Run:
                 require_only_these_changes(connection, plans, present, synced)
         earlier = ledger.read_latest_run(connection, self.group.name, REHEARSAL, FINAL) or {}
         report = {
-            **self._report(CHANGED_ROWS, sequences),
+            **self._report(CHANGED_ROWS, plans, sequences),
             "tables": [synced_report(table, found, earlier) for table, found in zip(synced, differences, strict=True)],
             "foreign_keys": check_foreign_keys(connection, plans, count_orphans=False),
             "rejects": [],
@@ -346,7 +347,7 @@ class _Run:
         differed = [not comparison.equal for comparison in before] or [True for _ in prepared.tables]
         shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
         report = {
-            **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, sequences),
+            **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, plans, sequences),
             "tables": [
                 table_report(table, comparison, changed and differs)
                 for table, comparison, differs in zip(prepared.tables, shown, differed, strict=True)
@@ -363,7 +364,7 @@ class _Run:
             self._commit(plans, comparisons, changed, report)
         return changed, report
 
-    def _report(self, way: str, sequences: list[dict[str, Any]]) -> dict[str, Any]:
+    def _report(self, way: str, plans: Sequence[TablePlan], sequences: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the parts of the report that are the same whichever way was taken."""
         return {
             "group": self.group.name,
@@ -372,6 +373,7 @@ class _Run:
             "source": source_report(self.copy),
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,
+            "unset_sequences": unset_sequences(self.connection, plans),
             "ignored_tables": list(self.group.ignored_tables),
             "left_out": read_left_out(self.source),
         }

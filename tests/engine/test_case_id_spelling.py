@@ -1,0 +1,96 @@
+"""New ids come back in the spelling that a service looks for: that of all ids of their kind in the file."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+from .test_export import bring_back, counts, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg2.extensions import connection as Connection
+
+OLD = [str(uuid.UUID(int=number * 0x1234_5678_9ABC_DEF0_FEDC_BA98)) for number in (3, 5, 7)]
+NEW = "0f8fad5b-d9cb-469f-a165-70867728950e"
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "32 digits": lambda text: text.replace("-", ""),
+    "32 digits in capitals": lambda text: text.replace("-", "").upper(),
+    "capitals": lambda text: text.upper(),
+    "as PostgreSQL writes it": lambda text: text,
+}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_new_id_comes_back_as_all_ids_of_its_table_are_spelled(
+    connection: Connection, tmp_path: Path, spelling: str, empty: bool
+) -> None:
+    spell = SPELLINGS[spelling]
+    make_target(
+        connection,
+        "CREATE TABLE users (id uuid PRIMARY KEY, name text);"
+        "CREATE TABLE notes (id integer PRIMARY KEY, owner uuid REFERENCES users (id));",
+    )
+    users = [(spell(OLD[0]), "Ann"), (spell(OLD[1]), "Bob"), ("role-admin", "Cy")]
+    notes = [] if empty else [(1, spell(OLD[0])), (2, "role-admin"), (3, None)]
+    source = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT);"
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, owner TEXT REFERENCES users (id));",
+        {"users": users, "notes": notes},
+    )
+    group = make_group(source, {"source": "users"}, {"source": "notes"})
+    rehearse(connection, group, tmp_path)
+    exported, _ = bring_back(connection, group)
+    assert counts(exported) == {"users": (0, 0, 0), "notes": (0, 0, 0)}
+    execute(
+        connection,
+        f"INSERT INTO app.users VALUES ('{NEW}', 'Dora'); INSERT INTO app.notes VALUES (9, '{NEW}');"
+        f"UPDATE app.notes SET owner = '{NEW}' WHERE id = 2",
+    )
+    exported, copy = bring_back(connection, group)
+    assert counts(exported) == {"users": (1, 0, 0), "notes": (1, 0 if empty else 1, 0)}
+    assert rows_of(copy, "SELECT * FROM users ORDER BY name") == [*users, (spell(NEW), "Dora")]
+    assert rows_of(copy, "SELECT count(*) FROM notes JOIN users ON users.id = owner WHERE notes.id = 9") == [(1,)]
+    assert rows_of(copy, "SELECT owner FROM notes WHERE id IN (2, 9)") == [(spell(NEW),)] * (1 if empty else 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("32 digits", "as PostgreSQL writes it"), ("capitals", "as PostgreSQL writes it")]
+)
+def test_where_ids_are_spelled_in_two_ways_a_new_one_is_as_postgresql_writes_it(
+    connection: Connection, tmp_path: Path, first: str, second: str
+) -> None:
+    make_target(connection, "CREATE TABLE t (id uuid PRIMARY KEY, n integer)")
+    rows = [(SPELLINGS[first](OLD[0]), 1), (SPELLINGS[second](OLD[1]), 2)]
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER)", {"t": rows})
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, f"INSERT INTO app.t VALUES ('{NEW}', 3)")
+    exported, copy = bring_back(connection, group)
+    assert counts(exported) == {"t": (1, 0, 0)}
+    assert rows_of(copy, "SELECT * FROM t ORDER BY n") == [*rows, (NEW, 3)]
+
+
+def test_a_file_with_ids_that_came_back_can_be_moved_again(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id uuid PRIMARY KEY, n integer)")
+    spell = SPELLINGS["32 digits"]
+    source = make_source(
+        tmp_path / "t.db", "CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER)", {"t": [(spell(OLD[0]), 1)]}
+    )
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, f"INSERT INTO app.t VALUES ('{NEW}', 3)")
+    _, copy = bring_back(connection, group)
+    source.write_bytes(copy.read_bytes())
+    execute(connection, f"DELETE FROM app.t WHERE id = '{NEW}'")
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+    assert query(connection, "SELECT id::text FROM app.t WHERE n = 3") == [(NEW,)]
+    exported, _ = bring_back(connection, group)
+    assert counts(exported) == {"t": (0, 0, 0)}
