@@ -297,11 +297,11 @@ CASES = [
             (12, b"{}", "{}"),
         ],
         policies={
-            "v": {"nul_character": "remove", "invalid_json": "reject", "empty_string": "set_null",
+            "v": {"repeated_key": "keep_last", "nul_character": "remove", "invalid_json": "reject", "empty_string": "set_null",
                   "unconvertible": "reject"},
             "quoted": {"invalid_json": "as_json_string", "empty_string": "set_null"},
         },
-        offends=("v", "v", "v", "v", "v", "quoted", "quoted"),
+        offends=("v", "v", "v", "v", "v", "v", "quoted", "quoted"),
         rejected=("id=11", "id=12", "id=5", "id=6", "id=7"),
         stored=("SELECT id, v::text, quoted::text FROM app.documents ORDER BY id", [
             (1, '{"a": [1, null, "é"], "b": 1.50}', "[]"), (2, "null", '"deployed by hand"'), (3, "5", None),
