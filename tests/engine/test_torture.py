@@ -297,8 +297,8 @@ CASES = [
             (12, b"{}", "{}"),
         ],
         policies={
-            "v": {"repeated_key": "keep_last", "nul_character": "remove", "invalid_json": "reject", "empty_string": "set_null",
-                  "unconvertible": "reject"},
+            "v": {"repeated_key": "keep_last", "nul_character": "remove", "invalid_json": "reject",
+                  "empty_string": "set_null", "unconvertible": "reject"},
             "quoted": {"invalid_json": "as_json_string", "empty_string": "set_null"},
         },
         offends=("v", "v", "v", "v", "v", "v", "quoted", "quoted"),
