@@ -84,7 +84,7 @@ def test_our_reading_of_env_files_is_that_of_dotenv() -> None:
         assert dotenv_file.read_values(text) == read, text
 
 
-@pytest.mark.promise("checked-before-stop")
+@pytest.mark.promise("checked-before-services-stop")
 def test_wrong_input_is_refused_all_at_once_before_anything_stops() -> None:
     before = pids()
     group = group_of("platform")
@@ -102,7 +102,7 @@ def test_wrong_input_is_refused_all_at_once_before_anything_stops() -> None:
     assert state_of("platform") == "rehearsed"
 
 
-@pytest.mark.promise("checked-before-stop")
+@pytest.mark.promise("checked-before-services-stop")
 def test_a_wrong_password_is_refused_before_anything_stops() -> None:
     before = pids()
     wrong = {service["database_role"]: "not-the-password" for service in SERVICES.values()}
