@@ -539,7 +539,7 @@ def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
     assert estate.env_file.read_text() == ENV
 
 
-@pytest.mark.promise("checked-before-stop")
+@pytest.mark.promise("checked-before-services-stop")
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: int) -> None:
     (usable,) = query(

@@ -405,7 +405,7 @@ print(json.dumps([str(problem) for problem in login_test.problems(login, {servic
 """
 
 
-@pytest.mark.promise("untrusted-server-named-before-stop")
+@pytest.mark.promise("untrusted-server-named-early")
 def test_a_cutover_finds_beforehand_that_the_services_will_not_trust_the_server(
     schema_database: Login, tmp_path: Path
 ) -> None:
