@@ -383,7 +383,7 @@ def test_a_full_disk_of_the_file_leaves_the_group_on_postgresql() -> None:
     new_agent("full disk")
     path = REGISTRY["source"]["path"]
     beside = f"{path}.way-back"
-    # What is made of the file lies there; the trial still finds room.
+    # The exported file must come to lie there.
     on_host("sh", "-ec", f"mkdir -m 700 {beside}; mount -t tmpfs -o size=3m,mode=700 tmpfs {beside}")
     try:
         with held_in_the_window() as go_on:
@@ -391,8 +391,8 @@ def test_a_full_disk_of_the_file_leaves_the_group_on_postgresql() -> None:
             output = go_on()
     finally:
         on_host("sh", "-ec", f"umount {beside}; rmdir {beside}")
-    assert "No space left on device" in output or "disk is full" in output
-    assert "(the step 'export' failed): it stays on PostgreSQL" in output
+    assert f"{beside}: the disk is full. Free some disk, then run again" in output
+    assert "(the step 'swap' failed): it stays on PostgreSQL" in output
     assert "its services were started again and are well" in output
     assert_registry_stays_on_postgresql("full disk")
 

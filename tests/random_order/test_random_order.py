@@ -76,9 +76,10 @@ def on_host(*command: str, succeeds: bool = True) -> str:
 
 def recorded() -> dict[str, tuple[str, str]]:
     """Return the state and the hash of the frozen file of each group in the ledger."""
-    statement = "SELECT name || ' ' || state || ' ' || coalesce(frozen_sha256, '') FROM migration.cutover_group"
-    lines = HOST.sql(statement).splitlines()
-    known = {name: (state, sha256) for name, state, sha256 in (line.split(" ") for line in lines)}
+    lines = HOST.sql("SELECT name, state, '<' || coalesce(frozen_sha256, '') || '>' FROM migration.cutover_group")
+    known = {
+        name: (state, sha256.strip("<>")) for name, state, sha256 in (line.split("|") for line in lines.splitlines())
+    }
     return {name: known.get(name, ("pending", "")) for name in GROUPS}
 
 

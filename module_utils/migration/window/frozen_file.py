@@ -197,7 +197,7 @@ def finish_copy(copy: Path, group: Group, described: Mapping[str, Any]) -> str:
     """Bring the copy beside the frozen file, with its owner and its mode before the fence; return its hash.
 
     :param described: what was recorded of the file before it was fenced.
-    :raises MigrationError: if the copy is not complete by itself.
+    :raises MigrationError: if the copy is not complete by itself, or has no room there.
     """
     _require_no_rows_beside(copy)
     with (
@@ -217,10 +217,18 @@ def finish_copy(copy: Path, group: Group, described: Mapping[str, Any]) -> str:
 
 
 def _copy_into(hidden: int, copy: Path) -> None:
-    """Copy the exported file into the private directory, which is on another file system."""
+    """Copy the exported file into the private directory, which is on another file system.
+
+    :raises MigrationError: if there is no room for it.
+    """
     descriptor = os.open(copy, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         safe_paths.copy_to(descriptor, Path(through(hidden)) / _EXPORTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        problem = Problem(os.readlink(through(hidden)), "the disk is full", "Free some disk, then run again")
+        raise MigrationError("The changes cannot be brought back.", [problem]) from None
     finally:
         os.close(descriptor)
 

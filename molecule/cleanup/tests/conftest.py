@@ -98,8 +98,8 @@ class Cleaned:
               FROM generate_series(0, {days}) AS n
             )
             INSERT INTO migration.soak_check (group_name, checked_at, passed, findings)
-            SELECT group_name, to_timestamp(at) + number * interval '1 ms' + row_number() OVER () * interval '1 us', true,
-                   jsonb_build_object('number', number + n + 1, 'period', period, 'failures', '[]'::jsonb,
+            SELECT group_name, to_timestamp(at) + number * interval '1 ms' + row_number() OVER () * interval '1 us',
+                   true, jsonb_build_object('number', number + n + 1, 'period', period, 'failures', '[]'::jsonb,
                    'clock', jsonb_build_object('host', at, 'server', at, 'boot', 'boot ' || n, 'uptime', 60))
             FROM period, last, day
             """
