@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -188,7 +189,9 @@ class _Reader:
         self.data = data
         for key in data:
             if key not in known:
-                self.complain(f"has an unknown key '{key}'", f"Known keys: {', '.join(known)}")
+                alike = get_close_matches(str(key), known, n=1)
+                meant = f"Did you mean '{alike[0]}'? " if alike else ""
+                self.complain(f"has an unknown key '{key}'", f"{meant}Known keys: {', '.join(known)}")
 
     def complain(self, what: str, fix: str) -> None:
         """Note one problem of this mapping."""

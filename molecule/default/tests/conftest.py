@@ -76,3 +76,14 @@ def print_site() -> Callable[..., str]:
         return output
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_with_password() -> Callable[[str, str], str]:
+    """Return a function that runs a Python program on the host, which finds a role's password as PASSWORD."""
+
+    def run(role: str, program: str) -> str:
+        secret = ROOT / ".cache" / "test_host" / "secrets" / f"{HOST.prefix}dev" / role
+        return HOST.run(["python3", "-"], text=f"PASSWORD = {secret.read_text().strip()!r}\n{program}")
+
+    return run

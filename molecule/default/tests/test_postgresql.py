@@ -129,3 +129,40 @@ def test_a_service_reaches_its_own_schemas_only(query: Query, services: list[dic
         )
         assert {row["schemaname"] for row in rows} == set(service["schemas"]), service["name"]
         assert all(row["may"] for row in rows), service["name"]
+
+
+# Lets the server refuse rows and statements.
+REFUSED = """
+import sys
+import psycopg2
+connection = psycopg2.connect(host="127.0.0.1", dbname="swarm", user="swarm_migrator", password=PASSWORD)
+connection.autocommit = True
+cursor = connection.cursor()
+cursor.execute("SET ROLE swarm_owner; CREATE TEMPORARY TABLE refused (a text CHECK (length(a) < 5), b text)")
+for statement in (
+    "INSERT INTO refused VALUES ('too long', 'canary-row')",
+    "SELECT 'canary-value'::int",
+    "DO $$BEGIN RAISE EXCEPTION 'canary-message' USING DETAIL = 'canary-detail'; END$$",
+):
+    try:
+        cursor.execute(statement)
+    except psycopg2.Error as error:
+        print(error)
+"""
+
+
+@pytest.mark.promise("log-holds-no-row")
+def test_the_server_logs_nothing_of_a_load(host: Host, run_with_password: Callable[[str, str], str]) -> None:
+    """A server that is told to log every statement writes none of the migrator's, nor what it says of a refused row."""
+    superuser = "cd / && sudo -u postgres psql --no-psqlrc -q"
+    host.check_output(f"{superuser} -c \"ALTER SYSTEM SET log_statement = 'all'\" -c 'SELECT pg_reload_conf()'")
+    try:
+        output = run_with_password("swarm_migrator", REFUSED)
+        host.check_output(f"{superuser} -c \"SELECT 'written for the test'\"")
+    finally:
+        host.check_output(f"{superuser} -c 'ALTER SYSTEM RESET log_statement' -c 'SELECT pg_reload_conf()'")
+    for said in ("canary-row", "canary-value", "canary-message", "canary-detail"):
+        assert said in output
+    written = host.check_output("cat /var/log/postgresql/*.log")
+    assert "written for the test" in written
+    assert "canary" not in written

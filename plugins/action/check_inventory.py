@@ -1,0 +1,98 @@
+"""Finds every mistake in the inventory, on the controller, before any host is touched.
+
+No connection is opened: a role's own check of its arguments comes when that role's turn has come, with
+changes of the roles before it made already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.inventory import checks
+from ..module_utils.migration.core.errors import MigrationError, Problem
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+# How variables of the project begin that are no role's.
+_PREFIXES = ("estate_", "postgres_", "vault_", "environment_name")
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without types
+    """Looks at the variables of one host, and at the environments of all hosts of the run."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return no change, or a failure with every problem."""
+        result = dict(super().run(tmp, task_vars))
+        variables = task_vars or {}
+        problems = checks.find_two_environments(
+            {
+                host: self._value(variables["hostvars"][host].get("environment_name"))
+                for host in variables["ansible_play_hosts_all"]
+            }
+        )
+        problems = problems or list(dict.fromkeys(self._problems_of_a_host(variables)))
+        result["changed"] = False
+        # A run of several playbooks asks once.
+        result["ansible_facts"] = {"inventory_check_passed": not problems}
+        if problems:
+            error = MigrationError(f"The inventory is not right for {variables['inventory_hostname']}.", problems)
+            result.update(failed=True, msg=error.message(), problems=error.as_dicts())
+        return result
+
+    def _problems_of_a_host(self, variables: Mapping[str, Any]) -> Iterator[Problem]:
+        """Give every problem of the variables of this host."""
+        roles = sorted(path.parent.parent.name for path in (_ROOT / "roles").glob("*/meta/argument_specs.yml"))
+        texts = [path.read_text() for path in _files_that_read_variables()]
+        yield from checks.find_misspelt_variables(variables, texts, (*(f"{role}_" for role in roles), *_PREFIXES))
+        if "estate_cutover_groups" in variables:
+            yield from checks.find_estate_mistakes(self._value(variables["estate_cutover_groups"]))
+        login_roles = self._value(variables.get("postgres_login_roles"))
+        if "postgres_role_passwords" in variables and isinstance(login_roles, list):
+            yield from checks.find_missing_passwords(login_roles, self._value(variables["postgres_role_passwords"]))
+        for role in roles:
+            yield from self._invalid_options(role, variables)
+
+    def _invalid_options(self, role: str, variables: Mapping[str, Any]) -> Iterator[Problem]:
+        """Give every variable of a role that is not as the role describes it."""
+        directory = _ROOT / "roles" / role
+        defaults = directory / "defaults" / "main.yml"
+        known = self._load(defaults) if defaults.exists() else {}
+        templar = self._templar.copy_with_new_env(available_variables={**known, **variables})
+        for entry_point in self._load(directory / "meta" / "argument_specs.yml")["argument_specs"].values():
+            specification = entry_point.get("options") or {}
+            values = {}
+            for name in specification:
+                value = variables.get(name, known.get(name))
+                try:
+                    values[name] = templar.template(value)
+                except AnsibleError:
+                    # It needs what is only known on the host. The role looks at it there.
+                    continue
+                if values[name] is None:
+                    del values[name]
+            yield from checks.find_invalid_options(role, specification, values)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Return the content of a YAML file of the project."""
+        return dict(self._loader.load_from_file(str(path), trusted_as_template=True) or {})
+
+    def _value(self, template: Any) -> Any:
+        """Return what a template stands for; None if it needs what is not known here."""
+        try:
+            return self._templar.template(template)
+        except AnsibleError:
+            return None
+
+
+def _files_that_read_variables() -> Iterator[Path]:
+    """Give the roles' and playbooks' files."""
+    yield _ROOT / "site.yml"
+    yield from (_ROOT / "playbooks").glob("*.yml")
+    for pattern in ("*.yml", "*.j2"):
+        yield from (_ROOT / "roles").rglob(pattern)

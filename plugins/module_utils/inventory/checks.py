@@ -1,0 +1,126 @@
+"""What is wrong with the variables of a run, as plain data: no host is asked, and no value is told.
+
+Each function takes variables and returns every problem that it finds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ..migration.core.errors import MigrationError, Problem
+from ..migration.core.estate import parse_group
+
+# How much alike two names must be so that one counts as a misspelling of the other: 0 to 1, see difflib.
+_ALIKE = 0.85
+_NAME = re.compile(r"[a-z_][a-z0-9_]{3,}")
+# What Ansible itself sets.
+_MAGIC = ("ansible_", "inventory_", "group_names", "groups", "hostvars", "omit", "play_hosts", "playbook_dir", "role_")
+_UNTOLD = {"required", "default", "description", "version_added"}
+
+
+def find_two_environments(environments: Mapping[str, str | None]) -> list[Problem]:
+    """Return the problem of a run that names hosts of more than one environment.
+
+    :param environments: the name of the environment by host; None or empty where the inventory does not say.
+    """
+    hosts: dict[str, list[str]] = {}
+    for host, environment in environments.items():
+        hosts.setdefault(environment or "no environment", []).append(host)
+    if len(hosts) < 2:
+        return []
+    found = ", ".join(f"{environment} ({', '.join(sorted(names))})" for environment, names in sorted(hosts.items()))
+    named = sorted(environment for environment in hosts if environment != "no environment")
+    fix = f"Name one of them with -l, for example -l {named[0]}"
+    return [Problem("this run", f"it names hosts of more than one environment: {found}", fix)]
+
+
+def find_estate_mistakes(groups: Any) -> list[Problem]:
+    """Return every mistake in ``estate_cutover_groups``."""
+    if not isinstance(groups, list):
+        return [Problem("estate_cutover_groups", "it is not a list", "See inventory/group_vars/all/estate.yml")]
+    problems: list[Problem] = []
+    names = [group.get("name") for group in groups if isinstance(group, Mapping)]
+    for name in sorted({str(name) for name in names if name and names.count(name) > 1}):
+        problems.append(Problem("estate_cutover_groups", f"two groups have the name '{name}'", "Name each once"))
+    for group in groups:
+        try:
+            parse_group(group)
+        except MigrationError as error:
+            problems.extend(error.problems)
+    return problems
+
+
+def find_missing_passwords(roles: Iterable[str], passwords: Any) -> list[Problem]:
+    """Return the roles that log in and have no password."""
+    known: Collection[str] = passwords if isinstance(passwords, Mapping) else {}
+    fix = (
+        "Define vault_postgres_role_passwords, a mapping of role name to password, with Ansible Vault; or set "
+        "postgres_generate_passwords: true for an environment whose passwords are kept on this machine"
+    )
+    return [
+        Problem(f"postgres_role_passwords: {role}", "the role has no password", fix)
+        for role in dict.fromkeys(roles)
+        if role not in known
+    ]
+
+
+def find_misspelt_variables(variables: Mapping[str, Any], texts: Iterable[str], prefixes: Iterable[str]) -> list[Problem]:
+    """Return the variables that nothing reads and whose names are almost those of variables that something does.
+
+    :param variables: all variables of a host, templates not resolved.
+    :param texts: the roles and playbooks: whatever they name is read.
+    :param prefixes: how the names of the project's own variables begin.
+    """
+    named = set[str]()
+    for text in (*texts, *_strings(variables)):
+        named.update(_NAME.findall(text))
+    beginnings = tuple(prefixes)
+    ours = sorted(name for name in named if name.startswith(beginnings))
+    problems = []
+    for name in sorted(set(variables) - named):
+        if name.startswith(_MAGIC) or "_" not in name:
+            continue
+        alike = get_close_matches(name, ours, n=1, cutoff=_ALIKE)
+        if alike:
+            problems.append(Problem(f"variable {name}", "nothing reads it", f"Did you mean {alike[0]}?"))
+    return problems
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Give every string within a value that may hold a template."""
+    if isinstance(value, str):
+        if "{{" in value or "{%" in value:
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def find_invalid_options(role: str, specification: Mapping[str, Any], values: Mapping[str, Any]) -> list[Problem]:
+    """Return the variables of a role whose values are not as its ``meta/argument_specs.yml`` says.
+
+    :param specification: the options of one of its entry points.
+    :param values: those variables that are set, with their values.
+    """
+    problems = []
+    for name, value in values.items():
+        option = {key: part for key, part in specification[name].items() if key not in _UNTOLD}
+        errors = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
+        # Such a message holds the value.
+        told = errors if not _has_secret(option) else ["it is not as the role's description says"] * bool(errors)
+        fix = f"See roles/{role}/README.md, or: ansible-doc --type role --roles-path roles {role}"
+        problems.extend(Problem(f"variable {name}", str(error).rstrip("."), fix) for error in told)
+    return problems
+
+
+def _has_secret(option: Mapping[str, Any]) -> bool:
+    """Return whether an option, or one within it, is never shown."""
+    return bool(option.get("no_log")) or any(_has_secret(inner) for inner in (option.get("options") or {}).values())

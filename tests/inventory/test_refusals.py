@@ -1,0 +1,113 @@
+"""Runs of the real playbooks on inventories that are not right: each is refused before a host is asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+# Whoever asks a host is told of here: the connection program of these runs writes a file.
+HOSTS = """
+all:
+  vars:
+    ansible_connection: ssh
+    ansible_ssh_executable: {program}
+  children:
+    dev: {{hosts: {{swarm-dev: {{ansible_host: 192.0.2.1}}}}}}
+    prod: {{hosts: {{swarm-prod: {{ansible_host: 192.0.2.2}}}}}}
+    database_hosts: {{hosts: {{swarm-dev: , swarm-prod: }}}}
+    service_hosts: {{hosts: {{swarm-dev: , swarm-prod: }}}}
+"""
+
+
+class Refused:
+    """Runs playbooks that must be refused before any host is asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.asked = directory / "asked"
+        program = directory / "ssh"
+        program.write_text(f"#!/bin/sh\ntouch {self.asked}\nexit 255\n")
+        program.chmod(0o755)
+        self.inventory = directory / "hosts.yml"
+        self.inventory.write_text(HOSTS.format(program=program))
+        (directory / "group_vars").symlink_to(PROJECT / "inventory" / "group_vars")
+
+    def __call__(self, playbook: str, *options: str) -> str:
+        """Run a playbook and return its output."""
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(self.inventory), playbook, *options],
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode != 0, output
+        assert not self.asked.exists(), output
+        assert "Traceback" not in output
+        return output
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Refused:
+    """Run playbooks on hosts that nobody may ask."""
+    return Refused(tmp_path)
+
+
+@pytest.mark.promise("one-environment-a-run")
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/rollback.yml", "playbooks/restore.yml"])
+def test_a_run_without_a_limit_is_refused(refused: Refused, playbook: str) -> None:
+    output = refused(playbook)
+    assert "it names hosts of more than one environment: dev (swarm-dev), prod (swarm-prod)" in output
+    assert "-l dev" in output
+
+
+@pytest.mark.promise("inventory-checked-first")
+def test_every_mistake_of_an_inventory_is_told_at_once(refused: Refused, tmp_path: Path) -> None:
+    mistakes = tmp_path / "mistakes.yml"
+    mistakes.write_text(
+        """
+        estate_cutover_grops: []
+        postgres_port: fifty
+        postgres_generate_passwords: "false"
+        vault_postgres_role_passwords: {swarm_migrator: canary-password}
+        estate_cutover_groups:
+          - name: registry
+            source: {path: registry.db}
+            tabels: []
+            services:
+              - {name: web, user: web, directory: /opt/web, database_rol: web, database_role: web, schemas: [web],
+                 health_url: "http://127.0.0.1/"}
+        """
+    )
+    output = refused("site.yml", "-l", "dev", "-e", f"@{mistakes}")
+    for told in (
+        "variable estate_cutover_grops: nothing reads it. Did you mean estate_cutover_groups?",
+        "has an unknown key 'tabels'. Did you mean 'tables'?",
+        "has an unknown key 'database_rol'. Did you mean 'database_role'?",
+        "'path' is missing or not valid",
+        "postgres_role_passwords: web: the role has no password",
+        "postgres_config_port",
+    ):
+        assert told in output, output
+    assert "canary-password" not in output
+
+
+@pytest.mark.promise("inventory-checked-first")
+def test_a_new_prod_is_told_which_passwords_are_missing(refused: Refused) -> None:
+    output = refused("site.yml", "-l", "prod")
+    for role in ("swarm_migrator", "swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform"):
+        assert f"postgres_role_passwords: {role}: the role has no password" in output, output
+    assert "vault_postgres_role_passwords" in output
