@@ -88,7 +88,10 @@ def test_a_value_of_a_wrong_type_is_named_and_a_secret_one_not_told() -> None:
     specification = {
         "shop_port": {"type": "int", "required": True, "description": "Port."},
         "shop_mode": {"type": "str", "choices": ["a", "b"], "default": "a"},
-        "shop_login": {"type": "dict", "options": {"password": {"type": "str", "no_log": True}, "port": {"type": "int"}}},
+        "shop_login": {
+            "type": "dict",
+            "options": {"password": {"type": "str", "no_log": True}, "port": {"type": "int"}},
+        },
     }
     right = {"shop_port": "80", "shop_mode": "b", "shop_login": {"password": "hunter2", "port": 1}}
     assert checks.find_invalid_options("shop", specification, right) == []

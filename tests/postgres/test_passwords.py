@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,41 +22,37 @@ PLAY = """
 """
 
 
+def run(directory: Path, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run the role's tasks; the passwords lie below ``secrets/dev`` of the directory."""
+    variables = {
+        "ansible_connection": "local",
+        "postgres_install_secrets_directory": str(directory / "secrets" / "dev"),
+        "postgres_install_migrator_role": "migrator",
+        "postgres_install_service_roles": [{"name": "shop"}, {"name": "till"}],
+        **more,
+    }
+    (directory / "play.yml").write_text(PLAY)
+    return subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-e", json.dumps(variables), "-vvvv", "--diff", *options, "play.yml"],
+        cwd=directory,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.promise("passwords-generated-once")
 def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets" / "dev"
-    variables = {
-        "ansible_connection": "local",
-        "postgres_install_secrets_directory": str(secrets),
-        "postgres_install_migrator_role": "migrator",
-        "postgres_install_service_roles": [{"name": "shop"}, {"name": "till"}],
-    }
-    (tmp_path / "play.yml").write_text(PLAY)
 
     def changed(*options: str) -> int:
-        result = subprocess.run(
-            [
-                "ansible-playbook",
-                "-i",
-                "localhost,",
-                "-e",
-                json.dumps(variables),
-                "-vvvv",
-                "--diff",
-                *options,
-                "play.yml",
-            ],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = run(tmp_path, *options)
         assert result.returncode == 0, result.stdout + result.stderr
         assert not any(path.read_text().strip() in result.stdout for path in secrets.glob("*"))
         return int(result.stdout.rpartition("changed=")[2].split()[0])
@@ -76,3 +73,26 @@ def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
     assert changed() == 1
     assert {name: (secrets / name).read_text() for name in ("migrator", "shop")}.items() <= written.items()
     assert (secrets / "till").read_text() != written["till"]
+
+
+@pytest.mark.promise("known-passwords-only")
+def test_a_password_that_only_the_server_has_is_not_replaced(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets" / "dev"
+    # What the server answers, as the role asks it.
+    server = {"query_result": [{"roles": {"migrator": {"verifier": "SCRAM-SHA-256$canary"}, "till": {"verifier": ""}}}]}
+    result = run(tmp_path, __postgres_install_found=server)
+    assert result.returncode != 0
+    assert "The server has a password for migrator, and" in result.stdout
+    assert "postgres_install_replace_unknown_passwords=true" in result.stdout
+    assert not secrets.exists()
+    # Somebody brings the file; only then the others are generated.
+    secrets.mkdir(parents=True)
+    (secrets / "migrator").write_text("brought\n")
+    assert run(tmp_path, __postgres_install_found=server).returncode == 0
+    assert {path.name for path in secrets.iterdir()} == {"migrator", "shop", "till"}
+    assert (secrets / "migrator").read_text() == "brought\n"
+    # Or nobody has it any more.
+    (secrets / "migrator").unlink()
+    replaced = run(tmp_path, __postgres_install_found=server, postgres_install_replace_unknown_passwords="yes")
+    assert replaced.returncode == 0, replaced.stdout
+    assert (secrets / "migrator").exists()

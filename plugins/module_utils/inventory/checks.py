@@ -69,7 +69,9 @@ def find_missing_passwords(roles: Iterable[str], passwords: Any) -> list[Problem
     ]
 
 
-def find_misspelt_variables(variables: Mapping[str, Any], texts: Iterable[str], prefixes: Iterable[str]) -> list[Problem]:
+def find_misspelt_variables(
+    variables: Mapping[str, Any], texts: Iterable[str], prefixes: Iterable[str]
+) -> list[Problem]:
     """Return the variables that nothing reads and whose names are almost those of variables that something does.
 
     :param variables: all variables of a host, templates not resolved.
