@@ -1,0 +1,96 @@
+"""Runs the module of the same name as Ansible always does, and shows how far it is if it takes long.
+
+The module writes one line about its progress into a private file, once a second (see
+plugins/module_utils/migration/engine/transfer/progress.py). A thread reads it through a second connection to the host,
+with the same become, and shows it. The module itself runs in the foreground exactly as without
+this plugin: arguments, results, check mode, time limits and interruptions stay Ansible's own.
+
+Why not asynchronously: Ansible then writes the module with its arguments, among them a password,
+and later its result to the host's disk, and a module outlives the playbook that was interrupted.
+Why a file and not the ledger: reading it costs one `cat`, needs no password, and also works while
+the server is too busy to answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible.utils.display import Display
+
+from ..module_utils.migration.core.files import progress_file
+
+FIRST_LOOK_SECONDS = 5.0
+INTERVAL_SECONDS = 5.0
+
+_PATIENCE_SECONDS = 2.0
+_LONGEST_LINE = 200
+
+
+class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
+    """The module's own action, watched."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module and return its result, whatever the watching finds."""
+        path = watched_file(self._task.args)
+        if path is None or self._task.async_val or self._task.no_log:
+            return dict(super().run(tmp, task_vars))
+        with self._watched(path, (task_vars or {}).get("inventory_hostname", "?")):
+            return dict(super().run(tmp, task_vars))
+
+    @contextmanager
+    def _watched(self, path: str, host: str) -> Iterator[None]:
+        """Show lines while the block runs."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(path, host, ended), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(_PATIENCE_SECONDS)
+
+    def _watch(self, path: str, host: str, ended: threading.Event) -> None:
+        """Read the file now and then, and show each new line."""
+        display = Display()
+        command = f"cat {shlex.quote(path)}"
+        shown = ""
+        wait = FIRST_LOOK_SECONDS
+        while not ended.wait(wait):
+            wait = INTERVAL_SECONDS
+            try:
+                answer = self._with_own_connection()._low_level_execute_command(command)
+            except Exception:  # noqa: S112 (the module's own result says what is wrong with the host)
+                continue
+            line = printable(answer["stdout"]) if answer["rc"] == 0 else ""
+            if line not in ("", shown) and not ended.is_set():
+                # To stderr: what reads stdout may expect YAML or JSON there, and stderr is never held back.
+                display.display(f"  [{host}] {line}", color=constants.COLOR_VERBOSE, stderr=True)
+                shown = line
+
+    def _with_own_connection(self) -> ActionModule:
+        """Return a copy that shares nothing which changes from command to command with the running module."""
+        other = copy.copy(self)
+        other._connection = copy.copy(self._connection)
+        other._connection._shell = copy.copy(self._connection._shell)
+        other._connection.become = copy.copy(self._connection.become)
+        return other
+
+
+def watched_file(arguments: Mapping[str, Any]) -> str | None:
+    """Return where the module writes its progress, None if its arguments do not say."""
+    group = arguments.get("group")
+    name = group.get("name") if isinstance(group, Mapping) else None
+    return str(progress_file(name, arguments.get("work_directory"))) if isinstance(name, str) else None
+
+
+def printable(text: str) -> str:
+    """Return the first line of a text without anything that a terminal obeys."""
+    line = text.strip().partition("\n")[0][:_LONGEST_LINE]
+    return "".join(character if character.isprintable() else "?" for character in line)

@@ -1,0 +1,59 @@
+"""What several packages do with files of their own: private copies, hashes, and directories brought to the disk.
+
+Nothing here is for files in directories that somebody else may write to: those go through :mod:`.host.safe_paths`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+# Where private files of a run lie, mode 0700, unless the inventory names another directory.
+WORK_DIRECTORY = "/var/lib/sqlite-migration"
+_CHUNK_BYTES = 1 << 20
+
+
+def progress_file(group_name: str, directory: str | None = None) -> Path:
+    """Return the file on the host that holds one line about the progress of a run over a group.
+
+    A group may have any name. The action plugin sqlite_migrate reads the file while the module runs.
+
+    :param directory: where private files lie; :data:`WORK_DIRECTORY` if not given.
+    """
+    name = hashlib.sha256(group_name.encode()).hexdigest()[:16]
+    return Path(directory or WORK_DIRECTORY) / f"progress-{name}"
+
+
+def copy_private(source: Path, copy: Path) -> None:
+    """Copy a file to one that only its owner can read from the moment it exists; an earlier one goes first."""
+    copy.unlink(missing_ok=True)
+    with (
+        source.open("rb") as reader,
+        os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as writer,
+    ):
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    :raises OSError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+        # Reading must not push the database's own pages out of memory.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return digest.hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,276 @@
+#!/usr/bin/python
+"""Bring the services of one cutover group to PostgreSQL, or back to SQLite."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: cutover_group
+short_description: Bring the services of one cutover group to PostgreSQL, or back to SQLite
+description:
+  - With O(state=postgresql) a rehearsed group is moved in one window. Its services are stopped, the SQLite file is
+    completed, hashed and fenced, the last difference is loaded and verified, the settings are written to each C(.env),
+    and the services are started from their ecosystem files with a clean environment.
+  - A service counts as moved when it is online, answers, and a session of its role on the server comes from a socket
+    of its own process, while none of its processes has the SQLite file open.
+  - Whatever fails before that puts the group back on SQLite, running.
+  - A group that lives on PostgreSQL is kept there. Only services with wrong settings, or not proven to be on
+    PostgreSQL, are started again.
+  - With O(state=sqlite) a group goes back to SQLite with every row written to PostgreSQL since the cutover. They are
+    brought into a copy of the frozen file, which is proven equal to PostgreSQL and then takes its place, and a dump of
+    the tables that has been read back is kept. If nothing was written, the frozen file is taken as it is.
+  - What the old schema cannot say is refused with every offender, before anything is stopped, after a trial on a
+    scratch copy. Rows are lost only if O(lose_rows) is their exact number.
+  - A way back that was interrupted is undone, or finished, before anything else is done.
+options:
+  group:
+    description: One entry of C(estate_cutover_groups), as described in the READMEs of service_env and sqlite_migrate.
+    type: dict
+    required: true
+  state:
+    description: The store that the group's services use.
+    type: str
+    default: postgresql
+    choices: [postgresql, sqlite]
+  services_login:
+    description: How the services reach the server.
+    type: dict
+    required: true
+    suboptions:
+      host:
+        description: Address of the server, or the directory of its Unix socket.
+        type: str
+        required: true
+      port:
+        description: Port of the server.
+        type: int
+        default: 5432
+      database:
+        description: The database.
+        type: str
+        required: true
+      ssl_mode:
+        description: How the connection is protected, as in libpq. One that demands TLS is written to C(.env).
+        type: str
+        default: prefer
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+      ca_certificate:
+        description: File with the certificate authorities that may have signed the server's certificate.
+        type: str
+  role_passwords:
+    description: Password of each service's role by the role's name.
+    type: dict
+    required: true
+  stop_timeout:
+    description: Seconds until the stopped services must have closed the SQLite file.
+    type: int
+    default: 30
+  health_timeout:
+    description: Seconds until the started services must be healthy.
+    type: int
+    default: 30
+  stable_seconds:
+    description: Seconds that the healthy services then have to run without a restart.
+    type: int
+    default: 2
+  estate_connections:
+    description:
+      - For each role of the estate the connections that the pools of its services open, those of other groups included.
+      - Together with what others have open they must fit the server's limit, or nothing is stopped.
+      - The group's own services count in any case.
+    type: dict
+    default: {}
+  work_directory:
+    description: Directory on the host for private snapshots. It is created with mode 0700.
+    type: path
+    default: /var/lib/sqlite-migration
+  rollback_directory:
+    description: Directory on the host where a way back keeps its dumps. It is created with mode 0700.
+    type: path
+    default: /var/lib/sqlite-migration/rollback
+  lose_rows:
+    description: With O(state=sqlite) the exact number of rows that may be lost. All are kept if it is not given.
+    type: int
+attributes:
+  check_mode:
+    description: Makes every check and says what would be done. Writes, stops and starts nothing.
+    support: full
+  diff_mode:
+    description: Shows each C(.env) before and after, with every secret masked.
+    support: full
+requirements:
+  - pm2 and its running daemon
+extends_documentation_fragment:
+  - swarm.sqlite_to_postgresql.postgres_login
+author:
+  - The maintainers of this project
+"""
+
+EXAMPLES = r"""
+- name: Move the registry to PostgreSQL
+  swarm.sqlite_to_postgresql.cutover_group:
+    group: "{{ estate_cutover_groups[0] }}"
+    services_login: {host: 127.0.0.1, port: 5432, database: swarm}
+    role_passwords: "{{ postgres_role_passwords }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+
+- name: Put it back on SQLite
+  swarm.sqlite_to_postgresql.cutover_group:
+    group: "{{ estate_cutover_groups[0] }}"
+    state: sqlite
+    services_login: {host: 127.0.0.1, port: 5432, database: swarm}
+    role_passwords: "{{ postgres_role_passwords }}"
+    login_db: swarm
+    login_user: swarm_migrator
+    login_password: "{{ postgres_role_passwords.swarm_migrator }}"
+    session_role: swarm_owner
+"""
+
+RETURN = r"""
+state:
+  description: State of the group in the ledger; in check mode before the run.
+  returned: success
+  type: str
+report:
+  description: What was done, and the proof of it.
+  returned: success, unless there was nothing to look at
+  type: dict
+  contains:
+    group:
+      description: Name of the cutover group.
+      type: str
+    downtime_seconds:
+      description:
+        - Time from the first service's last answer until all answered again, as a client saw it that asked them all
+          the time; or, with RV(report.measured_by=steps), the same as RV(report.window_seconds).
+      type: float
+    measured_by:
+      description: V(client) or V(steps), if no client could measure it, for example after a run that was killed.
+      type: str
+    window_seconds:
+      description: Time from the call for the stop until every service was proven healthy.
+      type: float
+    services_seconds:
+      description: The part of it in which pm2 and the services stopped and started.
+      type: float
+    own_seconds:
+      description: The rest of it, our own steps.
+      type: float
+    steps:
+      description: Each step of the window with its seconds, in their order.
+      type: list
+      elements: dict
+    services:
+      description:
+        - Each service with its process, the process on the server that serves its session, and its store.
+        - C(downtime_seconds) and C(start_seconds) are what the client saw of it, with the C(requests) that it made and
+          the C(requests_failed) among them.
+      type: list
+      elements: dict
+    migration:
+      description: The report of the final sync, as the module sqlite_migrate returns it. With O(state=postgresql).
+      type: dict
+    way:
+      description: How the group went back, with O(state=sqlite). One of unchanged, exported, and rows given up.
+      type: str
+    tables:
+      description: Of each table the rows brought back (inserted, updated, deleted), and the hash of its content.
+      type: list
+      elements: dict
+    lost_rows:
+      description: How many rows were given up.
+      type: int
+    dump:
+      description: Path, SHA-256, size and rows of the dump that was kept.
+      type: dict
+    frozen_sha256:
+      description: Hash of the file that was frozen at the cutover.
+      type: str
+    exported_sha256:
+      description: Hash of the file that took its place.
+      type: str
+    old_file:
+      description: Where the frozen file is kept until the next cutover.
+      type: str
+problems:
+  description: Every offender, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.core.estate import parse_group
+from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.cutover.cutover import cut_over
+from ..module_utils.migration.host.service_health import ServicesLogin
+from ..module_utils.migration.rollback.checks import Options
+from ..module_utils.migration.rollback.dump import DIRECTORY
+from ..module_utils.migration.rollback.rollback import put_right, roll_back
+from ..module_utils.migration.window.checks import Settings
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "group": {"type": "dict", "required": True},
+    "state": {"type": "str", "default": "postgresql", "choices": ["postgresql", "sqlite"]},
+    "services_login": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "host": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 5432},
+            "database": {"type": "str", "required": True},
+            "ssl_mode": {**LOGIN_ARGUMENTS["ssl_mode"]},
+            "ca_certificate": {"type": "str"},
+        },
+    },
+    "role_passwords": {"type": "dict", "required": True, "no_log": True},
+    "stop_timeout": {"type": "int", "default": 30},
+    "health_timeout": {"type": "int", "default": 30},
+    "stable_seconds": {"type": "int", "default": 2},
+    "estate_connections": {"type": "dict", "default": {}},
+    "work_directory": {"type": "path", "default": WORK_DIRECTORY},
+    "rollback_directory": {"type": "path", "default": DIRECTORY},
+    "lose_rows": {"type": "int"},
+    **LOGIN_ARGUMENTS,
+}
+
+
+def main() -> None:
+    """Read the arguments, move one group, and report."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    try:
+        settings = Settings(
+            services_login=ServicesLogin(**module.params["services_login"]),
+            role_passwords=module.params["role_passwords"],
+            stop_timeout=module.params["stop_timeout"],
+            health_timeout=module.params["health_timeout"],
+            stable_seconds=module.params["stable_seconds"],
+            estate_connections={str(role): int(count) for role, count in module.params["estate_connections"].items()},
+            work_directory=module.params["work_directory"],
+        )
+        group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
+        if module.params["state"] == "sqlite":
+            options = Options(module.params["rollback_directory"], module.params["lose_rows"])
+            result = roll_back(login, group, settings, module.check_mode, options)
+        else:
+            before = "" if module.check_mode else put_right(login, group, settings)
+            result = cut_over(login, group, settings, module.check_mode)
+            if before:
+                result |= {"changed": True, "msg": f"{before} {result['msg']}"}
+    except MigrationError as error:
+        module.fail_json(msg=str(error), problems=error.as_dicts())
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
