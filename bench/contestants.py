@@ -18,14 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.extend(str(Path(__file__).resolve().parent.parent / name) for name in ("", ".collections"))
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 from bench.datasets import Dataset, column_names
 from bench.target import DATABASE, Server, TableRules, insert_values
-from module_utils.migration.core.connection import Login, connected
-from module_utils.migration.core.errors import MigrationError
-from module_utils.migration.core.estate import parse_group
-from module_utils.migration.engine.transfer import migrate
 
 EXECUTE_VALUES_PAGE_SIZE = 1000
 COPY_BUFFER_BYTES = 1 << 20

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.extend(str(Path(__file__).resolve().parent.parent / name) for name in ("", ".collections"))
 
 from bench import document, measure
 from scripts.playbooks import ROOT, ThrowawayHost
@@ -27,7 +27,13 @@ HOST = ThrowawayHost("bench-")
 FIGURES = document.FIGURES
 
 # What measure.py needs on the host, at the same places below a directory of its own. /tmp is in the host's memory.
-NEEDED = ("bench", "module_utils/migration", "files/sql", "molecule/sample_estate/create_databases.py")
+# The engine by the path at which Python finds it.
+NEEDED = (
+    "bench",
+    ".collections/ansible_collections/swarm/sqlite_to_postgresql/plugins/module_utils/migration",
+    "files/sql",
+    "molecule/sample_estate/create_databases.py",
+)
 HOST_DIRECTORY = "/opt/benchmark"
 HOST_FILES = "/var/tmp"  # noqa: S108 (on a host that is ours alone)
 HOST_FIGURES = f"{HOST_FILES}/benchmark.json"

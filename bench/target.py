@@ -13,8 +13,8 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extras import execute_values
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from bench.datasets import BENCH_SCHEMA, Dataset, column_names
-from module_utils.migration.core import ledger
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Install the Ansible collections that requirements.yml names, from Galaxy or from the PyPI package `ansible`.
+"""Install the Ansible collections that requirements.yml names, and put the project itself beside them as a collection.
 
-Galaxy is preferred. Where it does not answer, the wheel of the PyPI package `ansible` carries the same collections:
-it is downloaded with pip and only the collections that requirements.yml names are unpacked. Either way
+Galaxy is the preferred source. Where it does not answer, the wheel of the PyPI package `ansible` carries the same
+collections: it is downloaded with pip and only the collections that requirements.yml names are unpacked. Either way
 requirements.yml stays the only list, and the result is compared with it.
+
+The project is a collection of the name that galaxy.yml gives it. Ansible and Python find it through a symbolic link in
+the directory of the collections, which leads to the project's root.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements.yml"
 COLLECTIONS = ROOT / ".collections"
+GALAXY_FILE = ROOT / "galaxy.yml"
 ANSIBLE_PACKAGE = "ansible==12.3.0"
 """The release of the PyPI package whose collections have the versions that requirements.yml names."""
 
@@ -45,9 +49,35 @@ def installed_version(collections: Path, name: str) -> str | None:
     return str(json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]["version"])
 
 
+def own_link(collections: Path) -> Path:
+    """Return where the link stands that makes the project a collection."""
+    names = yaml.safe_load(GALAXY_FILE.read_text(encoding="utf-8"))
+    return collections.joinpath("ansible_collections", names["namespace"], names["name"])
+
+
+def link_project(collections: Path) -> None:
+    """Make the link that leads to the project, by a path that stays true when the whole project is moved.
+
+    :raises OSError: if something that is no link stands in its place.
+    """
+    link = own_link(collections)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(os.path.relpath(ROOT, link.parent.resolve()))
+
+
+def is_linked(collections: Path) -> bool:
+    """Return whether the link leads to this project."""
+    link = own_link(collections)
+    return link.is_symlink() and link.resolve() == ROOT
+
+
 def differences(requirements: Path, collections: Path) -> list[str]:
-    """Return one sentence for each collection that is not installed as the requirements file says."""
+    """Return one sentence for each collection that is not installed as the requirements file says, or not linked."""
     found = []
+    if not is_linked(collections):
+        found.append(f"{own_link(collections)} does not lead to {ROOT}")
     for name, version in required_versions(requirements).items():
         installed = installed_version(collections, name)
         if installed is None:
@@ -113,6 +143,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only compare; exit with 1 and name the differences")
     arguments = parser.parse_args()
 
+    if not arguments.check and not is_linked(COLLECTIONS):
+        link_project(COLLECTIONS)
     if arguments.check or not differences(REQUIREMENTS, COLLECTIONS):
         pass
     elif galaxy_answers():
@@ -125,9 +157,9 @@ def main() -> int:
     for sentence in different:
         print(sentence, file=sys.stderr)
     if different:
-        print(f"The collections in {COLLECTIONS} are not those that {REQUIREMENTS} names.", file=sys.stderr)
+        print(f"The collections in {COLLECTIONS} differ from {REQUIREMENTS} and {GALAXY_FILE}.", file=sys.stderr)
         return 1
-    print("The collections are installed as requirements.yml names them.")
+    print("The collections are installed as requirements.yml and galaxy.yml name them.")
     return 0
 
 

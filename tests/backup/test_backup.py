@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.backup import offsite_methods
-from ansible.module_utils.migration.backup.settings import CopyTarget
-from ansible.module_utils.migration.core.connection import connect
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import offsite_methods
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.settings import CopyTarget
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from tests.backup.conftest import Program
 
 Age = Callable[[str, float], None]

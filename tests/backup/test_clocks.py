@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ansible.module_utils.migration.backup import check as backup_check
-from ansible.module_utils.migration.backup import store as backup_store
-from ansible.module_utils.migration.core.errors import MigrationError
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import check as backup_check
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import store as backup_store
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from tests.backup.conftest import Program
 
 Age = Callable[[str, float], None]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.engine_program import build
 from tests.conftest import PROJECT
-
-
-def plugin() -> ModuleType:
-    path = PROJECT / "roles/engine_program/action_plugins/engine_program.py"
-    specification = importlib.util.spec_from_file_location("engine_program_plugin", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def run(archive: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +20,7 @@ def run(archive: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.promise("program-same-bytes")
 def test_the_archive_runs_the_programs_of_the_package_and_nothing_else(tmp_path: Path) -> None:
     archive = tmp_path / "engine.pyz"
-    archive.write_bytes(plugin().build(PROJECT / "module_utils/migration"))
+    archive.write_bytes(build(PROJECT / "plugins/module_utils/migration"))
     assert "COMMAND" in run(archive, "backup.cli", "--help").stdout
     assert run(archive, "backup.cli").returncode == 2
     for name in ("", "core.errors", "no_such", "backup.no_such", "os", "../backup", "backup."):
@@ -43,8 +32,7 @@ def test_the_archive_runs_the_programs_of_the_package_and_nothing_else(tmp_path:
 @pytest.mark.promise("program-same-bytes")
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     copy = tmp_path / "migration"
-    shutil.copytree(PROJECT / "module_utils/migration", copy, copy_function=shutil.copyfile)
-    build = plugin().build
-    assert build(copy) == build(PROJECT / "module_utils/migration")
+    shutil.copytree(PROJECT / "plugins/module_utils/migration", copy, copy_function=shutil.copyfile)
+    assert build(copy) == build(PROJECT / "plugins/module_utils/migration")
     (copy / "core/errors.py").write_text("changed")
-    assert build(copy) != build(PROJECT / "module_utils/migration")
+    assert build(copy) != build(PROJECT / "plugins/module_utils/migration")

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.backup import databases as backup_server
-from ansible.module_utils.migration.backup import store as backup_store
-from ansible.module_utils.migration.backup.restore_test import SUFFIX
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import (
+    databases as backup_server,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import store as backup_store
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.restore_test import SUFFIX
 from tests.backup.conftest import Program
 from tests.conftest import PROJECT
 
@@ -47,7 +49,7 @@ OTHER_RIGHTS = {
 
 
 def start(program: Program, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUNNER, str(PROJECT / "module_utils"), *arguments]
+    command = [sys.executable, "-c", RUNNER, str(PROJECT / "plugins" / "module_utils"), *arguments]
     command += ["--settings", str(program.path)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.backup import databases as backup_server
-from ansible.module_utils.migration.backup import preflight
-from ansible.module_utils.migration.backup.restore_test import SUFFIX
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import connect
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import (
+    databases as backup_server,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import preflight
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.restore_test import SUFFIX
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from tests.backup.conftest import Program
 from tests.conftest import MIGRATOR, OWNER, PROJECT
 
@@ -197,7 +199,7 @@ def test_a_directory_of_the_same_name_on_another_host_is_not_the_servers(
         "login = settings.read(Path(sys.argv[2])).login\n"
         "print(preflight.server_disk(connection.connect(login).cursor()))"
     )
-    run = shlex.join([sys.executable, "-c", script, str(PROJECT / "module_utils"), str(program.path)])
+    run = shlex.join([sys.executable, "-c", script, str(PROJECT / "plugins" / "module_utils"), str(program.path)])
     seen = []
     for mount in ("true", f"mount --bind {tmp_path} {server.data}"):
         command = ["unshare", "--mount", "sh", "-c", f"{mount} && {run}"]

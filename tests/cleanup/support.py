@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration.cleanup import cleanup, soak
-from ansible.module_utils.migration.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup import run as cleanup_estate
-from ansible.module_utils.migration.cleanup.conditions import Settings
-from ansible.module_utils.migration.core import state
-from ansible.module_utils.migration.core.clock import read_clock
-from ansible.module_utils.migration.core.estate import Group
-from ansible.module_utils.migration.host import write_protection
 from psycopg2.extras import Json
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import cleanup, soak
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import (
+    restore as cleanup_return,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import run as cleanup_estate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup.conditions import Settings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import state
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.clock import read_clock
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 from tests.validation.support import Estate
 
 if TYPE_CHECKING:
@@ -178,12 +180,10 @@ def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Pa
 
 def release(directory: Path) -> None:
     """Take every fence away below a directory, so that pytest can remove it."""
-    from ansible.module_utils.migration.host import safe_paths
-
     for path in [directory, *directory.rglob("*")]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             continue
-        safe_paths.write_protection.set_immutable(path, False)
+        write_protection.set_immutable(path, False)
 
 
 __all__ = [

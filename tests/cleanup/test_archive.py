@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import archive
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import safe_paths
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import archive
 from tests.validation.support import Estate
 
 from .support import make_ready

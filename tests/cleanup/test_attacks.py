@@ -17,11 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import archive, move_in
-from ansible.module_utils.migration.quarantine.entry import FILE, SYMLINK, Move
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import safe_paths
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import archive, move_in
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine.entry import (
+    FILE,
+    SYMLINK,
+    Move,
+)
 from tests.validation.support import Estate, make_estate
 
 from .support import Cleaned, make_ready, release

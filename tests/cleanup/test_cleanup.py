@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import soak_check
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import archive
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import soak_check
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    safe_paths,
+    write_protection,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import archive
 from tests.validation.support import Estate
 
 from .support import Cleaned, add_backup, make_legacy, make_ready
@@ -318,7 +321,7 @@ def test_a_file_that_loses_its_fence_or_is_touched_fails_the_check(
     connection = ready.estate.connection
     source = ready.estate.source
     assert soak_check.run(connection, [ready.group]) == []
-    safe_paths.write_protection.remove_fence(source, {"mode": "0644"})
+    write_protection.remove_fence(source, {"mode": "0644"})
     failures = "\n".join(soak_check.run(connection, [ready.group]))
     assert "has no fence any more" in failures
     source.write_bytes(source.read_bytes())

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup, conditions, soak, soak_check
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.clock import read_clock
-from ansible.module_utils.migration.core.errors import MigrationError
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import (
+    conditions,
+    soak,
+    soak_check,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.clock import Clock, read_clock
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from tests.validation.support import Estate, make_estate
 
 from .support import DAY, Cleaned, insert_checks, make_ready, release, settings_of
@@ -64,13 +68,13 @@ def test_a_content_that_is_not_the_frozen_one(ready: Cleaned) -> None:
 
 
 def test_a_frozen_hash_that_changes_after_the_confirmation(ready: Cleaned, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on = cleanup.cleanup_steps.go_on
+    go_on = cleanup_steps.go_on
 
-    def after_another_cutover(estate: object, record: object) -> None:
+    def after_another_cutover(estate: Any, record: Any) -> None:
         ready.estate.on_target("UPDATE migration.cutover_group SET frozen_sha256 = repeat('0', 64)")
         go_on(estate, record)
 
-    monkeypatch.setattr(cleanup.cleanup_steps, "go_on", after_another_cutover)
+    monkeypatch.setattr(cleanup_steps, "go_on", after_another_cutover)
     with pytest.raises(MigrationError, match="not the file that was frozen at the cutover"):
         ready.confirm()
     assert ready.estate.source.is_file()
@@ -107,7 +111,7 @@ def jump(monkeypatch: pytest.MonkeyPatch, days: float, both: bool) -> None:
     """Let the host's clock, or both, go wrong by some days from now on."""
     read = read_clock
 
-    def wrong(connection: Connection) -> soak.Clock:
+    def wrong(connection: Connection) -> Clock:
         clock = read(connection)
         server = clock.server + days * DAY if both else clock.server
         return replace(clock, host=clock.host + days * DAY, server=server)
@@ -143,7 +147,7 @@ def test_a_clock_that_is_put_back_ends_no_soak_either(
 
 def make_ready_without_soak(estate: Estate) -> Cleaned:
     """Return an estate behind its fence that has just been cut over."""
-    from ansible.module_utils.migration.host import write_protection
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 
     write_protection.raise_fence(estate.source)
     return Cleaned(estate, estate.group)

@@ -10,16 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup
-from ansible.module_utils.migration.cleanup import records as cleanup_records
-from ansible.module_utils.migration.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.host import open_files, safe_paths
-from ansible.module_utils.migration.quarantine import archive, move_in, tombstone
-from ansible.module_utils.migration.quarantine import place as quarantine_place
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import cleanup
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import (
+    records as cleanup_records,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import (
+    restore as cleanup_return,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import open_files, safe_paths
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import (
+    archive,
+    move_in,
+    tombstone,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import (
+    place as quarantine_place,
+)
 from tests.validation.support import Estate
 
 from .support import Cleaned, make_legacy, make_ready
@@ -79,7 +89,7 @@ def killed_at(
             for module, name in _STEPS:
                 if only not in ("", name):
                     continue
-                original = getattr(module, name)
+                original: Callable[..., Any] = getattr(module, name)
                 for user in (module, *_USERS):
                     if vars(user).get(name) is original:
                         setattr(user, name, counted(original))

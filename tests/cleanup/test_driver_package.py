@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import driver_package
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group, parse_group
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import driver_package
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
 from tests.validation.support import GROUP
 
 needs_npm = pytest.mark.skipif(shutil.which("npm", path="/usr/local/bin:/usr/bin:/bin") is None, reason="needs npm")
@@ -330,7 +331,7 @@ def run_script(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) ->
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(driver_package, "_PATH", f"{directory}:/usr/bin:/bin")
-    account = driver_package.pwd.getpwuid(os.geteuid())
+    account = pwd.getpwuid(os.geteuid())
     driver_package._run(["program"], directory, account)
 
 
@@ -379,7 +380,7 @@ def test_a_killed_removal_is_finished_by_the_next(tmp_path: Path, step: int) -> 
                 os.kill(os.getpid(), signal.SIGKILL)
             run(*arguments)
 
-        driver_package._run = counted
+        setattr(driver_package, "_run", counted)  # noqa: B010 (mypy: its arguments are not those of the function)
         driver_package.remove(package)
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])

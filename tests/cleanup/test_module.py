@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.core.errors import MigrationError
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from tests.validation.support import GROUP, Estate
 from tests.validation.test_modules import call, login_arguments
 
@@ -29,12 +29,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 ON_A_BARE_HOST = """
 import json, sys
 sys.modules["psycopg2"] = None
-import ansible.module_utils
-ansible.module_utils.__path__.append(sys.argv[1] + "/module_utils")
-sys.path.append(sys.argv[1] + "/roles/sqlite_cleanup/library")
+sys.path.append(sys.argv[1] + "/.collections")
 from ansible.module_utils.testing import patch_module_args
 with patch_module_args(json.loads(sys.argv[2])):
-    import sqlite_cleanup
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import sqlite_cleanup
     sqlite_cleanup.main()
 """
 

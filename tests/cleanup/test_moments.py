@@ -15,16 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import cleanup, soak_check
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import move_in, move_out, tombstone
-from ansible.module_utils.migration.quarantine import place as quarantine_place
-from ansible.module_utils.migration.quarantine.entry import COMPANION, Move
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import soak_check
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    safe_paths,
+    write_protection,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import (
+    archive,
+    move_in,
+    move_out,
+    tombstone,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import (
+    place as quarantine_place,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine.entry import (
+    COMPANION,
+    Move,
+)
 from tests.validation.support import Estate
 
 from .support import Cleaned, make_legacy, make_ready, release
@@ -216,7 +229,10 @@ def test_a_file_that_was_moved_by_a_killed_run_is_looked_at_by_the_next(
     try:
         # It was opened after the plan was made and confirmed: nobody has seen it yet.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ansible.module_utils.migration.cleanup.inspect.open_files.find_holders", lambda _: [])
+            patch.setattr(
+                "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup.inspect.open_files.find_holders",
+                lambda _: [],
+            )
             assert killed_at(ready, login, plan_id, 1, carry_out, "require_moved")
         assert source.is_dir()
         with pytest.raises(MigrationError, match="it is open in process"):
@@ -287,7 +303,7 @@ def test_another_file_in_quarantine_is_not_deleted(estate: Estate, monkeypatch: 
         release(hidden.parent)
         replace_file(hidden, b"another file")
 
-    before(monkeypatch, cleanup_steps.move_out, "delete", exchange_it)
+    before(monkeypatch, move_out, "delete", exchange_it)
     with pytest.raises(MigrationError, match="it is not what was moved there"):
         ready.confirm()
     assert hidden.read_bytes() == b"another file"
@@ -310,8 +326,8 @@ def test_a_file_that_was_written_to_in_quarantine_is_not_deleted(
 
     # After the plan was checked, and once more after the comparison with the archive.
     for module, name, said in (
-        (cleanup_steps.archive, "make", "no longer what the plan names"),
-        (cleanup_steps.move_out, "delete", "no longer what was moved there"),
+        (archive, "make", "no longer what the plan names"),
+        (move_out, "delete", "no longer what was moved there"),
     ):
         content = hidden.read_bytes()
         with pytest.MonkeyPatch.context() as patch:
@@ -456,7 +472,7 @@ def test_a_further_name_of_a_companion_is_named_in_the_plan(estate: Estate, tmp_
 
 def spoil_after_the_plan(ready: Cleaned, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
     """Do something after a confirmed plan was made once more and written down, before its first step."""
-    before(monkeypatch, cleanup.cleanup_steps, "go_on", act)
+    before(monkeypatch, cleanup_steps, "go_on", act)
 
 
 def test_a_source_that_is_replaced_after_its_confirmation_is_kept(
@@ -498,14 +514,14 @@ def test_a_disk_error_is_told_and_the_other_files_go_on(
 ) -> None:
     (tmp_path / "old.db").write_bytes(b"")
     ready = make_ready(estate, [tmp_path / "old.db"])
-    guard = move_in.tombstone.guard
+    guard = tombstone.guard
 
     def fail(directory: int, name: str, path: str) -> None:
         if name == "old.db":
             raise OSError(5, os.strerror(5))
         guard(directory, name, path)
 
-    monkeypatch.setattr(move_in.tombstone, "guard", fail)
+    monkeypatch.setattr(tombstone, "guard", fail)
     with pytest.raises(MigrationError, match="the system refuses: Input/output error"):
         ready.confirm()
     assert (tmp_path / "old.db").is_file()
@@ -520,14 +536,14 @@ def test_the_fence_that_stands_is_not_touched_when_a_plan_fails(
     release(estate.source.parent)
     estate.source.chmod(0o444)
     # As on a file system without that attribute.
-    monkeypatch.setattr(safe_paths.write_protection, "set_immutable", lambda *_: False)
+    monkeypatch.setattr(write_protection, "set_immutable", lambda *_: False)
     changed = estate.source.stat().st_ctime_ns
     time.sleep(0.01)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise MigrationError("no archive today")
 
-    monkeypatch.setattr(cleanup_steps.archive, "make", refuse)
+    monkeypatch.setattr(archive, "make", refuse)
     with pytest.raises(MigrationError):
         ready.confirm()
     assert estate.source.stat().st_ctime_ns == changed

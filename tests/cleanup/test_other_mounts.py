@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.core.connection import Login
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.host import safe_paths
-from ansible.module_utils.migration.quarantine import move_in
-from ansible.module_utils.migration.quarantine import place as quarantine_place
-from ansible.module_utils.migration.quarantine.entry import FILE, Move
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import safe_paths
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import move_in
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import (
+    place as quarantine_place,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine.entry import FILE, Move
 from tests.validation.support import Estate, make_estate
 
 from .support import Cleaned, make_ready, release

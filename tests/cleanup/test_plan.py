@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import entry as cleanup_entry
-from ansible.module_utils.migration.cleanup import inspect
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.core.errors import MigrationError, Problem
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import entry as cleanup_entry
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import plan as cleanup_plan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    Problem,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import open_files
 from tests.validation.support import Estate, make_estate
 
 from .support import Cleaned, add_backup, settings_of
@@ -171,7 +174,7 @@ def test_a_process_that_cannot_be_looked_into_is_no_proof(estate: Estate, monkey
     def refuse(_path: Path) -> list[Any]:
         raise MigrationError("Nobody may look.", [Problem("process 7", "its files cannot be listed", "Run as root")])
 
-    monkeypatch.setattr(inspect.open_files, "find_holders", refuse)
+    monkeypatch.setattr(open_files, "find_holders", refuse)
     (entry,) = plan(estate)["entries"]
     assert any("nobody can tell whether it is open: process 7" in reason for reason in entry["unmet"])
     assert entry["total_rows"] == 4

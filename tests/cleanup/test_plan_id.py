@@ -7,15 +7,17 @@ import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import run as cleanup_estate
-from ansible.module_utils.migration.cleanup import soak_check
-from ansible.module_utils.migration.cleanup import steps as cleanup_steps
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.core.errors import MigrationError
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import run as cleanup_estate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import soak_check
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import steps as cleanup_steps
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import move_out
 from tests.validation.support import Estate
 
 from .support import Cleaned, make_ready, release
@@ -79,7 +81,7 @@ def test_a_symlink_that_was_made_anew_is_another_one(
     ready = make_ready(estate, aliases=[alias])
     go_on = cleanup_steps.go_on
 
-    def made_anew(subject: object, record: object) -> None:
+    def made_anew(subject: Any, record: Any) -> None:
         (tmp_path / "new.db").symlink_to(estate.source)
         os.rename(tmp_path / "new.db", alias)
         go_on(subject, record)
@@ -132,7 +134,7 @@ def test_the_driver_stays_if_the_deletion_fails(
     def refuse(*_: object) -> None:
         raise MigrationError("not today")
 
-    monkeypatch.setattr(cleanup_steps.move_out, "delete", refuse)
+    monkeypatch.setattr(move_out, "delete", refuse)
     with pytest.raises(MigrationError, match="not today"):
         ready.confirm()
     assert ready.state() == "archived"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.cleanup import soak
-from ansible.module_utils.migration.cleanup.soak import Check, credit, measure
-from ansible.module_utils.migration.core.clock import Clock, read_clock
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import soak
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup.soak import (
+    Check,
+    credit,
+    measure,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.clock import Clock, read_clock
 
 from .support import DAY
 
@@ -20,7 +25,7 @@ PERIOD = "cutover 2026-01-01"
 START = Clock(host=1e9, server=1e9, boot="one", uptime=1000.0)
 
 
-def at(days: float, **changes: object) -> Clock:
+def at(days: float, **changes: Any) -> Clock:
     """Return the moment some days after the start, with clocks that somebody has changed."""
     moment = Clock(START.host + days * DAY, START.server + days * DAY, "one", START.uptime + days * DAY)
     return replace(moment, **changes)
@@ -135,7 +140,7 @@ def test_no_jumps_ever_make_it_longer_than_the_truth() -> None:
 
 
 def test_checks_are_numbered_in_the_ledger_whatever_the_clock_says(connection: Connection) -> None:
-    from ansible.module_utils.migration.core import ledger
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 
     with connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)
@@ -154,7 +159,7 @@ def test_checks_are_numbered_in_the_ledger_whatever_the_clock_says(connection: C
 
 
 def test_a_row_that_cannot_be_read_is_no_credit(connection: Connection) -> None:
-    from ansible.module_utils.migration.core import ledger
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 
     with connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import PROJECT
 
-ENGINE = PROJECT / "module_utils" / "migration"
+ENGINE = PROJECT / "plugins" / "module_utils" / "migration"
 
 _PLAN = {"core", "sqlite", "postgres"}
 _CONVERT = _PLAN | {"engine.plan"}
@@ -89,11 +89,11 @@ def test_every_package_is_in_the_list() -> None:
 _IMPORT_WITHOUT_PSYCOPG2 = """
 import importlib, pkgutil, sys
 sys.modules["psycopg2"] = None
-import module_utils.migration as engine
-for found in pkgutil.walk_packages(engine.__path__, "module_utils.migration."):
+import migration
+for found in pkgutil.walk_packages(migration.__path__, "migration."):
     importlib.import_module(found.name)
-from module_utils.migration.core.connection import Login, connect
-from module_utils.migration.core.errors import MigrationError
+from migration.core.connection import Login, connect
+from migration.core.errors import MigrationError
 try:
     connect(Login("127.0.0.1", 1, "none", "nobody"))
 except MigrationError as error:
@@ -104,5 +104,5 @@ except MigrationError as error:
 def test_a_bare_host_without_psycopg2_is_told_so() -> None:
     """Check mode runs there too: every module can be imported, and only a connection is refused."""
     command = [sys.executable, "-c", _IMPORT_WITHOUT_PSYCOPG2]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=ENGINE.parent, capture_output=True, text=True, check=True)
     assert "psycopg2" in result.stdout

@@ -9,9 +9,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.host import dotenv_file
-from ansible.module_utils.migration.host.dotenv_file import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.dotenv_file import (
     MANAGED_KEYS,
     connection_values,
     masked,
@@ -20,8 +23,6 @@ from ansible.module_utils.migration.host.dotenv_file import (
     remove_keys,
     set_keys,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 VALUES = connection_values("127.0.0.1", 5432, "swarm", "swarm_registry", "p@ss/w:rd")
 SAMPLE = '# Settings\nPORT=4001\n\nTITLE=\'Swarm "sample" # no comment\'\nKEY="two\nlines"\n'

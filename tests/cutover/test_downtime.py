@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from ansible.module_utils.migration.core.estate import Service
-from ansible.module_utils.migration.host.downtime import DowntimeClient
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.downtime import DowntimeClient
 
 
 def free_port() -> int:

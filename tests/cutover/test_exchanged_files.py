@@ -21,14 +21,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group, Service
-from ansible.module_utils.migration.cutover import window as cutover_window
-from ansible.module_utils.migration.host import dotenv_file, write_protection
-from ansible.module_utils.migration.host.service_health import ServicesLogin
-from ansible.module_utils.migration.window import back_on_sqlite as cutover_undo
-from ansible.module_utils.migration.window import frozen_file
-from ansible.module_utils.migration.window.checks import Checked, EnvFile, Settings, check_source
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
+    window as cutover_window,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    dotenv_file,
+    write_protection,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import (
+    back_on_sqlite as cutover_undo,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import frozen_file
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
+    Checked,
+    EnvFile,
+    Settings,
+    check_source,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights")
 

@@ -11,10 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import cutover
-from ansible.module_utils.migration.host import write_protection
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.host import dotenv_file
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
 
 from .host import (
     CONTAINER,

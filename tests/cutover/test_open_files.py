@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.host import open_files
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import open_files
 
 HOLD = """
 import sqlite3, sys

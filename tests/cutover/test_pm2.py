@@ -9,8 +9,9 @@ import getpass
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.host import pm2
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import pm2
 
 # Notes each call; fails as often as the file `failures` has lines, each time with the first line's words.
 PROGRAM = """#!/bin/sh

@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.cutover import rehearsal
-from ansible.module_utils.migration.engine.proof.target_state import LaterFingerprint, fingerprint, since
-from ansible.module_utils.migration.engine.transfer import migrate
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import rehearsal
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export import export
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.target_state import (
+    LaterFingerprint,
+    fingerprint,
+    since,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 from tests.validation.support import Estate, make_estate
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
+
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_the_way_back_may_be_left_out_and_rehearsed_later(estate: Estate) -> Non
 
 @pytest.mark.promise("rehearsal-includes-rollback")
 def test_a_way_back_that_gives_back_something_else_is_an_error(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
-    rehearse_way_back = rehearsal.rehearse_way_back
+    rehearse_way_back = export.rehearse
 
     def interfere(connection: Connection, *arguments: Any) -> Any:
         # Somebody writes to PostgreSQL after the load was proven.

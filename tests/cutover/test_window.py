@@ -22,21 +22,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, ServerUnreachable, connect
-from ansible.module_utils.migration.core.errors import MigrationError, Problem
-from ansible.module_utils.migration.core.estate import Group, Service
-from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import cutover, reconcile
-from ansible.module_utils.migration.host import dotenv_file, write_protection
-from ansible.module_utils.migration.host.service_health import ServicesLogin
-from ansible.module_utils.migration.rollback import rollback
-from ansible.module_utils.migration.window import back_on_sqlite
-from ansible.module_utils.migration.window import checks as cutover_checks
-from ansible.module_utils.migration.window.checks import Checked, EnvFile, Settings
-from ansible.module_utils.migration.window.host_lock import locked_on_host
-from ansible.module_utils.migration.window.signals import Interrupted, interruptible, uninterruptible
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    ServerUnreachable,
+    connect,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    Problem,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover, reconcile
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    dotenv_file,
+    write_protection,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import back_on_sqlite
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import (
+    checks as cutover_checks,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
+    Checked,
+    EnvFile,
+    Settings,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.host_lock import (
+    locked_on_host,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import (
+    Interrupted,
+    interruptible,
+    uninterruptible,
+)
 from tests.conftest import Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -164,7 +188,7 @@ STEPS = [
     ("cutover.window.require_unchanged", False, "go live"),
     ("cutover.window.stamp", True, "go live"),
 ]
-PACKAGE = "ansible.module_utils.migration"
+PACKAGE = "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration"
 
 
 @contextmanager
@@ -356,7 +380,9 @@ def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
 
 @pytest.mark.promise("frozen-file-write-protected")
 def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.window.services.LOG_SECONDS", 0.1)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.services.LOG_SECONDS", 0.1
+    )
     with closing(sqlite3.connect(estate.file, isolation_level=None)) as reader:
         # It still reads what stands in the file, so the log cannot be put over it.
         reader.execute("BEGIN")

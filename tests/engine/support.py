@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

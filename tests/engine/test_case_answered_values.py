@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.engine.export.export import count_changes
-from ansible.module_utils.migration.engine.prepare import fast_path
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export import (
+    count_changes,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import fast_path
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, counts, rows_of
@@ -127,7 +130,10 @@ def test_only_the_rows_that_need_it_leave_the_fast_path(
         taken.append(result[1])
         return result
 
-    monkeypatch.setattr("ansible.module_utils.migration.engine.prepare.prepare.count_plain_rows", counted)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare.prepare.count_plain_rows",
+        counted,
+    )
     group = make_group(source, {"source": "t", "columns": {"v": {policy: ANSWERS[policy][0]}}})
     report = rehearse(connection, group, tmp_path)["report"]
     assert report["way"] == "all rows"

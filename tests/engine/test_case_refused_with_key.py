@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.engine.proof import checksums
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof import (
+    canonical,
+    checksums,
+)
 
 from .support import make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, counts, rows_of
@@ -68,7 +72,7 @@ def test_a_value_that_the_proof_cannot_read_is_named(
     source = make_source(
         tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": [(1, "10:00"), (2, "11:00")]}
     )
-    real = checksums.source_reader
+    real = canonical.source_reader
 
     def unable(column: Any, normal_form: Any) -> Any:
         read = real(column, normal_form)

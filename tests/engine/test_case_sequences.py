@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import Problem
-from ansible.module_utils.migration.cutover import rehearsal
-from ansible.module_utils.migration.validation.structure import validate_structure
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import Problem
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import rehearsal
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation.structure import (
+    validate_structure,
+)
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, rows_of

@@ -7,13 +7,23 @@ import uuid
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.core.estate import ColumnOptions
-from ansible.module_utils.migration.engine.convert.policies import repair, repair_name
-from ansible.module_utils.migration.engine.convert.refusals import Refused
-from ansible.module_utils.migration.engine.convert.values import converter, id_namespace, name_based_id
-from ansible.module_utils.migration.engine.plan.planner import ColumnPlan
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import ColumnOptions
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert.policies import (
+    repair,
+    repair_name,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert.refusals import (
+    Refused,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert.values import (
+    converter,
+    id_namespace,
+    name_based_id,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.planner import ColumnPlan
 
 
 def column(kind: str, type_name: str, **more: Any) -> ColumnPlan:

@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.engine.export import table as export_table
-from ansible.module_utils.migration.engine.export.export import ExportReport, count_changes, export_changes
-from ansible.module_utils.migration.engine.export.export import rehearse as rehearse_export
-from ansible.module_utils.migration.engine.transfer import migrate
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export import difference
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export import (
+    table as export_table,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export import (
+    ExportReport,
+    count_changes,
+    export_changes,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export import (
+    rehearse as rehearse_export,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -125,7 +135,7 @@ def test_rows_are_compared_one_by_one_only_where_the_sums_differ(
 ) -> None:
     execute(connection, "UPDATE app.notes SET body = 'other' WHERE id = 2")
     compared: list[str] = []
-    original = export_table.found
+    original = difference.found
 
     def noted(sides: Any, directory: Path) -> Any:
         compared.append(sides.plan.source.name)
@@ -653,7 +663,10 @@ def test_a_failure_in_the_middle_leaves_the_copy_as_it_was(
     def fail(*_: Any) -> None:
         raise MigrationError("the power is gone")
 
-    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", fail)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export.move_sequences",
+        fail,
+    )
     assert refusal(connection, estate) == "the power is gone"
 
 
@@ -678,7 +691,10 @@ def test_a_copy_in_which_sqlite_finds_faults_is_not_taken(
         writer.execute("PRAGMA writable_schema = RESET")
         return {}
 
-    monkeypatch.setattr("ansible.module_utils.migration.engine.export.export.move_sequences", lose_an_index)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export.move_sequences",
+        lose_an_index,
+    )
     assert "SQLite finds faults in the copy; nothing was brought back" in refusal(connection, group)
 
 
@@ -687,7 +703,10 @@ def test_a_wrong_value_does_not_pass_the_proof(
     connection: Connection, estate: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, "UPDATE app.notes SET body = 'right' WHERE id = 1")
-    monkeypatch.setattr("ansible.module_utils.migration.engine.export.values.ValueForms.find", lambda *_: "wrong")
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.values.ValueForms.find",
+        lambda *_: "wrong",
+    )
     found = refusal(connection, estate)
     assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
 
@@ -839,9 +858,9 @@ def test_what_the_sample_estate_has_written_comes_back(schema_database: Any, tmp
     assert new[0] == NEW_ID.replace("-", "")
     assert new[2:] in {row[2:] for row in old}
     unchanged = "SELECT * FROM {} EXCEPT SELECT * FROM frozen.{}"
-    for group, table in (("platform", "permissions"), ("registry", "agents"), ("deploy", "commit_ticket_map")):
-        with closing(sqlite3.connect(copies[group])) as opened:
-            opened.execute("ATTACH ? AS frozen", (str(copies[group].with_name("frozen.db")),))
+    for name, table in (("platform", "permissions"), ("registry", "agents"), ("deploy", "commit_ticket_map")):
+        with closing(sqlite3.connect(copies[name])) as opened:
+            opened.execute("ATTACH ? AS frozen", (str(copies[name].with_name("frozen.db")),))
             assert opened.execute(unchanged.format(table, table)).fetchall() == []
     kept = "SELECT agent_id FROM step_executions ORDER BY id"
     assert rows_of(copies["registry"], kept) == rows_of(Path(groups[0].source_path), kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import threading
@@ -13,11 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.engine.prepare import fast_path
-from ansible.module_utils.migration.engine.transfer import full_load, migrate
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import fast_path
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import (
+    full_load,
+    index_rebuild,
+    migrate,
+)
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -144,7 +150,7 @@ def test_a_second_run_waits_or_names_the_first(
     with closing(connect(login)) as other, closing(connect(as_superuser(login))) as watcher:
         while not copying(watcher):
             time.sleep(0.02)
-        monkeypatch.setattr(ledger.locked.__wrapped__, "__defaults__", (0.2,))
+        monkeypatch.setattr(inspect.unwrap(ledger.locked), "__defaults__", (0.2,))
         with pytest.raises(
             MigrationError, match=r"Another run is at work on group test[\s\S]*session \d+ of swarm_migrator"
         ):
@@ -188,10 +194,17 @@ def test_a_full_disk_of_the_server_is_named(connection: Connection, group: Any, 
 def test_a_lost_process_for_the_sums_only_costs_time(
     connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
     monkeypatch.setattr(
-        "ansible.module_utils.migration.engine.proof.parallel_checksums._sum_all", lambda *_: os._exit(9)
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES",
+        0,
+    )
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS",
+        0,
+    )
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.parallel_checksums._sum_all",
+        lambda *_: os._exit(9),
     )
     report = rehearse(connection, group, tmp_path)["report"]
     assert report["way"] == migrate.PLAIN_ROWS
@@ -203,7 +216,7 @@ def test_many_new_ids_reach_the_id_map_whether_or_not_somebody_holds_it(
     connection: Connection, login: Login, tmp_path: Path, is_held: bool
 ) -> None:
     make_target(connection, "CREATE TABLE t (id uuid PRIMARY KEY)")
-    rows = [(f"text-{number}",) for number in range(full_load.FROM_ROWS)]
+    rows = [(f"text-{number}",) for number in range(index_rebuild.FROM_ROWS)]
     path = make_source(tmp_path / "t.db", "CREATE TABLE t (id TEXT PRIMARY KEY)", {"t": rows})
     with closing(connect(login)) as other:
         if is_held:

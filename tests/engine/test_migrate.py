@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import connect
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.engine.transfer import migrate
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -373,7 +374,7 @@ def test_a_killed_run_leaves_nothing_behind(connection: Connection, family: Path
 
 @pytest.mark.promise("snapshot-private")
 def test_private_files_are_private(connection: Connection, family: Path, tmp_path: Path) -> None:
-    from ansible.module_utils.migration.sqlite.snapshot import snapshot
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.snapshot import snapshot
 
     with snapshot(str(family), str(tmp_path / "work")) as copy:
         assert copy.path.stat().st_mode & 0o777 == 0o600
@@ -421,7 +422,7 @@ def test_a_disk_that_fills_up_during_the_run_is_named(
 
 
 def test_two_runs_at_once_do_not_mix(connection: Connection, family: Path, tmp_path: Path, login: Any) -> None:
-    from ansible.module_utils.migration.core.connection import connected
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connected
 
     with (
         connected(login) as other,

@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.connection import connect
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group
-from ansible.module_utils.migration.engine.convert import values as convert
-from ansible.module_utils.migration.engine.plan.planner import plan_group
-from ansible.module_utils.migration.engine.prepare import copy_file as spool
-from ansible.module_utils.migration.engine.prepare import fast_path
-from ansible.module_utils.migration.engine.transfer import migrate
-from ansible.module_utils.migration.postgres.catalog import read_catalog
-from ansible.module_utils.migration.sqlite.tables import open_snapshot, read_tables
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import (
+    values as convert,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.planner import plan_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import (
+    copy_file as spool,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import fast_path
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres.catalog import read_catalog
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.tables import (
+    open_snapshot,
+    read_tables,
+)
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.engine.proof import parallel_checksums
-from ansible.module_utils.migration.engine.transfer import migrate
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof import (
+    parallel_checksums,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -68,7 +71,10 @@ def test_the_exact_way_gives_the_same_rows(
     rows = query(connection, "SELECT t::text FROM app.t AS t ORDER BY id")
     ids = query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2")
     execute(connection, "TRUNCATE app.t; DELETE FROM migration.cutover_group; TRUNCATE migration.id_map")
-    monkeypatch.setattr("ansible.module_utils.migration.engine.prepare.prepare.plain_rows", lambda plan, orphaned: None)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare.prepare.plain_rows",
+        lambda plan, orphaned: None,
+    )
     exact = rehearse(connection, group, tmp_path)["report"]["tables"][0]
     assert query(connection, "SELECT t::text FROM app.t AS t ORDER BY id") == rows
     assert query(connection, "SELECT * FROM migration.id_map ORDER BY 1, 2") == ids
@@ -240,7 +246,10 @@ def test_it_does_not_matter_who_adds_up_a_piece(
 def test_indexes_and_constraints_are_the_same_after_a_large_load(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.transfer.full_load.FROM_ROWS", 10)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.full_load.FROM_ROWS",
+        10,
+    )
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY, code text, UNIQUE (code) DEFERRABLE);"

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connected
-from ansible.module_utils.migration.engine.transfer import progress
-from ansible.module_utils.migration.engine.transfer.progress import (
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import progress_file
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import progress
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.progress import (
     CountedLines,
     ProgressLog,
     Reading,
@@ -95,7 +100,7 @@ def test_durations_are_said_as_a_person_would() -> None:
 def test_a_run_is_shown_in_the_ledger_and_in_a_private_file_and_leaves_neither(
     target: Connection, login: Login, tmp_path: Path
 ) -> None:
-    file = progress.progress_file("test", str(tmp_path))
+    file = progress_file("test", str(tmp_path))
     with connected(login) as other, ProgressLog(target, "test", str(tmp_path)) as log:
         log.step("profile")
         eventually(lambda: query(other, ROW) == [("test", "profile", None, None, None)])
@@ -158,7 +163,7 @@ def test_a_new_run_removes_what_a_killed_one_has_left(
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 60.0)
     values = "'load', NULL, NULL, NULL, now(), now()"
     execute(target, f"INSERT INTO migration.progress VALUES ('test', {values}), ('another', {values})")
-    file = progress.progress_file("test", str(tmp_path))
+    file = progress_file("test", str(tmp_path))
     file.write_text("old\n")
     with ProgressLog(target, "test", str(tmp_path)):
         assert not file.exists()
@@ -181,7 +186,7 @@ def test_without_a_table_in_the_ledger_only_the_file_is_written(target: Connecti
     execute(target, "DROP TABLE migration.progress")
     with ProgressLog(target, "test", str(tmp_path)) as log:
         log.advance("app.items", 1)
-        eventually(progress.progress_file("test", str(tmp_path)).exists)
+        eventually(progress_file("test", str(tmp_path)).exists)
         assert query(target, SESSIONS) == [(0,)]
 
 
@@ -191,7 +196,7 @@ def test_without_a_second_connection_the_run_goes_on(
     server.execute(f"ALTER DATABASE {login.database} CONNECTION LIMIT 1")
     with ProgressLog(target, "test", str(tmp_path)) as log:
         log.advance("app.items", 1)
-        eventually(progress.progress_file("test", str(tmp_path)).exists)
+        eventually(progress_file("test", str(tmp_path)).exists)
         eventually(lambda: log._ledger is None)
         assert query(target, "SELECT 1") == [(1,)]
 
@@ -247,9 +252,12 @@ def test_a_process_is_not_forked_while_the_thread_talks_to_the_server() -> None:
 def test_no_row_is_lost_among_threads(target: Connection) -> None:
     with ProgressLog(target, "test", silent=True) as log:
         log.step("load")
-        threads = [
-            threading.Thread(target=lambda: [log.advance("app.items", 1) for _ in range(20_000)]) for _ in range(4)
-        ]
+
+        def advance_often() -> None:
+            for _ in range(20_000):
+                log.advance("app.items", 1)
+
+        threads = [threading.Thread(target=advance_often) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -17,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group
-from ansible.module_utils.migration.engine.transfer.replay import RepairedRow, replay_rejects
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.replay import (
+    RepairedRow,
+    replay_rejects,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import sqlite_migrate_replay
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
+
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 PROJECT = Path(__file__).resolve().parents[2]
 TARGET = """
@@ -216,15 +221,16 @@ def test_a_dry_run_replays_nothing(connection: Connection, live: Group, tmp_path
 
 
 def test_the_module_reads_rows_and_knows_the_secrets(live: Group) -> None:
-    module = importlib.import_module("sqlite_migrate_replay")
-    row = module.as_row(
+    row = sqlite_migrate_replay.as_row(
         {"table": "people", "key": "id='bob'", "values": {"a": True, "b": {"blob": "00ff"}, "secret": "hush"}}
     )
     assert row == RepairedRow("people", "id='bob'", {"a": 1, "b": b"\x00\xff", "secret": "hush"})
-    assert module.secrets_of(live, [row, RepairedRow("nothing", "id=1", {"secret": "not known"})]) == {"hush"}
+    assert sqlite_migrate_replay.secrets_of(live, [row, RepairedRow("nothing", "id=1", {"secret": "not known"})]) == {
+        "hush"
+    }
     for value in ([1], {"blob": "0g"}, {"blob": 1}, {"text": "a"}):
         with pytest.raises(MigrationError, match=r"t, id=1: a: its value is"):
-            module.as_row({"table": "t", "key": "id=1", "values": {"a": value}})
+            sqlite_migrate_replay.as_row({"table": "t", "key": "id=1", "values": {"a": value}})
 
 
 PLAY = """

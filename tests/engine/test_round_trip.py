@@ -19,11 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.engine.export.export import ExportReport, export_changes
-from ansible.module_utils.migration.engine.proof.canonical import canonical_json
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export import (
+    ExportReport,
+    export_changes,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.canonical import (
+    canonical_json,
+)
 
 from .support import execute, make_group, make_target, rehearse
 

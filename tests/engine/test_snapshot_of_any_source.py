@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.sqlite import snapshot as snapshots
-from ansible.module_utils.migration.sqlite.snapshot import Snapshot, snapshot
-from ansible.module_utils.migration.sqlite.tables import open_snapshot, read_left_out, unknown_collations
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite import snapshot as snapshots
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.snapshot import (
+    Snapshot,
+    snapshot,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.tables import (
+    open_snapshot,
+    read_left_out,
+    unknown_collations,
+)
 
 from .support import make_source
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group
-from ansible.module_utils.migration.engine.plan.planner import TablePlan, plan_group
-from ansible.module_utils.migration.engine.transfer import migrate
-from ansible.module_utils.migration.postgres.catalog import read_catalog
-from ansible.module_utils.migration.sqlite.tables import (
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.planner import (
+    TablePlan,
+    plan_group,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres.catalog import read_catalog
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.tables import (
     count_rows,
     open_snapshot,
     read_left_out,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.engine.transfer import migrate
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -323,8 +324,14 @@ def test_check_mode_shows_the_first_rows_that_differ(connection: Connection, lib
 def test_orphans_are_answered_whichever_way_a_run_takes(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES", 0)
-    monkeypatch.setattr("ansible.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS", 0)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.parallel_checksums.FROM_BYTES",
+        0,
+    )
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.parallel_checksums.FROM_ROWS",
+        0,
+    )
     make_target(
         connection,
         "CREATE TABLE p (id integer PRIMARY KEY);"

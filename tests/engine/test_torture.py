@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group
-from ansible.module_utils.migration.engine.export.export import export_changes
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export import (
+    export_changes,
+)
 
 from .support import make_group, make_target, query, rehearse
 

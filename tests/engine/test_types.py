@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import ColumnOptions
-from ansible.module_utils.migration.engine.convert.refusals import Refused
-from ansible.module_utils.migration.engine.convert.values import converter
-from ansible.module_utils.migration.engine.plan.planner import ColumnPlan
-from ansible.module_utils.migration.postgres.catalog import read_catalog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import ColumnOptions
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert.refusals import (
+    Refused,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert.values import (
+    converter,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.planner import ColumnPlan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres.catalog import read_catalog
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 from .test_sources import plan_of

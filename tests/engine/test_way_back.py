@@ -26,24 +26,45 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.core.errors import MigrationError, Problem
-from ansible.module_utils.migration.core.estate import Group
-from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import window as cutover_window
-from ansible.module_utils.migration.engine.transfer import migrate
-from ansible.module_utils.migration.host import write_protection
-from ansible.module_utils.migration.host.service_health import ServicesLogin
-from ansible.module_utils.migration.postgres import privileges, write_lock
-from ansible.module_utils.migration.rollback import dump as group_dump
-from ansible.module_utils.migration.rollback import rollback
-from ansible.module_utils.migration.rollback.checks import Options
-from ansible.module_utils.migration.window import frozen_file, rollback_record
-from ansible.module_utils.migration.window import steps as cutover_report
-from ansible.module_utils.migration.window.checks import Checked, Settings
-from ansible.module_utils.migration.window.host_lock import locked_on_host
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    Problem,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
+    window as cutover_window,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import (
+    privileges,
+    write_lock,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump as group_dump
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import (
+    window as rollback_window,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import (
+    frozen_file,
+    rollback_record,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import steps as cutover_report
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
+    Checked,
+    Settings,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.host_lock import (
+    locked_on_host,
+)
 from tests.conftest import PASSWORD, PROGRAMS, Server
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
@@ -309,7 +330,9 @@ def test_a_row_that_comes_after_the_check_makes_the_typed_number_wrong(
 ) -> None:
     execute(estate.connection, WRITE)
     stop = rollback_window_stop(lambda: execute(estate.connection, "INSERT INTO app.notes (body) VALUES ('late')"))
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.window.stop", stop)
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.window.stop", stop
+    )
     with pytest.raises(MigrationError, match=r"it is 4, and .* would lose 5 rows"):
         estate.roll_back(lose_rows=4)
     assert_on_postgresql(estate)
@@ -321,7 +344,7 @@ def test_a_row_that_comes_while_the_services_stop_comes_back_too(
 ) -> None:
     # The trial, and even the look whether anything was written, came before it.
     monkeypatch.setattr(
-        "ansible.module_utils.migration.rollback.window.stop",
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.window.stop",
         rollback_window_stop(lambda: execute(estate.connection, WRITE)),
     )
     estate.roll_back()
@@ -392,10 +415,16 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
         estate.connection, "SELECT (pg_total_relation_size('app.users') + pg_total_relation_size('app.notes'))::int"
     )[0][0]
     wanted = 4 * estate.file.stat().st_size + (1 << 20) + stored
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted - 1))
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks.shutil.disk_usage",
+        usage(wanted - 1),
+    )
     with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a way back may need 2"):
         estate.roll_back()
-    monkeypatch.setattr("ansible.module_utils.migration.rollback.checks.shutil.disk_usage", usage(wanted))
+    monkeypatch.setattr(
+        "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks.shutil.disk_usage",
+        usage(wanted),
+    )
     assert estate.roll_back(check_mode=True)["changed"]
     assert_on_postgresql(estate)
 
@@ -446,7 +475,7 @@ def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate
 @pytest.mark.promise("rollback-write-lock")
 def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
-    export_changes = rollback.Window.__module__ + ".export.export_changes"
+    export_changes = rollback_window.__name__ + ".export.export_changes"
     with closing(service(estate)) as straggler, closing(service(estate, "swarm_platform")) as shared:
 
         def refused(session: Connection, statement: str) -> str:
@@ -456,7 +485,7 @@ def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkey
             session.rollback()
             return str(error.value)
 
-        from ansible.module_utils.migration.engine.export import export
+        from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export import export
 
         original = export.export_changes
 
@@ -513,7 +542,7 @@ def test_rights_of_whoever_is_gone_are_given_to_nobody(estate: Estate, server: S
 
 # ---------------------------------------------------------------- what fails, and who is killed
 
-PACKAGE = "ansible.module_utils.migration"
+PACKAGE = "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration"
 # Where the run ends: the function, and whether it has done its work by then.
 STEPS = [
     ("postgres.write_lock.hold", False),
@@ -697,13 +726,13 @@ def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, he
 @pytest.mark.promise("killed-rollback-healed")
 def test_a_commit_whose_answer_is_lost_is_looked_up(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
-    commit = rollback.Window._commit
+    commit = rollback_window.Window._commit
 
     def lose_the_answer(self: Any, guard: Connection, loaded: dict[str, Any]) -> None:
         commit(self, guard, loaded)
         raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(rollback.Window, "_commit", lose_the_answer)
+    monkeypatch.setattr(rollback_window.Window, "_commit", lose_the_answer)
     estate.roll_back()
     assert_on_sqlite(estate)
 
@@ -712,7 +741,7 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    commit = rollback.Window._commit
+    commit = rollback_window.Window._commit
 
     def lose_the_server(self: Any, guard: Connection, loaded: dict[str, Any]) -> None:
         commit(self, guard, loaded)
@@ -722,7 +751,7 @@ def test_nothing_is_decided_while_nobody_knows_whether_it_was_committed(
     monkeypatch.setattr(f"{PACKAGE}.rollback.window._RECONNECT_SECONDS", 0.1)
     monkeypatch.setattr(f"{PACKAGE}.rollback.undo.start", lambda *_: pytest.fail("services were started"))
     with monkeypatch.context() as patch:
-        patch.setattr(rollback.Window, "_commit", lose_the_server)
+        patch.setattr(rollback_window.Window, "_commit", lose_the_server)
         with pytest.raises(MigrationError, match="Only the server knows on which store"):
             estate.roll_back()
     assert estate.users() == AFTER
@@ -947,7 +976,7 @@ def test_a_session_that_the_server_takes_for_alive_does_not_hold_up_the_question
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
-    commit = rollback.Window._commit
+    commit = rollback_window.Window._commit
     with closing(connect(estate.login)) as left:
 
         def lose_the_answer(self: Any, guard: Connection, loaded: dict[str, Any]) -> None:
@@ -958,7 +987,7 @@ def test_a_session_that_the_server_takes_for_alive_does_not_hold_up_the_question
 
         monkeypatch.setattr(f"{PACKAGE}.rollback.window._RECONNECT_SECONDS", 0.3)
         with monkeypatch.context() as patch:
-            patch.setattr(rollback.Window, "_commit", lose_the_answer)
+            patch.setattr(rollback_window.Window, "_commit", lose_the_answer)
             with pytest.raises(MigrationError, match="Only the server knows on which store"):
                 estate.roll_back()
     estate.roll_back()

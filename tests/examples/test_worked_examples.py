@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import POLICIES, Group, parse_group
-from ansible.module_utils.migration.engine.transfer import migrate as engine
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
+    POLICIES,
+    Group,
+    parse_group,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import (
+    migrate as engine,
+)
 from tests.engine.support import query
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-MODULES = sorted([*PROJECT.glob("library/*.py"), *PROJECT.glob("roles/*/library/*.py")])
+from tests.conftest import PLUGINS, PROJECT
+
+MODULES = sorted(path.stem for path in (PROJECT / "plugins" / "modules").glob("*.py"))
 # What an argument is when its specification does not say.
 DEFAULTS = {"type": "str", "required": False, "default": None, "choices": None, "elements": None}
 
@@ -25,10 +26,8 @@ class Constructed(Exception):
 def documentation() -> dict[str, dict[str, Any]]:
     """Return each module's documentation, as a user of ``ansible-doc`` gets it."""
     command = [str(Path(sys.executable).parent / "ansible-doc"), "--json", "--type", "module"]
-    for directory in sorted({module.parent for module in MODULES}):
-        command += ["--module-path", str(directory)]
     done = subprocess.run(
-        [*command, *(module.stem for module in MODULES)],
+        [*command, *(f"swarm.sqlite_to_postgresql.{name}" for name in MODULES)],
         cwd=PROJECT,
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
         capture_output=True,
@@ -36,17 +35,12 @@ def documentation() -> dict[str, dict[str, Any]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return {name.rpartition(".")[2]: document for name, document in json.loads(done.stdout).items()}
 
 
 def taken_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the arguments that a module asks for when it starts."""
-    # By its path, because a directory of tests may have the same name.
-    (path,) = (path for path in MODULES if path.stem == name)
-    specification = importlib.util.spec_from_file_location(f"module_{name}", path)
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = importlib.import_module(f"{PLUGINS}.modules.{name}")
 
     def construct(**keywords: Any) -> None:
         raise Constructed(keywords)
@@ -66,7 +60,7 @@ def comparable(arguments: dict[str, Any], nested: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", [module.stem for module in MODULES])
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_documents_the_arguments_that_it_takes(
     name: str, documentation: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +71,7 @@ def test_a_module_documents_the_arguments_that_it_takes(
     assert document["attributes"]["check_mode"]["support"] == "full"
 
 
-@pytest.mark.parametrize("name", [module.stem for module in MODULES])
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_documents_examples_and_results(name: str, documentation: dict[str, dict[str, Any]]) -> None:
-    assert f"{name}:" in documentation[name]["examples"]
+    assert f"swarm.sqlite_to_postgresql.{name}:" in documentation[name]["examples"]
     assert all(value["description"] and value["type"] for value in documentation[name]["return"].values())

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ansible.module_utils.migration.core import ledger, state
-from ansible.module_utils.migration.core.connection import Login, LoginRefused, ServerUnreachable, connect, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import parse_group
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger, state
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    LoginRefused,
+    ServerUnreachable,
+    connect,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.conftest import PLUGINS, PROJECT
 
-ENGINE = "ansible.module_utils.migration"
-MODULES = sorted((*PROJECT.glob("roles/*/library/*.py"), *PROJECT.glob("library/*.py")))
+MODULES = sorted((PROJECT / "plugins" / "modules").glob("*.py"))
 
 
 def imported_names(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each module of the engine that a file imports from, and the name that it takes."""
+    """Yield each package of the collection that a module imports from, and the name that it takes."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and f"{node.module}.".startswith(f"{ENGINE}."):
-            yield from ((node.module, alias.name) for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
+            yield from ((f"{PLUGINS}.{node.module}", alias.name) for alias in node.names)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.stem))

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.migration.core.connection import connect
-from ansible.module_utils.migration.core.errors import MigrationError
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_config as config
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_install as install
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 
 if TYPE_CHECKING:
     from tests.conftest import Server
-
-ROLES = Path(__file__).resolve().parents[2] / "roles"
-
-
-def load(role: str) -> ModuleType:
-    """Return the filter plugin of a role."""
-    specification = importlib.util.spec_from_file_location(role, ROLES / role / "filter_plugins" / f"{role}.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-install = load("postgres_install")
-config = load("postgres_config")
 
 
 class TestVerifiers:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import pwd
 import socket
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import host_state as filters
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import host_state
+from tests.conftest import PLUGINS
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -35,22 +37,10 @@ WANTED = {"path": "/a", "kind": "file", "owner": "root", "group": "root", "mode"
 SHA256 = "b9e68e1bea3e5b19ca6b2f98b73a54b73daafaa250484902e09982e07a12e733"
 
 
-def load_filters() -> ModuleType:
-    """Return the filter plugin."""
-    specification = importlib.util.spec_from_file_location("host_state_filters", ROOT / "filter_plugins/host_state.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-filters = load_filters()
-
-
 def call(capsys: pytest.CaptureFixture[str], module: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run a module and return what it prints."""
     with patch_module_args(arguments), pytest.raises(SystemExit):
-        importlib.import_module(module).main()
+        importlib.import_module(f"{PLUGINS}.modules.{module}").main()
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
 
@@ -88,11 +78,10 @@ class TestModule:
 
     def test_units_and_packages_from_the_programs_text(self) -> None:
         """A package that is only known, or half removed, is not installed."""
-        module = importlib.import_module("host_state")
-        states = module.unit_states(SHOWN)
+        states = host_state.unit_states(SHOWN)
         assert states["one.timer"] == {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
         assert states["other.service"]["NeedDaemonReload"] == "yes"
-        assert module.installed("a installed\na installed\nb config-files\nc not-installed\nd \n") == ["a"]
+        assert host_state.installed("a installed\na installed\nb config-files\nc not-installed\nd \n") == ["a"]
 
 
 class TestFilters:
@@ -120,7 +109,9 @@ class TestFilters:
 
     def test_units(self) -> None:
         """One that does not exist differs, and so does one whose file is newer than what systemd has loaded."""
-        found = importlib.import_module("host_state").unit_states(SHOWN)
+        found = importlib.import_module(
+            "ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.host_state"
+        ).unit_states(SHOWN)
         wanted = {"one.timer": {"ActiveState": "active"}, "other.service": {"NeedDaemonReload": "no"}, "no": {"a": "b"}}
         assert filters.differing_units(wanted, found) == ["other.service", "no"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -16,22 +15,24 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connect, connected
-from ansible.module_utils.migration.engine.transfer import progress
-from ansible.module_utils.migration.sqlite import snapshot
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.action import cutover_group, sqlite_migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connect,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import progress_file
 from tests.engine.support import execute, make_source, query
 
 if TYPE_CHECKING:
     from tests.conftest import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLE = ROOT / "roles" / "sqlite_migrate"
 PASSWORD = "Pw-that-is-nowhere-4711"
 ROWS = 300_000
 LINE = re.compile(r"^  \[localhost\] app\.items: ([\d,]+) of 300,000 rows, [\d,]+ rows/s, .+ left$")
@@ -80,8 +81,8 @@ class Estate:
     login: Login
     directory: Path
 
-    def play(self, *arguments: str, roles: Path = ROOT / "roles", **variables: Any) -> Play:
-        """Start the role."""
+    def play(self, *arguments: str, collections: Path = ROOT / ".collections", **variables: Any) -> Play:
+        """Start the role, with modules and plugins of this directory."""
         login = self.login
         values = {
             "ansible_connection": "local",
@@ -110,7 +111,7 @@ class Estate:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": str(roles),
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
@@ -240,8 +241,9 @@ def test_a_small_load_shows_nothing(small_estate: Estate) -> None:
 
 
 def test_results_failures_and_dry_runs_are_those_of_the_module_alone(small_estate: Estate) -> None:
-    alone = small_estate.directory / "roles"
-    shutil.copytree(ROLE, alone / "sqlite_migrate", ignore=shutil.ignore_patterns("action_plugins"))
+    alone = small_estate.directory / "collections"
+    project = alone / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
+    shutil.copytree(ROOT / "plugins", project / "plugins", ignore=shutil.ignore_patterns("action"))
     nowhere = {**small_estate.login.__dict__, "password": "wrong"}
     refused = {f"login_{name}": nowhere[name] for name in ("host", "port", "user", "password")}
     refused["login_db"] = nowhere["database"]
@@ -255,7 +257,7 @@ def test_results_failures_and_dry_runs_are_those_of_the_module_alone(small_estat
     ]
     for arguments, succeeds, more in cases:
         watched = small_estate.played(*arguments, succeeds=succeeds, **more)
-        unwatched = small_estate.played(*arguments, succeeds=succeeds, roles=alone, **more)
+        unwatched = small_estate.played(*arguments, succeeds=succeeds, collections=alone, **more)
         assert without_times(watched.output) == without_times(unwatched.output)
     with connected(small_estate.login) as connection:
         assert query(connection, "SELECT count(*) FROM app.items") == [(0,)]
@@ -289,32 +291,21 @@ def test_an_interrupted_playbook_ends_at_once_and_the_next_run_finishes(estate: 
 # ---------------------------------------------------------------- the plugin and the module agree
 
 
-def plugin() -> ModuleType:
-    """Return the action plugin, which Ansible finds by its path."""
-    spec = importlib.util.spec_from_file_location("plugin", ROLE / "action_plugins" / "sqlite_migrate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_plugin_and_module_name_the_same_file() -> None:
-    found = plugin()
+def test_the_plugin_reads_the_file_that_the_module_writes() -> None:
     for name in ("registry", "a/b", "größer", "x" * 500):
-        assert found.progress_file({"group": {"name": name}, "work_directory": "/srv/work"}) == str(
-            progress.progress_file(name, "/srv/work")
+        assert sqlite_migrate.watched_file({"group": {"name": name}, "work_directory": "/srv/work"}) == str(
+            progress_file(name, "/srv/work")
         )
-    assert found.progress_file({"group": {"name": "a"}}) == str(progress.progress_file("a", snapshot.WORK_DIRECTORY))
+    assert sqlite_migrate.watched_file({"group": {"name": "a"}}) == str(progress_file("a"))
     unusable: list[dict[str, Any]] = [{}, {"group": "a"}, {"group": {}}, {"group": {"name": 5}}]
     for arguments in unusable:
-        assert found.progress_file(arguments) is None
+        assert sqlite_migrate.watched_file(arguments) is None
 
 
 def test_a_line_holds_nothing_that_a_terminal_obeys() -> None:
-    assert plugin().printable("app.items: 5 of 10\x1b[2J rows\nmore\n") == "app.items: 5 of 10?[2J rows"
-    assert len(plugin().printable("x" * 5000)) == 200
+    assert sqlite_migrate.printable("app.items: 5 of 10\x1b[2J rows\nmore\n") == "app.items: 5 of 10?[2J rows"
+    assert len(sqlite_migrate.printable("x" * 5000)) == 200
 
 
 def test_the_cutover_is_watched_by_the_same_plugin() -> None:
-    other = ROOT / "roles" / "service_env" / "action_plugins" / "cutover_group.py"
-    assert other.resolve() == (ROLE / "action_plugins" / "sqlite_migrate.py").resolve()
+    assert cutover_group.ActionModule is sqlite_migrate.ActionModule

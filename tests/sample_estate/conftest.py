@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from ansible.module_utils.migration.core.connection import connect
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.engine.transfer import migrate as engine
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import (
+    migrate as engine,
+)
 
 from .services import NODE_MODULES, Service
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLE_ESTATE = PROJECT / "molecule" / "sample_estate"

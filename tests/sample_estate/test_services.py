@@ -6,7 +6,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.connection import connect
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 
 from .conftest import Estate, connection_variables, migrate
 from .services import NODE_MODULES, free_port
@@ -14,7 +15,7 @@ from .services import NODE_MODULES, free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ansible.module_utils.migration.core.connection import Login
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 HEALTH_ROWS = {"swarm-registry": 3, "swarm-deploy": 60, "swarm-tickets": 2, "swarm-platform": 2}
 PATHS = {

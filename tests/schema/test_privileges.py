@@ -9,9 +9,14 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.core.connection import Login, connect, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.postgres import privileges
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connect,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import privileges
 
 SERVICES = {"swarm_registry": ["registry"], "swarm_tickets": ["auth", "verification"]}
 

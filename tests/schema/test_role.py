@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.core.connection import Login, connect
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 
 PROJECT = Path(__file__).resolve().parents[2]
 # No newline at the end, and text that looks like a template: both must reach the server as they are.

@@ -10,10 +10,15 @@ from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import Login, connect, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.postgres import schema, schema_files
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connect,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import schema, schema_files
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "roles" / "shared_library" / "files" / "db"

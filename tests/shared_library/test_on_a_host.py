@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.connection import connected
-from ansible.module_utils.migration.host import login_test
-from ansible.module_utils.migration.postgres import schema
-from ansible.module_utils.migration.postgres.schema_files import read_files
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connected
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import login_test
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import schema
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres.schema_files import (
+    read_files,
+)
 from scripts.playbooks import ROOT, ThrowawayHost
 
 from .conftest import url_of
@@ -29,8 +31,7 @@ from .row_types import TYPESCRIPT
 from .tls_proxy import make_certificate, tls_in_front_of
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
-
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
     from tests.conftest import Server
 
 # Two checkouts on one machine tell their hosts apart by TEST_HOST_PREFIX.
@@ -414,7 +415,7 @@ def test_a_cutover_finds_beforehand_that_the_services_will_not_trust_the_server(
     subprocess.run(["docker", "cp", str(certificate), f"{CONTAINER}:/srv/server.pem"], check=True, capture_output=True)
     on_host(f"chmod 0644 /srv/*.pem; grep -q {name} /etc/hosts || echo 127.0.0.1 {name} >> /etc/hosts")
     on_host("mkdir -p /srv/engine")
-    engine = str(ROOT / "module_utils" / "migration")
+    engine = str(ROOT / "plugins" / "module_utils" / "migration")
     subprocess.run(["docker", "cp", engine, f"{CONTAINER}:/srv/engine"], check=True, capture_output=True)
 
     def try_it(port: int, ssl_mode: str, authority: str | None = None, host: str = name) -> str:

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import connect, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.postgres import schema, schema_files
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    connect,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import schema, schema_files
 
 from .conftest import PACKAGE, ROOT, Library, url_of
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
-
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
     from tests.conftest import Server
 
 SQL_FILES = ROOT / "files" / "sql"

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.core.connection import connected
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connected
 
 from .row_types import read_database, read_typescript
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 SCHEMAS = Path(__file__).parents[2] / "roles" / "shared_library" / "files" / "db" / "src" / "schemas"
 INTERFACES = read_typescript(SCHEMAS)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.cutover import rehearsal
-from ansible.module_utils.migration.engine.proof.target_state import fingerprint
-from ansible.module_utils.migration.engine.transfer import migrate
-from ansible.module_utils.migration.validation import group as validate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import rehearsal
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.target_state import (
+    fingerprint,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validate
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.core.connection import connect
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.postgres import privileges, schema, schema_files
-from ansible.module_utils.migration.validation import database as validate_database
-from ansible.module_utils.migration.validation import services as validate_services
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import (
+    privileges,
+    schema,
+    schema_files,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import (
+    database as validate_database,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import (
+    services as validate_services,
+)
 
 from .support import TARGET, Estate, make_estate
 

@@ -9,8 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration.validation import functional_checks
-from ansible.module_utils.migration.validation.functional_checks import FAILED, NOT_RUN, PASSED
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import functional_checks
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation.functional_checks import (
+    FAILED,
+    NOT_RUN,
+    PASSED,
+)
 
 PASSWORD = "correct horse/battery"
 WRONG = "wrong-password"

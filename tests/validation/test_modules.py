@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.core.connection import connected
 from ansible.module_utils.testing import patch_module_args
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connected
+from tests.conftest import PLUGINS, PROJECT
 
 from .support import GROUP, make_estate
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
+
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 CHECK = {
     "name": "Agent registration works",
@@ -29,7 +32,7 @@ def call(
 ) -> dict[str, Any]:
     """Run a module and return what it prints."""
     with patch_module_args({**arguments, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit):
-        importlib.import_module(module).main()
+        importlib.import_module(f"{PLUGINS}.modules.{module}").main()
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
 
@@ -134,7 +137,7 @@ def test_the_server_itself_refuses_to_write_for_a_validation(login: Login) -> No
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
             cursor.execute("CREATE TABLE written (a integer)")
     for module in ("validate_group", "validate_database"):
-        source = Path(importlib.import_module(module).__file__ or "").read_text(encoding="utf-8")
+        source = (PROJECT / "plugins" / "modules" / f"{module}.py").read_text(encoding="utf-8")
         assert source.count("connected(login") == source.count("connected(login, read_only=True)") == 1
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible.module_utils.migration.report import build as report
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report import build as report
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report.page import render_html
 
 from .support import make_estate
 
@@ -111,13 +113,13 @@ def test_what_was_written_since_the_cutover_is_counted(live: dict[str, Any]) -> 
     built = build(changed(live, tables=[{**live["tables"][0], **written}, live["tables"][1]]))
     assert built["status"] == "passed"
     assert "Rows written to PostgreSQL since the cutover: 2 added, 0 changed, 1 gone" in "\n".join(built["summary"])
-    assert "2 added, 1 gone" in Page(report.render_html(built)).text
+    assert "2 added, 1 gone" in Page(render_html(built)).text
 
 
 def test_what_all_groups_share_is_in_the_report(live: dict[str, Any]) -> None:
     health = [{"name": "zoo-web", "health_url": "http://127.0.0.1:4999/health", "shortcoming": "it is <asleep>"}]
     built = build(changed(live, service_health=health))
-    text = Page(report.render_html(built)).text
+    text = Page(render_html(built)).text
     for part in ("backup b1", "zoo_web (app)", "as the applied SQL files left them", "16.4", "it is <asleep>"):
         assert part in text
 
@@ -166,7 +168,7 @@ def test_rehearsed_and_pending_groups_are_not_called_done(live: dict[str, Any]) 
 def test_html_is_well_formed_self_contained_and_escaped(live: dict[str, Any]) -> None:
     live["information"].append("<img src=x onerror=alert(1)>")
     live["rejects"] = {"total": 1, "rows": [{"table": "pets", "key": "id='<b>'", "reason": "orphan"}]}
-    text = report.render_html(build(live))
+    text = render_html(build(live))
     page = Page(text)
     names = {name for name, _ in page.elements}
     assert not names & {"script", "img", "link", "iframe", "b"}
@@ -177,7 +179,7 @@ def test_html_is_well_formed_self_contained_and_escaped(live: dict[str, Any]) ->
 
 
 def test_html_can_be_read_by_everybody(live: dict[str, Any]) -> None:
-    text = report.render_html(build(live))
+    text = render_html(build(live))
     page = Page(text)
     assert next(attributes for name, attributes in page.elements if name == "html")["lang"] == "en"
     drawings = [attributes for name, attributes in page.elements if name == "svg"]
@@ -190,7 +192,7 @@ def test_html_can_be_read_by_everybody(live: dict[str, Any]) -> None:
 
 
 def test_html_shows_the_proof(live: dict[str, Any]) -> None:
-    text = Page(report.render_html(build(live))).text
+    text = Page(render_html(build(live))).text
     for expected in (
         "Every value arrived",
         "app.pets",
@@ -212,7 +214,7 @@ def test_html_shows_the_proof(live: dict[str, Any]) -> None:
 @pytest.mark.promise("report-says-what-is-new")
 def test_html_of_a_failure_begins_with_it(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "equal": False, "target_rows": 1, "target_hash": "f" * 32}
-    text = Page(report.render_html(build(changed(live, findings=[FINDING], tables=[table])))).text
+    text = Page(render_html(build(changed(live, findings=[FINDING], tables=[table])))).text
     assert text.index("Validation failed") < text.index("What to do next") < text.index("Cutover groups")
     assert "f" * 32 in text
 

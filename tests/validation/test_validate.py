@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible.module_utils.migration.core import group_detail, ledger
-from ansible.module_utils.migration.core.connection import connect
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import ColumnOptions
-from ansible.module_utils.migration.core.files import sha256_of
-from ansible.module_utils.migration.validation import group as validate
-from ansible.module_utils.migration.validation import ledger_lists
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import group_detail, ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import ColumnOptions
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import ledger_lists
 
 from .support import Estate, make_estate
 
 if TYPE_CHECKING:
-    from ansible.module_utils.migration.core.connection import Login
     from psycopg2.extensions import connection as Connection
+
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 
 @pytest.fixture

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 
 import pytest
-from ansible.module_utils.migration.engine.transfer import baseline
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import baseline
 from tests.conftest import PROJECT
 
-ENGINE = PROJECT / "module_utils" / "migration"
+ENGINE = PROJECT / "plugins" / "module_utils" / "migration"
 
 
 @pytest.mark.parametrize(
@@ -30,14 +31,14 @@ def test_a_changed_file_of_any_deciding_package_changes_the_digest(
 ) -> None:
     before = baseline.digest([])
     name = module.removesuffix(".py").replace("/", ".")
-    real = baseline.pkgutil.get_data
+    real = pkgutil.get_data
 
     def changed(package: str, file: str) -> bytes | None:
         content: bytes | None = real(package, file)
         return (content or b"") + b"\n# changed" if f"{package}.{file}".endswith(f"migration.{name}.py") else content
 
     assert baseline.digest([]) == before
-    monkeypatch.setattr(baseline.pkgutil, "get_data", changed)
+    monkeypatch.setattr(pkgutil, "get_data", changed)
     assert baseline.digest([]) != before
 
 
@@ -54,8 +55,8 @@ def test_every_file_of_these_packages_is_hashed() -> None:
 
 def test_whatever_runs_the_engine_ships_all_of_them() -> None:
     """Ansible ships to a host what a module imports, so a digest made there must not depend on the module."""
-    code = "import sys, module_utils.migration.engine.transfer.migrate; print('\\n'.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    code = "import sys, migration.engine.transfer.migrate; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ENGINE.parent, capture_output=True, text=True, check=True)
     shipped = set(loaded.stdout.split())
-    missing = [name for name, _ in baseline.deciding_files() if f"module_utils.migration.{name}" not in shipped]
+    missing = [name for name, _ in baseline.deciding_files() if f"migration.{name}" not in shipped]
     assert missing == []

@@ -42,14 +42,14 @@ attributes:
       no server or ledger yet, says so.
     support: full
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Compare both sides of the registry
-  validate_group:
+  swarm.sqlite_to_postgresql.validate_group:
     group: "{{ estate_cutover_groups[0] }}"
     login_db: swarm
     login_user: swarm_migrator
@@ -95,12 +95,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.core.files import WORK_DIRECTORY
-from ansible.module_utils.migration.validation import group as validate
+
+from ..module_utils.migration.core import ledger
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.core.estate import Group, parse_group
+from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.validation import group as validate
 
 
 def validation(

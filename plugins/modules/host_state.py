@@ -39,7 +39,7 @@ author:
 
 EXAMPLES = r"""
 - name: Read what is there
-  host_state:
+  swarm.sqlite_to_postgresql.host_state:
     files: [/etc/systemd/system/example.timer]
     units: [example.timer]
     packages: [postgresql-16]

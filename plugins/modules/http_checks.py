@@ -84,7 +84,7 @@ author: The sqlite-to-postgresql project
 
 EXAMPLES = r"""
 - name: Run the functional checks
-  http_checks:
+  swarm.sqlite_to_postgresql.http_checks:
     checks:
       - name: Agent registration works
         steps:
@@ -128,7 +128,8 @@ results:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.validation import functional_checks
+
+from ..module_utils.migration.validation import functional_checks
 
 STEP: dict[str, Any] = {
     "name": {"type": "str", "required": True},

@@ -39,7 +39,7 @@ author:
 
 EXAMPLES = r"""
 - name: Log in as each role
-  postgres_logins:
+  swarm.sqlite_to_postgresql.postgres_logins:
     login_db: swarm
     passwords: "{{ postgres_role_passwords }}"
 """
@@ -55,8 +55,9 @@ problems:
 from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core.connection import Login, connect
-from ansible.module_utils.migration.core.errors import MigrationError
+
+from ..module_utils.migration.core.connection import Login, connect
+from ..module_utils.migration.core.errors import MigrationError
 
 
 def log_in(host: str, port: int, database: str, passwords: Mapping[str, str]) -> None:

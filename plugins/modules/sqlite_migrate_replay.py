@@ -50,14 +50,14 @@ attributes:
     description: Shows nothing more.
     support: none
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Load an order whose customer was missing
-  sqlite_migrate_replay:
+  swarm.sqlite_to_postgresql.sqlite_migrate_replay:
     group: "{{ estate_cutover_groups[0] }}"
     rows:
       - table: orders
@@ -86,12 +86,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, connected
-from ansible.module_utils.migration.core.errors import MigrationError, Problem
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.core.files import WORK_DIRECTORY
-from ansible.module_utils.migration.engine.transfer.replay import RepairedRow, replay_rejects
-from ansible.module_utils.migration.sqlite.tables import Value
+
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, connected
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.migration.core.estate import Group, parse_group
+from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.engine.transfer.replay import RepairedRow, replay_rejects
+from ..module_utils.migration.sqlite.tables import Value
 
 
 def as_value(where: str, value: Any) -> Value:

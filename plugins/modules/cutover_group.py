@@ -101,14 +101,14 @@ attributes:
 requirements:
   - pm2 and its running daemon
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Move the registry to PostgreSQL
-  cutover_group:
+  swarm.sqlite_to_postgresql.cutover_group:
     group: "{{ estate_cutover_groups[0] }}"
     services_login: {host: 127.0.0.1, port: 5432, database: swarm}
     role_passwords: "{{ postgres_role_passwords }}"
@@ -118,7 +118,7 @@ EXAMPLES = r"""
     session_role: swarm_owner
 
 - name: Put it back on SQLite
-  cutover_group:
+  swarm.sqlite_to_postgresql.cutover_group:
     group: "{{ estate_cutover_groups[0] }}"
     state: sqlite
     services_login: {host: 127.0.0.1, port: 5432, database: swarm}
@@ -205,16 +205,17 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import parse_group
-from ansible.module_utils.migration.core.files import WORK_DIRECTORY
-from ansible.module_utils.migration.cutover.cutover import cut_over
-from ansible.module_utils.migration.host.service_health import ServicesLogin
-from ansible.module_utils.migration.rollback.checks import Options
-from ansible.module_utils.migration.rollback.dump import DIRECTORY
-from ansible.module_utils.migration.rollback.rollback import put_right, roll_back
-from ansible.module_utils.migration.window.checks import Settings
+
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.core.estate import parse_group
+from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.cutover.cutover import cut_over
+from ..module_utils.migration.host.service_health import ServicesLogin
+from ..module_utils.migration.rollback.checks import Options
+from ..module_utils.migration.rollback.dump import DIRECTORY
+from ..module_utils.migration.rollback.rollback import put_right, roll_back
+from ..module_utils.migration.window.checks import Settings
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},

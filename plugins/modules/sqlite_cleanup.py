@@ -67,14 +67,14 @@ attributes:
 requirements:
   - npm on the host, to remove better-sqlite3
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Explain what cleanup would do
-  sqlite_cleanup:
+  swarm.sqlite_to_postgresql.sqlite_cleanup:
     groups: "{{ estate_cutover_groups }}"
     legacy_files: "{{ estate_legacy_files }}"
     login_db: swarm
@@ -83,7 +83,7 @@ EXAMPLES = r"""
     session_role: swarm_owner
 
 - name: Do what the plan with this id says is ready
-  sqlite_cleanup:
+  swarm.sqlite_to_postgresql.sqlite_cleanup:
     groups: "{{ estate_cutover_groups }}"
     legacy_files: "{{ estate_legacy_files }}"
     confirm: 3f0a86c1d2b7
@@ -129,12 +129,13 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.cleanup import cleanup, conditions
-from ansible.module_utils.migration.cleanup import plan as cleanup_plan
-from ansible.module_utils.migration.cleanup import restore as cleanup_return
-from ansible.module_utils.migration.cleanup import run as cleanup_estate
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import (
+
+from ..module_utils.migration.cleanup import cleanup, conditions
+from ..module_utils.migration.cleanup import plan as cleanup_plan
+from ..module_utils.migration.cleanup import restore as cleanup_return
+from ..module_utils.migration.cleanup import run as cleanup_estate
+from ..module_utils.migration.core import ledger
+from ..module_utils.migration.core.connection import (
     LOGIN_ARGUMENTS,
     Login,
     LoginRefused,
@@ -142,10 +143,10 @@ from ansible.module_utils.migration.core.connection import (
     connected,
     explained,
 )
-from ansible.module_utils.migration.core.errors import MigrationError, Problem
-from ansible.module_utils.migration.core.estate import parse_group
-from ansible.module_utils.migration.core.files import WORK_DIRECTORY
-from ansible.module_utils.migration.quarantine import archive
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.migration.core.estate import parse_group
+from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.quarantine import archive
 
 
 def run(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:

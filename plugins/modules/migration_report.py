@@ -49,7 +49,7 @@ author:
 
 EXAMPLES = r"""
 - name: Write the report
-  migration_report:
+  swarm.sqlite_to_postgresql.migration_report:
     directory: "{{ playbook_dir }}/../reports/dev"
     environment_name: dev
     host: swarm-dev
@@ -83,7 +83,8 @@ lines:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.report import build as report
+
+from ..module_utils.migration.report import build as report
 
 
 def main() -> None:

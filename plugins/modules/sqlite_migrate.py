@@ -38,14 +38,14 @@ attributes:
     description: Shows the rows of each table before and after.
     support: full
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Make the tables of the registry equal to registry.db
-  sqlite_migrate:
+  swarm.sqlite_to_postgresql.sqlite_migrate:
     group: "{{ estate_cutover_groups[0] }}"
     login_db: swarm
     login_user: swarm_migrator
@@ -151,11 +151,12 @@ problems:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core import ledger, state
-from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.core.files import WORK_DIRECTORY
+
+from ..module_utils.migration.core import ledger, state
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.core.estate import Group, parse_group
+from ..module_utils.migration.core.files import WORK_DIRECTORY
 
 
 def synchronise(
@@ -185,8 +186,8 @@ def synchronise(
                     "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
                 }
             # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
-            from ansible.module_utils.migration.cutover import rehearsal
-            from ansible.module_utils.migration.engine.transfer import migrate
+            from ..module_utils.migration.cutover import rehearsal
+            from ..module_utils.migration.engine.transfer import migrate
 
             if check_mode:
                 result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
@@ -202,7 +203,7 @@ def synchronise(
 
 def _before_the_schema(group: Group, work_directory: str) -> dict[str, Any]:
     """Return what a dry run can say while the server or its schema is still to be made."""
-    from ansible.module_utils.migration.engine.transfer import migrate
+    from ..module_utils.migration.engine.transfer import migrate
 
     report = migrate.profile(group, work_directory)
     return {

@@ -47,14 +47,14 @@ attributes:
     description: Lists the applied files before and after.
     support: full
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Apply the schema
-  schema_apply:
+  swarm.sqlite_to_postgresql.schema_apply:
     files:
       - name: 001_auth_schema.sql
         content: "{{ lookup('ansible.builtin.file', 'files/sql/001_auth_schema.sql') }}"
@@ -102,15 +102,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core.connection import (
+
+from ..module_utils.migration.core.connection import (
     LOGIN_ARGUMENTS,
     Login,
     LoginRefused,
     ServerUnreachable,
     connected,
 )
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.postgres import privileges, schema, schema_files
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.postgres import privileges, schema, schema_files
 
 
 def apply(

@@ -67,7 +67,7 @@ author:
 
 EXAMPLES = r"""
 - name: Build the library and put it into a service
-  shared_library:
+  swarm.sqlite_to_postgresql.shared_library:
     files:
       - path: package.json
         content: "{{ lookup('ansible.builtin.file', 'db/package.json') }}"
@@ -106,10 +106,11 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core.errors import MigrationError, Problem
-from ansible.module_utils.node_package.shared_statements import SHARED_STATEMENTS
-from ansible.module_utils.node_package.source import Source
-from ansible.module_utils.node_package.synchronise import Programs, synchronise
+
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.node_package.shared_statements import SHARED_STATEMENTS
+from ..module_utils.node_package.source import Source
+from ..module_utils.node_package.synchronise import Programs, synchronise
 
 
 def main() -> None:

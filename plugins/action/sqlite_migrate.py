@@ -1,7 +1,7 @@
 """Runs the module of the same name as Ansible always does, and shows how far it is if it takes long.
 
 The module writes one line about its progress into a private file, once a second (see
-module_utils/migration/engine/transfer/progress.py). A thread reads it through a second connection to the host,
+plugins/module_utils/migration/engine/transfer/progress.py). A thread reads it through a second connection to the host,
 with the same become, and shows it. The module itself runs in the foreground exactly as without
 this plugin: arguments, results, check mode, time limits and interruptions stay Ansible's own.
 
@@ -14,7 +14,6 @@ the server is too busy to answer.
 from __future__ import annotations
 
 import copy
-import hashlib
 import shlex
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,10 +24,10 @@ from ansible import constants
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.utils.display import Display
 
+from ..module_utils.migration.core.files import progress_file
+
 FIRST_LOOK_SECONDS = 5.0
 INTERVAL_SECONDS = 5.0
-# As in module_utils/migration, which a plugin cannot import; so is the name of the file.
-WORK_DIRECTORY = "/var/lib/sqlite-migration"
 
 _PATIENCE_SECONDS = 2.0
 _LONGEST_LINE = 200
@@ -39,7 +38,7 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module and return its result, whatever the watching finds."""
-        path = progress_file(self._task.args)
+        path = watched_file(self._task.args)
         if path is None or self._task.async_val or self._task.no_log:
             return dict(super().run(tmp, task_vars))
         with self._watched(path, (task_vars or {}).get("inventory_hostname", "?")):
@@ -84,14 +83,11 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
         return other
 
 
-def progress_file(arguments: Mapping[str, Any]) -> str | None:
+def watched_file(arguments: Mapping[str, Any]) -> str | None:
     """Return where the module writes its progress, None if its arguments do not say."""
     group = arguments.get("group")
     name = group.get("name") if isinstance(group, Mapping) else None
-    if not isinstance(name, str):
-        return None
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return f"{arguments.get('work_directory') or WORK_DIRECTORY}/progress-{digest}"
+    return str(progress_file(name, arguments.get("work_directory"))) if isinstance(name, str) else None
 
 
 def printable(text: str) -> str:

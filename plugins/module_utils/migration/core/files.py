@@ -15,6 +15,17 @@ WORK_DIRECTORY = "/var/lib/sqlite-migration"
 _CHUNK_BYTES = 1 << 20
 
 
+def progress_file(group_name: str, directory: str | None = None) -> Path:
+    """Return the file on the host that holds one line about the progress of a run over a group.
+
+    A group may have any name. The action plugin sqlite_migrate reads the file while the module runs.
+
+    :param directory: where private files lie; :data:`WORK_DIRECTORY` if not given.
+    """
+    name = hashlib.sha256(group_name.encode()).hexdigest()[:16]
+    return Path(directory or WORK_DIRECTORY) / f"progress-{name}"
+
+
 def copy_private(source: Path, copy: Path) -> None:
     """Copy a file to one that only its owner can read from the moment it exists; an earlier one goes first."""
     copy.unlink(missing_ok=True)

@@ -58,14 +58,14 @@ attributes:
     description: Looks all the same, because nothing is written. Where there is no server or ledger yet, says so.
     support: full
 extends_documentation_fragment:
-  - postgres_login
+  - swarm.sqlite_to_postgresql.postgres_login
 author:
   - The maintainers of this project
 """
 
 EXAMPLES = r"""
 - name: Look at the server
-  validate_database:
+  swarm.sqlite_to_postgresql.validate_database:
     groups: "{{ estate_cutover_groups }}"
     login_db: swarm
     login_user: swarm_migrator
@@ -111,11 +111,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration.core import ledger
-from ansible.module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
-from ansible.module_utils.migration.core.errors import MigrationError
-from ansible.module_utils.migration.core.estate import Group, parse_group
-from ansible.module_utils.migration.validation import database as validate_database
+
+from ..module_utils.migration.core import ledger
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.core.estate import Group, parse_group
+from ..module_utils.migration.validation import database as validate_database
 
 
 def validation(groups: Sequence[Group], login: Login, parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:

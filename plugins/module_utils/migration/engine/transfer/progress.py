@@ -8,7 +8,6 @@ Whatever fails here, the run goes on without.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...core.connection import first_row, psycopg2, sql
-from ...core.files import WORK_DIRECTORY
+from ...core.files import progress_file
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -136,15 +135,6 @@ def _two_digits(number: float) -> int:
 
 
 # ---------------------------------------------------------------- where it is written
-
-
-def progress_file(group_name: str, directory: str | None = None) -> Path:
-    """Return the file on the host that holds the line of a run over a group.
-
-    A group may have any name. The action plugin sqlite_migrate reads the file while the module runs.
-    """
-    name = hashlib.sha256(group_name.encode()).hexdigest()[:16]
-    return Path(directory or WORK_DIRECTORY) / f"progress-{name}"
 
 
 class ProgressLog:

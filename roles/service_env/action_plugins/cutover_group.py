@@ -1,1 +1,0 @@
-../../sqlite_migrate/action_plugins/sqlite_migrate.py
