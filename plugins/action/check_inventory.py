@@ -38,8 +38,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         )
         problems = problems or list(dict.fromkeys(self._problems_of_a_host(variables)))
         result["changed"] = False
-        # A run of several playbooks asks once.
-        result["ansible_facts"] = {"inventory_check_passed": not problems}
+        if not problems:
+            # A run of several playbooks asks once.
+            result["ansible_facts"] = {"inventory_check_passed": True}
         if problems:
             error = MigrationError(f"The inventory is not right for {variables['inventory_hostname']}.", problems)
             result.update(failed=True, msg=error.message(), problems=error.as_dicts())
@@ -70,7 +71,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             for name in specification:
                 value = variables.get(name, known.get(name))
                 try:
-                    values[name] = templar.template(value)
+                    values[name] = _resolved(templar.template(value))
                 except AnsibleError:
                     # It needs what is only known on the host. The role looks at it there.
                     continue
@@ -85,9 +86,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
     def _value(self, template: Any) -> Any:
         """Return what a template stands for; None if it needs what is not known here."""
         try:
-            return self._templar.template(template)
+            return _resolved(self._templar.template(template))
         except AnsibleError:
             return None
+
+
+def _resolved(value: Any) -> Any:
+    """Return a value with every template within it resolved, which Ansible leaves until somebody looks.
+
+    :raises AnsibleError: if one of them needs what is not known.
+    """
+    if isinstance(value, Mapping):
+        return {key: _resolved(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(item) for item in value]
+    return value
 
 
 def _files_that_read_variables() -> Iterator[Path]:

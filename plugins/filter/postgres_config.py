@@ -86,6 +86,52 @@ def postgres_settings_differing(wanted: Mapping[str, Any], settings: Sequence[Ma
     return names
 
 
+def postgres_never_lowered(wanted: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the wanted settings for a server that others use: no limit lower and no address fewer than it has.
+
+    :param settings: rows of ``pg_settings`` with name, setting, unit and vartype.
+    """
+    rows = {row["name"]: row for row in settings}
+    kept = {"password_encryption"}
+    if rows.get("ssl", {}).get("setting") == "on":
+        # It has a certificate of its own.
+        kept |= {"ssl", "ssl_cert_file", "ssl_key_file"}
+    result = {}
+    for name, value in wanted.items():
+        row = rows.get(name.lower())
+        if row is None:
+            result[name] = value
+        elif name in kept:
+            result[name] = row["setting"]
+        else:
+            result[name] = _not_lowered(value, row)
+    return result
+
+
+def _not_lowered(value: Any, row: Mapping[str, Any]) -> Any:
+    """Return the wanted value of one setting, or the server's where that is more."""
+    if row["name"] == "listen_addresses":
+        addresses = [part.strip() for text in (row["setting"], str(value)) for part in text.split(",") if part.strip()]
+        return "*" if "*" in addresses else ", ".join(dict.fromkeys(addresses))
+    wanted, found = (_comparable(entry, row["vartype"], row["unit"]) for entry in (value, row["setting"]))
+    if isinstance(wanted, Decimal) and isinstance(found, Decimal) and found > wanted:
+        return _with_unit(row["setting"], row["unit"])
+    return value
+
+
+def _with_unit(setting: str, unit: str | None) -> str:
+    """Return the value of a row of ``pg_settings`` as a configuration file takes it: 8192 of 8kB is 65536kB."""
+    base = re.fullmatch(r"(\d*)([A-Za-z]+)", unit or "")
+    if base is None:
+        return setting
+    return f"{Decimal(setting) * int(base.group(1) or 1)}{base.group(2)}"
+
+
+def postgres_setting_shown(row: Mapping[str, Any]) -> str:
+    """Return the value of a row of ``pg_settings`` with its unit, as a person writes it."""
+    return _with_unit(row["setting"], row["unit"]) if _QUANTITY.fullmatch(row["setting"]) else str(row["setting"])
+
+
 def postgres_overruled_settings(
     settings: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any]
 ) -> list[dict[str, str]]:
@@ -240,7 +286,9 @@ class FilterModule:
             "postgres_failure_text": postgres_failure_text,
             "postgres_hba_rules": postgres_hba_rules,
             "postgres_memory_settings": postgres_memory_settings,
+            "postgres_never_lowered": postgres_never_lowered,
             "postgres_overruled_settings": postgres_overruled_settings,
             "postgres_setting_literal": postgres_setting_literal,
+            "postgres_setting_shown": postgres_setting_shown,
             "postgres_settings_differing": postgres_settings_differing,
         }

@@ -148,6 +148,77 @@ def postgres_host_problems(
     return problems
 
 
+def postgres_existing_problems(
+    found: Mapping[str, Any], version: int, port: int, locale: str, existing: str
+) -> list[str]:
+    """Return one sentence for each reason why what a host has already is in the way, before anything is changed.
+
+    A cluster that holds nothing but what the package has made is as good as none.
+
+    :param found: what module ``existing_server`` returns.
+    :param locale: of the database that is to be created.
+    :param existing: ``refuse`` or ``adopt``: what becomes of a cluster that others use.
+    """
+    problems = []
+    known = {_locale_key(name) for name in found["locales"]}
+    if known and _locale_key(locale) not in known:
+        problems.append(
+            f"it has no locale {locale}. Generate it there (locale-gen), or set postgres_install_locale to one of: "
+            f"{', '.join(sorted(found['locales']))}."
+        )
+    others = [f"{entry['version']}/{entry['name']}" for entry in found["clusters"] if not _is_main(entry, version)]
+    there = [f"{entry['version']}/{entry['name']}" for entry in found["clusters"] if entry["port"] == int(port)]
+    if set(there) & set(others):
+        problems.append(
+            f"port {port} belongs to cluster {there[0]} (pg_lsclusters), and our server is to be {version}/main. Set "
+            "postgres_port to a free port, or postgres_version to the version of that cluster, or move it."
+        )
+    elif not there and found["listener"]:
+        problems.append(f"{found['listener']} listens on port {port}. Set postgres_port to a free port.")
+    for cluster in found["clusters"]:
+        if _is_main(cluster, version):
+            problems += _problems_of_our_cluster(found, cluster, int(port), existing)
+    return problems
+
+
+def _problems_of_our_cluster(
+    found: Mapping[str, Any], cluster: Mapping[str, Any], port: int, existing: str
+) -> list[str]:
+    """Return what is in the way in the cluster that is to be ours."""
+    name = f"{cluster['version']}/{cluster['name']}"
+    held = _describe_foreign(found)
+    problems = []
+    if cluster["port"] != port and (cluster["ours"] or held):
+        problems.append(f"cluster {name} has port {cluster['port']}, not {port}. Set postgres_port: {cluster['port']}.")
+    if held and not cluster["ours"] and existing != "adopt":
+        problems.append(
+            f"cluster {name} is in use by others: {held}. For a server of our own set postgres_version to another "
+            "version and postgres_port to a free port. To share this one set postgres_existing: adopt; then its access "
+            "rules and settings stay, ours are added, and a dated copy is kept of every file that is changed."
+        )
+    return problems
+
+
+def _describe_foreign(found: Mapping[str, Any]) -> str:
+    """Return what others have in a cluster, or why it does not say; empty if there is nothing."""
+    if found["unanswered"]:
+        return f"user postgres may not ask what it holds ({found['unanswered']})"
+    titles = {"databases": "databases", "roles": "roles", "rules": "lines of pg_hba.conf", "settings": "settings"}
+    foreign = found["foreign"]
+    return "; ".join(f"{title} {', '.join(foreign[kind])}" for kind, title in titles.items() if foreign[kind])
+
+
+def _is_main(cluster: Mapping[str, Any], version: int) -> bool:
+    """Return whether a cluster is the one that the package of a version makes."""
+    return bool(cluster["version"] == str(version) and cluster["name"] == "main")
+
+
+def _locale_key(name: str) -> str:
+    """Return a locale's name in the spelling in which all of its spellings are equal: C.UTF-8 is C.utf8."""
+    language, _, encoding = name.partition(".")
+    return f"{language}.{encoding.lower().replace('-', '')}"
+
+
 class FilterModule:
     """The filters that Ansible finds in this file."""
 
@@ -158,6 +229,7 @@ class FilterModule:
             "postgres_password_problems": postgres_password_problems,
             "postgres_connection_limit": postgres_connection_limit,
             "postgres_host_problems": postgres_host_problems,
+            "postgres_existing_problems": postgres_existing_problems,
             "postgres_packages_known": postgres_packages_known,
             "postgres_roles_differing": postgres_roles_differing,
         }

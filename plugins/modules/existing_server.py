@@ -9,12 +9,16 @@ module: existing_server
 short_description: Read what PostgreSQL a host has already, and whose it is
 description:
   - Lists the clusters of a Debian or Ubuntu host, and who listens on a port.
-  - Of the cluster that has the port it reads which databases, roles and access rules are not the distribution's and not
-    named in O(database) and O(roles). It asks as the system user V(postgres), over the socket.
+  - Of the cluster C(main) of O(version) it reads which databases, roles and access rules are not the distribution's and
+    not named in O(database) and O(roles). It asks as the system user V(postgres), over the socket.
   - It needs neither PostgreSQL nor psycopg2, so that it works on a bare host.
 options:
   port:
     description: The port that our server has, or is to have.
+    type: int
+    required: true
+  version:
+    description: Major version of our server.
     type: int
     required: true
   database:
@@ -45,6 +49,7 @@ EXAMPLES = r"""
 - name: Read what is there
   swarm.sqlite_to_postgresql.existing_server:
     port: 5432
+    version: 16
     database: swarm
     roles: [swarm_owner, swarm_migrator]
     settings_file: 90-sqlite-to-postgresql.conf
@@ -78,7 +83,7 @@ listener:
   returned: success
   type: str
 foreign:
-  description: What the cluster of the port holds that is neither the distribution's nor ours, by kind.
+  description: What the cluster C(main) of the version holds that is neither the distribution's nor ours, by kind.
   returned: success
   type: dict
   contains:
@@ -120,24 +125,23 @@ from ansible.module_utils.basic import AnsibleModule
 _CLUSTERS = "/usr/bin/pg_lsclusters"
 _LISTENING = "0A"
 _SOCKETS = "/var/run/postgresql"
-# The rules that Debian's package writes, as pg_hba_file_rules shows them, whatever the method of passwords is.
-_DISTRIBUTION_RULES = """
-  (type, database, user_name, coalesce(address, '')) IN (
-    ('local', '{all}'::text[], '{postgres}'::text[], ''), ('local', '{all}', '{all}', ''),
-    ('host', '{all}', '{all}', '127.0.0.1'), ('host', '{all}', '{all}', '::1'),
-    ('local', '{replication}', '{all}', ''), ('host', '{replication}', '{all}', '127.0.0.1'),
-    ('host', '{replication}', '{all}', '::1'))
-  AND auth_method IN ('peer', 'md5', 'scram-sha-256')
-"""
-_QUESTION = f"""
+_QUESTION = """
 SELECT json_build_object(
   'databases', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
                  WHERE NOT datistemplate AND datname NOT IN ('postgres', :'database')),
   'roles', (SELECT coalesce(json_agg(rolname ORDER BY rolname), '[]') FROM pg_roles
              WHERE rolcanlogin AND rolname <> 'postgres' AND NOT rolname = ANY (string_to_array(:'roles', ','))),
-  'rules', (SELECT coalesce(json_agg(concat_ws(' ', type, array_to_string(database, ','), array_to_string(user_name, ','),
-                                               address, netmask, auth_method) ORDER BY line_number), '[]')
-              FROM pg_hba_file_rules WHERE error IS NULL AND NOT ({_DISTRIBUTION_RULES})),
+  'rules', (SELECT coalesce(json_agg(concat_ws(' ', type, array_to_string(database, ','),
+                                               array_to_string(user_name, ','), address, netmask, auth_method)
+                                     ORDER BY line_number), '[]')
+              FROM pg_hba_file_rules WHERE error IS NULL AND NOT (
+                -- What Debian's package writes.
+                (type, database, user_name, coalesce(address, '')) IN (
+                  ('local', '{all}'::text[], '{postgres}'::text[], ''), ('local', '{all}', '{all}', ''),
+                  ('host', '{all}', '{all}', '127.0.0.1'), ('host', '{all}', '{all}', '::1'),
+                  ('local', '{replication}', '{all}', ''), ('host', '{replication}', '{all}', '127.0.0.1'),
+                  ('host', '{replication}', '{all}', '::1'))
+                AND auth_method IN ('peer', 'md5', 'scram-sha-256'))),
   'settings', (SELECT coalesce(json_agg(name || '=' || setting ORDER BY name), '[]') FROM pg_file_settings
                 WHERE applied AND sourcefile <> current_setting('config_file')))
 """
@@ -186,6 +190,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "port": {"type": "int", "required": True},
+            "version": {"type": "int", "required": True},
             "database": {"type": "str", "required": True},
             "roles": {"type": "list", "elements": "str", "required": True},
             "settings_file": {"type": "str", "required": True},
@@ -201,14 +206,13 @@ def main() -> None:
     listener = find_listener(listening_sockets(tables, parameters["port"]))
     foreign: dict[str, list[str]] = {"databases": [], "roles": [], "rules": [], "settings": []}
     unanswered = ""
-    if any(cluster["port"] == parameters["port"] and cluster["online"] for cluster in clusters):
-        status, answer, complaint = module.run_command(
-            ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1"]
-            + ["-v", f"database={parameters['database']}", "-v", f"roles={','.join(parameters['roles'])}"]
-            + ["-h", _SOCKETS, "-p", str(parameters["port"]), "-d", "postgres", "-f", "-"],
-            data=_QUESTION,
-            cwd="/",
-        )
+    own = (str(parameters["version"]), "main")
+    asked = [entry for entry in clusters if (entry["version"], entry["name"]) == own and entry["online"]]
+    if asked:
+        names = ("-v", f"database={parameters['database']}", "-v", f"roles={','.join(parameters['roles'])}")
+        server = ("-h", _SOCKETS, "-p", str(asked[0]["port"]), "-d", "postgres")
+        psql = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *names, *server, "-f", "-"]
+        status, answer, complaint = module.run_command(psql, data=_QUESTION, cwd="/")
         if status == 0:
             foreign = json.loads(answer)
         else:

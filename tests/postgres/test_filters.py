@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
+import socket
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgr
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_install as install
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import existing_server
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -328,3 +332,117 @@ class TestAccessRules:
             ],
         }
         assert config.postgres_failure_text(result) == "b: no entry"
+
+
+class TestExistingServer:
+    """What a host has already is found and named before anything is changed."""
+
+    @staticmethod
+    def found(**changes: Any) -> dict[str, Any]:
+        """Return what the module finds on a host with a fresh cluster of the package, with changes."""
+        cluster = {"version": "16", "name": "main", "port": 5432, "online": True, "ours": False}
+        foreign: dict[str, list[str]] = {"databases": [], "roles": [], "rules": [], "settings": []}
+        found = {"clusters": [cluster], "listener": "", "foreign": foreign, "unanswered": "", "locales": ["C.utf8"]}
+        return found | changes
+
+    @staticmethod
+    def problems(
+        found: dict[str, Any], port: int = 5432, locale: str = "C.UTF-8", existing: str = "refuse"
+    ) -> list[str]:
+        """Return the problems of version 16."""
+        return install.postgres_existing_problems(found, 16, port, locale, existing)
+
+    def test_a_bare_host_and_a_fresh_cluster_are_free(self) -> None:
+        assert self.problems(self.found()) == []
+        assert self.problems(self.found(), port=5433) == []
+        assert self.problems(self.found(clusters=[], locales=[])) == []
+
+    @pytest.mark.promise("foreign-cluster-refused")
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [("databases", "shop"), ("roles", "shop"), ("rules", "host shop shop 10.0.0.0"), ("settings", "work_mem=1MB")],
+    )
+    def test_a_cluster_that_others_use_is_refused_until_it_is_adopted(self, kind: str, name: str) -> None:
+        found = self.found()
+        found["foreign"][kind].append(name)
+        (problem,) = self.problems(found)
+        assert name in problem and "postgres_existing: adopt" in problem
+        assert self.problems(found, existing="adopt") == []
+        # Adopted or not, it keeps its port.
+        assert "postgres_port: 5432" in self.problems(found, port=5433, existing="adopt")[0]
+        found["clusters"][0]["ours"] = True
+        assert self.problems(found) == []
+
+    def test_a_cluster_that_does_not_answer_is_refused(self) -> None:
+        (problem,) = self.problems(self.found(unanswered="FATAL: no entry"))
+        assert "FATAL: no entry" in problem
+
+    @pytest.mark.promise("foreign-cluster-refused")
+    def test_another_cluster_or_program_on_the_port_is_named(self) -> None:
+        other = {"version": "15", "name": "main", "port": 5432, "online": False, "ours": False}
+        assert "cluster 15/main" in self.problems(self.found(clusters=[other]))[0]
+        assert "haproxy listens on port 5432" in self.problems(self.found(clusters=[], listener="haproxy"))[0]
+        assert self.problems(self.found(clusters=[other]), port=5433) == []
+
+    def test_a_missing_locale_is_named_before_anything_is_installed(self) -> None:
+        assert self.problems(self.found(), locale="C.utf8") == []
+        (problem,) = self.problems(self.found(), locale="de_DE.UTF-8")
+        assert "no locale de_DE.UTF-8" in problem and "C.utf8" in problem
+
+    def test_clusters_and_listeners_are_read(self, tmp_path: Any) -> None:
+        listing = "15 main  5432 online  postgres /var/lib/postgresql/15/main /log\n16 main 5433 down postgres /d /l\n"
+        ours = tmp_path / "etc" / "postgresql" / "16" / "main" / "conf.d"
+        ours.mkdir(parents=True)
+        (ours / "90.conf").touch()
+        assert existing_server.read_clusters(listing, "90.conf", str(tmp_path)) == [
+            {"version": "15", "name": "main", "port": 5432, "online": True, "ours": False},
+            {"version": "16", "name": "main", "port": 5433, "online": False, "ours": True},
+        ]
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            table = Path("/proc/net/tcp")
+            assert existing_server.listening_sockets([table.read_text()], port) == set()
+            listener.listen()
+            inodes = existing_server.listening_sockets([table.read_text()], port)
+            assert inodes == {str(os.fstat(listener.fileno()).st_ino)}
+            assert existing_server.find_listener(inodes) == Path("/proc/self/comm").read_text().strip()
+        assert existing_server.find_listener(set()) == ""
+
+
+class TestSharedServer:
+    """Where others use the server, nothing that they rely on becomes less."""
+
+    @pytest.mark.promise("adopted-server-keeps-all")
+    @pytest.mark.parametrize(
+        ("name", "wanted", "found", "result"),
+        [
+            ("max_connections", 100, row("max_connections", "300", None, "integer"), "300"),
+            ("max_connections", 400, row("max_connections", "300", None, "integer"), 400),
+            ("shared_buffers", "64MB", row("shared_buffers", "16384", "8kB", "integer"), "131072kB"),
+            ("shared_buffers", "256MB", row("shared_buffers", "16384", "8kB", "integer"), "256MB"),
+            ("listen_addresses", "localhost", row("listen_addresses", "*", None, "string"), "*"),
+            (
+                "listen_addresses",
+                "localhost",
+                row("listen_addresses", "10.0.0.1", None, "string"),
+                "10.0.0.1, localhost",
+            ),
+            ("password_encryption", "scram-sha-256", row("password_encryption", "md5", None, "enum"), "md5"),
+        ],
+    )
+    def test_no_limit_is_lowered(self, name: str, wanted: Any, found: dict[str, Any], result: Any) -> None:
+        assert config.postgres_never_lowered({name: wanted, "absent": 1}, [found]) == {name: result, "absent": 1}
+
+    def test_a_certificate_of_their_own_stays(self) -> None:
+        wanted = {"ssl": True, "ssl_cert_file": "/ours"}
+        rows = [row("ssl", "on", None, "bool"), row("ssl_cert_file", "/theirs", None, "string")]
+        assert config.postgres_never_lowered(wanted, rows) == {"ssl": "on", "ssl_cert_file": "/theirs"}
+        rows[0]["setting"] = "off"
+        assert config.postgres_never_lowered(wanted, rows) == wanted
+
+    def test_a_setting_is_shown_with_its_unit(self) -> None:
+        assert config.postgres_setting_shown(row("shared_buffers", "8192", "8kB", "integer")) == "65536kB"
+        assert config.postgres_setting_shown(row("work_mem", "4096", "kB", "integer")) == "4096kB"
+        assert config.postgres_setting_shown(row("max_connections", "100", None, "integer")) == "100"
+        assert config.postgres_setting_shown(row("ssl", "off", None, "bool")) == "off"

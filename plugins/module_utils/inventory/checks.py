@@ -56,17 +56,17 @@ def find_estate_mistakes(groups: Any) -> list[Problem]:
 
 
 def find_missing_passwords(roles: Iterable[str], passwords: Any) -> list[Problem]:
-    """Return the roles that log in and have no password."""
+    """Return the problem of roles that log in and have no password."""
     known: Collection[str] = passwords if isinstance(passwords, Mapping) else {}
+    missing = [role for role in dict.fromkeys(roles) if role not in known]
+    if not missing:
+        return []
+    what = f"{len(missing)} roles that log in have no password: {', '.join(missing)}"
     fix = (
         "Define vault_postgres_role_passwords, a mapping of role name to password, with Ansible Vault; or set "
         "postgres_generate_passwords: true for an environment whose passwords are kept on this machine"
     )
-    return [
-        Problem(f"postgres_role_passwords: {role}", "the role has no password", fix)
-        for role in dict.fromkeys(roles)
-        if role not in known
-    ]
+    return [Problem("postgres_role_passwords", what, fix)]
 
 
 def find_misspelt_variables(
@@ -78,14 +78,15 @@ def find_misspelt_variables(
     :param texts: the roles and playbooks: whatever they name is read.
     :param prefixes: how the names of the project's own variables begin.
     """
+    own = {name: value for name, value in variables.items() if name != "vars" and not name.startswith(_MAGIC)}
     named = set[str]()
-    for text in (*texts, *_strings(variables)):
+    for text in (*texts, *_strings(own)):
         named.update(_NAME.findall(text))
     beginnings = tuple(prefixes)
     ours = sorted(name for name in named if name.startswith(beginnings))
     problems = []
-    for name in sorted(set(variables) - named):
-        if name.startswith(_MAGIC) or "_" not in name:
+    for name in sorted(set(own) - named):
+        if "_" not in name:
             continue
         alike = get_close_matches(name, ours, n=1, cutoff=_ALIKE)
         if alike:

@@ -1,0 +1,84 @@
+"""A host whose PostgreSQL others use: phase 1 refuses it untouched, or shares it and takes nothing away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from scripts.playbooks import ThrowawayHost
+
+HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}existing-")
+PHASE = "playbooks/1_infrastructure.yml"
+# Somebody's server: a database, a role that logs in over a line of its own, more connections, every address.
+SOMEBODY = """
+echo 'deb [trusted=yes] file:///srv/postgresql-repository bookworm-pgdg main' > /etc/apt/sources.list.d/shop.list
+apt-get -qq update >/dev/null
+DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends postgresql-16 >/dev/null
+systemctl start postgresql@16-main
+cd /
+as_postgres() { runuser -u postgres -- psql -qXd "$1" -c "$2"; }
+as_postgres postgres "CREATE ROLE shop LOGIN PASSWORD 'shop-password'"
+as_postgres postgres 'CREATE DATABASE shop OWNER shop'
+as_postgres postgres 'ALTER SYSTEM SET max_connections = 300'
+as_postgres postgres "ALTER SYSTEM SET listen_addresses = '*'"
+sed -i '1i # The shop\\nhost shop shop 127.0.0.1/32 md5' /etc/postgresql/16/main/pg_hba.conf
+echo 'host shop shop 10.0.0.0/8 scram-sha-256' >> /etc/postgresql/16/main/pg_hba.conf
+systemctl restart postgresql@16-main
+rm /etc/apt/sources.list.d/shop.list
+"""
+FILES = "find /etc/postgresql /etc/postgresql-common /etc/apt -type f -exec sha256sum {} + | sort -k 2"
+
+
+def shop(statement: str) -> str:
+    """Ask as the shop's own user, over TCP."""
+    address = "postgresql://shop:shop-password@127.0.0.1/shop"
+    return HOST.run(["psql", "-XAtqc", statement, address], user="nobody").strip()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> Iterator[None]:
+    """Make a host with somebody's server."""
+    HOST.begin("bare")
+    HOST.run(["sh", "-e"], text=SOMEBODY)
+    yield
+    HOST.remove()
+
+
+@pytest.mark.promise("foreign-cluster-refused")
+@pytest.mark.parametrize("option", [(), ("--check", "--diff")])
+def test_a_server_that_others_use_is_refused_untouched(option: tuple[str, ...]) -> None:
+    before, started = HOST.run(["sh", "-c", FILES]), shop("SELECT pg_postmaster_start_time()")
+    done = HOST.play(PHASE, *option)
+    assert not done.succeeded
+    assert "cluster 16/main is in use by others" in done.output
+    for held in (
+        "databases shop",
+        "roles shop",
+        "host shop shop 10.0.0.0",
+        "listen_addresses=*",
+        "max_connections=300",
+    ):
+        assert held in done.output, done.output
+    assert "postgres_existing: adopt" in done.output
+    assert (done.changed, HOST.run(["sh", "-c", FILES])) == (0, before)
+    assert shop("SELECT pg_postmaster_start_time()") == started
+
+
+@pytest.mark.promise("adopted-server-keeps-all")
+def test_a_shared_server_keeps_what_others_have() -> None:
+    rules = HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"])
+    started = shop("SELECT pg_postmaster_start_time()")
+    done = HOST.play(PHASE, "-e", "postgres_existing=adopt")
+    assert done.succeeded, done.output
+    # The shop is served as before, without a restart.
+    assert shop("SELECT pg_postmaster_start_time()") == started
+    assert shop("SHOW max_connections") == "300"
+    assert shop("SHOW listen_addresses") == "*"
+    # Theirs stand as they stood, behind ours; a copy of the file from before is kept.
+    assert HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"]).endswith(rules)
+    copies = HOST.run(["sh", "-c", "cat /etc/postgresql/16/main/pg_hba.conf.*~"])
+    assert copies == rules
+    again = HOST.play(PHASE, "-e", "postgres_existing=adopt")
+    assert (again.status, again.changed_tasks) == (0, ()), again.output
