@@ -17,7 +17,7 @@ options:
   files:
     description:
       - The source. C(package.json) names the package, its version, and what it needs.
-      - The statements that its runner shares with M(swarm.sqlite_to_postgresql.schema_apply) are added below C(ledger/).
+      - Below C(ledger/) come the statements that its runner shares with M(swarm.sqlite_to_postgresql.schema_apply).
     type: list
     elements: dict
     required: true
