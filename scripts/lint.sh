@@ -28,6 +28,7 @@ check "ruff format" ruff format --quiet --check .
 check "mypy" mypy --no-error-summary "${typed[@]}"
 check "yamllint" yamllint --strict .
 check "ansible-lint" ansible-lint -q
+check "ansible-test sanity" python scripts/check_collection.py
 check "squawk" squawk 'files/sql/*.sql'
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -17,6 +17,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+# As module engine_program documents them.
+ARGUMENTS = {
+    "source": {"type": "path", "required": True},
+    "dest": {"type": "path", "required": True},
+    **{name: {"type": "str", "required": True} for name in ("owner", "group", "mode")},
+}
 PACKAGE = "migration"
 # The archive depends on the sources alone: the same sources give the same bytes on every controller.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -76,7 +82,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the copy."""
         super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
+        _, arguments = self.validate_argument_spec(ARGUMENTS)
         source = Path(arguments.pop("source"))
         if not (source / "__init__.py").is_file():
             raise AnsibleActionFail(f"{source} is no Python package")

@@ -79,7 +79,7 @@ options:
     description: Values for placeholders that may appear in no output, such as the password of the login.
     type: dict
     default: {}
-author: The sqlite-to-postgresql project
+author: The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -25,17 +25,17 @@ options:
     type: str
     required: true
   groups:
-    description: The results of M(validate_group), in the order of the cutover.
+    description: The results of M(swarm.sqlite_to_postgresql.validate_group), in the order of the cutover.
     type: list
     elements: dict
     required: true
   checks:
-    description: The results of M(http_checks).
+    description: The results of M(swarm.sqlite_to_postgresql.http_checks).
     type: list
     elements: dict
     required: true
   database:
-    description: The result of M(validate_database).
+    description: The result of M(swarm.sqlite_to_postgresql.validate_database).
     type: dict
     required: true
 attributes:
@@ -44,7 +44,7 @@ attributes:
       latest report, because check mode does not run them.
     support: full
 author:
-  - The maintainers of this project
+  - The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -49,7 +49,7 @@ attributes:
 extends_documentation_fragment:
   - swarm.sqlite_to_postgresql.postgres_login
 author:
-  - The maintainers of this project
+  - The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""

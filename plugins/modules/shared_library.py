@@ -17,7 +17,7 @@ options:
   files:
     description:
       - The source. C(package.json) names the package, its version, and what it needs.
-      - The statements that its runner shares with M(schema_apply) are added below C(ledger/).
+      - Below C(ledger/) come the statements that its runner shares with M(swarm.sqlite_to_postgresql.schema_apply).
     type: list
     elements: dict
     required: true
@@ -62,7 +62,7 @@ attributes:
 requirements:
   - Node.js on the host; for a build also npm and a registry that it reaches
 author:
-  - The maintainers of this project
+  - The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -35,7 +35,7 @@ options:
       values:
         description:
           - The repaired values by column of SQLite. All others stay as they are in the frozen file.
-          - Text, numbers, C(null), or C({blob: hexadecimal digits}).
+          - "Text, numbers, C(null), or C({blob: hexadecimal digits})."
         type: dict
         default: {}
   work_directory:
@@ -52,7 +52,7 @@ attributes:
 extends_documentation_fragment:
   - swarm.sqlite_to_postgresql.postgres_login
 author:
-  - The maintainers of this project
+  - The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -25,7 +25,7 @@ options:
     type: float
     default: 48
   unwritten_tables:
-    description: The names given to M(validate_group); one that no group moves is a finding.
+    description: The names given to M(swarm.sqlite_to_postgresql.validate_group); one that no group moves is a finding.
     type: list
     elements: str
     default: []
@@ -60,7 +60,7 @@ attributes:
 extends_documentation_fragment:
   - swarm.sqlite_to_postgresql.postgres_login
 author:
-  - The maintainers of this project
+  - The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""

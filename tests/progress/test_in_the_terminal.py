@@ -243,7 +243,8 @@ def test_a_small_load_shows_nothing(small_estate: Estate) -> None:
 def test_results_failures_and_dry_runs_are_those_of_the_module_alone(small_estate: Estate) -> None:
     alone = small_estate.directory / "collections"
     project = alone / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
-    shutil.copytree(ROOT / "plugins", project / "plugins", ignore=shutil.ignore_patterns("action"))
+    for name in ("meta", "plugins"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("action"))
     nowhere = {**small_estate.login.__dict__, "password": "wrong"}
     refused = {f"login_{name}": nowhere[name] for name in ("host", "port", "user", "password")}
     refused["login_db"] = nowhere["database"]

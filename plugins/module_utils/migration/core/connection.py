@@ -67,16 +67,16 @@ class Login:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Login:
-        """Build a login from module arguments named as in :data:`LOGIN_ARGUMENTS`."""
+        """Build a login from module arguments named as in :data:`LOGIN_ARGUMENTS`; an empty text is as none."""
         return cls(
             host=arguments["login_host"],
             port=arguments["login_port"],
             database=arguments["login_db"],
             user=arguments["login_user"],
-            password=arguments["login_password"],
-            session_role=arguments["session_role"],
+            password=arguments["login_password"] or None,
+            session_role=arguments["session_role"] or None,
             ssl_mode=arguments["ssl_mode"],
-            ca_cert=arguments["ca_cert"],
+            ca_cert=arguments["ca_cert"] or None,
             connect_timeout=arguments["connect_timeout"],
         )
 
