@@ -49,10 +49,11 @@ STEPS_BACK = {
     "fence": "its sessions have ended, and a lock keeps everybody from writing",
     "compare": "whether anything was written since the cutover",
     "export": "a copy of the frozen file gets the rows that differ, and is proven equal to PostgreSQL",
-    "dump": "what is left of `pg_dump`, which runs beside the export, and every row of it read back and compared",
+    "dump": "what is left of `pg_dump`, which runs beside the export",
     "swap": "the copy is hashed, brought to the disk, and takes the place of the frozen file",
     "commit": "the ledger's commit, and the right to write to the tables is taken",
     "start": "the `.env` is written, pm2 starts the service, and it is proven healthy",
+    "read the dump back": "while the service runs, every row of the dump is compared with the server",
 }
 # What a service may have done since the cutover: of a thousand rows some are updated, deleted and new.
 CHANGES_BACK = """

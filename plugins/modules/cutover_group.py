@@ -58,7 +58,9 @@ options:
         description: File with the certificate authorities that may have signed the server's certificate.
         type: str
   role_passwords:
-    description: Password of each service's role by the role's name.
+    description:
+      - Password of each role of the group's services, by the role's name.
+      - One of another role is refused, so that no call carries what it does not need.
     type: dict
     required: true
   stop_timeout:
@@ -111,7 +113,8 @@ EXAMPLES = r"""
   swarm.sqlite_to_postgresql.cutover_group:
     group: "{{ estate_cutover_groups[0] }}"
     services_login: {host: 127.0.0.1, port: 5432, database: swarm}
-    role_passwords: "{{ postgres_role_passwords }}"
+    role_passwords:
+      swarm_registry: "{{ postgres_role_passwords.swarm_registry }}"
     login_db: swarm
     login_user: swarm_migrator
     login_password: "{{ postgres_role_passwords.swarm_migrator }}"
@@ -122,7 +125,8 @@ EXAMPLES = r"""
     group: "{{ estate_cutover_groups[0] }}"
     state: sqlite
     services_login: {host: 127.0.0.1, port: 5432, database: swarm}
-    role_passwords: "{{ postgres_role_passwords }}"
+    role_passwords:
+      swarm_registry: "{{ postgres_role_passwords.swarm_registry }}"
     login_db: swarm
     login_user: swarm_migrator
     login_password: "{{ postgres_role_passwords.swarm_migrator }}"
@@ -202,13 +206,14 @@ problems:
   elements: dict
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
-from ..module_utils.migration.core.errors import MigrationError
-from ..module_utils.migration.core.estate import parse_group
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
 from ..module_utils.migration.cutover.cutover import cut_over
 from ..module_utils.migration.host.service_health import ServicesLogin
@@ -243,6 +248,21 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+def _require_own_passwords(group: Group, role_passwords: Mapping[str, str]) -> None:
+    """Refuse the passwords of roles that no service of the group logs in as.
+
+    :raises MigrationError: naming the roles.
+    """
+    own = {service.database_role for service in group.services}
+    others = sorted(set(role_passwords) - own)
+    if others:
+        fix = f"Give it those of {', '.join(sorted(own))} alone"
+        raise MigrationError(
+            f"Cutover group {group.name} was given passwords that it does not need.",
+            [Problem("role_passwords", f"it holds those of {', '.join(others)}", fix)],
+        )
+
+
 def main() -> None:
     """Read the arguments, move one group, and report."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
@@ -257,11 +277,12 @@ def main() -> None:
             work_directory=module.params["work_directory"],
         )
         group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
+        _require_own_passwords(group, module.params["role_passwords"])
         if module.params["state"] == "sqlite":
             options = Options(module.params["rollback_directory"], module.params["lose_rows"])
             result = roll_back(login, group, settings, module.check_mode, options)
         else:
-            before = "" if module.check_mode else put_right(login, group, settings)
+            before = put_right(login, group, settings, module.check_mode)
             result = cut_over(login, group, settings, module.check_mode)
             if before:
                 result |= {"changed": True, "msg": f"{before} {result['msg']}"}

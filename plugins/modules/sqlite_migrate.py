@@ -154,6 +154,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.core import ledger, state
 from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
+from ..module_utils.migration.core.decide import Rehearsal, decide
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
@@ -173,13 +174,14 @@ def synchronise(
             ledger.require(connection)
             record = ledger.read_group(connection, group.name, group.source_path)
             connection.rollback()
-            if state.is_on_postgresql(record.state):
+            action = decide(record).rehearsal
+            if action is Rehearsal.LEAVE_ALONE:
                 return {
                     "changed": False,
                     "state": record.state,
                     "msg": f"{group.name} lives on PostgreSQL since {record.cutover_at}; its tables are left alone.",
                 }
-            if record.state == state.FROZEN:
+            if action is Rehearsal.LEAVE_TO_CUTOVER:
                 return {
                     "changed": False,
                     "state": record.state,

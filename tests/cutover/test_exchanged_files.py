@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, Service
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
@@ -39,11 +40,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import frozen_file
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
-    Checked,
     EnvFile,
+    Findings,
+    Handles,
     Settings,
     check_source,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights")
 
@@ -287,12 +290,18 @@ def group(database: Path) -> Group:
     return Group("test", str(database), (), (service,))
 
 
+def context_of(group: Group, handles: Handles) -> WindowContext:
+    """What a run works with, without a server."""
+    settings = Settings(ServicesLogin("127.0.0.1", 5432, "swarm"), {}, 1.0, 1.0, 0.0)
+    nothing: Any = None
+    return WindowContext(nothing, nothing, group, settings, handles)
+
+
 @pytest.fixture
 def window(group: Group) -> Iterator[cutover_window.Window]:
     """A window at the moment when the services have stopped."""
-    settings = Settings(ServicesLogin("127.0.0.1", 5432, "swarm"), {}, 1.0, 1.0, 0.0)
-    nothing: Any = None
-    yield cutover_window.Window(nothing, nothing, group, settings, Checked(), nothing)
+    context = context_of(group, Handles())
+    yield cutover_window.Window(context, ledger.unknown_group(group.name, group.source_path))
     for file in Path(group.source_path).parent.rglob("*.db"):
         if not file.is_symlink():
             write_protection.set_immutable(file, False)
@@ -364,15 +373,14 @@ def test_a_database_that_leads_elsewhere_passes_no_mode_and_no_attribute_on(
         victim.chmod(0o644)
 
 
-def back_on_sqlite(group: Group, checked: Checked) -> list[str]:
+def back_on_sqlite(group: Group, handles: Handles) -> list[str]:
     """Undo a window without a pm2, which has to be refused; return the services that were started."""
     started: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutover_undo, "stop", lambda *_: None)
-        patch.setattr(cutover_undo, "start", lambda services, _: started.extend(entry.name for entry in services))
-        settings = Settings(ServicesLogin("127.0.0.1", 5432, "swarm"), {})
+        patch.setattr(cutover_undo, "start", lambda _, services: started.extend(entry.name for entry in services))
         with pytest.raises(MigrationError, match=r"belongs to user id 0 and not to nobody"):
-            cutover_undo.to_sqlite(group, checked, settings, {"mode": "0666"})
+            cutover_undo.to_sqlite(context_of(group, handles), {"mode": "0666"})
     return started
 
 
@@ -381,7 +389,7 @@ def test_a_fence_of_roots_is_not_taken_away(victim: Path, group: Group, database
     lead_to(database, victim)
     try:
         # The service itself has no more rights than its user.
-        assert back_on_sqlite(group, Checked()) == ["service"]
+        assert back_on_sqlite(group, Handles()) == ["service"]
         assert stat.S_IMODE(victim.stat().st_mode) == 0o444
     finally:
         victim.chmod(0o644)
@@ -394,18 +402,18 @@ def test_settings_that_lead_elsewhere_stop_nobody_elses_service(
     other = replace(group.services[0], name="other", env_file="other.env")
     own_file(Path(other.env_path), text)
     both = replace(group, services=(*group.services, other))
-    checked = Checked(env_files=[EnvFile(service, text, text, SETTINGS) for service in both.services])
+    handles = Handles(env_files=[EnvFile(service, 1) for service in both.services])
     lead_to(env_file, victim)
     # The one might still use PostgreSQL, so it is not started.
-    assert back_on_sqlite(both, checked) == ["other"]
+    assert back_on_sqlite(both, handles) == ["other"]
     assert Path(other.env_path).read_text() == SETTINGS
 
 
 def test_a_database_with_a_further_name_is_refused_by_the_checks(group: Group, database: Path) -> None:
     os.link(database, database.with_name("further"))
-    checked = Checked()
-    check_source(group, checked)
-    assert any("it has 2 names (hard links)" in problem.what for problem in checked.problems)
+    findings = Findings()
+    check_source(group, Handles(), findings)
+    assert any("it has 2 names (hard links)" in problem.what for problem in findings.violations)
 
 
 def test_a_fifo_in_the_place_of_the_database_does_not_hold_the_window_up(

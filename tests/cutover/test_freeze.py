@@ -14,8 +14,11 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.services import (
+    checkpoint,
+    wait_until_closed,
+)
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_rows_of_the_log_are_brought_into_the_file(database: Path, tmp_path: Pat
     subprocess.run(["python3", "-c", code, str(database)], check=False)
     assert rows_of(database) == 0
     before = sha256_of(database)
-    cutover.checkpoint(database)
+    checkpoint(database)
     assert rows_of(database) == 1
     assert sha256_of(database) != before
     assert not os.path.exists(f"{database}-wal")
@@ -98,7 +101,7 @@ def test_a_hot_journal_is_rolled_back(tmp_path: Path) -> None:
     )
     subprocess.run(["python3", "-c", code, str(path)], check=False)
     assert Path(f"{path}-journal").stat().st_size > 0
-    cutover.checkpoint(path)
+    checkpoint(path)
     assert rows_of(path) == 1
 
 
@@ -111,7 +114,7 @@ def test_a_process_that_stays_is_named(database: Path) -> None:
     process.stdout.readline()
     try:
         with pytest.raises(MigrationError, match=f"process {process.pid} "):
-            cutover.wait_until_closed(str(database), 0.3)
+            wait_until_closed(str(database), 0.3)
     finally:
         process.communicate()
-    cutover.wait_until_closed(str(database), 0.3)
+    wait_until_closed(str(database), 0.3)

@@ -386,7 +386,7 @@ def test_a_fence_that_was_taken_away_is_put_up_again() -> None:
     assert changed(play(CUTOVER, "--check")) == 1
     assert not is_fenced(group)
     output = play(CUTOVER)
-    assert "the fence of its frozen SQLite file was put up again" in output
+    assert "its frozen SQLite file is write-protected again" in output
     assert is_fenced(group)
     assert pids() == before
     assert changed(play(CUTOVER)) == 0

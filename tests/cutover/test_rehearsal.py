@@ -19,7 +19,6 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     fingerprint,
     since,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 from tests.validation.support import Estate, make_estate
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def test_a_rehearsal_goes_the_whole_way_and_back_once(estate: Estate) -> None:
 def test_the_way_back_may_be_left_out_and_rehearsed_later(estate: Estate) -> None:
     first = rehearse(estate, way_back=False)
     assert first["rehearsal"]["way_back"] is None
-    assert "The way back was not rehearsed." in first["msg"]
+    assert "The rollback was not rehearsed." in first["msg"]
     assert rehearse(estate, way_back=False)["rehearsal"] == first["rehearsal"]
     assert rehearse(estate)["rehearsal"]["way_back"]["rows"] == 4
 
@@ -117,7 +116,7 @@ def recorded(estate: Estate) -> dict[str, Any]:
     """Return what the ledger holds of the tables at the end of a load."""
     detail = ledger.read_group(estate.connection, "zoo", str(estate.source)).detail
     estate.connection.rollback()
-    return {name: {"rows": left["rows"], "writers": left["writers"]} for name, left in detail[migrate.LOADED].items()}
+    return {name: {"rows": left["rows"], "writers": left["writers"]} for name, left in detail.loaded.items()}
 
 
 @pytest.mark.parametrize(

@@ -460,7 +460,7 @@ def test_a_killed_way_back_is_undone_by_the_next_cutover() -> None:
     kill_in_the_window()
     assert changed(play(CUTOVER, "--check")) == 1
     output = play(CUTOVER)
-    assert "an interrupted way back was undone" in output
+    assert "an interrupted rollback was undone" in output
     assert_registry_stays_on_postgresql("killed once")
     assert changed(play(CUTOVER)) == 0
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger, state
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
     Login,
     ServerUnreachable,
@@ -35,11 +35,12 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, Service
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover, reconcile
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
-    dotenv_file,
-    write_protection,
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import (
+    Phase,
+    changes,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover, reconcile
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
@@ -49,13 +50,15 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     checks as cutover_checks,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
-    Checked,
     EnvFile,
+    Findings,
+    Handles,
     Settings,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.host_lock import (
     locked_on_host,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.services import checkpoint
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import (
     Interrupted,
     interruptible,
@@ -124,17 +127,19 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     user = pwd.getpwuid(os.geteuid()).pw_name
     service = Service("service", user, str(tmp_path), "swarm_registry", ("app",), "http://127.0.0.1:9/")
 
-    def check_services(*_: Any, **__: Any) -> Checked:
-        text = env_file.read_text()
-        values = dotenv_file.connection_values("127.0.0.1", 5432, "swarm", "swarm_registry", "secret")
-        entry = EnvFile(service, text, dotenv_file.set_keys(text, values), dotenv_file.remove_keys(text))
-        return Checked(env_files=[entry])
+    def check_services(*_: Any, **__: Any) -> Handles:
+        return Handles(env_files=[EnvFile(service, 1)])
 
-    for module in (cutover, reconcile, back_on_sqlite, rollback):
+    for module in (cutover, back_on_sqlite, rollback):
         monkeypatch.setattr(module, "check_services", check_services)
     group = make_group(source, {"source": "notes"})
     settings = Settings(
-        ServicesLogin(login.host, login.port, login.database), {}, 1.0, 1.0, 0.0, work_directory=str(tmp_path / "work")
+        ServicesLogin(login.host, login.port, login.database),
+        {"swarm_registry": "secret"},
+        1.0,
+        1.0,
+        0.0,
+        work_directory=str(tmp_path / "work"),
     )
     rehearse(connection, group, tmp_path)
     # In the log alone, as a service that was killed leaves it.
@@ -165,6 +170,30 @@ def assert_live(estate: Estate, *more: str) -> None:
     assert estate.notes() == estate.moved() == sorted(["a", "since", *more])
 
 
+@pytest.mark.promise("dry-run-changes-nothing")
+def test_a_dry_run_foretells_that_an_interrupted_cutover_is_finished(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate.cut_over()
+    assert not cutover.cut_over(estate.login, estate.group, estate.settings, check_mode=True)["changed"]
+    ledger.merge_detail(estate.connection, "test", changes(proven=False))
+    estate.connection.commit()
+    dry = cutover.cut_over(estate.login, estate.group, estate.settings, check_mode=True)
+    assert (dry["changed"], estate.record.detail.proven) == (True, False)
+    assert "an interrupted cutover would be finished" in dry["msg"]
+    real = estate.cut_over()
+    assert (real["changed"], estate.record.detail.proven) == (True, True)
+    assert "an interrupted cutover was finished" in real["msg"]
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(estate: Estate) -> None:
+    estate.cut_over()
+    write_to_the_frozen_file(estate)
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError, match="its SQLite file was written to since"):
+            cutover.cut_over(estate.login, estate.group, estate.settings, check_mode=check_mode)
+
+
 @pytest.mark.promise("frozen-file-write-protected")
 def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> None:
     assert estate.cut_over()["changed"]
@@ -186,7 +215,7 @@ STEPS = [
     ("cutover.window.sha256_of", False, "hash"),
     ("cutover.window.migrate.migrate", True, "final sync"),
     ("cutover.window.require_unchanged", False, "go live"),
-    ("cutover.window.stamp", True, "go live"),
+    ("cutover.window.read_clock", True, "go live"),
 ]
 PACKAGE = "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration"
 
@@ -352,7 +381,7 @@ def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) ->
 @pytest.mark.parametrize(
     ("in_the_file", "said"),
     [
-        (True, "written to it, or exchanged it, in spite of its fence"),
+        (True, "written to it, or exchanged it, in spite of its write protection"),
         (False, "somebody has written rows to it since the file was completed"),
     ],
 )
@@ -389,7 +418,7 @@ def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypa
         reader.execute("SELECT count(*) FROM notes").fetchone()
         write_late(estate)
         with pytest.raises(MigrationError, match="rows are left in it"):
-            cutover.checkpoint(estate.file)
+            checkpoint(estate.file)
 
 
 def test_a_final_sync_that_does_not_arrive_as_it_is_moves_nobody(estate: Estate) -> None:
@@ -574,10 +603,10 @@ def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: i
         "- (SELECT count(*)::int FROM pg_stat_activity WHERE datid IS NOT NULL AND usename IS NOT NULL)",
     )[0]
     pools = {"one": 5, "two": usable - 5 - spare}
-    checked = Checked()
+    findings = Findings()
     settings = replace(estate.settings, estate_connections=pools)
-    cutover_checks.check_database(estate.connection, estate.group, settings, checked)
-    assert [problem.where for problem in checked.problems] == ["max_connections"] * (spare < 0)
+    cutover_checks.check_database(estate.connection, estate.group, settings, findings)
+    assert [problem.where for problem in findings.violations] == ["max_connections"] * (spare < 0)
 
 
 # ---------------------------------------------------------------- two runs at once
@@ -670,3 +699,60 @@ def test_a_request_to_end_is_nothing_that_a_part_may_go_on_after() -> None:
             os.kill(os.getpid(), signal.SIGINT)
         except Exception:
             pytest.fail("it went on")
+
+
+# ---------------------------------------------------------------- the dry run and the run
+
+
+class Done(Exception):
+    """Ends a run where it would begin to change something."""
+
+
+def outcome_of(estate: Estate, check_mode: bool, which: Callable[..., Any]) -> str:
+    """Return who is asked to act, or why nobody is."""
+    try:
+        result: dict[str, Any] = which(estate.login, estate.group, estate.settings, check_mode)
+        return f"it says: {result['changed']}"
+    except Done as done:
+        return f"{done}"
+    except MigrationError as error:
+        return f"{error.summary}"
+
+
+@pytest.mark.parametrize("group_state", state.STATES)
+@pytest.mark.parametrize("phase", [Phase.NONE, Phase.OPEN, Phase.COMMITTED, Phase.DONE])
+@pytest.mark.parametrize("proven", [False, True])
+def test_the_dry_run_goes_where_the_run_goes(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, group_state: str, phase: Phase, proven: bool
+) -> None:
+    """From every state that a ledger can hold: both ask the same actor, or both refuse."""
+    detail = changes(proven=proven, rollback={"phase": phase} if phase else {})
+    with estate.connection.cursor() as cursor:
+        cursor.execute("UPDATE migration.cutover_group SET state = %s", (group_state,))
+    ledger.merge_detail(estate.connection, "test", detail)
+    estate.connection.commit()
+
+    def act(name: str) -> Callable[..., Any]:
+        def acting(*_: Any, **__: Any) -> Any:
+            raise Done(name)
+
+        return acting
+
+    for owner, name, actor in (
+        (reconcile.Keeper, "run", "keep"), (reconcile.Keeper, "dry_run", "keep"), (cutover.Window, "run", "move"),
+        (cutover, "_would_be", "move"), (rollback._Run, "_leave_postgresql", "leave"),
+        (rollback._Run, "_finish", "finish"), (rollback._Run, "_revert_cutover", "revert"),
+        (rollback._Run, "_keep_on_sqlite", "keep on SQLite"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, act(actor))
+    monkeypatch.setattr(cutover, "check_database", lambda *_: None)
+    monkeypatch.setattr(cutover, "check_services_login", lambda *_: None)
+    monkeypatch.setattr(back_on_sqlite, "require_healthy", lambda *_: [])
+    dry, real = (outcome_of(estate, check_mode, cutover.cut_over) for check_mode in (True, False))
+    if group_state in ("pending", "rolled_back"):
+        # A dry run of every phase comes here before the rehearsal, so it says what would follow one.
+        assert (dry, real) == ("move", "Refused to freeze cutover group test.")
+    else:
+        assert dry == real
+    dry, real = (outcome_of(estate, check_mode, rollback.roll_back) for check_mode in (True, False))
+    assert dry == real

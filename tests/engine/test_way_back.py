@@ -29,12 +29,18 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.decide import (
+    Interrupted,
+    decide,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
     MigrationError,
     Problem,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import Phase
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import reconcile
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
     window as cutover_window,
 )
@@ -59,9 +65,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import steps as cutover_report
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
-    Checked,
+    Handles,
     Settings,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.host_lock import (
     locked_on_host,
 )
@@ -112,7 +119,8 @@ class Estate:
 
     def go_live(self) -> None:
         """Freeze the file, load the last difference, and make PostgreSQL the store."""
-        window = cutover_window.Window(self.connection, self.login, self.group, self.settings, Checked(), self.record)
+        context = WindowContext(self.connection, self.login, self.group, self.settings, Handles())
+        window = cutover_window.Window(context, self.record)
         window._stop(datetime.now(UTC))
         digest = sha256_of(window._freeze())
         migrate.migrate(self.connection, self.group, migrate.FINAL, work_directory=self.settings.work_directory)
@@ -151,7 +159,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     settings = Settings(
         ServicesLogin(login.host, login.port, login.database), {}, 2.0, 2.0, 0.0, work_directory=str(tmp_path / "work")
     )
-    monkeypatch.setattr(rollback, "check_services", lambda *_, **__: Checked())
+    monkeypatch.setattr(rollback, "check_services", lambda *_, **__: Handles())
     monkeypatch.setattr(group_dump, "_PATH", f"{PROGRAMS}:{group_dump._PATH}")
     made = Estate(connection, login, make_group(source, {"source": "users"}, {"source": "notes"}), settings, tmp_path)
     rehearse(connection, made.group, tmp_path)
@@ -165,7 +173,7 @@ def assert_on_postgresql(estate: Estate) -> None:
     """See that a way back that failed has left nothing behind, and that services can go on on PostgreSQL."""
     record = estate.record
     assert record.state == "live"
-    assert rollback_record.standing(record) is rollback_record.Standing.NOTHING
+    assert decide(record).interrupted is Interrupted.NOTHING
     assert sha256_of(estate.file) == record.frozen_sha256
     assert write_protection.is_fenced(estate.file)
     assert not frozen_file.private_directory(str(estate.file)).exists()
@@ -178,7 +186,7 @@ def assert_on_sqlite(estate: Estate) -> None:
     """See that a way back has arrived, with every row."""
     record = estate.record
     assert record.state == "rolled_back"
-    assert rollback_record.read(record)["phase"] == "done"
+    assert record.detail.phase is Phase.DONE
     assert estate.users() == AFTER
     with closing(sqlite3.connect(f"file:{estate.file}?mode=ro", uri=True)) as opened:
         assert opened.execute("SELECT id, owner, body FROM notes ORDER BY id").fetchall() == [
@@ -187,8 +195,8 @@ def assert_on_sqlite(estate: Estate) -> None:
         ]
     assert not write_protection.is_fenced(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
-    assert sha256_of(estate.file) == rollback_record.read(record)["exported_sha256"]
-    assert sha256_of(Path(rollback_record.read(record)["old_file"])) == record.frozen_sha256
+    assert sha256_of(estate.file) == record.detail.rollback["exported_sha256"]
+    assert sha256_of(Path(record.detail.rollback["old_file"])) == record.frozen_sha256
     assert not estate.may_write()
 
 
@@ -252,7 +260,7 @@ def test_it_goes_there_and_back_again_as_often_as_one_likes(estate: Estate, tmp_
     execute(estate.connection, WRITE)
     estate.roll_back()
     ids = dict(query(estate.connection, "SELECT name, id::text FROM app.users"))
-    old_file = Path(rollback_record.read(estate.record)["old_file"])
+    old_file = Path(estate.record.detail.rollback["old_file"])
     for number in range(3):
         with closing(sqlite3.connect(estate.file)) as opened:
             opened.execute("INSERT INTO users VALUES (?, ?)", (f"late-{number}", f"Late {number}"))
@@ -419,7 +427,7 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
         "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks.shutil.disk_usage",
         usage(wanted - 1),
     )
-    with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a way back may need 2"):
+    with pytest.raises(MigrationError, match=r"nothing was stopped[\s\S]*1 MiB are free, and a rollback may need 2"):
         estate.roll_back()
     monkeypatch.setattr(
         "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks.shutil.disk_usage",
@@ -429,22 +437,75 @@ def test_a_disk_without_room_is_told_before(estate: Estate, monkeypatch: pytest.
     assert_on_postgresql(estate)
 
 
-@pytest.mark.promise("rollback-dump-kept")
-def test_a_dump_that_lacks_a_row_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
-    execute(estate.connection, WRITE)
+def spoil_the_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another row be read from the dump than the server has."""
     add = group_dump.RowsHashed.add
     monkeypatch.setattr(group_dump.RowsHashed, "add", lambda self, line: add(self, line.replace(b"Dora", b"Dorb", 1)))
-    changed = group_dump._rows_of
+    rows_of = group_dump._rows_of
 
     def as_the_server_says(*arguments: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(group_dump.RowsHashed, "add", add)
-            return changed(*arguments)
+            return rows_of(*arguments)
 
     monkeypatch.setattr(group_dump, "_rows_of", as_the_server_says)
-    with pytest.raises(MigrationError, match=r"app\.users: it holds 3 rows of it, and the server 3, or others"):
-        estate.roll_back()
-    assert_on_postgresql(estate)
+
+
+@pytest.mark.promise("rollback-dump-kept")
+def test_a_dump_that_lacks_a_row_is_told_and_the_services_stay_on_sqlite(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    spoil_the_dump(monkeypatch)
+    result = estate.roll_back()
+    assert_on_sqlite(estate)
+    (dump,) = estate.dumps
+    assert dump.suffix == ".unproven"
+    (warning,) = result["warnings"]
+    assert "app.users: it holds 3 rows of it, and the server 3, or others" in warning
+    assert str(dump) in warning
+    assert set(result["report"]["dump"]) == {"path", "problem"}
+    assert "SHA-256" not in result["msg"]
+    # It is not swept away like the dump of a run that was killed.
+    assert not estate.roll_back()["changed"]
+    assert estate.dumps == [dump]
+
+
+def test_the_dump_is_read_back_after_the_services_run_again(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to PostgreSQL by its owner meanwhile is not in the dump's snapshot, and not compared."""
+    execute(estate.connection, WRITE)
+    events = []
+    prove, to_sqlite = group_dump.GroupDump.prove, pkgutil.resolve_name(f"{PACKAGE}.rollback.window.to_sqlite")
+
+    def proving(self: Any) -> Any:
+        events.append(f"read back from {self._partial.suffix}")
+        execute(estate.connection, "INSERT INTO app.users (name) VALUES ('Later')")
+        return prove(self)
+
+    def starting(*arguments: Any) -> Any:
+        events.append("start")
+        return to_sqlite(*arguments)
+
+    monkeypatch.setattr(group_dump.GroupDump, "prove", proving)
+    monkeypatch.setattr(f"{PACKAGE}.rollback.window.to_sqlite", starting)
+    result = estate.roll_back()
+    assert events == ["start", "read back from .partial"]
+    assert result["warnings"] == []
+    assert result["report"]["dump"]["rows"]["app.users"] == 3
+    assert [path.suffix for path in estate.dumps] == [".dump"]
+    steps = [step["name"] for step in result["report"]["steps"]]
+    assert steps.index("start") < steps.index("read the dump back")
+
+
+def test_a_dump_that_a_killed_run_has_not_read_back_is_read_by_the_next(estate: Estate) -> None:
+    execute(estate.connection, WRITE)
+    killed(estate, "rollback.dump.GroupDump.prove", False)
+    assert [path.suffix for path in estate.dumps] == [".partial"]
+    result = estate.roll_back()
+    assert result["warnings"] == []
+    assert [path.suffix for path in estate.dumps] == [".dump"]
+    assert result["report"]["dump"]["rows"]["app.users"] == 3
+    assert_on_sqlite(estate)
 
 
 # ---------------------------------------------------------------- who else writes
@@ -549,8 +610,8 @@ STEPS = [
     ("postgres.write_lock.hold", True),
     ("window.frozen_file.make_copy", True),
     ("engine.export.export.export_changes", True),
-    ("rollback.dump.GroupDump.finish", False),
-    ("rollback.dump.GroupDump.finish", True),
+    ("rollback.dump.GroupDump.wait", False),
+    ("rollback.dump.GroupDump.wait", True),
     ("window.frozen_file.finish_copy", True),
     ("window.frozen_file.swap", False),
     ("window.frozen_file.write_protection.remove_fence", True),
@@ -686,12 +747,20 @@ def killed(estate: Estate, function: str, after: bool) -> None:
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool, heals: str) -> None:
     execute(estate.connection, WRITE)
     killed(estate, function, after)
-    assert rollback_record.standing(estate.record) is rollback_record.Standing.UNDO
+    assert decide(estate.record).interrupted is Interrupted.UNDO
     assert query(estate.connection, "SELECT count(*) FROM app.users") == [(3,)]
     if heals == "cutover":
         with pytest.raises(MigrationError, match="lives in PostgreSQL"):
             rehearse(estate.connection, estate.group, estate.directory)
         assert estate.roll_back(check_mode=True)["changed"]
+        foretold = rollback.put_right(estate.login, estate.group, estate.settings, check_mode=True)
+        assert "an interrupted rollback would be undone" in foretold
+        # What a dry run of the cutover then looks at may have a further name, or none yet.
+        context = WindowContext(estate.connection, estate.login, estate.group, estate.settings, Handles())
+        looked = reconcile.Keeper(context, estate.record).dry_run()
+        assert looked is not None
+        assert looked["state"] == "live"
+        assert decide(estate.record).interrupted is Interrupted.UNDO
         assert "was undone" in rollback.put_right(estate.login, estate.group, estate.settings)
         for left in estate.dumps:
             left.unlink()
@@ -707,13 +776,16 @@ def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: 
 def test_a_kill_behind_the_commit_is_finished_by_the_next_run(estate: Estate, heals: str) -> None:
     execute(estate.connection, WRITE)
     killed(estate, "rollback.window.finish", False)
-    assert rollback_record.standing(estate.record) is rollback_record.Standing.FINISH
+    assert decide(estate.record).interrupted is Interrupted.FINISH
     if heals == "rehearsal":
         rehearse(estate.connection, estate.group, estate.directory)
-        assert rollback_record.standing(estate.record) is rollback_record.Standing.FINISH
+        assert decide(estate.record).interrupted is Interrupted.FINISH
     if heals == "rollback":
-        assert "an interrupted way back was finished" in estate.roll_back()["msg"]
+        assert "an interrupted rollback was finished" in estate.roll_back()["msg"]
     else:
+        foretold = rollback.put_right(estate.login, estate.group, estate.settings, check_mode=True)
+        assert "an interrupted rollback would be finished" in foretold
+        assert decide(estate.record).interrupted is Interrupted.FINISH
         assert "was finished" in rollback.put_right(estate.login, estate.group, estate.settings)
     if heals != "rehearsal":
         assert_on_sqlite(estate)
@@ -787,7 +859,7 @@ def test_services_are_started_though_the_file_cannot_be_put_back(
             run()
     assert len(started) == 2
     # The next run has to know that the frozen file is not in its place.
-    assert rollback_record.standing(estate.record) is rollback_record.Standing.UNDO
+    assert decide(estate.record).interrupted is Interrupted.UNDO
 
 
 def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -913,7 +985,7 @@ def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
         execute(estate.connection, WRITE)
     with monkeypatch.context() as patch:
         end_at(patch, "postgres.write_lock.hold" if not write else "engine.export.export.export_changes", True, spoil)
-        with pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its fence"):
+        with pytest.raises(MigrationError, match="written to it, or exchanged it, in spite of its write protection"):
             estate.roll_back()
     assert estate.record.state == "live"
     assert ("stray", "Stray") in estate.users()
@@ -1076,7 +1148,9 @@ def test_names_of_every_kind_are_dumped_and_read_back(
         dump = group_dump.GroupDump(login, connection, group, tmp_path / "dumps")
         dump.start(snapshot_id)
         try:
-            rows = dump.finish(snapshot_id).rows
+            dump.wait()
+            cursor.connection.rollback()
+            rows = dump.prove().rows
         finally:
             dump.cancel()
     assert {name: count for name, count in rows.items() if name.startswith("app.")} == {

@@ -19,6 +19,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import (
+    GroupDetail,
+    changes,
+)
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -60,11 +64,12 @@ def test_the_ledger_keeps_a_group_from_step_to_step(connection: Connection) -> N
     with connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)
     assert ledger.read_group(connection, "g", "/a.db").state == "pending"
-    ledger.take_step(connection, "g", "rehearse", "/a.db", detail={"one": 1})
-    ledger.take_step(connection, "g", "freeze", "/a.db", frozen_sha256="abc", detail={"two": 2})
+    ledger.take_step(connection, "g", "rehearse", "/a.db", detail=changes(proven=True))
+    ledger.take_step(connection, "g", "freeze", "/a.db", frozen_sha256="abc", detail=changes(baseline={"token": "two"}))
     ledger.take_step(connection, "g", "go_live", "/a.db")
     record = ledger.read_group(connection, "g")
-    assert (record.state, record.frozen_sha256, record.detail) == ("live", "abc", {"one": 1, "two": 2})
+    expected = GroupDetail(proven=True, baseline={"token": "two"})
+    assert (record.state, record.frozen_sha256, record.detail) == ("live", "abc", expected)
     assert record.rehearsed_at is not None and record.cutover_at is not None
     with pytest.raises(MigrationError):
         ledger.take_step(connection, "g", "freeze", "/a.db")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import http.server
+import os
+import pwd
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import soak_check
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import Pm2, Process
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import (
     privileges,
     schema,
@@ -27,6 +30,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import (
     services as validate_services,
 )
+from tests.conftest import PASSWORD
 
 from .support import TARGET, Estate, make_estate
 
@@ -321,15 +325,64 @@ def test_each_service_is_asked_for_its_health(estate: Estate, address: str, path
     assert bool(finding) is bool(problems)
 
 
+# Connects to PostgreSQL as a service does, and stays.
+CONNECT = "import psycopg2, sys; c = psycopg2.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def process(code: str, *arguments: str) -> Iterator[int]:
+    """A process of its own, for as long as the block runs."""
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        try:
+            yield running.pid
+        finally:
+            running.communicate()
+
+
 @pytest.mark.promise("services-asked")
-def test_a_service_that_is_well_without_a_session_uses_another_store(estate: Estate, server: Server) -> None:
-    answers = [{"name": "zoo-web", "shortcoming": ""}]
-    (problem,) = validate_services.find_strays(estate.connection, estate.group, answers)
-    assert problem.what == f"it answers, and its role {ROLE} has no session on the server: it uses another store"
-    assert validate_services.find_strays(estate.connection, estate.group, [{**answers[0], "shortcoming": "x"}]) == []
-    name = estate.connection.info.dbname
-    with closing(connect(replace(server.superuser, database=name, user=ROLE))):
-        assert validate_services.find_strays(estate.connection, estate.group, answers) == []
+@pytest.mark.parametrize("look", ["the daily check", "the validation"])
+def test_only_a_session_of_its_own_process_shows_that_a_service_uses_postgresql(
+    estate: Estate, server: Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """A session of the role that somebody else has opened does not count, for whoever looks."""
+    login = replace(server.superuser, database=estate.connection.info.dbname, user=ROLE)
+    dsn = f"host={login.host} port={login.port} dbname={login.database} user={ROLE} password={PASSWORD}"
+    (tmp_path / ".env").write_text(f"PGHOST={login.host}\n")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    service = replace(
+        estate.group.services[0], user=user, directory=str(tmp_path), health_url=f"{address}/200", database_role=ROLE
+    )
+    group = replace(estate.group, services=(service,))
+    pids: list[int] = []
+    listed = lambda _: [Process(service.name, pid, "online", 0, frozenset()) for pid in pids]  # noqa: E731
+    monkeypatch.setattr(Pm2, "processes", listed)
+    monkeypatch.setattr(Pm2, "problem", lambda _: None)
+
+    def wrong() -> str:
+        if look == "the daily check":
+            return "; ".join(soak_check.services_failures(estate.connection, group))
+        answers = [{"name": service.name, "shortcoming": ""}]
+        return "; ".join(problem.what for problem in validate_services.find_strays(estate.connection, group, answers))
+
+    idle = "import sys; print('ready', flush=True); sys.stdin.read()"
+    with process(idle) as without, process(CONNECT, dsn) as with_session:
+        # The role has a session, and it is not the service's.
+        pids[:] = [without]
+        assert wrong()
+        pids[:] = [with_session]
+        assert "may not see where the sessions" in wrong()
+        server.execute("GRANT pg_read_all_stats TO swarm_migrator")
+        try:
+            assert wrong() == ""
+            pids[:] = [with_session, without]
+            assert f"comes from its process {without}: it uses another store" in wrong()
+            pids[:] = [without]
+            assert f"comes from its process {without}: it uses another store" in wrong()
+        finally:
+            server.execute("REVOKE pg_read_all_stats FROM swarm_migrator")
 
 
 def test_a_process_that_has_the_frozen_file_open_is_a_finding(estate: Estate, address: str) -> None:

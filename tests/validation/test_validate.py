@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import group_detail, ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import ColumnOptions
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import (
+    Phase,
+    changes,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import ledger_lists
 
@@ -251,7 +255,7 @@ def test_a_work_directory_that_cannot_be_used_is_a_finding(estate: Estate) -> No
 
 def test_an_interrupted_way_back_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
-    ledger.merge_detail(estate.connection, "zoo", {group_detail.ROLLBACK: {"phase": group_detail.OPEN}})
+    ledger.merge_detail(estate.connection, "zoo", changes(rollback={"phase": Phase.OPEN}))
     estate.connection.commit()
     assert "cutover group zoo: its way back to SQLite was interrupted" in estate.findings()
 

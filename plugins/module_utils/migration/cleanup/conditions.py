@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import ledger
-from ..core.clock import CLOCK, RESTORED_AT, Clock, read_clock
+from ..core.clock import Clock, read_clock
 from ..core.errors import MigrationError
 from ..host import safe_paths
 from ..quarantine import archive
@@ -104,8 +104,8 @@ def check_soak(entry: Entry, record: ledger.GroupRecord, present: Present) -> No
     if record.cutover_at is None:
         entry.unmet.append("the ledger holds no time of its cutover")
         return
-    restored_at = record.detail.get(RESTORED_AT)
-    start = None if restored_at else Clock.from_dict(record.detail.get(CLOCK))
+    restored_at = record.detail.restored_at
+    start = None if restored_at else record.detail.clock
     period = soak.cutover_period(record.cutover_at, restored_at)
     days = present.settings.soak_days
     check_period(entry, record.name, period, start, days, "it has been on PostgreSQL", present)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
 from ..core.clock import Clock
+from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError, Problem
 from ..quarantine import archive, move_in
 from ..quarantine.entry import FILE
@@ -128,7 +129,11 @@ def _plan_source(entry: Entry, group: Group, present: Present) -> None:
         return
     if record is None:
         entry.unmet.append(f"the ledger cannot be read: {present.unreachable}")
-    elif record.state != state.LIVE:
+    elif decide(record).interrupted is not Interrupted.NOTHING:
+        entry.unmet.append(
+            f"a rollback of cutover group {group.name} was interrupted: run playbooks/rollback.yml again"
+        )
+    elif not decide(record).may_archive:
         entry.unmet.append(f"cutover group {group.name} is '{record.state}', not 'live'. {state.advice(record.state)}")
     else:
         check_soak(entry, record, present)
@@ -164,7 +169,7 @@ def _plan_legacy(entry: Entry, sources: dict[str, Group], groups: Sequence[Group
     else:
         for group in groups:
             record = ledger.read_group(present.connection, group.name, group.source_path)
-            if not state.is_on_postgresql(record.state):
+            if not decide(record).on_postgresql:
                 entry.unmet.append(f"cutover group {group.name} does not live on PostgreSQL yet")
     check_every_file(entry, holders, present.newest_cutover, present)
     check_places(entry, present.settings)

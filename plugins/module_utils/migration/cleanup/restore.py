@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..core import ledger, state
-from ..core.clock import RESTORED_AT
 from ..core.errors import MigrationError, Problem
+from ..core.group_detail import changes
 from ..host import safe_paths
 from ..quarantine import archive, move_out
 from ..quarantine import place as quarantine_place
@@ -111,5 +111,5 @@ def _back_to_live(estate: Estate, record: FileRecord) -> None:
             os.fchmod(file, _READ_ONLY_MODE)
     if found == state.ARCHIVED:
         # The soak begins anew: whoever brings a file back has a doubt.
-        detail = {RESTORED_AT: datetime.now(UTC).isoformat()}
+        detail = changes(restored_at=datetime.now(UTC))
         ledger.take_step(estate.connection, group.name, "restore", group.source_path, detail=detail)

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
-from ..core.clock import RESTORED_AT, read_clock
+from ..core.clock import read_clock
 from ..core.connection import Login, connected
 from ..core.errors import MigrationError
-from ..core.estate import Group, Service, parse_group
+from ..core.estate import Group, parse_group
 from ..host import open_files, safe_paths
-from ..host.pm2 import ONLINE, by_user
-from ..host.service_health import ask
+from ..host.service_health import look_once
 from ..quarantine import move_in
 from . import soak
 from .records import LEGACY, QUARANTINED, FileRecord, read_files
@@ -33,46 +32,11 @@ if TYPE_CHECKING:
 
 def services_failures(connection: Connection, group: Group) -> list[str]:
     """Return what is wrong with a group's services, one sentence each: pm2, the health address, the store."""
-    failures = []
     try:
-        daemons = by_user(service.user for service in group.services)
+        answers = look_once(connection, group)
     except MigrationError as error:
         return _sentences(error)
-    for user, pm2 in daemons.items():
-        services = [service for service in group.services if service.user == user]
-        problem = pm2.problem()
-        if problem:
-            failures.append(f"{problem.where}: {problem.what}")
-            continue
-        try:
-            processes = pm2.processes()
-        except MigrationError as error:
-            failures += _sentences(error)
-            continue
-        for service in services:
-            statuses = [process.status for process in processes if process.name == service.name]
-            if not statuses or any(status != ONLINE for status in statuses):
-                failures.append(f"service {service.name}: pm2 reports it as {', '.join(statuses) or 'unknown'}")
-                continue
-            failures += _answers(connection, service)
-    return failures
-
-
-def _answers(connection: Connection, service: Service) -> list[str]:
-    """Return what is wrong with a service's answer, and with its session on the server."""
-    shortcoming = ask(service.health_url)
-    if shortcoming:
-        return [f"service {service.name}: {shortcoming}"]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND datname = current_database()",
-            (service.database_role,),
-        )
-        (sessions,) = cursor.fetchone() or (0,)
-    connection.rollback()
-    if not sessions:
-        return [f"service {service.name}: it answers, but role {service.database_role} has no session on PostgreSQL"]
-    return []
+    return [f"service {name}: {shortcoming}" for name, shortcoming in answers.items() if shortcoming]
 
 
 def frozen_file_failures(group: Group, record: ledger.GroupRecord, before: Any) -> tuple[list[str], dict[str, Any]]:
@@ -144,7 +108,7 @@ def _check(connection: Connection, group: Group, record: ledger.GroupRecord, fil
         period = soak.quarantine_period(file.quarantined_by)
         failures += move_in.inspect(file.moves, file.quarantine)
     elif record.state == state.LIVE and record.cutover_at is not None:
-        period = soak.cutover_period(record.cutover_at, record.detail.get(RESTORED_AT))
+        period = soak.cutover_period(record.cutover_at, record.detail.restored_at)
         wrong, stamp = frozen_file_failures(group, record, soak.read_last_stamp(connection, group.name, period))
         failures += wrong
         extra = {"file": stamp} if stamp else {}

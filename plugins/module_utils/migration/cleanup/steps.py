@@ -19,6 +19,7 @@ from typing import Any
 from ..core import ledger, state
 from ..core.clock import read_clock
 from ..core.errors import MigrationError, Problem
+from ..core.group_detail import changes
 from ..host import safe_paths
 from ..quarantine import archive, move_in, move_out
 from ..quarantine import place as quarantine_place
@@ -129,7 +130,7 @@ def _archive(estate: Estate, record: FileRecord, group_record: ledger.GroupRecor
     write_file(estate.connection, record)
     if group_record is not None and group_record.state == state.LIVE:
         group = estate.group(record.group)
-        ledger.take_step(estate.connection, group.name, "archive", group.source_path, detail={"archive": described})
+        ledger.take_step(estate.connection, group.name, "archive", group.source_path, detail=changes(archive=described))
     estate.connection.commit()
     return record
 

@@ -12,10 +12,6 @@ from .connection import first_row
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-# Keys in the ledger's detail of a group: the cutover on every clock, and when its file came back from quarantine.
-CLOCK = "clock"
-RESTORED_AT = "restored_at"
-
 
 @dataclass(frozen=True)
 class Clock:
@@ -52,8 +48,3 @@ def read_clock(connection: Connection) -> Clock:
         server = float(first_row(cursor)[0])
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return Clock(time.time(), server, boot, time.clock_gettime(time.CLOCK_BOOTTIME))
-
-
-def stamp(connection: Connection) -> dict[str, Any]:
-    """Return the present moment as a key of a group's detail: the soak counts from there."""
-    return {CLOCK: read_clock(connection).as_dict(), RESTORED_AT: None}

@@ -9,7 +9,7 @@ was proven to restore, the daily checks of the soak time, and what cleanup has s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import state
 from .connection import Json, first_row, psycopg2
 from .errors import MigrationError, Problem
+from .group_detail import GroupDetail
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -146,7 +147,7 @@ class GroupRecord:
     rehearsed_at: datetime | None
     cutover_at: datetime | None
     frozen_sha256: str | None
-    detail: dict[str, Any]
+    detail: GroupDetail
 
 
 def exists(connection: Connection) -> bool:
@@ -184,6 +185,11 @@ def require(connection: Connection) -> None:
         )
 
 
+def unknown_group(name: str, source_path: str = "") -> GroupRecord:
+    """Return the record of a group that no ledger knows."""
+    return GroupRecord(name, state.PENDING, source_path, None, None, None, GroupDetail())
+
+
 def read_group(connection: Connection, name: str, source_path: str = "") -> GroupRecord:
     """Return the ledger's record of a group; a group never seen is ``pending``."""
     with connection.cursor() as cursor:
@@ -194,8 +200,9 @@ def read_group(connection: Connection, name: str, source_path: str = "") -> Grou
         )
         row = cursor.fetchone()
     if row is None:
-        return GroupRecord(name, state.PENDING, source_path, None, None, None, {})
-    return GroupRecord(*row)
+        return unknown_group(name, source_path)
+    values: dict[str, Any] = dict(zip(GroupRecord.__dataclass_fields__, row, strict=True))
+    return GroupRecord(**{**values, "detail": GroupDetail.from_ledger(values["detail"])})
 
 
 def take_step(
@@ -204,13 +211,13 @@ def take_step(
     step: str,
     source_path: str,
     frozen_sha256: str | None = None,
-    detail: dict[str, Any] | None = None,
+    detail: Mapping[str, Any] | None = None,
 ) -> str:
     """Take one step in the life of a group and return its new state. The caller commits.
 
     :param step: a step of :mod:`.core.state`; whether it is allowed is decided there alone.
     :param frozen_sha256: hash of the frozen source, recorded by the step ``freeze``.
-    :param detail: keys merged into the record's ``detail``.
+    :param detail: keys merged into the record's ``detail``, from :func:`.core.group_detail.changes`.
     :raises MigrationError: if the step is not allowed from the group's present state.
     """
     record = read_group(connection, name, source_path)
@@ -239,16 +246,21 @@ def take_step(
                 "path": source_path,
                 "step": step,
                 "sha256": frozen_sha256,
-                "detail": Json(detail or {}),
+                "detail": Json(dict(detail or {})),
             },
         )
     return new_state
 
 
-def merge_detail(connection: Connection, name: str, detail: dict[str, Any]) -> None:
-    """Merge keys into the ``detail`` of a group that is already known. The caller commits."""
+def merge_detail(connection: Connection, name: str, detail: Mapping[str, Any]) -> None:
+    """Merge keys into the ``detail`` of a group that is already known. The caller commits.
+
+    :param detail: from :func:`.core.group_detail.changes`.
+    """
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE migration.cutover_group SET detail = detail || %s WHERE name = %s", (Json(detail), name))
+        cursor.execute(
+            "UPDATE migration.cutover_group SET detail = detail || %s WHERE name = %s", (Json(dict(detail)), name)
+        )
 
 
 def record_run(connection: Connection, group_name: str, kind: str, started_at: datetime, report: dict[str, Any]) -> int:

@@ -13,16 +13,19 @@ what a later run has to do if this process is killed:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
 from ..core.connection import Login, ServerUnreachable, connected
+from ..core.decide import Cutover, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
 from ..host.service_health import POSTGRESQL
-from ..window.back_on_sqlite import put_back, to_sqlite, written_since, written_until_stopped
+from ..window.back_on_sqlite import revert
 from ..window.checks import (
-    Checked,
+    Findings,
+    Handles,
     Settings,
     boot_warnings,
     check_database,
@@ -31,38 +34,15 @@ from ..window.checks import (
     check_services_login,
     check_source,
 )
+from ..window.context import WindowContext
 from ..window.host_lock import LOCK_SECONDS, locked_on_host
-from ..window.services import checkpoint, diff, start, stop, wait_until_closed, watch, write_env_files
-from ..window.signals import Interrupted, interruptible, server_errors, uninterruptible
-from ..window.steps import FENCE, FINGERPRINT, Steps
+from ..window.services import diff
+from ..window.signals import interruptible, server_errors
 from .reconcile import Keeper
 from .window import Window
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
-
-__all__ = [
-    "FENCE",
-    "FINGERPRINT",
-    "Interrupted",
-    "Steps",
-    "checkpoint",
-    "cut_over",
-    "diff",
-    "interruptible",
-    "server_errors",
-    "start",
-    "stop",
-    "to_sqlite",
-    "uninterruptible",
-    "wait_until_closed",
-    "watch",
-    "write_env_files",
-    "written_since",
-    "written_until_stopped",
-]
-
-_SUMMARY = "Cutover group {} cannot be cut over; nothing was stopped."
 
 
 def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = False) -> dict[str, Any]:
@@ -74,82 +54,87 @@ def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = 
     try:
         with connected(login) as connection:
             if check_mode and not ledger.exists(connection):
-                return _announce(group, settings, state.PENDING, check_services(group, settings))
+                return _act(None, login, group, settings, check_mode)
             ledger.require(connection)
             connection.rollback()
             if check_mode:
-                return _foretell(connection, group, settings)
+                return _act(connection, login, group, settings, check_mode)
             with (
                 server_errors(group),
                 interruptible(),
                 locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
                 ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
             ):
-                return _bring_to_postgresql(connection, login, group, settings)
+                return _act(connection, login, group, settings, check_mode)
     except ServerUnreachable:
         if not check_mode:
             raise
-        return _announce(group, settings, state.PENDING, check_services(group, settings))
+        return _act(None, login, group, settings, check_mode)
 
 
-def _bring_to_postgresql(connection: Connection, login: Login, group: Group, settings: Settings) -> dict[str, Any]:
-    """Do what the group's state asks for."""
-    record = ledger.read_group(connection, group.name, group.source_path)
-    connection.rollback()
-    if state.is_on_postgresql(record.state):
-        result = Keeper(connection, login, group, settings, record).run()
-        if result is not None:
-            return result
+def _act(
+    connection: Connection | None, login: Login, group: Group, settings: Settings, check_mode: bool
+) -> dict[str, Any]:
+    """Do what :func:`.core.decide.decide` says, or with ``check_mode`` make the same checks and say what that is.
+
+    :param connection: None on a host without a server or a ledger, in check mode.
+    """
+    record = ledger.unknown_group(group.name, group.source_path)
+    if connection is not None:
         record = ledger.read_group(connection, group.name, group.source_path)
         connection.rollback()
-    # Refuses a group that has not been rehearsed.
-    state.next_state(group.name, record.state, "freeze")
-    interrupted = record.state == state.FROZEN
-    checked = check_services(group, settings, may_be_missing=interrupted)
+        if decide(record).on_postgresql:
+            findings = Findings()
+            handles = check_services(group, settings, findings, may_be_missing=True)
+            check_database(connection, group, settings, findings)
+            findings.require_none(f"Cutover group {group.name} lives on PostgreSQL, but cannot be looked after.")
+            keeper = Keeper(WindowContext(connection, login, group, settings, handles), record)
+            result = keeper.dry_run() if check_mode else keeper.run()
+            if result is not None:
+                return result
+            # It turned out to be on SQLite, and a run has told the ledger so.
+            record = replace(record, state=state.next_state(group.name, record.state, "abandon"))
+    action = decide(record).cutover
+    if action is Cutover.NEEDS_REHEARSAL and not check_mode:
+        # Raises, and says how to rehearse it. A dry run of all phases comes here before the rehearsal.
+        state.next_state(group.name, record.state, "freeze")
+    interrupted = action is Cutover.MOVE_AGAIN
+    findings = Findings()
+    handles = check_services(group, settings, findings, may_be_missing=interrupted)
     try:
         if not interrupted:
-            check_health(group, checked)
-        check_source(group, checked)
-        check_database(connection, group, settings, checked)
-        check_services_login(group, settings, checked)
-        checked.require(_SUMMARY.format(group.name))
+            check_health(group, handles, findings)
+        check_source(group, handles, findings)
+        # Before the rehearsal nothing says that the server and its roles are there yet.
+        if connection is not None and action is not Cutover.NEEDS_REHEARSAL:
+            check_database(connection, group, settings, findings)
+            check_services_login(group, settings, handles, findings)
+        findings.require_none(f"Cutover group {group.name} cannot be cut over; nothing was stopped.")
     except MigrationError as error:
-        if interrupted:
+        if interrupted and not check_mode and connection is not None:
             # An earlier window has left the services stopped: they must not stay so.
             step = "the checks of an interrupted cutover"
-            raise put_back(connection, login, group, settings, error, step, may_have_written=False) from None
+            context = WindowContext(connection, login, group, settings, handles)
+            raise revert(context, error, step, may_have_written=False) from None
         raise
-    return Window(connection, login, group, settings, checked, record).run()
+    if check_mode or connection is None:
+        return _would_be(group, settings, record.state, action, handles)
+    return Window(WindowContext(connection, login, group, settings, handles), record).run()
 
 
-def _foretell(connection: Connection, group: Group, settings: Settings) -> dict[str, Any]:
-    """Return what a run would do, after the same checks, and write nothing."""
-    record = ledger.read_group(connection, group.name, group.source_path)
-    connection.rollback()
-    if state.is_on_postgresql(record.state):
-        return Keeper(connection, None, group, settings, record).foretell()
-    interrupted = record.state == state.FROZEN
-    checked = check_services(group, settings, may_be_missing=interrupted)
-    if record.state in (state.REHEARSED, state.FROZEN):
-        check_database(connection, group, settings, checked)
-        check_services_login(group, settings, checked)
-    return _announce(group, settings, record.state, checked)
+_WHEN = {
+    Cutover.MOVE: "would be cut over",
+    Cutover.MOVE_AGAIN: "is frozen by an interrupted cutover, which would be finished",
+    Cutover.NEEDS_REHEARSAL: "would be cut over after its rehearsal",
+}
 
 
-def _announce(group: Group, settings: Settings, group_state: str, checked: Checked) -> dict[str, Any]:
+def _would_be(group: Group, settings: Settings, group_state: str, action: Cutover, handles: Handles) -> dict[str, Any]:
     """Return what a dry run says of a group that would be cut over."""
-    if group_state != state.FROZEN:
-        check_health(group, checked)
-    check_source(group, checked)
-    checked.require(_SUMMARY.format(group.name))
-    when = {
-        state.REHEARSED: "would be cut over",
-        state.FROZEN: "is frozen by an interrupted cutover, which would be finished",
-    }.get(group_state, "would be cut over after its rehearsal")
     return {
         "changed": True,
         "state": group_state,
-        "msg": f"{group.name} {when}: {', '.join(service.name for service in group.services)}.",
-        "diff": diff(checked.env_files, to=POSTGRESQL),
-        "warnings": boot_warnings(checked),
+        "msg": f"{group.name} {_WHEN[action]}: {', '.join(service.name for service in group.services)}.",
+        "diff": diff(handles.env_files, settings, to=POSTGRESQL),
+        "warnings": boot_warnings(handles),
     }

@@ -1,4 +1,4 @@
-"""A rehearsal while the services run: the load and its proof, how long the window will be, and the whole way back.
+"""A rehearsal while the services run: the load and its proof, how long the window will be, and the whole rollback.
 
 What it finds is kept in the ledger together with the snapshot that was loaded. As long as that is the
 same, another run has nothing to rehearse again.
@@ -19,30 +19,29 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
+from ..core.group_detail import GroupDetail, changes
 from ..engine.export.export import ExportReport
 from ..engine.export.export import rehearse as rehearse_way_back
 from ..engine.transfer import baseline, migrate
 from ..host import open_files
 from ..host.pm2 import by_user
-from ..window.checks import strangers
+from ..window.checks import foreign_processes
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-# In the ledger's detail of a group.
-REHEARSAL = "rehearsal"
 # Where the time of pm2 and the services in a window is known from.
 FROM_CUTOVER = "an earlier cutover on this host"
 FROM_PM2 = "two calls of pm2"
 
 
 def rehearse(connection: Connection, group: Group, work_directory: str, way_back: bool = True) -> dict[str, Any]:
-    """Make the target equal to the source, and find out what the cutover and the way back will be like.
+    """Make the target equal to the source, and find out what the cutover and the rollback will be like.
 
     :param way_back: bring everything back into a scratch copy too, which reads both sides once more.
     :returns: what :func:`.engine.transfer.migrate.migrate` does, with ``rehearsal`` (see
         ``roles/sqlite_migrate/README.md``), ``msg`` and ``warnings``.
-    :raises MigrationError: with every offender, or if the way back would not give back what was loaded.
+    :raises MigrationError: with every offender, or if the rollback would not give back what was loaded.
     """
     warnings = _warnings(group)
     began = time.monotonic()
@@ -51,7 +50,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
     seconds = time.monotonic() - began
     detail = ledger.read_group(connection, group.name, group.source_path).detail
     connection.rollback()
-    found: Mapping[str, Any] = detail.get(REHEARSAL, {})
+    found: Mapping[str, Any] = detail.rehearsal
     if found.get("token") != _token(detail) or (way_back and not found.get("way_back")):
         sync = _measure_sync(connection, group, result, work_directory)
         detail = ledger.read_group(connection, group.name, group.source_path).detail
@@ -69,7 +68,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
             "expected_downtime_seconds": round(sync + services, 3),
             "way_back": _rehearse_way_back(connection, group, detail, Path(work_directory)) if way_back else None,
         }
-        ledger.merge_detail(connection, group.name, {REHEARSAL: found})
+        ledger.merge_detail(connection, group.name, changes(rehearsal=found))
         connection.commit()
     return {**result, "rehearsal": dict(found), "msg": describe(group.name, found), "warnings": warnings}
 
@@ -97,9 +96,9 @@ def describe(name: str, found: Mapping[str, Any]) -> str:
     )
     back = found["way_back"]
     if back is None:
-        return f"{text} The way back was not rehearsed."
+        return f"{text} The rollback was not rehearsed."
     return (
-        f"{text} The way back into a scratch copy took {back['seconds']:.1f} s: nothing to change, "
+        f"{text} The rollback into a scratch copy took {back['seconds']:.1f} s: nothing to change, "
         f"{back['rows']:,} rows of equal content."
     )
 
@@ -132,12 +131,10 @@ def _measure_services(connection: Connection, group: Group) -> tuple[float, str]
     return 2 * (time.monotonic() - began), FROM_PM2
 
 
-def _rehearse_way_back(
-    connection: Connection, group: Group, detail: Mapping[str, Any], work: Path
-) -> dict[str, Any] | None:
+def _rehearse_way_back(connection: Connection, group: Group, detail: GroupDetail, work: Path) -> dict[str, Any] | None:
     """Bring everything back into a copy of the snapshot that was loaded; None if that is no more.
 
-    :raises MigrationError: if the way back is not open, or would change what nobody has changed.
+    :raises MigrationError: if the rollback is not open, or would change what nobody has changed.
     """
     snapshot = baseline.find(work, group.name, _token(detail))
     if snapshot is None:
@@ -153,7 +150,7 @@ def _rehearse_way_back(
             raise
         fix = "Free some disk, or point sqlite_migrate_work_directory to a larger one"
         raise MigrationError(
-            f"Not enough disk to rehearse the way back of cutover group {group.name}.",
+            f"Not enough disk to rehearse the rollback of cutover group {group.name}.",
             [Problem(str(work), "the disk is full", fix)],
         ) from None
     finally:
@@ -167,13 +164,13 @@ def _rehearse_way_back(
 
 
 def _require_nothing_to_change(group: Group, report: ExportReport) -> None:
-    """Refuse a way back that would not give back what has just been loaded.
+    """Refuse a rollback that would not give back what has just been loaded.
 
     :raises MigrationError: naming the tables.
     """
     if report.changed:
         raise MigrationError(
-            f"The way back of cutover group {group.name} does not give back what was loaded.",
+            f"The rollback of cutover group {group.name} does not give back what was loaded.",
             [
                 Problem(
                     f"{group.name}: {table.target} → {table.source}",
@@ -193,7 +190,7 @@ def _warnings(group: Group) -> list[str]:
         if open_files.find_holders(group.source_path):
             return [
                 f"{problem.where}: {problem.what}, so the cutover will refuse. {problem.fix}."
-                for problem in strangers(group.source_path, _pids_of_services(group))
+                for problem in foreign_processes(group.source_path, _pids_of_services(group))
             ]
     return []
 
@@ -210,7 +207,7 @@ def _pids_of_services(group: Group) -> list[int]:
     return pids
 
 
-def _token(detail: Mapping[str, Any]) -> str | None:
+def _token(detail: GroupDetail) -> str | None:
     """Return which snapshot the ledger says was loaded."""
-    token: str | None = detail.get(migrate.KEPT, {}).get("token")
+    token: str | None = detail.baseline.get("token")
     return token

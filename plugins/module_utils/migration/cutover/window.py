@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
-from ..core.clock import stamp
-from ..core.connection import Login
-from ..core.estate import Group
+from ..core.clock import read_clock
+from ..core.decide import Cutover, decide
+from ..core.group_detail import changes
 from ..engine.proof.target_state import LaterFingerprint
 from ..engine.transfer import migrate
 from ..host import write_protection
@@ -22,8 +22,9 @@ from ..host.downtime import DowntimeClient
 from ..host.safe_paths import sha256_of
 from ..host.service_health import POSTGRESQL
 from ..window import rollback_record
-from ..window.back_on_sqlite import put_back
-from ..window.checks import Checked, Settings, boot_warnings
+from ..window.back_on_sqlite import revert
+from ..window.checks import boot_warnings
+from ..window.context import WindowContext
 from ..window.services import (
     checkpoint,
     diff,
@@ -39,10 +40,10 @@ from ..window.services import (
     watch,
     write_env_files,
 )
-from ..window.steps import FENCE, FINGERPRINT, PROVEN, STOPPED_AT, Steps, downtime_sentence, make_report, record_cutover
+from ..window.steps import Steps, downtime_sentence, make_report, record_cutover
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
+    pass
 
 
 class Window:
@@ -50,20 +51,17 @@ class Window:
 
     def __init__(
         self,
-        connection: Connection,
-        login: Login,
-        group: Group,
-        settings: Settings,
-        checked: Checked,
+        context: WindowContext,
         record: ledger.GroupRecord,
     ) -> None:
-        self.connection = connection
-        self.login = login
-        self.group = group
-        self.settings = settings
-        self.checked = checked
+        self.context = context
+        self.connection = context.connection
+        self.group = context.group
+        self.settings = context.settings
         self.record = record
         self.steps = Steps()
+        # An earlier run was killed in its window.
+        self._is_again = decide(record).cutover is Cutover.MOVE_AGAIN
         self._described: dict[str, Any] = {}
         self._fingerprint: dict[str, dict[str, Any]] = {}
         self._inode: int | None = None
@@ -76,16 +74,18 @@ class Window:
         :raises MigrationError: saying what failed and where the group is now.
         """
         started_at = datetime.now(UTC)
-        watcher = watch(self.group, self.checked, self.settings)
+        env_files = self.context.handles.env_files
+        changed_settings = diff(env_files, self.settings, to=POSTGRESQL)
+        watcher = watch(self.context)
         with ExitStack() as stack:
             stack.callback(watcher.close)
             client = DowntimeClient(self.group.services)
             stack.callback(client.close)
-            content = LaterFingerprint(self.login, self.group)
+            content = LaterFingerprint(self.context.login, self.group)
             stack.callback(content.close)
             other_thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             try:
-                if self.record.state != state.FROZEN:
+                if not self._is_again:
                     client.wait_for_first_answers()
                 began, earlier = time.monotonic(), self._stopped_before()
                 with self.steps.step("stop"):
@@ -104,15 +104,15 @@ class Window:
                 with self.steps.step("go live"):
                     content.hold()
                     self._go_live(digest)
-                # Not before: whatever starts a service until then, as the next boot does, finds the fenced file only.
+                # Not before: whatever starts a service until then, as the next boot does, finds a protected file.
                 with self.steps.step("settings"):
-                    write_env_files(self.checked.env_files, POSTGRESQL)
+                    write_env_files(env_files, self.settings, POSTGRESQL)
                 with self.steps.step("start"):
                     self._may_have_written = True
                     client.mark_start()
-                    start(self.group.services, self.checked)
+                    start(self.context, self.group.services)
                     healths = watcher.wait(
-                        self.group.services, POSTGRESQL, self.settings.health_timeout, self.checked.pids
+                        self.group.services, POSTGRESQL, self.settings.health_timeout, self.context.handles.pids
                     )
                 healthy_at = max((health.healthy_at for health in healths), default=time.monotonic())
                 client.wait_for_answers()
@@ -121,16 +121,13 @@ class Window:
                 with self.steps.step("watch"):
                     watcher.watch(healths, self.settings.stable_seconds)
                 with self.steps.step("save"):
-                    save(self.group, self.checked, self.settings)
+                    save(self.context)
             except BaseException as error:
                 # Its sessions are of the services' roles too, and must not be taken for theirs.
                 watcher.close()
                 client.close()
-                raise put_back(
-                    self.connection,
-                    self.login,
-                    self.group,
-                    self.settings,
+                raise revert(
+                    self.context,
                     error,
                     f"the step '{self.steps.name}'",
                     self._may_have_written,
@@ -139,36 +136,40 @@ class Window:
             self._add_content(content.result())
         window = healthy_at - began + earlier
         report = make_report(self.group, healths, window, self.steps, client, migration["report"])
-        record_cutover(self.connection, self.group, started_at, report, {FINGERPRINT: self._fingerprint})
+        record_cutover(self.connection, self.group, started_at, report, changes(fingerprint=self._fingerprint))
         return {
             "changed": True,
             "state": state.LIVE,
             "msg": f"{self.group.name} lives on PostgreSQL; {downtime_sentence(report)}",
-            "diff": diff(self.checked.env_files, to=POSTGRESQL),
-            "warnings": boot_warnings(self.checked),
+            "diff": changed_settings,
+            "warnings": boot_warnings(self.context.handles),
             "report": report,
         }
 
     def _stop(self, started_at: datetime) -> None:
         """Commit that the window is open, and stop the services."""
-        # A fence that is there already was put up by an earlier run, which recorded what was before it.
-        known = self.record.detail.get(FENCE)
+        # A write protection that is there already was set by an earlier run, which recorded what was before it.
+        known = self.record.detail.file_before
         with open_source(self.group) as source:
             self._inode = source.status.st_ino
             described = write_protection.describe(source.descriptor)
-            self._described = known if known and write_protection.is_fenced(source.descriptor) else described
-        since = self.record.detail.get(STOPPED_AT) if self.record.state == state.FROZEN else None
-        detail = {FENCE: self._described, STOPPED_AT: since or started_at.isoformat(), PROVEN: False}
+            self._described = dict(known) if known and write_protection.is_fenced(source.descriptor) else described
+        stopped_at = self._stopped_by_an_earlier_run() or started_at
+        detail = changes(file_before=self._described, stopped_at=stopped_at, proven=False)
         self._step("freeze", detail=detail)
-        stop(self.group.services, self.checked)
+        stop(self.context)
 
     def _stopped_before(self) -> float:
         """Return for how many seconds an earlier run that was killed has already left the services stopped."""
-        since = self.record.detail.get(STOPPED_AT) if self.record.state == state.FROZEN else None
-        return (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() if since else 0.0
+        since = self._stopped_by_an_earlier_run()
+        return (datetime.now(UTC) - since).total_seconds() if since else 0.0
+
+    def _stopped_by_an_earlier_run(self) -> datetime | None:
+        """Return when an earlier run that was killed has stopped the services, None if there was none."""
+        return self.record.detail.stopped_at if self._is_again else None
 
     def _freeze(self) -> Path:
-        """Prove that nobody has the file open, complete it, fence it, and return its real path."""
+        """Prove that nobody has the file open, complete it, write-protect it, and return its real path."""
         wait_until_closed(self.group.source_path, self.settings.stop_timeout)
         with open_source(self.group, self._inode) as source:
             write_protection.remove_fence(source.descriptor, self._described)
@@ -189,15 +190,14 @@ class Window:
         """Commit that PostgreSQL is the store, before the first service can write to it."""
         path = Path(os.path.realpath(self.group.source_path))
         require_at_rest(path)
-        # Root can write to a file with a fence of the weaker kind, and whoever may write to the directory exchange it.
+        # Root can write to a file whose protection is the weaker one; who may write to the directory can exchange it.
         require_unchanged(path, self._identity)
         record = ledger.read_group(self.connection, self.group.name, self.group.source_path)
         self._fingerprint = {
-            name: {"rows": left["rows"], "writers": left["writers"]}
-            for name, left in record.detail[migrate.LOADED].items()
+            name: {"rows": left["rows"], "writers": left["writers"]} for name, left in record.detail.loaded.items()
         }
         rollback_record.end(self.connection, self.group, self.record)
-        detail = {FINGERPRINT: self._fingerprint, **stamp(self.connection)}
+        detail = changes(fingerprint=self._fingerprint, clock=read_clock(self.connection), restored_at=None)
         self._step("go_live", frozen_sha256=frozen_sha256, detail=detail)
 
     def _add_content(self, content: Mapping[str, Mapping[str, Any]]) -> None:

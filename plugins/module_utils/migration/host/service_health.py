@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core.connection import Login, connect
+from ..core.connection import Login, connect, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from . import dotenv_file, open_files
-from .pm2 import ONLINE, Pm2, Process
+from .pm2 import ONLINE, Pm2, Process, by_user
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -250,16 +250,9 @@ class Watcher:
         stale = self._stale_variables(family, self.services_login.values(service, password, len(processes)))
         if stale:
             return stale
-        # In cluster mode pm2 hands the requests to one process after the other.
-        for pid in result.pids:
-            session = self._session_of(service.database_role, password, open_files.family_of([pid]))
-            if session is None:
-                return (
-                    f"it answers, but no session of role {service.database_role} on "
-                    f"{self.services_login.host}:{self.services_login.port} comes from its process {pid}"
-                )
-            result.session_pid = session
-        return ""
+        connection = self._session(service.database_role, password)
+        result.session_pid, missing = find_sessions(connection, service, result.pids, self.services_login.host)
+        return missing
 
     def _stale_variables(self, family: Iterable[int], wanted: Mapping[str, str]) -> str:
         """Return which variables of a process would beat its ``.env`` with another value."""
@@ -271,23 +264,6 @@ class Watcher:
             if stale:
                 return f"its process was started with {', '.join(stale)}, which beats the value in .env"
         return ""
-
-    def _session_of(self, role: str, password: str, family: Iterable[int]) -> int | None:
-        """Return the server's process for a session of a role that comes from one of these processes."""
-        ports = set().union(*(open_files.local_ports(pid) for pid in family))
-        for server_pid, client_port in self._sessions(role, password):
-            if client_port in ports or (client_port == -1 and self.services_login.host.startswith("/")):
-                return server_pid
-        return None
-
-    def _sessions(self, role: str, password: str) -> list[tuple[int, int]]:
-        """Return server process and client port of each session of a role, as that role itself sees them."""
-        with self._session(role, password).cursor() as cursor:
-            cursor.execute(
-                "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
-                "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL"
-            )
-            return [(int(pid), int(port)) for pid, port in cursor.fetchall()]
 
     def _session(self, role: str, password: str) -> Connection:
         """Return our own session as a role, which sees all that concerns its other sessions."""
@@ -311,6 +287,90 @@ class Watcher:
         ]
         if problems:
             raise MigrationError("Not every service is healthy.", problems)
+
+
+def find_sessions(connection: Connection, service: Service, pids: Iterable[int], host: str) -> tuple[int | None, str]:
+    """Return the server's process for a session of a service, and what is missing; an empty text if nothing is.
+
+    Every process of the service needs a session of the service's role that comes from a socket of its own, or of a
+    descendant: in cluster mode pm2 hands the requests to one process after the other. A session of the role that
+    somebody else has opened proves nothing.
+
+    :param connection: of a login that may see the role's sessions; an open transaction of it is ended.
+    :param host: the server's address as the service knows it. Through a Unix socket no port tells whose session it is.
+    """
+    with connection.cursor() as cursor:
+        if not connection.autocommit:
+            # The login may see who is connected; the role that it works as may not.
+            cursor.execute("SET LOCAL ROLE NONE")
+        cursor.execute(
+            "SELECT pid, client_port FROM pg_stat_activity WHERE usename = %s AND datname = current_database() "
+            "AND pid <> pg_backend_pid()",
+            (service.database_role,),
+        )
+        sessions = cursor.fetchall()
+        cursor.execute("SELECT session_user")
+        login = str(first_row(cursor)[0])
+    if not connection.autocommit:
+        connection.rollback()
+    found: int | None = None
+    for pid in pids:
+        ports = set().union(*(open_files.local_ports(member) for member in open_files.family_of([pid])))
+        own = [
+            int(server_pid) for server_pid, port in sessions if port in ports or (port == -1 and host.startswith("/"))
+        ]
+        if own:
+            found = own[0]
+            continue
+        if any(port is None for _, port in sessions):
+            return None, (
+                f"it answers, but {login} may not see where the sessions of role {service.database_role} come from: "
+                f'GRANT pg_read_all_stats TO "{login}"'
+            )
+        return None, (
+            f"it answers, but no session of role {service.database_role} on the server comes from its process {pid}: "
+            "it uses another store"
+        )
+    return found, ""
+
+
+def look_once(connection: Connection, group: Group) -> dict[str, str]:
+    """Return for each service of a group by name why it is not well on PostgreSQL; an empty text if it is.
+
+    Nothing is stopped or started, and no password is needed.
+
+    :param connection: of a login that may see every session.
+    :raises MigrationError: if a service's user does not exist.
+    """
+    answers: dict[str, str] = {}
+    for user, pm2 in by_user(service.user for service in group.services).items():
+        problem = pm2.problem()
+        reason = f"{problem.where}: {problem.what}" if problem else ""
+        listed: list[Process] = []
+        try:
+            listed = [] if problem else pm2.processes()
+        except MigrationError as error:
+            reason = "; ".join(f"{entry.where}: {entry.what}" for entry in error.problems) or error.summary
+        for service in group.services:
+            if service.user == user:
+                processes = [process for process in listed if process.name == service.name]
+                answers[service.name] = reason or _answer(connection, service, processes)
+    return answers
+
+
+def _answer(connection: Connection, service: Service, processes: Sequence[Process]) -> str:
+    """Return why one service is not well on PostgreSQL."""
+    statuses = [process.status for process in processes]
+    if not statuses or any(status != ONLINE for status in statuses):
+        return f"pm2 reports it as {', '.join(statuses) or 'unknown'}"
+    shortcoming = ask(service.health_url)
+    if shortcoming:
+        return shortcoming
+    try:
+        host = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user)).get("PGHOST", "")
+    except (MigrationError, ValueError) as error:
+        return f"{service.env_path} cannot be read: {error}"
+    return find_sessions(connection, service, [process.pid for process in processes], host)[1]
 
 
 def _restarts(processes: Iterable[Process]) -> int:

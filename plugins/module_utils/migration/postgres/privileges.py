@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import ledger
 from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
-from ..core.group_detail import rights_taken
+from .write_lock import rights_taken
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

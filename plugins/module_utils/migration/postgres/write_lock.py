@@ -2,7 +2,7 @@
 
 Two parts, each undone by itself where it has to be:
 
-- While a way back is under way, the transaction that will commit it holds a lock on the tables
+- While a rollback is under way, the transaction that will commit it holds a lock on the tables
   (``SHARE``: everybody may read, nobody may write). It waits for whoever has written and not yet
   committed, and it ends with its session, also if this process is killed.
 - In the commit that makes SQLite the store, everybody but the owner loses the right to write to
@@ -18,9 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core import ledger
 from ..core.connection import psycopg2, sql
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
+from ..core.group_detail import KEYS, Phase
 from ..core.sql import table_name
 
 if TYPE_CHECKING:
@@ -131,3 +133,16 @@ def _privilege(grant: Mapping[str, Any]) -> Composable:
 def _grantee(grant: Mapping[str, Any]) -> Composable:
     """Return the SQL of a role, or of everybody."""
     return sql.SQL("PUBLIC") if grant["role"] is None else sql.Identifier(grant["role"])
+
+
+def rights_taken(connection: Connection) -> list[dict[str, Any]]:
+    """Return the rights that rollbacks have taken and no cutover has given back."""
+    if not ledger.exists(connection):
+        return []
+    key, phases = KEYS["rollback"], [Phase.COMMITTED.value, Phase.DONE.value]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT detail -> %s -> 'rights' FROM migration.cutover_group WHERE detail -> %s ->> 'phase' = ANY (%s)",
+            (key, key, phases),
+        )
+        return [right for (rights,) in cursor.fetchall() for right in rights or ()]

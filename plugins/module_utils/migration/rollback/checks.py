@@ -1,4 +1,4 @@
-"""What must be right before a way back stops anything: every problem at once, a trial among them."""
+"""What must be right before a rollback stops anything: every problem at once, a trial among them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
 from ..engine.export import export
 from ..engine.export.difference import Counts
-from ..window import frozen_file, rollback_record
+from ..window import frozen_file
 from ..window.back_on_sqlite import written_since
-from ..window.checks import Checked
+from ..window.checks import Findings
+from ..window.context import WindowContext
 from ..window.services import identity_of
 from . import dump
 
@@ -33,7 +34,7 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of a way back.
+    """What is asked of a rollback.
 
     :param directory: where dumps of PostgreSQL's tables are kept.
     :param lose_rows: the number of rows that may be lost; None to keep every row.
@@ -55,47 +56,39 @@ class Found:
     identity: tuple[int, ...] = ()
 
 
-def check(
-    connection: Connection,
-    group: Group,
-    record: ledger.GroupRecord,
-    options: Options,
-    checked: Checked,
-    work_directory: str | None = None,
-) -> Found:
+def check(context: WindowContext, record: ledger.GroupRecord, options: Options, findings: Findings) -> Found:
     """Note every problem, and return what else was found.
 
     The services may run: the trial reads one snapshot of PostgreSQL.
-
-    :param work_directory: root's directory for private copies.
     """
+    connection, group, work_directory = context.connection, context.group, context.settings.work_directory
     source = Path(os.path.realpath(group.source_path))
     identity = identity_of(source) if source.exists() else ()
     frozen = None
-    with checked.collecting():
-        frozen = _check_frozen_file(group, record, checked)
-    _check_names_of_the_file(group, checked)
+    with findings.collecting():
+        frozen = _check_frozen_file(group, record, findings)
+    _check_names_of_the_file(group, findings)
     changed = bool(written_since(connection, group, record))
     if not changed:
         if options.lose_rows:
-            checked.problems.append(_wrong_number(group, options.lose_rows, 0))
+            findings.violations.append(_wrong_number(group, options.lose_rows, 0))
         return Found(False, identity)
     if frozen is None:
         return Found(True, identity)
-    _check_room(connection, group, options, frozen, Path(work_directory or WORK_DIRECTORY), checked)
-    with checked.collecting():
+    _check_room(connection, group, options, frozen, Path(work_directory or WORK_DIRECTORY), findings)
+    with findings.collecting():
         dump.find_programs(connection)
-    with checked.collecting():
+    with findings.collecting():
         # Whatever stands in the place of the private directory is known before anything is stopped.
         frozen_file.require_own(group.source_path)
         with frozen_file.work_place(work_directory) as place:
-            copy = frozen_file.copy_frozen(group, record.frozen_sha256, rollback_record.read(record), place)
+            copy = frozen_file.copy_frozen(group, record.frozen_sha256, record.detail.rollback, place)
             if options.lose_rows is not None:
                 lost = number_of(export.count_changes(connection, group, copy, place))
                 if lost != options.lose_rows:
-                    checked.problems.append(_wrong_number(group, options.lose_rows, lost))
+                    findings.violations.append(_wrong_number(group, options.lose_rows, lost))
             else:
-                _try(connection, group, copy, place, checked)
+                _try(connection, group, copy, place, findings)
     return Found(True, identity)
 
 
@@ -115,14 +108,16 @@ def require_number(group: Group, typed: int, lost: int) -> None:
         )
 
 
-def _try(connection: Connection, group: Group, frozen: Path, directory: Path, checked: Checked) -> None:
+def _try(connection: Connection, group: Group, frozen: Path, directory: Path, findings: Findings) -> None:
     """Bring the changes back into a scratch copy; note what cannot be said, and how many rows there are."""
     try:
         export.rehearse(connection, group, frozen, directory)
     except MigrationError as error:
-        checked.problems.extend(error.problems or [Problem(group.name, error.summary, "Correct this, then run again")])
+        findings.violations.extend(
+            error.problems or [Problem(group.name, error.summary, "Correct this, then run again")]
+        )
         lost = number_of(export.count_changes(connection, group, frozen, directory))
-        checked.problems.append(
+        findings.violations.append(
             Problem(
                 f"cutover group {group.name}",
                 f"without them there is only its frozen file, which lacks {_rows(lost)} of PostgreSQL",
@@ -147,38 +142,40 @@ def _rows(number: int) -> str:
     return "1 row" if number == 1 else f"{number:,} rows"
 
 
-def _check_frozen_file(group: Group, record: ledger.GroupRecord, checked: Checked) -> Path | None:
+def _check_frozen_file(group: Group, record: ledger.GroupRecord, findings: Findings) -> Path | None:
     """Return where the frozen file is; note a problem if it is not, or not the one that was frozen."""
     source = Path(os.path.realpath(group.source_path))
     fix = "Put the frozen file back from a backup; without it there is nothing to go back to"
     if not source.exists():
-        checked.problems.append(Problem(str(source), "the frozen SQLite file is gone", fix))
+        findings.violations.append(Problem(str(source), "the frozen SQLite file is gone", fix))
         return None
-    frozen = frozen_file.find_frozen(group, record.frozen_sha256, rollback_record.read(record))
+    frozen = frozen_file.find_frozen(group, record.frozen_sha256, record.detail.rollback)
     if frozen is None:
         what = "it is not the file that was frozen at the cutover: its hash is another"
-        checked.problems.append(Problem(str(source), what, fix))
+        findings.violations.append(Problem(str(source), what, fix))
         return None
     for suffix in ("-wal", "-journal"):
         journal = Path(f"{frozen}{suffix}")
         if journal.exists() and journal.stat().st_size:
             what = "it holds rows that the frozen file lacks: somebody wrote to it since the cutover"
-            checked.problems.append(Problem(str(journal), what, "Find out who did, and take these rows over by hand"))
+            findings.violations.append(
+                Problem(str(journal), what, "Find out who did, and take these rows over by hand")
+            )
             return None
     return frozen
 
 
-def _check_names_of_the_file(group: Group, checked: Checked) -> None:
+def _check_names_of_the_file(group: Group, findings: Findings) -> None:
     """Note a problem for a name of the file that would still lead to the old one if the file is replaced."""
     source = os.path.realpath(group.source_path)
     for alias in group.aliases:
         if os.path.realpath(alias) != source:
             what = f"it is no symlink that leads to {source}, so it would not lead to the file that replaces it"
-            checked.problems.append(Problem(alias, what, f"Make it a symlink: ln -sf {source} {alias}"))
+            findings.violations.append(Problem(alias, what, f"Make it a symlink: ln -sf {source} {alias}"))
 
 
 def _check_room(
-    connection: Connection, group: Group, options: Options, frozen: Path, work: Path, checked: Checked
+    connection: Connection, group: Group, options: Options, frozen: Path, work: Path, findings: Findings
 ) -> None:
     """Note a problem for each file system that has not enough room."""
     tables = [table_name(mapping.target).as_string(connection) for mapping in group.tables]
@@ -205,10 +202,10 @@ def _check_room(
     for directory, wanted in needed.values():
         free = shutil.disk_usage(directory).free
         if free < wanted:
-            checked.problems.append(
+            findings.violations.append(
                 Problem(
                     str(directory),
-                    f"{free // _MEBIBYTE:,} MiB are free, and a way back may need {-(-wanted // _MEBIBYTE):,} MiB",
+                    f"{free // _MEBIBYTE:,} MiB are free, and a rollback may need {-(-wanted // _MEBIBYTE):,} MiB",
                     "Make room there, or set service_env_rollback_directory to another place",
                 )
             )

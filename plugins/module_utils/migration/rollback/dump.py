@@ -1,7 +1,9 @@
-"""A dump of one group's tables, of one snapshot, that has been read back before anybody relies on it.
+"""A dump of one group's tables, of one snapshot, that is read back before anybody relies on it.
 
-``pg_dump`` writes it beside the other work of a way back; then every row that ``pg_restore`` reads
-from it is compared with what the server says in the same snapshot, as a multiset of hashed rows.
+``pg_dump`` writes it beside the other work of a rollback, while the services are stopped. Once they run again, every
+row that ``pg_restore`` reads from it is compared with what the server says in the same snapshot, as a multiset of
+hashed rows. Only then it gets its name: ``.partial`` was not read back yet, ``.unproven`` is not what the server holds,
+or could not be compared.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,20 +137,22 @@ class GroupDump:
         self._sequences = _sequences_of(connection, self._tables)
         connection.rollback()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._prefix = f"{quote(group.name, safe='')}-"
+        prefix = f"{quote(group.name, safe='')}-"
         # Of a run that was killed; not of a group whose name begins with this one's.
-        ours = re.compile(rf"{re.escape(self._prefix)}\d{{8}}T\d+Z\.partial")
+        ours = re.compile(rf"{re.escape(prefix)}\d{{8}}T\d+Z\.partial")
         for left in directory.iterdir():
             if ours.fullmatch(left.name):
                 left.unlink()
         self._lock_timeout = f"{max(1, round(lock_seconds * 1000))}ms"
-        self._path = directory / f"{self._prefix}{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.dump"
-        self._partial = self._path.with_suffix(".partial")
+        self.path = directory / f"{prefix}{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.dump"
+        self._partial = partial_of(self.path)
+        self._reader: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
     def start(self, snapshot_id: str) -> None:
-        """Start ``pg_dump`` on an exported snapshot; it goes on by itself."""
+        """Start ``pg_dump`` on an exported snapshot; it goes on by itself. The snapshot is held until :meth:`close`."""
+        self._reader = _hold(self._login, snapshot_id, self._lock_timeout)
         # The password goes through the environment, which only the user of the process can read.
         command = [self._programs.pg_dump, "--format=custom", f"--snapshot={snapshot_id}", "--no-password"]
         command.append(f"--lock-wait-timeout={self._lock_timeout}")
@@ -168,73 +172,133 @@ class GroupDump:
         finally:
             os.close(descriptor)
 
-    def finish(self, snapshot_id: str) -> Dumped:
-        """Wait for the dump, read it back, and compare it with the server in the same snapshot.
+    def wait(self) -> None:
+        """Wait until the dump is written and on the disk.
 
-        :raises MigrationError: if it could not be written, or is not equal.
+        :raises MigrationError: if it could not be written.
         """
         if self._process is None or self._errors is None:
-            raise ValueError("finish() needs a dump that was started")
+            raise ValueError("wait() needs a dump that was started")
         if self._process.wait() != 0:
             self._errors.seek(0)
-            raise self._failed(_last_line(self._errors.read()) or f"pg_dump ended with {self._process.returncode}")
-        with closing(connect(self._login)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
-                for name, value in {**_FORMS, "lock_timeout": self._lock_timeout}.items():
-                    cursor.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, value))
-            read = self._read_back()
-            problems = []
-            for name in self._tables:
-                columns = _columns_of(connection, name)
-                expected = _rows_of(connection, name, columns)
-                found_columns, found = read.get(name, ([], RowsHashed()))
-                if found_columns != columns or found != expected:
-                    what = f"it holds {found.rows:,} rows of it, and the server {expected.rows:,}, or others"
-                    problems.append(Problem(f"{self._partial}: {name}", what, "Run again; please report this"))
-            if problems:
-                raise MigrationError("The dump is not what PostgreSQL holds.", problems)
+            what = _last_line(self._errors.read()) or f"pg_dump ended with {self._process.returncode}"
+            raise _failed(self._group, self.path, what)
         with self._partial.open("rb") as file:
             os.fsync(file.fileno())
-        self._partial.rename(self._path)
-        sync_directory(self._path.parent)
-        rows = {name: hashed.rows for name, (_, hashed) in read.items()}
-        return Dumped(str(self._path), sha256_of(self._path), self._path.stat().st_size, rows)
+        sync_directory(self.path.parent)
+
+    def prove(self) -> Dumped:
+        """Read the dump back, compare it with the server in the same snapshot, and give it its name.
+
+        :raises MigrationError: if it is not equal.
+        """
+        if self._reader is None:
+            raise ValueError("prove() needs a dump that was started")
+        return _prove(self._reader, self._programs, self._group, self._tables, self.path)
 
     def cancel(self) -> None:
         """End the dump if it still goes on, and remove what is not finished."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        if self._errors is not None:
-            self._errors.close()
+        self.close()
         self._partial.unlink(missing_ok=True)
 
-    def _read_back(self) -> dict[str, tuple[list[str], RowsHashed]]:
-        """Return columns and hashed rows of each table in the dump."""
-        with (
-            tempfile.TemporaryFile() as errors,
-            subprocess.Popen(
-                [self._programs.pg_restore, "--data-only", "--file=-", str(self._partial)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={"PATH": _PATH, "LANG": "C.UTF-8"},
-            ) as process,
-        ):
-            read = dict(_read_tables(process.stdout or ()))
-            if process.wait() != 0:
-                errors.seek(0)
-                raise self._failed(_last_line(errors.read()) or f"pg_restore ended with {process.returncode}")
-        return read
+    def close(self) -> None:
+        """Let the snapshot go."""
+        if self._errors is not None:
+            self._errors.close()
+        if self._reader is not None:
+            self._reader.close()
 
-    def _failed(self, what: str) -> MigrationError:
-        """Return the error for a dump that did not come about."""
-        return MigrationError(
-            f"The tables of cutover group {self._group.name} could not be dumped.",
-            [Problem(str(self._path), what, "Correct this, then run again")],
-        )
+
+def prove_left(login: Login, connection: Connection, group: Group, path: Path) -> Dumped:
+    """Read back what a run has dumped that was killed before it could do so itself.
+
+    The tables are still what they were: nobody but their owner may write to them while SQLite is the store.
+
+    :raises MigrationError: if it is not what the server holds now.
+    """
+    programs = find_programs(connection)
+    tables = _tables_with_rows(connection, [mapping.target for mapping in group.tables])
+    connection.rollback()
+    if not partial_of(path).exists():
+        raise _failed(group, path, "it is no more")
+    with closing(_hold(login, None, "30000ms")) as reader:
+        return _prove(reader, programs, group, tables, path)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a dump that could not be proven a name that says so, and return it."""
+    unproven = path.with_suffix(".unproven")
+    with suppress(FileNotFoundError):
+        partial_of(path).rename(unproven)
+    return unproven
+
+
+def partial_of(path: Path) -> Path:
+    """Return under which name a dump lies until it is proven."""
+    return path.with_suffix(".partial")
+
+
+def _hold(login: Login, snapshot_id: str | None, lock_timeout: str) -> Connection:
+    """Return a session that sees one moment: an exported one, or now."""
+    connection = connect(login)
+    with connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if snapshot_id is not None:
+            cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
+        for name, value in {**_FORMS, "lock_timeout": lock_timeout}.items():
+            cursor.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, value))
+    return connection
+
+
+def _prove(reader: Connection, programs: Programs, group: Group, tables: Sequence[str], path: Path) -> Dumped:
+    """Compare a dump with what a session sees, and give it its name."""
+    partial = partial_of(path)
+    read = _read_back(programs, group, partial)
+    problems = []
+    for name in tables:
+        columns = _columns_of(reader, name)
+        expected = _rows_of(reader, name, columns)
+        found_columns, found = read.get(name, ([], RowsHashed()))
+        if found_columns != columns or found != expected:
+            what = f"it holds {found.rows:,} rows of it, and the server {expected.rows:,}, or others"
+            problems.append(Problem(f"{partial}: {name}", what, "Run again; please report this"))
+    if problems:
+        raise MigrationError("The dump is not what PostgreSQL holds.", problems)
+    partial.rename(path)
+    sync_directory(path.parent)
+    rows = {name: hashed.rows for name, (_, hashed) in read.items()}
+    return Dumped(str(path), sha256_of(path), path.stat().st_size, rows)
+
+
+def _read_back(programs: Programs, group: Group, partial: Path) -> dict[str, tuple[list[str], RowsHashed]]:
+    """Return columns and hashed rows of each table in the dump."""
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [programs.pg_restore, "--data-only", "--file=-", str(partial)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={"PATH": _PATH, "LANG": "C.UTF-8"},
+        ) as process,
+    ):
+        read = dict(_read_tables(process.stdout or ()))
+        if process.wait() != 0:
+            errors.seek(0)
+            what = _last_line(errors.read()) or f"pg_restore ended with {process.returncode}"
+            raise _failed(group, partial, what)
+    return read
+
+
+def _failed(group: Group, path: Path, what: str) -> MigrationError:
+    """Return the error for a dump that did not come about."""
+    return MigrationError(
+        f"The tables of cutover group {group.name} could not be dumped.",
+        [Problem(str(path), what, "Correct this, then run again")],
+    )
 
 
 class RowsHashed:

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
 from ..core.connection import Login, ServerUnreachable, connected
+from ..core.decide import Interrupted, Rollback, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
 from ..host.service_health import SQLITE
 from ..window import rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, to_sqlite
-from ..window.checks import Checked, Settings, check_services
+from ..window.checks import EnvFile, Findings, Settings, check_services
+from ..window.context import WindowContext
 from ..window.host_lock import LOCK_SECONDS, locked_on_host
-from ..window.rollback_record import Standing
 from ..window.services import diff, watch
 from ..window.signals import interruptible, server_errors, uninterruptible
-from ..window.steps import FENCE, Steps
+from ..window.steps import Steps
 from .checks import Options, check
 from .undo import bring_up_on_postgresql
-from .window import Window, describe, finish
+from .window import Window, describe, finish, warnings_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -60,43 +61,59 @@ def roll_back(
         return _never_moved(group)
 
 
-def put_right(login: Login, group: Group, settings: Settings) -> str:
-    """Bring an interrupted way back to an end, before anything else is done with a group.
+def put_right(login: Login, group: Group, settings: Settings, check_mode: bool = False) -> str:
+    """Bring an interrupted rollback to an end, before anything else is done with a group.
 
+    :param check_mode: only say what would be done.
     :returns: what was done, for a person; empty if there was nothing to do.
     :raises MigrationError: if the services do not come up, or somebody has written to the frozen file.
     """
-    with connected(login) as connection:
-        if not ledger.exists(connection):
-            return ""
-        connection.rollback()
-        if rollback_record.standing(_read(connection, group)) is Standing.NOTHING:
-            return ""
-        with (
-            server_errors(group),
-            interruptible(),
-            locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
-            ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
-        ):
-            record = _read(connection, group)
-            standing = rollback_record.standing(record)
-            if standing is Standing.UNDO:
-                checked = check_services(group, settings, may_be_missing=True)
-                left, unwell = bring_up_on_postgresql(
-                    login, group, settings, checked, lambda: rollback_record.undo(connection, group, record)
+    try:
+        with connected(login) as connection:
+            return _put_right(connection, login, group, settings, check_mode)
+    except ServerUnreachable:
+        if not check_mode:
+            raise
+        return ""
+
+
+def _put_right(connection: Connection, login: Login, group: Group, settings: Settings, check_mode: bool) -> str:
+    """Do what :func:`put_right` says."""
+    if not ledger.exists(connection):
+        return ""
+    connection.rollback()
+    interrupted = decide(_read(connection, group)).interrupted
+    if interrupted is Interrupted.NOTHING:
+        return ""
+    if check_mode:
+        done = "undone" if interrupted is Interrupted.UNDO else "finished"
+        return f"{group.name}: an interrupted rollback would be {done}."
+    with (
+        server_errors(group),
+        interruptible(),
+        locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
+        ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
+    ):
+        record = _read(connection, group)
+        interrupted = decide(record).interrupted
+        if interrupted is Interrupted.UNDO:
+            findings = Findings()
+            handles = check_services(group, settings, findings, may_be_missing=True)
+            context = WindowContext(connection, login, group, settings, handles)
+            left, unwell = bring_up_on_postgresql(context, lambda: rollback_record.undo(connection, group, record))
+            if left or unwell:
+                raise MigrationError(
+                    f"An interrupted rollback of cutover group {group.name} could not be undone altogether; "
+                    f"it stays on PostgreSQL, and its services were started again{how_they_are(unwell)}.",
+                    [*findings.violations, *left, *unwell],
                 )
-                if left or unwell:
-                    raise MigrationError(
-                        f"An interrupted way back of cutover group {group.name} could not be undone altogether; "
-                        f"it stays on PostgreSQL, and its services were started again{how_they_are(unwell)}.",
-                        [*checked.problems, *left, *unwell],
-                    )
-                return f"{group.name}: an interrupted way back was undone."
-            if standing is Standing.FINISH:
-                checked = check_services(group, settings, may_be_missing=True)
-                checked.require(f"Cutover group {group.name} is on SQLite, but cannot be looked after.")
-                finish(connection, group, settings, checked, Steps(), None)
-                return f"{group.name}: an interrupted way back was finished."
+            return f"{group.name}: an interrupted rollback was undone."
+        if interrupted is Interrupted.FINISH:
+            findings = Findings()
+            handles = check_services(group, settings, findings, may_be_missing=True)
+            findings.require_none(f"Cutover group {group.name} is on SQLite, but cannot be looked after.")
+            report = finish(WindowContext(connection, login, group, settings, handles), Steps(), None)
+            return " ".join([f"{group.name}: an interrupted rollback was finished.", *warnings_of(report)])
     return ""
 
 
@@ -123,34 +140,38 @@ class _Run:
         """Bring the group to SQLite, or keep it there."""
         group, name = self.group, self.group.name
         record = _read(self.connection, group)
-        standing = rollback_record.standing(record)
-        if standing is not Standing.FINISH and record.state in (state.PENDING, state.REHEARSED):
+        action = decide(record)
+        if action.rollback is Rollback.NOTHING:
             return _unchanged(group, record.state)
-        checked = check_services(group, self.settings, may_be_missing=True)
-        if standing is Standing.FINISH:
-            checked.require(f"Cutover group {name} is on SQLite, but cannot be looked after.")
-            return self._finish(checked, record)
-        if record.state == state.ROLLED_BACK:
-            checked.require(f"Cutover group {name} is on SQLite, but cannot be looked after.")
-            return self._keep_on_sqlite(checked)
-        if record.state == state.FROZEN:
-            checked.require(f"Cutover group {name} is frozen and cannot be brought back to SQLite.")
-            return self._thaw(checked, record)
-        # Refuses a group whose file is archived or gone.
-        state.next_state(name, record.state, "roll_back")
-        return self._leave_postgresql(checked, record, interrupted=standing is Standing.UNDO)
+        if action.rollback is Rollback.REFUSE:
+            # Raises, and says how its file comes back.
+            state.next_state(name, record.state, "roll_back")
+        findings = Findings()
+        handles = check_services(group, self.settings, findings, may_be_missing=True)
+        context = WindowContext(self.connection, self.login, group, self.settings, handles)
+        if action.rollback is Rollback.LEAVE_POSTGRESQL:
+            return self._leave_postgresql(context, record, findings, action.interrupted is Interrupted.UNDO)
+        if action.rollback is Rollback.REVERT_CUTOVER:
+            findings.require_none(f"Cutover group {name} is frozen and cannot be brought back to SQLite.")
+            return self._revert_cutover(context, record)
+        findings.require_none(f"Cutover group {name} is on SQLite, but cannot be looked after.")
+        if action.rollback is Rollback.FINISH:
+            return self._finish(context, record)
+        return self._keep_on_sqlite(context)
 
-    def _leave_postgresql(self, checked: Checked, record: ledger.GroupRecord, interrupted: bool) -> dict[str, Any]:
+    def _leave_postgresql(
+        self, context: WindowContext, record: ledger.GroupRecord, findings: Findings, interrupted: bool
+    ) -> dict[str, Any]:
         """Bring a group back that is live.
 
-        :param interrupted: an earlier way back was killed, and may have left the services stopped.
+        :param interrupted: an earlier rollback was killed, and may have left the services stopped.
         """
         group = self.group
         try:
             if interrupted and not self.check_mode:
                 rollback_record.undo(self.connection, group, record)
-            found = check(self.connection, group, record, self.options, checked, self.settings.work_directory)
-            checked.require(
+            found = check(context, record, self.options, findings)
+            findings.require_none(
                 f"Cutover group {group.name} cannot be rolled back; "
                 + ("it stays on PostgreSQL." if interrupted else "nothing was stopped.")
             )
@@ -159,66 +180,65 @@ class _Run:
                 raise
             # An earlier run has left the services stopped: they must not stay so.
             left, unwell = bring_up_on_postgresql(
-                self.login,
-                group,
-                self.settings,
-                checked,
+                context,
                 lambda: rollback_record.undo(self.connection, group, _read(self.connection, group)),
             )
             problems = problems_of(error, group)
             raise MigrationError(
                 f"Cutover group {group.name} cannot be rolled back; it stays on PostgreSQL, and its services, which "
-                f"an interrupted way back had left stopped, were started again{how_they_are(unwell)}.",
+                f"an interrupted rollback had left stopped, were started again{how_they_are(unwell)}.",
                 [*problems, *(problem for problem in [*left, *unwell] if problem not in problems)],
             ) from None
         changed = found.changed
+        changed_settings = _diff(context)
         if self.check_mode:
             how = (
                 "with every row written to PostgreSQL since its cutover" if changed else "on its file as it was frozen"
             )
             if self.options.lose_rows and changed:
                 how = f"on its file as it was frozen, without {self.options.lose_rows:,} rows"
-            return _moved(group, record.state, checked, f"{group.name} would be put back on SQLite, {how}.")
-        report = Window(self.connection, self.login, group, self.settings, self.options, checked, record, found).run()
-        return {**_moved(group, state.ROLLED_BACK, checked, describe(report)), "report": report}
+            return _moved(group, record.state, changed_settings, f"{group.name} would go back to SQLite, {how}.")
+        report = Window(context, self.options, record, found).run()
+        result = _moved(group, state.ROLLED_BACK, changed_settings, describe(report))
+        return {**result, "report": report, "warnings": warnings_of(report)}
 
-    def _finish(self, checked: Checked, record: ledger.GroupRecord) -> dict[str, Any]:
-        """Start the services after a way back that was killed behind its commit."""
-        group = self.group
+    def _finish(self, context: WindowContext, record: ledger.GroupRecord) -> dict[str, Any]:
+        """Start the services after a rollback that was killed behind its commit."""
+        group, changed_settings = self.group, _diff(context)
         if self.check_mode:
-            msg = f"{group.name}: an interrupted way back would be finished; it runs on SQLite then."
-            return _moved(group, record.state, checked, msg)
-        report = finish(self.connection, group, self.settings, checked, Steps(), None)
-        msg = f"{group.name}: an interrupted way back was finished. {describe(report)}"
-        return {**_moved(group, record.state, checked, msg), "report": report}
+            msg = f"{group.name}: an interrupted rollback would be finished; it runs on SQLite then."
+            return _moved(group, record.state, changed_settings, msg)
+        report = finish(context, Steps(), None)
+        msg = f"{group.name}: an interrupted rollback was finished. {describe(report)}"
+        return {**_moved(group, record.state, changed_settings, msg), "report": report, "warnings": warnings_of(report)}
 
-    def _thaw(self, checked: Checked, record: ledger.GroupRecord) -> dict[str, Any]:
+    def _revert_cutover(self, context: WindowContext, record: ledger.GroupRecord) -> dict[str, Any]:
         """Bring back the services of an interrupted cutover."""
-        group = self.group
+        group, changed_settings = self.group, _diff(context)
         if not self.check_mode:
             with uninterruptible():
-                to_sqlite(group, checked, self.settings, record.detail.get(FENCE, {}))
+                to_sqlite(context, record.detail.file_before)
                 ledger.take_step(self.connection, group.name, "thaw", group.source_path)
                 self.connection.commit()
         done = "would be" if self.check_mode else "was"
         msg = f"{group.name}: an interrupted cutover {done} undone; it runs on SQLite."
-        return _moved(group, state.REHEARSED, checked, msg)
+        return _moved(group, state.REHEARSED, changed_settings, msg)
 
-    def _keep_on_sqlite(self, checked: Checked) -> dict[str, Any]:
+    def _keep_on_sqlite(self, context: WindowContext) -> dict[str, Any]:
         """Start the services of a group that is back where one is not right; leave alone what is."""
-        group = self.group
-        right = all(entry.text == entry.on_sqlite for entry in checked.env_files)
+        group, changed_settings = self.group, _diff(context)
+        right = all(text == entry.render(text, self.settings, SQLITE) for entry, text in _texts(context))
         if right:
-            with closing(watch(group, checked, self.settings)) as watcher:
+            with closing(watch(context)) as watcher:
                 right = not any(health.shortcoming for health in watcher.look(group.services, SQLITE, 3.0))
         if right:
             return _unchanged(group, state.ROLLED_BACK)
         if not self.check_mode:
             with uninterruptible():
-                to_sqlite(group, checked, self.settings, {})
+                to_sqlite(context, {})
         done = "would be" if self.check_mode else "were"
         msg = f"{group.name} is on SQLite; its services {done} started again with the right settings."
-        return _moved(group, state.ROLLED_BACK, checked, msg)
+        return _moved(group, state.ROLLED_BACK, changed_settings, msg)
 
 
 def _read(connection: Connection, group: Group) -> ledger.GroupRecord:
@@ -228,9 +248,19 @@ def _read(connection: Connection, group: Group) -> ledger.GroupRecord:
     return record
 
 
-def _moved(group: Group, new_state: str, checked: Checked, msg: str) -> dict[str, Any]:
+def _texts(context: WindowContext) -> list[tuple[EnvFile, str]]:
+    """Return each dotenv file of the group with what stands in it."""
+    return [(entry, entry.read()) for entry in context.handles.env_files]
+
+
+def _diff(context: WindowContext) -> list[dict[str, str]]:
+    """Return how the settings of the services would change; asked before they do."""
+    return diff(context.handles.env_files, context.settings, to=SQLITE)
+
+
+def _moved(group: Group, new_state: str, changed_settings: list[dict[str, str]], msg: str) -> dict[str, Any]:
     """Return the result of a change."""
-    return {"changed": True, "state": new_state, "msg": msg, "diff": diff(checked.env_files, to=SQLITE)}
+    return {"changed": True, "state": new_state, "msg": msg, "diff": changed_settings}
 
 
 def _unchanged(group: Group, group_state: str) -> dict[str, Any]:

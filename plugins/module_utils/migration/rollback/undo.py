@@ -1,4 +1,4 @@
-"""Brings the services of a group up on PostgreSQL again after a way back that did not come about."""
+"""Brings the services of a group up on PostgreSQL again after a rollback that did not come about."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..core.estate import Group, Service
 from ..host.service_health import POSTGRESQL
 from ..window import rollback_record
 from ..window.back_on_sqlite import attempted
-from ..window.checks import Checked, Settings
+from ..window.context import WindowContext
 from ..window.services import require_healthy, start, watch, write_env_files
 from ..window.signals import uninterruptible
 
 
 def bring_up_on_postgresql(
-    login: Login, group: Group, settings: Settings, checked: Checked, put_file_back: Callable[[], None]
+    context: WindowContext, put_file_back: Callable[[], None]
 ) -> tuple[list[Problem], list[Problem]]:
     """Let the frozen file stand in its place again, start the services on PostgreSQL, and see that they are well.
 
@@ -26,23 +26,25 @@ def bring_up_on_postgresql(
     :param put_file_back: may raise; the ledger then knows that this is still to be done.
     :returns: what could not be done, and which services are not well.
     """
+    group = context.group
     with uninterruptible():
         left = [
             *attempted(put_file_back, group),
-            *attempted(lambda: write_env_files(checked.env_files, POSTGRESQL), group),
-            *attempted(lambda: start(_not_running(group, settings, checked), checked), group),
+            *attempted(lambda: write_env_files(context.handles.env_files, context.settings, POSTGRESQL), group),
+            *attempted(lambda: start(context, _not_running(context)), group),
         ]
         # As long as something is left to be done, the next run must know of it.
-        left += [] if left else attempted(lambda: _close(login, group), group)
-        return left, attempted(lambda: require_healthy(group, checked, settings, POSTGRESQL), group)
+        left += [] if left else attempted(lambda: _close(context.login, group), group)
+        return left, attempted(lambda: require_healthy(context, POSTGRESQL), group)
 
 
-def _not_running(group: Group, settings: Settings, checked: Checked) -> Sequence[Service]:
+def _not_running(context: WindowContext) -> Sequence[Service]:
     """Return the services that have to be started: a stop may have failed, or never have been tried."""
-    if all(service.name in checked.removed for service in group.services):
+    group = context.group
+    if all(service.name in context.removed for service in group.services):
         return group.services
     try:
-        with closing(watch(group, checked, settings)) as watcher:
+        with closing(watch(context)) as watcher:
             healths = watcher.look(group.services, POSTGRESQL, 0.0)
     except MigrationError:
         return group.services
@@ -50,6 +52,6 @@ def _not_running(group: Group, settings: Settings, checked: Checked) -> Sequence
 
 
 def _close(login: Login, group: Group) -> None:
-    """Let the ledger know that this way back is none, over a connection of its own: another may be broken."""
+    """Let the ledger know that this rollback is none, over a connection of its own: another may be broken."""
     with connected(login) as connection:
         rollback_record.close(connection, group)

@@ -1,36 +1,36 @@
-"""The window of a way back: from the stop of a group's services to their health on SQLite.
+"""The window of a rollback: from the stop of a group's services to their health on SQLite.
 
 Before the commit of the state ``rolled_back`` PostgreSQL is the store, and whatever fails is undone;
-after it SQLite is. What a killed run leaves is told by :mod:`.window.rollback_record`.
+after it SQLite is. What a killed run leaves is told by :mod:`.core.decide`.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import group_detail, ledger, state
-from ..core.connection import Login, connect, connected, first_row
+from ..core import ledger, state
+from ..core.connection import connect, connected, first_row
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Group
+from ..core.group_detail import Phase, changes
 from ..engine.export import export
 from ..engine.proof.target_state import read_writers
-from ..engine.transfer import migrate
 from ..host.downtime import DowntimeClient
 from ..host.service_health import SQLITE
 from ..postgres import write_lock
 from ..window import frozen_file, rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, sessions_left, to_sqlite, written_since
-from ..window.checks import Checked, Settings
+from ..window.context import WindowContext
 from ..window.services import limit_waits, require_at_rest, require_unchanged, stop
 from ..window.signals import uninterruptible
-from ..window.steps import FENCE, MEASURED_BY_CLIENT, MEASURED_BY_STEPS, Steps
+from ..window.steps import MEASURED_BY_CLIENT, MEASURED_BY_STEPS, Steps
 from .checks import Found, Options, number_of, require_number
-from .dump import Dumped, GroupDump
+from .dump import Dumped, GroupDump, prove_left, set_aside
 from .undo import bring_up_on_postgresql
 
 if TYPE_CHECKING:
@@ -44,33 +44,30 @@ _RECONNECT_SECONDS = 30.0
 
 
 class Window:
-    """One way back of one group that is live.
+    """One rollback of one group that is live.
 
     :param connection: holds the group's lock.
     """
 
     def __init__(
         self,
-        connection: Connection,
-        login: Login,
-        group: Group,
-        settings: Settings,
+        context: WindowContext,
         options: Options,
-        checked: Checked,
         record: ledger.GroupRecord,
         found: Found,
     ) -> None:
-        self.connection = connection
-        self.login = login
-        self.group = group
-        self.settings = settings
+        self.context = context
+        self.connection = context.connection
+        self.login = context.login
+        self.group = context.group
+        self.settings = context.settings
         self.options = options
-        self.checked = checked
         self.record = record
         self.found = found
         self.steps = Steps()
-        self.entry: dict[str, Any] = {"phase": group_detail.OPEN}
+        self.entry: dict[str, Any] = {"phase": Phase.OPEN}
         self._committing = False
+        self._dump: GroupDump | None = None
 
     def run(self) -> dict[str, Any]:
         """Go through the window and return its report.
@@ -83,7 +80,7 @@ class Window:
             rollback_record.note(self.connection, self.group, self.entry)
             began = time.monotonic()
             self._make_sqlite_the_store(to_the_end)
-            return finish(self.connection, self.group, self.settings, self.checked, self.steps, began, client)
+            return finish(self.context, self.steps, began, client, self._dump)
 
     def _make_sqlite_the_store(self, to_the_end: ExitStack) -> None:
         """Do all that comes before the commit, and commit; undo it if that fails.
@@ -93,11 +90,11 @@ class Window:
         with ExitStack() as stack:
             try:
                 with self.steps.step("stop"):
-                    stop(self.group.services, self.checked)
+                    stop(self.context)
                 with self.steps.step("fence"):
                     guard = connect(self.login)
                     stack.callback(guard.close)
-                    self._fence(guard)
+                    self._lock_tables(guard)
                 with self.steps.step("compare"):
                     changed = bool(written_since(self.connection, self.group, self.record))
                 self.entry["way"] = UNCHANGED
@@ -108,13 +105,18 @@ class Window:
                     self._commit(guard, loaded)
             except BaseException as error:
                 stack.close()
+                if not self._committing:
+                    self._cancel_dump()
                 failure = self._undo(error)
                 if failure is not None:
                     raise failure from None
+            if self._dump is not None:
+                # It holds its snapshot until it is proven.
+                to_the_end.callback(self._dump.close)
 
-    def _fence(self, guard: Connection) -> None:
+    def _lock_tables(self, guard: Connection) -> None:
         """Wait for what the services have sent, and let nobody write to the tables from here on."""
-        left = sessions_left(self.connection, self.group, self.checked, self.settings)
+        left = sessions_left(self.context)
         if left:
             raise MigrationError("A service may still write to PostgreSQL.", left)
         write_lock.hold(guard, self.group, self.settings.stop_timeout)
@@ -130,7 +132,7 @@ class Window:
         dump = GroupDump(
             self.login, self.connection, self.group, Path(self.options.directory), self.settings.stop_timeout
         )
-        stack.callback(dump.cancel)
+        self._dump = dump
         dump.start(snapshot_id)
         place = stack.enter_context(frozen_file.work_place(self.settings.work_directory))
         if self.options.lose_rows is None:
@@ -144,8 +146,9 @@ class Window:
             with self.steps.step("count"):
                 hashes = self._count(self.options.lose_rows, snapshot_id, place)
         with self.steps.step("dump"):
-            dumped = dump.finish(snapshot_id)
-        self.entry["dump"] = dumped.as_dict()
+            dump.wait()
+        # It is read back once the services run again.
+        self.entry["dump"] = {"path": str(dump.path)}
         if self.options.lose_rows is None:
             with self.steps.step("swap"):
                 self._swap(copy)
@@ -164,7 +167,7 @@ class Window:
 
     def _swap(self, copy: Path) -> None:
         """Put the exported file in the place of the frozen one, if it is another."""
-        path, described = self.group.source_path, self.record.detail.get(FENCE, {})
+        path, described = self.group.source_path, self.record.detail.file_before
         exported = frozen_file.finish_copy(copy, self.group, described)
         self.entry |= {"frozen_sha256": self.record.frozen_sha256, "exported_sha256": exported}
         if exported == self.record.frozen_sha256:
@@ -178,7 +181,7 @@ class Window:
         # Committed first: whoever finds the exported file in the place knows then what it is.
         rollback_record.note(self.connection, self.group, self.entry)
         frozen_file.swap(self.group, old_file, described, inode)
-        # Whoever got hold of the old file while it had no fence would write to it, or has put a log beside the new one.
+        # Whoever opened the old file while it was unprotected would write to it, or has put a log beside the new one.
         require_at_rest(old_file)
         require_at_rest(source)
 
@@ -188,11 +191,11 @@ class Window:
             source = Path(os.path.realpath(self.group.source_path))
             require_unchanged(source, self.found.identity)
         rights = write_lock.take_rights(guard, self.group)
-        self.entry |= {"phase": group_detail.COMMITTED, "rights": rights, "steps": self.steps.steps}
-        detail: dict[str, Any] = {group_detail.ROLLBACK: self.entry, migrate.KEPT: {}}
+        self.entry |= {"phase": Phase.COMMITTED, "rights": rights, "steps": self.steps.steps}
+        detail = changes(rollback=self.entry, baseline={})
         if loaded:
             # So the next migration knows these rows for its own: the file holds them, or they were given up.
-            detail[migrate.LOADED] = loaded
+            detail |= changes(loaded=loaded)
         ledger.take_step(guard, self.group.name, "roll_back", self.group.source_path, detail=detail)
         self._committing = True
         guard.commit()
@@ -208,6 +211,7 @@ class Window:
             if committed:
                 return None
             if committed is None:
+                # What was dumped stays: the next run needs it if SQLite is the store.
                 what = (
                     "the server went away while it was told that SQLite is the store, and nobody knows whether it did"
                 )
@@ -216,16 +220,20 @@ class Window:
                     f"Only the server knows on which store cutover group {name} is; its services are stopped.",
                     problems,
                 )
-            left, unwell = bring_up_on_postgresql(
-                self.login, self.group, self.settings, self.checked, self._put_file_back
-            )
+            self._cancel_dump()
+            left, unwell = bring_up_on_postgresql(self.context, self._revert_file)
         return MigrationError(
             f"Cutover group {name} was not rolled back (the step '{self.steps.name}' failed): it stays on PostgreSQL, "
             f"and its services were started again{how_they_are(unwell)}.",
             [*problems, *left, *unwell],
         )
 
-    def _put_file_back(self) -> None:
+    def _cancel_dump(self) -> None:
+        """Leave nothing of a dump of a rollback that did not come about."""
+        if self._dump is not None:
+            self._dump.cancel()
+
+    def _revert_file(self) -> None:
         """Let the frozen file stand in its place again."""
         frozen_file.undo_swap(self.group, self.record.frozen_sha256, self.entry)
 
@@ -249,31 +257,31 @@ class Window:
 
 
 def finish(
-    connection: Connection,
-    group: Group,
-    settings: Settings,
-    checked: Checked,
+    context: WindowContext,
     steps: Steps,
     began: float | None,
     client: DowntimeClient | None = None,
+    dump: GroupDump | None = None,
 ) -> dict[str, Any]:
-    """Start the services on SQLite, whose file is in place, and write the way back into the ledger.
+    """Start the services on SQLite, whose file is in place, and write the rollback into the ledger.
 
     :param began: :func:`time.monotonic` when the services were stopped, None if another run did so.
     :param client: has asked the services since before their stop; None if nobody could.
-    :returns: the report.
+    :param dump: still to be read back; None if there is none, or another run has made it.
+    :returns: the report; :func:`warnings_of` says what of it a person has to know.
     :raises MigrationError: if a service does not come up; SQLite is the store all the same.
     """
+    connection, group = context.connection, context.group
     connection.rollback()
     record = ledger.read_group(connection, group.name, group.source_path)
     connection.rollback()
-    entry = rollback_record.read(record)
+    entry = dict(record.detail.rollback)
     stopped_at = datetime.fromisoformat(entry["stopped_at"])
     try:
         with steps.step("start"), uninterruptible():
             if client is not None:
                 client.mark_start()
-            healths = to_sqlite(group, checked, settings, record.detail.get(FENCE, {}))
+            healths = to_sqlite(context, record.detail.file_before)
     except Exception as error:
         raise MigrationError(
             f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
@@ -284,6 +292,9 @@ def finish(
     stopped = began if began is not None else time.monotonic() - (datetime.now(UTC) - stopped_at).total_seconds()
     window = healthy_at - stopped
     seen = None if client is None else client.downtime()
+    if "dump" in entry:
+        with steps.step("read the dump back"):
+            entry["dump"] = _proven(context, record, Path(entry["dump"]["path"]), dump)
     report = {
         "group": group.name,
         "downtime_seconds": round(window if seen is None else seen, 3),
@@ -298,10 +309,38 @@ def finish(
         **{key: entry[key] for key in _REPORTED if key in entry},
     }
     ledger.record_run(connection, group.name, KIND, stopped_at, report)
-    ledger.merge_detail(connection, group.name, {group_detail.ROLLBACK: {**entry, "phase": group_detail.DONE}})
+    ledger.merge_detail(connection, group.name, changes(rollback={**entry, "phase": Phase.DONE}))
     connection.commit()
     frozen_file.remove_directory(group.source_path)
     return report
+
+
+def _proven(context: WindowContext, record: ledger.GroupRecord, path: Path, dump: GroupDump | None) -> dict[str, Any]:
+    """Read the dump back and return what the report says of it: whatever is wrong with it, SQLite is the store."""
+    try:
+        if dump is not None:
+            return dump.prove().as_dict()
+        if record.state != state.ROLLED_BACK:
+            raise MigrationError(
+                "The tables were loaded again before the dump was read back.",
+                [Problem(str(path), "the run that made it was killed", "Keep it until you have looked at it")],
+            )
+        return prove_left(context.login, context.connection, context.group, path).as_dict()
+    except Exception as error:
+        reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in problems_of(error, context.group))
+        return {"path": str(set_aside(path)), "problem": reasons}
+
+
+def warnings_of(report: Mapping[str, Any]) -> list[str]:
+    """Return what of a rollback's report a person has to look after."""
+    dumped = report.get("dump", {})
+    if "problem" not in dumped:
+        return []
+    return [
+        f"{report['group']} runs on SQLite, and the dump of its tables in PostgreSQL cannot be relied on: "
+        f"{dumped['problem']}. It was kept as {dumped['path']}. Until the next rehearsal PostgreSQL still holds the "
+        "tables: dump them yourself if you need them."
+    ]
 
 
 _REPORTED = (
@@ -310,7 +349,7 @@ _REPORTED = (
 
 
 def describe(report: dict[str, Any]) -> str:
-    """Return what a way back has done, for a person."""
+    """Return what a rollback has done, for a person."""
     parts: list[str] = []
     tables = report.get("tables", [])
     totals = [sum(table[kind] for table in tables) for kind in ("inserted", "updated", "deleted")]
@@ -332,7 +371,7 @@ def describe(report: dict[str, Any]) -> str:
     else:
         parts.append("on its file as it was frozen: nothing was written to PostgreSQL since")
     parts.append(f"its services were down for {report['downtime_seconds']:.1f} seconds")
-    if "dump" in report:
+    if "sha256" in report.get("dump", {}):
         dumped = Dumped(**report["dump"])
         parts.append(f"PostgreSQL's tables are kept in {dumped.path} (SHA-256 {dumped.sha256})")
     return f"{report['group']} runs on SQLite again, {'; '.join(parts)}."

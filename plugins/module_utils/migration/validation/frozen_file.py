@@ -21,7 +21,6 @@ from ..host.write_protection import is_fenced
 from ..postgres import catalog
 from ..sqlite.snapshot import has_pages, snapshot
 from ..sqlite.tables import open_snapshot, read_tables
-from ..window.steps import FENCE
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -62,7 +61,7 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     elif found != record.frozen_sha256:
         what = "the frozen SQLite file has changed since the cutover: a program writes to it, or it was replaced"
         findings.append(Problem(str(path), what, fix))
-    if record.detail.get(FENCE) and not fenced:
+    if record.detail.file_before and not fenced:
         what = "its fence is gone: an old program could write rows to it"
         findings.append(Problem(str(path), what, f"Run playbooks/4_service_cutover.yml, which {_RAISES_IT}"))
     wal, journal = (Path(f"{path.resolve()}{suffix}") for suffix in ("-wal", "-journal"))

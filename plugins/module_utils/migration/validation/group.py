@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
 from ..core.connection import explained
+from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError, Problem
-from ..core.group_detail import REHEARSAL
 from ..engine.proof.target_state import since
 from ..engine.transfer import migrate
-from ..window import rollback_record
-from ..window.steps import FINGERPRINT
 from .frozen_file import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
 from .ledger_lists import read_kept
 from .services import find_strays, look_at_services
@@ -64,8 +62,8 @@ def validate(
             cursor.execute("SELECT set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
         connection.commit()
     result = blank(group, record.state)
-    result["rehearsal"] = record.detail.get(REHEARSAL)
-    if rollback_record.standing(record) is not rollback_record.Standing.NOTHING:
+    result["rehearsal"] = dict(record.detail.rehearsal) or None
+    if decide(record).interrupted is not Interrupted.NOTHING:
         where, what = f"cutover group {group.name}", "its way back to SQLite was interrupted"
         findings.append(Problem(where, what, _END_WAY_BACK))
     if record.state == state.PENDING:
@@ -290,7 +288,7 @@ def _validate_live(
         return
     result["loaded_by"] = run["kind"]
     result["seconds"] = dict(run["seconds"])
-    recorded = record.detail.get(FINGERPRINT) or record.detail.get(migrate.LOADED) or {}
+    recorded = record.detail.fingerprint or record.detail.loaded
     if not recorded:
         result["information"].append(
             "The ledger holds no fingerprint of the cutover: what was written since is unknown"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import state
 from ..core.errors import MigrationError, Problem
 from ..host import open_files
-from ..host.service_health import ask
+from ..host.service_health import ask, look_once
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -36,25 +36,21 @@ def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any
 
 
 def find_strays(connection: Connection, group: Group, answers: list[dict[str, Any]]) -> list[Problem]:
-    """Return the services that are well and have no session on the server: they use another store.
+    """Return the services that answer, and of which a process has no session of its own on the server.
 
     The health address uses the database, so right after it was asked a session is there.
 
     :param answers: what :func:`look_at_services` returned.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = current_database()")
-        roles = {role for (role,) in cursor.fetchall()}
-    connection.rollback()
     well = {answer["name"] for answer in answers if not answer["shortcoming"]}
     return [
         Problem(
-            f"service {service.name}",
-            f"it answers, and its role {service.database_role} has no session on the server: it uses another store",
+            f"service {name}",
+            shortcoming,
             f"Run playbooks/4_service_cutover.yml, which brings it to PostgreSQL again, {_RUN_VALIDATION}",
         )
-        for service in group.services
-        if service.name in well and service.database_role not in roles
+        for name, shortcoming in look_once(connection, group).items()
+        if shortcoming and name in well
     ]
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import ledger, state
+from ..core import ledger
 from ..core.connection import Login, ServerUnreachable, connect
+from ..core.decide import Rollback, decide
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..engine.proof.target_state import since
 from ..host import write_protection
 from ..host.service_health import POSTGRESQL, SQLITE, Health
-from .checks import Checked, Settings, check_services
+from .checks import Findings, check_services
+from .context import WindowContext
 from .services import open_source, require_healthy, save, start, stop, watch, write_env_files
 from .signals import Interrupted, uninterruptible
-from .steps import FENCE, FINGERPRINT
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -27,11 +29,8 @@ if TYPE_CHECKING:
 _RECONNECT_SECONDS = 10.0
 
 
-def put_back(
-    connection: Connection,
-    login: Login,
-    group: Group,
-    settings: Settings,
+def revert(
+    context: WindowContext,
     error: BaseException,
     step: str,
     may_have_written: bool,
@@ -39,15 +38,16 @@ def put_back(
 ) -> MigrationError:
     """Bring a group back to SQLite after a failure, and return the error that tells both.
 
-    :param connection: holds the group's lock, unless the server has gone away.
+    :param context: its connection holds the group's lock, unless the server has gone away.
     :param error: what failed.
     :param step: where it failed, in words.
     :param may_have_written: whether a service was started on PostgreSQL: then only the server knows what it wrote.
-    :param described: what is known of the file before it was fenced, if the ledger cannot be asked.
+    :param described: what is known of the file before its write protection, if the ledger cannot be asked.
     """
+    group, settings = context.group, context.settings
     problems = problems_of(error, group)
     with uninterruptible(), ExitStack() as stack:
-        usable = _usable_connection(connection, login, stack)
+        usable = _usable_connection(context.connection, context.login, stack)
         if usable is None and may_have_written:
             fix = "Bring the server back, then run playbooks/4_service_cutover.yml again: it finishes or undoes it"
             what = "its services may have written rows that only the server knows, so they stay on PostgreSQL"
@@ -56,18 +56,19 @@ def put_back(
                 [*problems, Problem(f"cutover group {group.name}", what, fix)],
             )
         record = None if usable is None else ledger.read_group(usable, group.name, group.source_path)
-        if record is not None and record.state not in (state.FROZEN, state.LIVE):
+        if record is not None and decide(record).rollback not in (Rollback.REVERT_CUTOVER, Rollback.LEAVE_POSTGRESQL):
             # The services are stopped only after "frozen" is committed.
             return MigrationError(f"Cutover group {group.name} failed in {step}; nothing was stopped.", problems)
-        checked = check_services(group, settings, may_be_missing=True)
+        handles = check_services(group, settings, Findings(), may_be_missing=True)
+        context = replace(context, connection=usable or context.connection, handles=handles, removed=set())
         try:
-            if usable is not None and record is not None and record.state == state.LIVE:
-                stop(group.services, checked)
+            if usable is not None and record is not None and decide(record).on_postgresql:
+                stop(context)
                 usable.rollback()
-                written = written_until_stopped(usable, group, checked, settings, record)
+                written = written_until_stopped(context, record)
                 if written:
-                    start(group.services, checked)
-                    unwell = attempted(lambda: require_healthy(group, checked, settings, POSTGRESQL), group)
+                    start(context, group.services)
+                    unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
                     return MigrationError(
                         f"Cutover group {group.name} failed in {step}. Its services have already written to "
                         f"PostgreSQL, so it stays there; they were started again{how_they_are(unwell)}.",
@@ -77,7 +78,7 @@ def put_back(
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
                 ledger.take_step(usable, group.name, "freeze", group.source_path)
                 usable.commit()
-            to_sqlite(group, checked, settings, (described or {}) if record is None else record.detail.get(FENCE, {}))
+            to_sqlite(context, (described or {}) if record is None else record.detail.file_before)
             if usable is not None:
                 usable.rollback()
                 ledger.take_step(usable, group.name, "thaw", group.source_path)
@@ -105,57 +106,56 @@ def put_back(
             )
 
 
-def to_sqlite(group: Group, checked: Checked, settings: Settings, described: Mapping[str, Any]) -> list[Health]:
-    """Put the services' settings back, take the fence away, and start the services on SQLite.
+def to_sqlite(context: WindowContext, described: Mapping[str, Any]) -> list[Health]:
+    """Take our lines out of the services' settings, lift the write protection, and start the services on SQLite.
 
-    :param described: what was recorded of the file before it was fenced.
+    :param described: what was recorded of the file before its write protection.
     :raises MigrationError: if a service does not come up.
     """
-    stop(group.services, checked)
+    group, settings = context.group, context.settings
+    stop(context)
     problems: list[Problem] = []
     unset: set[str] = set()
-    for entry in checked.env_files:
-        failed = attempted(partial(write_env_files, [entry], SQLITE), group)
+    for entry in context.handles.env_files:
+        failed = attempted(partial(write_env_files, [entry], settings, SQLITE), group)
         problems += failed
         unset.update([entry.service.name] if failed else [])
     if Path(group.source_path).exists():
-        problems += attempted(partial(_remove_fence, group, described), group)
+        problems += attempted(partial(_remove_protection, group, described), group)
     # Whoever has exchanged a file must not keep the services from running, but for one that would use PostgreSQL.
-    start([service for service in group.services if service.name not in unset], checked)
+    start(context, [service for service in group.services if service.name not in unset])
     if problems:
         raise MigrationError(f"Cutover group {group.name} is not on SQLite as it was.", problems)
-    healths = require_healthy(group, checked, settings, SQLITE, checked.pids)
-    save(group, checked, settings)
+    healths = require_healthy(context, SQLITE, context.handles.pids)
+    save(context)
     return healths
 
 
-def _remove_fence(group: Group, described: Mapping[str, Any]) -> None:
-    """Take the fence of a group's file away."""
+def _remove_protection(group: Group, described: Mapping[str, Any]) -> None:
+    """Take the write protection of a group's file away."""
     with open_source(group) as source:
         write_protection.remove_fence(source.descriptor, dict(described))
 
 
-def written_until_stopped(
-    connection: Connection, group: Group, checked: Checked, settings: Settings, record: ledger.GroupRecord
-) -> list[Problem]:
+def written_until_stopped(context: WindowContext, record: ledger.GroupRecord) -> list[Problem]:
     """Return what :func:`written_since` does for stopped services, once nothing of theirs can be committed any more.
 
     A session that does not end counts as written: nobody knows what it will commit.
     """
-    return sessions_left(connection, group, checked, settings) or written_since(connection, group, record)
+    return sessions_left(context) or written_since(context.connection, context.group, record)
 
 
-def sessions_left(connection: Connection, group: Group, checked: Checked, settings: Settings) -> list[Problem]:
+def sessions_left(context: WindowContext) -> list[Problem]:
     """Wait until the server has ended the sessions of stopped services, and name those that are left."""
-    with closing(watch(group, checked, settings)) as watcher:
+    with closing(watch(context)) as watcher:
         try:
-            left = watcher.wait_for_sessions(settings.stop_timeout)
+            left = watcher.wait_for_sessions(context.settings.stop_timeout)
         except ServerUnreachable:
             raise
         except MigrationError:
             # A role cannot log in any more, so only its name tells its sessions, and those before that still work.
             watcher.close()
-            left = _sessions_of_roles(connection, group, settings.stop_timeout)
+            left = _sessions_of_roles(context.connection, context.group, context.settings.stop_timeout)
     return left
 
 
@@ -185,7 +185,7 @@ def _sessions_of_roles(connection: Connection, group: Group, timeout: float) -> 
 
 def written_since(connection: Connection, group: Group, record: ledger.GroupRecord) -> list[Problem]:
     """Return one problem for each table that was written to since the cutover."""
-    then = record.detail.get(FINGERPRINT, {})
+    then = record.detail.fingerprint
     problems = []
     for table, now in since(connection, group, then).items():
         if now.written is not False:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from ..host import dotenv_file, login_test, open_files
-from ..host.pm2 import ONLINE, Pm2, Process, by_user
+from ..host.pm2 import ONLINE, Application, Pm2, Process, by_user
 from ..host.safe_paths import open_owned
-from ..host.service_health import ServicesLogin, ask
+from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
 from ..sqlite.snapshot import resolve_source
 
 if TYPE_CHECKING:
@@ -48,34 +48,37 @@ class Settings:
 
 @dataclass(frozen=True)
 class EnvFile:
-    """A service's ``.env`` as it is, and as it has to be on each store."""
+    """A service's ``.env``. What has to stand in it is rendered when it is asked for, and kept nowhere.
+
+    :param processes: how many processes of the service read it.
+    """
 
     service: Service
-    text: str = field(repr=False)
-    on_postgresql: str = field(repr=False)
-    on_sqlite: str = field(repr=False)
+    processes: int
+
+    def read(self) -> str:
+        """Return the file as it is."""
+        return dotenv_file.read(self.service.env_path, self.service.user)
+
+    def render(self, text: str, settings: Settings, store: str) -> str:
+        """Return the file as it has to be on a store, made of what it is."""
+        password = settings.role_passwords.get(self.service.database_role)
+        if store == SQLITE or not password:
+            return text if store == POSTGRESQL else dotenv_file.remove_keys(text)
+        values = settings.services_login.values(self.service, password, self.processes)
+        return dotenv_file.set_keys(text, values)
 
 
 @dataclass
-class Checked:
-    """What the checks have read on the way.
+class Findings:
+    """What the checks have found to be wrong."""
 
-    :param processes: pm2's processes by the service's name.
-    :param instances: how many processes each ecosystem file starts, by the service's name, where we can read it.
-    :param removed: names of services that we have taken out of pm2's list since.
-    """
+    violations: list[Problem] = field(default_factory=list)
 
-    daemons: dict[str, Pm2] = field(default_factory=dict)
-    processes: dict[str, list[Process]] = field(default_factory=dict)
-    instances: dict[str, int] = field(default_factory=dict)
-    removed: set[str] = field(default_factory=set)
-    env_files: list[EnvFile] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def require(self, summary: str) -> None:
-        """Raise with every problem found, if there is one."""
-        if self.problems:
-            raise MigrationError(summary, self.problems)
+    def require_none(self, summary: str) -> None:
+        """Raise with every violation found, if there is one."""
+        if self.violations:
+            raise MigrationError(summary, self.violations)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -83,61 +86,87 @@ class Checked:
         try:
             yield
         except MigrationError as error:
-            self.problems.extend(
+            self.violations.extend(
                 error.problems or [Problem("this host", error.summary, "Correct this, then run again")]
             )
+
+
+@dataclass(frozen=True)
+class Handles:
+    """What a run takes hold of a group's services by, as the checks have found it.
+
+    :param daemons: the pm2 of each user.
+    :param processes: pm2's processes by the service's name.
+    :param instances: how many processes each ecosystem file starts, by the service's name, where we can read it.
+    """
+
+    daemons: Mapping[str, Pm2] = field(default_factory=dict)
+    processes: Mapping[str, list[Process]] = field(default_factory=dict)
+    instances: Mapping[str, int] = field(default_factory=dict)
+    env_files: Sequence[EnvFile] = ()
 
     @property
     def pids(self) -> list[int]:
         """Return the processes of all services that run."""
         return [process.pid for processes in self.processes.values() for process in processes if process.pid]
 
+    def processes_of(self, service: Service) -> int:
+        """Return how many processes of a service pm2 starts: as its ecosystem file says, else as many as run now."""
+        return self.instances.get(service.name) or max(1, len(self.processes.get(service.name, ())))
 
-def check_services(group: Group, settings: Settings, may_be_missing: bool = False) -> Checked:
-    """Check pm2, files and passwords of a group's services.
+
+def check_services(group: Group, settings: Settings, findings: Findings, may_be_missing: bool = False) -> Handles:
+    """Check pm2, files and passwords of a group's services, and return what they are taken hold of by.
 
     :param may_be_missing: an earlier run may have been killed between pm2's ``delete`` and ``start``.
     """
-    checked = Checked()
     if not group.services:
-        checked.problems.append(
+        findings.violations.append(
             Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
         )
-    with checked.collecting():
-        checked.daemons = by_user(service.user for service in group.services)
+    daemons: dict[str, Pm2] = {}
+    with findings.collecting():
+        daemons = by_user(service.user for service in group.services)
     usable = {}
-    for user, pm2 in checked.daemons.items():
+    for user, pm2 in daemons.items():
         problem = pm2.problem()
         if problem:
-            checked.problems.append(problem)
+            findings.violations.append(problem)
         else:
             usable[user] = pm2
+    processes: dict[str, list[Process]] = {}
     for user, pm2 in usable.items():
-        with checked.collecting():
-            _check_names(checked, group, user, pm2.processes(), may_be_missing)
+        with findings.collecting():
+            processes |= _check_names(findings, group, user, pm2.processes(), may_be_missing)
+    instances = {}
     for service in group.services:
-        _check_files(checked, service, usable.get(service.user))
-        _check_env_file(checked, service, settings)
+        application = _check_files(findings, service, usable.get(service.user))
+        if application is not None:
+            instances[service.name] = application.processes
+    handles = Handles(daemons, processes, instances)
+    env_files = [
+        entry for service in group.services if (entry := _check_env_file(findings, handles, service, settings))
+    ]
     paths = [os.path.realpath(service.env_path) for service in group.services]
     for path in sorted({path for path in paths if paths.count(path) > 1}):
-        checked.problems.append(Problem(path, "several services name it as their env_file", "Give each its own"))
-    return checked
+        findings.violations.append(Problem(path, "several services name it as their env_file", "Give each its own"))
+    return replace(handles, env_files=env_files)
 
 
-def boot_warnings(checked: Checked) -> list[str]:
+def boot_warnings(handles: Handles) -> list[str]:
     """Return a sentence for each user whose services nobody would start again after a reboot."""
     return [
         f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
         f"for it. A reboot would leave them stopped. Run: pm2 startup systemd -u {user} --hp {pm2.home.parent}"
-        for user, pm2 in checked.daemons.items()
+        for user, pm2 in handles.daemons.items()
         if pm2.is_started_at_boot() is False
     ]
 
 
-def check_health(group: Group, checked: Checked) -> None:
+def check_health(group: Group, handles: Handles, findings: Findings) -> None:
     """Check that the services are well now, on SQLite: else nobody could tell whether the move has hurt them."""
     for service in group.services:
-        processes = checked.processes.get(service.name)
+        processes = handles.processes.get(service.name)
         if not processes:
             continue
         shortcoming = ask(service.health_url)
@@ -145,12 +174,12 @@ def check_health(group: Group, checked: Checked) -> None:
             shortcoming = f"pm2 reports it as {processes[0].status}"
         if shortcoming:
             fix = "Repair it while it is on SQLite, or correct 'health_url' in estate_cutover_groups"
-            checked.problems.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
+            findings.violations.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
 
 
-def check_source(group: Group, checked: Checked) -> None:
+def check_source(group: Group, handles: Handles, findings: Findings) -> None:
     """Check the source, its aliases, and that nobody but the group's services has it open."""
-    with checked.collecting():
+    with findings.collecting():
         source = resolve_source(group.source_path)
         # Whoever may exchange it must not lead root to a file of somebody else's.
         with open_owned(source, group.users):
@@ -160,20 +189,20 @@ def check_source(group: Group, checked: Checked) -> None:
             try:
                 info = os.stat(alias)
             except OSError:
-                checked.problems.append(Problem(alias, f"this alias does not lead to {source}", _INVENTORY))
+                findings.violations.append(Problem(alias, f"this alias does not lead to {source}", _INVENTORY))
                 continue
             if (info.st_dev, info.st_ino) != inode:
-                checked.problems.append(
+                findings.violations.append(
                     Problem(
                         alias,
                         f"it leads to {os.path.realpath(alias)}, another file than {source}",
                         "A copy needs a cutover group of its own; else make the symlink again",
                     )
                 )
-        checked.problems.extend(strangers(str(source), checked.pids))
+        findings.violations.extend(foreign_processes(str(source), handles.pids))
 
 
-def strangers(path: str, pids: Iterable[int]) -> list[Problem]:
+def foreign_processes(path: str, pids: Iterable[int]) -> list[Problem]:
     """Return one problem for each process that has a source open and is no service of its group.
 
     :param pids: the processes of the group's services; their descendants belong to them.
@@ -191,7 +220,7 @@ def strangers(path: str, pids: Iterable[int]) -> list[Problem]:
     ]
 
 
-def check_database(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+def check_database(connection: Connection, group: Group, settings: Settings, findings: Findings) -> None:
     """Check that each service's role can log in and see its schemas, and that all pools together fit the server."""
     for role in dict.fromkeys(service.database_role for service in group.services):
         password = settings.role_passwords.get(role)
@@ -201,7 +230,7 @@ def check_database(connection: Connection, group: Group, settings: Settings, che
             {name for service in group.services if service.database_role == role for name in service.schemas}
         )
         with (
-            checked.collecting(),
+            findings.collecting(),
             connected(settings.services_login.login(role, password)) as session,
             session.cursor() as cursor,
         ):
@@ -212,22 +241,22 @@ def check_database(connection: Connection, group: Group, settings: Settings, che
             )
             for (schema,) in cursor.fetchall():
                 fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
-                checked.problems.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
-    _check_connections(connection, group, settings, checked)
+                findings.violations.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
+    _check_connections(connection, group, settings, findings)
 
 
-def check_services_login(group: Group, settings: Settings, checked: Checked) -> None:
+def check_services_login(group: Group, settings: Settings, handles: Handles, findings: Findings) -> None:
     """Check that the services themselves reach a server on another host, whose certificate their library verifies."""
     values = {
-        service: settings.services_login.values(service, password, processes_of(checked, service))
+        service: settings.services_login.values(service, password, handles.processes_of(service))
         for service in group.services
         if (password := settings.role_passwords.get(service.database_role))
     }
-    pids = {name: [entry.pid for entry in found if entry.pid] for name, found in checked.processes.items()}
-    checked.problems.extend(login_test.problems(settings.services_login, values, pids))
+    pids = {name: [entry.pid for entry in found if entry.pid] for name, found in handles.processes.items()}
+    findings.violations.extend(login_test.problems(settings.services_login, values, pids))
 
 
-def _check_connections(connection: Connection, group: Group, settings: Settings, checked: Checked) -> None:
+def _check_connections(connection: Connection, group: Group, settings: Settings, findings: Findings) -> None:
     """Check that the pools of the whole estate fit what the server has left, when each is as full as it may be."""
     pools = dict(settings.estate_connections)
     for role in {service.database_role for service in group.services}:
@@ -250,7 +279,7 @@ def _check_connections(connection: Connection, group: Group, settings: Settings,
     wanted = sum(pools.values())
     if taken + wanted > usable:
         each = ", ".join(f"{role} {count}" for role, count in sorted(pools.items()))
-        checked.problems.append(
+        findings.violations.append(
             Problem(
                 "max_connections",
                 f"{usable} connections are usable, others have taken {taken}, and the pools of the services together "
@@ -260,60 +289,58 @@ def _check_connections(connection: Connection, group: Group, settings: Settings,
         )
 
 
-def processes_of(checked: Checked, service: Service) -> int:
-    """Return how many processes of a service pm2 starts: as its ecosystem file says, else as many as run now."""
-    return checked.instances.get(service.name) or max(1, len(checked.processes.get(service.name, ())))
-
-
-def _check_names(checked: Checked, group: Group, user: str, processes: list[Process], may_be_missing: bool) -> None:
-    """Check that pm2 knows every service of one user by its name."""
+def _check_names(
+    findings: Findings, group: Group, user: str, processes: list[Process], may_be_missing: bool
+) -> dict[str, list[Process]]:
+    """Check that pm2 knows every service of one user by its name; return the processes of each."""
+    found = {}
     known = sorted({process.name for process in processes})
     for service in group.services:
         if service.user != user:
             continue
-        checked.processes[service.name] = [process for process in processes if process.name == service.name]
+        found[service.name] = [process for process in processes if process.name == service.name]
         if service.name not in known and not may_be_missing:
-            checked.problems.append(
+            findings.violations.append(
                 Problem(
                     f"service {service.name}",
                     f"pm2 of user {user} does not know this name; it knows {', '.join(known) or 'none'}",
                     "Correct 'name' or 'user' of the service in estate_cutover_groups",
                 )
             )
+    return found
 
 
-def _check_files(checked: Checked, service: Service, pm2: Pm2 | None) -> None:
-    """Check a service's directory and what its ecosystem file starts."""
+def _check_files(findings: Findings, service: Service, pm2: Pm2 | None) -> Application | None:
+    """Check a service's directory and what its ecosystem file starts; return that, if it can be read."""
     if not Path(service.directory).is_dir():
-        checked.problems.append(Problem(service.directory, "the directory does not exist", _INVENTORY))
-        return
+        findings.violations.append(Problem(service.directory, "the directory does not exist", _INVENTORY))
+        return None
     path = service.ecosystem_path
     if not Path(path).is_file():
-        checked.problems.append(
+        findings.violations.append(
             Problem(
                 path, "pm2's ecosystem file does not exist", "Correct 'ecosystem_file', or write one for the service"
             )
         )
-        return
+        return None
     if pm2 is None:
-        return
-    with checked.collecting():
+        return None
+    with findings.collecting():
         applications = pm2.read_ecosystem(path)
         if applications is None:
-            return
+            return None
         if service.name not in applications:
-            checked.problems.append(
+            findings.violations.append(
                 Problem(
                     path,
                     f"it starts {', '.join(sorted(applications)) or 'nothing'}, but not {service.name}",
                     "Give the application this name, or correct 'ecosystem_file'",
                 )
             )
-            return
+            return None
         application = applications[service.name]
-        checked.instances[service.name] = application.processes
         if application.processes > service.pool_size:
-            checked.problems.append(
+            findings.violations.append(
                 Problem(
                     f"{path}: instances",
                     f"it starts {application.processes} processes, and the service's pool_size is {service.pool_size}: "
@@ -322,18 +349,19 @@ def _check_files(checked: Checked, service: Service, pm2: Pm2 | None) -> None:
                 )
             )
         for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
-            checked.problems.append(
+            findings.violations.append(
                 Problem(f"{path}: env.{key}", "it would beat the value in .env", "Remove it from the ecosystem file")
             )
+        return application
+    return None
 
 
-def _check_env_file(checked: Checked, service: Service, settings: Settings) -> None:
-    """Check a service's dotenv file and what has to be written to it."""
+def _check_env_file(findings: Findings, handles: Handles, service: Service, settings: Settings) -> EnvFile | None:
+    """Check a service's dotenv file and what has to be written to it; None if it cannot be read."""
     password = settings.role_passwords.get(service.database_role)
-    unwritable = []
-    values: dict[str, str] = {}
+    processes = handles.processes_of(service)
     if not password:
-        unwritable.append(
+        findings.violations.append(
             Problem(
                 f"role {service.database_role}",
                 "its password is not known",
@@ -341,10 +369,10 @@ def _check_env_file(checked: Checked, service: Service, settings: Settings) -> N
             )
         )
     else:
-        values = settings.services_login.values(service, password, processes_of(checked, service))
-        unwritable += dotenv_file.problems_of_values(f"service {service.name}", values.items())
-    checked.problems.extend(unwritable)
-    with checked.collecting():
-        text = dotenv_file.read(service.env_path, service.user)
-        on_postgresql = text if unwritable else dotenv_file.set_keys(text, values)
-        checked.env_files.append(EnvFile(service, text, on_postgresql, dotenv_file.remove_keys(text)))
+        values = settings.services_login.values(service, password, processes)
+        findings.violations += dotenv_file.problems_of_values(f"service {service.name}", values.items())
+    entry = EnvFile(service, processes)
+    with findings.collecting():
+        dotenv_file.remove_keys(entry.read())
+        return entry
+    return None

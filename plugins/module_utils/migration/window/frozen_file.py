@@ -168,7 +168,7 @@ def copy_frozen(group: Group, sha256: str | None, way_back: Mapping[str, Any], p
     copy.unlink(missing_ok=True)
     with _open_frozen(group, sha256, way_back) as found:
         if found is None or safe_paths.copy_to(found[1], copy) != sha256:
-            what = "somebody has written to it, or exchanged it, in spite of its fence"
+            what = "somebody has written to it, or exchanged it, in spite of its write protection"
             raise MigrationError(
                 "The changes cannot be brought back.",
                 [Problem(group.source_path, what, "Find out who writes to it, and stop that too, then run again")],

@@ -16,8 +16,9 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from ..host import dotenv_file, open_files
 from ..host.safe_paths import Opened, files_as_owner, open_owned, refused
-from ..host.service_health import POSTGRESQL, Health, Watcher
-from .checks import Checked, EnvFile, Settings
+from ..host.service_health import Health, Watcher
+from .checks import EnvFile, Settings
+from .context import WindowContext
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -26,79 +27,77 @@ if TYPE_CHECKING:
 LOG_SECONDS = 10.0
 
 
-def watch(group: Group, checked: Checked, settings: Settings) -> Watcher:
+def watch(context: WindowContext) -> Watcher:
     """Return a watcher of a group's services."""
-    return Watcher(group, checked.daemons, settings.services_login, settings.role_passwords)
+    settings = context.settings
+    return Watcher(context.group, context.handles.daemons, settings.services_login, settings.role_passwords)
 
 
-def stop(services: Iterable[Service], checked: Checked) -> None:
-    """Stop services and remove them from pm2's list, those of one user with one call.
+def stop(context: WindowContext) -> None:
+    """Stop a group's services and remove them from pm2's list, those of one user with one call.
 
     Each call of pm2 costs a good part of a second, and before it starts a service pm2 has to forget it anyway:
     a variable that pm2 has cached would beat the ``.env``.
     """
-    for user, pm2 in checked.daemons.items():
-        names = [service.name for service in services if service.user == user]
-        pm2.delete(names, [name for name in names if checked.processes.get(name)])
-        checked.removed.update(names)
+    for user, pm2 in context.handles.daemons.items():
+        names = [service.name for service in context.group.services if service.user == user]
+        pm2.delete(names, [name for name in names if context.handles.processes.get(name)])
+        context.removed.update(names)
 
 
-def start(services: Iterable[Service], checked: Checked) -> None:
+def start(context: WindowContext, services: Iterable[Service]) -> None:
     """Start services anew from their ecosystem files, all at the same time."""
     services = list(services)
-    for user, pm2 in checked.daemons.items():
-        pm2.delete(service.name for service in services if service.user == user and service.name not in checked.removed)
-    checked.removed.difference_update(service.name for service in services)
+    daemons, removed = context.handles.daemons, context.removed
+    for user, pm2 in daemons.items():
+        pm2.delete(service.name for service in services if service.user == user and service.name not in removed)
+    removed.difference_update(service.name for service in services)
     with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
         for started in [
-            pool.submit(checked.daemons[service.user].start, service.ecosystem_path, service.name)
-            for service in services
+            pool.submit(daemons[service.user].start, service.ecosystem_path, service.name) for service in services
         ]:
             started.result()
 
 
-def require_healthy(
-    group: Group, checked: Checked, settings: Settings, store: str, old_pids: Iterable[int] = ()
-) -> list[Health]:
+def require_healthy(context: WindowContext, store: str, old_pids: Iterable[int] = ()) -> list[Health]:
     """Wait until started services are healthy on a store, and watch them for a while.
 
     :param old_pids: processes that must be gone.
     :raises MigrationError: naming each service that is not healthy, or does not stay so.
     """
-    with closing(watch(group, checked, settings)) as watcher:
-        healths = watcher.wait(group.services, store, settings.health_timeout, old_pids)
-        watcher.watch(healths, settings.stable_seconds)
+    with closing(watch(context)) as watcher:
+        healths = watcher.wait(context.group.services, store, context.settings.health_timeout, old_pids)
+        watcher.watch(healths, context.settings.stable_seconds)
     return healths
 
 
-def save(group: Group, checked: Checked, settings: Settings, check_mode: bool = False) -> bool:
+def save(context: WindowContext, check_mode: bool = False) -> bool:
     """Let pm2 write its list for the next boot where that would change it, and return whether it was changed."""
     changed = False
-    for user, pm2 in checked.daemons.items():
-        services = [service for service in group.services if service.user == user]
-        secrets = [settings.role_passwords.get(service.database_role, "") for service in services]
+    for user, pm2 in context.handles.daemons.items():
+        services = [service for service in context.group.services if service.user == user]
+        secrets = [context.settings.role_passwords.get(service.database_role, "") for service in services]
         changed |= pm2.save([service.name for service in services], secrets, check_mode)
     return changed
 
 
-def write_env_files(env_files: Iterable[EnvFile], store: str) -> None:
+def write_env_files(env_files: Iterable[EnvFile], settings: Settings, store: str) -> None:
     """Write the dotenv files for a store, where they are not already so."""
     for entry in env_files:
-        text = entry.on_postgresql if store == POSTGRESQL else entry.on_sqlite
-        path, user = entry.service.env_path, entry.service.user
-        dotenv_file.write(path, text, user)
+        wanted = entry.render(entry.read(), settings, store)
+        dotenv_file.write(entry.service.env_path, wanted, entry.service.user)
 
 
-def diff(env_files: Iterable[EnvFile], to: str) -> list[dict[str, str]]:
-    """Return each dotenv file before and after, for ``--diff``, with every secret masked."""
+def diff(env_files: Iterable[EnvFile], settings: Settings, to: str) -> list[dict[str, str]]:
+    """Return each dotenv file as it is and as it has to be, for ``--diff``, with every secret masked."""
     return [
         {
             "before_header": entry.service.env_path,
             "after_header": entry.service.env_path,
-            "before": dotenv_file.masked(entry.text),
-            "after": dotenv_file.masked(entry.on_postgresql if to == POSTGRESQL else entry.on_sqlite),
+            "before": dotenv_file.masked(text),
+            "after": dotenv_file.masked(entry.render(text, settings, to)),
         }
-        for entry in env_files
+        for entry, text in [(entry, entry.read()) for entry in env_files]
     ]
 
 
@@ -128,14 +127,15 @@ def wait_until_closed(path: str, timeout: float) -> None:
 
 
 @contextmanager
-def open_source(group: Group, inode: int | None = None) -> Iterator[Opened]:
+def open_source(group: Group, inode: int | None = None, links: int | None = 1) -> Iterator[Opened]:
     """Open the SQLite file of a group, which its services' users may exchange for anything else at any moment.
 
     :param inode: refuse any other file.
+    :param links: how many names it may have; None for any number, where it is only looked at.
     :raises MigrationError: if it is missing, no regular file, or somebody else's.
     """
     try:
-        with open_owned(group.source_path, group.users, inode) as source:
+        with open_owned(group.source_path, group.users, inode, links) as source:
             yield source
     except FileNotFoundError:
         what, fix = "the file does not exist", "Put the file back, then run again"
@@ -197,7 +197,7 @@ def identity_of(file: Path | int) -> tuple[int, ...]:
 
 
 def require_unchanged(path: Path, identity: tuple[int, ...]) -> None:
-    """Refuse a frozen file that was written to or exchanged although it has a fence.
+    """Refuse a frozen file that was written to or exchanged although it is write-protected.
 
     :param identity: from :func:`identity_of`, before it was read or hashed.
     :raises MigrationError: if it is another now.
@@ -206,7 +206,7 @@ def require_unchanged(path: Path, identity: tuple[int, ...]) -> None:
         fix = "Find out who writes to it, and stop that too, then run again"
         raise MigrationError(
             f"{path} does not stay as it was frozen.",
-            [Problem(str(path), "somebody has written to it, or exchanged it, in spite of its fence", fix)],
+            [Problem(str(path), "somebody has written to it, or exchanged it, in spite of its write protection", fix)],
         )
 
 

@@ -1,4 +1,4 @@
-"""What is measured and recorded of a cutover or a rollback: its steps, its report, and its keys in the ledger."""
+"""What is measured and recorded of a cutover or a rollback: its steps and its report."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
 from ..core.estate import Group
+from ..core.group_detail import changes
 from ..host.downtime import DowntimeClient
 from ..host.service_health import POSTGRESQL, Health
-from . import frozen_file, rollback_record
+from . import frozen_file
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
-
-# Keys in the ledger's detail of a group.
-FINGERPRINT = "fingerprint"
-FENCE = "fence"
-STOPPED_AT = "stopped_at"
-# Whether its services have been seen healthy on PostgreSQL since the cutover.
-PROVEN = "proven"
 
 KIND = "cutover"
 # Who has measured a downtime.
@@ -104,12 +98,15 @@ def record_cutover(
     report: dict[str, Any],
     detail: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the cutover into the ledger; its final sync has an entry of its own."""
+    """Write the cutover into the ledger; its final sync has an entry of its own.
+
+    :param detail: more for the ledger, from :func:`.core.group_detail.changes`.
+    """
     connection.rollback()
     entry = {key: value for key, value in report.items() if key != "migration"}
     ledger.record_run(connection, group.name, KIND, started_at, entry)
-    ledger.merge_detail(connection, group.name, {PROVEN: True, **(detail or {})})
+    ledger.merge_detail(connection, group.name, {**changes(proven=True), **(detail or {})})
     connection.commit()
     record = ledger.read_group(connection, group.name, group.source_path)
     connection.rollback()
-    frozen_file.forget_old(group.source_path, rollback_record.read(record))
+    frozen_file.forget_old(group.source_path, record.detail.rollback)

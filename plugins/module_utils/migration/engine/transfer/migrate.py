@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...core import ledger, state
 from ...core.connection import explained
+from ...core.decide import Rehearsal, decide
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.estate import Group
 from ...core.files import WORK_DIRECTORY
+from ...core.group_detail import GroupDetail, changes
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
@@ -52,10 +54,6 @@ FINAL = "final"
 CHANGED_ROWS = "changed rows"
 PLAIN_ROWS = "all rows"
 EVERY_ROW = "every row checked"
-# In the ledger's detail of a group: what our last run left in the target, by target table.
-LOADED = "loaded"
-# There too: the token of the snapshot that was kept, and the digest of how it was moved.
-KEPT = "kept_snapshot"
 
 
 class _Clock:
@@ -103,7 +101,7 @@ def migrate(
     ledger.require(connection)
     with explained(f"moving cutover group {group.name}"), ledger.locked(connection, f"group {group.name}"):
         record = ledger.read_group(connection, group.name, group.source_path)
-        if state.is_on_postgresql(record.state):
+        if decide(record).rehearsal is Rehearsal.LEAVE_ALONE:
             raise MigrationError(
                 f"Cutover group {group.name} lives in PostgreSQL; its tables are not loaded again.",
                 [
@@ -119,7 +117,7 @@ def migrate(
             with clock.step("snapshot"):
                 frozen = record.state == state.FROZEN
                 work = Path(work_directory or WORK_DIRECTORY)
-                checked = baseline.find(work, group.name, record.detail.get(KEPT, {}).get("token"))
+                checked = baseline.find(work, group.name, record.detail.baseline.get("token"))
                 copy = stack.enter_context(snapshot(group.source_path, str(work), frozen, checked, wait=False))
             changed, report = _synchronise(connection, group, kind, check_mode, clock, copy, record.detail, started_at)
     report["seconds"] = clock.total()
@@ -205,7 +203,7 @@ def _synchronise(
     check_mode: bool,
     clock: _Clock,
     copy: Snapshot,
-    detail: Mapping[str, Any],
+    detail: GroupDetail,
     started_at: datetime,
 ) -> tuple[bool, dict[str, Any]]:
     """Compare, and load what differs; commit, or roll everything back."""
@@ -240,14 +238,13 @@ class _Run:
     clock: _Clock
     copy: Snapshot
     source: sqlite3.Connection
-    detail: Mapping[str, Any]
+    detail: GroupDetail
     started_at: datetime
 
     @property
     def loaded(self) -> Mapping[str, Any]:
         """Return what our last run left in the target, by target table."""
-        found: Mapping[str, Any] = self.detail.get(LOADED, {})
-        return found
+        return self.detail.loaded
 
     def sync_changed_rows(self) -> tuple[bool, dict[str, Any]] | None:
         """Move only what changed since the snapshot that the last run kept.
@@ -255,7 +252,7 @@ class _Run:
         :returns: None if there is none, or if what changed cannot be moved by itself.
         :raises RowsRefused: if PostgreSQL refuses a row or the result is not equal.
         """
-        connection, clock, was_kept = self.connection, self.clock, self.detail.get(KEPT, {})
+        connection, clock, was_kept = self.connection, self.clock, self.detail.baseline
         old_snapshot = baseline.find(self.copy.directory.parent, self.group.name, was_kept.get("token"))
         if old_snapshot is None:
             return None
@@ -400,12 +397,12 @@ class _Run:
             }
             if self.kind == REHEARSAL:
                 token = baseline.keep(self.copy, group.name)
-                detail = {LOADED: left, KEPT: {"token": token, "digest": baseline.digest(plans)}}
+                detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)})
                 ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
             else:
                 # The frozen file itself is what the way back starts from.
                 token = None
-                ledger.merge_detail(connection, group.name, {LOADED: left, KEPT: {}})
+                ledger.merge_detail(connection, group.name, changes(loaded=left, baseline={}))
             connection.commit()
         baseline.forget_others(work_directory, group.name, token)
 

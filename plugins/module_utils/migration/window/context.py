@@ -1,0 +1,31 @@
+"""What one run over one group works with, handed from function to function as one thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..core.connection import Login
+from ..core.estate import Group
+from .checks import Handles, Settings
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+
+@dataclass(frozen=True)
+class WindowContext:
+    """One run over one group.
+
+    :param connection: holds the group's lock in the ledger.
+    :param login: for further sessions on the server.
+    :param handles: what the group's services are taken hold of by.
+    :param removed: run state: names of services that we have taken out of pm2's list since.
+    """
+
+    connection: Connection
+    login: Login
+    group: Group
+    settings: Settings
+    handles: Handles
+    removed: set[str] = field(default_factory=set)
