@@ -17,6 +17,7 @@ from ..module_utils.inventory import checks
 from ..module_utils.migration.core.errors import MigrationError, Problem
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
+ARGUMENTS: dict[str, Any] = {}
 # How variables of the project begin that are no role's.
 _PREFIXES = ("estate_", "postgres_", "vault_", "environment_name")
 
@@ -25,10 +26,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
     """Looks at the variables of one host, and at the environments of all hosts of the run."""
 
     TRANSFERS_FILES = False
+    _supports_check_mode = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return no change, or a failure with every problem."""
         result = dict(super().run(tmp, task_vars))
+        self.validate_argument_spec(ARGUMENTS)
         variables = task_vars or {}
         problems = checks.find_two_environments(
             {

@@ -15,6 +15,7 @@ from ansible.template import Templar
 from tests.conftest import PROJECT
 
 TASKS = PROJECT / "roles" / "service_env" / "tasks"
+MODULE = "swarm.sqlite_to_postgresql.cutover_group"
 PASSWORDS = {"role_a": "secret-a", "role_b": "secret-b", "migrator": "secret-m"}
 
 
@@ -34,15 +35,13 @@ def group(name: str, *roles: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("item", "expected"), [("a", ["role_a"]), ("both", ["role_a", "role_b"]), ("none", [])])
 def test_the_tasks_hand_over_the_passwords_of_the_group_alone(name: str, item: str, expected: list[str]) -> None:
     (task,) = [
-        task
-        for task in DataLoader().load_from_file(str(TASKS / name), trusted_as_template=True)
-        if "cutover_group" in task
+        task for task in DataLoader().load_from_file(str(TASKS / name), trusted_as_template=True) if MODULE in task
     ]
     groups = [group("a", "role_a"), group("both", "role_a", "role_b"), group("none")]
     variables = {"item": item, "service_env_groups": groups, "service_env_role_passwords": PASSWORDS, **task["vars"]}
     templar = Templar(loader=DataLoader(), variables=variables)
-    assert templar.template(task["cutover_group"]["role_passwords"]) == {role: PASSWORDS[role] for role in expected}
-    assert templar.template(task["cutover_group"]["group"])["name"] == item
+    assert templar.template(task[MODULE]["role_passwords"]) == {role: PASSWORDS[role] for role in expected}
+    assert templar.template(task[MODULE]["group"])["name"] == item
 
 
 def test_the_module_refuses_the_passwords_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

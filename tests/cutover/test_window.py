@@ -40,6 +40,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     changes,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover, reconcile
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.window import (
+    Window as CutoverWindow,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
@@ -739,7 +742,7 @@ def test_the_dry_run_goes_where_the_run_goes(
         return acting
 
     for owner, name, actor in (
-        (reconcile.Keeper, "run", "keep"), (reconcile.Keeper, "dry_run", "keep"), (cutover.Window, "run", "move"),
+        (reconcile.Keeper, "run", "keep"), (reconcile.Keeper, "dry_run", "keep"), (CutoverWindow, "run", "move"),
         (cutover, "_would_be", "move"), (rollback._Run, "_leave_postgresql", "leave"),
         (rollback._Run, "_finish", "finish"), (rollback._Run, "_revert_cutover", "revert"),
         (rollback._Run, "_keep_on_sqlite", "keep on SQLite"),

@@ -113,7 +113,7 @@ def find_invalid_options(role: str, specification: Mapping[str, Any], values: Ma
     :param specification: the options of one of its entry points.
     :param values: those variables that are set, with their values.
     """
-    problems = []
+    problems: list[Problem] = []
     for name, value in values.items():
         option = {key: part for key, part in specification[name].items() if key not in _UNTOLD}
         errors = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
