@@ -90,6 +90,10 @@ report:
       description: Sequences that have given out nothing yet, and of which nothing shows whose values they are.
       type: list
       elements: str
+    triggers:
+      description: Triggers and rules of the target tables; they do not act on rows that are moved.
+      type: list
+      elements: str
     foreign_keys:
       description: Each foreign key, whether it is valid, and its orphans.
       type: list
@@ -189,11 +193,11 @@ def synchronise(
                 }
             # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
             from ..module_utils.migration.cutover import rehearsal
-            from ..module_utils.migration.engine.transfer import migrate
+            from ..module_utils.migration.engine.transfer import migrate, report
 
             if check_mode:
                 result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
-                result["warnings"] = rehearsal.unset_sequences(result["report"])
+                result["warnings"] = report.warnings_of(result["report"])
             else:
                 result = rehearsal.rehearse(connection, group, work_directory, rehearse_way_back)
             return {**result, "state": record.state, "diff": _diff(result["report"])}

@@ -427,9 +427,9 @@ def test_a_log_that_cannot_be_emptied_is_no_frozen_file(estate: Estate, monkeypa
 def test_a_final_sync_that_does_not_arrive_as_it_is_moves_nobody(estate: Estate) -> None:
     execute(
         estate.connection,
-        "CREATE FUNCTION app.spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.text := 'spoilt'; RETURN NEW; "
-        "END $$; CREATE TRIGGER spoil BEFORE INSERT ON app.notes FOR EACH ROW WHEN (NEW.text = 'since') "
-        "EXECUTE FUNCTION app.spoil()",
+        "CREATE FUNCTION app.spoil(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN IF $1 = 'since' THEN "
+        "INSERT INTO app.notes VALUES ('spoilt'); END IF; RETURN true; END $$;"
+        "ALTER TABLE app.notes ADD CHECK (app.spoil(text))",
     )
     with pytest.raises(MigrationError, match="failed in the step 'final sync' and was undone"):
         estate.cut_over()

@@ -38,7 +38,7 @@ def test_a_repeated_key_is_refused(connection: Connection, source: Path, tmp_pat
     with pytest.raises(MigrationError) as error:
         rehearse(connection, make_group(source, {"source": "t"}), tmp_path, check_mode)
     assert f"t.value: holds a JSON object that names a key twice (5 rows: id=3: '{REPEATED[0]}'; " in str(error.value)
-    assert "set 'repeated_key' for the column: keep_last, set_null or reject" in str(error.value)
+    assert "set 'repeated_key' for the column: keep_last (" in str(error.value)
 
 
 @pytest.mark.parametrize("answer", ["keep_last", "set_null", "reject"])

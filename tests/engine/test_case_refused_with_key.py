@@ -109,7 +109,7 @@ def test_infinity_in_a_column_of_whole_numbers_is_out_of_range(
     with pytest.raises(MigrationError) as error:
         rehearse(connection, make_group(source, {"source": "t", "columns": {"v": policies}}), tmp_path)
     assert f"t.v: holds a number outside the range of {type_name} (2 rows: id=1: inf; id=2: -inf)" in str(error.value)
-    assert "out_of_range: set_null" in str(error.value)
+    assert "set 'out_of_range' for the column: set_null (2 values)" in str(error.value)
     answered = make_group(source, {"source": "t", "columns": {"v": {**policies, "out_of_range": "set_null"}}})
     assert rehearse(connection, answered, tmp_path)["report"]["tables"][0]["equal"]
     report, _ = bring_back(connection, answered)
@@ -140,7 +140,7 @@ def test_ids_that_became_numbers_with_a_fraction_or_an_exponent_are_refused(
     with pytest.raises(MigrationError) as error:
         rehearse(connection, group, tmp_path)
     assert "t.v: holds a REAL where an id is needed" in str(error.value)
-    assert "(5 rows: id=2: inf; id=3: inf; id=4: inf; id=5: 1.2e+91; id=6: 1.5)" in str(error.value)
+    assert "(5 rows: id=2: inf; id=3: inf; id=4: inf and 2 more)" in str(error.value)
 
 
 def test_whole_numbers_are_ids_as_before(connection: Connection, tmp_path: Path) -> None:

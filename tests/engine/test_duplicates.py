@@ -43,7 +43,7 @@ def test_doubled_rows_are_refused_or_rejected_but_for_the_first(connection: Conn
     source = make_source(tmp_path / "doubled.db", "CREATE TABLE t (a TEXT, b TEXT, n INTEGER)", {"t": rows})
     found = refusal(connection, tmp_path, make_group(source, {"source": "t"}))
     assert "t.a+b: holds the same key more than once (1 row: a='x', b='y': 3 times)" in found
-    assert "set 'duplicate: reject' for the column" in found
+    assert "Set 'duplicate' for the column: reject (2 rows)" in found
     group = make_group(source, {"source": "t", "columns": {"b": REJECT}})
     report = rehearse(connection, group, tmp_path)["report"]
     table = report["tables"][0]
@@ -206,7 +206,11 @@ def test_a_uuid_without_hyphens_is_that_uuid_everywhere(connection: Connection, 
     execute(connection, "UPDATE migration.id_map SET old_id = lower(old_id) WHERE namespace = 'app.slots.obj_guid'")
     compared = migrate.compare(connection, group, str(tmp_path / "work"))["tables"]
     (difference,) = next(table for table in compared if table["source"] == "slots")["differences"]
-    assert (difference["column"], difference["source"], difference["target"]) == ("obj_guid", upper, upper.lower())
+    assert (difference["column"], difference["source"], difference["target"]) == (
+        "obj_guid",
+        repr(upper),
+        repr(upper.lower()),
+    )
 
 
 def test_two_spellings_of_one_uuid_are_named(connection: Connection, tmp_path: Path) -> None:

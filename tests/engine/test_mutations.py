@@ -276,7 +276,7 @@ def test_many_differences_are_found_and_the_first_are_named(connection: Connecti
     rehearse(connection, group, tmp_path)
     found = differences(connection, group, tmp_path, "UPDATE app.t SET v = 'y'")
     assert len(found) == 20
-    assert {(each["source"], each["target"]) for each in found} == {("x", "y")}
+    assert {(each["source"], each["target"]) for each in found} == {("'x'", "'y'")}
 
 
 def test_a_change_in_a_table_without_a_key_is_found(connection: Connection, tmp_path: Path) -> None:
@@ -316,10 +316,10 @@ def test_a_changed_key_and_a_changed_reference_are_found(connection: Connection,
         connection, group, tmp_path,
         "UPDATE app.notes SET owner = (SELECT id FROM app.users WHERE name = 'B') WHERE id = 1",
     )  # fmt: skip
-    assert found == [{"key": "id=1", "column": "owner", "source": "ann", "target": "bob"}]
+    assert found == [{"key": "id=1", "column": "owner", "source": "'ann'", "target": "'bob'"}]
     stranger = str(uuid.uuid5(uuid.NAMESPACE_DNS, "stranger"))
     found = differences(connection, group, tmp_path, f"UPDATE app.users SET id = '{stranger}' WHERE name = 'C'")
-    assert sorted(each["key"] for each in found) == sorted([f"id={SOME_UUID}", f"id={stranger}"])
+    assert sorted(each["key"] for each in found) == sorted([f"id='{SOME_UUID}'", f"id='{stranger}'"])
 
 
 # ---------------------------------------------------------------- the source's side
@@ -557,15 +557,16 @@ def test_a_wrong_conversion_commits_nothing(
 
 
 @pytest.mark.promise("proven-before-commit")
-def test_a_trigger_that_changes_a_row_commits_nothing(connection: Connection, tmp_path: Path) -> None:
+def test_what_changes_a_row_behind_the_load_commits_nothing(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,
         "CREATE TABLE t (id integer PRIMARY KEY, v text);"
-        "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN NEW.v := upper(NEW.v); RETURN NEW; END $$;"
-        "CREATE TRIGGER shout BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION shout()",
+        "CREATE FUNCTION shout(integer) RETURNS boolean LANGUAGE plpgsql AS "
+        "$$ BEGIN UPDATE app.t SET v = upper(v); RETURN true; END $$;"
+        "CREATE TABLE u (id integer PRIMARY KEY CHECK (shout(id)))",
     )
-    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", {"t": [(1, "quiet")]})
-    with pytest.raises(MigrationError, match="id=1: v is quiet in SQLite and QUIET in PostgreSQL"):
-        rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
+    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE u (id INTEGER PRIMARY KEY)"
+    source = make_source(tmp_path / "t.db", script, {"t": [(1, "quiet")], "u": [(1,)]})
+    with pytest.raises(MigrationError, match="id=1: v is 'quiet' in SQLite and 'QUIET' in PostgreSQL"):
+        rehearse(connection, make_group(source, {"source": "t"}, {"source": "u"}), tmp_path)
     assert_nothing_was_committed(connection)

@@ -87,14 +87,14 @@ def test_a_changed_value_in_the_target_is_a_finding(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
     assert "2 rows then, 2 now" in estate.findings()
-    assert "id=ann: name is Ann in SQLite and Anna in PostgreSQL" in estate.findings()
+    assert "id='ann': name is 'Ann' in SQLite and 'Anna' in PostgreSQL" in estate.findings()
 
 
 @pytest.mark.promise("secret-column-masked")
 def test_a_changed_secret_is_found_and_not_shown(estate: Estate) -> None:
     estate.rehearse()
     estate.on_target("UPDATE app.owners SET token = 'another secret' WHERE name = 'Ann'")
-    assert "id=ann: token is (secret) in SQLite and (secret) in PostgreSQL" in estate.findings()
+    assert "id='ann': token is (secret) in SQLite and (secret) in PostgreSQL" in estate.findings()
     assert "another secret" not in json.dumps(estate.validate())
 
 
@@ -204,7 +204,7 @@ def test_what_differs_in_a_table_that_nobody_writes_to_is_a_finding(estate: Esta
     (finding,) = estate.validate()["findings"]
     assert finding["where"] == "zoo: owners → app.owners"
     assert "it was written to since the cutover, and validation_unwritten_tables says" in finding["what"]
-    assert "id=ann: name is Ann in SQLite and Anna in PostgreSQL" in finding["what"]
+    assert "id='ann': name is 'Ann' in SQLite and 'Anna' in PostgreSQL" in finding["what"]
     # Without the file nobody can tell the row, and it is wrong all the same.
     estate.source.unlink()
     assert "zoo: owners → app.owners: it was written to since the cutover" in estate.findings()

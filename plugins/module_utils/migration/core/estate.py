@@ -24,8 +24,8 @@ COMPUTED = "computed "
 
 # For each policy of a column: the answers it may have. The first is the default.
 POLICIES: dict[str, tuple[str, ...]] = {
-    # A foreign key whose row is missing.
-    "orphan": (REFUSE, "set_null", "reject"),
+    # A foreign key whose row is missing, or that only SQLite finds: its columns may tell 'usd' from 'USD' no more.
+    "orphan": (REFUSE, "as_parent", "set_null", "reject"),
     # A unique key of the target that an earlier row holds already.
     "duplicate": (REFUSE, "reject"),
     # Text that is not JSON, in a json or jsonb column.

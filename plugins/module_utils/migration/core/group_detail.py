@@ -36,6 +36,7 @@ class GroupDetail:
 
     :param loaded: target table → what our last run left in it: ``rows``, ``hash``, ``writers``.
     :param baseline: ``token`` of the baseline snapshot, and ``digest`` of how it was moved.
+    :param ledger_content: sums of the rejected rows and original values in the ledger; None if no run has recorded them.
     :param rehearsal: what the last rehearsal found.
     :param file_before: owner and mode of the SQLite file before its write protection.
     :param stopped_at: when a cutover stopped the services.
@@ -50,6 +51,7 @@ class GroupDetail:
 
     loaded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata={"key": "loaded"})
     baseline: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "kept_snapshot"})
+    ledger_content: Mapping[str, Any] | None = field(default=None, metadata={"key": "ledger_content"})
     rehearsal: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "rehearsal"})
     file_before: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "fence"})
     stopped_at: datetime | None = field(default=None, metadata={"key": "stopped_at"})
@@ -66,6 +68,7 @@ class GroupDetail:
         found = data if isinstance(data, Mapping) else {}
         values: dict[str, Any] = {name: _mapping(found.get(key)) for name, key in KEYS.items()}
         restored_at = found.get(KEYS["restored_at"])
+        values["ledger_content"] = values["ledger_content"] if KEYS["ledger_content"] in found else None
         values["stopped_at"] = _moment(found.get(KEYS["stopped_at"]))
         values["proven"] = bool(found.get(KEYS["proven"]))
         values["clock"] = Clock.from_dict(found.get(KEYS["clock"]))

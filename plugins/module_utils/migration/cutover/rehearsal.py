@@ -23,6 +23,7 @@ from ..core.group_detail import GroupDetail, changes
 from ..engine.export.export import ExportReport
 from ..engine.export.export import rehearse as rehearse_way_back
 from ..engine.transfer import baseline, migrate
+from ..engine.transfer.report import warnings_of
 from ..host import open_files
 from ..host.pm2 import by_user
 from ..window.checks import foreign_processes
@@ -46,7 +47,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
     warnings = _warnings(group)
     began = time.monotonic()
     result = migrate.migrate(connection, group, migrate.REHEARSAL, work_directory=work_directory)
-    warnings += unset_sequences(result["report"])
+    warnings += warnings_of(result["report"])
     seconds = time.monotonic() - began
     detail = ledger.read_group(connection, group.name, group.source_path).detail
     connection.rollback()
@@ -71,18 +72,6 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
         ledger.merge_detail(connection, group.name, changes(rehearsal=found))
         connection.commit()
     return {**result, "rehearsal": dict(found), "msg": describe(group.name, found), "warnings": warnings}
-
-
-def unset_sequences(report: Mapping[str, Any]) -> list[str]:
-    """Return a sentence on the sequences of which nobody can tell what they number, none if there are none."""
-    names = report["unset_sequences"]
-    if not names:
-        return []
-    return [
-        f"{', '.join(names)}: these sequences have given out nothing yet, and nothing shows which column takes its "
-        "values from them. Name 'sequence' for that column in the inventory, or set them by hand before the services "
-        "use them."
-    ]
 
 
 def describe(name: str, found: Mapping[str, Any]) -> str:

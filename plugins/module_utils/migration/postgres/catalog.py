@@ -23,6 +23,7 @@ class TargetColumn:
     :param sequence: qualified name of the sequence that feeds it: one that it owns, or for a column of whole numbers
         the one that its default names. None if there is none.
     :param identity: ``a`` for GENERATED ALWAYS AS IDENTITY, ``d`` for BY DEFAULT, empty for neither.
+    :param deterministic: whether only texts of the same bytes are equal in its collation.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TargetColumn:
     generated: bool
     sequence: str | None
     identity: str = ""
+    deterministic: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
                    pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
                    CASE WHEN t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN l.name END
                ),
-               a.attidentity::text
+               a.attidentity::text,
+               coalesce((SELECT o.collisdeterministic FROM pg_collation o WHERE o.oid = a.attcollation), true)
         FROM resolved r
         JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
         JOIN pg_namespace tn ON tn.oid = t.typnamespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sqlite3
@@ -304,12 +305,42 @@ def shown_key(table: SourceTable, values: Sequence[Value], secret: Collection[st
 
 
 def show(value: Value, limit: int = 60) -> str:
-    """Return a value as a short text for a person."""
+    """Return a value as a short text for a person: quoted, so that no other value is shown alike.
+
+    Of a long one the beginning is shown, and the beginning of its SHA-256.
+    """
     if isinstance(value, bytes):
         text = f"x'{value[:limit].hex()}'"
-        return text if len(value) <= limit else f"{text}… ({len(value):,} bytes)"
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(str(value)):,} characters)"
+        return text if len(value) <= limit else f"{text}… ({len(value):,} bytes, sha256 {_short_hash(value)}…)"
+    if not isinstance(value, str):
+        return repr(value)
+    if len(value) <= limit:
+        return repr(value)
+    encoded = value.encode("utf-8", "surrogateescape")
+    return f"{value[:limit]!r}… ({len(value):,} characters, sha256 {_short_hash(encoded)}…)"
+
+
+def show_both(one: str, other: str, limit: int = 60) -> tuple[str, str]:
+    """Return two different texts for a person: of long ones the part where they begin to differ, and its place."""
+    if max(len(one), len(other)) <= limit:
+        return repr(one), repr(other)
+    place = next((index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), -1)
+    if place < 0:
+        place = min(len(one), len(other))
+    width = limit // 2
+    start = max(place - width // 3, 0)
+
+    def part(text: str) -> str:
+        end = start + width
+        shown = f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
+        return f"{shown} ({len(text):,} characters, different from {place + 1:,} on)"
+
+    return part(one), part(other)
+
+
+def _short_hash(value: bytes) -> str:
+    """Return enough of a value's hash to tell it from another one."""
+    return hashlib.sha256(value).hexdigest()[:12]
 
 
 def to_json(value: Value) -> Any:

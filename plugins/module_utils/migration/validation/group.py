@@ -20,6 +20,7 @@ from ..core import ledger, state
 from ..core.connection import explained
 from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError, Problem
+from ..engine.proof.ledger_content import find_changes
 from ..engine.proof.target_state import since
 from ..engine.transfer import migrate
 from .frozen_file import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
@@ -80,6 +81,13 @@ def validate(
             validate_structure(connection, group, result, findings)
     with _collecting(connection, group, findings):
         read_kept(connection, group, result)
+        recorded = record.detail.ledger_content
+        if recorded is not None:
+            findings.extend(find_changes(connection, group.name, recorded))
+        elif result["rejects"]["total"] or result["original_values"]["total"]:
+            result["information"].append(
+                "The ledger holds no hash of the rejected rows and original values: so changes go unseen"
+            )
     if ask_services:
         result["service_health"], shortcomings = look_at_services(group, record.state)
         findings.extend(shortcomings)

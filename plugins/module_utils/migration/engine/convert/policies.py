@@ -19,6 +19,9 @@ SET_NULL = "set_null"
 # The value goes to PostgreSQL as it is, and PostgreSQL makes another of it.
 KEEP = "keep"
 
+# The value becomes another one, which follows these words.
+_BECOMES = "becomes "
+
 # Digits of a second that stand before the point of a number in a unit.
 _DIGITS_IN_UNIT = {"seconds": 0, "milliseconds": 3, "microseconds": 6}
 _ROUNDING_OF_TIMES = {"round": ROUND_HALF_EVEN, "truncate": ROUND_FLOOR}
@@ -35,6 +38,11 @@ def repair_name(policy: str, answer: str, column: ColumnPlan) -> str:
     return answer
 
 
+def becomes(value: str) -> str:
+    """Return the name by which :func:`repair` knows that a text stands in place of another one."""
+    return _BECOMES + value
+
+
 def repair(value: Value, answer: str, scale: int | None = None) -> Value:
     """Return the value that the policy's answer puts in place of ``value``.
 
@@ -42,6 +50,8 @@ def repair(value: Value, answer: str, scale: int | None = None) -> Value:
     :param scale: digits after the point that ``round`` keeps: those of the target column
         (:attr:`.plan.ColumnPlan.scale`), none if not given.
     """
+    if answer.startswith(_BECOMES):
+        return answer.removeprefix(_BECOMES)
     rounding, _, unit = answer.partition(" ")
     if unit and isinstance(value, (int, float, str)):
         return _rounded_time(value, unit, 6 if scale is None else scale, _ROUNDING_OF_TIMES[rounding])

@@ -20,13 +20,20 @@ class Refused(Exception):
     :param policy: the policy of :data:`.core.estate.POLICIES` that may answer for it.
     :param what: what is wrong, without the value itself.
     :param text: what PostgreSQL reads if the policy lets the value pass.
+    :param characters: length of a text that is too long, 0 for other values.
     """
 
-    def __init__(self, policy: str, what: str, text: str | None = None) -> None:
+    def __init__(self, policy: str, what: str, text: str | None = None, characters: int = 0) -> None:
         super().__init__(what)
         self.policy = policy
         self.what = what
         self.text = text
+        self.characters = characters
+
+    @property
+    def of_this_value(self) -> str:
+        """Return what is wrong with this one value."""
+        return f"{self.what}: {self.characters:,}" if self.characters else self.what
 
 
 def storage_class(value: Value) -> str:

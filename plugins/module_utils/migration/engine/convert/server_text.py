@@ -100,7 +100,9 @@ class ServerForms:
                 cursor.execute("SAVEPOINT forms")
                 try:
                     cursor.execute(query, (part,))
-                except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.NotSupportedError):
+                except psycopg2.Error as error:
+                    if not _is_about_the_text(error.pgcode or ""):
+                        raise
                     cursor.execute("ROLLBACK TO SAVEPOINT forms")
                     if len(part) > 1:
                         middle = len(part) // 2
@@ -139,6 +141,17 @@ class ServerForms:
                 name, loses_nothing = first_row(cursor)
                 self._types[key] = str(name), bool(loses_nothing)
         return self._types[key]
+
+
+def _is_about_the_text(code: str) -> bool:
+    """Return whether an error of the server says that a type cannot read a text.
+
+    Types of extensions and of path languages call that a syntax error; those that name objects (regclass), an
+    object that is not there. A tsvector has a limit of its own.
+
+    :param code: SQLSTATE.
+    """
+    return code[:2] in ("22", "23", "0A", "54") or (code[:2] == "42" and code != "42501")
 
 
 def _text(value: Value) -> str:

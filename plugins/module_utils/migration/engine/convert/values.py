@@ -104,7 +104,8 @@ def _text(column: ColumnPlan, note: Note) -> Convert:
         if "\x00" in value:
             raise Refused("nul_character", "holds the character U+0000, which PostgreSQL's text cannot")
         if column.max_length is not None and len(value) > column.max_length:
-            raise Refused("unconvertible", f"holds {len(value):,} characters where {column.display_type} is needed")
+            what = f"holds more characters than {column.display_type} can"
+            raise Refused("unconvertible", what, characters=len(value))
         return value
 
     return convert

@@ -7,7 +7,7 @@ with the mapping itself (tables, columns, units); wrong values are found by :mod
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...core.errors import MigrationError, Problem
@@ -93,6 +93,9 @@ class ForeignKeyPlan:
 
     :param relation: what stands after FROM for the rows that refer, see :attr:`.SourceTable.relation`.
     :param referenced_relation: the same for the rows that are referred to.
+    :param emptied: the columns that 'orphan: set_null' sets to NULL; empty if it cannot be.
+    :param exact_texts: whether the target tells all texts apart, as it does but for citext and some collations.
+    :param note: why 'orphan: set_null' cannot be, if the inventory asks for it.
     """
 
     foreign_key: ForeignKey
@@ -103,6 +106,9 @@ class ForeignKeyPlan:
     answer: str
     relation: str
     referenced_relation: str
+    emptied: tuple[str, ...] = ()
+    exact_texts: bool = True
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,21 @@ class TablePlan:
     def read_columns(self) -> tuple[str, ...]:
         """Return the source columns that are read: those converted, then those kept."""
         return tuple(column.source for column in self.columns) + tuple(option.name for option in self.kept)
+
+
+class PlanRefused(MigrationError):
+    """The mapping is wrong somewhere.
+
+    :param plans: those of the tables whose values can be looked at all the same.
+    """
+
+    def __init__(self, summary: str, problems: Iterable[Problem], plans: Sequence[TablePlan]) -> None:
+        super().__init__(summary, problems)
+        self.plans = plans
+
+    def __str__(self) -> str:
+        """Return the message with the problems that were found since."""
+        return self.message()
 
 
 def plan_group(
@@ -189,8 +210,28 @@ def plan_group(
     plans = [replace(plan, foreign_keys=_plan_foreign_keys(plan, plans)) for plan in plans]
     problems.extend(_unmapped_tables(group, snapshot, sources, virtual))
     if problems:
-        raise MigrationError(f"Cutover group {group.name} cannot be planned.", problems)
+        raise PlanRefused(
+            f"Cutover group {group.name} cannot be planned.", problems, _usable(plans, file_name, problems)
+        )
     return _in_order_of_references(plans)
+
+
+def _usable(plans: Sequence[TablePlan], file_name: str, problems: Sequence[Problem]) -> list[TablePlan]:
+    """Return the plans whose rows can be found and are those that the inventory means."""
+    unsure = [problem.where for problem in problems]
+    return _in_order_of_references(
+        [
+            plan
+            for plan in plans
+            if plan.source.key
+            and not any(
+                where.startswith(
+                    (f"{file_name}: {plan.source.name}: row_filter", f"{file_name}: {plan.source.name}: computed")
+                )
+                for where in unsure
+            )
+        ]
+    )
 
 
 def _not_to_be_read(where: str, table: VirtualTable) -> Problem:
@@ -474,6 +515,8 @@ def _plan_foreign_keys(plan: TablePlan, plans: Sequence[TablePlan]) -> tuple[For
         ):
             continue  # PostgreSQL itself checks it when the rows are loaded
         answers = {columns[name].options.policy("orphan") for name in key.columns} - {REFUSE}
+        emptied, note = _emptied(key, [columns[name] for name in key.columns])
+        texts = [columns[name] for name in key.columns if columns[name].kind in ("text", "char", "other")]
         result.append(
             ForeignKeyPlan(
                 key,
@@ -484,9 +527,35 @@ def _plan_foreign_keys(plan: TablePlan, plans: Sequence[TablePlan]) -> tuple[For
                 answers.pop() if len(answers) == 1 else REFUSE,
                 plan.source.relation,
                 referenced.source.relation,
+                emptied,
+                all(column.kind != "other" and plan.target.columns[column.target].deterministic for column in texts),
+                note,
             )
         )
     return tuple(result)
+
+
+def _emptied(key: ForeignKey, columns: Sequence[ColumnPlan]) -> tuple[tuple[str, ...], str]:
+    """Return the columns of a foreign key that 'orphan: set_null' empties, and why it cannot if it is asked for.
+
+    One column that is NULL is enough for a key without MATCH FULL: the others keep their values.
+    """
+    asked = [column for column in columns if column.options.policy("orphan") == "set_null"]
+    whole = "MATCH FULL" in key.definition
+    free = [column for column in columns if not column.not_null]
+    if whole and len(free) < len(columns):
+        free = []
+    emptied = free if whole or not asked else [column for column in free if column in asked]
+    if emptied or not asked:
+        return tuple(column.source for column in emptied), ""
+    fixed = [column.source for column in columns if column.not_null and (whole or column in asked)]
+    names = f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} NOT NULL in {key.table}"
+    why = f"'orphan: set_null' cannot be, for {names}"
+    if whole and len(columns) > 1:
+        why += ", and with MATCH FULL all columns of the key are set or none"
+    elif free:
+        why += f"; it can for {' or '.join(column.source for column in free)}"
+    return (), why
 
 
 def _in_order_of_references(plans: list[TablePlan]) -> list[TablePlan]:

@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...core.errors import MigrationError, RowsRefused
@@ -17,6 +18,7 @@ from ...sqlite.tables import Value, quote_name, show, shown_key
 from ..convert.refusals import Refused
 from ..convert.server_text import ServerForms
 from ..plan.planner import ForeignKeyPlan, TablePlan
+from .advice import Advice
 from .copy_file import Spool
 from .duplicates import (
     Rejected,
@@ -28,7 +30,7 @@ from .duplicates import (
     unique_keys,
 )
 from .fast_path import count_plain_rows, id_blocks, plain_rows
-from .table import PreparedTable, TableWork
+from .table import PreparedTable, TableWork, server_converter
 from .violations import SHOWN_KEYS, Offenders
 
 
@@ -84,7 +86,8 @@ def prepare(
         )
         if not refers_to_unseen:
             break
-    problems = offenders.problems()
+    advise = Advice(snapshot, plans, partial(server_converter, forms)).for_violation if exact else None
+    problems = offenders.problems(advise)
     if problems:
         refused = MigrationError if exact else RowsRefused
         raise refused(f"Cutover group {group.name} holds values that its target cannot.", problems)
@@ -137,8 +140,11 @@ class _Preparation:
                 else set()
                 for key in plan.foreign_keys
             ]
+            work.respelled = [respelled_values(self.snapshot, key) for key in plan.foreign_keys]
             if self.only is not None:
                 work.prepared.only = self.only[plan.source.name]
+            elif any(work.respelled):
+                pass  # which of them are, only a join tells
             elif not self.exact and not work.duplicates and not self._refers_to_rejected(plan, rejected_rows, doubled):
                 self._sort_out(work, id_map)
             lines = Spool(self.directory / f"{number:03d}.copy", self.spool)
@@ -207,6 +213,48 @@ def missing_values(
     return missing | {values for values, count in rejected.items() if count >= held.get(values, 1)}
 
 
+def respelled_values(snapshot: sqlite3.Connection, key: ForeignKeyPlan) -> dict[tuple[Value, ...], tuple[Value, ...]]:
+    """Return the values of a foreign key that only a collation takes for those of a row, with these: 'usd', 'USD'."""
+    collated = snapshot.execute(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ? AND sql LIKE '%collate%'",
+        (key.referenced_source,),
+    ).fetchone()
+    if collated is None or not key.exact_texts:
+        return {}
+    pairs = [
+        (f"c.{quote_name(name)}", f"p.{quote_name(parent)}")
+        for name, parent in zip(key.columns, key.referenced_columns, strict=True)
+    ]
+    found = snapshot.execute(
+        f"SELECT DISTINCT {', '.join(f'{child} COLLATE BINARY' for child, _ in pairs)}, "  # noqa: S608 (quoted)
+        f"{', '.join(parent for _, parent in pairs)} FROM {key.relation} c JOIN {key.referenced_relation} p "
+        f"ON {' AND '.join(f'{parent} = {child}' for child, parent in pairs)} "
+        f"WHERE {' OR '.join(_differ(child, parent) for child, parent in pairs)}"
+    )
+    count = len(pairs)
+    result = {tuple(row[:count]): tuple(row[count:]) for row in found}
+    exact = _exact_matches(snapshot, key, pairs) if result else set()
+    return {value: parent for value, parent in result.items() if value not in exact}
+
+
+def _differ(one: str, other: str) -> str:
+    """Return the SQL that is true for two texts of different bytes."""
+    return f"(typeof({one}) = 'text' AND typeof({other}) = 'text' AND {one} <> {other} COLLATE BINARY)"
+
+
+def _exact_matches(
+    snapshot: sqlite3.Connection, key: ForeignKeyPlan, pairs: Sequence[tuple[str, str]]
+) -> set[tuple[Value, ...]]:
+    """Return the values of a foreign key that are also those of a row byte for byte, beside others alike."""
+    found = snapshot.execute(
+        f"SELECT DISTINCT {', '.join(f'{child} COLLATE BINARY' for child, _ in pairs)} "  # noqa: S608 (quoted)
+        f"FROM {key.relation} c JOIN {key.referenced_relation} p "
+        f"ON {' AND '.join(f'{parent} = {child}' for child, parent in pairs)} "
+        f"WHERE NOT ({' OR '.join(_differ(child, parent) for child, parent in pairs)})"
+    )
+    return {tuple(row) for row in found}
+
+
 def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, offenders: Offenders) -> None:
     """Note the keys that the target allows once and the source holds twice."""
     for unique in unique_keys(plan):
@@ -222,6 +270,7 @@ def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, rejected: Re
                 Refused("duplicate", "holds the same key more than once"),
                 "a secret value" if secret else shown,
                 f"{count} times",
+                {"reject": count - 1},
             )
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...core.estate import REFUSE, Group
+from ...core.estate import POLICIES, REFUSE, Group
 from ...sqlite.tables import Value, read_rows, row_key, show, shown_key, to_json, to_json_text
-from ..convert.policies import KEEP, SET_NULL, repair, repair_name
-from ..convert.refusals import Convert, Refused
+from ..convert.policies import KEEP, SET_NULL, becomes, repair, repair_name
+from ..convert.refusals import Convert, Note, Refused
 from ..convert.server_text import ServerForms
 from ..convert.values import converter, is_duration_number
 from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
@@ -21,6 +21,8 @@ from .fast_path import PlainRows
 from .violations import Offenders
 
 _SHOWN_VALUES = 50
+# Value of a foreign key → that of its row, which SQLite finds and whose spelling is another.
+Respelled = Mapping[tuple[Value, ...], tuple[Value, ...]]
 
 
 @dataclass
@@ -79,6 +81,7 @@ class TableWork:
         self._originals = originals
         self._forms = forms
         self.missing: list[set[tuple[Value, ...]]] = []
+        self.respelled: list[Respelled] = []
         self.duplicates: Mapping[str, str] = {}
         self.prepared = PreparedTable(plan)
 
@@ -89,9 +92,9 @@ class TableWork:
         count = len(plan.columns)
         positions = {column.source: index for index, column in enumerate(plan.columns)}
         checks = [
-            (key, [positions[name] for name in key.columns], missing)
-            for key, missing in zip(plan.foreign_keys, self.missing, strict=True)
-            if missing
+            (key, [positions[name] for name in key.columns], missing, respelled)
+            for key, missing, respelled in zip(plan.foreign_keys, self.missing, self.respelled, strict=True)
+            if missing or respelled
         ]
         recorded = [index for index, column in enumerate(plan.columns) if column.records_ids]
         large = {index for index, column in enumerate(plan.columns) if column.kind == "bytes"}
@@ -139,22 +142,7 @@ class TableWork:
 
     def _converter(self, column: ColumnPlan) -> Convert:
         """Return the function that converts one column; for other types the server is asked too."""
-        convert = converter(column, self._noter(column))
-        if column.kind != "other":
-            return convert
-
-        def checked(value: Value) -> str | None:
-            text = convert(value)
-            if text is None or (column.type_name == "interval" and is_duration_number(value)):
-                return text  # a number needs no answer of the server
-            if not self._forms.accepts(self._plan, column, text):
-                raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
-            if not self._forms.keeps(self._plan, column, text):
-                what = f"holds a value that {column.display_type} writes otherwise and may lose something of"
-                raise Refused("rewritten", what, text)
-            return text
-
-        return checked
+        return server_converter(self._forms, self._plan, column, self._noter(column))
 
     def _noter(self, column: ColumnPlan) -> Any:
         """Return the function that counts the conversions of one column."""
@@ -174,36 +162,52 @@ class TableWork:
 
     def _check_references(
         self,
-        checks: Sequence[tuple[ForeignKeyPlan, list[int], set[tuple[Value, ...]]]],
+        checks: Sequence[tuple[ForeignKeyPlan, list[int], set[tuple[Value, ...]], Respelled]],
         values: list[Value],
         row: Sequence[Value],
     ) -> tuple[str | None, set[int]]:
-        """Answer for the foreign keys of a row: the reason to reject it, and the columns set to NULL."""
+        """Answer for the foreign keys of a row: the reason to reject it, and the columns set to NULL.
+
+        Values that 'orphan: as_parent' answers for are put in place in ``values``.
+        """
         nulled: set[int] = set()
         rejection = None
-        for key, positions, missing in checks:
-            if tuple(values[index] for index in positions) not in missing:
+        for key, positions, missing, respelled in checks:
+            found = tuple(values[index] for index in positions)
+            parent = respelled.get(found)
+            if parent is None and found not in missing:
                 continue
-            what = f"refers to a row of {key.referenced_source} that does not exist"
+            what = f"refers to a row of {key.referenced_source} that "
+            what += "does not exist" if parent is None else "is spelled otherwise there"
             name = "+".join(key.columns)
-            answer = key.answer
-            can_be_null = not any(self._plan.columns[index].not_null for index in positions)
-            if answer == "reject":
+            if key.answer == "reject":
                 rejection = f"{name} {what}"
-            elif answer == SET_NULL and can_be_null:
+            elif key.answer == SET_NULL and key.emptied:
                 for index in positions:
-                    self._remember(self._plan.columns[index].source, SET_NULL, f"{name} {what}", values[index], row)
-                    nulled.add(index)
+                    source = self._plan.columns[index].source
+                    if source in key.emptied:
+                        self._remember(source, SET_NULL, f"{name} {what}", values[index], row)
+                        nulled.add(index)
                 self.prepared.conversions[(name, "orphan to NULL, original kept in the ledger")] += 1
+            elif key.answer == "as_parent" and parent is not None:
+                for index, value in zip(positions, parent, strict=True):
+                    if isinstance(value, str) and value != values[index]:
+                        source = self._plan.columns[index].source
+                        self._remember(source, becomes(value), f"{name} {what}", values[index], row)
+                        values[index] = value
+                self.prepared.conversions[(name, "orphan: as_parent, original kept in the ledger")] += 1
             else:
                 secret = any(self._plan.columns[index].options.secret for index in positions)
-                shown = ", ".join(show(values[index]) for index in positions)
+                shown = ", ".join(show(value) for value in found)
+                answers = (["as_parent"] if parent is not None else []) + ([SET_NULL] if key.emptied else [])
                 self._offenders.add(
                     self._plan.source.name,
                     name,
                     Refused("orphan", what),
                     self._shown_key(row),
                     None if secret else shown,
+                    [*answers, "reject"],
+                    key.note,
                 )
         return rejection, nulled
 
@@ -215,12 +219,12 @@ class TableWork:
         for _ in range(8):  # a repaired value may need another policy, but never endlessly
             answer = column.options.policy(refused.policy)
             if answer == "reject":
-                return None, f"{column.source} {refused.what}"
+                return None, f"{column.source} {refused.of_this_value}"
             if answer == REFUSE or (answer == SET_NULL and column.not_null):
                 break
             name = repair_name(refused.policy, answer, column)
             value = repair(value, name, column.scale)
-            self._remember(column.source, name, f"{column.source} {refused.what}", original, row)
+            self._remember(column.source, name, f"{column.source} {refused.of_this_value}", original, row)
             self.prepared.conversions[(column.source, f"{refused.policy}: {answer}, original kept in the ledger")] += 1
             if answer == SET_NULL:
                 return None, None
@@ -231,7 +235,10 @@ class TableWork:
             except Refused as again:
                 refused = again
         shown = None if column.options.secret or original is None else show(original)
-        self._offenders.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown)
+        answers = [
+            answer for answer in POLICIES.get(refused.policy, ()) if _helps(answer, column, convert, value, refused)
+        ]
+        self._offenders.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown, answers)
         return None, None
 
     def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:
@@ -266,3 +273,38 @@ class TableWork:
         self.prepared.changes.pop(key, None)
         values = {name: to_json(value) for name, value in zip(self._plan.read_columns, row, strict=False)}
         self._rejects.write((self._group.name, self._plan.source.name, key, reason, to_json_text(values)))
+
+
+def server_converter(forms: ServerForms, plan: TablePlan, column: ColumnPlan, note: Note = lambda _: None) -> Convert:
+    """Return the function that converts one column; for types that only the server knows it is asked too."""
+    convert = converter(column, note)
+    if column.kind != "other":
+        return convert
+
+    def checked(value: Value) -> str | None:
+        text = convert(value)
+        if text is None or (column.type_name == "interval" and is_duration_number(value)):
+            return text  # a number needs no answer of the server
+        if not forms.accepts(plan, column, text):
+            raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
+        if not forms.keeps(plan, column, text):
+            what = f"holds a value that {column.display_type} writes otherwise and may lose something of"
+            raise Refused("rewritten", what, text)
+        return text
+
+    return checked
+
+
+def _helps(answer: str, column: ColumnPlan, convert: Convert, value: Value, refused: Refused) -> bool:
+    """Return whether a policy's answer would let a refused value pass."""
+    if answer == REFUSE or (answer == SET_NULL and column.not_null):
+        return False
+    if answer in ("reject", SET_NULL, KEEP):
+        return True
+    try:
+        convert(repair(value, repair_name(refused.policy, answer, column), column.scale))
+    except Refused as again:
+        return again.policy != refused.policy and column.options.policy(again.policy) != REFUSE
+    except (ValueError, ArithmeticError):
+        return False
+    return True

@@ -3,30 +3,65 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 from ...core.errors import Problem
-from ...core.estate import DURATION_UNITS
+from ...core.estate import DURATION_UNITS, POLICIES, REFUSE
 from ..convert.refusals import Refused
 
-SHOWN_KEYS = 5
+SHOWN_KEYS = 3
 
-_FIXES = {
-    "orphan": "Repair the row, or set 'orphan: set_null' or 'orphan: reject' for the column",
-    "invalid_json": "Repair the value, or set 'invalid_json' for the column: as_json_string, set_null or reject",
-    "nul_character": "Repair the value, or set 'nul_character: remove' or 'nul_character: reject' for the column",
-    "invalid_utf8": "Repair the value, or set 'invalid_utf8: replace' or 'invalid_utf8: reject' for the column",
-    "empty_string": "Repair the value, or set 'empty_string: set_null' or 'empty_string: reject' for the column",
-    "fraction": "Repair the value, or set 'fraction: round' or 'fraction: reject' for the column",
-    "null_value": "Repair the value, or set 'null_value: reject' for the column",
-    "unconvertible": "Repair the value, or set 'unconvertible: set_null' or 'unconvertible: reject' for the column",
-    "out_of_range": "Repair the value, or set 'out_of_range: set_null' or 'out_of_range: reject' for the column",
-    "sub_microsecond": "Repair the value, or set 'sub_microsecond' for the column: round, truncate, set_null or reject",
-    "duplicate": "Repair the rows, or set 'duplicate: reject' for the column: all but the first are rejected",
-    "repeated_key": "Repair the value, or set 'repeated_key' for the column: keep_last, set_null or reject",
-    "rewritten": "Repair the value, or set 'rewritten' for the column: keep, set_null or reject",
-    "duration_unit": f"Name 'duration_unit' for the column: {', '.join(DURATION_UNITS)}",
-    "spelling": "Write it the same way in every row of the source",
+# What helps where no policy does.
+_OTHER_FIXES = {
+    "duration_unit": f"name 'duration_unit' for the column: {', '.join(DURATION_UNITS)}",
+    "spelling": "write it the same way in every row of the source",
 }
+_ROWS_OF_ANSWER = {"reject": "row"}
+
+
+@dataclass
+class Violation:
+    """The values of one column that were refused for one reason.
+
+    :param columns: source columns, joined by ``+``.
+    :param examples: the first of them with their keys.
+    :param longest: characters of the longest, if they are too long.
+    :param answers: answer of the policy → number of values for which it would help.
+    :param notes: why an answer that could be expected would not help.
+    """
+
+    table: str
+    columns: str
+    policy: str
+    what: str
+    count: int = 0
+    longest: int = 0
+    examples: list[str] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def described(self) -> str:
+        """Return what is wrong, with the number of rows and the first keys."""
+        more = "" if self.count == len(self.examples) else f" and {self.count - len(self.examples):,} more"
+        rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
+        longest = f", the longest of {self.longest:,} characters" if self.longest else ""
+        return f"{self.what} ({rows}{longest}: {'; '.join(self.examples)}{more})"
+
+    def policy_advice(self) -> list[str]:
+        """Return how a policy could answer for these values, and for how many of them; only what has an effect."""
+        if self.policy in _OTHER_FIXES:
+            return [_OTHER_FIXES[self.policy]]
+        known = [answer for answer in POLICIES.get(self.policy, ()) if self.answers[answer]]
+        if not known:
+            return []
+        offered = [
+            f"{answer} ({self.answers[answer]:,} {_ROWS_OF_ANSWER.get(answer, 'value')}"
+            f"{'' if self.answers[answer] == 1 else 's'})"
+            for answer in known
+        ]
+        listed = " or ".join((", ".join(offered[:-1]), offered[-1])) if len(offered) > 1 else offered[0]
+        return [f"set '{self.policy}' for the column: {listed}"]
 
 
 class Offenders:
@@ -34,25 +69,48 @@ class Offenders:
 
     def __init__(self, file_name: str) -> None:
         self._file_name = file_name
-        self._found: dict[tuple[str, str, str], list[str]] = {}
-        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._found: dict[tuple[str, str, str, str], Violation] = {}
 
-    def add(self, table: str, columns: str, refused: Refused, key: str, shown: str | None) -> None:
-        """Note one value; ``shown`` is None for a secret."""
-        entry = (f"{table}.{columns}", refused.policy, refused.what)
-        self._counts[entry] += 1
-        examples = self._found.setdefault(entry, [])
-        if len(examples) < SHOWN_KEYS:
-            examples.append(key if shown is None else f"{key}: {shown}")
+    def add(
+        self,
+        table: str,
+        columns: str,
+        refused: Refused,
+        key: str,
+        shown: str | None,
+        answers: Mapping[str, int] | Collection[str] | None = None,
+        note: str = "",
+    ) -> None:
+        """Note one value.
 
-    def problems(self) -> list[Problem]:
-        """Return one problem for each column and reason."""
+        :param shown: the value for a person, None for a secret.
+        :param answers: the policy's answers that would help, maybe with the number of values each would change;
+            all that there are if not given.
+        :param note: why an answer that could be expected would not help.
+        """
+        entry = (table, columns, refused.policy, refused.what)
+        found = self._found.setdefault(entry, Violation(*entry))
+        found.count += 1
+        if shown is not None:
+            found.longest = max(found.longest, refused.characters)
+        if answers is None:
+            answers = [answer for answer in POLICIES.get(refused.policy, ()) if answer != REFUSE]
+        found.answers.update(answers)
+        if note:
+            found.notes[note] = None
+        if len(found.examples) < SHOWN_KEYS:
+            found.examples.append(key if shown is None else f"{key}: {shown}")
+
+    def problems(self, advise: Callable[[Violation], list[str]] | None = None) -> list[Problem]:
+        """Return one problem for each column and reason.
+
+        :param advise: returns what else helps, the best first; it comes before the policies.
+        """
         problems = []
-        for (column, policy, what), examples in self._found.items():
-            count = self._counts[(column, policy, what)]
-            more = "" if count == len(examples) else f" and {count - len(examples):,} more"
-            rows = "1 row" if count == 1 else f"{count:,} rows"
-            problems.append(
-                Problem(f"{self._file_name}: {column}", f"{what} ({rows}: {'; '.join(examples)}{more})", _FIXES[policy])
-            )
+        for found in self._found.values():
+            advice = [*(advise(found) if advise is not None else ()), *found.policy_advice()]
+            fix = "; or ".join(advice or ["repair the values in the source"])
+            notes = "".join(f". {note}" for note in found.notes)
+            where = f"{self._file_name}: {found.table}.{found.columns}"
+            problems.append(Problem(where, found.described(), fix[:1].upper() + fix[1:] + notes))
         return problems

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 from ...core.connection import sql
-from ...sqlite.tables import Value, quote_name
+from ...sqlite.tables import Value, quote_name, show_both
+from ...sqlite.tables import show as show_value
 from ..plan.planner import ColumnPlan
 
 if TYPE_CHECKING:
@@ -54,22 +55,32 @@ _CLOSED = {
     "integer": "i", "boolean": "b", "timestamp": "m", "date": "a", "time": "c", "numeric": "n", "double": "d",
     "real": "d", "jsonb": "j",
 }  # fmt: skip
+_LONGEST_SHOWN_FIELD = 60  # characters
+
+
+def show_difference(one: str, other: str) -> tuple[str, str]:
+    """Return two different fields for a person, so that they never look alike: of long ones the place is shown."""
+    shown = show(one), show(other)
+    if "NULL" in shown or (shown[0] != shown[1] and max(len(one), len(other)) <= _LONGEST_SHOWN_FIELD):
+        return shown
+    return show_both(_content(one), _content(other))
 
 
 def show(field: str) -> str:
-    """Return a field as a short text for a person."""
-    letter, rest = field[0], field[1:]
-    if letter in _CLOSED.values():
-        text = rest[:-1]
-        if letter == "d" and text:
-            text = repr(struct.unpack(">d", bytes.fromhex(text))[0])
-        return text or "NULL"
-    length, _, text = rest.partition(":")
-    if length == "-1":
+    """Return a field as a short text for a person: a text quoted, so that it is not taken for a number or NULL."""
+    letter, text = field[0], _content(field)
+    if text == "" if letter in _CLOSED.values() else field[1:].startswith("-1:"):
         return "NULL"
+    if letter == "d":
+        return repr(struct.unpack(">d", bytes.fromhex(text))[0])
     if letter == "x":
         return f"x'{text[:60]}'" + ("…" if len(text) > 60 else "")
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return text if letter in _CLOSED.values() and len(text) <= _LONGEST_SHOWN_FIELD else show_value(text)
+
+
+def _content(field: str) -> str:
+    """Return a field without its type and length."""
+    return field[1:-1] if field[0] in _CLOSED.values() else field.partition(":")[2]
 
 
 # ---------------------------------------------------------------- PostgreSQL's side

@@ -12,7 +12,7 @@ from ...core.sql import table_name
 from ..convert.server_text import ServerForms
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.table import PreparedTable
-from .canonical import define_functions, null_field, show
+from .canonical import define_functions, null_field, show, show_difference
 from .checksums import (
     RowSum,
     TargetField,
@@ -198,12 +198,12 @@ def _between(
         left, right = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
         for column, one, other in zip(columns, left, right, strict=True):
             if one != other:
-                yield {
-                    "key": name,
-                    "column": column.source,
-                    "source": _shown(column, one),
-                    "target": _shown(column, other),
-                }
+                shown = (
+                    (_shown(column, one), _shown(column, other))
+                    if column.options.secret
+                    else show_difference(one, other)
+                )
+                yield {"key": name, "column": column.source, "source": shown[0], "target": shown[1]}
 
 
 def _shown(column: ColumnPlan, item: str) -> str:

@@ -22,6 +22,7 @@ from ..prepare.table import PreparedTable
 from .copy_stream import plain_lines
 from .index_rebuild import FROM_ROWS, rebuilt
 from .progress import CountedLines
+from .triggers import without_triggers
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -62,14 +63,15 @@ def load(
     large = [table.plan.target.name for table in prepared.tables if table.rows >= FROM_ROWS]
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(lock_timeout_seconds * 1000)}ms",))
-        with server_errors("emptying the target tables", plans):
-            freezable = _empty(cursor, plans)
-        with (
-            server_errors("making indexes and constraints", plans),
-            rebuilt(cursor, names, large, _keys_against_the_order(plans)),
-        ):
-            for table in prepared.tables:
-                _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
+        with server_errors("enabling triggers", plans), without_triggers(cursor, plans):
+            with server_errors("emptying the target tables", plans):
+                freezable = _empty(cursor, plans)
+            with (
+                server_errors("making indexes and constraints", plans),
+                rebuilt(cursor, names, large, _keys_against_the_order(plans)),
+            ):
+                for table in prepared.tables:
+                    _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
         # A run for another group may hold the id map until its commit: wait for it.
         cursor.execute("SELECT set_config('lock_timeout', '0', true)")
         write_ledger(cursor, group_name, prepared)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,15 @@ from ...core.sql import table_name
 from ...sqlite.tables import open_snapshot, read_rows, row_key
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan
-from ..prepare.prepare import Prepared, missing_values, prepare
+from ..prepare.prepare import Prepared, missing_values, prepare, respelled_values
 from ..prepare.table import PreparedTable
 from ..proof.checksums import RowSum, sum_source, sum_target
 from ..proof.compare import Comparison
+from ..proof.ledger_content import Sums, changed_record, read_sums
 from ..proof.row_differences import SHOWN_DIFFERENCES, differences_of_rows
 from .full_load import server_errors, write_ledger
 from .snapshot_diff import TableDifference, choose
+from .triggers import without_triggers
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -64,6 +66,13 @@ class Sync:
     directory: Path
     differences: Sequence[TableDifference]
     loaded: Mapping[str, Mapping[str, Any]]
+    _ledger: list[tuple[Sums, Sums]] = field(default_factory=list)
+
+    def ledger_content(self, recorded: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Return what the ledger keeps of the group after :meth:`run`, None if that is not known."""
+        if recorded is None or not self._ledger:
+            return None
+        return changed_record(recorded, *self._ledger[0])
 
     def can_be_done(self) -> bool:
         """Return whether each row that changed can be moved by itself."""
@@ -93,7 +102,8 @@ class Sync:
             for key in found.plan.foreign_keys:
                 if key.answer == REFUSE or not {key.source, key.referenced_source} & changed:
                     continue
-                if missing_values(self.snapshot, key, {}, False) != missing_values(old, key, {}, False):
+                same_rows = missing_values(self.snapshot, key, {}, False) == missing_values(old, key, {}, False)
+                if not same_rows or respelled_values(self.snapshot, key) != respelled_values(old, key):
                     raise NeedsFullLoad("Other references lead nowhere now.")
 
     def run(self, write: bool) -> list[Synced]:
@@ -193,17 +203,21 @@ class Sync:
             for number, (was, now) in enumerate(zip(before.tables, after.tables, strict=True)):
                 for name, table in (("outgoing", was), ("incoming", now)):
                     _stage(cursor, f"{name}_{number}", table)
+            outgoing = read_sums(self.connection, self.group.name, old_keys)
             write_ledger(cursor, self.group.name, after, old_keys)
+            new_keys = {table.plan.source.name: list(table.changes) for table in after.tables if table.changes}
+            self._ledger.append((outgoing, read_sums(self.connection, self.group.name, new_keys)))
             sums = [
                 sum_target(self.connection, plan, _joined(f"outgoing_{number}", plan))
                 for number, plan in enumerate(plans)
             ]
-            for number, plan in reversed(list(enumerate(plans))):
-                cursor.execute(_delete(plan, f"outgoing_{number}", f"incoming_{number}"))
-            for number, plan in enumerate(plans):
-                if len(plan.columns) > len(plan.target.key):
-                    cursor.execute(_update(plan, f"incoming_{number}"))
-                cursor.execute(_insert(plan, f"incoming_{number}"))
+            with without_triggers(cursor, plans):
+                for number, plan in reversed(list(enumerate(plans))):
+                    cursor.execute(_delete(plan, f"outgoing_{number}", f"incoming_{number}"))
+                for number, plan in enumerate(plans):
+                    if len(plan.columns) > len(plan.target.key):
+                        cursor.execute(_update(plan, f"incoming_{number}"))
+                    cursor.execute(_insert(plan, f"incoming_{number}"))
             for number, plan in enumerate(plans):
                 now_there = sum_target(self.connection, plan, _joined(f"incoming_{number}", plan))
                 result[plan.target.name] = (sums[number], now_there)

@@ -31,9 +31,10 @@ from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
 from ..convert.server_text import ServerForms
-from ..plan.planner import TablePlan, plan_group
+from ..plan.planner import PlanRefused, TablePlan, plan_group
 from ..prepare.prepare import prepare
 from ..proof.compare import Comparison, compare_tables
+from ..proof.ledger_content import as_record, read_sums
 from ..proof.parallel_checksums import PlainSums, summing
 from ..proof.target_state import read_target_state
 from . import baseline
@@ -44,6 +45,7 @@ from .progress import ProgressLog
 from .report import source_report, synced_report, table_report
 from .sequences import read_sequences, set_sequences, unset_sequences
 from .snapshot_diff import difference
+from .triggers import active_triggers
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -143,7 +145,7 @@ def compare(
         snapshot(group.source_path, work_directory, frozen=frozen) as copy,
         closing(open_snapshot(copy.path)) as source,
     ):
-        plans = _plan(connection, group, source)
+        plans = _plan(connection, group, source, copy.directory)
         forms = ServerForms(connection)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False)
         comparisons = compare_tables(connection, source, prepared.tables, is_named=lambda *_: False)
@@ -257,7 +259,7 @@ class _Run:
         if old_snapshot is None:
             return None
         with clock.step("profile"):
-            plans = _plan(connection, self.group, self.source)
+            plans = _plan(connection, self.group, self.source, self.copy.directory)
         if baseline.digest(plans) != was_kept["digest"]:
             return None
         with clock.step("compare"):
@@ -275,6 +277,7 @@ class _Run:
         changed = any(differences) or not all(sequence["correct"] for sequence in sequences)
         with clock.step("load"):
             synced = sync.run(write=not self.check_mode)
+            kept = sync.ledger_content(self.detail.ledger_content)
             if changed and not self.check_mode:
                 sequences = set_sequences(connection, sequences)
         comparisons = [table.comparison for table in synced]
@@ -292,7 +295,7 @@ class _Run:
             "rejects": [],
         }
         if not self.check_mode:
-            self._commit(plans, comparisons, changed, report)
+            self._commit(plans, comparisons, changed, report, kept)
         return changed, report
 
     def load_all_rows(self, exact: bool = False) -> tuple[bool, dict[str, Any]]:
@@ -302,7 +305,7 @@ class _Run:
         :raises RowsRefused: if a row that was taken for plain is none.
         """
         with self.clock.step("profile"):
-            plans = _plan(self.connection, self.group, self.source)
+            plans = _plan(self.connection, self.group, self.source, self.copy.directory)
         if exact or self.check_mode:
             return self._load_all_rows(plans, True, None)
         with summing(self.copy, plans) as plain_sums:
@@ -329,12 +332,14 @@ class _Run:
         equal = equal and all(sequence["correct"] for sequence in sequences)
         changed = not equal or not self.loaded
         before = comparisons
+        kept = None
         if not equal:
             require_ours(self.group, present, self.loaded)
         if changed and not self.check_mode:
             with clock.step("load"):
                 clock.log.expect({table.plan.target.name: table.rows for table in prepared.tables})
                 load(connection, self.group.name, self.copy.path, prepared, clock.log.advance)
+                kept = as_record(read_sums(connection, self.group.name))
                 sequences = set_sequences(connection, sequences)
             with clock.step("statistics"):
                 analyze(connection, prepared)
@@ -358,7 +363,7 @@ class _Run:
             ],
         }
         if not self.check_mode:
-            self._commit(plans, comparisons, changed, report)
+            self._commit(plans, comparisons, changed, report, kept)
         return changed, report
 
     def _report(self, way: str, plans: Sequence[TablePlan], sequences: list[dict[str, Any]]) -> dict[str, Any]:
@@ -371,14 +376,23 @@ class _Run:
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
+            "triggers": [str(trigger) for trigger in active_triggers(self.connection, plans)],
             "ignored_tables": list(self.group.ignored_tables),
             "left_out": read_left_out(self.source),
         }
 
     def _commit(
-        self, plans: Sequence[TablePlan], comparisons: Sequence[Comparison], changed: bool, report: dict[str, Any]
+        self,
+        plans: Sequence[TablePlan],
+        comparisons: Sequence[Comparison],
+        changed: bool,
+        report: dict[str, Any],
+        kept: dict[str, Any] | None,
     ) -> None:
-        """Write the run and the state into the ledger and commit them with the rows."""
+        """Write the run and the state into the ledger and commit them with the rows.
+
+        :param kept: what the ledger keeps of the group now, None if the run has not changed that.
+        """
         connection, group = self.connection, self.group
         record = ledger.read_group(connection, group.name, group.source_path)
         rehearse = self.kind == REHEARSAL and record.state != state.REHEARSED
@@ -395,19 +409,42 @@ class _Run:
                 name: present.as_record(hashes[name])
                 for name, present in read_target_state(connection, plans, {}).items()
             }
+            content = {} if kept is None else {"ledger_content": kept}
             if self.kind == REHEARSAL:
                 token = baseline.keep(self.copy, group.name)
-                detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)})
+                detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)}, **content)
                 ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
             else:
                 # The frozen file itself is what the way back starts from.
                 token = None
-                ledger.merge_detail(connection, group.name, changes(loaded=left, baseline={}))
+                ledger.merge_detail(connection, group.name, changes(loaded=left, baseline={}, **content))
             connection.commit()
         baseline.forget_others(work_directory, group.name, token)
 
 
-def _plan(connection: Connection, group: Group, source: sqlite3.Connection) -> list[TablePlan]:
-    """Read both sides' tables and plan each of them."""
+def _plan(connection: Connection, group: Group, source: sqlite3.Connection, directory: Path) -> list[TablePlan]:
+    """Read both sides' tables and plan each of them.
+
+    :param directory: a private directory for files.
+    :raises MigrationError: with every problem of the mapping, and all values that would be refused if it were right.
+    """
     targets = read_catalog(connection, [mapping.target for mapping in group.tables])
-    return plan_group(group, source, read_tables(source), targets)
+    try:
+        plans = plan_group(group, source, read_tables(source), targets)
+    except PlanRefused as error:
+        error.problems += _wrong_values(connection, group, source, error, directory)
+        raise
+    active_triggers(connection, plans)  # refused before anything is converted
+    return plans
+
+
+def _wrong_values(
+    connection: Connection, group: Group, source: sqlite3.Connection, refused: PlanRefused, directory: Path
+) -> list[Problem]:
+    """Return the problems of the values in what could be planned, so that one round tells both kinds."""
+    try:
+        prepare(group, source, refused.plans, directory, ServerForms(connection), spool=False, exact=True)
+    except MigrationError as found:
+        places = {problem.where for problem in refused.problems}
+        return [problem for problem in found.problems if problem.where not in places]
+    return []

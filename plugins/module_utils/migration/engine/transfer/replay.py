@@ -19,6 +19,7 @@ from ...core import ledger, state
 from ...core.connection import explained, sql
 from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
+from ...core.group_detail import changes
 from ...core.sql import table_name
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import snapshot
@@ -28,6 +29,7 @@ from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import prepare
 from ..prepare.table import PreparedTable
 from ..proof.checksums import sum_source, sum_target
+from ..proof.ledger_content import changed_record, read_sums
 from .full_load import server_errors, write_ledger
 
 if TYPE_CHECKING:
@@ -96,6 +98,11 @@ def replay_rejects(
                     for table in prepared.tables:
                         _insert(cursor, table)
                     keys = {name: [row.key for row in rows if row.table == name] for name in concerned}
+                    new_keys = {
+                        table.plan.source.name: [*keys[table.plan.source.name], *table.changes]
+                        for table in prepared.tables
+                    }
+                    outgoing = read_sums(connection, group.name, new_keys)
                     write_ledger(cursor, group.name, prepared, keys)
                     cursor.executemany(
                         "INSERT INTO migration.original_value VALUES (%s, %s, %s, %s, %s, %s) "
@@ -103,9 +110,14 @@ def replay_rejects(
                         "DO UPDATE SET reason = excluded.reason, value = excluded.value",
                         originals,
                     )
+                incoming = read_sums(connection, group.name, new_keys)
                 _require_equal(connection, source, prepared.tables, forms)
             replayed = [{"table": row.table, "key": row.key} for row in rows]
             if rows and not check_mode:
+                recorded = ledger.read_group(connection, group.name).detail.ledger_content
+                if recorded is not None:
+                    kept = changes(ledger_content=changed_record(recorded, outgoing, incoming))
+                    ledger.merge_detail(connection, group.name, kept)
                 ledger.record_run(connection, group.name, REPLAY, started_at, {"group": group.name, "rows": replayed})
                 connection.commit()
         finally:

@@ -14,6 +14,24 @@ from .incremental import Synced
 from .snapshot_diff import TableDifference
 
 
+def warnings_of(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on each thing that a report shows and that a person should look at before the cutover."""
+    warnings = []
+    if report["unset_sequences"]:
+        warnings.append(
+            f"{', '.join(report['unset_sequences'])}: these sequences have given out nothing yet, and nothing shows "
+            "which column takes its values from them. Name 'sequence' for that column in the inventory, or set them by "
+            "hand before the services use them."
+        )
+    if report["triggers"]:
+        warnings.append(
+            f"{', '.join(report['triggers'])}: did not act on the rows that were moved, and will on those that the "
+            "services write. What they fill that SQLite does not hold (a search column, an audit table) is not filled "
+            "for the moved rows: fill it by hand after the cutover if it is needed."
+        )
+    return warnings
+
+
 def source_report(copy: Snapshot) -> dict[str, Any]:
     """Return what the report says of the source file."""
     return {"path": str(copy.source_path), "inode": copy.inode, "size_bytes": copy.size_bytes}

@@ -1,0 +1,259 @@
+"""Advice is tested by following it: the first piece loses nothing, each other piece has the effect that it names."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    Problem,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.migrate import (
+    compare,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.tables import show, show_both
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+from .test_export import bring_back, counts
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+GUID = uuid.UUID("6fa459ea-ee8a-4ca4-894e-db77e160355e")
+# Target type, values, the type that holds all of them (empty: there is none), what an expression would make of them.
+REFUSED: list[tuple[str, list[Any], str, list[Any] | None]] = [
+    ("smallint", [1, 40_000], "integer", None),
+    ("smallint", [1, 4_220_000_000], "bigint", None),
+    ("integer", [1, 4_220_000_000], "bigint", None),
+    ("bigint", [1, "9223372036854775808"], "numeric", None),
+    ("integer", [1, 2.5], "numeric", None),
+    ("integer", [1, float("inf")], "double precision", None),
+    ("integer", [1, "A7"], "text", None),
+    ("integer", [1, "007"], "text", None),
+    ("integer", [1, " 7"], "text", [1, 7]),
+    ("integer", [1, b"\x00"], "", None),
+    ("integer", [b"\x01", b"\x00"], "bytea", None),
+    ("char(10)", ["a" * 20], "character varying(20)", None),
+    ("varchar(10)", ["a" * 20, "b" * 31, "c"], "character varying(31)", None),
+    ("char(3)", ["ab "], "character varying(3)", None),
+    ("numeric(6,2)", [1.5, 1_200_000], "numeric(9,2)", None),
+    ("numeric(6,2)", [1.555, 12], "numeric(7,3)", None),
+    ("numeric(6,2)", ["1,5"], "text", [1.5]),
+    ("numeric(6,2)", ["1,555", "1,5"], "text", None),
+    ("real", [0.1], "double precision", None),
+    ("double precision", [2**53 + 1], "numeric", None),
+    ("double precision", ["0.5", 1.0], "numeric", [0.5, 1]),
+    ("boolean", ["t", "f", "N", 1], "text", [True, False, False, True]),
+    ("boolean", [0, 1, 2], "smallint", None),
+    ("date", ["2024-05-01 10:00:00"], "timestamp", ["2024-05-01"]),
+    ("date", ["2024-05-01T10:00:00+02:00"], "timestamp with time zone", ["2024-05-01"]),
+    ("date", [1_714_557_600], "timestamp", ["2024-05-01"]),
+    ("date", [1_714_557_600_000], "timestamp", ["2024-05-01"]),
+    ("date", ["2024/05/01"], "text", ["2024-05-01"]),
+    ("timestamp", ["01.05.2024 10:00"], "text", ["2024-05-01 10:00:00"]),
+    ("timestamp", ["2024-05-01 10:00\r"], "text", ["2024-05-01 10:00:00"]),
+    ("timestamp(0)", ["2024-05-01 10:00:00.5"], "timestamp", None),
+    ("time(0)", ["10:00:00.5"], "time", None),
+    ("time", ["24:00"], "text", None),
+    ("uuid", [GUID.bytes], "bytea", [str(GUID)]),
+    ("uuid", [GUID.bytes_le], "bytea", [str(GUID)]),
+    ("uuid", [f"{{{GUID}}}"], "text", [str(GUID)]),
+    ("uuid", [5, 6], "bigint", None),
+    ("uuid", [float("inf"), 9e90], "text", None),
+    ("jsonb", ['{"a": 1, "a": 2}'], "json", None),
+    ("json", ["{'a': 1}"], "text", [r"""{'a': 1}"""]),
+    ("bytea", ["text"], "text", None),
+    ("inet", ["nowhere"], "text", None),
+    ("money", ["1.999"], "numeric", None),
+    ("inet", ["10.0.0.1 "], "text", ["10.0.0.1/32"]),
+    ('"char"', ["xyz"], "text", None),
+    ("name", ["n" * 80], "text", None),
+]
+
+
+def refusal(
+    connection: Connection, tmp_path: Path, type_name: str, values: list[Any], **options: Any
+) -> tuple[Path, Problem]:
+    """Return a source with these values and the one problem that they are in a column of this type."""
+    make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, v {type_name})")
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate(values)})
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, make_group(source, {"source": "t", **options}), tmp_path)
+    (problem,) = error.value.problems
+    return source, problem
+
+
+@pytest.mark.promise("violation-names-next-step")
+@pytest.mark.parametrize(("type_name", "values", "wider", "computed"), REFUSED)
+def test_the_type_that_holds_all_values_comes_first_and_holds_them(
+    connection: Connection, tmp_path: Path, type_name: str, values: list[Any], wider: str, computed: list[Any] | None
+) -> None:
+    source, problem = refusal(connection, tmp_path, type_name, values)
+    found = re.match(r"Give app\.t\.v the type (.+?) in files/sql, which holds ", problem.fix)
+    assert (found.group(1) if found else "") == wider, problem.fix
+    if wider:
+        execute(connection, f"ALTER TABLE app.t ALTER v TYPE {wider} USING NULL")
+        group = make_group(source, {"source": "t"})
+        assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+        assert query(connection, "SELECT count(*) FROM migration.original_value") == [(0,)]
+        report, _ = bring_back(connection, group)
+        assert counts(report) == {"t": (0, 0, 0)}
+
+
+@pytest.mark.promise("violation-names-next-step")
+@pytest.mark.parametrize(("type_name", "values", "wider", "computed"), REFUSED)
+def test_the_expression_brings_the_values_to_their_type(
+    connection: Connection, tmp_path: Path, type_name: str, values: list[Any], wider: str, computed: list[Any] | None
+) -> None:
+    source, problem = refusal(connection, tmp_path, type_name, values)
+    found = re.search(r"bring the values there by '(computed: .*?)' with '(columns: .*?\}\})'", problem.fix)
+    if computed is None and found is None:
+        return
+    assert found is not None, problem.fix
+    options = {**yaml.safe_load(found.group(1)), **yaml.safe_load(found.group(2))}
+    assert rehearse(connection, make_group(source, {"source": "t", **options}), tmp_path)["report"]["tables"][0][
+        "equal"
+    ]
+    if computed is not None:
+        cast = "#>> '{}'" if "json" in type_name else "::text"
+        stored = [text for (text,) in query(connection, f"SELECT v{cast} FROM app.t ORDER BY id")]
+        wanted = query(connection, "SELECT " + ", ".join(f"(%s::{type_name}){cast}" % literal(value, type_name)
+                                                         for value in computed))[0]  # fmt: skip
+        assert stored == list(wanted)
+
+
+def literal(value: Any, type_name: str) -> str:
+    """Return a value as SQL, a JSON string for a column of JSON."""
+    if "json" in type_name:
+        return f"to_json('{value.replace(chr(39), chr(39) * 2)}'::text)"
+    return f"'{value}'"
+
+
+@pytest.mark.promise("violation-names-next-step")
+@pytest.mark.parametrize("not_null", [False, True])
+@pytest.mark.parametrize(("type_name", "values", "wider", "computed"), REFUSED)
+def test_each_policy_that_is_offered_has_the_effect_that_it_names(
+    connection: Connection,
+    tmp_path: Path,
+    type_name: str,
+    values: list[Any],
+    wider: str,
+    computed: list[Any] | None,
+    not_null: bool,
+) -> None:
+    source, problem = refusal(connection, tmp_path, type_name + " NOT NULL" * not_null, values)
+    offered = re.search(r"[Ss]et '(\w+)' for the column: (.*)\Z", problem.fix)
+    assert offered is not None, problem.fix
+    answers = re.findall(r"(\w+) \((\d+) (?:value|row)s?\)", offered.group(2))
+    assert ("set_null" in dict(answers)) <= (not not_null)
+    assert "reject" in dict(answers)
+    for answer, number in answers:
+        group = make_group(source, {"source": "t", "columns": {"v": {offered.group(1): answer}}})
+        table = rehearse(connection, group, tmp_path)["report"]["tables"][0]
+        changed = sum(entry["rows"] for entry in table["conversions"] if f": {answer}," in entry["conversion"])
+        assert table["equal"]
+        assert (table["rejected_rows"] if answer == "reject" else changed) == int(number)
+
+
+def test_a_type_is_not_offered_that_a_foreign_key_does_not_allow(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE p (id integer PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v integer REFERENCES p)",
+    )
+    source = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v)",
+        {"p": [(1,)], "t": [(1, "seven")]},
+    )
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, make_group(source, {"source": "p"}, {"source": "t"}), tmp_path)
+    assert "Set 'unconvertible' for the column: set_null (1 value) or reject (1 row)" in str(error.value)
+    assert "the type" not in str(error.value)
+
+
+def test_null_where_none_may_be_names_what_would_allow_it(connection: Connection, tmp_path: Path) -> None:
+    _, problem = refusal(connection, tmp_path, "text NOT NULL", ["a", None, None])
+    assert problem.fix == (
+        "Let app.t.v be NULL in files/sql, which holds all rows; or set 'null_value' for the column: reject (2 rows)"
+    )
+
+
+# ---------------------------------------------------------------- one problem for each column and reason
+
+
+def test_many_texts_of_many_lengths_are_one_problem(connection: Connection, tmp_path: Path) -> None:
+    texts = ["x" * (11 + number) for number in range(3_000)]
+    _, problem = refusal(connection, tmp_path, "varchar(10)", ["short", *texts])
+    assert problem.what.startswith(
+        "holds more characters than character varying(10) can (3,000 rows, the longest of 3,010 characters: id=1: "
+    )
+    assert problem.what.endswith(" and 2,997 more)")
+    assert problem.what.count("id=") == 3
+    assert problem.fix.startswith(
+        "Give app.t.v the type character varying(3010) in files/sql, which holds all 3,001 values; or set "
+    )
+
+
+def test_a_secret_shows_neither_its_values_nor_their_length(connection: Connection, tmp_path: Path) -> None:
+    _, problem = refusal(connection, tmp_path, "varchar(10)", ["x" * 1_234], columns={"v": {"secret": True}})
+    assert "x" * 5 not in str(problem)
+    assert "234" not in str(problem)
+    assert problem.fix.startswith("Give app.t.v the type text in files/sql")
+
+
+# ---------------------------------------------------------------- two values never look alike
+
+ALIKE: list[tuple[Any, Any]] = [
+    ("a" * 60 + "b", "a" * 60 + "c"),
+    ("a" * 500 + "b" + "d" * 500, "a" * 500 + "c" + "d" * 500),
+    ("trailing ", "trailing"),
+    ("line\r\n", "line\n"),
+    ("", None),
+    ("NULL", None),
+    ("1", 1),
+    (1, 1.0),
+    ("x" * 70, "x" * 71),
+    (b"\x00" * 60 + b"\x01", b"\x00" * 60 + b"\x02"),
+    ("x'00'", b"\x00"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_two_values_are_never_shown_alike(one: Any, other: Any) -> None:
+    assert show(one) != show(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [pair for pair in ALIKE if isinstance(pair[0], str) and isinstance(pair[1], str)]
+)
+def test_the_place_of_the_first_difference_is_shown(one: str, other: str) -> None:
+    shown = show_both(one, other)
+    assert shown[0] != shown[1]
+    if len(one) > 60:
+        place = next((i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
+        assert f"different from {place + 1:,} on" in shown[0]
+        assert one[place : place + 1] in shown[0]
+        assert len(shown[0]) < 80
+
+
+@pytest.mark.parametrize("type_name", ["text", "jsonb"])
+def test_a_difference_that_the_proof_finds_is_quoted_and_placed(
+    connection: Connection, tmp_path: Path, type_name: str
+) -> None:
+    make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, v {type_name})")
+    values = ['"' + "a" * 100 + 'b"', '"end "', '""']
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate(values)})
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, """UPDATE app.t SET v = CASE id WHEN 0 THEN replace(v::text, 'b', 'c') WHEN 1 THEN '"end"'
+                           END::""" + type_name)  # fmt: skip
+    found = {each["key"]: each for each in compare(connection, group, str(tmp_path / "w"))["tables"][0]["differences"]}
+    assert all(each["source"] != each["target"] for each in found.values())
+    assert "different from 102 on" in found["id=0"]["source"]
+    assert (found["id=2"]["source"], found["id=2"]["target"]) == ("""'""'""" if type_name == "text" else '""', "NULL")
