@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,10 @@ def currencies(connection: Connection, tmp_path: Path, kind: str) -> Path:
     make_target(connection, f"CREATE TABLE p (code {type_name} PRIMARY KEY);"
                 f"CREATE TABLE t (id integer PRIMARY KEY, code {type_name} REFERENCES p)")  # fmt: skip
     script = f"CREATE TABLE p (code {declared} PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, code TEXT)"
-    rows = {"p": [(parent,), ("EUR",)], "t": [(1, parent), (2, child), (3, None), (4, "EUR"), (5, child)]}
+    rows: dict[str, Iterable[Sequence[Any]]] = {
+        "p": [(parent,), ("EUR",)],
+        "t": [(1, parent), (2, child), (3, None), (4, "EUR"), (5, child)],
+    }
     return make_source(tmp_path / "t.db", script, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def test_what_acts_on_written_rows_does_not_act_on_moved_ones(
     connection: Connection, tmp_path: Path, kind: str, mapped: bool
 ) -> None:
     make_target(connection, TABLES + TRIGGERS[kind])
-    rows: dict[str, list[tuple[Any, ...]]] = {"t": [(1, "then", 2), (2, "earlier", None)]}
+    rows: dict[str, Iterable[Sequence[Any]]] = {"t": [(1, "then", 2), (2, "earlier", None)]}
     if mapped:
         rows["audit"] = [(1, "by the service")]
     source = make_source(tmp_path / "t.db", SCRIPT, rows)

@@ -128,7 +128,7 @@ def test_every_mistake_in_the_inventory_is_listed() -> None:
         "unknown key 'alias'",
         "'path' is missing or not valid: 'relative.db'",
         "table a: 'target' is 'no_schema'. Write schema.table with one dot",
-        "table a.x: 'orphan' is 'ignore'. Choose one of refuse, set_null, reject",
+        "table a.x: 'orphan' is 'ignore'. Choose one of refuse, as_parent, set_null, reject",
         "table a.x: 'secret' is 'yes'",
         "unknown key 'colums'",
         "is str, not a mapping",

@@ -36,7 +36,8 @@ class GroupDetail:
 
     :param loaded: target table → what our last run left in it: ``rows``, ``hash``, ``writers``.
     :param baseline: ``token`` of the baseline snapshot, and ``digest`` of how it was moved.
-    :param ledger_content: sums of the rejected rows and original values in the ledger; None if no run has recorded them.
+    :param ledger_content: sums of the rejected rows and original values in the ledger; None if no run
+        has recorded them.
     :param rehearsal: what the last rehearsal found.
     :param file_before: owner and mode of the SQLite file before its write protection.
     :param stopped_at: when a cutover stopped the services.
