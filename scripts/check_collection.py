@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "ansible-test"
 # What belongs to the collection: the rest of the project is not installed with it.
 CONTENT = ("README.md", "files", "galaxy.yml", "meta", "playbooks", "plugins", "roles")
 TESTS = (
@@ -36,7 +37,7 @@ TESTS = (
     "use-argspec-type-path",
 )
 VALIDATE = "_util/controller/sanity/validate-modules/validate.py"
-# Galaxy's own collections are under the GPL; ours is under the license that galaxy.yml names.
+# Ansible's own modules are under the GPL; ours are under the license that galaxy.yml names.
 ACCEPTED = {"missing-gplv3-license"}
 
 
@@ -58,14 +59,19 @@ def copy_content(to: Path) -> None:
 
 def run_sanity_tests(collection: Path) -> list[str]:
     """Return what `ansible-test sanity` prints if one of its tests fails."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     program = str(Path(sys.executable).with_name("ansible-test"))
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     chosen = [word for test in TESTS for word in ("--test", test)]
     done = subprocess.run(
         [program, "sanity", "--python", python, *chosen],
         cwd=collection,
-        # It looks for itself on the PATH.
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            # It looks for itself on the PATH, and keeps an environment for its tests below the home directory.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(CACHE),
+        },
         capture_output=True,
         text=True,
         check=False,
