@@ -42,7 +42,7 @@ attributes:
     description: It changes nothing.
     support: none
 author:
-  - The maintainers of this project
+  - The maintainers of this project (!UNKNOWN)
 """
 
 EXAMPLES = r"""
