@@ -50,7 +50,8 @@ def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
         with pytest.raises(PermissionError):
             database.unlink()
     else:
-        assert stat.S_IMODE(database.stat().st_mode) == 0o444
+        assert kind == write_protection.READ_ONLY
+    assert stat.S_IMODE(database.stat().st_mode) == 0o400
     assert write_protection.raise_fence(database) == kind
     write_protection.remove_fence(database, described)
     write_protection.remove_fence(database, described)
@@ -66,7 +67,7 @@ def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkey
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     described = write_protection.describe(database)
     assert write_protection.raise_fence(database) == write_protection.READ_ONLY
-    assert stat.S_IMODE(database.stat().st_mode) == 0o444
+    assert stat.S_IMODE(database.stat().st_mode) == 0o400
     assert write_protection.is_fenced(database)
     write_protection.remove_fence(database, described)
     assert stat.S_IMODE(database.stat().st_mode) == 0o640

@@ -1,7 +1,7 @@
 """The fence around a frozen SQLite file: nobody writes to it, not even root, where the file system can do that.
 
-The attribute "immutable" (``chattr +i``) stops everybody. Where the file system has no such
-attribute, or this process may not set it, the file becomes read-only for its owner (mode 0444).
+The attribute "immutable" (``chattr +i``) stops everybody. The mode becomes 0400, because the file still holds every
+secret. Where the file system has no such attribute, or this process may not set it, the mode is all there is.
 
 A file is given as a descriptor that was opened and checked (see :mod:`.host.safe_paths`), since its owner could
 let the name lead to another file. A path is only for a directory that nobody else may change, and never
@@ -28,7 +28,9 @@ _NOT_POSSIBLE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.EINVAL, errn
 
 IMMUTABLE = "immutable"
 READ_ONLY = "read_only"
-_READ_ONLY_MODE = 0o444
+_READ_ONLY_MODE = 0o400
+# Files that an earlier version has protected.
+_READ_ONLY_MODES = (_READ_ONLY_MODE, 0o444)
 
 
 File = int | str | Path
@@ -43,10 +45,12 @@ def describe(file: File) -> dict[str, Any]:
 def raise_fence(file: File) -> str:
     """Put up the fence and return its kind: ``immutable`` or ``read_only``."""
     with _open(file) as descriptor:
-        if set_immutable(descriptor, True):
+        if is_immutable(descriptor):
             return IMMUTABLE
-        os.fchmod(descriptor, _READ_ONLY_MODE)
-        return READ_ONLY
+        # The mode of an immutable file cannot be changed. What has it already is left alone: its times tell of a touch.
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != _READ_ONLY_MODE:
+            os.fchmod(descriptor, _READ_ONLY_MODE)
+        return IMMUTABLE if set_immutable(descriptor, True) else READ_ONLY
 
 
 def remove_fence(file: File, described: dict[str, Any]) -> None:
@@ -56,15 +60,15 @@ def remove_fence(file: File, described: dict[str, Any]) -> None:
     """
     with _open(file) as descriptor:
         set_immutable(descriptor, False)
-        mode = int(described.get("mode", "0644"), 8)
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) == _READ_ONLY_MODE and mode != _READ_ONLY_MODE:
+        mode, found = int(described.get("mode", "0644"), 8), stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if found in _READ_ONLY_MODES and found != mode:
             os.fchmod(descriptor, mode)
 
 
 def is_fenced(file: File) -> bool:
     """Return whether the file has a fence of either kind."""
     with _open(file) as descriptor:
-        return is_immutable(descriptor) or stat.S_IMODE(os.fstat(descriptor).st_mode) == _READ_ONLY_MODE
+        return is_immutable(descriptor) or stat.S_IMODE(os.fstat(descriptor).st_mode) in _READ_ONLY_MODES
 
 
 def is_immutable(file: File) -> bool:
