@@ -432,7 +432,7 @@ def test_rows_outside_the_filter_stay_and_new_ones_may_be_outside(connection: Co
     assert (counts(report), report.tables[0].kept_rows) == ({"t": (2, 0, 0)}, 2)
     assert rows_of(copy, "SELECT * FROM t ORDER BY id")[-1] == (5, 1)
     execute(connection, "DELETE FROM app.t WHERE id = 5; UPDATE app.t SET origin = 'app' WHERE id = 1")
-    assert "would read as web, and PostgreSQL holds app" in refusal(connection, group)
+    assert "would read as 'web', and PostgreSQL holds 'app'" in refusal(connection, group)
 
 
 def test_triggers_of_the_file_do_not_act(connection: Connection, tmp_path: Path) -> None:
@@ -708,7 +708,7 @@ def test_a_wrong_value_does_not_pass_the_proof(
         lambda *_: "wrong",
     )
     found = refusal(connection, estate)
-    assert "notes: id=1: body would read as wrong, and PostgreSQL holds right" in found
+    assert "notes: id=1: body would read as 'wrong', and PostgreSQL holds 'right'" in found
 
 
 def test_rows_are_found_by_keys_of_every_kind(connection: Connection, tmp_path: Path) -> None:
