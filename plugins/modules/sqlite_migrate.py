@@ -90,6 +90,10 @@ report:
       description: Sequences that have given out nothing yet, and of which nothing shows whose values they are.
       type: list
       elements: str
+    one_way_columns:
+      description: Source columns of which nothing comes back from PostgreSQL, and computed columns without an inverse.
+      type: list
+      elements: str
     triggers:
       description: Triggers and rules of the target tables; they do not act on rows that are moved.
       type: list

@@ -95,6 +95,8 @@ class TableMapping:
         :data:`COMPUTED` before it.
     :param row_filter: SQL condition over the source's columns: only rows for which it is true are moved.
     :param computed: target column → SQL expression over the source's columns.
+    :param back: target column that is computed → source column → SQL expression over the target column's name, which
+        gives the source column's value for a row that was written in PostgreSQL.
     """
 
     source: str
@@ -102,6 +104,7 @@ class TableMapping:
     columns: Mapping[str, ColumnOptions] = field(default_factory=dict)
     row_filter: str | None = None
     computed: Mapping[str, str] = field(default_factory=dict)
+    back: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def target_schema(self) -> str:
@@ -301,9 +304,31 @@ def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping
         columns=columns,
         row_filter=reader.text("row_filter") if "row_filter" in reader.data else None,
         computed={
-            str(column): _parse_expression(reader, str(column), expression) for column, expression in computed.items()
+            str(column): _parse_expression(reader, str(column), _from(expression))
+            for column, expression in computed.items()
+        },
+        back={
+            str(column): _parse_back(reader, str(column), expression["back"])
+            for column, expression in computed.items()
+            if isinstance(expression, Mapping) and "back" in expression
         },
     )
+
+
+def _from(entry: Any) -> Any:
+    """Return the expression of an entry of ``computed``, which may have its inverse beside it."""
+    if isinstance(entry, Mapping) and set(entry) <= {"from", "back"}:
+        return entry.get("from")
+    return entry
+
+
+def _parse_back(reader: _Reader, column: str, back: Any) -> dict[str, str]:
+    """Return source column → SQL: an expression alone is for the source column of the same name."""
+    entries = back if isinstance(back, Mapping) else {column: back}
+    return {
+        str(source): _parse_expression(reader, f"{column}: back: {source}", expression)
+        for source, expression in entries.items()
+    }
 
 
 def _parse_expression(reader: _Reader, column: str, expression: Any) -> str:

@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -47,6 +47,8 @@ _BUSY, _LOCKED, _CANNOT_OPEN = 5, 6, 14
 _READ_ONLY_RECOVERY, _READ_ONLY_ROLLBACK, _READ_ONLY_CANNOT_INIT, _READ_ONLY_DIRECTORY = 264, 776, 1288, 1544
 # Where SQLite's readers put their locks in a file.
 _SHARED_LOCK_START, _SHARED_LOCK_LENGTH = 0x40000002, 510
+_UNREADABLE_SCHEMA = re.compile(r"malformed database schema|syntax error|unrecognized token")
+_SYNTAX = re.compile(r"syntax error|unrecognized token|unknown (?:table option|datatype)|no such function")
 _UNKNOWN_FUNCTION = re.compile(r"(?:unknown|no such) function: (\w+)")
 
 
@@ -391,11 +393,49 @@ def _explained(source_path: str, copy: Path, error: sqlite3.Error) -> MigrationE
             f"{_users_of(copy, name)} needs the function {name}(), which SQLite itself does not have",
             "Drop the index or generated column that calls it in the source, then run again",
         )
+    if _UNREADABLE_SCHEMA.search(str(error)) is not None:
+        in_the_way = _newer_objects(source_path)
+        if in_the_way:
+            return _made_by_newer(source_path, in_the_way)
     return _unusable(
         source_path,
         f"SQLite cannot read it: {error}",
         "Restore the file from a backup, or repair it with sqlite3's .recover, then run again",
     )
+
+
+def _newer_objects(source_path: str) -> list[tuple[str, str]]:
+    """Return kind and name of what the schema holds that the SQLite of this host cannot parse."""
+    address = f"file:{quote(os.path.realpath(source_path))}?mode=ro"
+    found = []
+    with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(":memory:")) as scratch:
+        source.text_factory = lambda data: data.decode("utf-8", "replace")
+        # The schema is then read as far as it can be; nothing can be written to a file that is opened like this.
+        source.execute("PRAGMA writable_schema = ON")
+        for kind, name, statement in source.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL"):
+            try:
+                scratch.execute(statement)
+            except sqlite3.Error as error:
+                if _SYNTAX.search(str(error)) is not None:
+                    found.append((str(kind), str(name)))
+    return found
+
+
+def _made_by_newer(source_path: str, in_the_way: Sequence[tuple[str, str]]) -> MigrationError:
+    """Return the error for a file whose schema only a newer SQLite can read."""
+    with Path(source_path).open("rb") as file:
+        number = int.from_bytes(file.read(100)[96:100], "big")
+    writer = f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+    named = ", ".join(f"{kind} {name}" for kind, name in in_the_way)
+    what = (
+        f"it is for a newer SQLite than {sqlite3.sqlite_version}, the one of this host: that cannot read the SQL of "
+        f"{named} (the file was last written by SQLite {writer})"
+    )
+    droppable = [name for kind, name in in_the_way if kind in ("view", "trigger", "index")]
+    fix = "Give this host's Python a newer SQLite"
+    if len(droppable) == len(in_the_way):
+        fix = f"Drop {', '.join(droppable)} in the source, for views, triggers and indexes are not moved; or g{fix[1:]}"
+    return _unusable(source_path, what, fix)
 
 
 def _users_of(copy: Path, function: str) -> str:

@@ -316,8 +316,7 @@ def show(value: Value, limit: int = 60) -> str:
         return repr(value)
     if len(value) <= limit:
         return repr(value)
-    encoded = value.encode("utf-8", "surrogateescape")
-    return f"{value[:limit]!r}… ({len(value):,} characters, sha256 {_short_hash(encoded)}…)"
+    return f"{value[:limit]!r}… ({len(value):,} characters, sha256 {_short_hash(value)}…)"
 
 
 def show_both(one: str, other: str, limit: int = 60) -> tuple[str, str]:
@@ -338,9 +337,13 @@ def show_both(one: str, other: str, limit: int = 60) -> tuple[str, str]:
     return part(one), part(other)
 
 
-def _short_hash(value: bytes) -> str:
-    """Return enough of a value's hash to tell it from another one."""
-    return hashlib.sha256(value).hexdigest()[:12]
+def _short_hash(value: str | bytes) -> str:
+    """Return enough of a value's hash to tell it from another one; a large text is not copied whole."""
+    digest = hashlib.sha256()
+    for start in range(0, len(value), _PIECE):
+        piece = value[start : start + _PIECE]
+        digest.update(piece if isinstance(piece, bytes) else piece.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:12]
 
 
 def to_json(value: Value) -> Any:

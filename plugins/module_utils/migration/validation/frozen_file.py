@@ -13,6 +13,7 @@ from ..engine.convert.server_text import ServerForms
 from ..engine.export import export
 from ..engine.plan.planner import plan_group
 from ..engine.prepare.prepare import prepare
+from ..engine.prepare.server_refusals import recorded_refusals
 from ..engine.proof.checksums import sum_source
 from ..engine.proof.row_differences import WHOLE_ROW
 from ..engine.transfer import migrate
@@ -121,7 +122,8 @@ def _hash_frozen_rows(
         targets = catalog.read_catalog(connection, [table.target for table in group.tables])
         plans = plan_group(group, source, read_tables(source), targets)
         forms = ServerForms(connection)
-        prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=exact)
+        refusals = recorded_refusals(connection, group.name)
+        prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=exact, refusals=refusals)
         sums = {table.plan.source.name: sum_source(source, table, forms) for table in prepared.tables}
     return {name: (found.rows, found.hexdigest()) for name, found in sums.items()}
 

@@ -31,6 +31,7 @@ from ...sqlite.tables import add_missing_collations, read_tables
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import Prepared, prepare
+from ..prepare.server_refusals import recorded_refusals
 from ..proof.checksums import sum_target
 from ..proof.compare import Comparison, compare_tables
 from . import left_behind
@@ -196,7 +197,10 @@ class _Reading:
     def prepare(self, file: sqlite3.Connection, forms: ServerForms, exact: bool = False) -> Prepared:
         """Find out which rows of a file are rejected, and which values repaired."""
         try:
-            return prepare(self.group, file, self.plans, self.directory, forms, spool=False, exact=exact)
+            refusals = recorded_refusals(self.connection, self.group.name)
+            return prepare(
+                self.group, file, self.plans, self.directory, forms, spool=False, exact=exact, refusals=refusals
+            )
         except MigrationError:
             if exact:
                 raise

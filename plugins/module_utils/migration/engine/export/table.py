@@ -111,6 +111,13 @@ class _TableWriter:
         self._table = quote_name(plan.source.name)
         columns = {column.name for column in plan.source.columns if not column.generated}
         self._written = [index for index, column in enumerate(plan.columns) if column.source in columns]
+        # What an inverse of the inventory's gives for computed columns.
+        names = {name: target for (name, _), target in zip(plan.source.computed, plan.mapping.computed, strict=True)}
+        self._inverses = {
+            index: (names[column.source], plan.mapping.back[names[column.source]])
+            for index, column in enumerate(plan.columns)
+            if names.get(column.source) in plan.mapping.back
+        }
 
     def write(self, difference: Difference) -> None:
         """Delete, update and insert, in this order."""
@@ -169,7 +176,7 @@ class _TableWriter:
         before, key = self._sides.source_row(change.locator or ())
         fields = self._sides.source_fields(before, key)
         new: dict[str, Value] = {}
-        for index in self._written:
+        for index in (*self._written, *self._inverses):
             known = fields[index]
             if known is None or hash_of(known).hex() != values[index]:
                 self._say(index, values, row, value_forms, new)
@@ -199,7 +206,7 @@ class _TableWriter:
         """Write one new row."""
         row = self._shown(values)
         new: dict[str, Value] = {}
-        for index in self._written:
+        for index in (*self._written, *self._inverses):
             self._say(index, values, row, value_forms, new)
         self._counts.inserted += 1
         names = ", ".join(map(quote_name, new))
@@ -217,7 +224,7 @@ class _TableWriter:
         column = self._columns[index]
         text = values[len(self._columns) + index]
         if text is None:
-            new[column.source] = None
+            self._put(index, None, row, new)
             return
         value = value_forms.find(index, text, values[index])
         if value is None:
@@ -227,7 +234,21 @@ class _TableWriter:
                 row if column.options.secret else f"{row}: {shown_value(column, text)}",
             )
             return
-        new[column.source] = value
+        self._put(index, value, row, new)
+
+    def _put(self, index: int, value: Value, row: str, new: dict[str, Value]) -> None:
+        """Put a value into ``new``: under its column, or what the inverse of a computed one gives for others."""
+        if index not in self._inverses:
+            new[self._columns[index].source] = value
+            return
+        target, back = self._inverses[index]
+        for name, expression in back.items():
+            try:
+                query = f"SELECT ({expression}\n) FROM (SELECT ? AS {quote_name(target)})"  # noqa: S608 (quoted)
+                new[name] = self._sides.source.execute(query, (value,)).fetchone()[0]
+            except (sqlite3.Error, OverflowError) as error:
+                where_from = f"{self._plan.source.name}: computed {target}: back"
+                self._offenders.add(where_from, f"SQLite refuses it: {error}", row)
 
     def _shown(self, values: Sequence[Any]) -> str:
         """Return the key of a row of PostgreSQL for a person."""

@@ -15,6 +15,7 @@ from ...core.estate import REFUSE, ColumnOptions, Group, TableMapping
 from ...postgres.catalog import ForeignKey, TargetColumn, TargetTable
 from ...sqlite.tables import SourceTable, VirtualTable, count_rows, quote_name, read_virtual_tables
 from .epoch_units import epoch_units
+from .inverse import inverse_problems
 from .selection import half_surrogates, select
 
 INTEGER_RANGES = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
@@ -321,6 +322,8 @@ def _plan_table(
         else:
             kept.append(options)
     problems.extend(_named_twice(where, target, columns))
+    if not any(problem.where.startswith(f"{where}: computed") for problem in problems):
+        problems.extend(inverse_problems(where, mapping, source, snapshot))
     taken = {column.target for column in columns}
     for column in target.columns.values():
         if column.name not in taken and column.not_null and not column.has_default and not column.generated:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from .duplicates import (
     unique_keys,
 )
 from .fast_path import count_plain_rows, id_blocks, plain_rows
+from .server_refusals import Refusals, ServerRefusal
 from .table import PreparedTable, TableWork, server_converter
 from .violations import SHOWN_KEYS, Offenders
 
@@ -53,6 +54,8 @@ def prepare(
     spool: bool = True,
     exact: bool = False,
     only: Mapping[str, str] | None = None,
+    refusals: Refusals | None = None,
+    ask_server: Callable[[Prepared], Mapping[str, Mapping[str, ServerRefusal]]] | None = None,
 ) -> Prepared:
     """Sort out the plain rows of every table of a group, and convert all others.
 
@@ -61,6 +64,8 @@ def prepare(
     :param spool: write the tables' files; without them only the findings are returned.
     :param exact: take no row for plain, so that every offender is found before PostgreSQL sees one.
     :param only: by source table, SQL that chooses the rows to convert; tables not named are left out.
+    :param refusals: what PostgreSQL refused when the rows were loaded.
+    :param ask_server: returns which of the converted rows PostgreSQL refuses.
     :raises MigrationError: with every value that no policy answers for; :class:`.RowsRefused` with
         only some of them unless ``exact``.
     """
@@ -73,9 +78,24 @@ def prepare(
             # A row that goes lets one stay that is not among the chosen ones.
             raise RowsRefused(f"Which rows of {plan.source.name} are duplicates depends on all of its rows.")
         duplicates[plan.source.name] = rejected_duplicates(snapshot, plan)
+    known_refusals: dict[str, dict[str, list[ServerRefusal]]] = {
+        table: {key: list(found) for key, found in by_key.items()} for table, by_key in (refusals or {}).items()
+    }
     while True:
         known = {table: len(rows) for table, rows in rejected_rows.items()}
-        once = _Preparation(group, snapshot, plans, directory, forms, spool, exact, only, duplicates)
+        once = _Preparation(
+            group,
+            snapshot,
+            plans,
+            directory,
+            forms,
+            spool,
+            exact,
+            only,
+            duplicates,
+            known_refusals,
+            ask_server is not None,
+        )
         prepared, offenders, seen = once.run(rejected_rows)
         rejected_rows = seen
         refers_to_unseen = any(
@@ -84,7 +104,9 @@ def prepare(
             for plan in plans
             for key in plan.foreign_keys
         )
-        if not refers_to_unseen:
+        if refers_to_unseen:
+            continue
+        if ask_server is None or not _added(known_refusals, ask_server(prepared), once):
             break
     advise = Advice(snapshot, plans, partial(server_converter, forms)).for_violation if exact else None
     problems = offenders.problems(advise)
@@ -92,6 +114,28 @@ def prepare(
         refused = MigrationError if exact else RowsRefused
         raise refused(f"Cutover group {group.name} holds values that its target cannot.", problems)
     return prepared
+
+
+def _added(
+    known: dict[str, dict[str, list[ServerRefusal]]],
+    found: Mapping[str, Mapping[str, ServerRefusal]],
+    once: _Preparation,
+) -> bool:
+    """Add what PostgreSQL refuses to what is known of that; return whether there was anything new.
+
+    :param once: the pass whose rows were tried. Where we have found a violation ourselves, nothing is added: the row
+        was tried without the value in question, or the key is known to be double.
+    """
+    added = False
+    for table, by_key in found.items():
+        for key, refusal in by_key.items():
+            refusals = known.setdefault(table, {}).setdefault(key, [])
+            is_tried_without = key in once.wrong_rows.get(table, ()) and refusal.policy != "orphan"
+            is_doubled = refusal.policy == "duplicate" and (table, frozenset(refusal.columns)) in once.doubled_keys
+            if refusal not in refusals and not is_tried_without and not is_doubled:
+                refusals.append(refusal)
+                added = True
+    return added
 
 
 def _comes_before(plans: Sequence[TablePlan], first: str, second: str) -> bool:
@@ -113,6 +157,10 @@ class _Preparation:
     exact: bool
     only: Mapping[str, str] | None
     duplicates: Rejected
+    refusals: Refusals
+    with_keys: bool
+    wrong_rows: dict[str, set[str]] = field(default_factory=dict)
+    doubled_keys: set[tuple[str, frozenset[str]]] = field(default_factory=set)
 
     def run(
         self, rejected_before: dict[str, list[dict[str, Value]]]
@@ -131,9 +179,11 @@ class _Preparation:
                 continue
             if self.exact:
                 # Otherwise PostgreSQL's own constraints find them, for all rows at once.
-                _find_duplicates(self.snapshot, plan, self.duplicates, offenders)
+                doubled_columns = _find_duplicates(self.snapshot, plan, self.duplicates, offenders)
+                self.doubled_keys.update((plan.source.name, columns) for columns in doubled_columns)
             work = TableWork(self.group, plan, offenders, id_map, rejects, originals, self.forms)
             work.duplicates = self.duplicates[plan.source.name]
+            work.refusals = self.refusals.get(plan.source.name, {})
             work.missing = [
                 missing_values(self.snapshot, key, rejected_rows, key.referenced_source in doubled)
                 if self.exact or key.answer != REFUSE or rejected_rows.get(key.referenced_source)
@@ -143,14 +193,20 @@ class _Preparation:
             work.respelled = [respelled_values(self.snapshot, key) for key in plan.foreign_keys]
             if self.only is not None:
                 work.prepared.only = self.only[plan.source.name]
-            elif any(work.respelled):
+            elif any(work.respelled) or work.refusals:
                 pass  # which of them are, only a join tells
             elif not self.exact and not work.duplicates and not self._refers_to_rejected(plan, rejected_rows, doubled):
                 self._sort_out(work, id_map)
             lines = Spool(self.directory / f"{number:03d}.copy", self.spool)
+            if self.with_keys:
+                work.keys = Spool(self.directory / f"{number:03d}.keys")
+                work.prepared.keys = work.keys.path
             if work.prepared.plain is None or work.prepared.odd_rows:
                 rejected_rows[plan.source.name] = work.run(self.snapshot, lines)
             lines.close()
+            if work.keys is not None:
+                work.keys.close()
+            self.wrong_rows[plan.source.name] = work.wrong_rows
             work.prepared.spool = lines.path if self.spool else None
             tables.append(work.prepared)
         for file in files:
@@ -255,13 +311,17 @@ def _exact_matches(
     return {tuple(row) for row in found}
 
 
-def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, offenders: Offenders) -> None:
-    """Note the keys that the target allows once and the source holds twice."""
+def _find_duplicates(
+    snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, offenders: Offenders
+) -> set[frozenset[str]]:
+    """Note the keys that the target allows once and the source holds twice, and return the columns of those keys."""
+    found = set()
     for unique in unique_keys(plan):
         if unique.answer != REFUSE:
             continue
         secret = any(column.options.secret for column in unique.columns)
         for values, count in doubled_keys(snapshot, plan, unique, rejected):
+            found.add(frozenset(column.source for column in unique.columns))
             pairs = zip(unique.columns, values, strict=True)
             shown = ", ".join(f"{column.source}={show(value)}" for column, value in pairs)
             offenders.add(
@@ -272,6 +332,7 @@ def _find_duplicates(snapshot: sqlite3.Connection, plan: TablePlan, rejected: Re
                 f"{count} times",
                 {"reject": count - 1},
             )
+    return found
 
 
 def _find_spellings(

@@ -18,6 +18,7 @@ from ..convert.values import converter, is_duration_number
 from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
 from .copy_file import PIECE, Spool
 from .fast_path import PlainRows
+from .server_refusals import EMPTIED, REJECTED, ServerRefusal
 from .violations import Offenders
 
 _SHOWN_VALUES = 50
@@ -38,6 +39,7 @@ class PreparedTable:
     :param conversions: (column, conversion) → number of values.
     :param kept: column without a target → value as shown → number of rows; None for a secret.
     :param spool: the file to COPY, None when nothing was written.
+    :param keys: the keys of the rows in the file, line by line; None if nobody asked for them.
     :param only: SQL over the source's columns that chose the rows, None for all.
     """
 
@@ -52,6 +54,7 @@ class PreparedTable:
     conversions: Counter[tuple[str, str]] = field(default_factory=Counter)
     kept: dict[str, Counter[str | None]] = field(default_factory=dict)
     spool: Path | None = None
+    keys: Path | None = None
     only: str | None = None
 
     @property
@@ -83,6 +86,9 @@ class TableWork:
         self.missing: list[set[tuple[Value, ...]]] = []
         self.respelled: list[Respelled] = []
         self.duplicates: Mapping[str, str] = {}
+        self.refusals: Mapping[str, Sequence[ServerRefusal]] = {}
+        self.keys: Spool | None = None
+        self.wrong_rows: set[str] = set()
         self.prepared = PreparedTable(plan)
 
     def run(self, snapshot: sqlite3.Connection, lines: Spool) -> list[dict[str, Value]]:
@@ -112,6 +118,10 @@ class TableWork:
                 continue
             values = list(row[:count])
             rejection, nulled = self._check_references(checks, values, row)
+            if self.refusals:
+                reason, emptied = self._answer_server(values, row)
+                rejection = rejection or reason
+                nulled |= emptied
             fields: list[str | bytes | None] = []
             for index, convert in enumerate(converters):
                 value = values[index]
@@ -137,6 +147,8 @@ class TableWork:
             for position, option in enumerate(plan.kept):
                 self._keep(option.name, option.secret, row[count + position], row)
             lines.write(fields)
+            if self.keys is not None:
+                self.keys.write((self._key(row),))
             prepared.rows += 1
         return rejected_rows
 
@@ -199,6 +211,8 @@ class TableWork:
             else:
                 secret = any(self._plan.columns[index].options.secret for index in positions)
                 shown = ", ".join(show(value) for value in found)
+                if self.keys is not None:
+                    self.wrong_rows.add(self._key(row))
                 answers = (["as_parent"] if parent is not None else []) + ([SET_NULL] if key.emptied else [])
                 self._offenders.add(
                     self._plan.source.name,
@@ -209,6 +223,42 @@ class TableWork:
                     [*answers, "reject"],
                     key.note,
                 )
+        return rejection, nulled
+
+    def _answer_server(self, values: Sequence[Value], row: Sequence[Value]) -> tuple[str | None, set[int]]:
+        """Answer for what PostgreSQL refuses in a row: the reason to reject it, and the columns set to NULL."""
+        rejection = None
+        nulled: set[int] = set()
+        columns = {column.source: (index, column) for index, column in enumerate(self._plan.columns)}
+        for refusal in self.refusals.get(self._key(row), ()):
+            concerned = [columns[name] for name in refusal.columns if name in columns]
+            if refusal.policy in (REJECTED, EMPTIED):
+                # The reason as it stands in the ledger names the column.
+                rejection = refusal.what if refusal.policy == REJECTED else rejection
+                emptied, reason = concerned if refusal.policy == EMPTIED else [], refusal.what
+            else:
+                answers = {column.options.policy(refusal.policy) for _, column in concerned}
+                free = [entry for entry in concerned if not entry[1].not_null]
+                emptied = [entry for entry in free if entry[1].options.policy(refusal.policy) == SET_NULL]
+                name = "+".join(refusal.columns)
+                reason = f"{name} {refusal.what}"
+                if "reject" in answers:
+                    rejection = reason
+                elif not emptied:
+                    known = POLICIES.get(refusal.policy, ()) if concerned else ()
+                    helps = [answer for answer in known if answer == "reject" or (answer == SET_NULL and free)]
+                    secret = any(column.options.secret for _, column in concerned)
+                    shown = (
+                        None if secret or not concerned else ", ".join(show(values[index]) for index, _ in concerned)
+                    )
+                    refused = Refused(refusal.policy, refusal.what)
+                    table = self._plan.source.name
+                    self._offenders.add(table, name, refused, self._shown_key(row), shown, helps)
+            for index, column in emptied:
+                self._remember(column.source, SET_NULL, reason, values[index], row)
+                nulled.add(index)
+                conversion = f"{refusal.policy}: {SET_NULL}, original kept in the ledger"
+                self.prepared.conversions[(column.source, conversion)] += 1
         return rejection, nulled
 
     def _apply_policy(
@@ -234,6 +284,8 @@ class TableWork:
                 return convert(value), None
             except Refused as again:
                 refused = again
+        if self.keys is not None:
+            self.wrong_rows.add(self._key(row))
         shown = None if column.options.secret or original is None else show(original)
         answers = [
             answer for answer in POLICIES.get(refused.policy, ()) if _helps(answer, column, convert, value, refused)

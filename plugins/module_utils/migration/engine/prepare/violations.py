@@ -111,6 +111,6 @@ class Offenders:
             advice = [*(advise(found) if advise is not None else ()), *found.policy_advice()]
             fix = "; or ".join(advice or ["repair the values in the source"])
             notes = "".join(f". {note}" for note in found.notes)
-            where = f"{self._file_name}: {found.table}.{found.columns}"
+            where = f"{self._file_name}: {found.table}" + (f".{found.columns}" if found.columns else "")
             problems.append(Problem(where, found.described(), fix[:1].upper() + fix[1:] + notes))
         return problems

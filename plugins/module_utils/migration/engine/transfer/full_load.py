@@ -233,8 +233,8 @@ def server_errors(doing: str, plans: Sequence[TablePlan] = ()) -> Iterator[None]
             details = (diagnosis.message_primary or first_line, diagnosis.message_detail, diagnosis.context)
             what = "; ".join(detail.replace("\n", " ") for detail in details if detail)
         what += f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
-        # Classes 22 and 23: a value that its type or a constraint refuses.
-        refused = RowsRefused if (error.pgcode or "")[:2] in ("22", "23") else MigrationError
+        # Classes 22, 23 and 54: a value that its type, a constraint or a limit of an index refuses.
+        refused = RowsRefused if (error.pgcode or "")[:2] in ("22", "23", "54") else MigrationError
         raise refused(
             f"PostgreSQL refused while {doing}; nothing was changed.",
             [Problem(where, what, _SERVER_FIXES.get(error.pgcode, "Mend what the message names, then run again"))],

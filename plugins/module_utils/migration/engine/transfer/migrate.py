@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,10 @@ from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
 from ..convert.server_text import ServerForms
+from ..plan.inverse import one_way_columns
 from ..plan.planner import PlanRefused, TablePlan, plan_group
 from ..prepare.prepare import prepare
+from ..prepare.server_refusals import recorded_refusals
 from ..proof.compare import Comparison, compare_tables
 from ..proof.ledger_content import as_record, read_sums
 from ..proof.parallel_checksums import PlainSums, summing
@@ -45,6 +48,7 @@ from .progress import ProgressLog
 from .report import source_report, synced_report, table_report
 from .sequences import read_sequences, set_sequences, unset_sequences
 from .snapshot_diff import difference
+from .trial import try_rows
 from .triggers import active_triggers
 
 if TYPE_CHECKING:
@@ -147,11 +151,12 @@ def compare(
     ):
         plans = _plan(connection, group, source, copy.directory)
         forms = ServerForms(connection)
-        prepared = prepare(group, source, plans, copy.directory, forms, spool=False)
+        refusals = recorded_refusals(connection, group.name)
+        prepared = prepare(group, source, plans, copy.directory, forms, spool=False, refusals=refusals)
         comparisons = compare_tables(connection, source, prepared.tables, is_named=lambda *_: False)
         if not all(comparison.equal for comparison in comparisons):
             # What the fast way takes for plain may be what differs.
-            prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=True)
+            prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=True, refusals=refusals)
             comparisons = compare_tables(connection, source, prepared.tables, is_named=is_named)
         result = {
             "tables": [
@@ -318,7 +323,8 @@ class _Run:
         connection, clock = self.connection, self.clock
         with clock.step("profile"):
             forms = ServerForms(connection)
-            prepared = prepare(self.group, self.source, plans, self.copy.directory, forms, exact=exact)
+            ask = partial(try_rows, connection, self.source, every_table=not self.check_mode) if exact else None
+            prepared = prepare(self.group, self.source, plans, self.copy.directory, forms, exact=exact, ask_server=ask)
             if plain_sums is not None:
                 plain_sums.settle(prepared.tables)
             self.copy.check.require()
@@ -376,6 +382,11 @@ class _Run:
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
+            "one_way_columns": [
+                name
+                for plan in plans
+                for name in one_way_columns(plan.mapping, plan.source, [option.name for option in plan.kept])
+            ],
             "triggers": [str(trigger) for trigger in active_triggers(self.connection, plans)],
             "ignored_tables": list(self.group.ignored_tables),
             "left_out": read_left_out(self.source),
@@ -443,7 +454,8 @@ def _wrong_values(
 ) -> list[Problem]:
     """Return the problems of the values in what could be planned, so that one round tells both kinds."""
     try:
-        prepare(group, source, refused.plans, directory, ServerForms(connection), spool=False, exact=True)
+        ask = partial(try_rows, connection, source, every_table=False)
+        prepare(group, source, refused.plans, directory, ServerForms(connection), exact=True, ask_server=ask)
     except MigrationError as found:
         places = {problem.where for problem in refused.problems}
         return [problem for problem in found.problems if problem.where not in places]

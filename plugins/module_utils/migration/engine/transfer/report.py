@@ -23,6 +23,12 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             "which column takes its values from them. Name 'sequence' for that column in the inventory, or set them by "
             "hand before the services use them."
         )
+    if report["one_way_columns"]:
+        warnings.append(
+            f"{', '.join(report['one_way_columns'])}: what the services write there on PostgreSQL does not come back "
+            "in a rollback, and rows that cannot do without it close it. Name the inverse in the inventory, 'computed: "
+            "{column: {from: …, back: …}}', where there is one."
+        )
     if report["triggers"]:
         warnings.append(
             f"{', '.join(report['triggers'])}: did not act on the rows that were moved, and will on those that the "

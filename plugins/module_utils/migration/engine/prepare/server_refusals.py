@@ -1,0 +1,54 @@
+"""Rows that PostgreSQL alone knows to be wrong: by a constraint, an index, a domain, or a limit of its own.
+
+The exact way of a load asks it for all of them (:mod:`.engine.transfer.trial`). What a policy answered then stands in
+the ledger, where the other parts of the engine read it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+MARK = "PostgreSQL refuses it: "
+# In place of a policy: what was answered in an earlier run.
+REJECTED, EMPTIED = "rejected before", "emptied before"
+
+
+@dataclass(frozen=True)
+class ServerRefusal:
+    """Why PostgreSQL refuses one row.
+
+    :param columns: the source columns that it is about; empty if that is not known.
+    :param policy: the policy that may answer, '' if none can; :data:`REJECTED` or :data:`EMPTIED`.
+    :param what: what is wrong, without a value.
+    """
+
+    columns: tuple[str, ...]
+    policy: str
+    what: str
+
+
+# Source table → key of a row → why it is refused.
+Refusals = Mapping[str, Mapping[str, Sequence[ServerRefusal]]]
+
+
+def recorded_refusals(connection: Connection, group_name: str) -> Refusals:
+    """Return the rows of a group that PostgreSQL refused when they were loaded, and what became of them."""
+    found: dict[str, dict[str, list[ServerRefusal]]] = {}
+    with connection.cursor() as cursor:
+        for statement, policy in (
+            ("SELECT source_table, row_key, '', reason FROM migration.reject", REJECTED),
+            ("SELECT source_table, row_key, column_name, reason FROM migration.original_value", EMPTIED),
+        ):
+            cursor.execute(
+                f"{statement} WHERE group_name = %s AND reason LIKE %s AND reason NOT LIKE 'repaired by hand%%'",
+                (group_name, f"%{MARK}%"),
+            )
+            for table, key, column, reason in cursor.fetchall():
+                refusal = ServerRefusal((column,) if column else (), policy, reason)
+                found.setdefault(table, {}).setdefault(key, []).append(refusal)
+    return found

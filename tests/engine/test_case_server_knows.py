@@ -1,0 +1,128 @@
+"""What PostgreSQL alone knows about a row is asked for all rows at once, in a dry run too, and policies answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+from .test_export import bring_back, counts
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+INCOMPRESSIBLE = "".join(chr(0x4E00 + (n * 7919) % 20_000) for n in range(4_000))
+# What the table is, what stands in v (row 1 first), which rows are refused, what the message says, who may answer.
+CASES: dict[str, tuple[str, list[Any], list[int], str, str]] = {
+    "lower": ("v text); CREATE UNIQUE INDEX t_lower ON t (lower(v)", ["a", "A", "b", "B", "B", "c"], [2, 4, 5],
+              "an earlier row has the same key in t_lower", "duplicate"),
+    "nulls": ("v integer, UNIQUE NULLS NOT DISTINCT (v)", [None, 1, None, None], [3, 4],
+              "an earlier row has the same key in t_v_key", "duplicate"),
+    "partial": ("v text); CREATE UNIQUE INDEX t_partial ON t (v) WHERE (v <> 'free'", ["a", "a", "free", "free"], [2],
+                "an earlier row has the same key in t_partial", "duplicate"),
+    "spelled": ("v timestamptz UNIQUE", ["2024-01-01", "2024-01-01 00:00:00", "2024-01-01T00:00:00Z"], [2, 3],
+                "an earlier row has the same key in t_v_key", "duplicate"),
+    "exclusion": ("v int4range, EXCLUDE USING gist (v WITH &&)", ["[1,5)", "[4,8)", "[8,9)", "[2,3)"], [2, 4],
+                  "an earlier row excludes it by t_v_excl", "duplicate"),
+    "check": ("v integer CONSTRAINT positive CHECK (v > 0)", [1, 0, -1, None], [2, 3],
+              "it violates the check constraint positive", "unconvertible"),
+    "domain": ("v positive", [1, 0, -1, 7], [2, 3], "it violates the check constraint positive_check", "unconvertible"),
+    "index": ("v text UNIQUE", ["short", INCOMPRESSIBLE, INCOMPRESSIBLE[:950], "other"], [2, 3],
+              "it is too long for the index t_v_key: an entry of a B-tree has at most 2,704 bytes", "unconvertible"),
+    "generated": ("v integer, w integer GENERATED ALWAYS AS (100 / v) STORED", [1, 0, 5, 0], [2, 4],
+                  "division by zero (SQLSTATE 22012)", ""),
+    "foreign": ("v integer REFERENCES other", [1, 2, 3, 4], [2, 3, 4],
+                "it refers to a row of app.other, which this group does not fill, that does not exist", "orphan"),
+}  # fmt: skip
+
+
+def many(connection: Connection, tmp_path: Path, kind: str) -> tuple[Path, list[Any]]:
+    """Make a table and a source of which PostgreSQL alone knows what is wrong, among many other rows."""
+    columns, values, *_ = CASES[kind]
+    make_target(
+        connection,
+        "CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE TABLE other (id integer PRIMARY KEY);"
+        f"INSERT INTO other VALUES (1); CREATE TABLE t (id integer PRIMARY KEY, {columns})",
+    )
+    return make_source(
+        tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate(values, 1)}
+    ), values
+
+
+@pytest.mark.promise("dry-run-changes-nothing")
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize("kind", CASES)
+def test_all_rows_are_named_at_once(connection: Connection, tmp_path: Path, kind: str, check_mode: bool) -> None:
+    source, _ = many(connection, tmp_path, kind)
+    _, _, refused, what, policy = CASES[kind]
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, make_group(source, {"source": "t"}), tmp_path, check_mode)
+    (problem,) = error.value.problems
+    assert problem.where.endswith("t.db: t" + (".v" if policy else ""))
+    assert f"PostgreSQL refuses it: {what} ({len(refused)} row" in problem.what
+    assert all(f"id={key}" in problem.what for key in refused[:3])
+    assert (f"et '{policy}' for the column" in problem.fix) == bool(policy)
+    assert query(connection, "SELECT count(*) FROM app.t") == [(0,)]
+
+
+@pytest.mark.promise("policy-keeps-original")
+@pytest.mark.parametrize("answer", ["reject", "set_null"])
+@pytest.mark.parametrize("kind", CASES)
+def test_a_policy_answers(connection: Connection, tmp_path: Path, kind: str, answer: str) -> None:
+    source, values = many(connection, tmp_path, kind)
+    _, _, refused, _, policy = CASES[kind]
+    if not policy or (answer == "set_null" and policy == "duplicate"):
+        pytest.skip("there is no such answer")
+    group = make_group(source, {"source": "t", "columns": {"v": {policy: answer}}})
+    assert rehearse(connection, group, tmp_path, check_mode=True)["changed"]
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert report["tables"][0]["equal"]
+    arrived = [key for (key,) in query(connection, "SELECT id FROM app.t ORDER BY id")]
+    if answer == "reject":
+        assert arrived == [key for key in range(1, len(values) + 1) if key not in refused]
+        assert {each["key"] for each in report["rejects"]} == {f"id={key}" for key in refused}
+    else:
+        assert len(arrived) == len(values)
+        null = query(connection, "SELECT id FROM app.t WHERE v IS NULL ORDER BY id")
+        assert [key for (key,) in null if values[key - 1] is not None] == refused
+    assert not rehearse(connection, group, tmp_path)["changed"]
+    back, _ = bring_back(connection, group)
+    assert counts(back) == {"t": (0, 0, 0)}
+
+
+def test_what_we_know_and_what_the_server_knows_is_said_together(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v integer NOT NULL CHECK (v > 0), w integer)")
+    rows = [(1, -1, 1), (2, "two", 2), (3, 3, "three"), (4, -4, "four"), (5, 5, 5)]
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v, w)", {"t": rows})
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
+    assert sorted(problem.what.partition(" (")[0] for problem in error.value.problems) == [
+        "PostgreSQL refuses it: it violates the check constraint t_v_check",
+        "holds text where integer is needed",
+        "holds text where integer is needed",
+    ]
+
+
+def test_a_dry_run_leaves_nothing_behind_and_takes_no_number(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE t (id integer PRIMARY KEY, v text CHECK (v <> ''), n serial NOT NULL,"
+        " i integer GENERATED ALWAYS AS IDENTITY)",
+    )
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": [(1, "a"), (2, "")]})
+    group = make_group(source, {"source": "t", "columns": {"v": {"unconvertible": "reject"}}})
+    assert rehearse(connection, group, tmp_path, check_mode=True)["changed"]
+    execute(connection, "INSERT INTO app.t (id) VALUES (9)")
+    assert query(connection, "SELECT n, i FROM app.t") == [(1, 1)]
+    assert query(connection, "SELECT count(*) FROM pg_class WHERE relpersistence = 't'") == [(0,)]
+
+
+def test_many_refused_rows_among_many_are_all_counted(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text); CREATE UNIQUE INDEX l ON t (lower(v))")
+    rows = [(n, f"Name {n}" if n % 3 else f"name {n - 1}") for n in range(1, 9_000)]
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": rows})
+    with pytest.raises(MigrationError, match=r"same key in l \(2,999 rows: id=3: 'name 2'; id=6: 'name 5'; id=9: "):
+        rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
