@@ -48,7 +48,7 @@ def raise_fence(file: File) -> str:
         if is_immutable(descriptor):
             return IMMUTABLE
         # The mode of an immutable file cannot be changed. What has it already is left alone: its times tell of a touch.
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) != _READ_ONLY_MODE:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) not in _READ_ONLY_MODES:
             os.fchmod(descriptor, _READ_ONLY_MODE)
         return IMMUTABLE if set_immutable(descriptor, True) else READ_ONLY
 
