@@ -90,8 +90,12 @@ report:
       description: Sequences that have given out nothing yet, and of which nothing shows whose values they are.
       type: list
       elements: str
+    ids_in_texts:
+      description: In check mode, columns of texts and JSON that hold ids which become UUIDs, with their rows.
+      type: list
+      elements: dict
     one_way_columns:
-      description: Source columns of which nothing comes back from PostgreSQL, and computed columns without an inverse.
+      description: Computed columns without an inverse, and required columns without a target, which a rollback lacks.
       type: list
       elements: str
     triggers:

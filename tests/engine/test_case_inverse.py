@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,12 +105,32 @@ def test_an_inverse_that_does_not_lead_back_is_refused(
 
 def test_without_an_inverse_the_rehearsal_says_what_will_not_come_back(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v boolean)")
-    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, gone TEXT)"
-    source = make_source(tmp_path / "t.db", script, {"t": [(1, "t", "x")]})
-    mapping = {"source": "t", "computed": {"v": FROM_WORD}, "columns": {**KEEP, "gone": KEEP["v"]}}
+    script = (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, gone TEXT NOT NULL, free TEXT, given TEXT NOT NULL DEFAULT 1)"
+    )
+    source = make_source(tmp_path / "t.db", script, {"t": [(1, "t", "x", "y", "z")]})
+    mapping = {
+        "source": "t",
+        "computed": {"v": FROM_WORD},
+        "columns": {**KEEP, **dict.fromkeys(("gone", "free", "given"), KEEP["v"])},
+    }
     report = rehearse(connection, make_group(source, mapping), tmp_path)["report"]
-    assert report["one_way_columns"] == ["t.v", "t.gone", "t: computed v"]
+    assert report["one_way_columns"] == ["t.gone", "t: computed v"]
     assert (
-        "t.v, t.gone, t: computed v: what the services write there on PostgreSQL does not come back"
+        "t.gone, t: computed v: what the services write there on PostgreSQL does not come back"
         in warnings_of(report)[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ({"back": "v"}, "'computed: v' is None"),
+        ({"from": "v", "forth": "v"}, "'computed: v' is {"),
+        ({"from": "v", "back": ""}, "'computed: v: back: v' is ''"),
+        ({"from": "v", "back": {"w": None}}, "'computed: v: back: w' is None"),
+    ],
+)
+def test_a_wrong_entry_of_computed_is_told(tmp_path: Path, entry: Any, what: str) -> None:
+    with pytest.raises(MigrationError, match=re.escape(what)):
+        make_group(tmp_path / "t.db", {"source": "t", "computed": {"v": entry}})

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.migrate import (
+    CHANGED_ROWS,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.replay import (
+    RepairedRow,
+    replay_rejects,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validation
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
-from .test_export import bring_back, counts
+from .test_case_triggers import change_source
+from .test_export import bring_back, counts, rows_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -127,3 +139,45 @@ def test_many_refused_rows_among_many_are_all_counted(connection: Connection, tm
     source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": rows})
     with pytest.raises(MigrationError, match=r"same key in l \(2,999 rows: id=3: 'name 2'; id=6: 'name 5'; id=9: "):
         rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
+
+
+@pytest.mark.promise("dry-run-changes-nothing")
+def test_a_dry_run_of_changed_rows_alone_is_told_too(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v integer CHECK (v > 0))")
+    rows = {"t": [(n, n) for n in range(1, 100)]}
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", rows)
+    group = make_group(source, {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    change_source(source, "UPDATE t SET v = 100 WHERE id = 1")
+    assert rehearse(connection, group, tmp_path, check_mode=True)["report"]["way"] == CHANGED_ROWS
+    assert query(connection, "SELECT v FROM app.t WHERE id = 1") == [(1,)]
+    change_source(source, "UPDATE t SET v = -v WHERE id IN (3, 50)")
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError, match=r"check constraint t_v_check \(2 rows: id=3: -3; id=50: -50\)"):
+            rehearse(connection, group, tmp_path, check_mode)
+    assert query(connection, "SELECT count(*) FROM app.t WHERE v < 0") == [(0,)]
+
+
+@pytest.mark.promise("rejected-rows-replayed")
+def test_a_row_that_the_server_refused_is_replayed_and_stays_proven(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v integer CHECK (v > 0))")
+    rows = {"t": [(1, 1), (2, -2), (3, 3)]}
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", rows)
+    group = make_group(source, {"source": "t", "columns": {"v": {"unconvertible": "reject"}}})
+    rehearse(connection, group, tmp_path)
+    ledger.take_step(connection, "test", "freeze", str(source), frozen_sha256=sha256_of(source))
+    connection.commit()
+    migrate.migrate(connection, group, migrate.FINAL, work_directory=str(tmp_path / "work"))
+    ledger.take_step(connection, "test", "go_live", str(source))
+    connection.commit()
+
+    def findings() -> Any:
+        found = validation.validate(connection, group, str(tmp_path / "work"), ask_services=False)
+        return [each for each in found["findings"] if "fence" not in each["what"]]
+
+    assert findings() == []
+    replay_rejects(connection, group, [RepairedRow("t", "id=2", {"v": 2})], work_directory=str(tmp_path / "replay"))
+    assert query(connection, "SELECT v FROM app.t ORDER BY id") == [(1,), (2,), (3,)]
+    assert findings() == []
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT v FROM t ORDER BY id") == [(1,), (2,), (3,)]

@@ -154,3 +154,11 @@ def test_a_group_of_an_earlier_release_is_told_apart(moved: Moved) -> None:
     result = validation.validate(moved.connection, moved.group, str(moved.work / "work"), ask_services=False)
     assert result["valid"]
     assert "The ledger holds no hash of the rejected rows" in result["information"][0]
+
+
+@pytest.mark.promise("damage-is-a-finding")
+def test_rejected_rows_are_no_finding_after_the_cutover(moved: Moved) -> None:
+    moved.cut_over()
+    result = validation.validate(moved.connection, moved.group, str(moved.work / "work"), ask_services=False)
+    assert result["findings"] == []
+    assert result["proof_repeated"]

@@ -66,12 +66,18 @@ def _not_led_back(source: SourceTable, name: str, expression: str, target: str, 
     )
 
 
-def one_way_columns(mapping: TableMapping, source: SourceTable, kept: Sequence[str]) -> list[str]:
-    """Return the source columns of which nothing comes back from PostgreSQL, as ``table.column``.
+def one_way_columns(
+    mapping: TableMapping, source: SourceTable, snapshot: sqlite3.Connection, kept: Sequence[str]
+) -> list[str]:
+    """Return what a rollback lacks for rows that were written in PostgreSQL, as ``table.column``.
+
+    These are computed columns without an inverse, and columns without a target that no new row can do without. Any
+    other column without a target is NULL, or holds its default, in such rows.
 
     :param kept: names of the columns without a target.
     """
+    described = snapshot.execute(f"PRAGMA table_xinfo({quote_name(source.name)})").fetchall()
+    required = {row[1] for row in described if row[3] and row[4] is None}
     given = {column for back in mapping.back.values() for column in back}
-    lost = [f"{source.name}.{name}" for name in kept if name not in given]
-    lost += [f"{source.name}: {COMPUTED}{target}" for target in mapping.computed if target not in mapping.back]
-    return lost
+    lost = [f"{source.name}.{name}" for name in kept if name in required - given]
+    return lost + [f"{source.name}: {COMPUTED}{target}" for target in mapping.computed if target not in mapping.back]

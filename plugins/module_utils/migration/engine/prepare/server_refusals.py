@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 MARK = "PostgreSQL refuses it: "
+# Before the reason for which a row was rejected, once it has been repaired by hand.
+REPAIRED = "repaired by hand; the row was rejected: "
 # In place of a policy: what was answered in an earlier run.
 REJECTED, EMPTIED = "rejected before", "emptied before"
 
@@ -44,11 +46,10 @@ def recorded_refusals(connection: Connection, group_name: str) -> Refusals:
             ("SELECT source_table, row_key, '', reason FROM migration.reject", REJECTED),
             ("SELECT source_table, row_key, column_name, reason FROM migration.original_value", EMPTIED),
         ):
-            cursor.execute(
-                f"{statement} WHERE group_name = %s AND reason LIKE %s AND reason NOT LIKE 'repaired by hand%%'",
-                (group_name, f"%{MARK}%"),
-            )
+            cursor.execute(f"{statement} WHERE group_name = %s AND reason LIKE %s", (group_name, f"%{MARK}%"))
             for table, key, column, reason in cursor.fetchall():
-                refusal = ServerRefusal((column,) if column else (), policy, reason)
+                # A row that was repaired and replayed since was rejected all the same.
+                became = REJECTED if reason.startswith(REPAIRED) else policy
+                refusal = ServerRefusal((column,) if column else (), became, reason)
                 found.setdefault(table, {}).setdefault(key, []).append(refusal)
     return found

@@ -109,7 +109,7 @@ class Sync:
     def run(self, write: bool) -> list[Synced]:
         """Move the changed rows and prove the result; the caller commits.
 
-        :param write: if False, only the source's side is looked at, and nothing is compared.
+        :param write: if False, what is written is taken back, and nothing is compared.
         :raises RowsRefused: if a row is refused, or the result is not equal.
         """
         if self._holds_rejected_rows():
@@ -145,7 +145,7 @@ class Sync:
             table_after.plan.source.name: (table_before, table_after, *both)
             for table_before, table_after, both in zip(before.tables, after.tables, sums, strict=True)
         }
-        target = self._write(before, after, old_keys) if write else {}
+        target = self._write(before, after, old_keys) if write else self._tried(before, after, old_keys)
         for found in self.differences:
             loaded = _as_sum(self.loaded[found.plan.target.name])
             if found.plan.source.name not in pairs:
@@ -191,6 +191,16 @@ class Sync:
             for number, (plan, chosen) in enumerate(zip(plans, rows, strict=True))
         }
         return prepare(self.group, snapshot, plans, directory, forms, exact=exact, only=only)
+
+    def _tried(self, before: Prepared, after: Prepared, old_keys: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Write what changed and take it back, so that PostgreSQL says in a dry run too what it would refuse."""
+        with self.connection.cursor() as cursor:
+            cursor.execute("SAVEPOINT tried")
+            self._write(before, after, old_keys)
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            cursor.execute("ROLLBACK TO SAVEPOINT tried")
+        self._ledger.clear()
+        return {}
 
     def _write(
         self, before: Prepared, after: Prepared, old_keys: Mapping[str, Sequence[str]]

@@ -43,6 +43,7 @@ from ..proof.target_state import read_target_state
 from . import baseline
 from .checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
 from .full_load import analyze, load
+from .ids_in_texts import ids_in_texts
 from .incremental import Sync
 from .progress import ProgressLog
 from .report import source_report, synced_report, table_report
@@ -253,6 +254,12 @@ class _Run:
         """Return what our last run left in the target, by target table."""
         return self.detail.loaded
 
+    def _planned(self) -> list[TablePlan]:
+        """Return the plan of every table; refuse what cannot be loaded before anything is converted."""
+        plans = _plan(self.connection, self.group, self.source, self.copy.directory)
+        active_triggers(self.connection, plans)
+        return plans
+
     def sync_changed_rows(self) -> tuple[bool, dict[str, Any]] | None:
         """Move only what changed since the snapshot that the last run kept.
 
@@ -264,7 +271,7 @@ class _Run:
         if old_snapshot is None:
             return None
         with clock.step("profile"):
-            plans = _plan(connection, self.group, self.source, self.copy.directory)
+            plans = self._planned()
         if baseline.digest(plans) != was_kept["digest"]:
             return None
         with clock.step("compare"):
@@ -310,7 +317,7 @@ class _Run:
         :raises RowsRefused: if a row that was taken for plain is none.
         """
         with self.clock.step("profile"):
-            plans = _plan(self.connection, self.group, self.source, self.copy.directory)
+            plans = self._planned()
         if exact or self.check_mode:
             return self._load_all_rows(plans, True, None)
         with summing(self.copy, plans) as plain_sums:
@@ -382,10 +389,13 @@ class _Run:
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
+            "ids_in_texts": ids_in_texts(self.source, plans) if self.check_mode else [],
             "one_way_columns": [
                 name
                 for plan in plans
-                for name in one_way_columns(plan.mapping, plan.source, [option.name for option in plan.kept])
+                for name in one_way_columns(
+                    plan.mapping, plan.source, self.source, [option.name for option in plan.kept]
+                )
             ],
             "triggers": [str(trigger) for trigger in active_triggers(self.connection, plans)],
             "ignored_tables": list(self.group.ignored_tables),
@@ -445,7 +455,6 @@ def _plan(connection: Connection, group: Group, source: sqlite3.Connection, dire
     except PlanRefused as error:
         error.problems += _wrong_values(connection, group, source, error, directory)
         raise
-    active_triggers(connection, plans)  # refused before anything is converted
     return plans
 
 

@@ -27,6 +27,7 @@ from ...sqlite.tables import Value, open_snapshot, quote_name, read_rows, read_t
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import prepare
+from ..prepare.server_refusals import REPAIRED
 from ..prepare.table import PreparedTable
 from ..proof.checksums import sum_source, sum_target
 from ..proof.ledger_content import changed_record, read_sums
@@ -221,7 +222,7 @@ def _put_in_place(
                     f"SELECT {quote_name(column)} FROM temp.{name} WHERE {match}",  # noqa: S608 (quoted)
                     keys[key],
                 ).fetchone()[0]
-                reason = f"repaired by hand; the row was rejected: {reasons[(table.name, key)]}"
+                reason = f"{REPAIRED}{reasons[(table.name, key)]}"
                 originals.append((group.name, table.name, key, column, reason, to_json_text(to_json(before))))
             # All at once, since one of them may be part of the key.
             changes = ", ".join(f"{quote_name(column)} = ?" for column in row.values)

@@ -23,6 +23,12 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             "which column takes its values from them. Name 'sequence' for that column in the inventory, or set them by "
             "hand before the services use them."
         )
+    for found in report["ids_in_texts"]:
+        rows = "1 row holds" if found["rows"] == 1 else f"{found['rows']:,} rows hold"
+        warnings.append(
+            f"{found['column']}: {rows} an id of {found['ids_of']} in a text or in JSON. It stays as it is, while that "
+            "id becomes a UUID: rewrite it by 'computed', or let the application look it up in migration.id_map."
+        )
     if report["one_way_columns"]:
         warnings.append(
             f"{', '.join(report['one_way_columns'])}: what the services write there on PostgreSQL does not come back "
