@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 
-def make_source(path: Path, script: str, rows: dict[str, Iterable[Sequence[Any]]] | None = None) -> Path:
+def make_source(path: Path, script: str, rows: Mapping[str, Iterable[Sequence[Any]]] | None = None) -> Path:
     """Create an SQLite file from a script, then insert rows by table."""
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(script)
