@@ -330,7 +330,7 @@ def test_every_group_moves_and_is_proven() -> None:
         "save",
     ]
     assert report["measured_by"] == "client"
-    assert 0 < report["downtime_seconds"] < report["window_seconds"] + 1 < 15
+    assert 0 < report["downtime_seconds"] < report["window_seconds"] + 1
     for entry in report["services"]:
         assert 0 < entry["start_seconds"] < entry["downtime_seconds"] <= report["downtime_seconds"]
         assert 0 < entry["requests_failed"] < entry["requests"]
