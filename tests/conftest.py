@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,11 +141,38 @@ def _directory_in_memory() -> Path | None:
     return None
 
 
+@contextmanager
+def _home_of_a_server() -> Iterator[Path]:
+    """Make the directory of a server, in memory if possible, and remove it afterwards.
+
+    Root gets a file system for this server alone: what other programs write then changes no free space that a test
+    has measured.
+    """
+    home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=_directory_in_memory()))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", str(home)]
+    mounted = (
+        os.geteuid() == 0
+        and _directory_in_memory() is not None
+        and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    )
+    try:
+        yield home
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(home)], check=True)
+        shutil.rmtree(home)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server with the estate's roles, for the whole test session."""
+    with _home_of_a_server() as home:
+        yield from _run_server(home)
+
+
+def _run_server(home: Path) -> Iterator[Server]:
+    """Make a server in a directory, and run it until the fixture ends."""
     account = _unprivileged()
-    home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=_directory_in_memory()))
     programs = _programs_for(account, home)
     if account:
         os.chown(home, account["user"], account["group"])
@@ -185,7 +212,6 @@ def server() -> Iterator[Server]:
         yield started
     finally:
         run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(home)
 
 
 def _programs_for(account: dict[str, Any], home: Path) -> Path:

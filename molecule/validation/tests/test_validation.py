@@ -68,7 +68,7 @@ def changed_value(estate: Any) -> Damage:
         (f"UPDATE auth.permissions SET description = 'changed by hand' WHERE name = '{name}'",),
         (kept_row(estate, "auth.permissions", f"name = '{name}'"),),
         "platform: permissions → auth.permissions",
-        rf"id={re.escape(old_id)}: description is .* in SQLite and 'changed by hand' in PostgreSQL",
+        rf"id='{re.escape(old_id)}': description is .* in SQLite and 'changed by hand' in PostgreSQL",
     )
 
 
