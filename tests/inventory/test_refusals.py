@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,13 @@ class Refused:
         (directory / "group_vars").symlink_to(PROJECT / "inventory" / "group_vars")
 
     def __call__(self, playbook: str, *options: str) -> str:
-        """Run a playbook and return its output."""
+        """Run a playbook that fails, and return its output."""
+        status, output = self.run(playbook, *options)
+        assert status != 0, output
+        return output
+
+    def run(self, playbook: str, *options: str) -> tuple[int, str]:
+        """Run a playbook, and return its exit code and its output."""
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
@@ -54,10 +61,9 @@ class Refused:
             check=False,
         )
         output = done.stdout + done.stderr
-        assert done.returncode != 0, output
         assert not self.asked.exists(), output
         assert "Traceback" not in output
-        return output
+        return done.returncode, output
 
 
 @pytest.fixture
@@ -72,6 +78,16 @@ def test_a_run_without_a_limit_is_refused(refused: Refused, playbook: str) -> No
     output = refused(playbook)
     assert "it names hosts of more than one environment: dev (swarm-dev), prod (swarm-prod)" in output
     assert "-l dev" in output
+
+
+def test_a_run_of_several_playbooks_looks_at_the_inventory_once(refused: Refused) -> None:
+    """With a tag that no task has, the run holds nothing but the checks of the inventory."""
+    passwords = ("-e", "postgres_generate_passwords=true")
+    status, output = refused.run("site.yml", "--limit", "dev", "--tags", "no_such_tag", *passwords)
+    assert status == 0, output
+    looked = re.findall(r"TASK \[inventory_check : Refuse .*\] \*+\n(ok|skipping): \[swarm-dev\]", output)
+    assert looked == ["ok", *["skipping"] * (len(looked) - 1)], output
+    assert len(looked) > 3
 
 
 @pytest.mark.promise("inventory-checked-first")
