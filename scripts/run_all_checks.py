@@ -71,7 +71,7 @@ def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
 
     :param prefix: tells its test hosts from those of other checks.
     """
-    return Check(name, ("pytest", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
+    return Check(name, ("pytest", "--durations=15", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
 
 
 def scenario(name: str, after: str = READY_HOSTS) -> Check:

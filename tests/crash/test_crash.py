@@ -85,7 +85,11 @@ CRASHES = [
     pytest.param(
         Crash(INFRASTRUCTURE, r"schema_apply : Apply \|", on_the_host_too=True), id="while the schema is applied"
     ),
-    pytest.param(Crash(MIGRATION, r"sqlite_migrate : Synchronise \|", on_the_host_too=True), id="in the rehearsal"),
+    pytest.param(
+        Crash(MIGRATION, r"sqlite_migrate : Synchronise \|", on_the_host_too=True),
+        id="in the rehearsal",
+        marks=LONG_SEARCH,
+    ),
     pytest.param(
         Crash(CUTOVER, CUT_OVER, seconds=1.5, on_the_host_too=True),
         id="in the first cutover window",
@@ -95,7 +99,9 @@ CRASHES = [
         Crash(CUTOVER, CUT_OVER, item="registry", seconds=1.0), id="in the second window, and the host goes on"
     ),
     pytest.param(
-        Crash(CUTOVER, CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True), id="early in the last window"
+        Crash(CUTOVER, CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True),
+        id="early in the last window",
+        marks=LONG_SEARCH,
     ),
     pytest.param(
         Crash(CUTOVER, CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True),

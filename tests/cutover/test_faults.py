@@ -263,7 +263,13 @@ def require_row(identifier: str) -> None:
             marks=pytest.mark.long_search,
         ),
         pytest.param(lambda: broken_pm2("fail", "start"), {}, "failed in the step 'start'", id="start"),
-        pytest.param(lambda: broken_pm2("fail", "save"), {}, "failed in the step 'save'", id="save"),
+        pytest.param(
+            lambda: broken_pm2("fail", "save"),
+            {},
+            "failed in the step 'save'",
+            id="save",
+            marks=pytest.mark.long_search,
+        ),
     ],
 )
 def test_an_error_is_undone_at_once(fault: Callable[[], Fault], settings: dict[str, Any], said: str) -> None:
@@ -276,6 +282,7 @@ def test_an_error_is_undone_at_once(fault: Callable[[], Fault], settings: dict[s
     require_row(row)
 
 
+@pytest.mark.long_search
 def test_a_ledger_that_does_not_open_the_window_stops_nothing() -> None:
     before = pids()
     with trigger("migration.cutover_group", "NEW.state = 'frozen'", "RAISE EXCEPTION 'on purpose'"):
@@ -318,6 +325,7 @@ def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> 
     until(lambda: all(health_of(name) for name in pids()))
 
 
+@pytest.mark.long_search
 def test_a_session_that_the_server_ends_is_undone() -> None:
     row = write_row()
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:

@@ -265,6 +265,7 @@ def test_a_window_that_was_killed_can_be_undone_by_a_rollback() -> None:
     assert is_as_before(group)
 
 
+@pytest.mark.long_search
 def test_a_window_that_was_killed_does_not_leave_services_stopped_if_it_cannot_go_on() -> None:
     group = group_of("deploy")
     kill_while_frozen(group)
@@ -274,6 +275,7 @@ def test_a_window_that_was_killed_does_not_leave_services_stopped_if_it_cannot_g
     assert is_as_before(group)
 
 
+@pytest.mark.long_search
 def test_a_window_that_was_killed_is_finished_by_the_next_run() -> None:
     group = group_of("deploy")
     kill_while_frozen(group)
@@ -291,6 +293,7 @@ def is_gone_from_pm2(name: str) -> bool:
     return False
 
 
+@pytest.mark.long_search
 def test_a_run_that_was_killed_before_it_started_the_services_is_finished() -> None:
     group = group_of("registry")
     with started(CUTOVER, *variables(groups=[group], stable_seconds=30)):

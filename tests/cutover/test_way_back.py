@@ -420,6 +420,7 @@ def small_tablespace(table: str) -> Iterator[str]:
         on_host("umount", space)
 
 
+@pytest.mark.long_search
 def test_a_full_disk_of_the_server_leaves_the_group_on_postgresql() -> None:
     new_agent("full server")
     with small_tablespace("migration.cutover_group") as space, held_in_the_window() as go_on:
@@ -465,6 +466,7 @@ def test_a_killed_way_back_is_undone_by_the_next_cutover() -> None:
     assert changed(play(CUTOVER)) == 0
 
 
+@pytest.mark.long_search
 def test_a_killed_way_back_does_not_leave_services_stopped_if_it_cannot_go_on() -> None:
     kill_in_the_window()
     on_host("mv", PG_DUMP, f"{PG_DUMP}.away")
@@ -486,6 +488,7 @@ def test_a_killed_way_back_is_gone_through_again_by_the_next() -> None:
     there(REGISTRY)
 
 
+@pytest.mark.long_search
 def test_a_server_that_goes_away_in_the_window_leaves_the_group_on_postgresql() -> None:
     new_agent("before the server went")
     with (
