@@ -101,7 +101,6 @@ CRASHES = [
     pytest.param(
         Crash(CUTOVER, CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True),
         id="early in the last window",
-        marks=LONG_SEARCH,
     ),
     pytest.param(
         Crash(CUTOVER, CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True),
