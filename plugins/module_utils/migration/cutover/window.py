@@ -153,7 +153,9 @@ class Window:
         with open_source(self.group) as source:
             self._inode = source.status.st_ino
             described = write_protection.describe(source.descriptor)
-            self._described = dict(known) if known and write_protection.is_fenced(source.descriptor) else described
+            # A run that was killed may have changed the mode and not come to the attribute.
+            is_ours = self._is_again or write_protection.is_fenced(source.descriptor)
+            self._described = dict(known) if known and is_ours else described
         stopped_at = self._stopped_by_an_earlier_run() or started_at
         detail = changes(file_before=self._described, stopped_at=stopped_at, proven=False)
         self._step("freeze", detail=detail)
