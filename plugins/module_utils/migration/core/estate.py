@@ -133,6 +133,8 @@ class Service:
     :param database_role: the PostgreSQL role it logs in as.
     :param schemas: the schemas whose tables it may read and write.
     :param health_url: an address that answers 200 when the service works.
+    :param query_url: an address that answers 200 and asks the database for it, where ``health_url`` does not; empty if
+        it does.
     :param pool_size: most connections it opens.
     """
 
@@ -145,6 +147,7 @@ class Service:
     ecosystem_file: str = "ecosystem.config.js"
     env_file: str = ".env"
     pool_size: int = 5
+    query_url: str = ""
 
     @property
     def env_path(self) -> str:
@@ -282,6 +285,11 @@ def _is_absolute(path: str) -> bool:
     return path.startswith("/") and ".." not in path.split("/")
 
 
+def _is_address(url: str) -> bool:
+    """Return whether a text begins as the address of a service does."""
+    return url.startswith(("http://", "https://"))
+
+
 def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping:
     """Return one entry of a group's ``tables``."""
     source = data.get("source") if isinstance(data, Mapping) else None
@@ -392,6 +400,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "database_role",
         "schemas",
         "health_url",
+        "query_url",
         "pool_size",
     )
     reader = _Reader(f"{where}: service {name or 'without a name'}", data, problems, known)
@@ -404,7 +413,8 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         directory=reader.text("directory", check=_is_absolute),
         database_role=reader.text("database_role"),
         schemas=schemas,
-        health_url=reader.text("health_url", check=lambda value: value.startswith(("http://", "https://"))),
+        health_url=reader.text("health_url", check=_is_address),
+        query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
         env_file=reader.text("env_file", default=".env"),
         pool_size=reader.integer("pool_size", 5),

@@ -120,6 +120,7 @@ class Window:
                 content.begin()
                 with self.steps.step("watch"):
                     watcher.watch(healths, self.settings.stable_seconds)
+                    silent = watcher.silent_addresses(healths)
                 with self.steps.step("save"):
                     save(self.context)
             except BaseException as error:
@@ -142,7 +143,7 @@ class Window:
             "state": state.LIVE,
             "msg": f"{self.group.name} lives on PostgreSQL; {downtime_sentence(report)}",
             "diff": changed_settings,
-            "warnings": boot_warnings(self.context.handles),
+            "warnings": [*boot_warnings(self.context.handles), *silent],
             "report": report,
         }
 

@@ -28,6 +28,8 @@ _ANSWER_SECONDS = 60
 _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
 ONLINE = "online"
+# It ended so often that pm2 does not start it any more.
+ERRORED = "errored"
 
 # Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
 _READ_ECOSYSTEM = """

@@ -35,6 +35,9 @@ class Settings:
     :param estate_connections: for each role of the estate the connections that the pools of its services open,
         those of other groups included.
     :param work_directory: private directory for snapshots.
+    :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
+        with its rows, by whoever calls the cutover.
+    :param rollback_command: what a person types to roll the group back.
     """
 
     services_login: ServicesLogin
@@ -44,6 +47,8 @@ class Settings:
     stable_seconds: float = 2.0
     estate_connections: Mapping[str, int] = field(default_factory=dict)
     work_directory: str | None = None
+    roll_back_on_failure: bool = False
+    rollback_command: str = "ansible-playbook playbooks/rollback.yml"
 
 
 @dataclass(frozen=True)
@@ -169,11 +174,11 @@ def check_health(group: Group, handles: Handles, findings: Findings) -> None:
         processes = handles.processes.get(service.name)
         if not processes:
             continue
-        shortcoming = ask(service.health_url)
+        shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
         if all(process.status != ONLINE for process in processes):
             shortcoming = f"pm2 reports it as {processes[0].status}"
         if shortcoming:
-            fix = "Repair it while it is on SQLite, or correct 'health_url' in estate_cutover_groups"
+            fix = "Repair it while it is on SQLite, or correct 'health_url' or 'query_url' in estate_cutover_groups"
             findings.violations.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
 
 
