@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -241,3 +243,48 @@ def test_a_rollback_that_is_refused_is_said_with_its_command(estate: Estate, mon
     assert "the rollback did not succeed" in str(failed.value)
     assert f"then: {COMMAND}" in str(failed.value)
     assert estate.state() == "live"
+
+
+# ---------------------------------------------------------------- what is found before the stop
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("INSERT INTO app.notes VALUES ('foreign')", "app.notes: it holds 2 rows, and our last run left 1 rows"),
+        ("UPDATE app.notes SET text = 'changed'", "app.notes: it holds 1 rows"),
+    ],
+)
+def test_a_foreign_write_to_the_target_is_found_before_the_stop(estate: Estate, statement: str, said: str) -> None:
+    execute(estate.connection, statement)
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError) as failed:
+            cutover.cut_over(estate.login, estate.group, estate.settings, check_mode)
+        assert "cannot be cut over; nothing was stopped" in str(failed.value)
+        assert said in str(failed.value)
+    assert (estate.pm2.starts, estate.state()) == (1, "rehearsed")
+
+
+def test_a_target_that_was_restored_from_a_dump_is_no_foreign_write(estate: Estate) -> None:
+    execute(estate.connection, "DELETE FROM app.notes; INSERT INTO app.notes VALUES ('a')")
+    estate.move()
+    assert estate.state() == "live"
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_work_directory_without_room_is_found_before_the_stop(estate: Estate, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", small], check=True)
+    try:
+        (small / "filler").write_bytes(bytes(60_000))
+        with pytest.raises(MigrationError) as failed:
+            estate.move(work_directory=str(small))
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert "cannot be cut over; nothing was stopped" in str(failed.value)
+    assert f"{small}: " in str(failed.value)
+    assert "bytes are free and" in str(failed.value)
+    assert (estate.pm2.starts, estate.state()) == (1, "rehearsed")
