@@ -136,6 +136,7 @@ class Service:
     :param query_url: an address that answers 200 and asks the database for it, where ``health_url`` does not; empty if
         it does.
     :param pool_size: most connections it opens.
+    :param shared_library: whether it depends on the library that we build; None if its ``package.json`` tells.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Service:
     env_file: str = ".env"
     pool_size: int = 5
     query_url: str = ""
+    shared_library: bool | None = None
 
     @property
     def env_path(self) -> str:
@@ -402,6 +404,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "health_url",
         "query_url",
         "pool_size",
+        "shared_library",
     )
     reader = _Reader(f"{where}: service {name or 'without a name'}", data, problems, known)
     schemas = tuple(str(schema) for schema in reader.list("schemas"))
@@ -418,4 +421,5 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
         env_file=reader.text("env_file", default=".env"),
         pool_size=reader.integer("pool_size", 5),
+        shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
     )
