@@ -412,7 +412,7 @@ def look_once(connection: Connection, group: Group) -> dict[str, str]:
     :raises MigrationError: if a service's user does not exist.
     """
     answers: dict[str, str] = {}
-    for user, pm2 in by_user(service.user for service in group.services).items():
+    for user, pm2 in by_user(group.services).items():
         problem = pm2.problem()
         reason = f"{problem.where}: {problem.what}" if problem else ""
         listed: list[Process] = []

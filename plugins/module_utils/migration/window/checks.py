@@ -131,7 +131,7 @@ def check_services(group: Group, settings: Settings, findings: Findings, may_be_
         )
     daemons: dict[str, Pm2] = {}
     with findings.collecting():
-        daemons = by_user(service.user for service in group.services)
+        daemons = by_user(group.services)
     usable = {}
     for user, pm2 in daemons.items():
         problem = pm2.problem()
@@ -162,10 +162,18 @@ def boot_warnings(handles: Handles) -> list[str]:
     """Return a sentence for each user whose services nobody would start again after a reboot."""
     return [
         f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
-        f"for it. A reboot would leave them stopped. Run: pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+        f"for it. A reboot would leave them stopped. Run: {_startup_command(user, pm2)}"
         for user, pm2 in handles.daemons.items()
         if pm2.is_started_at_boot() is False
     ]
+
+
+def _startup_command(user: str, pm2: Pm2) -> str:
+    """Return the command that lets systemd start a user's services at boot."""
+    if pm2.home.name == ".pm2":
+        return f"pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+    # From a home directory it makes a PM2_HOME of the common name.
+    return f"PM2_HOME={pm2.home} pm2 startup systemd -u {user}"
 
 
 def check_health(group: Group, handles: Handles, findings: Findings) -> None:
