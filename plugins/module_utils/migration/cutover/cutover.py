@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
-from ..core.connection import Login, ServerUnreachable, connected
+from ..core.connection import Login, ServerUnreachable, connected, psycopg2
 from ..core.decide import Cutover, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
@@ -41,13 +41,16 @@ from ..window.checks import (
 )
 from ..window.context import WindowContext
 from ..window.host_lock import LOCK_SECONDS, locked_on_host
-from ..window.services import diff
+from ..window.services import diff, limit_waits
 from ..window.signals import interruptible, server_errors
 from .reconcile import Keeper
 from .window import Window
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+# How long the look at the target tables waits for who has locked one.
+_LOCK_TIMEOUT = "1s"
 
 
 def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = False) -> dict[str, Any]:
@@ -137,13 +140,21 @@ def _check_target(
     """Check that the final sync will find the target as the rehearsal left it, or as it may be all the same.
 
     Transactions tell within a moment that nobody has written to it. Only where they do not, as after a restore from a
-    dump, the final sync is tried, writing nothing.
+    dump, the final sync is tried, writing nothing. A table that somebody has locked is left to the final sync, which
+    waits for it.
     """
     left = {name: {key: then[key] for key in ("rows", "writers")} for name, then in record.detail.loaded.items()}
-    now = since(connection, group, left)
-    connection.rollback()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        now = since(connection, group, left)
+    except psycopg2.errors.LockNotAvailable:
+        return
+    finally:
+        connection.rollback()
     if set(left) <= set(now) and not any(table.written for table in now.values()):
         return
+    limit_waits(connection, settings.stop_timeout)
     with findings.collecting():
         migrate.migrate(connection, group, migrate.FINAL, check_mode=True, work_directory=settings.work_directory)
     connection.rollback()
