@@ -289,7 +289,11 @@ class Watcher:
         for result in results:
             service = result.service
             key, url = ("query_url", service.query_url) if service.query_url else ("health_url", service.health_url)
-            if self._is_silent(result, url):
+            is_silent = False
+            # Only said, so that whatever fails here ends no cutover.
+            with suppress(Exception):
+                is_silent = self._is_silent(result, url)
+            if is_silent:
                 sentences.append(
                     f"service {service.name}: its '{key}' {url} answers without asking PostgreSQL, so its answer "
                     "proves nothing of the database, and a later run may find no session of the service. Name an "
