@@ -8,10 +8,12 @@ from __future__ import annotations
 import getpass
 import os
 import pwd
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Service,
     parse_group,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import pm2
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import login_test, pm2
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
 
 # Notes each call; fails as often as the file `failures` has lines, each time with the first line's words.
 PROGRAM = """#!/bin/sh
@@ -210,3 +215,23 @@ def test_what_stands_in_the_place_of_its_files_leads_nobody_astray(elsewhere: Pa
         (home / "pm2.pid").unlink()
         os.mkfifo(home / "pm2.pid")
         assert "its daemon does not run" in str(found.problem())
+
+
+def test_a_service_tries_its_login_with_the_node_that_it_runs_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_test, "_PATH", "/nowhere")
+    (tmp_path / "node_modules" / login_test.LIBRARY).mkdir(parents=True)
+    (tmp_path / "node").write_text("#!/bin/sh\necho '\"the node of the service\"'\n")
+    (tmp_path / "node").chmod(0o755)
+    # What runs from the same directory, as the service does.
+    shutil.copy("/bin/sleep", tmp_path / "service")
+    far = ServicesLogin("192.0.2.1", 5432, "shop")
+    service = replace(service_of(), directory=str(tmp_path))
+    with subprocess.Popen([tmp_path / "service", "60"]) as process:
+        (by_process,) = login_test.problems(far, {service: {}}, {"a": [process.pid]})
+        process.kill()
+    (by_inventory,) = login_test.problems(far, {replace(service, pm2_path=str(tmp_path)): {}}, {})
+    (nowhere,) = login_test.problems(far, {service: {}}, {})
+    found = ["the node of the service" in str(problem) for problem in (by_process, by_inventory, nowhere)]
+    assert found == [True, True, False]
