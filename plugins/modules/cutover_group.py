@@ -72,9 +72,24 @@ options:
     type: int
     default: 30
   stable_seconds:
-    description: Seconds that the healthy services then have to run without a restart.
+    description:
+      - Seconds that the healthy services then have to run without a restart.
+      - A service that ends in that time has failed. They are no downtime.
     type: int
-    default: 2
+    default: 10
+  on_failure:
+    description:
+      - What becomes of a group that fails after its services have written rows to PostgreSQL.
+      - V(rollback) brings it back to SQLite with these rows, as O(state=sqlite) does.
+      - V(stay) leaves it on PostgreSQL, where its services are started again.
+      - A group that fails before that is on SQLite again in either case.
+    type: str
+    default: rollback
+    choices: [rollback, stay]
+  rollback_command:
+    description: The command that brings the group back to SQLite, named in a message to whom it may concern.
+    type: str
+    default: ansible-playbook playbooks/rollback.yml
   estate_connections:
     description:
       - For each role of the estate the connections that the pools of its services open, those of other groups included.
@@ -220,7 +235,10 @@ from ..module_utils.migration.host.service_health import ServicesLogin
 from ..module_utils.migration.rollback.checks import Options
 from ..module_utils.migration.rollback.dump import DIRECTORY
 from ..module_utils.migration.rollback.rollback import put_right, roll_back
+from ..module_utils.migration.window.back_on_sqlite import RowsWritten
 from ..module_utils.migration.window.checks import Settings
+
+ROLLBACK, STAY = "rollback", "stay"
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},
@@ -239,7 +257,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "role_passwords": {"type": "dict", "required": True, "no_log": True},
     "stop_timeout": {"type": "int", "default": 30},
     "health_timeout": {"type": "int", "default": 30},
-    "stable_seconds": {"type": "int", "default": 2},
+    "stable_seconds": {"type": "int", "default": 10},
+    "on_failure": {"type": "str", "default": ROLLBACK, "choices": [ROLLBACK, STAY]},
+    "rollback_command": {"type": "str", "default": "ansible-playbook playbooks/rollback.yml"},
     "estate_connections": {"type": "dict", "default": {}},
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},
     "rollback_directory": {"type": "path", "default": DIRECTORY},
@@ -263,6 +283,38 @@ def _require_own_passwords(group: Group, role_passwords: Mapping[str, str]) -> N
         )
 
 
+def move(login: Login, group: Group, settings: Settings, check_mode: bool, options: Options) -> dict[str, Any]:
+    """Bring a group to PostgreSQL, or keep it there; if it fails with rows written there, do what the settings say.
+
+    :raises MigrationError: saying what failed and where the group is now.
+    """
+    before = put_right(login, group, settings, check_mode)
+    try:
+        result = cut_over(login, group, settings, check_mode)
+    except RowsWritten as error:
+        if not settings.roll_back_on_failure:
+            raise
+        policy = f"service_env_on_failure is '{ROLLBACK}'"
+        try:
+            back = roll_back(login, group, settings, options=options)
+        except MigrationError as second:
+            fix = f"Repair its services there, or correct the problems above, then: {settings.rollback_command}"
+            raise MigrationError(
+                f"{error.summary} {policy}, and the rollback did not succeed. {second.summary}",
+                [
+                    *error.problems,
+                    *second.problems,
+                    Problem(f"cutover group {group.name}", "it was not rolled back", fix),
+                ],
+            ) from None
+        raise MigrationError(
+            f"{error.summary} {policy}, so it was rolled back with these rows. {back['msg']}", error.problems
+        ) from None
+    if before:
+        result |= {"changed": True, "msg": f"{before} {result['msg']}"}
+    return result
+
+
 def main() -> None:
     """Read the arguments, move one group, and report."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
@@ -275,6 +327,8 @@ def main() -> None:
             stable_seconds=module.params["stable_seconds"],
             estate_connections={str(role): int(count) for role, count in module.params["estate_connections"].items()},
             work_directory=module.params["work_directory"],
+            roll_back_on_failure=module.params["on_failure"] == ROLLBACK,
+            rollback_command=module.params["rollback_command"],
         )
         group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
         _require_own_passwords(group, module.params["role_passwords"])
@@ -282,10 +336,8 @@ def main() -> None:
             options = Options(module.params["rollback_directory"], module.params["lose_rows"])
             result = roll_back(login, group, settings, module.check_mode, options)
         else:
-            before = put_right(login, group, settings, module.check_mode)
-            result = cut_over(login, group, settings, module.check_mode)
-            if before:
-                result |= {"changed": True, "msg": f"{before} {result['msg']}"}
+            options = Options(module.params["rollback_directory"])
+            result = move(login, group, settings, module.check_mode, options)
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     for warning in result.pop("warnings", []):

@@ -10,8 +10,9 @@ short_description: Build a Node.js package from source and put a copy of it into
 description:
   - Compiles and packs the source in a directory of its own, unless this very source is built already. The new build
     takes the place of the old one whole, or not at all.
-  - Puts a copy of the package into C(node_modules) of each service, acting as the service's user. Each copy is loaded
-    with the service's own modules first; if one cannot be loaded, no service gets a new copy.
+  - Puts a copy of the package into C(node_modules) of each service that depends on it, acting as the service's user.
+    Each copy is loaded with the service's own modules first; if one cannot be loaded, no service gets a new copy.
+  - If no service depends on it, nothing is built.
   - Nothing else in C(node_modules) is touched, and no service is restarted.
 options:
   files:
@@ -35,7 +36,7 @@ options:
     type: path
     required: true
   services:
-    description: The services that get a copy.
+    description: The services. Those that depend on the package get a copy.
     type: list
     elements: dict
     required: true
@@ -52,6 +53,9 @@ options:
         description: Directory of the service.
         type: path
         required: true
+      depends:
+        description: Whether it depends on the package. Its C(package.json) tells if this is not given.
+        type: bool
 attributes:
   check_mode:
     description: Says whether the package would be built and which services would get a copy, and writes nothing.
@@ -78,6 +82,7 @@ EXAMPLES = r"""
       - name: swarm-registry
         user: swarm
         directory: /opt/swarm-registry
+        depends: true
 """
 
 RETURN = r"""
@@ -125,7 +130,7 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "required": True,
-                "options": {"name": text, "user": text, "directory": path},
+                "options": {"name": text, "user": text, "directory": path, "depends": {"type": "bool"}},
             },
         },
         supports_check_mode=True,

@@ -135,7 +135,7 @@ def test_a_file_comes_back_with_its_fence(ready: Cleaned, tmp_path: Path) -> Non
     assert ready.steps() == {}
     assert ready.restore("zoo", "legacy")["changed"] is False
     descriptor = os.open(source, os.O_RDONLY)
-    assert safe_paths.is_immutable(descriptor) or stat.S_IMODE(source.stat().st_mode) == 0o444
+    assert safe_paths.is_immutable(descriptor) or stat.S_IMODE(source.stat().st_mode) == 0o400
     os.close(descriptor)
     # Whoever brings a file back has a doubt: the soak begins anew.
     (entry, *_) = ready.explain()["entries"]

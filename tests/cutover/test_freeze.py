@@ -50,8 +50,15 @@ def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
         with pytest.raises(PermissionError):
             database.unlink()
     else:
-        assert stat.S_IMODE(database.stat().st_mode) == 0o444
+        assert kind == write_protection.READ_ONLY
+    # It still holds every secret: nobody but its owner reads it.
+    assert stat.S_IMODE(database.stat().st_mode) == (0o600 if kind == write_protection.IMMUTABLE else 0o400)
     assert write_protection.raise_fence(database) == kind
+    if kind == write_protection.IMMUTABLE:
+        # Somebody takes the attribute away.
+        write_protection.set_immutable(database, False)
+        assert not write_protection.is_fenced(database)
+        assert write_protection.raise_fence(database) == kind
     write_protection.remove_fence(database, described)
     write_protection.remove_fence(database, described)
     assert not write_protection.is_fenced(database)
@@ -66,7 +73,7 @@ def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkey
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     described = write_protection.describe(database)
     assert write_protection.raise_fence(database) == write_protection.READ_ONLY
-    assert stat.S_IMODE(database.stat().st_mode) == 0o444
+    assert stat.S_IMODE(database.stat().st_mode) == 0o400
     assert write_protection.is_fenced(database)
     write_protection.remove_fence(database, described)
     assert stat.S_IMODE(database.stat().st_mode) == 0o640

@@ -1,4 +1,4 @@
-"""What is asked of a busy pm2 is asked again, a bounded number of times.
+"""Where pm2 is found, and that what is asked of a busy one is asked again, a bounded number of times.
 
 Nobody can make the real pm2 fail at the right moment: a program in its place does.
 """
@@ -6,17 +6,33 @@ Nobody can make the real pm2 fail at the right moment: a program in its place do
 from __future__ import annotations
 
 import getpass
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import pm2
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
+    Service,
+    parse_group,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import login_test, pm2
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
 
 # Notes each call; fails as often as the file `failures` has lines, each time with the first line's words.
 PROGRAM = """#!/bin/sh
 here={here}
 echo "$*" >>"$here/calls"
+echo "$PM2_HOME" >"$here/home"
 if [ -s "$here/failures" ]; then
   head -n 1 "$here/failures" >&2
   sed -i 1d "$here/failures"
@@ -97,3 +113,125 @@ def test_a_start_is_not_tried_twice(place: Place, daemon: pm2.Pm2, tmp_path: Pat
 def test_no_name_means_no_call(place: Place, daemon: pm2.Pm2, tmp_path: Path) -> None:
     daemon.delete([])
     assert not (tmp_path / "calls").exists()
+
+
+# ---------------------------------------------------------------- where it is found
+
+
+@contextmanager
+def daemon_of(home: Path, *path: Path) -> Iterator[None]:
+    """Run a process that calls itself as pm2's daemon does, with this PM2_HOME and these directories in its PATH."""
+    home.mkdir()
+    title = f"PM2 v7.0.4: God Daemon ({home})"
+    found = ":".join(map(str, [*path, "/usr/bin"]))
+    # What it stands for is node in the place where nvm has put it.
+    command = ["bash", "-c", f"exec -a '{title}' sleep 60"]
+    with subprocess.Popen(command, env={"PATH": found}) as process, socket.socket(socket.AF_UNIX) as listener:
+        (home / "pm2.pid").write_text(f"{process.pid}\n")
+        listener.bind(str(home / "rpc.sock"))
+        try:
+            while title not in Path(f"/proc/{process.pid}/cmdline").read_text():
+                pass
+            yield
+        finally:
+            process.kill()
+
+
+def service_of(home: str = "", path: str = "", name: str = "a") -> Service:
+    """Return a service of ours."""
+    user = getpass.getuser()
+    return Service(name, user, "/opt", "role", ("app",), "http://127.0.0.1:9/", pm2_home=home, pm2_path=path)
+
+
+def only(*services: Service) -> pm2.Pm2:
+    """Return the one pm2 of these services."""
+    (found,) = pm2.by_user(services).values()
+    return found
+
+
+@pytest.fixture
+def elsewhere(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the pm2, which is in no common PATH; its user has no ~/.pm2."""
+    monkeypatch.setattr(pm2, "_PATH", "/usr/bin:/bin")
+    account = pwd.getpwuid(os.geteuid())
+    empty = pwd.struct_passwd((*account[:5], str(tmp_path / "user"), account[6]))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: empty)
+    return tmp_path
+
+
+def test_a_pm2_in_a_home_directory_is_found_by_its_daemon(elsewhere: Path) -> None:
+    with daemon_of(elsewhere / "own-home", elsewhere):
+        found = only(service_of(), service_of(name="b"))
+        assert found.problem() is None
+        assert [process.name for process in found.processes()] == ["a"]
+        assert (elsewhere / "home").read_text() == f"{elsewhere}/own-home\n"
+
+
+def test_the_inventory_says_where_it_is(elsewhere: Path) -> None:
+    with daemon_of(elsewhere / "one"), daemon_of(elsewhere / "two"):
+        undecided = only(service_of()).problem()
+        assert undecided is not None
+        assert f"it has several daemons: {elsewhere}/one, {elsewhere}/two" in str(undecided)
+        assert "pm2_home" in undecided.fix
+        nowhere = only(service_of(home=str(elsewhere / "two"))).problem()
+        assert nowhere is not None
+        assert "'pm2_path'" in nowhere.fix
+        found = only(service_of(str(elsewhere / "two"), str(elsewhere)))
+        assert found.problem() is None
+        assert [process.name for process in found.processes()] == ["a"]
+        assert (elsewhere / "home").read_text() == f"{elsewhere}/two\n"
+    stopped = only(service_of(str(elsewhere / "two"), str(elsewhere))).problem()
+    assert f"its daemon does not run with PM2_HOME={elsewhere}/two" in str(stopped)
+
+
+def test_the_services_of_one_user_name_one_pm2() -> None:
+    with pytest.raises(MigrationError, match="name different 'pm2_home'"):
+        pm2.by_user([service_of("/srv/one"), service_of("/srv/two", name="b")])
+
+
+def test_the_inventory_names_it_by_absolute_paths() -> None:
+    service = {"name": "a", "user": "a", "directory": "/a", "database_role": "a", "schemas": ["a"]}
+    service |= {"health_url": "http://127.0.0.1:9/", "pm2_home": "here", "pm2_path": "/usr/bin:bin"}
+    with pytest.raises(MigrationError) as refused:
+        parse_group({"name": "a", "source": {"path": "/a.db"}, "services": [service]})
+    assert ["pm2_home" in str(refused.value), "pm2_path" in str(refused.value)] == [True, True]
+    service |= {"pm2_home": "/srv/pm2", "pm2_path": "/opt/node/bin:/opt/pm2/bin"}
+    (parsed,) = parse_group({"name": "a", "source": {"path": "/a.db"}, "services": [service]}).services
+    assert (parsed.pm2_home, parsed.pm2_path) == ("/srv/pm2", "/opt/node/bin:/opt/pm2/bin")
+
+
+def test_what_stands_in_the_place_of_its_files_leads_nobody_astray(elsewhere: Path) -> None:
+    home = elsewhere / "one"
+    found = only(service_of(str(home), str(elsewhere)))
+    with daemon_of(home, elsewhere):
+        assert found.problem() is None
+        (home / "dump.pm2").write_text('[{"name": "a", "pm2_env": {"secret": "word"}}]')
+        with pytest.raises(MigrationError, match="has written a database password"):
+            found.save(["b"], ["word"], check_mode=True)
+        # The file of somebody else, reached by a link, is not read.
+        (home / "dump.pm2").rename(elsewhere / "other")
+        (home / "dump.pm2").symlink_to(elsewhere / "other")
+        assert not found.save(["b"], ["word"], check_mode=True)
+        (home / "pm2.pid").unlink()
+        os.mkfifo(home / "pm2.pid")
+        assert "its daemon does not run" in str(found.problem())
+
+
+def test_a_service_tries_its_login_with_the_node_that_it_runs_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_test, "_PATH", "/nowhere")
+    (tmp_path / "node_modules" / login_test.LIBRARY).mkdir(parents=True)
+    (tmp_path / "node").write_text("#!/bin/sh\necho '\"the node of the service\"'\n")
+    (tmp_path / "node").chmod(0o755)
+    # What runs from the same directory, as the service does.
+    shutil.copy("/bin/sleep", tmp_path / "service")
+    far = ServicesLogin("192.0.2.1", 5432, "shop")
+    service = replace(service_of(), directory=str(tmp_path))
+    with subprocess.Popen([tmp_path / "service", "60"]) as process:
+        (by_process,) = login_test.problems(far, {service: {}}, {"a": [process.pid]})
+        process.kill()
+    (by_inventory,) = login_test.problems(far, {replace(service, pm2_path=str(tmp_path)): {}}, {})
+    (nowhere,) = login_test.problems(far, {service: {}}, {})
+    found = ["the node of the service" in str(problem) for problem in (by_process, by_inventory, nowhere)]
+    assert found == [True, True, False]

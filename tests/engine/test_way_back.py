@@ -1010,7 +1010,7 @@ def test_the_new_file_has_the_access_list_and_the_mode_of_before_the_fence(
         described["mode"],
     )
     write_protection.raise_fence(estate.file)
-    assert stat.S_IMODE(estate.file.stat().st_mode) == 0o444
+    assert stat.S_IMODE(estate.file.stat().st_mode) == 0o400
     execute(estate.connection, WRITE)
     estate.roll_back()
     assert estate.users() == AFTER

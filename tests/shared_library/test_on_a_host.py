@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}shared-library-")
 CONTAINER = HOST.container
 NAMES = ("swarm-registry", "swarm-tickets")
-SERVICES = [{"name": name, "user": "swarm", "directory": f"/opt/{name}"} for name in NAMES]
+SERVICES: list[dict[str, Any]] = [
+    {"name": name, "user": "swarm", "directory": f"/opt/{name}", "shared_library": True} for name in NAMES
+]
 BUILT = "/opt/swarm-shared/db"
 REGISTRY_COPY = "/opt/swarm-registry/node_modules/swarm-shared-db"
 
@@ -65,14 +67,14 @@ def host() -> Iterator[None]:
     subprocess.run(["docker", "rm", "--force", CONTAINER], check=True, capture_output=True)
 
 
-def playbook(services: list[dict[str, str]] | None = None, **variables: str) -> list[str]:
+def playbook(services: list[dict[str, Any]] | None = None, **variables: str) -> list[str]:
     """Return the playbook and its variables, as arguments of ansible-playbook."""
     extra = json.dumps({"shared_library_services": services or SERVICES, **variables})
     return ["playbooks/2_shared_library.yml", "--diff", "-e", extra]
 
 
 def play(
-    *arguments: str, succeeds: bool = True, services: list[dict[str, str]] | None = None, **variables: str
+    *arguments: str, succeeds: bool = True, services: list[dict[str, Any]] | None = None, **variables: str
 ) -> tuple[int, str]:
     """Run the playbook; return how many tasks have changed something, and what it prints."""
     run = HOST.play(*playbook(services, **variables), *arguments)
@@ -252,7 +254,7 @@ def test_a_service_cannot_lead_root_into_another_directory() -> None:
     on_host("mkdir /srv/of-root; cp -r /opt/swarm-registry/node_modules/pg /srv/of-root; chown -R root: /srv/of-root")
     on_host("mkdir /opt/astray; chown swarm: /opt/astray; ln -s /srv/of-root /opt/astray/node_modules")
     before = files("/srv/of-root")
-    services = [{"name": "astray", "user": "swarm", "directory": "/opt/astray"}]
+    services = [{"name": "astray", "user": "swarm", "directory": "/opt/astray", "shared_library": True}]
     output = play(succeeds=False, services=services)[1]
     assert "astray: /opt/astray/node_modules: Permission denied" in output
     assert files("/srv/of-root") == before

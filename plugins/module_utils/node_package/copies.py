@@ -28,6 +28,10 @@ from .source import (
     write,
 )
 
+# Where a package.json names what it depends on.
+_DEPENDENCIES = ("dependencies", "optionalDependencies", "peerDependencies")
+_MOST_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Service:
@@ -61,18 +65,18 @@ def acting_as(account: pwd.struct_passwd) -> Iterator[None]:
         os.setgroups(identity[0])
 
 
-def check_host(source: Source, requested: Sequence[Mapping[str, str]], node: str | None) -> list[Service]:
-    """Return the services, after a look at everything that they and the build need.
+def check_host(source: Source, requested: Sequence[Mapping[str, Any]], node: str | None) -> list[Service]:
+    """Return the services that depend on the package, after a look at everything that they and the build need.
 
+    :param requested: for each service ``name``, ``user`` and ``directory``, and ``depends``: whether it depends on the
+        package, or None if its ``package.json`` tells.
     :raises MigrationError: with every problem on this host.
     """
     problems = []
-    version = "" if node is None else output(node, "--version").removeprefix("v")
-    if first_number(version) < source.node_major:
-        what = f"has Node.js {version}" if version else "has no Node.js"
-        problems.append(Problem("this host", what, f"Install Node.js {source.node_major} or later"))
     services = []
     for entry in requested:
+        if entry.get("depends") is False:
+            continue
         try:
             account = pwd.getpwnam(entry["user"])
         except KeyError:
@@ -81,18 +85,51 @@ def check_host(source: Source, requested: Sequence[Mapping[str, str]], node: str
             )
             continue
         service = Service(entry["name"], account, Path(entry["directory"]))
+        if not entry.get("depends") and _may_act_as(account) and not _names(service, source.name):
+            continue
         found = _check_service(service, source)
         problems.extend(found)
         if not found:
             services.append(service)
+    version = "" if node is None else output(node, "--version").removeprefix("v")
+    if (services or problems) and first_number(version) < source.node_major:
+        what = f"has Node.js {version}" if version else "has no Node.js"
+        problems.insert(0, Problem("this host", what, f"Install Node.js {source.node_major} or later"))
     if problems:
         raise MigrationError(f"{source.name} cannot be put into the services.", problems)
     return services
 
 
+def _may_act_as(account: pwd.struct_passwd) -> bool:
+    """Return whether we may act as a user."""
+    return os.geteuid() in (0, account.pw_uid)
+
+
+def _names(service: Service, package: str) -> bool:
+    """Return whether a service's ``package.json`` names a package among what it depends on.
+
+    Of a service whose directory is not there nobody knows it: then it counts as one that does, so that this is told.
+    """
+    try:
+        with acting_as(service.account):
+            if not service.directory.is_dir():
+                return True
+            # Whatever its user has put in its place: a pipe would keep us waiting, and a huge file fill the memory.
+            descriptor = os.open(service.directory / "package.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+                    return False
+                described = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    named = [described.get(key) for key in _DEPENDENCIES] if isinstance(described, dict) else []
+    return any(package in packages for packages in named if isinstance(packages, dict))
+
+
 def _check_service(service: Service, source: Source) -> list[Problem]:
     """Return what keeps a service from using the package."""
-    if os.geteuid() not in (0, service.account.pw_uid):
+    if not _may_act_as(service.account):
         return [Problem(service.name, "only root can act as its user", "Run the play with become: true")]
     problems = []
     with acting_as(service.account):

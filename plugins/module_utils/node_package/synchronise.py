@@ -21,13 +21,23 @@ class Programs:
 
 
 def synchronise(
-    source: Source, directory: Path, requested: Sequence[Mapping[str, str]], programs: Programs, check_mode: bool
+    source: Source, directory: Path, requested: Sequence[Mapping[str, Any]], programs: Programs, check_mode: bool
 ) -> dict[str, Any]:
-    """Build the package and put it into the services, as far as that is not done yet; return the module's result.
+    """Build the package and put it into the services that depend on it, as far as that is not done yet.
+
+    If none does, nothing is built. Returns the module's result.
 
     :raises MigrationError: with every offender.
     """
     services = check_host(source, requested, programs.node)
+    if not services:
+        return {
+            "changed": False,
+            "package": f"{source.name}@{source.version}",
+            "built": False,
+            "installed": [],
+            "diff": {"before": "", "after": ""},
+        }
     copies = {service: read_copy(service, source.name) for service in services}
     content = read_build(directory, source)
     missing = content is None

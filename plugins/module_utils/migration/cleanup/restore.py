@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -12,15 +10,13 @@ from typing import Any
 from ..core import ledger, state
 from ..core.errors import MigrationError, Problem
 from ..core.group_detail import changes
-from ..host import safe_paths
+from ..host import safe_paths, write_protection
 from ..quarantine import archive, move_out
 from ..quarantine import place as quarantine_place
 from ..quarantine.entry import FILE
 from . import soak
 from .records import CONFIRMED, DELETED, DELETING, QUARANTINED, SOURCE, FileRecord, forget_file, read_files
 from .run import Estate
-
-_READ_ONLY_MODE = 0o444
 
 
 def restore(estate: Estate, names: Sequence[str], check_mode: bool = False) -> dict[str, Any]:
@@ -106,9 +102,7 @@ def _back_to_live(estate: Estate, record: FileRecord) -> None:
         safe_paths.open_file(directory, main.name, main.path, main.inode) as file,
     ):
         # The daily check compares the times of the file: nothing is written that is so already.
-        is_read_only = stat.S_IMODE(os.fstat(file).st_mode) == _READ_ONLY_MODE
-        if not safe_paths.set_immutable(file, True) and not is_read_only:
-            os.fchmod(file, _READ_ONLY_MODE)
+        write_protection.raise_fence(file)
     if found == state.ARCHIVED:
         # The soak begins anew: whoever brings a file back has a doubt.
         detail = changes(restored_at=datetime.now(UTC))

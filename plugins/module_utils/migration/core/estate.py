@@ -133,7 +133,12 @@ class Service:
     :param database_role: the PostgreSQL role it logs in as.
     :param schemas: the schemas whose tables it may read and write.
     :param health_url: an address that answers 200 when the service works.
+    :param query_url: an address that answers 200 and asks the database for it, where ``health_url`` does not; empty if
+        it does.
     :param pool_size: most connections it opens.
+    :param pm2_home: directory of the pm2 that runs it, its ``PM2_HOME``; found by itself if empty.
+    :param pm2_path: directories with the programs pm2 and node, separated by colons; found by themselves if empty.
+    :param shared_library: whether it depends on the library that we build; None if its ``package.json`` tells.
     """
 
     name: str
@@ -145,6 +150,10 @@ class Service:
     ecosystem_file: str = "ecosystem.config.js"
     env_file: str = ".env"
     pool_size: int = 5
+    query_url: str = ""
+    shared_library: bool | None = None
+    pm2_home: str = ""
+    pm2_path: str = ""
 
     @property
     def env_path(self) -> str:
@@ -282,6 +291,16 @@ def _is_absolute(path: str) -> bool:
     return path.startswith("/") and ".." not in path.split("/")
 
 
+def _are_absolute(paths: str) -> bool:
+    """Return whether every path of a list that is separated by colons is absolute and free of ``..``."""
+    return all(map(_is_absolute, paths.split(":")))
+
+
+def _is_address(url: str) -> bool:
+    """Return whether a text begins as the address of a service does."""
+    return url.startswith(("http://", "https://"))
+
+
 def _parse_table(where: str, data: Any, problems: list[Problem]) -> TableMapping:
     """Return one entry of a group's ``tables``."""
     source = data.get("source") if isinstance(data, Mapping) else None
@@ -392,7 +411,11 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "database_role",
         "schemas",
         "health_url",
+        "query_url",
         "pool_size",
+        "shared_library",
+        "pm2_home",
+        "pm2_path",
     )
     reader = _Reader(f"{where}: service {name or 'without a name'}", data, problems, known)
     schemas = tuple(str(schema) for schema in reader.list("schemas"))
@@ -404,8 +427,12 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         directory=reader.text("directory", check=_is_absolute),
         database_role=reader.text("database_role"),
         schemas=schemas,
-        health_url=reader.text("health_url", check=lambda value: value.startswith(("http://", "https://"))),
+        health_url=reader.text("health_url", check=_is_address),
+        query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
         env_file=reader.text("env_file", default=".env"),
         pool_size=reader.integer("pool_size", 5),
+        pm2_home=reader.text("pm2_home", check=_is_absolute) if "pm2_home" in reader.data else "",
+        pm2_path=reader.text("pm2_path", check=_are_absolute) if "pm2_path" in reader.data else "",
+        shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
     )

@@ -14,14 +14,19 @@ what a later run has to do if this process is killed:
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
-from ..core.connection import Login, ServerUnreachable, connected
+from ..core.connection import Login, ServerUnreachable, connected, psycopg2
 from ..core.decide import Cutover, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
+from ..core.files import WORK_DIRECTORY
+from ..engine.proof.target_state import since
+from ..engine.transfer import migrate
 from ..host.service_health import POSTGRESQL
+from ..sqlite.snapshot import require_room
 from ..window.back_on_sqlite import revert
 from ..window.checks import (
     Findings,
@@ -36,13 +41,16 @@ from ..window.checks import (
 )
 from ..window.context import WindowContext
 from ..window.host_lock import LOCK_SECONDS, locked_on_host
-from ..window.services import diff
+from ..window.services import diff, limit_waits
 from ..window.signals import interruptible, server_errors
 from .reconcile import Keeper
 from .window import Window
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+# How long the look at the target tables waits for who has locked one.
+_LOCK_TIMEOUT = "1s"
 
 
 def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = False) -> dict[str, Any]:
@@ -105,10 +113,14 @@ def _act(
         if not interrupted:
             check_health(group, handles, findings)
         check_source(group, handles, findings)
+        with findings.collecting():
+            require_room(group.source_path, Path(settings.work_directory or WORK_DIRECTORY))
         # Before the rehearsal nothing says that the server and its roles are there yet.
         if connection is not None and action is not Cutover.NEEDS_REHEARSAL:
             check_database(connection, group, settings, findings)
             check_services_login(group, settings, handles, findings)
+            if not interrupted:
+                _check_target(connection, group, record, settings, findings)
         findings.require_none(f"Cutover group {group.name} cannot be cut over; nothing was stopped.")
     except MigrationError as error:
         if interrupted and not check_mode and connection is not None:
@@ -120,6 +132,32 @@ def _act(
     if check_mode or connection is None:
         return _would_be(group, settings, record.state, action, handles)
     return Window(WindowContext(connection, login, group, settings, handles), record).run()
+
+
+def _check_target(
+    connection: Connection, group: Group, record: ledger.GroupRecord, settings: Settings, findings: Findings
+) -> None:
+    """Check that the final sync will find the target as the rehearsal left it, or as it may be all the same.
+
+    Transactions tell within a moment that nobody has written to it. Only where they do not, as after a restore from a
+    dump, the final sync is tried, writing nothing. A table that somebody has locked is left to the final sync, which
+    waits for it.
+    """
+    left = {name: {key: then[key] for key in ("rows", "writers")} for name, then in record.detail.loaded.items()}
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        now = since(connection, group, left)
+    except psycopg2.errors.LockNotAvailable:
+        return
+    finally:
+        connection.rollback()
+    if set(left) <= set(now) and not any(table.written for table in now.values()):
+        return
+    limit_waits(connection, settings.stop_timeout)
+    with findings.collecting():
+        migrate.migrate(connection, group, migrate.FINAL, check_mode=True, work_directory=settings.work_directory)
+    connection.rollback()
 
 
 _WHEN = {

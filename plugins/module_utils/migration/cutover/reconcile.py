@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger
 from ..core.decide import Cutover, Interrupted, decide
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Group, Service
+from ..core.estate import Service
 from ..engine.transfer import migrate
 from ..host import dotenv_file, open_files, write_protection
 from ..host.safe_paths import Opened, sha256_of
 from ..host.service_health import POSTGRESQL, Health, Watcher
-from ..window.back_on_sqlite import problems_of, revert, written_since
+from ..window.back_on_sqlite import how_to_roll_back, problems_of, revert, written_since
 from ..window.checks import EnvFile, Settings, boot_warnings
 from ..window.context import WindowContext
 from ..window.services import diff, has_no_log, open_source, save, start, watch, write_env_files
@@ -44,6 +44,8 @@ class Keeper:
         self.settings = context.settings
         self.record = record
         self.action = decide(record)
+        # Services that are well as far as anybody can see, and have no session on the server.
+        self._without_session: list[Health] = []
 
     def dry_run(self) -> dict[str, Any] | None:
         """Return what :meth:`run` would do, after the same checks; None if it would cut the group over anew.
@@ -97,13 +99,15 @@ class Keeper:
                         start(self.context, restart)
                         watcher.wait(restart, POSTGRESQL, self.settings.health_timeout, old)
                     with steps.step("watch"):
-                        healths = watcher.wait(self.group.services, POSTGRESQL, _PATIENCE_SECONDS)
+                        left_alone = [health.service for health in self._without_session]
+                        proven = [service for service in self.group.services if service not in left_alone]
+                        healths = watcher.wait(proven, POSTGRESQL, _PATIENCE_SECONDS) + self._without_session
                         watcher.watch(healths, self.settings.stable_seconds)
                 with steps.step("save"):
                     saved = save(self.context)
             except BaseException as error:
                 if self.action.cutover is not Cutover.FINISH:
-                    raise _still_live(self.group, error) from None
+                    raise _still_live(self.context, error) from None
                 step = f"the step '{steps.name}' of an interrupted cutover"
                 raise revert(self.context, error, step, may_have_written=True) from None
         result = self._result(restart, healths, saved, unprotected, changed_settings)
@@ -120,7 +124,11 @@ class Keeper:
         return result
 
     def _look(self, watcher: Watcher) -> tuple[list[Service], list[Health]]:
-        """Return the services that have to be started again, and the health of all."""
+        """Return the services that have to be started again, and the health of all.
+
+        One that was proven to be on PostgreSQL, and is well but for a session, is left alone: its pool may have closed
+        the last one, because nobody has asked it for anything.
+        """
         stale = {
             entry.service.name
             for entry in self.context.handles.env_files
@@ -128,7 +136,12 @@ class Keeper:
         }
         patience = 0.0 if stale else _PATIENCE_SECONDS
         healths = watcher.look(self.group.services, POSTGRESQL, patience, just_listed=self.context.handles.processes)
-        restart = [health.service for health in healths if health.shortcoming or health.service.name in stale]
+        if self.action.cutover is Cutover.KEEP:
+            self._without_session = [
+                health for health in healths if health.lacks_session and health.service.name not in stale
+            ]
+        wrong = [health for health in healths if health.shortcoming and health not in self._without_session]
+        restart = [health.service for health in healths if health in wrong or health.service.name in stale]
         return restart, healths
 
     def _is_back_on_sqlite(self, restart: Sequence[Service]) -> bool:
@@ -221,7 +234,7 @@ class Keeper:
             "state": self.record.state,
             "msg": msg,
             "diff": changed_settings,
-            "warnings": boot_warnings(self.context.handles),
+            "warnings": [*boot_warnings(self.context.handles), *map(_left_running, self._without_session)],
             "report": {
                 "group": self.group.name,
                 "downtime_seconds": 0.0,
@@ -237,10 +250,20 @@ def _is_stale(entry: EnvFile, settings: Settings) -> bool:
     return text != entry.render(text, settings, POSTGRESQL)
 
 
-def _still_live(group: Group, error: BaseException) -> MigrationError:
+def _left_running(health: Health) -> str:
+    """Return what is said of a service that has no session on the server."""
+    address = "query_url" if health.service.query_url else "health_url"
+    return (
+        f"service {health.service.name}: {health.shortcoming}. It was left running, because its settings are right, "
+        f"its address answers and it does not have the SQLite file open. Its '{address}' seems not to ask the "
+        "database: name an address that does as 'query_url' of the service in estate_cutover_groups."
+    )
+
+
+def _still_live(context: WindowContext, error: BaseException) -> MigrationError:
     """Return the error for services that live on PostgreSQL and do not come up."""
     return MigrationError(
-        f"Cutover group {group.name} lives on PostgreSQL, and its services could not be brought up with the "
+        f"Cutover group {context.group.name} lives on PostgreSQL, and its services could not be brought up with the "
         "settings they should have.",
-        problems_of(error, group),
+        [*problems_of(error, context.group), how_to_roll_back(context)],
     )

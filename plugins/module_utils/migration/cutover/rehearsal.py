@@ -114,7 +114,7 @@ def _measure_services(connection: Connection, group: Group) -> tuple[float, str]
         return max(0.0, float(row[0])), FROM_CUTOVER
     began = time.monotonic()
     with suppress(MigrationError):
-        for pm2 in by_user(service.user for service in group.services).values():
+        for pm2 in by_user(group.services).values():
             if pm2.problem() is None:
                 pm2.processes()
     return 2 * (time.monotonic() - began), FROM_PM2
@@ -190,7 +190,7 @@ def _pids_of_services(group: Group) -> list[int]:
     pids = []
     for user in sorted({service.user for service in group.services}):
         with suppress(MigrationError):
-            pm2 = by_user([user])[user]
+            pm2 = by_user(service for service in group.services if service.user == user)[user]
             if pm2.problem() is None:
                 pids += [process.pid for process in pm2.processes() if process.name in names]
     return pids

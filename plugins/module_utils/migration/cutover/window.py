@@ -120,6 +120,7 @@ class Window:
                 content.begin()
                 with self.steps.step("watch"):
                     watcher.watch(healths, self.settings.stable_seconds)
+                    silent = watcher.silent_addresses(healths)
                 with self.steps.step("save"):
                     save(self.context)
             except BaseException as error:
@@ -142,7 +143,7 @@ class Window:
             "state": state.LIVE,
             "msg": f"{self.group.name} lives on PostgreSQL; {downtime_sentence(report)}",
             "diff": changed_settings,
-            "warnings": boot_warnings(self.context.handles),
+            "warnings": [*boot_warnings(self.context.handles), *silent],
             "report": report,
         }
 
@@ -153,7 +154,9 @@ class Window:
         with open_source(self.group) as source:
             self._inode = source.status.st_ino
             described = write_protection.describe(source.descriptor)
-            self._described = dict(known) if known and write_protection.is_fenced(source.descriptor) else described
+            # A run that was killed may have changed the mode and not come to the attribute.
+            is_ours = self._is_again or write_protection.is_fenced(source.descriptor)
+            self._described = dict(known) if known and is_ours else described
         stopped_at = self._stopped_by_an_earlier_run() or started_at
         detail = changes(file_before=self._described, stopped_at=stopped_at, proven=False)
         self._step("freeze", detail=detail)

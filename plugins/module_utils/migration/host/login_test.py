@@ -12,6 +12,7 @@ import pwd
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,11 @@ def _try(service: Service, values: Mapping[str, str], pids: list[int]) -> str:
     """Log in as a service does, as its user and with its own modules; return why that fails, or an empty text."""
     account = pwd.getpwnam(service.user)
     trust: dict[str, str] = {}
+    path = f"{service.pm2_path}:{_PATH}" if service.pm2_path else _PATH
     for pid in pids[:1]:
+        with suppress(OSError):
+            # Its own node: nvm's is in no common PATH.
+            path = f"{os.path.dirname(os.readlink(f'/proc/{pid}/exe'))}:{path}"
         trust = {name: value for name, value in open_files.environment_of(pid).items() if name in _TRUST}
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -93,7 +98,7 @@ def _try(service: Service, values: Mapping[str, str], pids: list[int]) -> str:
         result = subprocess.run(
             ["node", "--eval", _TRY],
             cwd=service.directory,
-            env={"HOME": account.pw_dir, "PATH": _PATH, **trust, **values},
+            env={"HOME": account.pw_dir, "PATH": path, **trust, **values},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

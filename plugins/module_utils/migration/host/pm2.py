@@ -21,13 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
+from ..core.estate import Service
+from . import open_files
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# How pm2's daemon calls itself, with its PM2_HOME.
+_DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0]*)\)")
 _ANSWER_SECONDS = 60
+# Of a file of pm2's.
+_MOST_BYTES = 16 << 20
 # A busy pm2 fails now and then without a word. What may be asked twice is asked again.
 _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
 ONLINE = "online"
+# It ended so often that pm2 does not start it any more.
+ERRORED = "errored"
 
 # Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
 _READ_ECOSYSTEM = """
@@ -81,32 +89,56 @@ class _Refused(MigrationError):
 class Pm2:
     """The pm2 of one user.
 
+    Its daemon, which runs, tells where it is installed and where it keeps its files: nvm and a home directory are in no
+    common PATH. What is found so is run with the rights of the user alone.
+
     :param user: name of the system user.
+    :param home: its ``PM2_HOME``; empty to take ``~/.pm2``, or the one of the user's only daemon.
+    :param path: directories of the programs pm2 and node, before the common ones; empty to find them.
     """
 
-    def __init__(self, user: str) -> None:
+    def __init__(self, user: str, home: str = "", path: str = "") -> None:
         self.user = user
         account = pwd.getpwnam(user)
         self._uid, self._gid = account.pw_uid, account.pw_gid
-        self.home = Path(account.pw_dir) / ".pm2"
+        self.home = Path(home or account.pw_dir) / ("" if home else ".pm2")
+        self._homes: list[str] = []
+        if not home and not self._is_running():
+            self._homes = sorted({found for _, found in _daemons_of(self._uid)})
+            if len(self._homes) == 1:
+                self.home = Path(self._homes[0])
+        if not path and shutil.which("pm2", path=_PATH) is None:
+            path = next((_path_of(pid) for pid, found in _daemons_of(self._uid) if Path(found) == self.home), "")
+        self._path = f"{path}:{_PATH}" if path else _PATH
         # What pm2 has listed last, if nothing was asked of it since: each call of it takes more than half a second.
         self._listed: list[dict[str, Any]] | None = None
         self.environment = {
             "HOME": account.pw_dir,
             "USER": user,
             "LOGNAME": user,
-            "PATH": _PATH,
+            "PATH": self._path,
             "PM2_HOME": str(self.home),
             "LANG": "C.UTF-8",
         }
 
     def problem(self) -> Problem | None:
         """Return why this pm2 cannot be used, or None. Never starts a daemon."""
-        if shutil.which("pm2", path=_PATH) is None:
-            return Problem("pm2", f"the program is not in {_PATH}", "Install it: npm install --global pm2")
+        if len(self._homes) > 1:
+            what = f"it has several daemons: {', '.join(self._homes)}"
+            fix = "Name the one of its services as 'pm2_home' of each in estate_cutover_groups"
+            return Problem(f"pm2 of user {self.user}", what, fix)
+        if shutil.which("pm2", path=self._path) is None:
+            fix = (
+                "Install it (npm install --global pm2), or name the directories of pm2 and node as 'pm2_path' of the "
+                "service in estate_cutover_groups"
+            )
+            return Problem("pm2", f"the program is not in {self._path}", fix)
         if not self._is_running():
-            fix = f"Start it, with the services: systemctl start pm2-{self.user}"
-            return Problem(f"pm2 of user {self.user}", "its daemon does not run", fix)
+            fix = (
+                f"Start it, with the services: systemctl start pm2-{self.user}; if it keeps its files elsewhere, name "
+                "that directory as 'pm2_home' of the service in estate_cutover_groups"
+            )
+            return Problem(f"pm2 of user {self.user}", f"its daemon does not run with PM2_HOME={self.home}", fix)
         return None
 
     def processes(self) -> list[Process]:
@@ -215,7 +247,7 @@ class Pm2:
     def _is_running(self) -> bool:
         """Return whether the daemon named in the pid file lives and is this user's."""
         try:
-            pid = int((self.home / "pm2.pid").read_text(encoding="ascii"))
+            pid = int(self._read("pm2.pid"))
             return os.stat(f"/proc/{pid}").st_uid == self._uid and (self.home / "rpc.sock").is_socket()
         except (OSError, ValueError):
             return False
@@ -265,9 +297,9 @@ class Pm2:
                 "group": self._gid,
                 "extra_groups": os.getgrouplist(self.user, self._gid),
             }
-        program = shutil.which(command[0], path=_PATH)
+        program = shutil.which(command[0], path=self._path)
         if program is None:
-            raise self._failed(command[0], f"the program is not in {_PATH}")
+            raise self._failed(command[0], f"the program is not in {self._path}")
         try:
             result = subprocess.run(
                 [program, *command[1:]],
@@ -298,9 +330,21 @@ class Pm2:
     def _dump_text(self) -> str:
         """Return the dump's text, empty if there is none."""
         try:
-            return (self.home / "dump.pm2").read_text(encoding="utf-8")
+            return self._read("dump.pm2")
         except OSError:
             return ""
+
+    def _read(self, name: str) -> str:
+        """Return a file of pm2's, whose directory is the user's: a link or a pipe in its place is not followed.
+
+        :raises OSError: if it is not there, or no file of the user's, or larger than any that pm2 writes.
+        """
+        descriptor = os.open(self.home / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != self._uid or status.st_size > _MOST_BYTES:
+                raise OSError(f"{self.home / name} is no file of pm2's")
+            return file.read(_MOST_BYTES).decode("utf-8", "replace")
 
     def _read_dump(self) -> list[dict[str, Any]]:
         """Return the entries of the dump, each in the form that pm2's list has."""
@@ -344,20 +388,49 @@ class Pm2:
         return False
 
 
-def by_user(users: Iterable[str]) -> dict[str, Pm2]:
-    """Return the pm2 of each user once.
+def by_user(services: Iterable[Service]) -> dict[str, Pm2]:
+    """Return the pm2 of each user of these services once.
 
-    :raises MigrationError: naming the users that do not exist.
+    :raises MigrationError: naming the users that do not exist, or of whom several pm2 are named.
     """
     found: dict[str, Pm2] = {}
     problems = []
-    for user in dict.fromkeys(users):
+    wanted: dict[str, set[tuple[str, str]]] = {}
+    for service in services:
+        wanted.setdefault(service.user, set()).add((service.pm2_home, service.pm2_path))
+    for user, places in wanted.items():
+        if len(places) > 1:
+            what = "the services of a cutover group name different 'pm2_home' or 'pm2_path' for it"
+            problems.append(Problem(f"user {user}", what, "Say the same for each service of one user"))
+            continue
         try:
-            found[user] = Pm2(user)
+            found[user] = Pm2(user, *places.pop())
         except KeyError:
             problems.append(
                 Problem(f"user {user}", "there is no such user on this host", "Correct 'user' in estate_cutover_groups")
             )
     if problems:
-        raise MigrationError("A service's user does not exist.", problems)
+        raise MigrationError("The pm2 of a service's user cannot be told.", problems)
     return found
+
+
+def _daemons_of(uid: int) -> list[tuple[int, str]]:
+    """Return process and ``PM2_HOME`` of each daemon of pm2 that a user runs."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if directory.stat().st_uid == uid:
+                title = _DAEMON.match((directory / "cmdline").read_bytes().decode("utf-8", "replace"))
+                if title:
+                    found.append((int(directory.name), title[1]))
+    return sorted(found)
+
+
+def _path_of(pid: int) -> str:
+    """Return where a daemon of pm2 finds programs: the directory of its own node, and its PATH."""
+    directories = []
+    with suppress(OSError):
+        directories.append(os.path.dirname(os.readlink(f"/proc/{pid}/exe")))
+    # Only a directory named from the root is the same for us.
+    directories += [entry for entry in open_files.environment_of(pid).get("PATH", "").split(":") if entry[:1] == "/"]
+    return ":".join(dict.fromkeys(directories))

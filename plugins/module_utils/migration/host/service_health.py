@@ -20,7 +20,7 @@ from ..core.connection import Login, connect, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from . import dotenv_file, open_files
-from .pm2 import ONLINE, Pm2, Process, by_user
+from .pm2 import ERRORED, ONLINE, Pm2, Process, by_user
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -31,6 +31,12 @@ _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 3.0
 # pm2 is slow to answer: ask it again only this often while a service does not come up.
 _ASK_PM2_SECONDS = 2.0
+# And this often when a process of it has ended: then pm2 knows more.
+_ASK_PM2_AGAIN_SECONDS = 0.5
+# So many new starts by pm2 are a loop, which waiting does not end. One may be an accident.
+_RESTARTS_OF_A_LOOP = 2
+# Other requests may reach the database while an address is asked; in one of so many pauses none does.
+_QUIET_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Health:
     """What is known of one service.
 
     :param shortcoming: what is missing, empty if it is healthy on the wanted store.
+    :param lacks_session: nothing else is missing than a session on the server: its pool may be empty for now.
+    :param has_given_up: it ends again and again, or pm2 does not start it any more: waiting is of no use.
     :param session_pid: process on the server that serves its session.
     :param healthy_at: :func:`time.monotonic` when it was first found healthy.
     """
@@ -82,6 +90,8 @@ class Health:
     pids: tuple[int, ...] = ()
     restarts: int = 0
     shortcoming: str = "it was not looked at"
+    lacks_session: bool = False
+    has_given_up: bool = False
     session_pid: int | None = None
     healthy_at: float = 0.0
 
@@ -127,14 +137,15 @@ class Watcher:
     def wait(
         self, services: Sequence[Service], store: str, timeout: float, old_pids: Iterable[int] = ()
     ) -> list[Health]:
-        """Wait until the services are healthy on a store.
+        """Wait until the services are healthy on a store, or one of them ends again and again.
 
         :param timeout: seconds until all have to be healthy.
         :param old_pids: processes that must be gone.
         :raises MigrationError: naming each service that is not healthy, and why.
         """
-        results = self.look(services, store, timeout, frozenset(old_pids))
-        self._require(results)
+        results = self.look(services, store, timeout, frozenset(old_pids), ends_with_a_loop=True)
+        # The others were only not given the time.
+        self._require([result for result in results if result.has_given_up] or results)
         return results
 
     def watch(self, results: Sequence[Health], stable_seconds: float) -> None:
@@ -148,7 +159,9 @@ class Watcher:
         listed = self.processes()
         for result in results:
             now = listed[result.service.name]
-            if tuple(entry.pid for entry in now) != result.pids or _restarts(now) != result.restarts:
+            # pm2 may not have noticed yet that it has ended.
+            is_same = tuple(entry.pid for entry in now) == result.pids and _are_alive(result.pids)
+            if not is_same or _restarts(now) != result.restarts:
                 result.shortcoming = "it came up, answered, and was restarted soon after"
         self._require(results)
 
@@ -159,24 +172,32 @@ class Watcher:
         timeout: float,
         old_pids: frozenset[int] = frozenset(),
         just_listed: Mapping[str, list[Process]] | None = None,
+        ends_with_a_loop: bool = False,
     ) -> list[Health]:
         """Return the health of the services, once all are healthy or the time has passed.
 
         :param just_listed: what pm2 has listed a moment ago, as :meth:`processes` returns it: then it is not asked
             again, unless a service is not healthy by that.
+        :param ends_with_a_loop: return as soon as one service has given up.
         """
         results = [Health(service) for service in services]
+        first_restarts: dict[str, int] = {}
         deadline = time.monotonic() + timeout
         asked = time.monotonic() if just_listed else 0.0
         listed = just_listed or {}
         while True:
-            if not asked or time.monotonic() - asked > _ASK_PM2_SECONDS:
+            has_ended = any(result.shortcoming and not _are_alive(result.pids) for result in results)
+            if not asked or time.monotonic() - asked > (_ASK_PM2_AGAIN_SECONDS if has_ended else _ASK_PM2_SECONDS):
                 listed = self.processes()
                 asked = time.monotonic()
             for result in results:
                 if result.shortcoming:
                     self._look_at(result, listed[result.service.name], store, old_pids)
+                    before = first_restarts.setdefault(result.service.name, result.restarts)
+                    _note_a_loop(result, listed[result.service.name], result.restarts - before)
             if time.monotonic() >= deadline or not any(result.shortcoming for result in results):
+                return results
+            if ends_with_a_loop and any(result.has_given_up for result in results):
                 return results
             time.sleep(_POLL_SECONDS)
 
@@ -223,6 +244,7 @@ class Watcher:
         """Bring one service's health up to date."""
         result.pids = tuple(process.pid for process in processes)
         result.restarts = _restarts(processes)
+        result.lacks_session = False
         result.shortcoming = self._shortcoming(result, processes, store, old_pids)
         if not result.shortcoming:
             result.healthy_at = time.monotonic()
@@ -251,8 +273,58 @@ class Watcher:
         if stale:
             return stale
         connection = self._session(service.database_role, password)
+        answer = ask(service.query_url) if service.query_url else ""
+        if answer:
+            return answer
         result.session_pid, missing = find_sessions(connection, service, result.pids, self.services_login.host)
+        result.lacks_session = bool(missing)
         return missing
+
+    def silent_addresses(self, results: Iterable[Health]) -> list[str]:
+        """Return one sentence for each service whose address answers without asking the database.
+
+        :param results: services that were found healthy on PostgreSQL.
+        """
+        sentences = []
+        for result in results:
+            service = result.service
+            key, url = ("query_url", service.query_url) if service.query_url else ("health_url", service.health_url)
+            is_silent = False
+            # Only said, so that whatever fails here ends no cutover.
+            with suppress(Exception):
+                is_silent = self._is_silent(result, url)
+            if is_silent:
+                sentences.append(
+                    f"service {service.name}: its '{key}' {url} answers without asking PostgreSQL, so its answer "
+                    "proves nothing of the database, and a later run may find no session of the service. Name an "
+                    "address that asks the database as 'query_url' of the service in estate_cutover_groups."
+                )
+        return sentences
+
+    def _is_silent(self, result: Health, url: str) -> bool:
+        """Return whether an address answers well at a moment when no session of the service is used."""
+        for _ in range(_QUIET_TRIES):
+            before = self._uses_of_sessions(result)
+            if before is None or ask(url):
+                return False
+            if self._uses_of_sessions(result) == before:
+                return True
+        return False
+
+    def _uses_of_sessions(self, result: Health) -> list[tuple[int, str]] | None:
+        """Return when each session of a service was used last; None if the server does not keep that."""
+        service = result.service
+        ports = set().union(*(open_files.local_ports(pid) for pid in open_files.family_of(result.pids)))
+        password = self.role_passwords.get(service.database_role, "")
+        with self._session(service.database_role, password).cursor() as cursor:
+            cursor.execute(
+                "SELECT pid, client_port, state_change::text FROM pg_stat_activity WHERE usename = session_user "
+                "AND datname = current_database() AND pid <> pg_backend_pid() ORDER BY pid"
+            )
+            sessions = cursor.fetchall()
+        if any(used is None for _, _, used in sessions):
+            return None
+        return [(int(pid), str(used)) for pid, port, used in sessions if port in ports or port == -1]
 
     def _stale_variables(self, family: Iterable[int], wanted: Mapping[str, str]) -> str:
         """Return which variables of a process would beat its ``.env`` with another value."""
@@ -330,6 +402,7 @@ def find_sessions(connection: Connection, service: Service, pids: Iterable[int],
         return None, (
             f"it answers, but no session of role {service.database_role} on the server comes from its process {pid}: "
             "it uses another store"
+            + ("" if service.query_url else ", or its address does not ask the database (see 'query_url')")
         )
     return found, ""
 
@@ -343,7 +416,7 @@ def look_once(connection: Connection, group: Group) -> dict[str, str]:
     :raises MigrationError: if a service's user does not exist.
     """
     answers: dict[str, str] = {}
-    for user, pm2 in by_user(service.user for service in group.services).items():
+    for user, pm2 in by_user(group.services).items():
         problem = pm2.problem()
         reason = f"{problem.where}: {problem.what}" if problem else ""
         listed: list[Process] = []
@@ -363,7 +436,7 @@ def _answer(connection: Connection, service: Service, processes: Sequence[Proces
     statuses = [process.status for process in processes]
     if not statuses or any(status != ONLINE for status in statuses):
         return f"pm2 reports it as {', '.join(statuses) or 'unknown'}"
-    shortcoming = ask(service.health_url)
+    shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
     if shortcoming:
         return shortcoming
     try:
@@ -371,6 +444,21 @@ def _answer(connection: Connection, service: Service, processes: Sequence[Proces
     except (MigrationError, ValueError) as error:
         return f"{service.env_path} cannot be read: {error}"
     return find_sessions(connection, service, [process.pid for process in processes], host)[1]
+
+
+def _note_a_loop(result: Health, processes: Iterable[Process], restarts: int) -> None:
+    """Note that a service ends again and again, or that pm2 does not start it any more.
+
+    :param restarts: how often pm2 has started it again since it is looked at.
+    """
+    if not result.shortcoming:
+        return
+    if any(process.status == ERRORED for process in processes):
+        result.has_given_up = True
+        result.shortcoming = "pm2 does not start it any more, because it ended soon after each start"
+    elif restarts >= _RESTARTS_OF_A_LOOP:
+        result.has_given_up = True
+        result.shortcoming = f"it ends soon after each start: pm2 has already started it {restarts} times again"
 
 
 def _restarts(processes: Iterable[Process]) -> int:

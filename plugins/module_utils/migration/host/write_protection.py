@@ -1,7 +1,8 @@
 """The fence around a frozen SQLite file: nobody writes to it, not even root, where the file system can do that.
 
-The attribute "immutable" (``chattr +i``) stops everybody. Where the file system has no such
-attribute, or this process may not set it, the file becomes read-only for its owner (mode 0444).
+The attribute "immutable" (``chattr +i``) stops everybody. Where the file system has no such attribute, or this process
+may not set it, the file becomes read-only for its owner (mode 0400). Either way nobody but its owner may read it,
+because it still holds every secret. With the attribute the owner's bits stay, so that its loss can be seen.
 
 A file is given as a descriptor that was opened and checked (see :mod:`.host.safe_paths`), since its owner could
 let the name lead to another file. A path is only for a directory that nobody else may change, and never
@@ -28,7 +29,10 @@ _NOT_POSSIBLE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.EINVAL, errn
 
 IMMUTABLE = "immutable"
 READ_ONLY = "read_only"
-_READ_ONLY_MODE = 0o444
+_OWNER = 0o700
+_READ_ONLY_MODE = 0o400
+# Files that an earlier version has protected.
+_READ_ONLY_MODES = (_READ_ONLY_MODE, 0o444)
 
 
 File = int | str | Path
@@ -43,9 +47,16 @@ def describe(file: File) -> dict[str, Any]:
 def raise_fence(file: File) -> str:
     """Put up the fence and return its kind: ``immutable`` or ``read_only``."""
     with _open(file) as descriptor:
+        if is_immutable(descriptor):
+            return IMMUTABLE
+        # The mode of an immutable file cannot be changed. What is right is left alone: its times tell of a touch.
+        found = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if found not in (*_READ_ONLY_MODES, found & _OWNER):
+            os.fchmod(descriptor, found & _OWNER)
         if set_immutable(descriptor, True):
             return IMMUTABLE
-        os.fchmod(descriptor, _READ_ONLY_MODE)
+        if found not in _READ_ONLY_MODES:
+            os.fchmod(descriptor, _READ_ONLY_MODE)
         return READ_ONLY
 
 
@@ -56,15 +67,15 @@ def remove_fence(file: File, described: dict[str, Any]) -> None:
     """
     with _open(file) as descriptor:
         set_immutable(descriptor, False)
-        mode = int(described.get("mode", "0644"), 8)
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) == _READ_ONLY_MODE and mode != _READ_ONLY_MODE:
+        mode, found = int(described.get("mode", "0644"), 8), stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if found in (*_READ_ONLY_MODES, mode & _OWNER) and found != mode:
             os.fchmod(descriptor, mode)
 
 
 def is_fenced(file: File) -> bool:
     """Return whether the file has a fence of either kind."""
     with _open(file) as descriptor:
-        return is_immutable(descriptor) or stat.S_IMODE(os.fstat(descriptor).st_mode) == _READ_ONLY_MODE
+        return is_immutable(descriptor) or stat.S_IMODE(os.fstat(descriptor).st_mode) in _READ_ONLY_MODES
 
 
 def is_immutable(file: File) -> bool:

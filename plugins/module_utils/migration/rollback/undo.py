@@ -48,7 +48,7 @@ def _not_running(context: WindowContext) -> Sequence[Service]:
             healths = watcher.look(group.services, POSTGRESQL, 0.0)
     except MigrationError:
         return group.services
-    return [health.service for health in healths if health.shortcoming]
+    return [health.service for health in healths if health.shortcoming and not health.lacks_session]
 
 
 def _close(login: Login, group: Group) -> None:

@@ -198,8 +198,7 @@ def snapshot(
     made = not work.exists()
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_leftovers(work)
-    size = source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
-    _require_disk(work, size, source_path)
+    size = require_room(source_path, work)
     private = work / f"run-{os.getpid()}-{source.stat().st_ino}"
     private.mkdir(mode=0o700)
     try:
@@ -462,12 +461,27 @@ def _result_code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0))
 
 
-def _require_disk(work: Path, size: int, source_path: str) -> None:
-    """Raise if the work directory has no room for the snapshot and what is made from it."""
+def require_room(source_path: str, work: Path) -> int:
+    """Refuse a work directory without room for the snapshot of a source and what is made from it. Writes nothing.
+
+    :param work: need not exist yet.
+    :returns: bytes of the source and its journals together.
+    :raises MigrationError: saying what is missing, or that the source is.
+    """
+    source = resolve_source(source_path)
+    size = source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
     needed = size * DISK_FACTOR
-    free = shutil.disk_usage(work).free
+    existing = next(place for place in (work, *work.absolute().parents) if place.exists())
+    status = os.statvfs(existing)
+    if status.f_flag & os.ST_RDONLY:
+        raise _disk_full(work, source_path, "its file system is mounted read-only")
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise _disk_full(work, source_path, f"{free:,} bytes are free and {needed:,} are needed")
+    # A file system without a fixed number of files says that it has none at all.
+    if status.f_files and not status.f_favail:
+        raise _disk_full(work, source_path, "its file system can hold no further file")
+    return size
 
 
 def _disk_full(work: Path, source_path: str, what: str = "the disk is full") -> MigrationError:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _RECONNECT_SECONDS = 10.0
 
 
+class RowsWritten(MigrationError):
+    """A cutover failed after its services had written to PostgreSQL: the group is there until it is rolled back."""
+
+
 def revert(
     context: WindowContext,
     error: BaseException,
@@ -53,7 +57,7 @@ def revert(
             what = "its services may have written rows that only the server knows, so they stay on PostgreSQL"
             return MigrationError(
                 f"Cutover group {group.name} failed in {step}, and the server does not answer.",
-                [*problems, Problem(f"cutover group {group.name}", what, fix)],
+                [*problems, Problem(f"cutover group {group.name}", what, fix), how_to_roll_back(context)],
             )
         record = None if usable is None else ledger.read_group(usable, group.name, group.source_path)
         if record is not None and decide(record).rollback not in (Rollback.REVERT_CUTOVER, Rollback.LEAVE_POSTGRESQL):
@@ -68,11 +72,16 @@ def revert(
                 written = written_until_stopped(context, record)
                 if written:
                     start(context, group.services)
+                    began = (
+                        f"Cutover group {group.name} failed in {step}. Its services have already written to PostgreSQL"
+                    )
+                    if settings.roll_back_on_failure:
+                        # Nobody waits for a service that is stopped again at once.
+                        return RowsWritten(f"{began}.", [*problems, *written])
                     unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
-                    return MigrationError(
-                        f"Cutover group {group.name} failed in {step}. Its services have already written to "
-                        f"PostgreSQL, so it stays there; they were started again{how_they_are(unwell)}.",
-                        [*problems, *written, *unwell],
+                    return RowsWritten(
+                        f"{began}, so it stays there; they were started again{how_they_are(unwell)}.",
+                        [*problems, *written, *unwell, how_to_roll_back(context)],
                     )
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
@@ -99,8 +108,8 @@ def revert(
                     Problem(
                         f"cutover group {group.name}",
                         "its services may be stopped",
-                        "Correct the problems above and run playbooks/4_service_cutover.yml again, or "
-                        "playbooks/rollback.yml to return to SQLite",
+                        "Correct the problems above and run playbooks/4_service_cutover.yml again, or return to "
+                        f"SQLite with every row: {settings.rollback_command}",
                     ),
                 ],
             )
@@ -194,11 +203,20 @@ def written_since(connection: Connection, group: Group, record: ledger.GroupReco
                 Problem(
                     f"{group.name}: {table}",
                     f"it was written to since the cutover: {rows} rows then, {now.rows:,} rows now",
-                    "These rows are in PostgreSQL alone: stay there, or take them over by hand before going back",
+                    "These rows are in PostgreSQL alone",
                 )
             )
     connection.rollback()
     return problems
+
+
+def how_to_roll_back(context: WindowContext) -> Problem:
+    """Return what a person is told of a group that is on PostgreSQL and not well there."""
+    return Problem(
+        f"cutover group {context.group.name}",
+        "it is on PostgreSQL, and its services are not proven well there",
+        f"Repair them there, or return to SQLite with every row: {context.settings.rollback_command}",
+    )
 
 
 def problems_of(error: BaseException, group: Group) -> list[Problem]:

@@ -35,6 +35,9 @@ class Settings:
     :param estate_connections: for each role of the estate the connections that the pools of its services open,
         those of other groups included.
     :param work_directory: private directory for snapshots.
+    :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
+        with its rows, by whoever calls the cutover.
+    :param rollback_command: what a person types to roll the group back.
     """
 
     services_login: ServicesLogin
@@ -44,6 +47,8 @@ class Settings:
     stable_seconds: float = 2.0
     estate_connections: Mapping[str, int] = field(default_factory=dict)
     work_directory: str | None = None
+    roll_back_on_failure: bool = False
+    rollback_command: str = "ansible-playbook playbooks/rollback.yml"
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def check_services(group: Group, settings: Settings, findings: Findings, may_be_
         )
     daemons: dict[str, Pm2] = {}
     with findings.collecting():
-        daemons = by_user(service.user for service in group.services)
+        daemons = by_user(group.services)
     usable = {}
     for user, pm2 in daemons.items():
         problem = pm2.problem()
@@ -157,10 +162,18 @@ def boot_warnings(handles: Handles) -> list[str]:
     """Return a sentence for each user whose services nobody would start again after a reboot."""
     return [
         f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
-        f"for it. A reboot would leave them stopped. Run: pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+        f"for it. A reboot would leave them stopped. Run: {_startup_command(user, pm2)}"
         for user, pm2 in handles.daemons.items()
         if pm2.is_started_at_boot() is False
     ]
+
+
+def _startup_command(user: str, pm2: Pm2) -> str:
+    """Return the command that lets systemd start a user's services at boot."""
+    if pm2.home.name == ".pm2":
+        return f"pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+    # From a home directory it makes a PM2_HOME of the common name.
+    return f"PM2_HOME={pm2.home} pm2 startup systemd -u {user}"
 
 
 def check_health(group: Group, handles: Handles, findings: Findings) -> None:
@@ -169,11 +182,11 @@ def check_health(group: Group, handles: Handles, findings: Findings) -> None:
         processes = handles.processes.get(service.name)
         if not processes:
             continue
-        shortcoming = ask(service.health_url)
+        shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
         if all(process.status != ONLINE for process in processes):
             shortcoming = f"pm2 reports it as {processes[0].status}"
         if shortcoming:
-            fix = "Repair it while it is on SQLite, or correct 'health_url' in estate_cutover_groups"
+            fix = "Repair it while it is on SQLite, or correct 'health_url' or 'query_url' in estate_cutover_groups"
             findings.violations.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
 
 
