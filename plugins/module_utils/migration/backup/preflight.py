@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.ledger import LOCK_CLASS
@@ -177,7 +178,7 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
         Problem(
             f"role {role}",
             "does not exist on this server, and something in the backup is its",
-            f"Run playbooks/1_infrastructure.yml, or make it as roles.sql of {manifest['name']} does",
+            f"Run {playbook('1_infrastructure')}, or make it as roles.sql of {manifest['name']} does",
         )
         for role in unknown
     ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..core.commands import playbook
 from ..core.connection import Login, make_dsn
 from ..core.errors import MigrationError, Problem
 from . import preflight
@@ -30,7 +31,7 @@ def require_client(settings: Settings, major: int) -> str:
     :raises MigrationError: if they are missing or not of the server's major version.
     """
     program = settings.programs_for(major) / "pg_dump"
-    fix = f"Install postgresql-client-{major}: playbooks/1_infrastructure.yml does"
+    fix = f"Install postgresql-client-{major}: {playbook('1_infrastructure')} does"
     try:
         output = subprocess.run(
             [str(program), "--version"], env=_environment(None), text=True, capture_output=True, check=True

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
 from .write_lock import rights_taken
@@ -97,7 +98,7 @@ def _require(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> No
     schemas = {row[0] for row in cursor.fetchall()}
     problems = [
         Problem(
-            f"role {role}", "it does not exist in PostgreSQL", "Run playbooks/1_infrastructure.yml, which creates it"
+            f"role {role}", "it does not exist in PostgreSQL", f"Run {playbook('1_infrastructure')}, which creates it"
         )
         for role in schemas_by_role
         if role not in roles

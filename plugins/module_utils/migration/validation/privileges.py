@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..postgres import privileges
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..core.estate import Group
 
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RUN_VALIDATION = f"then run {playbook('5_validation')} again"
 _TOO_POWERFUL = ("rolsuper", "rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls")
 _PUBLIC = "every role"
 
@@ -62,7 +63,7 @@ def read_privileges(
         for service in group.services:
             wanted.setdefault(service.database_role, set()).update(service.schemas)
     by_role = {role: sorted(schemas) for role, schemas in sorted(wanted.items())}
-    fix = f"Run playbooks/1_infrastructure.yml: schema_apply sets them, {_RUN_VALIDATION}"
+    fix = f"Run {playbook('1_infrastructure')}: schema_apply sets them, {_RUN_VALIDATION}"
     try:
         found = privileges.synchronise(connection, by_role, check_mode=True)
     except MigrationError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import Login, ServerUnreachable, connect
 from ..core.decide import Rollback, decide
 from ..core.errors import MigrationError, Problem
@@ -49,7 +50,7 @@ def revert(
     with uninterruptible(), ExitStack() as stack:
         usable = _usable_connection(context.connection, context.login, stack)
         if usable is None and may_have_written:
-            fix = "Bring the server back, then run playbooks/4_service_cutover.yml again: it finishes or undoes it"
+            fix = f"Bring the server back, then run {playbook('4_service_cutover')} again: it finishes or undoes it"
             what = "its services may have written rows that only the server knows, so they stay on PostgreSQL"
             return MigrationError(
                 f"Cutover group {group.name} failed in {step}, and the server does not answer.",
@@ -99,8 +100,8 @@ def revert(
                     Problem(
                         f"cutover group {group.name}",
                         "its services may be stopped",
-                        "Correct the problems above and run playbooks/4_service_cutover.yml again, or "
-                        "playbooks/rollback.yml to return to SQLite",
+                        f"Correct the problems above and run {playbook('4_service_cutover')} again, or "
+                        f"{playbook('rollback', service_env_rollback_groups=group.name)} to return to SQLite",
                     ),
                 ],
             )

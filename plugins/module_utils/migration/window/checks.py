@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.commands import playbook
 from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
@@ -240,7 +241,7 @@ def check_database(connection: Connection, group: Group, settings: Settings, fin
                 (schemas,),
             )
             for (schema,) in cursor.fetchall():
-                fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
+                fix = f"Run {playbook('1_infrastructure')}: schema_apply grants it"
                 findings.violations.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
     _check_connections(connection, group, settings, findings)
 
