@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..core.commands import playbook
-from ..core.connection import Login, make_dsn
+from ..core.connection import Login, connected, first_row, make_dsn
 from ..core.errors import MigrationError, Problem
 from . import preflight
 from .settings import Settings
 
 _LOCK_WAIT_MILLISECONDS = 60_000
 _LAST_LINES = 3
+# How the lines begin in which a server says what it was at work on: the row that it refuses, and the COPY around it.
+_DETAILS = ("DETAIL:", "CONTEXT:", "STATEMENT:", "Command was:")
 _WATCH_SECONDS = 0.2
 
 
@@ -49,6 +51,21 @@ def require_client(settings: Settings, major: int) -> str:
     return found
 
 
+# A row that is refused, and the COPY around it, hold values of secret columns. The program itself says what is wrong.
+_NO_ROW_IN_THE_LOG = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "log_min_messages=fatal",
+        "log_error_verbosity=terse",
+        "log_min_error_statement=panic",
+        "log_statement=none",
+        "log_min_duration_statement=-1",
+        "log_min_duration_sample=-1",
+        "log_transaction_sample_rate=0",
+    )
+)
+
+
 def _environment(login: Login | None) -> dict[str, str]:
     """Return a child's environment. Only its own user can read it, so the password may stand in it."""
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
@@ -73,10 +90,16 @@ def _environment(login: Login | None) -> dict[str, str]:
 
 @contextmanager
 def running(
-    settings: Settings, major: int, program: str, arguments: Sequence[str], disk: Path | None = None
+    settings: Settings,
+    major: int,
+    program: str,
+    arguments: Sequence[str],
+    disk: Path | None = None,
+    session_options: str = "",
 ) -> Iterator[None]:
     """Run one of PostgreSQL's programs while the block does its own work; wait for it at the end.
 
+    :param session_options: settings of its sessions, as libpq takes them in ``PGOPTIONS``.
     :param disk: where it writes, if that is known: the program is ended before it eats up the reserve there.
     :raises ProgramFailed: with its last words, if it fails. It is ended if the block fails.
     """
@@ -86,7 +109,7 @@ def running(
         command += ["--role", settings.login.session_role]
     with subprocess.Popen(
         command,
-        env=_environment(settings.login),
+        env=_environment(settings.login) | {"PGOPTIONS": session_options},
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -133,10 +156,14 @@ def run_program(settings: Settings, major: int, program: str, arguments: Sequenc
 
 
 def _keep_last(process: subprocess.Popen[str], lines: list[str]) -> None:
-    """Read a child's errors, and keep the last lines."""
+    """Read a child's errors, and keep the last lines without what may hold values of a row."""
+    holds_a_row = False
     for line in process.stderr or ():
-        lines.append(line.strip())
-        del lines[:-_LAST_LINES]
+        # The details of an error go on until the program itself speaks again.
+        holds_a_row = line.startswith(_DETAILS) or (holds_a_row and not line.startswith("pg_"))
+        if not holds_a_row:
+            lines.append(line.strip())
+            del lines[:-_LAST_LINES]
 
 
 def _watch_disk(
@@ -167,7 +194,15 @@ def dump_roles(settings: Settings, major: int, path: Path) -> None:
 
 
 def restore(settings: Settings, major: int, path: Path, database: str, disk: Path | None) -> None:
-    """Restore a dump into an empty database, which lies on this disk if it is known, to the first error."""
+    """Restore a dump into an empty database, which lies on this disk if it is known, to the first error.
+
+    No row of it is written into the server's log. A superuser says so for the session; the migrator's role has such
+    settings of its own where the server is ours.
+    """
     dsn = make_dsn(dbname=database)
-    with running(settings, major, "pg_restore", ["--exit-on-error", f"--dbname={dsn}", str(path)], disk):
+    with connected(settings.login, read_only=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('is_superuser')")
+        options = _NO_ROW_IN_THE_LOG if first_row(cursor) == ("on",) else ""
+    arguments = ["--exit-on-error", f"--dbname={dsn}", str(path)]
+    with running(settings, major, "pg_restore", arguments, disk, options):
         pass
