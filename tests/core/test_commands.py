@@ -127,3 +127,9 @@ def test_what_a_group_needs_next_names_hosts_and_group(monkeypatch: pytest.Monke
         advice = state.advice(name, "registry")
         assert all(part.startswith(".yml -l dev") for part in re.split(r"playbooks/\w+", advice)[1:]), advice
     assert state.advice(state.ARCHIVED, "registry").endswith("-l dev -e sqlite_cleanup_restore_groups=registry")
+
+
+def test_a_log_that_holds_nothing_is_not_named() -> None:
+    """The migrator's statements are not logged; only why a session ended is."""
+    named = [(where, text) for where, text in texts_of_python() if "Look at the server's log" in text]
+    assert [where.split(":")[0] for where, _ in named] == ["plugins/module_utils/migration/core/connection.py"]

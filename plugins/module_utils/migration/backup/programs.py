@@ -143,7 +143,7 @@ def running(
             f"{program} was ended before it filled the disk.", [Problem(str(disk), what, preflight.FREE_SPACE)]
         )
     if status != 0:
-        fix = "Look at the server's log, then run again"
+        fix = "Correct what it says, then run again"
         if any("No space left on device" in line for line in lines):
             fix = "Free space there, then run again"
         raise ProgramFailed(f"{program} failed.", [Problem(program, " / ".join(lines) or f"exit code {status}", fix)])

@@ -230,6 +230,19 @@ def as_server_error(error: BaseException) -> psycopg2.Error:
     raise error
 
 
+CONNECTION_LOST = "Look at the server's log for why it ended the connection, then run again"
+
+
+def next_step(error: psycopg2.Error) -> str:
+    """Return what to do about an error that nothing nearer has explained.
+
+    The server logs why it ends a session, but nothing of our statements: they hold values of secret columns.
+    """
+    if error.pgcode is None or error.pgcode.startswith(("08", "57P")):
+        return CONNECTION_LOST
+    return "Correct what the server says here (its log holds nothing of our statements), then run again"
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """Turn an error of PostgreSQL that nothing nearer has explained into one that a person can act on.
@@ -242,7 +255,7 @@ def explained(doing: str) -> Iterator[None]:
         error = as_server_error(raised)
         code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
         what = error.diag.message_primary or str(error).strip().partition("\n")[0] or "the connection was lost"
-        fix = "Look at the server's log, then run again"
+        fix = next_step(error)
         if isinstance(error, psycopg2.errors.LockNotAvailable):
             fix = "Another session has a table locked: wait until it has ended (pg_stat_activity), then run again"
         elif isinstance(error, psycopg2.errors.InsufficientPrivilege):
