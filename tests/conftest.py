@@ -42,6 +42,8 @@ OWNER = "swarm_owner"
 MIGRATOR = "swarm_migrator"
 SERVICES = ("swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform")
 PASSWORD = "only-for-tests"
+# The hosts that printed commands name: the run of tests is limited as a run of ours on dev is.
+os.environ["MIGRATION_RUN_LIMIT"] = "dev"
 _DATABASE_NUMBERS = itertools.count(1)
 
 

@@ -55,7 +55,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         texts = [path.read_text() for path in _files_that_read_variables()]
         yield from checks.find_misspelt_variables(variables, texts, (*(f"{role}_" for role in roles), *_PREFIXES))
         if "estate_cutover_groups" in variables:
-            yield from checks.find_estate_mistakes(self._value(variables["estate_cutover_groups"]))
+            groups = self._value(variables["estate_cutover_groups"])
+            yield from checks.find_estate_mistakes(groups)
+            directory = Path(self._value(variables.get("schema_apply_directory")) or _ROOT / "files" / "sql")
+            files = [path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.sql"))]
+            yield from checks.find_rights_on_nothing(groups, files)
         login_roles = self._value(variables.get("postgres_login_roles"))
         if "postgres_role_passwords" in variables and isinstance(login_roles, list):
             yield from checks.find_missing_passwords(login_roles, self._value(variables["postgres_role_passwords"]))

@@ -66,6 +66,77 @@ def _is_as_wanted(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, pa
     return bool(postgres_scram_verifier(passwords[wanted["name"]], found["verifier"]) == found["verifier"])
 
 
+def postgres_managed_script(
+    roles: Sequence[Mapping[str, Any]], passwords: Mapping[str, Any], settings: Mapping[str, Any], hidden: bool = False
+) -> str:
+    """Return the script for psql with which the administrator of a managed server makes all that any phase needs.
+
+    It works from top to bottom, also a second time and where some of it is there, for a role that has CREATEDB and
+    CREATEROLE and nothing else.
+
+    :param roles: for each role ``name``, ``login``, ``connection_limit`` and ``configuration``.
+    :param passwords: the password of each role that logs in. Only verifiers of them are in the script.
+    :param settings: ``owner``, ``migrator``, ``database``, ``extensions``.
+    :param hidden: leave the verifiers out, to show the script.
+    """
+    owner, migrator, database = (_identifier(settings[name]) for name in ("owner", "migrator", "database"))
+    logins = [role["name"] for role in roles if role["login"]]
+    services = [name for name in logins if name != settings["migrator"]]
+    lines = ["\\set ON_ERROR_STOP on", "-- The roles. Of a password only its SCRAM verifier is sent."]
+    for role in roles:
+        name = _identifier(role["name"])
+        absent = f"NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_literal(role['name'])})"
+        lines.append(_executed_if(f"CREATE ROLE {name}", absent))
+        verifier = "..." if hidden or not role["login"] else postgres_scram_verifier(passwords[role["name"]])
+        login = f"LOGIN PASSWORD {_literal(verifier)}" if role["login"] else "NOLOGIN"
+        lines.append(f"ALTER ROLE {name} {login} CONNECTION LIMIT {int(role['connection_limit'])};")
+        # The migrator's own are for superusers to set.
+        if role["name"] in services:
+            for setting, value in role["configuration"].items():
+                lines.append(f"ALTER ROLE {name} SET {_identifier(setting)} = {_literal(str(value))};")
+    named = f"datname = {_literal(settings['database'])}"
+    lines += [
+        "-- The migrator acts as the owner, makes databases to prove that backups restore, and may see and end the",
+        "-- services' sessions.",
+        f"ALTER ROLE {migrator} CREATEDB;",
+        f"GRANT {', '.join([owner, *map(_identifier, services)])} TO {migrator};",
+        "-- The database, its extensions, and nothing for PUBLIC.",
+        f"GRANT {owner} TO CURRENT_USER;",
+        _executed_if(
+            f"CREATE DATABASE {database} OWNER {owner} ENCODING UTF8 TEMPLATE template0",
+            f"NOT EXISTS (SELECT FROM pg_database WHERE {named})",
+        ),
+        _executed_if(
+            f"ALTER DATABASE {database} OWNER TO {owner}",
+            f"EXISTS (SELECT FROM pg_database WHERE {named} "
+            f"AND pg_get_userbyid(datdba) <> {_literal(settings['owner'])})",
+        ),
+        f"\\connect {database}",
+        f"SET ROLE {owner};",
+        *(f"CREATE EXTENSION IF NOT EXISTS {_identifier(name)};" for name in settings["extensions"]),
+        f"REVOKE ALL ON DATABASE {database} FROM PUBLIC;",
+        f"GRANT CONNECT ON DATABASE {database} TO {', '.join(map(_identifier, logins))};",
+        "RESET ROLE;",
+        f"REVOKE {owner} FROM CURRENT_USER;",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _executed_if(statement: str, condition: str) -> str:
+    """Return what lets psql execute a statement if a condition holds."""
+    return f"SELECT {_literal(statement)} WHERE {condition} \\gexec"
+
+
+def _identifier(name: str) -> str:
+    """Return a name as it is written in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    """Return a text as it is written in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _verifier(password: str, salt: bytes) -> str:
     """Return the verifier for one salt."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
@@ -230,6 +301,7 @@ class FilterModule:
             "postgres_connection_limit": postgres_connection_limit,
             "postgres_host_problems": postgres_host_problems,
             "postgres_existing_problems": postgres_existing_problems,
+            "postgres_managed_script": postgres_managed_script,
             "postgres_packages_known": postgres_packages_known,
             "postgres_roles_differing": postgres_roles_differing,
         }

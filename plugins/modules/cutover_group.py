@@ -86,10 +86,6 @@ options:
     type: str
     default: rollback
     choices: [rollback, stay]
-  rollback_command:
-    description: The command that brings the group back to SQLite, named in a message to whom it may concern.
-    type: str
-    default: ansible-playbook playbooks/rollback.yml
   estate_connections:
     description:
       - For each role of the estate the connections that the pools of its services open, those of other groups included.
@@ -226,6 +222,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.migration.core.commands import playbook
 from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.migration.core.estate import Group, parse_group
@@ -259,7 +256,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "health_timeout": {"type": "int", "default": 30},
     "stable_seconds": {"type": "int", "default": 10},
     "on_failure": {"type": "str", "default": ROLLBACK, "choices": [ROLLBACK, STAY]},
-    "rollback_command": {"type": "str", "default": "ansible-playbook playbooks/rollback.yml"},
     "estate_connections": {"type": "dict", "default": {}},
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},
     "rollback_directory": {"type": "path", "default": DIRECTORY},
@@ -298,7 +294,8 @@ def move(login: Login, group: Group, settings: Settings, check_mode: bool, optio
         try:
             back = roll_back(login, group, settings, options=options)
         except MigrationError as second:
-            fix = f"Repair its services there, or correct the problems above, then: {settings.rollback_command}"
+            again = playbook("rollback", service_env_rollback_groups=group.name)
+            fix = f"Repair its services there, or correct the problems above, then: {again}"
             raise MigrationError(
                 f"{error.summary} {policy}, and the rollback did not succeed. {second.summary}",
                 [
@@ -328,7 +325,6 @@ def main() -> None:
             estate_connections={str(role): int(count) for role, count in module.params["estate_connections"].items()},
             work_directory=module.params["work_directory"],
             roll_back_on_failure=module.params["on_failure"] == ROLLBACK,
-            rollback_command=module.params["rollback_command"],
         )
         group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
         _require_own_passwords(group, module.params["role_passwords"])

@@ -32,6 +32,11 @@ options:
     description: For each role the schemas whose tables and sequences it reads and writes.
     type: dict
     default: {}
+  rights:
+    description: For each role what holds for single schemas, tables (C(schema.table)) and columns
+      (C(schema.table.column)) instead, each as V(write), V(read) or V(none).
+    type: dict
+    default: {}
   drift:
     description: What to do if the tables are not as the applied files left them.
     type: str
@@ -60,6 +65,8 @@ EXAMPLES = r"""
         content: "{{ lookup('ansible.builtin.file', 'files/sql/001_auth_schema.sql') }}"
     privileges:
       swarm_tickets: [auth]
+    rights:
+      swarm_tickets: {auth.users.password_hash: none}
     login_db: swarm
     login_user: swarm_migrator
     login_password: "{{ postgres_role_passwords.swarm_migrator }}"
@@ -120,6 +127,7 @@ def apply(
     schemas_by_role: Mapping[str, Sequence[str]],
     fail_on_drift: bool,
     check_mode: bool,
+    rights_by_role: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """Return the module's result.
 
@@ -133,7 +141,7 @@ def apply(
             # In check mode the schemas that the privileges are for may be still to be made.
             given = nothing
             if not (check_mode and result["applied"]):
-                given = privileges.synchronise(connection, schemas_by_role, check_mode)
+                given = privileges.synchronise(connection, schemas_by_role, check_mode, rights_by_role)
     except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise
@@ -164,6 +172,7 @@ def main() -> None:
                 },
             },
             "privileges": {"type": "dict", "default": {}},
+            "rights": {"type": "dict", "default": {}},
             "drift": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
             **LOGIN_ARGUMENTS,
         },
@@ -177,6 +186,7 @@ def main() -> None:
             parameters["privileges"],
             parameters["drift"] == "fail",
             module.check_mode,
+            parameters["rights"],
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
@@ -17,6 +18,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.settings import CopyTarget
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from tests.backup.conftest import Program
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
 
 Age = Callable[[str, float], None]
 
@@ -300,3 +304,23 @@ def test_copies_by_rsync_are_read_back_and_watched(program: Program, tmp_path: P
     assert len(copying.names()) == 3, "two backups, and what was copied"
     age(first["name"], 40)
     assert "the newest backup there is 40.0 hours old" in copying.fail("check")
+
+
+@pytest.mark.promise("log-holds-no-row")
+def test_a_row_that_cannot_be_restored_is_neither_in_the_log_nor_in_the_message(
+    program: Program, server: Server
+) -> None:
+    program.query(
+        "SET odd.allowed = 'canary-row'; CREATE TABLE odd.secrets (value text CONSTRAINT secret_right "
+        "CHECK (value = coalesce(current_setting('odd.allowed', true), '') || E'\nand more of the canary')); "
+        "INSERT INTO odd.secrets VALUES (E'canary-row\nand more of the canary')"
+    )
+    program.run("take")
+    log = server.data.parent / "log"
+    before = len(log.read_text())
+    message = program.fail("drill")
+    assert "secret_right" in message and "canary" not in message
+    program.query("DO $$ BEGIN RAISE LOG 'written for the test'; END $$")
+    written = log.read_text()[before:]
+    assert "written for the test" in written
+    assert "canary" not in written

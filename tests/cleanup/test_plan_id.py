@@ -48,7 +48,7 @@ def test_what_was_interrupted_is_finished_first(estate: Estate, login: Login, tm
     plan = more.explain()
     assert plan["plan_id"] == plan_id
     assert plan["entries"][1]["unmet"] == [f"plan {plan_id} has to be finished first"]
-    assert any(f"Finish it: -e sqlite_cleanup_confirm={plan_id}" in line for line in plan["lines"])
+    assert any(f"-l dev -e sqlite_cleanup_confirm={plan_id}" in line for line in plan["lines"])
     with pytest.raises(MigrationError, match=f"plan {plan_id} was confirmed before, and has to be finished first"):
         more.confirm("0123456789ab")
     assert more.confirm(plan_id, check_mode=True)["changed"] is True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
@@ -40,7 +41,7 @@ from .test_downtime import free_port
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-COMMAND = "ansible-playbook playbooks/rollback.yml -l dev -e service_env_rollback_groups=test"
+COMMAND = commands.playbook("rollback", service_env_rollback_groups="test")
 
 
 class Estate:
@@ -64,7 +65,6 @@ class Estate:
             health_timeout=60.0,
             stable_seconds=1.5,
             work_directory=str(tmp_path / "work"),
-            rollback_command=COMMAND,
         )
         self.options = Options(str(tmp_path / "dumps"))
         rehearse(connection, self.group, tmp_path)

@@ -205,7 +205,7 @@ def test_before_the_cutover_the_source_is_the_place_to_repair(
         replay(connection, group, tmp_path, ("notes", "rowid=4", {"n": 1}))
     ledger.take_step(connection, group.name, "freeze", group.source_path)
     connection.commit()
-    with pytest.raises(MigrationError, match=r"its state is 'frozen'.*Run playbooks/4_service_cutover\.yml again"):
+    with pytest.raises(MigrationError, match=r"its state is 'frozen'.*playbooks/4_service_cutover\.yml -l dev again"):
         replay(connection, group, tmp_path, ("notes", "rowid=4", {"n": 1}))
 
 

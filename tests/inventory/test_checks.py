@@ -56,6 +56,58 @@ def test_every_mistake_of_every_group_is_told_at_once_with_the_nearest_key() -> 
     assert len(checks.find_estate_mistakes({"name": "web"})) == 1
 
 
+def with_rights(**rights: str) -> dict[str, Any]:
+    """Return a group whose service has rights of its own; in a keyword two underscores stand for a dot."""
+    group = estate()
+    group["services"][0]["rights"] = {name.replace("__", "."): word for name, word in rights.items()}
+    return group
+
+
+def test_a_right_with_an_unknown_word_or_schema_is_named_with_the_nearest() -> None:
+    told = [
+        str(problem) for problem in checks.find_estate_mistakes([with_rights(web__notes="raed", wed__notes="read")])
+    ]
+    assert [line.partition(": service web: ")[2] for line in told] == [
+        "'rights: web.notes' is 'raed'. Did you mean 'read'? Choose one of write, read, none",
+        "'rights: wed.notes' is in a schema that is not among its 'schemas'. Did you mean 'web'? It may use: web",
+    ]
+    assert checks.find_estate_mistakes([with_rights(web="read", web__notes="write", web__notes__body="none")]) == []
+    shared = {**with_rights(web__notes="none"), "name": "other"}
+    (problem,) = checks.find_estate_mistakes([with_rights(web__notes="read"), shared])
+    assert "its role web has two rights on web.notes: read and none" in problem.what
+
+
+NOTES = """
+CREATE TABLE web.notes (
+  id integer PRIMARY KEY, -- not: secret
+  "Body" text DEFAULT 'a, b)' CHECK (length("Body") < 9),
+  CONSTRAINT one UNIQUE (id)
+);
+ALTER TABLE ONLY web.notes ADD COLUMN created numeric(3, 1), ADD author text;
+CREATE TABLE IF NOT EXISTS web.copies (LIKE web.notes);
+CREATE VIEW web.shown AS SELECT id FROM web.notes;
+"""
+
+
+def test_a_right_on_a_table_or_column_that_nothing_makes_is_named_with_the_nearest() -> None:
+    right = with_rights(
+        web__notes__Body="none", web__notes__created="read", web__notes__author="read", web__shown="read"
+    )
+    assert checks.find_rights_on_nothing([right, "text", {}], [NOTES]) == []
+    wrong = with_rights(web__note="read", web__notes__body="none", web__notes__one="none", web__copies__anything="read")
+    told = [str(problem) for problem in checks.find_rights_on_nothing([wrong], [NOTES])]
+    assert len(told) == 3
+    assert "'rights: web.note' names a table that no SQL file makes. Did you mean 'web.notes'?" in told[0]
+    assert "'rights: web.notes.body' names a column that no SQL file makes. Did you mean 'Body'?" in told[1]
+    assert "'rights: web.notes.one' names a column" in told[2]
+    # What such a statement makes, only a server knows.
+    for statement in (
+        "DO $$ BEGIN EXECUTE 'CREATE TABLE web.note ()'; END $$;",
+        "ALTER TABLE web.notes RENAME TO note;",
+    ):
+        assert checks.find_rights_on_nothing([wrong], [NOTES, statement]) == []
+
+
 def test_every_role_without_a_password_is_named_and_no_password_told() -> None:
     passwords = {"migrator": "hunter2", "shop": "hunter3"}
     (problem,) = checks.find_missing_passwords(["migrator", "web", "shop", "till", "web"], passwords)

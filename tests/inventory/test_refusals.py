@@ -106,6 +106,11 @@ def test_every_mistake_of_an_inventory_is_told_at_once(refused: Refused, tmp_pat
             services:
               - {name: web, user: web, directory: /opt/web, database_rol: web, database_role: web, schemas: [web],
                  health_url: "http://127.0.0.1/"}
+          - name: counts
+            source: {path: /opt/counts.db}
+            services:
+              - {name: counts, user: web, directory: /opt/web, database_role: web, schemas: [registry],
+                 rights: {registry.secret: read}, health_url: "http://127.0.0.1/"}
         """
     )
     output = refused("site.yml", "-l", "dev", "-e", f"@{mistakes}")
@@ -114,6 +119,7 @@ def test_every_mistake_of_an_inventory_is_told_at_once(refused: Refused, tmp_pat
         "has an unknown key 'tabels'. Did you mean 'tables'?",
         "has an unknown key 'database_rol'. Did you mean 'database_role'?",
         "'path' is missing or not valid",
+        "'rights: registry.secret' names a table that no SQL file makes. Did you mean 'registry.secrets'?",
         "roles that log in have no password: web",
         "postgres_config_port",
     ):

@@ -9,14 +9,22 @@ from typing import Any
 
 import psycopg2
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Json,
     Login,
     connect,
     connected,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
+    parse_group,
+    rights_by_role,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import KEYS, Phase
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import privileges
+from tests.conftest import PROJECT
 
 SERVICES = {"swarm_registry": ["registry"], "swarm_tickets": ["auth", "verification"]}
 
@@ -127,3 +135,107 @@ def test_the_use_of_schema_public_is_not_ours_to_take_away(server: Any, schema_d
         with connection.cursor() as cursor:
             cursor.execute("SELECT has_schema_privilege('swarm_registry', 'public', 'USAGE')")
             assert cursor.fetchone() == (True,)
+
+
+def sample_estate() -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+    """Return the schemas and the rights of the roles of the inventory that is shipped."""
+    estate = yaml.safe_load((PROJECT / "inventory" / "group_vars" / "all" / "estate.yml").read_text())
+    services = [service for group in estate["estate_cutover_groups"] for service in parse_group(group).services]
+    return {service.database_role: list(service.schemas) for service in services}, rights_by_role(services)
+
+
+@pytest.mark.promise("service-privileges-exact")
+def test_the_sample_estate_says_rights_by_table_and_column(schema_database: Login) -> None:
+    schemas, rights = sample_estate()
+    with connected(schema_database) as connection:
+        given = privileges.synchronise(connection, schemas, False, rights)
+        assert "swarm_tickets: UPDATE on column auth.users.last_login" in given["granted"]
+        assert not privileges.synchronise(connection, schemas, False, rights)["changed"]
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO auth.users (email, password_hash) VALUES ('a@example.org', 'x')")
+        connection.commit()
+        columns = privileges._read_tables(connection.cursor())
+    user = "UPDATE auth.users SET last_login = now() WHERE email = 'a@example.org'"
+    allowed = {
+        # What the services of molecule/sample_estate send: a login, and the rows of the dashboard.
+        "swarm_tickets": ["SELECT * FROM auth.users", "SELECT * FROM auth.roles", user,
+                          "INSERT INTO verification.attempts (ticket_id, attempt_number, branch_name, status) "
+                          "VALUES ('t', 1, 'b', 's')", "DELETE FROM verification.attempts"],
+        "swarm_platform": [user, "SELECT * FROM deploy.queue", "SELECT id, workflow_id FROM registry.triggers",
+                           *(f"SELECT count(*) FROM {schema}.{table}" for schema, table in columns
+                             if schema in schemas["swarm_platform"])],
+    }  # fmt: skip
+    refused = {
+        "swarm_tickets": ["UPDATE auth.users SET role_id = NULL", "INSERT INTO auth.users (last_login) VALUES (now())",
+                          "DELETE FROM auth.users", "UPDATE auth.roles SET level = 100",
+                          "INSERT INTO auth.role_permissions VALUES (gen_random_uuid(), gen_random_uuid())"],
+        "swarm_platform": ["SELECT encrypted_value FROM registry.secrets", "SELECT * FROM registry.secrets",
+                           "SELECT webhook_secret FROM registry.triggers", "DELETE FROM deploy.queue",
+                           "COPY registry.secrets TO STDOUT"],
+    }  # fmt: skip
+    for role, statements in allowed.items():
+        for statement in statements:
+            run(schema_database, role, statement)
+    for role, statements in refused.items():
+        for statement in statements:
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                run(schema_database, role, statement)
+
+
+@pytest.mark.promise("service-privileges-exact")
+def test_rights_are_narrowed_and_widened_again(schema_database: Login) -> None:
+    steps: list[dict[str, str]] = [
+        {},
+        {"auth.users.password_hash": "none"},
+        {"auth.users": "read", "auth.users.password_hash": "none", "auth.users.name": "write"},
+        {"auth": "none", "auth.users": "write", "auth.users.role_id": "read"},
+        {},
+    ]
+    seen = []
+    with connected(schema_database) as connection:
+        for rights in steps:
+            preview = privileges.synchronise(connection, SERVICES, True, {"swarm_tickets": rights})
+            assert preview["changed"], rights
+            assert privileges.synchronise(connection, SERVICES, False, {"swarm_tickets": rights}) == preview
+            assert not privileges.synchronise(connection, SERVICES, False, {"swarm_tickets": rights})["changed"]
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT has_table_privilege(r, 'auth.users', 'DELETE'), has_column_privilege(r, 'auth.users', "
+                    "'password_hash', 'SELECT'), has_column_privilege(r, 'auth.users', 'role_id', 'UPDATE'), "
+                    "has_column_privilege(r, 'auth.users', 'name', 'UPDATE'), has_column_privilege(r, 'auth.users', "
+                    "'name', 'INSERT'), has_table_privilege(r, 'auth.roles', 'SELECT') "
+                    "FROM (SELECT 'swarm_tickets') x (r)"
+                )
+                seen.append(cursor.fetchone())
+    assert seen == [
+        (True, True, True, True, True, True),
+        (True, False, True, True, True, True),
+        (False, False, False, True, False, True),
+        (True, True, False, True, True, False),
+        (True, True, True, True, True, True),
+    ]
+
+
+def test_unknown_tables_and_columns_of_rights_are_named_with_the_nearest(schema_database: Login) -> None:
+    rights = {"swarm_tickets": {"auth.user": "read", "auth.users.role": "none", "auth.roles": "read"}}
+    with connected(schema_database) as connection, pytest.raises(MigrationError) as error:
+        privileges.synchronise(connection, SERVICES, False, rights)
+    assert len(error.value.problems) == 2
+    assert "swarm_tickets on auth.user: there is no such table. Did you mean 'users'?" in str(error.value)
+    assert "swarm_tickets on auth.users.role: the table has no such column. Did you mean 'role_id'?" in str(error.value)
+
+
+def test_what_a_rollback_has_shut_stays_shut_whatever_the_rights_say(schema_database: Login) -> None:
+    taken = [{"role": "swarm_tickets", "schema": "auth", "table": "users", "column": "", "privilege": "UPDATE"}]
+    rights = {"swarm_tickets": {"auth.users.password_hash": "read"}}
+    with connected(schema_database) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO migration.cutover_group (name, source_path, state, detail) VALUES ('g', '/g', "
+                "'rolled_back', %s)",
+                (Json({KEYS["rollback"]: {"phase": Phase.DONE.value, "rights": taken}}),),
+            )
+        connection.commit()
+        granted = privileges.synchronise(connection, SERVICES, False, rights)["granted"]
+    assert "swarm_tickets: SELECT on auth.users" in granted
+    assert [line for line in granted if "auth.users" in line and "SELECT" not in line] == []

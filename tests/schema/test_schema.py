@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import schema, schema_files
+from tests.conftest import PROGRAMS
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -179,6 +181,12 @@ def test_what_psql_takes_as_one_statement_is_one(content: str) -> None:
         ("SET ROLE postgres", "changes the session"),
         ("SET LOCAL SESSION AUTHORIZATION postgres", "changes the session"),
         ("RESET ALL", "changes the session"),
+        ("SELECT set_config('search_path', 'app', false)", "'SELECT set_config.* changes the session"),
+        ("SELECT 1, set_config ( 'a.b', 'c', FALSE )", "changes the session"),
+        ("SET client_encoding = 'LATIN1'", "changes the session"),
+        ("SET standard_conforming_strings = off", "changes the session"),
+        ("SET statement_timeout = 5000", "changes the session"),
+        (r"\connect other", "is a command of psql"),
         ("-- why\nCREATE /* really */ INDEX\n CONCURRENTLY i ON t (id)", "001_a.sql:2: .* cannot run inside"),
         ("/* a */ BEGIN", "controls the transaction"),
         ("SELECT 1; RELEASE SAVEPOINT s", "controls the transaction"),
@@ -187,6 +195,50 @@ def test_what_psql_takes_as_one_statement_is_one(content: str) -> None:
 def test_what_would_break_the_transaction_is_refused(content: str, message: str) -> None:
     with pytest.raises(MigrationError, match=message):
         schema_files.read_files([{"name": "001_a.sql", "content": content}])
+
+
+def dump_of(login: Login, *options: str) -> str:
+    """Return what pg_dump -s writes of the schema, our ledger left out."""
+    environment = {"PGPASSWORD": login.password or "", "PATH": "/usr/bin:/bin"}
+    where = ["-h", login.host, "-p", str(login.port), "-U", login.user, f"--role={login.session_role}"]
+    command = [str(PROGRAMS / "pg_dump"), "-s", "--exclude-schema=migration", *options, *where, login.database]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.promise("sql-files-checked-first")
+def test_what_pg_dump_writes_is_applied_as_it_is_and_changes_nothing_for_the_next_file(
+    connection: Connection, schema_database: Login
+) -> None:
+    dump = dump_of(schema_database, "--no-owner", "--no-privileges")
+    assert "set_config('search_path', '', false)" in dump and "SET lock_timeout = 0;" in dump
+    if "\\restrict" not in dump:
+        # Since 2025 it writes these two as well.
+        dump = f"--\n\n\\restrict q1W2e3\n{dump}\n\\unrestrict q1W2e3\n\n"
+    same = "SELECT 1 / (current_setting('search_path') <> '')::int, 1 / (current_setting('row_security') = 'on')::int"
+    hidden = "DO $$ BEGIN PERFORM set_config('check_function_bodies', 'off', false); END $$"
+    body = "SELECT 1 / (current_setting('check_function_bodies') = 'on')::int"
+    contents = enumerate((dump, same, hidden, body), 1)
+    files = [{"name": f"00{number}_a.sql", "content": content} for number, content in contents]
+    assert len(apply(connection, *files)["applied"]) == 4
+    assert apply(connection, *files)["changed"] is False
+    with connected(schema_database) as other, other.cursor() as there, connection.cursor() as here:
+        assert schema.describe_catalog(here) == schema.describe_catalog(there)
+        assert len(schema.describe_catalog(here)) > 100
+
+
+def test_a_dump_that_gives_its_tables_away_fails_by_name(connection: Connection, schema_database: Login) -> None:
+    dump = dump_of(schema_database).replace("OWNER TO swarm_owner", "OWNER TO somebody_else")
+    with pytest.raises(MigrationError, match=r"somebody_else.*Leave it out, as pg_dump -s --no-owner --no-privileges"):
+        apply(connection, {"name": "001_dump.sql", "content": dump})
+
+
+def test_a_time_limit_of_a_dump_does_not_hold_up_a_run(connection: Connection, login: Login) -> None:
+    apply(connection, FIRST)
+    with closing(connect(login)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE app.t IN SHARE MODE")
+        dump = {"name": "002_dump.sql", "content": "SET lock_timeout = 0;\nALTER TABLE app.t ADD COLUMN late text;"}
+        with pytest.raises(MigrationError, match=r"002_dump\.sql:2: no lock within the time allowed"):
+            apply(connection, FIRST, dump, fail_on_drift=False, lock_timeout_seconds=0.05)
 
 
 def test_a_statement_that_postgresql_refuses_in_a_transaction_is_explained(connection: Connection) -> None:
@@ -317,7 +369,10 @@ def test_two_runs_at_once_apply_each_file_once(connection: Connection, login: Lo
 def test_a_killed_run_leaves_whole_files_only(connection: Connection, login: Login, server: Any) -> None:
     killed = {"name": "002_killed.sql", "content": "CREATE TABLE app.u (id integer);\nSELECT pg_sleep(20)"}
     Timer(0.5, server.execute, [f"SELECT pg_terminate_backend({connection.info.backend_pid})"]).start()
-    with pytest.raises(MigrationError, match=r"002_killed\.sql:2: .*Look at the server's log, then run again"):
+    with pytest.raises(
+        MigrationError,
+        match=r"002_killed\.sql:2: .*Look at the server's log for why it ended the connection, then run again",
+    ):
         apply(connection, FIRST, killed)
     with closing(connect(login)) as again:
         assert count(again, "app.u") is None

@@ -83,7 +83,7 @@ def test_nothing_is_wrong_and_nothing_is_written(estate: Estate) -> None:
     result = look(estate)
     assert result["findings"] == []
     assert result["drift"] == []
-    assert result["privileges"] == {"roles": {ROLE: ["app"]}}
+    assert result["privileges"] == {"roles": {ROLE: ["app"]}, "rights": {}}
     assert result["server"]["version"].startswith("16")
     assert "max_connections" in {setting["name"] for setting in result["server"]["settings"]}
     assert look(estate) == result
@@ -98,6 +98,7 @@ def test_nothing_is_wrong_and_nothing_is_written(estate: Estate) -> None:
         ("ALTER TABLE app.owners ADD COLUMN by_hand text", "not from our files: column app.owners.by_hand"),
         (f"REVOKE INSERT ON app.pets FROM {ROLE}", f"missing: {ROLE}: INSERT on app.pets"),
         (f"GRANT TRUNCATE ON app.pets TO {ROLE}", f"too much: {ROLE}: TRUNCATE on app.pets"),
+        (f"GRANT REFERENCES (name) ON app.owners TO {ROLE}", f"too much: {ROLE}: REFERENCES on column app.owners.name"),
         (f"REVOKE USAGE ON SEQUENCE app.pets_id_seq FROM {ROLE}", f"missing: {ROLE}: USAGE on app.pets_id_seq"),
         ("GRANT SELECT ON app.owners TO PUBLIC", "app.owners: every role has SELECT on it"),
         ("GRANT SELECT (name) ON app.owners TO PUBLIC", "column app.owners.name: every role has SELECT on it"),

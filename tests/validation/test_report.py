@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import state
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report import build as report
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report.page import render_html
 
@@ -103,9 +105,18 @@ def test_headline_when_everything_arrived(live: dict[str, Any]) -> None:
 def test_the_way_back_is_offered_with_the_rows_written_since(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "written_since": True}
     steps = "\n".join(build(live, changed(live, group="farm", tables=[table]))["next_steps"])
-    assert "rollback.yml -e service_env_rollback_groups=zoo\n" in steps
+    assert "rollback.yml -l dev -e service_env_rollback_groups=zoo\n" in steps
     assert "since the cutover: farm. These rows go back too:" in steps
-    assert "rollback.yml -e service_env_rollback_groups=farm (with --check" in steps
+    assert "rollback.yml -l dev -e service_env_rollback_groups=farm (with --check" in steps
+
+
+def test_every_command_of_the_report_names_the_hosts_of_the_run(live: dict[str, Any]) -> None:
+    pending = changed(live, group="farm", state="pending", next_step=state.advice("pending", "farm"))
+    failed = {"name": "Login", "result": "failed", "reason": "500", "seconds": 0, "steps": []}
+    built = build(live, pending, checks=(failed,))
+    for told in (json.dumps(built), render_html(built), "\n".join(report.summary_lines(built, "reports"))):
+        assert len(re.findall(r"playbooks/\w+\.yml -l dev\b", told)) >= 4
+        assert re.findall(r"playbooks/\w+\.yml(?! -l dev\b).*", told) == []
 
 
 def test_what_was_written_since_the_cutover_is_counted(live: dict[str, Any]) -> None:

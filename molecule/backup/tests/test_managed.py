@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,27 +29,19 @@ def managed(backups: Backups) -> Backups:
     """A second cluster of the host, with what its administrator has made there: roles and an empty database."""
     backups.shell(f"pg_createcluster 16 managed --port {PORT} --start")
     there = replace(backups, directory="/var/backups/managed", user="postgres-backup", port=PORT)
-    # The same roles with the same passwords; the superuser is there already.
-    backups.shell(
-        "sudo -u postgres pg_dumpall --globals-only"
-        f" | grep -v 'ROLE postgres' | sudo -u postgres psql -h /var/run/postgresql -p {PORT} -q -v ON_ERROR_STOP=1"
-    )
-    # As its administrator sees it: first wrong, then as the refusal says.
-    there.psql("CREATE DATABASE swarm ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C'", "postgres")
+    there.psql("CREATE ROLE keeper LOGIN CREATEDB CREATEROLE PASSWORD 'of-this-test'", "postgres")
     status, _, output = there.playbook("1_infrastructure.yml", *ARGUMENTS, "--tags", "postgres_install")
     assert status != 0
-    for statement in (
-        "DROP DATABASE swarm;",
-        "CREATE DATABASE swarm OWNER swarm_owner ENCODING UTF8 TEMPLATE template0;",
-    ):
-        assert statement in output
-        there.psql(statement, "postgres")
-    there.psql("REVOKE ALL ON DATABASE swarm FROM PUBLIC", "postgres")
-    there.psql(
-        "DO $$ DECLARE name text; BEGIN FOR name IN SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper "
-        "LOOP EXECUTE format('GRANT CONNECT ON DATABASE swarm TO %I', name); END LOOP; END $$"
-    )
-    there.psql('CREATE EXTENSION "uuid-ossp"; CREATE EXTENSION pgcrypto')
+    assert f"role {MIGRATOR} cannot log in to database swarm" in output, output
+    named = re.search(r" -U ADMINISTRATOR -f (\S+managed_server\.sql)", output)
+    assert named is not None, output
+    script = Path(named[1])
+    assert script.stat().st_mode & 0o777 == 0o600
+    assert "SCRAM-SHA-256$" in script.read_text() and "SCRAM-SHA-256$" not in output
+    # From top to bottom, and again.
+    for _ in range(2):
+        program = f"PGPASSWORD=of-this-test psql -qX -h 127.0.0.1 -p {PORT} -U keeper -d postgres -f -"
+        backups.shell(f"printf %s {shlex.quote(script.read_text())} | {program}")
     status, changed, output = there.playbook("1_infrastructure.yml", *ARGUMENTS)
     assert status == 0, output
     assert changed > 0
@@ -65,6 +60,7 @@ def test_only_the_user_of_the_backups_can_read_the_password(managed: Backups) ->
 
 
 def test_a_drill_asks_for_the_right_it_lacks_and_the_backup_is_taken_all_the_same(managed: Backups) -> None:
+    managed.psql(f"ALTER ROLE {MIGRATOR} NOCREATEDB")
     status, _, output = managed.playbook("backup.yml", *ARGUMENTS)
     assert status != 0
     assert f"ALTER ROLE {MIGRATOR} CREATEDB;" in output
@@ -81,11 +77,12 @@ def test_a_restore_asks_for_the_right_it_lacks_and_ends_the_services_sessions(ma
     managed.start("postgres-backup")
     name = managed.names()[-1]
     managed.psql("INSERT INTO auth.roles (name, level) VALUES ('after the backup', 1)")
+    managed.psql(f"REVOKE swarm_deploy FROM {MIGRATOR} GRANTED BY keeper")
     status, output = managed.program("restore", name)
     assert status == 1
     assert f"GRANT pg_signal_backend TO {MIGRATOR};" in output
     assert managed.psql("SELECT count(*) FROM auth.roles") == "1"
-    managed.psql(f"GRANT pg_signal_backend TO {MIGRATOR}")
+    managed.psql(f"GRANT swarm_deploy TO {MIGRATOR}")
     # A service that is connected all the time, and would keep the database from being renamed.
     managed.psql("ALTER ROLE swarm_deploy PASSWORD 'of-this-test'", "postgres")
     address = f"postgresql://swarm_deploy:of-this-test@127.0.0.1:{PORT}/swarm"

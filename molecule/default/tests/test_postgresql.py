@@ -35,12 +35,20 @@ def test_the_service_runs_and_starts_at_boot(host: Host) -> None:
         ("effective_cache_size", "768MB"),
         ("work_mem", "4MB"),
         ("password_encryption", "scram-sha-256"),
+        ("log_connections", "on"),
+        ("log_disconnections", "on"),
+        ("log_line_prefix", "%m [%p] %q%u@%d %r %a "),
     ],
 )
 def test_the_server_has_the_settings_of_the_plan(query: Query, name: str, value: str) -> None:
     """The running server reports the plan's value, taken from conf.d or from its default."""
     (row,) = query(f"SELECT current_setting('{name}') AS value, pending_restart FROM pg_settings WHERE name = '{name}'")
     assert row == {"value": value, "pending_restart": False}
+
+
+def test_the_new_cluster_keeps_checksums(query: Query) -> None:
+    """A page that the disk has changed is noticed when it is read."""
+    assert query("SHOW data_checksums") == [{"data_checksums": "on"}]
 
 
 @pytest.mark.promise("settings-in-conf-d")
@@ -128,7 +136,25 @@ def test_a_service_reaches_its_own_schemas_only(query: Query, services: list[dic
             " AND has_schema_privilege('{0}', schemaname, 'USAGE') GROUP BY schemaname".format(service["database_role"])
         )
         assert {row["schemaname"] for row in rows} == set(service["schemas"]), service["name"]
-        assert all(row["may"] for row in rows), service["name"]
+        narrowed = {name.partition(".")[0] for name in service.get("rights", {})}
+        assert all(row["may"] != (row["schemaname"] in narrowed) for row in rows), service["name"]
+    (row,) = query(
+        "SELECT has_column_privilege('swarm_platform', 'registry.secrets', 'encrypted_value', 'SELECT') AS reads,"
+        " has_column_privilege('swarm_tickets', 'auth.users', 'role_id', 'UPDATE') AS makes_admins"
+    )
+    assert row == {"reads": False, "makes_admins": False}
+
+
+@pytest.mark.promise("roles-with-least-rights")
+def test_a_service_has_limits_of_time_and_makes_no_large_object(query: Query, services: list[dict[str, Any]]) -> None:
+    """Each service's role has its own limits, and none of it or PUBLIC may call what makes a large object."""
+    for role in {service["database_role"] for service in services}:
+        (row,) = query(f"SELECT setconfig FROM pg_db_role_setting WHERE setrole = '{role}'::regrole")
+        limits = ["statement_timeout=60s", "lock_timeout=10s", "idle_in_transaction_session_timeout=60s"]
+        assert sorted(row["setconfig"]) == sorted(limits)
+        for function in ("lo_create(oid)", "lo_creat(integer)", "lo_from_bytea(oid, bytea)"):
+            (row,) = query(f"SELECT has_function_privilege('{role}', 'pg_catalog.{function}', 'EXECUTE') AS may")
+            assert row["may"] is False, (role, function)
 
 
 # Lets the server refuse rows and statements.

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..migration.core.errors import MigrationError, Problem
-from ..migration.core.estate import parse_group
+from ..migration.core.estate import Service, meant, parse_group, rights_by_role
+from .sql_tables import read_tables
 
 # How much alike two names must be so that one counts as a misspelling of the other: 0 to 1, see difflib.
 _ALIKE = 0.85
@@ -47,11 +49,50 @@ def find_estate_mistakes(groups: Any) -> list[Problem]:
     names = [group.get("name") for group in groups if isinstance(group, Mapping)]
     for name in sorted({str(name) for name in names if name and names.count(name) > 1}):
         problems.append(Problem("estate_cutover_groups", f"two groups have the name '{name}'", "Name each once"))
+    services: list[Service] = []
     for group in groups:
         try:
-            parse_group(group)
+            services.extend(parse_group(group).services)
         except MigrationError as error:
             problems.extend(error.problems)
+    try:
+        rights_by_role(services)
+    except MigrationError as error:
+        problems.extend(error.problems)
+    return problems
+
+
+def find_rights_on_nothing(groups: Any, files: Iterable[str]) -> list[Problem]:
+    """Return the rights of services on tables and columns that neither the SQL files nor the estate names.
+
+    :param groups: ``estate_cutover_groups``; a group that is not valid is left out.
+    :param files: the texts of the SQL files, in their order.
+    """
+    tables = read_tables(files)
+    valid = []
+    for group in groups if isinstance(groups, list) else ():
+        with suppress(MigrationError):
+            valid.append(parse_group(group))
+    if tables is None:
+        return []
+    for group in valid:
+        for mapping in group.tables:
+            tables.setdefault(mapping.target, None)
+    fix = "Correct 'rights' of the service, or add it to files/sql"
+    problems = []
+    for service in (service for group in valid for service in group.services):
+        where = f"estate_cutover_groups: service {service.name}"
+        for name in service.rights:
+            schema, table, column = (*name.split("."), "", "")[:3]
+            columns = tables.get(f"{schema}.{table}")
+            unmade = ""
+            if table and f"{schema}.{table}" not in tables:
+                unmade, near = "table", meant(f"{schema}.{table}", tables)
+            elif column and columns is not None and column not in columns:
+                unmade, near = "column", meant(column, columns)
+            if unmade:
+                what = f"'rights: {name}' names a {unmade} that no SQL file makes"
+                problems.append(Problem(where, what, near + fix))
     return problems
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from ..core.commands import playbook
 from ..core.connection import connected, explained, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.ledger import require
@@ -28,7 +29,7 @@ def check(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
     """
     now = now or datetime.now(UTC)
     newest = backup_store.newest_verified(backup_store.read_all(settings.directory))
-    where, fix = str(settings.directory), "Run playbooks/backup.yml, and look at journalctl -u 'postgres-backup*'"
+    where, fix = str(settings.directory), f"Run {playbook('backup')}, and look at journalctl -u 'postgres-backup*'"
     if newest is None:
         raise MigrationError(
             "There is no verified backup.", [Problem(where, "no backup was ever proven to restore", fix)]
@@ -40,7 +41,7 @@ def check(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
     if age > limit:
         problems.append(Problem(where, f"{what} is {age:.1f} hours old, more than {limit:g}", fix))
     if age < -_CLOCK_TOLERANCE_HOURS:
-        clock = "Correct the clock of this host or of the server, then run playbooks/backup.yml"
+        clock = f"Correct the clock of this host or of the server, then run {playbook('backup')}"
         problems.append(Problem(where, f"{what} was taken {-age:.1f} hours in the future", clock))
     files = backup_store.incomplete_files(settings.directory, newest)
     problems += [Problem(path, wrong, fix) for path, wrong in files]

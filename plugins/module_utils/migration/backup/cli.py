@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import connected, explained
 from ..core.errors import MigrationError, Problem
 from . import check as backup_check
@@ -148,7 +149,7 @@ def _to_drill(settings: Settings, name: str | None) -> dict[str, Any]:
         return backup_store.read_one(settings.directory, name)
     manifests = backup_store.read_all(settings.directory)
     if not manifests:
-        fix = "Run playbooks/backup.yml, or start postgres-backup.service"
+        fix = f"Run {playbook('backup')}, or start postgres-backup.service"
         raise MigrationError("There is no backup yet.", [Problem(str(settings.directory), "holds none", fix)])
     return manifests[-1]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.ledger import LOCK_CLASS
@@ -153,7 +154,12 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
                               CASE WHEN current_setting('server_version_num')::int < 160000
                                    THEN 'MEMBER' ELSE 'SET' END),
                quote_ident(%(owner)s),
-               pg_has_role('pg_signal_backend', 'USAGE'),
+               pg_has_role('pg_signal_backend', 'USAGE')
+               -- A member of a role may end its sessions too.
+               OR NOT EXISTS (SELECT FROM pg_roles s JOIN pg_database d ON d.datname = %(swapped)s
+                               WHERE s.rolcanlogin AND NOT s.rolsuper
+                                 AND has_database_privilege(s.oid, d.oid, 'CONNECT')
+                                 AND NOT pg_has_role(s.oid, 'USAGE')),
                array(SELECT name FROM unnest(%(roles)s::text[]) AS name WHERE to_regrole(quote_ident(name)) IS NULL
                       ORDER BY 1),
                array(SELECT DISTINCT s.rolname::text FROM pg_stat_activity a JOIN pg_roles s ON s.oid = a.usesysid
@@ -177,7 +183,7 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
         Problem(
             f"role {role}",
             "does not exist on this server, and something in the backup is its",
-            f"Run playbooks/1_infrastructure.yml, or make it as roles.sql of {manifest['name']} does",
+            f"Run {playbook('1_infrastructure')}, or make it as roles.sql of {manifest['name']} does",
         )
         for role in unknown
     ]

@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.connection import Login, make_dsn
+from ..core.commands import playbook
+from ..core.connection import Login, connected, first_row, make_dsn
 from ..core.errors import MigrationError, Problem
 from . import preflight
 from .settings import Settings
 
 _LOCK_WAIT_MILLISECONDS = 60_000
 _LAST_LINES = 3
+# How the lines begin in which a server says what it was at work on: the row that it refuses, and the COPY around it.
+_DETAILS = ("DETAIL:", "CONTEXT:", "STATEMENT:", "Command was:")
 _WATCH_SECONDS = 0.2
 
 
@@ -30,7 +33,7 @@ def require_client(settings: Settings, major: int) -> str:
     :raises MigrationError: if they are missing or not of the server's major version.
     """
     program = settings.programs_for(major) / "pg_dump"
-    fix = f"Install postgresql-client-{major}: playbooks/1_infrastructure.yml does"
+    fix = f"Install postgresql-client-{major}: {playbook('1_infrastructure')} does"
     try:
         output = subprocess.run(
             [str(program), "--version"], env=_environment(None), text=True, capture_output=True, check=True
@@ -46,6 +49,21 @@ def require_client(settings: Settings, major: int) -> str:
             [Problem(str(program), f"its version is {found}, the server's {major}", fix)],
         )
     return found
+
+
+# A row that is refused, and the COPY around it, hold values of secret columns. The program itself says what is wrong.
+_NO_ROW_IN_THE_LOG = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "log_min_messages=fatal",
+        "log_error_verbosity=terse",
+        "log_min_error_statement=panic",
+        "log_statement=none",
+        "log_min_duration_statement=-1",
+        "log_min_duration_sample=-1",
+        "log_transaction_sample_rate=0",
+    )
+)
 
 
 def _environment(login: Login | None) -> dict[str, str]:
@@ -72,10 +90,16 @@ def _environment(login: Login | None) -> dict[str, str]:
 
 @contextmanager
 def running(
-    settings: Settings, major: int, program: str, arguments: Sequence[str], disk: Path | None = None
+    settings: Settings,
+    major: int,
+    program: str,
+    arguments: Sequence[str],
+    disk: Path | None = None,
+    session_options: str = "",
 ) -> Iterator[None]:
     """Run one of PostgreSQL's programs while the block does its own work; wait for it at the end.
 
+    :param session_options: settings of its sessions, as libpq takes them in ``PGOPTIONS``.
     :param disk: where it writes, if that is known: the program is ended before it eats up the reserve there.
     :raises ProgramFailed: with its last words, if it fails. It is ended if the block fails.
     """
@@ -85,7 +109,7 @@ def running(
         command += ["--role", settings.login.session_role]
     with subprocess.Popen(
         command,
-        env=_environment(settings.login),
+        env=_environment(settings.login) | {"PGOPTIONS": session_options},
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -119,7 +143,7 @@ def running(
             f"{program} was ended before it filled the disk.", [Problem(str(disk), what, preflight.FREE_SPACE)]
         )
     if status != 0:
-        fix = "Look at the server's log, then run again"
+        fix = "Correct what it says, then run again"
         if any("No space left on device" in line for line in lines):
             fix = "Free space there, then run again"
         raise ProgramFailed(f"{program} failed.", [Problem(program, " / ".join(lines) or f"exit code {status}", fix)])
@@ -132,10 +156,14 @@ def run_program(settings: Settings, major: int, program: str, arguments: Sequenc
 
 
 def _keep_last(process: subprocess.Popen[str], lines: list[str]) -> None:
-    """Read a child's errors, and keep the last lines."""
+    """Read a child's errors, and keep the last lines without what may hold values of a row."""
+    holds_a_row = False
     for line in process.stderr or ():
-        lines.append(line.strip())
-        del lines[:-_LAST_LINES]
+        # The details of an error go on until the program itself speaks again.
+        holds_a_row = line.startswith(_DETAILS) or (holds_a_row and not line.startswith("pg_"))
+        if not holds_a_row:
+            lines.append(line.strip())
+            del lines[:-_LAST_LINES]
 
 
 def _watch_disk(
@@ -166,7 +194,15 @@ def dump_roles(settings: Settings, major: int, path: Path) -> None:
 
 
 def restore(settings: Settings, major: int, path: Path, database: str, disk: Path | None) -> None:
-    """Restore a dump into an empty database, which lies on this disk if it is known, to the first error."""
+    """Restore a dump into an empty database, which lies on this disk if it is known, to the first error.
+
+    No row of it is written into the server's log. A superuser says so for the session; the migrator's role has such
+    settings of its own where the server is ours.
+    """
     dsn = make_dsn(dbname=database)
-    with running(settings, major, "pg_restore", ["--exit-on-error", f"--dbname={dsn}", str(path)], disk):
+    with connected(settings.login, read_only=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('is_superuser')")
+        options = _NO_ROW_IN_THE_LOG if first_row(cursor) == ("on",) else ""
+    arguments = ["--exit-on-error", f"--dbname={dsn}", str(path)]
+    with running(settings, major, "pg_restore", arguments, disk, options):
         pass

@@ -9,6 +9,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
+from ..core.commands import playbook
 from ..core.connection import connected, explained, first_row
 from ..core.errors import MigrationError, Problem
 from . import content as backup_content
@@ -128,7 +129,7 @@ def _require_same_stores(connection: Connection, manifest: dict[str, Any]) -> No
     with connection.cursor() as cursor:
         present = backup_content.read_groups(cursor)
     fix = "Restore a backup taken since its last cutover or rollback"
-    way_back = ", or put the group back on SQLite first: playbooks/rollback.yml"
+    way_back = f", or put the group back on SQLite first: {playbook('rollback')}"
     _compare_stores(manifest, present, "now", {True: fix + way_back, False: fix})
 
 

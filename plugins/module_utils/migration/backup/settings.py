@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.commands import playbook
 from ..core.connection import LOGIN_ARGUMENTS, Login
 from ..core.errors import MigrationError, Problem
 
@@ -69,7 +70,7 @@ def read(path: Path) -> Settings:
 
     :raises MigrationError: if it cannot be read, or something in it is missing or senseless.
     """
-    fix = "Run playbooks/1_infrastructure.yml, which writes it, as root or as the user of the backups"
+    fix = f"Run {playbook('1_infrastructure')}, which writes it, as root or as the user of the backups"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..quarantine import place as quarantine_place
 from . import driver_package, soak
@@ -30,7 +31,7 @@ from .records import (
 )
 from .run import Estate
 
-_EXPLAIN = "ansible-playbook playbooks/6_cleanup.yml"
+_EXPLAIN = playbook("6_cleanup")
 
 
 def explain(estate: Estate, check_mode: bool = False) -> dict[str, Any]:
@@ -108,7 +109,11 @@ def _require_confirmed(estate: Estate, plan: Mapping[str, Any], confirm: str) ->
     estate.connection.rollback()
     if plan["unfinished"]:
         what = f"plan {plan['plan_id']} was confirmed before, and has to be finished first"
-        problems = [Problem("sqlite_cleanup_confirm", what, f"Use -e sqlite_cleanup_confirm={plan['plan_id']}")]
+        problems = [
+            Problem(
+                "sqlite_cleanup_confirm", what, f"Use {playbook('6_cleanup', sqlite_cleanup_confirm=plan['plan_id'])}"
+            )
+        ]
     elif shown is None:
         fix = f"Read the plan first, without a confirmation: {_EXPLAIN}"
         problems = [Problem("sqlite_cleanup_confirm", f"no plan {confirm[:40]!r} was ever shown", fix)]

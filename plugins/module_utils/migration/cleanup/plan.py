@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
 from ..core.clock import Clock
+from ..core.commands import playbook
 from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError, Problem
 from ..quarantine import archive, move_in
@@ -131,10 +132,13 @@ def _plan_source(entry: Entry, group: Group, present: Present) -> None:
         entry.unmet.append(f"the ledger cannot be read: {present.unreachable}")
     elif decide(record).interrupted is not Interrupted.NOTHING:
         entry.unmet.append(
-            f"a rollback of cutover group {group.name} was interrupted: run playbooks/rollback.yml again"
+            f"a rollback of cutover group {group.name} was interrupted: run "
+            f"{playbook('rollback', service_env_rollback_groups=group.name)} again"
         )
     elif not decide(record).may_archive:
-        entry.unmet.append(f"cutover group {group.name} is '{record.state}', not 'live'. {state.advice(record.state)}")
+        entry.unmet.append(
+            f"cutover group {group.name} is '{record.state}', not 'live'. {state.advice(record.state, group.name)}"
+        )
     else:
         check_soak(entry, record, present)
         check_frozen(entry, record.frozen_sha256)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core import ledger, state
 from ..core.clock import read_clock
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..core.group_detail import changes
 from ..host import safe_paths
@@ -33,7 +34,7 @@ from .run import Estate
 README_TEXT = """This directory stands where the SQLite file {path} was.
 Its data lives in PostgreSQL. A program that still wants to open the file fails, instead of creating an empty one.
 The archive of the file: {archive}
-The way back, as long as the file is in quarantine: playbooks/6_cleanup.yml -e sqlite_cleanup_restore_groups={name}
+The way back, as long as the file is in quarantine: {command}
 """
 
 
@@ -78,7 +79,8 @@ def _quarantine(estate: Estate, record: FileRecord) -> None:
         record = _archive(estate, record, group_record)
     directory = str(record.facts["archive"]["directory"])
     name = record.group if record.kind == SOURCE else "legacy"
-    readme = README_TEXT.format(path=record.path, archive=directory, name=name)
+    command = playbook("6_cleanup", sqlite_cleanup_restore_groups=name)
+    readme = README_TEXT.format(path=record.path, archive=directory, command=command)
     # A file system that is not mounted at present must not get another quarantine at the same path.
     with quarantine_place.existing(record.quarantine, record.quarantine_inode):
         move_in.move_in(record.moves, record.quarantine, readme)
@@ -102,7 +104,7 @@ def _require_untouched_group(estate: Estate, record: FileRecord) -> ledger.Group
     if found.state not in (state.LIVE, state.ARCHIVED):
         raise MigrationError(
             f"Cutover group {group.name} does not live on PostgreSQL.",
-            [Problem(record.path, f"its group is '{found.state}'", state.advice(found.state))],
+            [Problem(record.path, f"its group is '{found.state}'", state.advice(found.state, group.name))],
         )
     main = next(move for move in record.moves if move.kind == FILE)
     if main.sha256 != found.frozen_sha256:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..core.commands import playbook
 from .entry import ABSENT, DONE
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def lines(
         f"Cleanup plan {identifier}: an explanation only. Nothing was archived, moved or deleted.",
         f"{present} of {len(entries)} files are there; {waiting} of them must stay for now.",
     ]
+    command = playbook("6_cleanup", sqlite_cleanup_confirm=identifier)
     if unfinished:
-        text.append(f"A confirmed run was interrupted. Finish it: -e sqlite_cleanup_confirm={identifier}")
+        text.append(f"A confirmed run was interrupted. Finish it: {command}")
     elif ready:
-        text.append(f"To do what is ready ({ready}): -e sqlite_cleanup_confirm={identifier}")
+        text.append(f"To do what is ready ({ready}): {command}")
     for entry in entries:
         text += ["", *_entry_lines(entry)]
     for package in packages:

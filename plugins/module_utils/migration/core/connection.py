@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .commands import playbook
 from .errors import MigrationError, Problem
 
 # The one guard: on a bare host, before postgres_install has run, everything can be imported without psycopg2, and
@@ -107,7 +108,7 @@ def connect(login: Login) -> Connection:
                 Problem(
                     "this host",
                     "the Python library psycopg2 is not installed",
-                    "Run playbooks/1_infrastructure.yml first, which installs python3-psycopg2",
+                    f"Run {playbook('1_infrastructure')} first, which installs python3-psycopg2",
                 )
             ],
         )
@@ -144,7 +145,7 @@ def connect(login: Login) -> Connection:
                     Problem(
                         f"role {login.session_role}",
                         str(error).strip().splitlines()[0],
-                        "Run playbooks/1_infrastructure.yml, which creates the roles and their memberships",
+                        f"Run {playbook('1_infrastructure')}, which creates the roles and their memberships",
                     )
                 ],
             ) from None
@@ -175,18 +176,18 @@ def _translate(login: Login, text: str) -> MigrationError:
     if "password authentication failed" in lower or "no password supplied" in lower:
         fix = (
             f"Check the password of role {login.user} in postgres_role_passwords (Ansible Vault), "
-            "then run playbooks/1_infrastructure.yml"
+            f"then run {playbook('1_infrastructure')}"
         )
         return LoginRefused(summary, [Problem(f"role {login.user}", what, fix)])
     if "does not exist" in lower:
         return LoginRefused(
             summary,
-            [Problem(f"database {login.database}", what, "Run playbooks/1_infrastructure.yml, which creates it")],
+            [Problem(f"database {login.database}", what, f"Run {playbook('1_infrastructure')}, which creates it")],
         )
     if "no pg_hba.conf entry" in lower:
         return LoginRefused(
             summary,
-            [Problem("pg_hba.conf", what, "Run playbooks/1_infrastructure.yml, which writes the rule for this host")],
+            [Problem("pg_hba.conf", what, f"Run {playbook('1_infrastructure')}, which writes the rule for this host")],
         )
     if "too many clients" in lower or "remaining connection slots" in lower:
         return MigrationError(
@@ -229,6 +230,19 @@ def as_server_error(error: BaseException) -> psycopg2.Error:
     raise error
 
 
+CONNECTION_LOST = "Look at the server's log for why it ended the connection, then run again"
+
+
+def next_step(error: psycopg2.Error) -> str:
+    """Return what to do about an error that nothing nearer has explained.
+
+    The server logs why it ends a session, but nothing of our statements: they hold values of secret columns.
+    """
+    if error.pgcode is None or error.pgcode.startswith(("08", "57P")):
+        return CONNECTION_LOST
+    return "Correct what the server says here (its log holds nothing of our statements), then run again"
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """Turn an error of PostgreSQL that nothing nearer has explained into one that a person can act on.
@@ -241,13 +255,13 @@ def explained(doing: str) -> Iterator[None]:
         error = as_server_error(raised)
         code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
         what = error.diag.message_primary or str(error).strip().partition("\n")[0] or "the connection was lost"
-        fix = "Look at the server's log, then run again"
+        fix = next_step(error)
         if isinstance(error, psycopg2.errors.LockNotAvailable):
             fix = "Another session has a table locked: wait until it has ended (pg_stat_activity), then run again"
         elif isinstance(error, psycopg2.errors.InsufficientPrivilege):
             fix = (
                 "Log in as in postgres_migrator_login, whose session_role owns the database and the schema migration; "
-                "playbooks/1_infrastructure.yml sets these rights"
+                f"{playbook('1_infrastructure')} sets these rights"
             )
         raise MigrationError(
             f"PostgreSQL refused while {doing}.", [Problem("target database", f"{what}{code}", fix)]

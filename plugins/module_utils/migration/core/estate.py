@@ -6,7 +6,7 @@ everywhere, all mistakes at once, before anything is touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePosixPath
@@ -53,6 +53,16 @@ POLICIES: dict[str, tuple[str, ...]] = {
     # A source column with data and without a column in the target: keep it in the ledger.
     "without_target": (REFUSE, "keep"),
 }
+
+
+# What a role may do with a table or column. "write" includes "read".
+RIGHTS = ("write", "read", "none")
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """Return the question whether the nearest of the known names was meant, empty if none is near."""
+    alike = get_close_matches(name, list(known), n=1)
+    return f"Did you mean '{alike[0]}'? " if alike else ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,7 @@ class Service:
     :param env_file: its dotenv file, relative to ``directory`` or absolute.
     :param database_role: the PostgreSQL role it logs in as.
     :param schemas: the schemas whose tables it may read and write.
+    :param rights: ``schema``, ``schema.table`` or ``schema.table.column`` → one of :data:`RIGHTS`, where that differs.
     :param health_url: an address that answers 200 when the service works.
     :param query_url: an address that answers 200 and asks the database for it, where ``health_url`` does not; empty if
         it does.
@@ -150,6 +161,7 @@ class Service:
     ecosystem_file: str = "ecosystem.config.js"
     env_file: str = ".env"
     pool_size: int = 5
+    rights: Mapping[str, str] = field(default_factory=dict)
     query_url: str = ""
     shared_library: bool | None = None
     pm2_home: str = ""
@@ -201,9 +213,7 @@ class _Reader:
         self.data = data
         for key in data:
             if key not in known:
-                alike = get_close_matches(str(key), known, n=1)
-                meant = f"Did you mean '{alike[0]}'? " if alike else ""
-                self.complain(f"has an unknown key '{key}'", f"{meant}Known keys: {', '.join(known)}")
+                self.complain(f"has an unknown key '{key}'", f"{meant(str(key), known)}Known keys: {', '.join(known)}")
 
     def complain(self, what: str, fix: str) -> None:
         """Note one problem of this mapping."""
@@ -410,6 +420,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "env_file",
         "database_role",
         "schemas",
+        "rights",
         "health_url",
         "query_url",
         "pool_size",
@@ -427,6 +438,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         directory=reader.text("directory", check=_is_absolute),
         database_role=reader.text("database_role"),
         schemas=schemas,
+        rights=_parse_rights(reader, schemas),
         health_url=reader.text("health_url", check=_is_address),
         query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
@@ -436,3 +448,39 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         pm2_path=reader.text("pm2_path", check=_are_absolute) if "pm2_path" in reader.data else "",
         shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
     )
+
+
+def _parse_rights(reader: _Reader, schemas: Collection[str]) -> dict[str, str]:
+    """Return the rights of one service that differ from reading and writing all tables of its schemas."""
+    rights = {}
+    for name, word in reader.mapping("rights").items():
+        parts = str(name).split(".")
+        if not all(parts) or len(parts) > 3:
+            reader.complain(f"'rights: {name}' names no table", "Write schema, schema.table or schema.table.column")
+        elif parts[0] not in schemas:
+            fix = f"{meant(parts[0], schemas)}It may use: {', '.join(schemas)}"
+            reader.complain(f"'rights: {name}' is in a schema that is not among its 'schemas'", fix)
+        if word not in RIGHTS:
+            fix = f"{meant(str(word), RIGHTS)}Choose one of {', '.join(RIGHTS)}"
+            reader.complain(f"'rights: {name}' is {word!r}", fix)
+        rights[str(name)] = str(word)
+    return rights
+
+
+def rights_by_role(services: Iterable[Service]) -> dict[str, dict[str, str]]:
+    """Return role → rights of the services that log in as it.
+
+    :raises MigrationError: if two of them say something different of the same table.
+    """
+    result: dict[str, dict[str, str]] = {}
+    problems = []
+    for service in services:
+        rights = result.setdefault(service.database_role, {})
+        for name, word in service.rights.items():
+            if rights.setdefault(name, word) != word:
+                what = f"its role {service.database_role} has two rights on {name}: {rights[name]} and {word}"
+                fix = "Say the same for both services, or give each a role of its own"
+                problems.append(Problem(f"estate_cutover_groups: service {service.name}", what, fix))
+    if problems:
+        raise MigrationError("The inventory's description of the estate is not valid.", problems)
+    return result

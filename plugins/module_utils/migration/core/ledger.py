@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import state
+from .commands import playbook
 from .connection import Json, first_row, psycopg2
 from .errors import MigrationError, Problem
 from .group_detail import GroupDetail
@@ -179,7 +180,7 @@ def require(connection: Connection) -> None:
                 Problem(
                     "schema migration",
                     "it does not exist yet",
-                    "Run playbooks/1_infrastructure.yml: schema_apply creates it",
+                    f"Run {playbook('1_infrastructure')}: schema_apply creates it",
                 )
             ],
         )

@@ -6,6 +6,7 @@ The state is kept in ``migration.cutover_group``; see :mod:`.core.ledger`.
 
 from __future__ import annotations
 
+from .commands import playbook
 from .errors import MigrationError, Problem
 
 PENDING = "pending"
@@ -34,21 +35,20 @@ _STEPS: dict[str, tuple[tuple[str, ...], str]] = {
     "remove": ((ARCHIVED,), REMOVED),
 }
 
-_NEXT_STEP = {
-    PENDING: "Rehearse it first: ansible-playbook playbooks/3_data_migration.yml",
-    REHEARSED: "Cut it over: ansible-playbook playbooks/4_service_cutover.yml",
-    FROZEN: "Run playbooks/4_service_cutover.yml again: it finishes or undoes what was interrupted",
-    LIVE: "Its data lives in PostgreSQL; to go back use playbooks/rollback.yml",
-    ARCHIVED: "Its SQLite file is in quarantine; bring it back first: ansible-playbook playbooks/6_cleanup.yml "
-    "-e sqlite_cleanup_restore_groups=<group>",
-    REMOVED: "Its SQLite file is gone; restore it from the archive by hand if it is needed",
-    ROLLED_BACK: "Rehearse it again: ansible-playbook playbooks/3_data_migration.yml",
-}
 
-
-def advice(state: str) -> str:
-    """Return what an operator does next with a group in this state."""
-    return _NEXT_STEP[state]
+def advice(state: str, group: str) -> str:
+    """Return what an operator does next with a cutover group in this state."""
+    return {
+        PENDING: f"Rehearse it first: {playbook('3_data_migration')}",
+        REHEARSED: f"Cut it over: {playbook('4_service_cutover')}",
+        FROZEN: f"Run {playbook('4_service_cutover')} again: it finishes or undoes what was interrupted",
+        LIVE: "Its data lives in PostgreSQL; to go back use: "
+        f"{playbook('rollback', service_env_rollback_groups=group)}",
+        ARCHIVED: "Its SQLite file is in quarantine; bring it back first: "
+        f"{playbook('6_cleanup', sqlite_cleanup_restore_groups=group)}",
+        REMOVED: "Its SQLite file is gone; restore it from the archive by hand if it is needed",
+        ROLLED_BACK: f"Rehearse it again: {playbook('3_data_migration')}",
+    }[state]
 
 
 def is_on_postgresql(state: str) -> bool:
@@ -74,7 +74,7 @@ def next_state(group: str, state: str, step: str) -> str:
                 Problem(
                     f"cutover group {group}",
                     f"its state is '{state}', and this step needs {' or '.join(allowed)}",
-                    _NEXT_STEP[state],
+                    advice(state, group),
                 )
             ],
         )

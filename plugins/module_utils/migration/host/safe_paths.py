@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from . import write_protection
 
@@ -39,7 +40,7 @@ def changed(path: str | Path, what: str) -> Changed:
     """Return the error for a path at which something else stands than the plan names."""
     return Changed(
         f"{path} is not what the plan names.",
-        [Problem(str(path), what, "Find out who changed it; then make a new plan: playbooks/6_cleanup.yml")],
+        [Problem(str(path), what, f"Find out who changed it; then make a new plan: {playbook('6_cleanup')}")],
     )
 
 

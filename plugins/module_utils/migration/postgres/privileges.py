@@ -1,17 +1,19 @@
-"""What each service's role may do: its own schemas' tables and sequences, and nothing else.
+"""What each service's role may do: its own schemas' tables and sequences, less what its rights say, and nothing else.
 
 Desired state: what is missing is granted, what is too much is taken away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
-from .write_lock import rights_taken
+from ..core.estate import meant
+from .write_lock import WRITING, rights_taken
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -20,6 +22,26 @@ if TYPE_CHECKING:
 
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 SEQUENCE_PRIVILEGES = ("USAGE", "SELECT")
+# For each word of the estate what it allows on a whole table, and on the sequence that fills its key.
+_ON_TABLES = {"write": TABLE_PRIVILEGES, "read": ("SELECT",), "none": ()}
+_ON_SEQUENCES = {"write": SEQUENCE_PRIVILEGES, "read": ("SELECT",), "none": ()}
+
+_TABLES = """
+SELECT n.nspname, c.relname, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_get_userbyid(c.relowner) = current_user
+GROUP BY n.nspname, c.relname
+"""
+# With the table whose column a sequence belongs to, if there is one.
+_SEQUENCES = """
+SELECT n.nspname, c.relname, t.relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
+  AND d.refclassid = 'pg_class'::regclass
+LEFT JOIN pg_class t ON t.oid = d.refobjid AND t.relnamespace = c.relnamespace
+WHERE c.relkind = 'S' AND pg_get_userbyid(c.relowner) = current_user
+"""
 
 # The schemas that are ours to give: public belongs to whoever owns the database.
 _OWNED = "(pg_get_userbyid(n.nspowner) = current_user OR n.nspname = 'public' AND pg_has_role(n.nspowner, 'USAGE'))"
@@ -30,6 +52,7 @@ class Privilege(NamedTuple):
 
     :param kind: ``SCHEMA``, ``TABLE``, ``SEQUENCE``, or for objects still to come ``TABLES`` and ``SEQUENCES``.
     :param name: name of the object without its schema; empty for a schema and for objects to come.
+    :param column: the one column of a table that it is for; empty if it is for the whole table.
     """
 
     role: str
@@ -37,23 +60,31 @@ class Privilege(NamedTuple):
     schema: str
     name: str
     privilege: str
+    column: str = ""
 
     def __str__(self) -> str:
         """Return the privilege as a person reads it."""
         what = {"SCHEMA": f"schema {self.schema}", "TABLES": f"new tables in {self.schema}"}
         what["SEQUENCES"] = f"new sequences in {self.schema}"
-        return f"{self.role}: {self.privilege} on {what.get(self.kind, f'{self.schema}.{self.name}')}"
+        name = f"column {self.schema}.{self.name}.{self.column}" if self.column else f"{self.schema}.{self.name}"
+        return f"{self.role}: {self.privilege} on {what.get(self.kind, name)}"
 
 
 def synchronise(
-    connection: Connection, schemas_by_role: Mapping[str, Iterable[str]], check_mode: bool
+    connection: Connection,
+    schemas_by_role: Mapping[str, Iterable[str]],
+    check_mode: bool,
+    rights_by_role: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Give each role exactly the privileges on its schemas. Acts as the owner of the schemas.
 
     :param schemas_by_role: role → names of the schemas whose tables it reads and writes.
+    :param rights_by_role: role → ``schema``, ``schema.table`` or ``schema.table.column`` → ``write``, ``read`` or
+        ``none``: what holds for these instead.
     :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege).
-    :raises MigrationError: naming the roles and schemas that do not exist.
+    :raises MigrationError: naming the roles, schemas, tables and columns that do not exist.
     """
+    rights_by_role = rights_by_role or {}
     with (
         explained("setting the services' privileges"),
         ledger.locked(connection, "schema"),
@@ -63,23 +94,26 @@ def synchronise(
         # An owner has every right already: what is revoked from it here, it would lose.
         owner = first_row(cursor)[0]
         schemas_by_role = {role: names for role, names in schemas_by_role.items() if role != owner}
-        _require(cursor, schemas_by_role)
+        tables = _read_tables(cursor)
+        _require(cursor, schemas_by_role, rights_by_role, tables)
         # Where SQLite is the store again, nobody writes until the next cutover opens the tables.
-        shut = {
-            Privilege(right["role"], "TABLE", right["schema"], right["table"], right["privilege"])
-            for right in rights_taken(connection)
+        shut = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
+        wanted = {
+            privilege
+            for privilege in _wanted(cursor, schemas_by_role, rights_by_role, tables)
+            if privilege.privilege not in WRITING or (privilege.role, privilege.schema, privilege.name) not in shut
         }
-        wanted = set(_wanted(cursor, schemas_by_role)) - shut
         present = set(_present(cursor, list(schemas_by_role)))
         missing = sorted(wanted - present)
         # Every role may use public: postgres_install lets it, as the extensions are there.
         surplus = sorted(
-            privilege for privilege in present - wanted if privilege[1:] != ("SCHEMA", "public", "", "USAGE")
+            privilege for privilege in present - wanted if privilege[1:] != ("SCHEMA", "public", "", "USAGE", "")
         )
         if not check_mode:
             for privilege in surplus:
                 cursor.execute(_statement("REVOKE", privilege))
-            for privilege in missing:
+            # With a right on a table the server takes the same right on its columns too.
+            for privilege in sorted(wanted - set(_present(cursor, list(schemas_by_role)))):
                 cursor.execute(_statement("GRANT", privilege))
         connection.commit()
     return {
@@ -89,15 +123,26 @@ def synchronise(
     }
 
 
-def _require(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> None:
-    """Raise if a role or a schema does not exist."""
+def _read_tables(cursor: Cursor) -> dict[tuple[str, str], list[str]]:
+    """Return (schema, table) → columns of all that the current role owns, views among them."""
+    cursor.execute(_TABLES)
+    return {(schema, table): list(columns or ()) for schema, table, columns in cursor.fetchall()}
+
+
+def _require(
+    cursor: Cursor,
+    schemas_by_role: Mapping[str, Iterable[str]],
+    rights_by_role: Mapping[str, Mapping[str, str]],
+    tables: Mapping[tuple[str, str], Collection[str]],
+) -> None:
+    """Raise if a role, schema, table or column does not exist."""
     cursor.execute("SELECT rolname FROM pg_roles")
     roles = {row[0] for row in cursor.fetchall()}
     cursor.execute(f"SELECT nspname FROM pg_namespace n WHERE {_OWNED}")  # noqa: S608 (a constant)
     schemas = {row[0] for row in cursor.fetchall()}
     problems = [
         Problem(
-            f"role {role}", "it does not exist in PostgreSQL", "Run playbooks/1_infrastructure.yml, which creates it"
+            f"role {role}", "it does not exist in PostgreSQL", f"Run {playbook('1_infrastructure')}, which creates it"
         )
         for role in schemas_by_role
         if role not in roles
@@ -112,48 +157,95 @@ def _require(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> No
             for name in names
             if name not in schemas
         )
+    for role, rights in rights_by_role.items():
+        for name in rights if role in schemas_by_role else ():
+            schema, table, column = (*name.split("."), "", "")[:3]
+            known: Collection[str] = tables.get((schema, table), ())
+            fix = "Correct 'rights' of the service, or add it to files/sql"
+            if schema in schemas and table and (schema, table) not in tables:
+                near = meant(table, [other for owner, other in tables if owner == schema])
+                problems.append(Problem(f"right of role {role} on {name}", "there is no such table", near + fix))
+            elif column and known and column not in known:
+                fix = meant(column, known) + fix
+                problems.append(Problem(f"right of role {role} on {name}", "the table has no such column", fix))
     if problems:
         raise MigrationError("The services' privileges cannot be set.", problems)
 
 
-def _wanted(cursor: Cursor, schemas_by_role: Mapping[str, Iterable[str]]) -> Iterable[Privilege]:
+def _wanted(
+    cursor: Cursor,
+    schemas_by_role: Mapping[str, Iterable[str]],
+    rights_by_role: Mapping[str, Mapping[str, str]],
+    tables: Mapping[tuple[str, str], Collection[str]],
+) -> Iterator[Privilege]:
     """Yield every privilege that the roles should have."""
-    cursor.execute(
-        "SELECT n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND pg_get_userbyid(c.relowner) = current_user"
-    )
-    relations = cursor.fetchall()
+    cursor.execute(_SEQUENCES)
+    sequences = cursor.fetchall()
     for role, schemas in schemas_by_role.items():
+        rights = rights_by_role.get(role, {})
         for schema in schemas:
+            default = rights.get(schema, "write")
             yield Privilege(role, "SCHEMA", schema, "", "USAGE")
-            for privilege in TABLE_PRIVILEGES:
+            for privilege in _ON_TABLES[default]:
                 yield Privilege(role, "TABLES", schema, "", privilege)
-            for privilege in SEQUENCE_PRIVILEGES:
+            for privilege in _ON_SEQUENCES[default]:
                 yield Privilege(role, "SEQUENCES", schema, "", privilege)
-            for relation_schema, name, relation_kind in relations:
-                if relation_schema != schema:
-                    continue
-                sequence = relation_kind == "S"
-                for privilege in SEQUENCE_PRIVILEGES if sequence else TABLE_PRIVILEGES:
-                    yield Privilege(role, "SEQUENCE" if sequence else "TABLE", schema, name, privilege)
+            for (table_schema, table), columns in tables.items():
+                if table_schema == schema:
+                    yield from _wanted_on_table(role, schema, table, columns, rights)
+            for sequence_schema, sequence, table in sequences:
+                if sequence_schema == schema:
+                    for privilege in _ON_SEQUENCES[rights.get(f"{schema}.{table}", default)]:
+                        yield Privilege(role, "SEQUENCE", schema, sequence, privilege)
+
+
+def _wanted_on_table(
+    role: str, schema: str, table: str, columns: Collection[str], rights: Mapping[str, str]
+) -> Iterator[Privilege]:
+    """Yield what a role should have on one table: on all of it where its columns do not differ, else on columns.
+
+    Rows come and go only where the whole table may be written to. A column that may be written to in a table that may
+    only be read can be changed in the rows that are there.
+    """
+    whole = rights.get(f"{schema}.{table}", rights.get(schema, "write"))
+    words = {column: rights.get(f"{schema}.{table}.{column}", whole) for column in columns}
+    may = {
+        "SELECT": [column for column, word in words.items() if word != "none"],
+        "UPDATE": [column for column, word in words.items() if word == "write"],
+    }
+    may["INSERT"] = may["UPDATE"] if whole == "write" else []
+    if whole == "write":
+        yield Privilege(role, "TABLE", schema, table, "DELETE")
+    for privilege, allowed in may.items():
+        if len(allowed) == len(words) and privilege in _ON_TABLES[whole]:
+            yield Privilege(role, "TABLE", schema, table, privilege)
+        else:
+            for column in allowed:
+                yield Privilege(role, "TABLE", schema, table, privilege, column)
 
 
 def _present(cursor: Cursor, roles: list[str]) -> Iterable[Privilege]:
     """Yield every privilege that the roles have on what the current role owns."""
     cursor.execute(
         f"""
-        SELECT r.rolname, 'SCHEMA', n.nspname, '', a.privilege_type
+        SELECT r.rolname, 'SCHEMA', n.nspname, '', a.privilege_type, ''
         FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) a JOIN pg_roles r ON r.oid = a.grantee
         WHERE r.rolname = ANY (%(roles)s) AND {_OWNED}
         UNION ALL
         SELECT r.rolname, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname,
-               a.privilege_type
+               a.privilege_type, ''
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         CROSS JOIN aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee
         WHERE r.rolname = ANY (%(roles)s) AND pg_get_userbyid(c.relowner) = current_user
         UNION ALL
+        SELECT r.rolname, 'TABLE', n.nspname, c.relname, a.privilege_type, t.attname
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute t ON t.attrelid = c.oid AND NOT t.attisdropped
+        CROSS JOIN aclexplode(t.attacl) a JOIN pg_roles r ON r.oid = a.grantee
+        WHERE r.rolname = ANY (%(roles)s) AND pg_get_userbyid(c.relowner) = current_user
+        UNION ALL
         SELECT r.rolname, CASE d.defaclobjtype WHEN 'S' THEN 'SEQUENCES' ELSE 'TABLES' END, n.nspname, '',
-               a.privilege_type
+               a.privilege_type, ''
         FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace
         CROSS JOIN aclexplode(d.defaclacl) a JOIN pg_roles r ON r.oid = a.grantee
         WHERE r.rolname = ANY (%(roles)s) AND pg_get_userbyid(d.defaclrole) = current_user
@@ -168,7 +260,8 @@ def _statement(verb: str, privilege: Privilege) -> Composable:
     """Return the GRANT or REVOKE for one privilege."""
     schema, role = sql.Identifier(privilege.schema), sql.Identifier(privilege.role)
     preposition = sql.SQL("TO" if verb == "GRANT" else "FROM")
-    what = sql.SQL(f"{verb} {privilege.privilege} ON ")
+    column = sql.SQL(" ({})").format(sql.Identifier(privilege.column)) if privilege.column else sql.SQL("")
+    what = sql.SQL(f"{verb} {privilege.privilege}{{}} ON ").format(column)
     if privilege.kind in ("TABLES", "SEQUENCES"):
         return sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} {}{} {} {}").format(
             schema, what, sql.SQL(privilege.kind), preposition, role

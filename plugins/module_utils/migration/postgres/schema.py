@@ -6,12 +6,13 @@ and the catalog as the file left it, so that an edited file and a table changed 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
-from ..core.connection import Json, explained, psycopg2
+from ..core.connection import Json, explained, next_step, psycopg2
 from ..core.errors import MigrationError, Problem
 from .schema_files import IN_TRANSACTION, SqlFile, Statement, split_statements
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
 
+# A statement that says who owns something or may use it.
+_GIVES_AWAY = re.compile(
+    r"(alter\b.*\bowner\s+to|grant|revoke|alter\s+default\s+privileges)\b", re.IGNORECASE | re.DOTALL
+)
 LOCK_ATTEMPTS = 5
 
 # One line for each object in the schemas that the current role owns, the ledger's left out; of
@@ -222,6 +227,10 @@ def _apply_file(connection: Connection, file: SqlFile, lock_timeout_seconds: flo
                     ),
                 )
             connection.commit()
+            # What a function or a block of the file has set for the session is not the next file's.
+            with connection.cursor() as cursor:
+                cursor.execute("RESET ALL")
+            connection.commit()
             return
         except MigrationError as error:
             if not connection.closed:
@@ -237,8 +246,10 @@ class _LockTimeout(MigrationError):
 
 def _execute(cursor: Cursor, file: SqlFile, statement: Statement) -> None:
     """Execute one statement; an error names file, line, SQLSTATE and PostgreSQL's own words."""
+    if not statement.executed:
+        return
     try:
-        cursor.execute(statement.text)
+        cursor.execute(statement.executed)
     except psycopg2.Error as error:
         line = statement.line
         if error.diag.statement_position:
@@ -251,7 +262,7 @@ def _execute(cursor: Cursor, file: SqlFile, statement: Statement) -> None:
             kind, fix = _LockTimeout, "End the session that holds the lock, then run again"
             what = f"no lock within the time allowed, tried {LOCK_ATTEMPTS} times"
         elif isinstance(error, psycopg2.OperationalError):
-            fix = "Look at the server's log, then run again: what is applied is in the ledger"
+            fix = f"{next_step(error)}: what is applied is in the ledger"
         elif isinstance(error, psycopg2.errors.ActiveSqlTransaction):
             fix = IN_TRANSACTION
         elif isinstance(
@@ -259,6 +270,11 @@ def _execute(cursor: Cursor, file: SqlFile, statement: Statement) -> None:
             (psycopg2.errors.DuplicateSchema, psycopg2.errors.DuplicateTable, psycopg2.errors.DuplicateObject),
         ):
             fix = "If it was made by hand, drop or rename it; else correct the file. Then run again"
+        elif _GIVES_AWAY.match(statement.code):
+            fix = (
+                "Leave it out, as pg_dump -s --no-owner --no-privileges does: all objects belong to the owner, and the "
+                "estate says who may use them. Then run again"
+            )
         elif isinstance(error, psycopg2.errors.InsufficientPrivilege):
             fix = (
                 "The files are applied as the owner of the tables, not as a superuser. Correct the file, then run again"

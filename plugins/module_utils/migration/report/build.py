@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import state
+from ..core.commands import playbook
 from ..validation import functional_checks
 from . import html
 from .page import render_html
@@ -47,7 +48,7 @@ def build(
         {
             "where": f"functional check '{check['name']}'",
             "what": check["reason"],
-            "fix": "Look at the service's log (pm2 logs), correct it, then run playbooks/5_validation.yml again",
+            "fix": f"Look at the service's log (pm2 logs), correct it, then run {playbook('5_validation')} again",
         }
         for check in checks
         if check["result"] == functional_checks.FAILED
@@ -163,18 +164,18 @@ def _next_steps(
     steps += [f"{', '.join(names)}: {advice}" for advice, names in by_advice.items()]
     live = [group for group in groups if group["state"] == state.LIVE]
     if live:
-        steps.append("See when the SQLite files may go: ansible-playbook playbooks/6_cleanup.yml")
+        steps.append(f"See when the SQLite files may go: {playbook('6_cleanup')}")
     written = [group["group"] for group in live if any(table["written_since"] for table in group["tables"])]
     unchanged = [group["group"] for group in live if group["group"] not in written and not group["findings"]]
     if unchanged:
         steps.append(
-            "To go back to SQLite, while nothing is written to PostgreSQL: ansible-playbook playbooks/rollback.yml "
-            f"-e service_env_rollback_groups={','.join(unchanged)}"
+            f"To go back to SQLite, while nothing is written to PostgreSQL: "
+            f"{playbook('rollback', service_env_rollback_groups=','.join(unchanged))}"
         )
     if written:
         steps.append(
             f"Written to in PostgreSQL since the cutover: {', '.join(written)}. These rows go back too: "
-            f"ansible-playbook playbooks/rollback.yml -e service_env_rollback_groups={','.join(written)} "
+            f"{playbook('rollback', service_env_rollback_groups=','.join(written))} "
             "(with --check it is only tried)"
         )
     return steps

@@ -341,6 +341,9 @@ def _render_database(database: Mapping[str, Any]) -> str:
     if database["privileges"]:
         roles = ", ".join(f"{role} ({', '.join(schemas)})" for role, schemas in database["privileges"]["roles"].items())
         notes.append(f"Roles with privileges on the tables of these schemas, and on no other: {roles}")
+        for role, rights in database["privileges"].get("rights", {}).items():
+            less = ", ".join(f"{name}: {word}" for name, word in rights.items())
+            notes.append(f"Where the rights of {role} differ from reading and writing all of these: {less}")
     if server and not database["drift"]:
         notes.append("The tables are as the applied SQL files left them")
     rows = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
@@ -122,7 +123,7 @@ def _try(connection: Connection, group: Group, frozen: Path, directory: Path, fi
                 f"cutover group {group.name}",
                 f"without them there is only its frozen file, which lacks {_rows(lost)} of PostgreSQL",
                 "To lose them, and only then, type this number: "
-                f"-e service_env_rollback_groups={group.name} -e service_env_rollback_lose_rows={lost}",
+                f"{playbook('rollback', service_env_rollback_groups=group.name, service_env_rollback_lose_rows=lost)}",
             )
         )
 

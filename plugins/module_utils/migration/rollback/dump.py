@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ..core.commands import playbook
 from ..core.connection import Login, connect, first_row, sql
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
@@ -97,7 +98,7 @@ def find_programs(connection: Connection) -> Programs:
             Problem(
                 "this host",
                 what,
-                f"Install postgresql-client-{wanted}: playbooks/1_infrastructure.yml does so",
+                f"Install postgresql-client-{wanted}: {playbook('1_infrastructure')} does so",
             )
         ],
     )

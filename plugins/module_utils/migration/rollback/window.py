@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
+from ..core.commands import playbook
 from ..core.connection import connect, connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.group_detail import Phase, changes
@@ -283,9 +284,10 @@ def finish(
                 client.mark_start()
             healths = to_sqlite(context, record.detail.file_before)
     except Exception as error:
+        again = playbook("rollback", service_env_rollback_groups=group.name)
         raise MigrationError(
             f"Cutover group {group.name} is rolled back, but its services are not all well on SQLite. "
-            "Correct this, then run playbooks/rollback.yml again: it starts them.",
+            f"Correct this, then run {again} again: it starts them.",
             problems_of(error, group),
         ) from None
     healthy_at = max((health.healthy_at for health in healths), default=time.monotonic())

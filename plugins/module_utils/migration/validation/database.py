@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
+from ..core.commands import playbook
 from ..core.connection import explained, first_row
 from ..core.errors import MigrationError, Problem
 from ..postgres import schema
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..core.estate import Group
 
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RUN_VALIDATION = f"then run {playbook('5_validation')} again"
 
 # Settings of the server that decide whether a crash can lose data, who may come in, and how much it may use.
 _SETTINGS = (
@@ -125,7 +126,7 @@ def _overruled(settings: Sequence[Mapping[str, Any]]) -> list[Problem]:
             f"the server uses {setting['found']}, from {setting['source']}, and the role postgres_config has set "
             f"{setting['wanted']}",
             "Remove the other value (ALTER SYSTEM RESET for postgresql.auto.conf), or change it in the inventory and "
-            f"run playbooks/1_infrastructure.yml, {_RUN_VALIDATION}",
+            f"run {playbook('1_infrastructure')}, {_RUN_VALIDATION}",
         )
         for setting in settings
     ]
@@ -139,7 +140,7 @@ def _read_drift(connection: Connection, findings: list[Problem]) -> list[str]:
         findings.extend(error.problems)
         return []
     fix = (
-        "Undo the change, or put it into a new file of files/sql and run playbooks/1_infrastructure.yml, "
+        f"Undo the change, or put it into a new file of files/sql and run {playbook('1_infrastructure')}, "
         f"{_RUN_VALIDATION}"
     )
     findings.extend(Problem("schema of the target", line, fix) for line in drift)

@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY
 from ..engine.convert.server_text import ServerForms
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..core.estate import Group
     from ..core.ledger import GroupRecord
 
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RUN_VALIDATION = f"then run {playbook('5_validation')} again"
 _RAISES_IT = f"puts it up again, {_RUN_VALIDATION}"
 _SHOWN_ROWS = 5
 
@@ -64,7 +65,7 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
         findings.append(Problem(str(path), what, fix))
     if record.detail.file_before and not fenced:
         what = "its fence is gone: an old program could write rows to it"
-        findings.append(Problem(str(path), what, f"Run playbooks/4_service_cutover.yml, which {_RAISES_IT}"))
+        findings.append(Problem(str(path), what, f"Run {playbook('4_service_cutover')}, which {_RAISES_IT}"))
     wal, journal = (Path(f"{path.resolve()}{suffix}") for suffix in ("-wal", "-journal"))
     written = [wal] if wal.exists() and wal.stat().st_size > 0 else []
     written += [journal] if has_pages(journal) else []

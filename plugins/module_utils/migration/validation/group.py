@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
+from ..core.commands import playbook
 from ..core.connection import explained
 from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError, Problem
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 # A table that somebody has locked must not hold the validation up for ever.
 _LOCK_TIMEOUT = "30s"
-_END_WAY_BACK = "Run playbooks/rollback.yml again; or, to stay on PostgreSQL, playbooks/4_service_cutover.yml"
-_TRY_AGAIN = "Correct this, then run playbooks/5_validation.yml again"
+_TRY_AGAIN = f"Correct this, then run {playbook('5_validation')} again"
 
 
 def validate(
@@ -66,7 +66,9 @@ def validate(
     result["rehearsal"] = dict(record.detail.rehearsal) or None
     if decide(record).interrupted is not Interrupted.NOTHING:
         where, what = f"cutover group {group.name}", "its way back to SQLite was interrupted"
-        findings.append(Problem(where, what, _END_WAY_BACK))
+        again = playbook("rollback", service_env_rollback_groups=group.name)
+        fix = f"Run {again} again; or, to stay on PostgreSQL, {playbook('4_service_cutover')}"
+        findings.append(Problem(where, what, fix))
     if record.state == state.PENDING:
         result["basis"] = "It has not been rehearsed yet, so there is nothing to compare."
     else:
@@ -146,7 +148,7 @@ def blank(group: Group, group_state: str) -> dict[str, Any]:
         "seconds": {},
         "cutover": None,
         "rehearsal": None,
-        "next_step": state.advice(group_state),
+        "next_step": state.advice(group_state, group.name),
     }
 
 
@@ -172,7 +174,9 @@ def _validate_rehearsed(
     if record.state == state.FROZEN:
         findings.append(
             Problem(
-                f"cutover group {group.name}", "its cutover was interrupted: it is frozen", state.advice(record.state)
+                f"cutover group {group.name}",
+                "its cutover was interrupted: it is frozen",
+                state.advice(record.state, group.name),
             )
         )
     run = ledger.read_latest_run(connection, group.name, "rehearsal", "final")
@@ -181,7 +185,7 @@ def _validate_rehearsed(
             Problem(
                 f"cutover group {group.name}",
                 f"its state is '{record.state}', but the ledger holds no run of it",
-                "Rehearse it again: ansible-playbook playbooks/3_data_migration.yml",
+                f"Rehearse it again: {playbook('3_data_migration')}",
             )
         )
         return
@@ -207,7 +211,7 @@ def _validate_rehearsed(
             continue
         where = f"{group.name}: {then['source']} → {then['target']}"
         if not then["equal"]:
-            findings.append(_unequal(where, then, "playbooks/3_data_migration.yml"))
+            findings.append(_unequal(where, then, playbook("3_data_migration")))
         elif table["target_hash"] != then["target_hash"]:
             findings.append(
                 Problem(
@@ -215,7 +219,7 @@ def _validate_rehearsed(
                     f"PostgreSQL does not hold what the {run['kind']} run left there "
                     f"({then['target_rows']:,} rows then, {table['target_rows']:,} now)"
                     f"{rows_that_differ(table)}",
-                    "Find out who wrote to it, then rehearse again: ansible-playbook playbooks/3_data_migration.yml",
+                    f"Find out who wrote to it, then rehearse again: {playbook('3_data_migration')}",
                 )
             )
         elif table["source_hash"] != then["source_hash"]:
@@ -227,7 +231,7 @@ def _validate_rehearsed(
             result["tables"].append({**then, "written_since": None, "rows_now": table["target_rows"]})
             continue
         result["tables"].append({**table, "written_since": None, "rows_now": table["target_rows"]})
-    findings.extend(_never_moved(group, run, "Rehearse it again: ansible-playbook playbooks/3_data_migration.yml"))
+    findings.extend(_never_moved(group, run, f"Rehearse it again: {playbook('3_data_migration')}"))
 
 
 # --- after a rollback ---------------------------------------------------------------------------
@@ -281,6 +285,7 @@ def _validate_live(
     unwritten_tables: Collection[str],
 ) -> None:
     """Check the proof of the cutover and what has become of both sides since."""
+    back = playbook("rollback", service_env_rollback_groups=group.name)
     result["basis"] = "PostgreSQL is its store; the proof is the final sync of the cutover, on the frozen file."
     result["cutover"] = _read_cutover(connection, group, record)
     at_rest = record.state == state.LIVE and check_frozen_file(group, record, result, findings)
@@ -290,7 +295,7 @@ def _validate_live(
             Problem(
                 f"cutover group {group.name}",
                 "the ledger holds no final sync of it, so nothing proves that its rows arrived",
-                "Go back with playbooks/rollback.yml, then cut it over again",
+                f"Go back with {back}, then cut it over again",
             )
         )
         return
@@ -313,7 +318,7 @@ def _validate_live(
     for table in _still_named(group, run, result["information"]):
         where = f"{group.name}: {table['source']} → {table['target']}"
         if not table["equal"] or table["source_hash"] != table["target_hash"]:
-            findings.append(_unequal(where, table, "playbooks/rollback.yml"))
+            findings.append(_unequal(where, table, back))
         present = now.get(table["target"])
         if present is None:
             findings.append(_gone(group, table["target"]))
@@ -322,7 +327,7 @@ def _validate_live(
         result["tables"].append(
             {**table, "written_since": present.written, "rows_now": present.rows, "written_rows": counted}
         )
-    findings.extend(_never_moved(group, run, "Go back with playbooks/rollback.yml, rehearse, and cut it over again"))
+    findings.extend(_never_moved(group, run, f"Go back with {back}, rehearse, and cut it over again"))
     unwanted = [name for name in unwritten_tables if name in now and now[name].written]
     if unwanted:
         findings.extend(find_unwanted_writes(connection, group, unwanted, work_directory, at_rest))
@@ -373,13 +378,13 @@ def _never_moved(group: Group, run: Mapping[str, Any], fix: str) -> list[Problem
     ]
 
 
-def _unequal(where: str, table: Mapping[str, Any], playbook: str) -> Problem:
+def _unequal(where: str, table: Mapping[str, Any], command: str) -> Problem:
     """Return the finding for a table whose two sides were not equal when it was loaded."""
     return Problem(
         where,
         f"the two sides differ: {table['source_rows']:,} rows in SQLite, {table['target_rows']:,} in PostgreSQL, "
         f"hashes {table['source_hash']} and {table['target_hash']}",
-        f"Do not go on; run {playbook} and look at its list of rows",
+        f"Do not go on; run {command} and look at its list of rows",
     )
 
 
@@ -388,5 +393,5 @@ def _gone(group: Group, target: str) -> Problem:
     return Problem(
         f"{group.name}: {target}",
         "the table is not in the database",
-        "Run playbooks/1_infrastructure.yml: schema_apply",
+        f"Run {playbook('1_infrastructure')}: schema_apply",
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
+from ..core.estate import rights_by_role
 from ..postgres import privileges
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..core.estate import Group
 
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RUN_VALIDATION = f"then run {playbook('5_validation')} again"
 _TOO_POWERFUL = ("rolsuper", "rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls")
 _PUBLIC = "every role"
 
@@ -62,9 +64,10 @@ def read_privileges(
         for service in group.services:
             wanted.setdefault(service.database_role, set()).update(service.schemas)
     by_role = {role: sorted(schemas) for role, schemas in sorted(wanted.items())}
-    fix = f"Run playbooks/1_infrastructure.yml: schema_apply sets them, {_RUN_VALIDATION}"
+    rights = rights_by_role(service for group in groups for service in group.services)
+    fix = f"Run {playbook('1_infrastructure')}: schema_apply sets them, {_RUN_VALIDATION}"
     try:
-        found = privileges.synchronise(connection, by_role, check_mode=True)
+        found = privileges.synchronise(connection, by_role, check_mode=True, rights_by_role=rights)
     except MigrationError as error:
         findings.extend(error.problems)
     else:
@@ -74,7 +77,7 @@ def read_privileges(
         findings.extend(_powers(cursor, by_role))
         findings.extend(_memberships(cursor, by_role))
         _look_at_grants(cursor, by_role, findings, information)
-    return {"roles": by_role}
+    return {"roles": by_role, "rights": {role: own for role, own in sorted(rights.items()) if own}}
 
 
 def _powers(cursor: Cursor, roles: Iterable[str]) -> list[Problem]:
@@ -129,8 +132,8 @@ def _look_at_grants(
             fix = f"REVOKE … FROM PUBLIC, {_RUN_VALIDATION}"
             findings.append(Problem(what, f"{_PUBLIC} has {rights} on it", fix))
         elif grantee in roles:
-            # The rights on schemas, tables and sequences are compared one by one in synchronise().
-            if kind in ("column", "database") and beyond:
+            # The rights on schemas, tables, columns and sequences are compared one by one in synchronise().
+            if kind == "database" and beyond:
                 rest = ", ".join(sorted(beyond))
                 findings.append(
                     Problem("privileges", f"too much: {grantee}: {rest} on {what}", f"REVOKE …, {_RUN_VALIDATION}")

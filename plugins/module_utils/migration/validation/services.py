@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core import state
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..host import open_files
 from ..host.service_health import ask, look_once
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..core.estate import Group
 
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RUN_VALIDATION = f"then run {playbook('5_validation')} again"
 
 
 def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -47,7 +48,7 @@ def find_strays(connection: Connection, group: Group, answers: list[dict[str, An
         Problem(
             f"service {name}",
             shortcoming,
-            f"Run playbooks/4_service_cutover.yml, which brings it to PostgreSQL again, {_RUN_VALIDATION}",
+            f"Run {playbook('4_service_cutover')}, which brings it to PostgreSQL again, {_RUN_VALIDATION}",
         )
         for name, shortcoming in look_once(connection, group).items()
         if shortcoming and name in well

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import first_row, sql
 from ..core.errors import Problem
 from ..core.sql import table_name
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..core.estate import Group, TableMapping
 
-_RUN_VALIDATION = "then run playbooks/5_validation.yml again"
+_RUN_VALIDATION = f"then run {playbook('5_validation')} again"
 
 
 def validate_structure(connection: Connection, group: Group, result: dict[str, Any], findings: list[Problem]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
+from ..core.commands import playbook
 from ..core.connection import Login, ServerUnreachable, connect
 from ..core.decide import Rollback, decide
 from ..core.errors import MigrationError, Problem
@@ -53,7 +54,7 @@ def revert(
     with uninterruptible(), ExitStack() as stack:
         usable = _usable_connection(context.connection, context.login, stack)
         if usable is None and may_have_written:
-            fix = "Bring the server back, then run playbooks/4_service_cutover.yml again: it finishes or undoes it"
+            fix = f"Bring the server back, then run {playbook('4_service_cutover')} again: it finishes or undoes it"
             what = "its services may have written rows that only the server knows, so they stay on PostgreSQL"
             return MigrationError(
                 f"Cutover group {group.name} failed in {step}, and the server does not answer.",
@@ -108,8 +109,8 @@ def revert(
                     Problem(
                         f"cutover group {group.name}",
                         "its services may be stopped",
-                        "Correct the problems above and run playbooks/4_service_cutover.yml again, or return to "
-                        f"SQLite with every row: {settings.rollback_command}",
+                        f"Correct the problems above and run {playbook('4_service_cutover')} again, or "
+                        f"return to SQLite with every row: {playbook('rollback', service_env_rollback_groups=group.name)}",
                     ),
                 ],
             )
@@ -215,7 +216,8 @@ def how_to_roll_back(context: WindowContext) -> Problem:
     return Problem(
         f"cutover group {context.group.name}",
         "it is on PostgreSQL, and its services are not proven well there",
-        f"Repair them there, or return to SQLite with every row: {context.settings.rollback_command}",
+        "Repair them there, or return to SQLite with every row: "
+        f"{playbook('rollback', service_env_rollback_groups=context.group.name)}",
     )
 
 

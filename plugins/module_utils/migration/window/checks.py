@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.commands import playbook
 from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
@@ -37,7 +38,6 @@ class Settings:
     :param work_directory: private directory for snapshots.
     :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
         with its rows, by whoever calls the cutover.
-    :param rollback_command: what a person types to roll the group back.
     """
 
     services_login: ServicesLogin
@@ -48,7 +48,6 @@ class Settings:
     estate_connections: Mapping[str, int] = field(default_factory=dict)
     work_directory: str | None = None
     roll_back_on_failure: bool = False
-    rollback_command: str = "ansible-playbook playbooks/rollback.yml"
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ def check_database(connection: Connection, group: Group, settings: Settings, fin
                 (schemas,),
             )
             for (schema,) in cursor.fetchall():
-                fix = "Run playbooks/1_infrastructure.yml: schema_apply grants it"
+                fix = f"Run {playbook('1_infrastructure')}: schema_apply grants it"
                 findings.violations.append(Problem(f"role {role}", f"it may not use schema {schema}", fix))
     _check_connections(connection, group, settings, findings)
 

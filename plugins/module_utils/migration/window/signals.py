@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ..core.connection import psycopg2
+from ..core.connection import next_step, psycopg2
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 
@@ -42,7 +42,7 @@ def server_errors(group: Group) -> Iterator[None]:
                 Problem(
                     "PostgreSQL",
                     (str(error).strip().splitlines() or ["the connection was lost"])[0],
-                    "Look at the server's log, then run again: what was interrupted is finished",
+                    f"{next_step(error)}: what was interrupted is finished",
                 )
             ],
         ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...core.commands import playbook
 from ...core.connection import sql
 from ...core.errors import Problem
 from .checksums import RowSum
@@ -87,7 +88,7 @@ def find_changes(connection: Connection, group_name: str, recorded: Mapping[str,
                         f"what it keeps of {name} is not what the last run wrote there ({rows[0]:,} rows then, "
                         f"{rows[1]:,} now)",
                         "It is PostgreSQL's only copy: take these rows from a backup of the database; before the "
-                        "cutover empty the target tables and run playbooks/3_data_migration.yml instead",
+                        f"cutover empty the target tables and run {playbook('3_data_migration')} instead",
                     )
                 )
     return problems

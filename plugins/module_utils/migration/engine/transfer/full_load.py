@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import as_server_error, first_row, psycopg2, sql
+from ...core.connection import CONNECTION_LOST, as_server_error, first_row, psycopg2, sql
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.sql import table_name
 from ..plan.planner import TablePlan
@@ -31,10 +31,9 @@ Progress = Callable[[str, int], None]
 
 _COPY_BUFFER = 1 << 20  # bytes
 
-_CONNECTION_LOST = "Look at the server's log for why it ended the connection, then run again"
 _SERVER_FIXES = {
-    None: _CONNECTION_LOST,
-    "57P01": _CONNECTION_LOST,
+    None: CONNECTION_LOST,
+    "57P01": CONNECTION_LOST,
     "53100": "Free disk on the database host, then run again",
     "53200": "Give the database host more memory, then run again",
     "55P03": "Another session holds a lock on the table; end it, then run again",

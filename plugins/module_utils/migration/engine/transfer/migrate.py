@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core import ledger, state
+from ...core.commands import playbook
 from ...core.connection import explained
 from ...core.decide import Rehearsal, decide
 from ...core.errors import MigrationError, Problem, RowsRefused
@@ -109,13 +110,14 @@ def migrate(
     with explained(f"moving cutover group {group.name}"), ledger.locked(connection, f"group {group.name}"):
         record = ledger.read_group(connection, group.name, group.source_path)
         if decide(record).rehearsal is Rehearsal.LEAVE_ALONE:
+            back = playbook("rollback", service_env_rollback_groups=group.name)
             raise MigrationError(
                 f"Cutover group {group.name} lives in PostgreSQL; its tables are not loaded again.",
                 [
                     Problem(
                         f"cutover group {group.name}",
                         f"its state is '{record.state}' since {record.cutover_at}",
-                        "Nothing needs to be done; to go back to SQLite use playbooks/rollback.yml",
+                        f"Nothing needs to be done; to go back to SQLite use: {back}",
                     )
                 ],
             )

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ...core import ledger, state
+from ...core.commands import playbook
 from ...core.connection import explained, sql
 from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
@@ -135,9 +136,9 @@ def _require_live(connection: Connection, group: Group) -> None:
     record = ledger.read_group(connection, group.name, group.source_path)
     if record.state == state.LIVE:
         return
-    fix = "Repair the row in the SQLite file and run playbooks/3_data_migration.yml: it is loaded with the others"
+    fix = f"Repair the row in the SQLite file and run {playbook('3_data_migration')}: it is loaded with the others"
     if record.state == state.FROZEN or state.is_on_postgresql(record.state):
-        fix = state.advice(record.state)
+        fix = state.advice(record.state, group.name)
     raise MigrationError(
         f"No row of cutover group {group.name} is replayed.",
         [Problem(f"cutover group {group.name}", f"its state is '{record.state}', and this needs 'live'", fix)],

@@ -93,7 +93,7 @@ export async function assertSchemaIsCurrent(database: Database, directory: strin
   const { pending, problems } = await schemaStatus(database, await readMigrationFiles(directory));
   const found = [...pending.map((name) => `${name} is not applied yet`), ...problems];
   if (found.length > 0) {
-    throw new Error(`The schema is not the library's: ${found.join('; ')}. Run playbooks/1_infrastructure.yml, then 2.`);
+    throw new Error(`The schema is not the library's: ${found.join('; ')}. Phases 1 and 2 of the migration bring both up to date.`);
   }
 }
 
@@ -130,7 +130,7 @@ async function prepareSession(client: ClientBase, role: string | undefined): Pro
   }
   if (role !== undefined) {
     await client.query("SELECT set_config('role', $1, false)", [role]).catch((error: Error) => {
-      const fix = 'Run playbooks/1_infrastructure.yml, which creates the roles and their memberships';
+      const fix = 'Run phase 1 of the migration, which creates the roles and their memberships';
       const problem = { where: `role ${role}`, what: error.message, fix };
       throw new MigrationError('Logged in, but cannot act as the owner.', [problem]);
     });
@@ -289,7 +289,7 @@ function explained(error: unknown): unknown {
   }
   let fix = "Look at the server's log, then run again: what is applied is in the ledger";
   if (error.code === INSUFFICIENT_PRIVILEGE) {
-    fix = "Log in as the migrator and act as the owner; playbooks/1_infrastructure.yml sets these roles' rights";
+    fix = "Log in as the migrator and act as the owner; phase 1 of the migration sets these roles' rights";
   }
   const what = `${error.message}${error.code === undefined ? '' : ` (SQLSTATE ${error.code})`}`;
   return new MigrationError('PostgreSQL refused while applying the SQL files.', [

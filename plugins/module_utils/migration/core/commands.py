@@ -1,0 +1,30 @@
+"""The commands that we tell an operator to run: each names the hosts of the run that tells it.
+
+A command without a limit means the hosts of every environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+# The plays, and the units of programs that run without Ansible, set it to what the lookup run_limit gives: the hosts of
+# the run, as one word for a shell.
+LIMIT_VARIABLE = "MIGRATION_RUN_LIMIT"
+# No host and no group is called so: a command with it is refused and touches nothing.
+UNKNOWN_LIMIT = "ENVIRONMENT"
+
+
+def limit() -> str:
+    """Return the pattern of the hosts of this run, :data:`UNKNOWN_LIMIT` if nobody has said it."""
+    return os.environ.get(LIMIT_VARIABLE) or UNKNOWN_LIMIT
+
+
+def playbook(name: str, **variables: str | int) -> str:
+    """Return the command that runs a playbook on the hosts of this run, ready to be pasted into a shell.
+
+    :param name: the file's name in ``playbooks/``, without its ending.
+    :param variables: what is given with ``-e``, one for each variable.
+    """
+    given = [f"-e {shlex.quote(f'{variable}={value}')}" for variable, value in variables.items()]
+    return " ".join([f"ansible-playbook playbooks/{name}.yml -l {limit()}", *given])

@@ -1,0 +1,135 @@
+"""Every command that we print names the hosts of the run: without a limit it would mean every environment."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.lookup import run_limit
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands, state
+from tests.conftest import PROJECT
+
+PRINTED_COMMAND = re.compile(r"ansible-playbook|playbooks/\w+\.yml|site\.yml")
+LIMITED_COMMAND = re.compile(
+    r"ansible-playbook (playbooks/\w+|site)\.yml -l \{\{ lookup\('swarm\.sqlite_to_postgresql\.run_limit'\) \}\}"
+    r"|ansible-playbook playbooks/\w+\.yml -l '$"
+)
+# What an operator types after "-e", with the name of a variable of ours. It stands behind a whole command only.
+OPTION = re.compile(r"-e \w+=")
+SETS_THE_LIMIT = "{{ lookup('swarm.sqlite_to_postgresql.run_limit') }}"
+
+
+def texts_of_python() -> Iterator[tuple[str, str]]:
+    """Yield where and what for each text of our plugins that could be printed: all but documentation."""
+    for path in sorted((PROJECT / "plugins").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documentation = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("DOCUMENTATION", "EXAMPLES", "RETURN"):
+                documentation.add(id(node.value))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+                yield f"{path.relative_to(PROJECT)}:{node.lineno}", node.value
+
+
+def lines_of_roles() -> Iterator[tuple[str, str]]:
+    """Yield where and what for each line of the roles' tasks, variables and templates that is no comment."""
+    for path in sorted((PROJECT / "roles").rglob("*")):
+        if path.suffix not in (".yml", ".j2", ".ts") or "node_modules" in path.parts or "test" in path.parts:
+            continue
+        if path.parent.name in ("meta", "defaults") and path.suffix == ".yml":
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.lstrip().startswith(("#", "*", "//", "/*")):
+                yield f"{path.relative_to(PROJECT)}:{number}", line
+
+
+def test_python_builds_every_command_in_one_place() -> None:
+    builder = "plugins/module_utils/migration/core/commands.py"
+    beside = [
+        f"{where}: {text}"
+        for where, text in texts_of_python()
+        # The files that the check of the inventory reads are no commands.
+        if PRINTED_COMMAND.search(text) and not where.startswith((builder, "plugins/action/check_inventory.py"))
+    ]
+    assert beside == []
+    options = [f"{where}: {text}" for where, text in texts_of_python() if OPTION.search(text)]
+    assert [option for option in options if not option.startswith(builder)] == []
+
+
+def test_roles_print_no_command_without_a_limit() -> None:
+    found = [(where, line) for where, line in lines_of_roles() if PRINTED_COMMAND.search(line)]
+    assert len(found) > 3
+    assert [f"{where}: {line}" for where, line in found if not LIMITED_COMMAND.search(line)] == []
+
+
+def test_every_play_and_unit_tells_its_programs_the_limit() -> None:
+    plays = [
+        play for path in sorted((PROJECT / "playbooks").glob("*.yml")) for play in yaml.safe_load(path.read_text())
+    ]
+    without = [
+        play["name"]
+        for play in plays
+        # The check of the inventory runs on the controller and knows the limit.
+        if play.get("environment", {}).get(commands.LIMIT_VARIABLE) != SETS_THE_LIMIT
+        and [role.get("role") for role in play.get("roles", [])] != ["inventory_check"]
+    ]
+    assert without == []
+    units = [path for path in (PROJECT / "roles").rglob("*.j2") if "engine_program_path" in path.read_text()]
+    assert len(units) == 2
+    limit = f"Environment={commands.LIMIT_VARIABLE}={SETS_THE_LIMIT[:-4]}, 'environment') }}}}"
+    assert [path.name for path in units if limit not in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "environment", "word"),
+    [
+        ("swarm-dev", "dev", "swarm-dev"),
+        (None, "dev", "dev"),
+        ("dev:!old host", "dev", "'dev:!old host'"),
+        (None, None, commands.UNKNOWN_LIMIT),
+    ],
+)
+def test_the_limit_is_that_of_the_run(
+    limit: str | None, environment: str | None, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"ansible_limit": limit, "environment_name": environment}
+    variables = {name: value for name, value in variables.items() if value is not None}
+    lookup = run_limit.LookupModule(templar=Templar(DataLoader()))
+    (found,) = lookup.run([], variables)
+    assert found == word
+    monkeypatch.setenv(commands.LIMIT_VARIABLE, found)
+    command = commands.playbook("rollback", service_env_rollback_groups="a b", service_env_rollback_lose_rows=3)
+    assert shlex.split(command) == [
+        "ansible-playbook", "playbooks/rollback.yml", "-l", limit or environment or commands.UNKNOWN_LIMIT,
+        "-e", "service_env_rollback_groups=a b", "-e", "service_env_rollback_lose_rows=3",
+    ]  # fmt: skip
+    if environment is not None:
+        assert lookup.run(["environment"], variables) == [environment]
+
+
+def test_what_a_group_needs_next_names_hosts_and_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(commands.LIMIT_VARIABLE, "dev")
+    for name in state.STATES:
+        advice = state.advice(name, "registry")
+        assert all(part.startswith(".yml -l dev") for part in re.split(r"playbooks/\w+", advice)[1:]), advice
+    assert state.advice(state.ARCHIVED, "registry").endswith("-l dev -e sqlite_cleanup_restore_groups=registry")
+
+
+def test_a_log_that_holds_nothing_is_not_named() -> None:
+    """The migrator's statements are not logged; only why a session ended is."""
+    named = [(where, text) for where, text in texts_of_python() if "Look at the server's log" in text]
+    assert [where.split(":")[0] for where, _ in named] == ["plugins/module_utils/migration/core/connection.py"]

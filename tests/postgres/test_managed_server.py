@@ -1,0 +1,135 @@
+"""The script for the administrator of a managed server, run by one with CREATEDB and CREATEROLE and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_install as install
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import preflight
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from tests.conftest import PROGRAMS, PROJECT
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
+
+ADMINISTRATOR, OWNER, MIGRATOR, SERVICE, DATABASE = "far_admin", "far owner", "far_migrator", "far_web", "far_database"
+PASSWORDS = {MIGRATOR: "migrator's", SERVICE: "service's"}
+LIMITS = {"statement_timeout": "60s"}
+ROLES: list[dict[str, Any]] = [
+    {"name": OWNER, "login": False, "connection_limit": -1, "configuration": {}},
+    {"name": MIGRATOR, "login": True, "connection_limit": 10, "configuration": {"log_statement": "none"}},
+    {"name": SERVICE, "login": True, "connection_limit": 7, "configuration": LIMITS},
+]
+SETTINGS = {"owner": OWNER, "migrator": MIGRATOR, "database": DATABASE, "extensions": ["plpgsql"]}
+
+
+@pytest.fixture
+def administrator(server: Server) -> Iterator[Login]:
+    """The login of an administrator who may make databases and roles, and nothing else."""
+    server.execute(f"CREATE ROLE {ADMINISTRATOR} LOGIN CREATEDB CREATEROLE PASSWORD 'only-for-tests'")
+    yield replace(server.superuser, user=ADMINISTRATOR)
+    server.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+    for role in (SERVICE, MIGRATOR, f'"{OWNER}"', ADMINISTRATOR):
+        server.execute(f"DROP ROLE IF EXISTS {role}")
+
+
+def run(login: Login, script: str, directory: Path) -> None:
+    """Run a script with psql."""
+    path = directory / "managed_server.sql"
+    path.write_text(script)
+    where = ["-h", login.host, "-p", str(login.port), "-U", login.user, "-d", "postgres"]
+    done = subprocess.run(
+        [str(PROGRAMS / "psql"), "-X", "-q", *where, "-f", str(path)],
+        env={"PGPASSWORD": "only-for-tests", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
+
+
+def missing(login: Login) -> list[str]:
+    """Return what the role would name as missing, in the migrator's session."""
+    variables = yaml.safe_load((PROJECT / "roles" / "postgres_install" / "vars" / "main.yml").read_text())
+    arguments = {"owner": OWNER, "migrator": MIGRATOR, "extensions": "plpgsql"}
+    arguments["logins"] = ",".join(PASSWORDS)
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute(variables["__postgres_install_managed_query"], arguments)
+        return [row[0] for row in cursor.fetchall()]
+
+
+@pytest.mark.promise("managed-server-one-script")
+def test_one_script_makes_all_that_any_phase_needs_and_may_be_run_again(
+    administrator: Login, server: Server, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        run(administrator, install.postgres_managed_script(ROLES, PASSWORDS, SETTINGS), tmp_path)
+    migrator = replace(server.superuser, database=DATABASE, user=MIGRATOR, password=PASSWORDS[MIGRATOR])
+    assert missing(migrator) == []
+    with closing(connect(replace(migrator, session_role=OWNER))) as connection, connection.cursor() as cursor:
+        # What schema_apply does.
+        cursor.execute("CREATE SCHEMA web; CREATE TABLE web.notes (id uuid DEFAULT gen_random_uuid())")
+        cursor.execute(f"GRANT USAGE ON SCHEMA web TO {SERVICE}; GRANT SELECT ON web.notes TO {SERVICE}")
+        connection.commit()
+    service = replace(migrator, user=SERVICE, password=PASSWORDS[SERVICE])
+    with (
+        closing(connect(service)) as session,
+        closing(connect(replace(migrator, database="postgres"))) as connection,
+        connection.cursor() as cursor,
+    ):
+        session.cursor().execute("SELECT * FROM web.notes")
+        # What the restore test and a restore ask for before they begin, and then do.
+        preflight.require_rights(cursor, {"name": "b", "properties": {"owner": OWNER}, "roles": []}, DATABASE)
+        connection.rollback()
+        connection.autocommit = True
+        cursor.execute(f'CREATE DATABASE {DATABASE}_scratch OWNER "{OWNER}"')
+        cursor.execute(f"DROP DATABASE {DATABASE}_scratch")
+        cursor.execute("SELECT pg_terminate_backend(%s)", (session.info.backend_pid,))
+        assert cursor.fetchone() == (True,)
+        cursor.execute("SELECT setconfig FROM pg_db_role_setting WHERE setrole = %s::regrole", (SERVICE,))
+        assert cursor.fetchall() == [(["statement_timeout=60s"],)]
+    # The administrator is no member of the owner any more, and could not connect to look at the services' rows.
+    with pytest.raises(MigrationError, match="does not have CONNECT privilege"):
+        connect(replace(administrator, database=DATABASE))
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        (f"ALTER ROLE {MIGRATOR} NOCREATEDB", f"role {MIGRATOR} may not create databases, with which it proves"),
+        (
+            f"REVOKE {SERVICE} FROM {MIGRATOR} GRANTED BY {ADMINISTRATOR}",
+            f"role {MIGRATOR} is not a member of {SERVICE}",
+        ),
+        (f'REVOKE "{OWNER}" FROM {MIGRATOR} GRANTED BY {ADMINISTRATOR}', f"role {MIGRATOR} is not a member of {OWNER}"),
+        (f"ALTER ROLE {SERVICE} NOLOGIN", f"role {SERVICE} does not exist, or cannot log in"),
+        (f"ALTER DATABASE {DATABASE} OWNER TO postgres", f"database {DATABASE} belongs to postgres, not to {OWNER}"),
+        (f"GRANT CONNECT ON DATABASE {DATABASE} TO PUBLIC", f"everybody may connect to database {DATABASE}"),
+        (f"REVOKE CONNECT ON DATABASE {DATABASE} FROM {SERVICE}", f"role {SERVICE} may not connect"),
+    ],
+)
+def test_what_is_missing_is_named(
+    administrator: Login, server: Server, tmp_path: Path, statement: str, told: str
+) -> None:
+    run(administrator, install.postgres_managed_script(ROLES, PASSWORDS, SETTINGS), tmp_path)
+    server.execute(statement)
+    migrator = replace(server.superuser, database=DATABASE, user=MIGRATOR, password=PASSWORDS[MIGRATOR])
+    found = missing(migrator)
+    assert any(line.startswith(told) for line in found), found
+
+
+def test_the_script_that_is_shown_holds_no_verifier() -> None:
+    written = install.postgres_managed_script(ROLES, PASSWORDS, SETTINGS)
+    assert "SCRAM-SHA-256$" in written and "service" not in written.replace("services'", "")
+    shown = install.postgres_managed_script(ROLES, {}, SETTINGS, hidden=True)
+    assert "SCRAM" not in shown.replace("Of a password only its SCRAM verifier is sent", "")
+    assert shown.count("PASSWORD '...'") == len(PASSWORDS)
