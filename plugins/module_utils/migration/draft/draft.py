@@ -16,10 +16,11 @@ from ..core.errors import MigrationError, Problem
 from ..sqlite.snapshot import snapshot
 from ..sqlite.tables import count_rows, open_snapshot, read_virtual_tables
 from . import mapping as mappings
+from .expressions import tokens
 from .names import comment, quote
 from .profile import Profile, merged, read_profiles
 from .schema import DraftedTable, SchemaWriter, draft_table, name_tables
-from .structure import Reference, Table, read_left_out, read_shadow_tables, read_structure
+from .structure import IndexPart, Reference, Table, read_left_out, read_shadow_tables, read_structure
 from .types import Choice, Place, choose
 
 # A column: its table and its own name, both in lower case.
@@ -142,18 +143,16 @@ def _choose_types(
     ties = _tied_columns(tables, by_name)
     keys = {(table.name.lower(), name.lower()) for table in tables for name in table.key} | set(ties)
     unique = keys | {
-        (table.name.lower(), (part.column or "").lower())
+        (table.name.lower(), name)
         for table in tables
         for index in table.indexes
         if index.unique
         for part in index.parts
+        for name in _named_in(part)
     }
-    # What stands in an expression of an index may make a key of several columns.
-    with_expressions = {
-        table.name.lower()
-        for table in tables
-        if any(index.unique and any(part.expression for part in index.parts) for index in table.indexes)
-    }
+    primary = {(table.name.lower(), table.key[0].lower()) for table in tables if len(table.key) == 1}
+    primary -= {(table.name.lower(), name.lower()) for table in tables if table.key_holds_null for name in table.key}
+    referenced = {pair[1] for table in tables for entry in table.references for pair in _pairs(table, entry, by_name)}
     result: dict[str, dict[str, Choice]] = {table.name: {} for table in tables}
     done: dict[_Name, Choice] = {}
     for table in tables:
@@ -170,7 +169,8 @@ def _choose_types(
                     column.declared,
                     merged(profiles[owner.name][own] for owner, own in named),
                     is_key=any(entry in keys for entry in group),
-                    is_unique=any(entry in unique or entry[0] in with_expressions for entry in group),
+                    is_unique=any(entry in unique for entry in group),
+                    of_primary_keys=all(entry in primary or entry not in referenced for entry in group),
                 )
                 done.update((entry, chosen) for entry in group)
             chosen = done[name]
@@ -179,6 +179,13 @@ def _choose_types(
                 chosen = replace(chosen, question=None, policies=())
             result[table.name][column.name] = chosen
     return result
+
+
+def _named_in(part: IndexPart) -> list[str]:
+    """Return the columns that a part of an index names, in lower case."""
+    if part.column is not None:
+        return [part.column.lower()]
+    return [token.value.lower() for token in tokens(part.expression or "") if token.kind in ("word", "name")]
 
 
 def _concerns(choice: Choice, profile: Profile) -> bool:

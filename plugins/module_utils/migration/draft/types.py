@@ -85,6 +85,7 @@ def choose(
     profile: Profile,
     is_key: bool,
     is_unique: bool,
+    of_primary_keys: bool,
 ) -> Choice:
     """Return the type of a column, or of all columns that hold the same keys.
 
@@ -93,8 +94,9 @@ def choose(
     :param profile: of the values of all of them.
     :param is_key: whether it is part of a primary or a foreign key.
     :param is_unique: whether it is part of any key: two different values must stay two.
+    :param of_primary_keys: whether each foreign key among them refers to a primary key of one column.
     """
-    chooser = _Chooser(connection, places, declared.upper(), profile, is_key, is_unique)
+    chooser = _Chooser(connection, places, declared.upper(), profile, is_key, is_unique, of_primary_keys)
     return chooser.without_values() if not profile.values else chooser.from_values()
 
 
@@ -108,6 +110,7 @@ class _Chooser:
     profile: Profile
     is_key: bool
     is_unique: bool
+    of_primary_keys: bool
 
     @property
     def looked(self) -> str:
@@ -221,8 +224,8 @@ class _Chooser:
     def _of_texts(self) -> Choice:
         """Return the type of a column of texts alone."""
         p = self.profile
-        # Their order is another one there, which nobody asks of an id.
-        if p.values in (p.lower_uuids, p.upper_uuids):
+        # The engine remembers the spelling of ids in capitals by the primary key that they belong to.
+        if p.values == p.lower_uuids or (p.values == p.upper_uuids and self.of_primary_keys):
             return Choice("uuid", expressions.UUID, f"{self.looked} is a UUID")
         zone = "times without an offset are UTC" if p.zones < p.values else "their offsets are not kept"
         if p.days == p.values and not re.search("TIME", self.declared) and self._engine_takes("date"):
