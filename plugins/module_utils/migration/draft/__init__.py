@@ -1,0 +1,1 @@
+"""From an SQLite file alone: the target's SQL and the mapping, drafted for a person to read."""

