@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,9 +144,19 @@ def _directory_in_memory() -> Path | None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server with the estate's roles, for the whole test session."""
+    with running_server(PROGRAMS) as started:
+        yield started
+
+
+@contextmanager
+def running_server(programs: Path) -> Iterator[Server]:
+    """Run a PostgreSQL server with the estate's roles.
+
+    :param programs: the directory of its programs, of whatever major version.
+    """
     account = _unprivileged()
     home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=_directory_in_memory()))
-    programs = _programs_for(account, home)
+    programs = _programs_for(programs, account, home)
     if account:
         os.chown(home, account["user"], account["group"])
     data, port = home / "data", _free_port()
@@ -188,15 +198,15 @@ def server() -> Iterator[Server]:
         shutil.rmtree(home)
 
 
-def _programs_for(account: dict[str, Any], home: Path) -> Path:
+def _programs_for(programs: Path, account: dict[str, Any], home: Path) -> Path:
     """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
     if not account:
-        return PROGRAMS
-    reachable = subprocess.run(["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account)
+        return programs
+    reachable = subprocess.run(["test", "-x", str(programs / "initdb")], check=False, extra_groups=[], **account)
     if reachable.returncode == 0:
-        return PROGRAMS
+        return programs
     copy = home / "postgresql"
-    shutil.copytree(PROGRAMS.parent, copy, symlinks=True)
+    shutil.copytree(programs.parent, copy, symlinks=True)
     return copy / "bin"
 
 

@@ -25,9 +25,16 @@ _ROWS_AT_ONCE = 200
 # Types, also as elements of an array, of which another text is only another spelling of the same value. Enums are too.
 _LOSE_NOTHING = [
     "text", "varchar", "uuid", "bool", "int2", "int4", "int8", "numeric", "bytea", "inet", "cidr", "macaddr",
-    "macaddr8", "bit", "varbit", "pg_lsn", "citext", "ltree", "int4range", "int8range", "numrange", "int4multirange",
+    "bit", "varbit", "pg_lsn", "citext", "ltree", "int4range", "int8range", "numrange", "int4multirange",
     "int8multirange", "nummultirange",
 ]  # fmt: skip
+# SQLSTATEs, and classes of them, that no text causes: the connection, the transaction, rights, room, a lock, a stop,
+# the disk, a damaged page or index.
+_NOT_OF_A_TEXT = frozenset(("08", "25", "28", "40", "53", "55", "57", "58", "42501", "XX001", "XX002"))
+# Words that mean another time whenever they are read, and zones whose offset depends on the day, which a time of day
+# has not got.
+_MOVES = re.compile(r"\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+_ZONE_BY_NAME = re.compile(r"[a-z]/[a-z]", re.IGNORECASE)
 # In a text without any of these an interval has no fraction that it could round.
 _FRACTION_OF_INTERVAL = re.compile(r"[.,]|\d[eE]")
 
@@ -69,6 +76,14 @@ class ServerForms:
         if self._form(plan, column, text) == text or self._type_of(plan, column)[1]:
             return True
         return column.type_name == "interval" and _FRACTION_OF_INTERVAL.search(text) is None
+
+    def moves(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
+        """Return whether the column's type reads another value from a text tomorrow: no proof could compare it."""
+        form = self._form(plan, column, text)
+        if form is None or form == text:
+            return False
+        zoned = "time with time zone" in self._type_of(plan, column)[0] and _ZONE_BY_NAME.search(text)
+        return _MOVES.search(text) is not None or bool(zoned)
 
     def normal_form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str:
         """Return a text as the column's type writes it, or the text itself if the type cannot read it."""
@@ -146,12 +161,13 @@ class ServerForms:
 def _is_about_the_text(code: str) -> bool:
     """Return whether an error of the server says that a type cannot read a text.
 
-    Types of extensions and of path languages call that a syntax error; those that name objects (regclass), an
-    object that is not there. A tsvector has a limit of its own.
+    Each type has errors of its own: those of extensions and of path languages call it a syntax error; those that name
+    objects (regclass) an object or a schema that is not there; a domain's function may raise what it likes; and a type
+    that exists for an index alone answers with an internal error.
 
     :param code: SQLSTATE.
     """
-    return code[:2] in ("22", "23", "0A", "54") or (code[:2] == "42" and code != "42501")
+    return bool(code) and code[:2] not in _NOT_OF_A_TEXT and code not in _NOT_OF_A_TEXT
 
 
 def _text(value: Value) -> str:

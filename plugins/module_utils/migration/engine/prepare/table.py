@@ -339,6 +339,8 @@ def server_converter(forms: ServerForms, plan: TablePlan, column: ColumnPlan, no
             return text  # a number needs no answer of the server
         if not forms.accepts(plan, column, text):
             raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
+        if forms.moves(plan, column, text):
+            raise Refused("unconvertible", f"holds text that {column.display_type} reads otherwise on another day")
         if not forms.keeps(plan, column, text):
             what = f"holds a value that {column.display_type} writes otherwise and may lose something of"
             raise Refused("rewritten", what, text)
