@@ -31,6 +31,8 @@ _LOSE_NOTHING = [
 # SQLSTATEs, and classes of them, that no text causes: the connection, the transaction, rights, room, a lock, a stop,
 # the disk, a damaged page or index.
 _NOT_OF_A_TEXT = frozenset(("08", "25", "28", "40", "53", "55", "57", "58", "42501", "XX001", "XX002"))
+# What the server says of a limit, without the size of the very value.
+_LIMIT = re.compile(r"\bmax(?:imum)? \d+ \w+")
 # Words that mean another time whenever they are read, and zones whose offset depends on the day, which a time of day
 # has not got.
 _MOVES = re.compile(r"\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
@@ -46,6 +48,7 @@ class ServerForms:
         self._connection = connection
         self._types: dict[tuple[str, str], tuple[str, bool]] = {}
         self._forms: dict[tuple[str, str], dict[str, str | None]] = {}
+        self._limits: dict[tuple[str, str], dict[str, str]] = {}
 
     def learned(self, plan: TablePlan, rows: Iterable[tuple[Value, ...]]) -> Iterator[Sequence[tuple[Value, ...]]]:
         """Yield the rows in blocks, the forms of each block's texts known.
@@ -64,12 +67,17 @@ class ServerForms:
                     for row in block
                     if isinstance(row[index], str if numbers_apart else (str, int, float))
                 }
+                self._limits.pop((plan.target.name, column.target), None)
                 self._forms[(plan.target.name, column.target)] = self._ask(plan, column, sorted(texts))
             yield block
 
     def accepts(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
         """Return whether the column's type can read a text."""
         return self._form(plan, column, text) is not None
+
+    def limit(self, plan: TablePlan, column: ColumnPlan, text: str) -> str:
+        """Return the limit of the column's type that a text exceeds, as the server words it; '' if it is none."""
+        return self._limits.get((plan.target.name, column.target), {}).get(text, "")
 
     def keeps(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
         """Return whether the column's type, which can read a text, is known to lose nothing of it."""
@@ -119,9 +127,12 @@ class ServerForms:
                     if not _is_about_the_text(error.pgcode or ""):
                         raise
                     cursor.execute("ROLLBACK TO SAVEPOINT forms")
+                    limit = _LIMIT.search(str(error)) if error.pgcode == "54000" else None
                     if len(part) > 1:
                         middle = len(part) // 2
                         pending += [part[:middle], part[middle:]]
+                    elif limit is not None:
+                        self._limits.setdefault((plan.target.name, column.target), {})[part[0]] = limit.group()
                 else:
                     forms.update(cursor.fetchall())
                 cursor.execute("RELEASE SAVEPOINT forms")
