@@ -41,17 +41,18 @@ class ThrowawayPostgres:
 
 
 @contextmanager
-def throwaway_postgres(password: str | None = None) -> Iterator[ThrowawayPostgres]:
+def throwaway_postgres(password: str | None = None, programs: Path = PROGRAMS) -> Iterator[ThrowawayPostgres]:
     """Start a server, and remove it at the end with all it holds.
 
     :param password: of its superuser; a random one if not given.
+    :param programs: the directory of its programs, of whatever major version.
     :raises subprocess.CalledProcessError: if it cannot be started.
     """
     password = password or secrets.token_urlsafe()
     account = _unprivileged()
     with _home() as home:
         data, port = home / "data", _free_port()
-        programs = _programs_for(account, home)
+        programs = _programs_for(programs, account, home)
         if account:
             os.chown(home, account["user"], account["group"])
         secret = home / "password"
@@ -132,13 +133,13 @@ def _directory_in_memory() -> Path | None:
     return None
 
 
-def _programs_for(account: dict[str, Any], home: Path) -> Path:
+def _programs_for(programs: Path, account: dict[str, Any], home: Path) -> Path:
     """Return the directory of PostgreSQL's programs, copied if the account cannot reach it."""
     if not account:
-        return PROGRAMS
-    reachable = subprocess.run(["test", "-x", str(PROGRAMS / "initdb")], check=False, extra_groups=[], **account)
+        return programs
+    reachable = subprocess.run(["test", "-x", str(programs / "initdb")], check=False, extra_groups=[], **account)
     if reachable.returncode == 0:
-        return PROGRAMS
+        return programs
     copy = home / "postgresql"
-    shutil.copytree(PROGRAMS.parent, copy, symlinks=True)
+    shutil.copytree(programs.parent, copy, symlinks=True)
     return copy / "bin"

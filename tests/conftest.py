@@ -10,7 +10,7 @@ import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +115,17 @@ def _execute_each(connection: Connection, statements: Iterable[str]) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server with the estate's roles, for the whole test session."""
-    with throwaway_postgres(PASSWORD) as throwaway:
+    with running_server(PROGRAMS) as started:
+        yield started
+
+
+@contextmanager
+def running_server(programs: Path) -> Iterator[Server]:
+    """Run a PostgreSQL server with the estate's roles.
+
+    :param programs: the directory of its programs, of whatever major version.
+    """
+    with throwaway_postgres(PASSWORD, programs) as throwaway:
         started = Server(throwaway.superuser, throwaway.data, throwaway.crash)
         started.execute(
             f"CREATE ROLE {OWNER} NOLOGIN",

@@ -49,3 +49,29 @@ def test_ids_in_texts_and_json_are_named(
     assert report["ids_in_texts"] == ([{"column": "t.v", "rows": 1, "ids_of": "agents.id"}] if rows else [])
     assert ("t.v: 1 row holds an id of agents.id" in " ".join(warnings_of(report))) == bool(rows)
     assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+
+
+def test_ids_of_another_group_in_texts_are_named(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE counters (id uuid PRIMARY KEY);"
+        "CREATE TABLE flows (id integer PRIMARY KEY, agent text, steps jsonb, note text)",
+    )
+    agents = make_source(
+        tmp_path / "agents.db",
+        "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE counters (id INTEGER PRIMARY KEY)",
+        {"agents": [("forge-1",), (SOME_UUID.upper(),)], "counters": [(1,), (2,)]},
+    )
+    flows = make_source(
+        tmp_path / "flows.db",
+        "CREATE TABLE flows (id INTEGER PRIMARY KEY, agent TEXT, steps TEXT, note TEXT)",
+        {"flows": [(1, "forge-1", '[{"agent": "forge-1"}]', "1"), (2, "forge-1", "[]", SOME_UUID)]},
+    )
+    owners = make_group(agents, {"source": "agents"}, {"source": "counters"})
+    holders = make_group(flows, {"source": "flows"}, name="other")
+    assert rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"] == []
+    rehearse(connection, owners, tmp_path)
+    assert rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"] == [
+        {"column": "flows.agent", "rows": 2, "ids_of": "app.agents"},
+        {"column": "flows.steps", "rows": 1, "ids_of": "app.agents"},
+    ]

@@ -25,9 +25,18 @@ _ROWS_AT_ONCE = 200
 # Types, also as elements of an array, of which another text is only another spelling of the same value. Enums are too.
 _LOSE_NOTHING = [
     "text", "varchar", "uuid", "bool", "int2", "int4", "int8", "numeric", "bytea", "inet", "cidr", "macaddr",
-    "macaddr8", "bit", "varbit", "pg_lsn", "citext", "ltree", "int4range", "int8range", "numrange", "int4multirange",
+    "bit", "varbit", "pg_lsn", "citext", "ltree", "int4range", "int8range", "numrange", "int4multirange",
     "int8multirange", "nummultirange",
 ]  # fmt: skip
+# SQLSTATEs, and classes of them, that no text causes: the connection, the transaction, rights, room, a lock, a stop,
+# the disk, a damaged page or index.
+_NOT_OF_A_TEXT = frozenset(("08", "25", "28", "40", "53", "55", "57", "58", "42501", "XX001", "XX002"))
+# What the server says of a limit, without the size of the very value.
+_LIMIT = re.compile(r"\bmax(?:imum)? \d+ \w+")
+# Words that mean another time whenever they are read, and zones whose offset depends on the day, which a time of day
+# has not got.
+_MOVES = re.compile(r"\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+_ZONE_BY_NAME = re.compile(r"[a-z]/[a-z]", re.IGNORECASE)
 # In a text without any of these an interval has no fraction that it could round.
 _FRACTION_OF_INTERVAL = re.compile(r"[.,]|\d[eE]")
 
@@ -39,6 +48,7 @@ class ServerForms:
         self._connection = connection
         self._types: dict[tuple[str, str], tuple[str, bool]] = {}
         self._forms: dict[tuple[str, str], dict[str, str | None]] = {}
+        self._limits: dict[tuple[str, str], dict[str, str]] = {}
 
     def learned(self, plan: TablePlan, rows: Iterable[tuple[Value, ...]]) -> Iterator[Sequence[tuple[Value, ...]]]:
         """Yield the rows in blocks, the forms of each block's texts known.
@@ -57,6 +67,7 @@ class ServerForms:
                     for row in block
                     if isinstance(row[index], str if numbers_apart else (str, int, float))
                 }
+                self._limits.pop((plan.target.name, column.target), None)
                 self._forms[(plan.target.name, column.target)] = self._ask(plan, column, sorted(texts))
             yield block
 
@@ -64,11 +75,23 @@ class ServerForms:
         """Return whether the column's type can read a text."""
         return self._form(plan, column, text) is not None
 
+    def limit(self, plan: TablePlan, column: ColumnPlan, text: str) -> str:
+        """Return the limit of the column's type that a text exceeds, as the server words it; '' if it is none."""
+        return self._limits.get((plan.target.name, column.target), {}).get(text, "")
+
     def keeps(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
         """Return whether the column's type, which can read a text, is known to lose nothing of it."""
         if self._form(plan, column, text) == text or self._type_of(plan, column)[1]:
             return True
         return column.type_name == "interval" and _FRACTION_OF_INTERVAL.search(text) is None
+
+    def moves(self, plan: TablePlan, column: ColumnPlan, text: str) -> bool:
+        """Return whether the column's type reads another value from a text tomorrow: no proof could compare it."""
+        form = self._form(plan, column, text)
+        if form is None or form == text:
+            return False
+        zoned = "time with time zone" in self._type_of(plan, column)[0] and _ZONE_BY_NAME.search(text)
+        return _MOVES.search(text) is not None or bool(zoned)
 
     def normal_form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str:
         """Return a text as the column's type writes it, or the text itself if the type cannot read it."""
@@ -104,9 +127,12 @@ class ServerForms:
                     if not _is_about_the_text(error.pgcode or ""):
                         raise
                     cursor.execute("ROLLBACK TO SAVEPOINT forms")
+                    limit = _LIMIT.search(str(error)) if error.pgcode == "54000" else None
                     if len(part) > 1:
                         middle = len(part) // 2
                         pending += [part[:middle], part[middle:]]
+                    elif limit is not None:
+                        self._limits.setdefault((plan.target.name, column.target), {})[part[0]] = limit.group()
                 else:
                     forms.update(cursor.fetchall())
                 cursor.execute("RELEASE SAVEPOINT forms")
@@ -146,12 +172,13 @@ class ServerForms:
 def _is_about_the_text(code: str) -> bool:
     """Return whether an error of the server says that a type cannot read a text.
 
-    Types of extensions and of path languages call that a syntax error; those that name objects (regclass), an
-    object that is not there. A tsvector has a limit of its own.
+    Each type has errors of its own: those of extensions and of path languages call it a syntax error; those that name
+    objects (regclass) an object or a schema that is not there; a domain's function may raise what it likes; and a type
+    that exists for an index alone answers with an internal error.
 
     :param code: SQLSTATE.
     """
-    return code[:2] in ("22", "23", "0A", "54") or (code[:2] == "42" and code != "42501")
+    return bool(code) and code[:2] not in _NOT_OF_A_TEXT and code not in _NOT_OF_A_TEXT
 
 
 def _text(value: Value) -> str:

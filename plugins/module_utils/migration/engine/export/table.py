@@ -184,8 +184,8 @@ class _TableWriter:
             return  # nothing, or what is computed from other columns: the proof names it
         self._prepared.rejected.pop(key, None)
         repaired = self._prepared.changes.get(key, {})
-        for name in repaired.keys() & new.keys():
-            del repaired[name]
+        if repaired.keys() & new.keys():
+            self._prepared.changes[key] = {name: done for name, done in repaired.items() if name not in new}
         self._counts.updated += 1
         assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
         try:

@@ -30,6 +30,7 @@ from .duplicates import (
     unique_keys,
 )
 from .fast_path import count_plain_rows, id_blocks, plain_rows
+from .on_disk import MissingValues
 from .server_refusals import Refusals, ServerRefusal
 from .table import PreparedTable, TableWork, server_converter
 from .violations import SHOWN_KEYS, Offenders
@@ -187,7 +188,7 @@ class _Preparation:
             work.missing = [
                 missing_values(self.snapshot, key, rejected_rows, key.referenced_source in doubled)
                 if self.exact or key.answer != REFUSE or rejected_rows.get(key.referenced_source)
-                else set()
+                else None
                 for key in plan.foreign_keys
             ]
             work.respelled = [respelled_values(self.snapshot, key) for key in plan.foreign_keys]
@@ -240,7 +241,7 @@ class _Preparation:
 
 def missing_values(
     snapshot: sqlite3.Connection, key: ForeignKeyPlan, rejected_rows: dict[str, list[dict[str, Value]]], doubled: bool
-) -> set[tuple[Value, ...]]:
+) -> MissingValues:
     """Return the values of a foreign key whose row is missing from the source or was rejected.
 
     :param doubled: whether several rows may hold a value, of which one arrives.
@@ -251,11 +252,11 @@ def missing_values(
     )
     not_null = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
     rows = snapshot.execute(
-        f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {key.relation} c "  # noqa: S608 (quoted)
+        f"SELECT {', '.join(f'c.{name}' for name in columns)} FROM {key.relation} c "  # noqa: S608 (quoted)
         f"WHERE {not_null} AND NOT EXISTS "
         f"(SELECT 1 FROM {key.referenced_relation} p WHERE {condition})"
     )
-    missing = {tuple(row) for row in rows}
+    missing = MissingValues(len(columns), rows)
     rejected = Counter(
         tuple(row.get(name) for name in key.referenced_columns) for row in rejected_rows.get(key.referenced_source, ())
     )
@@ -266,7 +267,8 @@ def missing_values(
             f"SELECT {names}, count(*) FROM {key.referenced_relation} GROUP BY {names} HAVING count(*) > 1"  # noqa: S608
         )
         held = {tuple(values): count for *values, count in found}
-    return missing | {values for values, count in rejected.items() if count >= held.get(values, 1)}
+    missing.update(values for values, count in rejected.items() if count >= held.get(values, 1))
+    return missing
 
 
 def respelled_values(snapshot: sqlite3.Connection, key: ForeignKeyPlan) -> dict[tuple[Value, ...], tuple[Value, ...]]:

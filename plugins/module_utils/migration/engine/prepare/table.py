@@ -18,10 +18,13 @@ from ..convert.values import converter, is_duration_number
 from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
 from .copy_file import PIECE, Spool
 from .fast_path import PlainRows
+from .on_disk import Changes, MissingValues
 from .server_refusals import EMPTIED, REJECTED, ServerRefusal
 from .violations import Offenders
 
 _SHOWN_VALUES = 50
+# Bytes of a line of COPY: PostgreSQL allocates less than 1 GB at once, some of it for itself.
+LONGEST_LINE = 2**30 - 2**16
 # Value of a foreign key → that of its row, which SQLite finds and whose spelling is another.
 Respelled = Mapping[tuple[Value, ...], tuple[Value, ...]]
 
@@ -50,7 +53,7 @@ class PreparedTable:
     rows: int = 0
     rejected: dict[str, str] = field(default_factory=dict)
     rejects: list[tuple[str, str]] = field(default_factory=list)
-    changes: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
     conversions: Counter[tuple[str, str]] = field(default_factory=Counter)
     kept: dict[str, Counter[str | None]] = field(default_factory=dict)
     spool: Path | None = None
@@ -83,7 +86,7 @@ class TableWork:
         self._rejects = rejects
         self._originals = originals
         self._forms = forms
-        self.missing: list[set[tuple[Value, ...]]] = []
+        self.missing: list[MissingValues | None] = []
         self.respelled: list[Respelled] = []
         self.duplicates: Mapping[str, str] = {}
         self.refusals: Mapping[str, Sequence[ServerRefusal]] = {}
@@ -104,6 +107,7 @@ class TableWork:
         ]
         recorded = [index for index, column in enumerate(plan.columns) if column.records_ids]
         large = {index for index, column in enumerate(plan.columns) if column.kind == "bytes"}
+        may_be_huge = file_size(snapshot) > LONGEST_LINE // 2  # a byte takes two digits
         rejected_rows = []
         read = plan.read_columns
         rows = read_rows(snapshot, plan.source, read, prepared.odd_condition)
@@ -135,6 +139,8 @@ class TableWork:
                     text, reason = self._apply_policy(plan.columns[index], convert, values[index], refused, row)
                     rejection = rejection or reason
                     fields.append(text)
+            if may_be_huge and rejection is None:
+                rejection = self._shorten(fields, values, row)
             if rejection is not None:
                 self._reject(row, rejection)
                 rejected_rows.append(dict(zip(read, row, strict=False)))
@@ -151,6 +157,22 @@ class TableWork:
                 self.keys.write((self._key(row),))
             prepared.rows += 1
         return rejected_rows
+
+    def _shorten(self, fields: list[str | bytes | None], values: Sequence[Value], row: Sequence[Value]) -> str | None:
+        """Answer for a row that is longer than PostgreSQL reads one; return the reason to reject it, if there is one.
+
+        A policy of the longest value answers, then that of the next one.
+        """
+        while sum(sizes := [_size_of_field(field) for field in fields]) > LONGEST_LINE:
+            index = sizes.index(max(sizes))
+            column = self._plan.columns[index]
+            what = f"makes its row longer than PostgreSQL can read ({LONGEST_LINE:,} bytes, two for each of a BLOB)"
+            refused = Refused("unconvertible", what)
+            _, reason = self._apply_policy(column, _as_it_is, values[index], refused, row)
+            fields[index] = None
+            if reason is not None:
+                return reason
+        return None
 
     def _converter(self, column: ColumnPlan) -> Convert:
         """Return the function that converts one column; for other types the server is asked too."""
@@ -174,7 +196,7 @@ class TableWork:
 
     def _check_references(
         self,
-        checks: Sequence[tuple[ForeignKeyPlan, list[int], set[tuple[Value, ...]], Respelled]],
+        checks: Sequence[tuple[ForeignKeyPlan, list[int], MissingValues | None, Respelled]],
         values: list[Value],
         row: Sequence[Value],
     ) -> tuple[str | None, set[int]]:
@@ -187,7 +209,7 @@ class TableWork:
         for key, positions, missing, respelled in checks:
             found = tuple(values[index] for index in positions)
             parent = respelled.get(found)
-            if parent is None and found not in missing:
+            if parent is None and (missing is None or found not in missing):
                 continue
             what = f"refers to a row of {key.referenced_source} that "
             what += "does not exist" if parent is None else "is spelled otherwise there"
@@ -296,9 +318,9 @@ class TableWork:
     def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:
         """Keep a value that a policy changes, and how it was changed."""
         key = self._key(row)
-        changes = self.prepared.changes.setdefault(key, {})
+        changes = self.prepared.changes.get(key, {})
         first = column not in changes
-        changes[column] = (*changes.get(column, ()), answer)
+        self.prepared.changes[key] = {**changes, column: (*changes.get(column, ()), answer)}
         if first:
             self._write_original(key, column, reason, original)
 
@@ -327,6 +349,21 @@ class TableWork:
         self._rejects.write((self._group.name, self._plan.source.name, key, reason, to_json_text(values)))
 
 
+def _as_it_is(value: Value) -> str | None:
+    """Stand for the conversion of a value that no policy but set_null and reject can answer for."""
+    raise Refused("unconvertible", "is too long")
+
+
+def _size_of_field(field: str | bytes | None) -> int:
+    """Return the bytes that a field takes in a line of COPY, its separator among them."""
+    if field is None:
+        return 3
+    if isinstance(field, bytes):
+        return 2 * len(field) + 4
+    escaped = sum(field.count(character) for character in "\\\t\n\r")
+    return (len(field) if field.isascii() else len(field.encode())) + escaped + 1
+
+
 def server_converter(forms: ServerForms, plan: TablePlan, column: ColumnPlan, note: Note = lambda _: None) -> Convert:
     """Return the function that converts one column; for types that only the server knows it is asked too."""
     convert = converter(column, note)
@@ -338,13 +375,24 @@ def server_converter(forms: ServerForms, plan: TablePlan, column: ColumnPlan, no
         if text is None or (column.type_name == "interval" and is_duration_number(value)):
             return text  # a number needs no answer of the server
         if not forms.accepts(plan, column, text):
+            limit = forms.limit(plan, column, text)
+            if limit:
+                raise Refused("unconvertible", f"holds text beyond a limit of type {column.display_type} ({limit})")
             raise Refused("unconvertible", f"holds text that is no value of type {column.display_type}")
+        if forms.moves(plan, column, text):
+            raise Refused("unconvertible", f"holds text that {column.display_type} reads otherwise on another day")
         if not forms.keeps(plan, column, text):
             what = f"holds a value that {column.display_type} writes otherwise and may lose something of"
             raise Refused("rewritten", what, text)
         return text
 
     return checked
+
+
+def file_size(snapshot: sqlite3.Connection) -> int:
+    """Return the bytes of a source's pages: no value of it is longer."""
+    (pages,), (size,) = (snapshot.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    return int(pages) * int(size)
 
 
 def _helps(answer: str, column: ColumnPlan, convert: Convert, value: Value, refused: Refused) -> bool:

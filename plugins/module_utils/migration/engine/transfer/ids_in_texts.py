@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sqlite.tables import quote_name
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.duplicates import is_any_uuid
 
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
-def ids_in_texts(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
+
+def ids_in_texts(
+    connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]
+) -> list[dict[str, Any]]:
     """Return each column of texts or JSON that holds ids which become others, with its rows and whose ids these are.
 
-    Every text is read and every JSON text parsed: a dry run does so, and no run that moves rows.
+    Looked for are the ids of this group, and those of other groups that stand in the ledger already. Every text is read
+    and every JSON text parsed: a dry run does so, and no run that moves rows.
     """
+    own = _text_ids(snapshot, plans)
+    owners = [
+        (
+            f"{plan.source.name}.{column.source}",
+            f"SELECT {quote_name(column.source)} FROM {plan.source.relation} WHERE {_is_text_id(column)}",  # noqa: S608
+        )
+        for plan, column in own
+    ]
+    names = _note_ids_of_others(connection, snapshot, [column.namespace for _, column in own])
+    owners += [
+        (name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
+        for number, name in enumerate(names)
+    ]
     found = []
-    for owner, column in _text_ids(snapshot, plans):
-        ids = f"SELECT {quote_name(column.source)} FROM {owner.source.relation} WHERE {_is_text_id(column)}"  # noqa: S608
+    for owner, ids in owners:
         for plan in plans:
             referring = {name for key in plan.foreign_keys for name in key.columns}
             for other in plan.columns:
@@ -31,8 +49,33 @@ def ids_in_texts(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> li
                 rows = snapshot.execute(query).fetchone()[0]
                 if rows:
                     place = f"{plan.source.name}.{other.source}"
-                    found.append({"column": place, "rows": rows, "ids_of": f"{owner.source.name}.{column.source}"})
+                    found.append({"column": place, "rows": rows, "ids_of": owner})
     return found
+
+
+def _note_ids_of_others(connection: Connection, snapshot: sqlite3.Connection, own: Sequence[str | None]) -> list[str]:
+    """Note the ids of other groups in a temporary table of SQLite, and return the namespaces by their number there.
+
+    An id that is a number is left out: any number in a text would be taken for it.
+    """
+    snapshot.execute("DROP TABLE IF EXISTS temp.ids_of_others")
+    snapshot.execute("CREATE TEMP TABLE ids_of_others (owner INTEGER, old_id TEXT, PRIMARY KEY (owner, old_id))")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT namespace FROM migration.id_map WHERE namespace <> ALL (%s) ORDER BY 1",
+            ([name for name in own if name is not None],),
+        )
+        names = [str(name) for (name,) in cursor.fetchall()]
+    # Read piece by piece: there may be millions.
+    with connection.cursor("ids_of_others") as cursor:
+        cursor.execute(
+            "SELECT array_position(%s, namespace) - 1, old_id FROM migration.id_map WHERE namespace = ANY (%s) "
+            "AND old_id ~ '[^0-9]' AND replace(lower(old_id), '-', '') <> replace(new_id::text, '-', '')",
+            (names, names),
+        )
+        snapshot.executemany("INSERT INTO temp.ids_of_others VALUES (?, ?)", cursor)
+    snapshot.commit()
+    return names
 
 
 def _text_ids(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[tuple[TablePlan, ColumnPlan]]:

@@ -102,8 +102,8 @@ class Sync:
             for key in found.plan.foreign_keys:
                 if key.answer == REFUSE or not {key.source, key.referenced_source} & changed:
                     continue
-                same_rows = missing_values(self.snapshot, key, {}, False) == missing_values(old, key, {}, False)
-                if not same_rows or respelled_values(self.snapshot, key) != respelled_values(old, key):
+                now, before = (missing_values(file, key, {}, False) for file in (self.snapshot, old))
+                if not now.is_same(before) or respelled_values(self.snapshot, key) != respelled_values(old, key):
                     raise NeedsFullLoad("Other references lead nowhere now.")
 
     def run(self, write: bool) -> list[Synced]:

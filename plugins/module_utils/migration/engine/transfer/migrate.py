@@ -391,7 +391,7 @@ class _Run:
             "started_at": self.started_at.isoformat(),
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
-            "ids_in_texts": ids_in_texts(self.source, plans) if self.check_mode else [],
+            "ids_in_texts": ids_in_texts(self.connection, self.source, plans) if self.check_mode else [],
             "one_way_columns": [
                 name
                 for plan in plans

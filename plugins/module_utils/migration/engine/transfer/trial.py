@@ -7,6 +7,7 @@ of rows first, and smaller ones where one is refused.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype IN (
              ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[]) WHERE i.indrelid = c.oid)
 FROM pg_class c WHERE c.oid = %(table)s::regclass
 """
+# What the server says of other kinds of indexes; if an entry is longer than a page, it names the page instead.
+_MOST_OF_AN_INDEX = re.compile(r"exceeds (?:\w+ )?maximum (\d+)")
 # Bytes, before which an entry has some of its own.
 _LONGEST_BTREE_ENTRY, _OVERHEAD = 2_704, 16
 
@@ -333,9 +336,12 @@ class _Trial:
             # The server does not always say which index that is.
             likely = [each for each in objects.values() if each.is_index and set(each.columns) & set(columns or long)]
             entries = [each.name for each in likely if each.name == name] or [each.name for each in likely]
-            limit = f": an entry of a B-tree has at most {_LONGEST_BTREE_ENTRY:,} bytes"
             what = f"it is too long for the index {' or '.join(entries)}"
-            what += limit if all(each.is_btree for each in likely) else ""
+            most = _MOST_OF_AN_INDEX.search(said)
+            if all(each.is_btree for each in likely):
+                what += f": an entry of a B-tree has at most {_LONGEST_BTREE_ENTRY:,} bytes"
+            elif most is not None:
+                what += f": an entry has at most {int(most[1]):,} bytes"
             concerned = columns or tuple(column for column in long if any(column in each.columns for each in likely))
             return ServerRefusal(concerned, "unconvertible", f"{MARK}{what}")
         # The server quotes values in its messages.
