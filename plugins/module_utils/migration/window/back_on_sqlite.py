@@ -109,8 +109,8 @@ def revert(
                     Problem(
                         f"cutover group {group.name}",
                         "its services may be stopped",
-                        f"Correct the problems above and run {playbook('4_service_cutover')} again, or "
-                        f"return to SQLite with every row: {playbook('rollback', service_env_rollback_groups=group.name)}",
+                        f"Correct the problems above and run {playbook('4_service_cutover')} again, or return to "
+                        f"SQLite with every row: {playbook('rollback', service_env_rollback_groups=group.name)}",
                     ),
                 ],
             )
