@@ -33,7 +33,7 @@ _ANSWER_SECONDS = 3.0
 _ASK_PM2_SECONDS = 2.0
 # And this often when a process of it has ended: then pm2 knows more.
 _ASK_PM2_AGAIN_SECONDS = 0.5
-# So many new starts by pm2 are a loop, which waiting does not end. One may be an accident.
+# So many new starts of each process by pm2 are a loop, which waiting does not end. One may be an accident.
 _RESTARTS_OF_A_LOOP = 2
 # Other requests may reach the database while an address is asked; in one of so many pauses none does.
 _QUIET_TRIES = 10
@@ -446,7 +446,7 @@ def _answer(connection: Connection, service: Service, processes: Sequence[Proces
     return find_sessions(connection, service, [process.pid for process in processes], host)[1]
 
 
-def _note_a_loop(result: Health, processes: Iterable[Process], restarts: int) -> None:
+def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) -> None:
     """Note that a service ends again and again, or that pm2 does not start it any more.
 
     :param restarts: how often pm2 has started it again since it is looked at.
@@ -456,7 +456,7 @@ def _note_a_loop(result: Health, processes: Iterable[Process], restarts: int) ->
     if any(process.status == ERRORED for process in processes):
         result.has_given_up = True
         result.shortcoming = "pm2 does not start it any more, because it ended soon after each start"
-    elif restarts >= _RESTARTS_OF_A_LOOP:
+    elif restarts >= _RESTARTS_OF_A_LOOP * max(1, len(processes)):
         result.has_given_up = True
         result.shortcoming = f"it ends soon after each start: pm2 has already started it {restarts} times again"
 
