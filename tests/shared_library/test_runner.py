@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 SQL_FILES = ROOT / "files" / "sql"
 # Every kind of object that the catalog describes, and defaults whose wording depends on the session.
 EVERYTHING = """
+\\restrict q1W2e3
+
+SET lock_timeout = 0;
+SET client_encoding = 'UTF8';
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
 CREATE SCHEMA shop;
 CREATE TABLE shop.goods (
   id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -174,6 +180,7 @@ def test_each_goes_on_where_the_other_stopped(library: Library, login: Login, di
         (None, ("002_wrong.sql", "CREATE TABLE shop.goods ();")),
         (None, ("002_wrong.sql", "CREATE ROLE somebody;")),
         (None, ("002_wrong.sql", "BEGIN; VACUUM; RESET ALL; COPY shop.goods FROM STDIN; \\d")),
+        (None, ("002_wrong.sql", "SET lock_timeout = 0; SELECT set_config('a.b', 'c', false); SET row_security = x;")),
         (None, ("wrong.sql", "SELECT 1;")),
         (None, ("001_second.sql", "SELECT 1;")),
     ],

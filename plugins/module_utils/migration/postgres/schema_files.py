@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from ..core.errors import MigrationError, Problem
 
 _NAME = re.compile(r"(\d{3})_[a-z0-9_]+\.sql\Z")
-# The pieces of SQL that matter for finding the end of a statement. Comments nest, so only their start stands here.
+# The pieces of SQL that matter for finding the end of a statement. Comments nest, so only their start stands here. With
+# \restrict and its end pg_dump tells psql to take no other command: that is nothing to us, as a comment is.
 _TOKEN = re.compile(
     r"""
-    (?P<comment>--[^\n]*|/\*)
+    (?P<comment>--[^\n]*|/\*|(?<![^\n])\\(?:un)?restrict[ ]\w+[ \r]*(?![^\n]))
     | (?P<quoted>(?<![\w$])E'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"
         |(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?P=tag))
     | (?P<word>[^\W\d][\w$]*)
@@ -46,12 +47,34 @@ _FORBIDDEN = tuple(
             "Write SET LOCAL for a setting; leave the role alone, all objects belong to the owner",
         ),
         (
+            r"select\b.*\bset_config\s*\(.*,\s*false\s*\)",
+            "changes the session, and with it every file that follows",
+            "Write true in place of false: then it holds for this file",
+        ),
+        (
             r"copy\b.*\b(stdin|stdout)\b",
             "needs a client that sends or reads the rows",
             "Write the rows as INSERT",
         ),
         (r"\\", "is a command of psql, not SQL", "Write it as SQL: the files are not applied by psql"),
     )
+)
+
+
+# What pg_dump -s writes at its beginning about its session, and what becomes of it.
+_EMPTY_SEARCH_PATH = re.compile(
+    r"(select\s+pg_catalog\.set_config\s*\(\s*'search_path'\s*,\s*''\s*,\s*)false(\s*\)\s*;?)", re.IGNORECASE
+)
+# How the files are applied decides these.
+_DUMP_SETTING_OF_OURS = re.compile(
+    r"set\s+((statement_timeout|lock_timeout|idle_in_transaction_session_timeout|transaction_timeout)\s*=\s*0"
+    r"|client_encoding\s*=\s*'UTF8'|standard_conforming_strings\s*=\s*on|default_with_oids\s*=\s*false)\s*;?",
+    re.IGNORECASE,
+)
+_DUMP_SETTING_OF_THE_FILE = re.compile(
+    r"set(?=\s+(check_function_bodies|xmloption|client_min_messages|row_security|default_tablespace"
+    r"|default_table_access_method)\s*=)",
+    re.IGNORECASE,
 )
 
 
@@ -67,6 +90,27 @@ class Statement:
     text: str
     line: int
     code: str
+
+    @property
+    def executed(self) -> str:
+        """Return what is executed for it: what pg_dump says of its session holds for its own file only.
+
+        Empty for a setting that is ours to say.
+        """
+        if _DUMP_SETTING_OF_OURS.fullmatch(self.code):
+            return ""
+        if _EMPTY_SEARCH_PATH.fullmatch(self.code):
+            return _EMPTY_SEARCH_PATH.sub(r"\1true\2", self.code)
+        return _DUMP_SETTING_OF_THE_FILE.sub("SET LOCAL", self.text, count=1) if self._is_of_the_file() else self.text
+
+    def _is_of_the_file(self) -> bool:
+        """Return whether it is a setting of pg_dump's that changes what the file's statements mean."""
+        return _DUMP_SETTING_OF_THE_FILE.match(self.code) is not None
+
+    @property
+    def is_of_a_dump(self) -> bool:
+        """Return whether pg_dump has written it about its session."""
+        return self.executed != self.text
 
 
 @dataclass(frozen=True)
@@ -151,7 +195,7 @@ def read_files(files: Sequence[Mapping[str, str]]) -> list[SqlFile]:
             continue
         result[number] = SqlFile(number, name, content)
         for statement in split_statements(content):
-            for pattern, what, fix in _FORBIDDEN:
+            for pattern, what, fix in _FORBIDDEN if not statement.is_of_a_dump else ():
                 if pattern.match(statement.code):
                     first = " ".join(statement.code.split()[:3])
                     problems.append(Problem(f"{name}:{statement.line}", f"'{first}' {what}", fix))

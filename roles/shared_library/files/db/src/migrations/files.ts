@@ -45,6 +45,11 @@ const FORBIDDEN = [
     fix: 'Write SET LOCAL for a setting; leave the role alone, all objects belong to the owner',
   },
   {
+    pattern: String.raw`select${TO}.*${FROM}set_config${S}*\(.*,${S}*false${S}*\)`,
+    what: 'changes the session, and with it every file that follows',
+    fix: 'Write true in place of false: then it holds for this file',
+  },
+  {
     pattern: String.raw`copy${TO}.*${FROM}(stdin|stdout)${TO}`,
     what: 'needs a client that sends or reads the rows',
     fix: 'Write the rows as INSERT',
@@ -90,8 +95,9 @@ export async function readMigrationFiles(directory: string = OWN_FILES): Promise
 
 /** Returns what in a file could not be applied as a whole, or would change what comes after it. */
 function forbiddenStatements(name: string, content: string): Problem[] {
-  return splitStatements(content).flatMap(({ code, line }) =>
-    FORBIDDEN.filter(({ pattern }) => pattern.test(code)).map(({ what, fix }) => {
+  // What pg_dump writes about its session is handled.
+  return splitStatements(content).flatMap(({ text, executed, code, line }) =>
+    FORBIDDEN.filter(({ pattern }) => executed === text && pattern.test(code)).map(({ what, fix }) => {
       const first = code.split(new RegExp(`${S}+`)).filter(Boolean).slice(0, 3).join(' ');
       return { where: `${name}:${line}`, what: `'${first}' ${what}`, fix };
     }),

@@ -52,6 +52,8 @@ export interface MigrationResult {
   drift: string[];
 }
 
+/** A statement that says who owns something or may use it. */
+const GIVES_AWAY = /^(alter\b.*\bowner\s+to|grant|revoke|alter\s+default\s+privileges)\b/isu;
 const LOCK_ATTEMPTS = 5;
 const NO_LOCK = new Set(['55P03', '40P01']);
 const EXISTS_ALREADY = new Set(['42P06', '42P07', '42710']);
@@ -182,6 +184,9 @@ async function applyFile(client: ClientBase, file: MigrationFile, lockTimeoutSec
           [file.number, file.name, file.sha256, duration, JSON.stringify(await describeCatalog(client))],
         );
       });
+      // What a function or a block of the file has set for the session is not the next file's.
+      await client.query('RESET ALL');
+      await prepareSession(client, undefined);
       return;
     } catch (error) {
       if (!(error instanceof LockTimeout) || attempt === LOCK_ATTEMPTS) {
@@ -196,9 +201,16 @@ async function applyFile(client: ClientBase, file: MigrationFile, lockTimeoutSec
 class LockTimeout extends MigrationError {}
 
 /** Executes one statement; an error names file, line, SQLSTATE and PostgreSQL's own words. */
-async function execute(client: ClientBase, file: MigrationFile, { text, line }: Statement): Promise<void> {
+async function execute(
+  client: ClientBase,
+  file: MigrationFile,
+  { text, line, executed, code: statement }: Statement,
+): Promise<void> {
+  if (executed === '') {
+    return;
+  }
   try {
-    await client.query(text);
+    await client.query(executed);
   } catch (error) {
     if (!(error instanceof DatabaseError)) {
       throw error;
@@ -215,6 +227,10 @@ async function execute(client: ClientBase, file: MigrationFile, { text, line }: 
       fix = IN_TRANSACTION;
     } else if (EXISTS_ALREADY.has(code)) {
       fix = 'If it was made by hand, drop or rename it; else correct the file. Then run again';
+    } else if (GIVES_AWAY.test(statement)) {
+      fix =
+        'Leave it out, as pg_dump -s --no-owner --no-privileges does: all objects belong to the owner, and the estate ' +
+        'says who may use them. Then run again';
     } else if (code === INSUFFICIENT_PRIVILEGE) {
       fix = 'The files are applied as the owner of the tables, not as a superuser. Correct the file, then run again';
     }
@@ -287,7 +303,11 @@ function explained(error: unknown): unknown {
     const fix = 'Check DATABASE_URL or the PG variables, and that the server runs; then run again';
     return new MigrationError('PostgreSQL cannot be asked.', [{ where: 'target database', what, fix }]);
   }
-  let fix = "Look at the server's log, then run again: what is applied is in the ledger";
+  // The server logs why it ends a session, but nothing of the migrator's statements.
+  let fix =
+    error.code === undefined || /^(08|57P)/u.test(error.code)
+      ? "Look at the server's log for why it ended the connection, then run again: what is applied is in the ledger"
+      : 'Correct what the server says here, then run again: what is applied is in the ledger';
   if (error.code === INSUFFICIENT_PRIVILEGE) {
     fix = "Log in as the migrator and act as the owner; phase 1 of the migration sets these roles' rights";
   }

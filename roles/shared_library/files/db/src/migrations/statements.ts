@@ -6,6 +6,8 @@ export interface Statement {
   line: number;
   /** The text with each comment as one blank. */
   code: string;
+  /** What is executed for it: what pg_dump says of its session holds for its own file only. Empty for one of ours. */
+  executed: string;
 }
 
 const LETTER = String.raw`\p{L}\p{N}_`;
@@ -16,7 +18,8 @@ export const BLANK = String.raw`\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\
 /** The pieces of SQL that matter for finding the end of a statement. Comments nest, so only their start stands here. */
 const TOKEN = new RegExp(
   [
-    String.raw`(?<comment>--[^\n]*|/\*)`,
+    // With \restrict and its end pg_dump tells psql to take no other command: that is nothing to us.
+    String.raw`(?<comment>--[^\n]*|/\*|(?<![^\n])\\(?:un)?restrict [${LETTER}]+[ \r]*(?![^\n]))`,
     String.raw`(?<quoted>(?<![${LETTER}$])E'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"` +
       String.raw`|(?<![${LETTER}$])(?<tag>\$(?:${WORD_START}[${LETTER}]*)?\$).*?\k<tag>)`,
     String.raw`(?<word>${WORD_START}[${LETTER}$]*)`,
@@ -40,7 +43,8 @@ export function splitStatements(content: string): Statement[] {
   let previous = '';
   const finish = (end?: number): void => {
     if (start !== undefined) {
-      statements.push({ text: content.slice(start, end), line: lineAt(content, start), code: code.join('') });
+      const [text, joined] = [content.slice(start, end), code.join('')];
+      statements.push({ text, line: lineAt(content, start), code: joined, executed: executed(text, joined) });
     }
     [start, code] = [undefined, []];
   };
@@ -80,6 +84,31 @@ export function splitStatements(content: string): Statement[] {
   }
   finish();
   return statements;
+}
+
+// What pg_dump -s writes at its beginning about its session, and what becomes of it, exactly as in schema_apply.
+const EMPTY_SEARCH_PATH =
+  /^(select\s+pg_catalog\.set_config\s*\(\s*'search_path'\s*,\s*''\s*,\s*)false(\s*\)\s*;?)$/iu;
+const DUMP_SETTING_OF_OURS = new RegExp(
+  String.raw`^set\s+((statement_timeout|lock_timeout|idle_in_transaction_session_timeout|transaction_timeout)\s*=\s*0` +
+    String.raw`|client_encoding\s*=\s*'UTF8'|standard_conforming_strings\s*=\s*on|default_with_oids\s*=\s*false)\s*;?$`,
+  'iu',
+);
+const DUMP_SETTING_OF_THE_FILE = new RegExp(
+  String.raw`^set(?=\s+(check_function_bodies|xmloption|client_min_messages|row_security|default_tablespace` +
+    String.raw`|default_table_access_method)\s*=)`,
+  'iu',
+);
+
+/** Returns what is executed for a statement. */
+function executed(text: string, code: string): string {
+  if (DUMP_SETTING_OF_OURS.test(code)) {
+    return '';
+  }
+  if (EMPTY_SEARCH_PATH.test(code)) {
+    return code.replace(EMPTY_SEARCH_PATH, '$1true$2');
+  }
+  return DUMP_SETTING_OF_THE_FILE.test(code) ? text.replace(DUMP_SETTING_OF_THE_FILE, 'SET LOCAL') : text;
 }
 
 /** Returns the number of the line at a position. */
