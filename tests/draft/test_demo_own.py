@@ -5,73 +5,64 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from scripts import run_demo_own
 from tests.conftest import PROJECT
 from tests.engine.support import make_source
 
-SCRIPT = PROJECT / "scripts" / "run_demo_own.py"
+NO_DATABASE = {
+    "missing": (None, "there is no such file"),
+    "empty": (b"", "is empty: it has 0 bytes"),
+    "text": (b"id,name\n1,x\n", "is not an SQLite file"),
+    "encrypted": (random.Random(1).randbytes(1 << 15), "is encrypted, as it seems"),  # noqa: S311
+}
 
 
-def demo(file: str, draft: str = "") -> subprocess.CompletedProcess[str]:
-    """Run it as make does."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        env={**os.environ, "FILE": file, "DRAFT": draft},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture
-def folders() -> Iterator[None]:
-    """Remove the drafts that a test has made."""
-    drafts = PROJECT / "drafts"
-    before = set(drafts.glob("*")) if drafts.exists() else set()
-    yield
-    for folder in set(drafts.glob("*")) - before:
-        shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("", None, "Name an SQLite file: make demo-own FILE=path/to/any.db"),
-        ("missing.db", None, "there is no such file"),
-        ("empty.db", b"", "is empty: it has 0 bytes"),
-        ("text.db", b"id,name\n1,x\n", "is not an SQLite file"),
-        ("locked.db", random.Random(1).randbytes(1 << 15), "is encrypted, as it seems"),  # noqa: S311
-        ("tables.db", None, "it holds no table"),
-        ("broken.db", b"SQLite format 3\x00" + b"x" * 2000, "broken.db"),
-    ],
-)
-def test_what_is_no_database_is_said_so(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
-    path = tmp_path / name
+@pytest.mark.parametrize("kind", NO_DATABASE)
+def test_what_is_no_database_is_said_so(tmp_path: Path, kind: str) -> None:
+    content, said = NO_DATABASE[kind]
     if content is not None:
-        path.write_bytes(content)
-    if name == "tables.db":
-        make_source(path, "CREATE TABLE t (a); DROP TABLE t")
-    done = demo(str(path) if name else "")
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+        (tmp_path / kind).write_bytes(content)
+    with pytest.raises(run_demo_own.Stopped, match=re.escape(said)):
+        run_demo_own.source_file(str(tmp_path / kind))
 
 
 def test_a_directory_is_no_database(tmp_path: Path) -> None:
-    done = demo(str(tmp_path))
-    assert (done.returncode, "is not a regular file" in done.stderr) == (2, True)
+    with pytest.raises(run_demo_own.Stopped, match="is not a regular file"):
+        run_demo_own.source_file(str(tmp_path))
 
 
-@pytest.mark.usefixtures("folders")
-def test_a_file_is_drafted_moved_and_verified_and_a_corrected_draft_is_tried_again(tmp_path: Path) -> None:
+def test_without_a_file_the_program_says_how_to_name_one() -> None:
+    command = [sys.executable, str(PROJECT / "scripts" / "run_demo_own.py")]
+    environment = {name: value for name, value in os.environ.items() if name not in ("FILE", "DRAFT")}
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "Name an SQLite file: make demo-own FILE=path/to/any.db"
+
+
+@pytest.mark.parametrize(("kind", "said"), [("no table", "it holds no table"), ("damaged", "file is not a database")])
+def test_a_database_that_cannot_be_drafted_from_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, said: str
+) -> None:
+    path = tmp_path / "a.db"
+    if kind == "damaged":
+        path.write_bytes(b"SQLite format 3\x00" + b"x" * 2000)
+    else:
+        make_source(path, "CREATE TABLE t (a); DROP TABLE t")
+    monkeypatch.setenv("FILE", str(path))
+    assert run_demo_own.main() == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_is_drafted_refused_corrected_moved_and_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = make_source(
         tmp_path / "visitor's own.db",
         """CREATE TABLE parent (id INTEGER PRIMARY KEY, doc TEXT);
@@ -79,24 +70,26 @@ def test_a_file_is_drafted_moved_and_verified_and_a_corrected_draft_is_tried_aga
            INSERT INTO parent VALUES (1, '{}'); INSERT INTO child VALUES (1, 99);""",
     )
     before = path.read_bytes()
-    refused = demo(str(path))
-    assert refused.returncode == 1, refused.stderr
-    assert "parent_id: refers to a row of parent that does not exist" in refused.stdout
-    folder = PROJECT / "drafts" / "visitor_s_own"
-    assert f"DRAFT={folder.relative_to(PROJECT)}" in refused.stdout
+    monkeypatch.setattr(run_demo_own, "DRAFTS", tmp_path / "drafts")
+    monkeypatch.setenv("FILE", str(path))
+    assert run_demo_own.main() == 1
+    refused = capsys.readouterr().out
+    folder = tmp_path / "drafts" / "visitor_s_own"
+    assert "parent_id: refers to a row of parent that does not exist" in refused
+    assert f"DRAFT={folder}" in refused
     estate = folder / "estate.yml"
     text = estate.read_text()
     assert "          # parent_id: {orphan: set_null}\n" in text
+    assert "does not exist" in (folder / "README.md").read_text()
     estate.write_text(text.replace("# parent_id: {orphan: set_null}", "parent_id: {orphan: set_null}"))
 
-    done = demo(str(path), str(folder))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "every value arrived" in done.stdout
+    monkeypatch.setenv("DRAFT", str(folder))
+    assert run_demo_own.main() == 0
+    assert "every value arrived" in capsys.readouterr().out
     report = json.loads((folder / "report" / "latest" / "report.json").read_text())
     assert [table["equal"] for group in report["groups"] for table in group["tables"]] == [True, True]
     assert (folder / "report" / "latest" / "report.html").exists()
+    # Neither what a person has corrected nor an earlier draft is overwritten.
     assert "{orphan: set_null}" in estate.read_text()
-    # Another run makes another draft.
-    assert demo(str(path)).returncode == 1
-    assert (folder.parent / "visitor_s_own-2" / "README.md").exists()
+    assert run_demo_own.new_folder("visitor_s_own") == folder.with_name("visitor_s_own-2")
     assert path.read_bytes() == before
