@@ -187,7 +187,9 @@ def print_types(drafted: Draft, where: str) -> None:
     counts = Counter(column["type"] for _, column in columns)
     print("  " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
     explained = [
-        f"{table}.{column['source']}: {column['type']} ({column['why']})" for table, column in columns if column["why"]
+        f"{table}.{column['source']}: {column['type']} ({column['why']})"
+        for table, column in columns
+        if column["why"] and column["type"] != "integer"
     ]
     print_some(explained, where)
 
@@ -225,7 +227,7 @@ def run(file: str, earlier_draft: str, work_directory: str) -> int:
     there = shown(folder)
     title(f"{'The draft' if earlier_draft else 'Drafted'}: {there}")
     rows = sum(table["rows"] for table in drafted.tables)
-    print(f"  {len(drafted.tables):,} tables with {rows:,} rows")
+    print(f"  {len(drafted.tables):,} {'table' if len(drafted.tables) == 1 else 'tables'} with {rows:,} rows")
     if not earlier_draft:
         print_types(drafted, f"{there}/README.md")
     mapped = read_mapping(folder, source)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +65,10 @@ INDEXES = (
 )  # fmt: skip
 
 
+# `make test-all` looks longer.
+EXAMPLES = 400 if os.environ.get("LONG_SEARCHES") else 40
+
+
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -104,8 +110,9 @@ def sources(draw: st.DrawFn) -> list[tuple[str, list[tuple[Any, ...]]]]:
     return statements
 
 
+@pytest.mark.promise("draft-moves-any-file", "nothing-lost")
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(statements=sources())
 def test_every_value_arrives_or_is_a_question(
@@ -123,6 +130,7 @@ def test_every_value_arrives_or_is_a_question(
         if not source.execute("SELECT 1 FROM sqlite_schema WHERE name <> 'child'").fetchall():
             return
     drafted = draft(str(path), "app", str(tmp_path / "work"))
+    connection.rollback()
     execute(connection, "DROP SCHEMA IF EXISTS app CASCADE; DROP SCHEMA IF EXISTS migration CASCADE")
     load_sql(connection, drafted)
     try:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+
 from .support import draft_of, load_sql, move, types_of
 
 if TYPE_CHECKING:
@@ -30,8 +32,7 @@ CASES: tuple[tuple[str, str, list[Any], str], ...] = (
     ("n", "INTEGER", [2**30 - 1], "integer"),
     ("n", "INTEGER", [2**30], "bigint"),
     ("n", "INTEGER", [-(2**30)], "bigint"),
-    ("n", "SMALLINT", [5], "smallint"),
-    ("n", "SMALLINT", [2**15], "integer"),
+    ("n", "SMALLINT", [5], "integer"),
     ("n", "BIGINT", [5], "bigint"),
     ("n", "INTEGER", [], "bigint"),
     ("n", "TEXT", [5], "text"),  # SQLite makes a text of it
@@ -58,6 +59,11 @@ CASES: tuple[tuple[str, str, list[Any], str], ...] = (
     ("created_at", "INTEGER", [1704164645], "timestamptz"),
     ("created_at", "INTEGER", [1704164645678], "timestamptz"),
     ("created_at", "REAL", [1704164645.25], "timestamptz"),
+    ("x", "", ["2025-12-16 05:51:27", 1704164645678], "timestamptz"),
+    ("x", "TEXT", ["2025-12-16 05:51:27", 1704164645678.0], "timestamptz"),
+    ("x", "", ["2025-12-16 05:51:27", 1704164645678, 5], "text"),
+    ("x", "TEXT", ["1704164645"], "text"),
+    ("created_at", "TEXT", ["1704164645"], "timestamptz"),
     ("amount", "INTEGER", [1704164645], "bigint"),
     ("created_at", "INTEGER", [0, 1704164645], "bigint"),
     ("created_at", "INTEGER", [20240131], "integer"),
@@ -101,6 +107,21 @@ def test_every_key_is_a_bigint_on_both_ends(tmp_path: Path) -> None:
         {"parent": [(1,)], "child": [(1, 1)]},
     )
     assert set(types_of(drafted).values()) == {"bigint"}
+
+
+def test_what_refers_to_a_row_id_is_a_bigint_whatever_stands_in_it(connection: Connection, tmp_path: Path) -> None:
+    drafted = draft_of(
+        tmp_path,
+        """CREATE TABLE parent (id INTEGER PRIMARY KEY);
+           CREATE TABLE child (parent_id REFERENCES parent (id));""",
+        {"parent": [(1,)], "child": [("admin",), (1,), (b"x",)]},
+    )
+    assert set(types_of(drafted).values()) == {"bigint"}
+    assert {question.where for question in drafted.questions} == {"child.parent_id"}
+    load_sql(connection, drafted)
+    with pytest.raises(MigrationError) as error:
+        move(connection, drafted, tmp_path)
+    assert all(problem.where.endswith(": child.parent_id") for problem in error.value.problems)
 
 
 def test_both_ends_of_a_foreign_key_get_the_type_that_holds_the_values_of_both(tmp_path: Path) -> None:

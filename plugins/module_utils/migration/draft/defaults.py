@@ -37,7 +37,7 @@ _NOW_AS_TEXT = {
     "time('now')": "HH24:MI:SS",
 }
 _RANDOM_HEX = re.compile(r"(lower\()?hex\(randomblob\(16\)\)\)?\Z")
-_RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+_RANGES = {"integer": 2**31, "bigint": 2**63}
 
 
 def default(text: str, choice: Choice) -> str | None:

@@ -16,11 +16,10 @@ from ..core.errors import MigrationError, Problem
 from ..sqlite.snapshot import snapshot
 from ..sqlite.tables import count_rows, open_snapshot, read_virtual_tables
 from . import mapping as mappings
-from .expressions import tokens
 from .names import comment, quote
 from .profile import Profile, merged, read_profiles
 from .schema import DraftedTable, SchemaWriter, draft_table, name_tables
-from .structure import IndexPart, Reference, Table, read_left_out, read_shadow_tables, read_structure
+from .structure import Reference, Table, read_left_out, read_shadow_tables, read_structure
 from .types import Choice, Place, choose
 
 # A column: its table and its own name, both in lower case.
@@ -104,7 +103,9 @@ def _sql(path: str, group: str, body: Sequence[str], left_out: Sequence[str]) ->
         f"Drafted from {path}. A person reads it before it is used.\n"
         "Why a type was chosen stands above its column, where the declared type alone does not say so.\n"
         "LEFT OUT marks what PostgreSQL cannot say as SQLite does, DECIDE what needs a person's decision.\n"
-        "Names stand as in SQLite: one with capital letters needs quotes in every query."
+        "Names stand as in SQLite: one with capital letters needs quotes in every query.\n"
+        "An integer stands only where all values leave it room to grow, and never for a key:\n"
+        "squawk-ignore-file prefer-bigint-over-int"
     )
     return "\n\n".join([head, f"CREATE SCHEMA {quote(group)};", *body, *left_out]) + "\n"
 
@@ -148,7 +149,7 @@ def _choose_types(
         for index in table.indexes
         if index.unique
         for part in index.parts
-        for name in _named_in(part)
+        for name in part.names
     }
     primary = {(table.name.lower(), table.key[0].lower()) for table in tables if len(table.key) == 1}
     primary -= {(table.name.lower(), name.lower()) for table in tables if table.key_holds_null for name in table.key}
@@ -171,6 +172,7 @@ def _choose_types(
                     is_key=any(entry in keys for entry in group),
                     is_unique=any(entry in unique for entry in group),
                     of_primary_keys=all(entry in primary or entry not in referenced for entry in group),
+                    of_row_ids=any(owner.numbers_itself == own for owner, own in named),
                 )
                 done.update((entry, chosen) for entry in group)
             chosen = done[name]
@@ -181,17 +183,12 @@ def _choose_types(
     return result
 
 
-def _named_in(part: IndexPart) -> list[str]:
-    """Return the columns that a part of an index names, in lower case."""
-    if part.column is not None:
-        return [part.column.lower()]
-    return [token.value.lower() for token in tokens(part.expression or "") if token.kind in ("word", "name")]
-
-
 def _concerns(choice: Choice, profile: Profile) -> bool:
     """Return whether a column itself holds values that a question is about."""
     if any(policy.startswith("nul_character") for policy in choice.policies):
         return bool(profile.with_nul)
+    if choice.sql == "bigint":
+        return profile.integers < profile.values
     return bool(profile.values)
 
 

@@ -369,8 +369,8 @@ class _Parser:
             named = [self.columns.get(token.value.lower()) for token in self.found[start : self.position]]
             exact = self.fold_ascii_only or not all(column.ascii_only for column in named if column is not None)
             return Translated(f'{name}({listed} COLLATE "C")' if exact else f"{name}({listed})", TEXT)
-        if name == "length" and kinds in ((TEXT,), (BYTES,)):
-            return Translated(f"length({listed})", INTEGER)
+        if name == "length" and kinds in ((TEXT,), (BYTES,), (INTEGER,)):
+            return Translated(f"length({listed}{'::text' if kinds == (INTEGER,) else ''})", INTEGER)
         if name == "abs" and len(kinds) == 1 and kinds[0] in _NUMBERS:
             return Translated(f"abs({_operand(arguments[0])})", kinds[0])
         if name in ("coalesce", "ifnull") and len(kinds) > 1:

@@ -345,7 +345,7 @@ class SchemaWriter:
             where = ""
             if index.where is not None:
                 where = f" WHERE {condition(translate(index.where, _named(drafted.columns.values())))}"
-            if self._too_long(drafted, (part.column for part in index.parts if part.column)):
+            if self._too_long(drafted, (name for part in index.parts for name in part.whole_columns)):
                 raise Untranslatable("its values are too long for an index of PostgreSQL's")
         except Untranslatable as error:
             shown = ", ".join(part.column or part.expression or "" for part in index.parts)

@@ -40,6 +40,18 @@ class IndexPart:
     collation: str
     descending: bool
 
+    @property
+    def names(self) -> list[str]:
+        """Return what it names, columns among it, in lower case."""
+        if self.column is not None:
+            return [self.column.lower()]
+        return [token.value.lower() for token in tokens(self.expression or "") if token.kind in ("word", "name")]
+
+    @property
+    def whole_columns(self) -> list[str]:
+        """Return what it may hold the whole values of, in lower case."""
+        return [] if {"substr", "substring"} & set(self.names) else self.names
+
 
 @dataclass(frozen=True)
 class Index:

@@ -86,6 +86,7 @@ def choose(
     is_key: bool,
     is_unique: bool,
     of_primary_keys: bool,
+    of_row_ids: bool,
 ) -> Choice:
     """Return the type of a column, or of all columns that hold the same keys.
 
@@ -95,8 +96,11 @@ def choose(
     :param is_key: whether it is part of a primary or a foreign key.
     :param is_unique: whether it is part of any key: two different values must stay two.
     :param of_primary_keys: whether each foreign key among them refers to a primary key of one column.
+    :param of_row_ids: whether one of them is numbered by SQLite itself, and holds nothing but whole numbers.
     """
     chooser = _Chooser(connection, places, declared.upper(), profile, is_key, is_unique, of_primary_keys)
+    if of_row_ids:
+        return chooser.of_row_ids()
     return chooser.without_values() if not profile.values else chooser.from_values()
 
 
@@ -117,6 +121,16 @@ class _Chooser:
         """Return the words for how many values were looked at; a verb in the singular follows."""
         values = self.profile.values
         return "its one value" if values == 1 else f"each of its {values:,} values"
+
+    def of_row_ids(self) -> Choice:
+        """Return bigint, whatever stands in columns that refer to such numbers."""
+        why = "" if "INT" in self.declared else "it holds the numbers that SQLite gives to rows of another table"
+        if self._engine_takes("bigint"):
+            return Choice("bigint", expressions.INTEGER, why)
+        what = "it holds other values than whole numbers, and refers to a column of whole numbers"
+        policies = ("unconvertible: set_null", "unconvertible: reject")
+        question = (what, "Choose a policy in the mapping, or take the foreign key out and another type in the SQL")
+        return Choice("bigint", expressions.INTEGER, what, None, question, policies)
 
     def without_values(self) -> Choice:
         """Return what the declared type says."""
@@ -188,8 +202,6 @@ class _Chooser:
             return Choice("double precision", expressions.DOUBLE, note)
         if re.match(r"(BIGINT|INT8|UNSIGNED BIG)", self.declared):
             return Choice("bigint", expressions.INTEGER, note)
-        if re.match(r"(SMALLINT|TINYINT|INT2)\b", self.declared) and low >= -(2**15) and high < 2**15:
-            return Choice("smallint", expressions.INTEGER, note)
         if low > -_SAFE_INTEGER and high < _SAFE_INTEGER:
             small = f"{self.looked} is a whole number, and integer has room for larger ones"
             return Choice("integer", expressions.INTEGER, f"{small}; {note}" if note else small)
@@ -232,6 +244,9 @@ class _Chooser:
             return Choice("date", expressions.DAY, "" if self.declared == "DATE" else f"{self.looked} is a day")
         if p.days + p.times == p.values and (p.one_form or not self.is_unique) and self._engine_takes("timestamptz"):
             return Choice("timestamptz", expressions.TIME, f"{self.looked} is a time; {zone}")
+        time = self._of_mixed_times()
+        if time is not None:
+            return time
         as_json = p.json_texts == p.values or re.match("JSON", self.declared)
         if as_json and not self.is_unique and not p.with_nul and self._engine_takes("jsonb"):
             return Choice("jsonb", expressions.JSON, f"{self.looked} is JSON; the order of keys is not kept")
@@ -243,16 +258,20 @@ class _Chooser:
         return self._text()
 
     def _of_texts_and_numbers(self) -> Choice:
-        """Return the type of a column of texts and numbers: text, which holds both."""
+        """Return the type of a column of texts and numbers: text, which holds both, unless all of them are times."""
         p = self.profile
+        time = self._of_mixed_times()
+        if time is not None:
+            return time
         if re.match("JSON", self.declared) and not self.is_unique and self._engine_takes("jsonb"):
             return Choice("jsonb", expressions.JSON, f"{self.looked} is JSON")
         chosen = self._text()
         what = f"it holds {p.texts:,} texts beside {p.integers + p.reals:,} numbers"
-        if self.is_unique:
-            fix = "Two keys may be one text then: choose 'duplicate: reject' in the mapping if the engine finds any"
-            return Choice("text", expressions.TEXT, what, None, (what, fix), (*chosen.policies, "duplicate: reject"))
-        return Choice("text", expressions.TEXT, what, None, chosen.question, chosen.policies)
+        if not self.is_unique or not p.like_numbers:
+            return Choice("text", expressions.TEXT, what, None, chosen.question, chosen.policies)
+        what += f", and {p.like_numbers:,} of the texts look like numbers: two keys may be one text then"
+        question = (what, "Choose the policy in the mapping, if the engine finds any such keys")
+        return Choice("text", expressions.TEXT, what, None, question, (*chosen.policies, "duplicate: reject"))
 
     def _text(self) -> Choice:
         """Return ``text``, and why where that is not what the declaration says."""
@@ -263,8 +282,10 @@ class _Chooser:
         elif limit := re.search(r"CHAR\w*\s*\((\d+)\)", self.declared):
             longest = f"the longest text has {p.longest or 0:,}"
             why = f"SQLite does not enforce the limit of {limit.group(1)} characters; {longest}"
-        elif re.match("JSON", self.declared):
-            why = "some values are no JSON that jsonb holds"
+        elif p.json_texts > p.values // 2:
+            why = "not every value is JSON that jsonb holds"
+        elif p.days + p.times > p.values // 2:
+            why = "not every value is a time of a known form, or they are keys in several forms"
         if not p.with_nul:
             return Choice("text", expressions.TEXT, why)
         what = f"{p.with_nul:,} of its texts hold the character U+0000, which PostgreSQL's text cannot"
@@ -292,6 +313,21 @@ class _Chooser:
         rounded = ", rounded to the millisecond" if unit == JULIAN_DAYS else ""
         since = "Julian days" if unit == JULIAN_DAYS else f"{unit} since 1970"
         return Choice("timestamptz", expressions.TIME, f"{self.looked} reads as {since}{rounded}", unit)
+
+    def _of_mixed_times(self) -> Choice | None:
+        """Return timestamptz if some values are times as text and all others are in one unit; None if not."""
+        p = self.profile
+        numbers = p.integers + p.reals + p.like_numbers
+        if self.is_unique or not numbers or p.days + p.times + numbers < p.values:
+            return None
+        if not p.days + p.times and not self._looks_like_time():
+            return None
+        units = {self._epoch_unit(place)[0] for place in self.places}
+        unit = units.pop() if len(units) == 1 else None
+        if unit in (None, JULIAN_DAYS) or not self._engine_takes("timestamptz", unit):
+            return None
+        why = f"{self.looked} is a time, {numbers:,} of them {unit} since 1970; times without an offset are UTC"
+        return Choice("timestamptz", expressions.TIME, why, unit)
 
     def _time_note(self) -> str:
         """Return why numbers that are named like times are none, empty if they are not named so."""
@@ -338,7 +374,8 @@ class _Chooser:
 
 def _plan(column: str, sql: str, unit: str | None) -> ColumnPlan:
     """Return the plan that the engine would make for a column of this type."""
-    type_name, _, digits = sql.partition("(")
+    name, _, digits = sql.partition("(")
+    type_name = {"bigint": "int8"}.get(name, name)
     precision, scale = (int(part) for part in digits.rstrip(")").split(",")) if digits else (None, None)
     if type_name == "timestamptz":
         scale = 6
