@@ -18,6 +18,7 @@ from ..convert.refusals import Convert, Refused
 from ..convert.values import converter
 from ..plan.epoch_units import JULIAN_DAYS
 from ..plan.planner import KINDS, ColumnPlan, TablePlan
+from .server_refusals import MARK, cures
 from .violations import Violation
 
 # What no other type and no expression would help against.
@@ -150,6 +151,8 @@ class Advice:
         column = None if plan is None else next((each for each in plan.columns if each.source == found.columns), None)
         if plan is None or column is None or found.policy in _ONLY_BY_PEOPLE:
             return []
+        if found.what.startswith(MARK):
+            return cures(found.what, column.target)
         if found.policy == "null_value":
             if column.target in plan.target.key:
                 return []

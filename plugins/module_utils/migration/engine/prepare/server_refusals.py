@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 MARK = "PostgreSQL refuses it: "
+# What follows it, before the name of the constraint or of the index.
+VIOLATES, TOO_LONG = "it violates the check constraint ", "it is too long for the index "
 # Before the reason for which a row was rejected, once it has been repaired by hand.
 REPAIRED = "repaired by hand; the row was rejected: "
 # In place of a policy: what was answered in an earlier run.
@@ -32,6 +34,22 @@ class ServerRefusal:
     columns: tuple[str, ...]
     policy: str
     what: str
+
+
+def cures(what: str, target: str) -> list[str]:
+    """Return what would let PostgreSQL take the rows that it refuses: no other type of the column would.
+
+    :param what: of a :class:`ServerRefusal`.
+    :param target: name of the target column.
+    """
+    _, violates, constraint = what.partition(VIOLATES)
+    if violates:
+        return [f"let the check constraint {constraint} allow them in files/sql, if they are right"]
+    _, too_long, index = what.partition(TOO_LONG)
+    if too_long:
+        name = index.partition(":")[0]
+        return [f"let the index {name} be one of md5({target}) in files/sql, which is short for every value"]
+    return []
 
 
 # Source table → key of a row → why it is refused.

@@ -351,7 +351,7 @@ class TableWork:
 
 def _as_it_is(value: Value) -> str | None:
     """Stand for the conversion of a value that no policy but set_null and reject can answer for."""
-    raise Refused("unconvertible", "is too long")
+    raise Refused("unconvertible", "")  # the message has been said
 
 
 def _size_of_field(field: str | bytes | None) -> int:

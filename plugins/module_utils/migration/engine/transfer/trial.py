@@ -20,7 +20,7 @@ from ...postgres.catalog import ForeignKey
 from ...sqlite.tables import quote_name
 from ..plan.planner import TablePlan
 from ..prepare.prepare import Prepared
-from ..prepare.server_refusals import MARK, ServerRefusal
+from ..prepare.server_refusals import MARK, TOO_LONG, VIOLATES, ServerRefusal
 from ..prepare.table import PreparedTable
 
 if TYPE_CHECKING:
@@ -329,14 +329,14 @@ class _Trial:
         if code == "23P01":
             return ServerRefusal(columns, "duplicate", f"{MARK}an earlier row excludes it by {name}")
         if code == "23514":
-            return ServerRefusal(columns, "unconvertible", f"{MARK}it violates the check constraint {name}")
+            return ServerRefusal(columns, "unconvertible", f"{MARK}{VIOLATES}{name}")
         if code == "23502":
             return ServerRefusal(columns, "null_value", f"{MARK}a column that is NOT NULL would be NULL")
         if code == "54000" and said.startswith("index row"):
             # The server does not always say which index that is.
             likely = [each for each in objects.values() if each.is_index and set(each.columns) & set(columns or long)]
             entries = [each.name for each in likely if each.name == name] or [each.name for each in likely]
-            what = f"it is too long for the index {' or '.join(entries)}"
+            what = f"{TOO_LONG}{' or '.join(entries)}"
             most = _MOST_OF_AN_INDEX.search(said)
             if all(each.is_btree for each in likely):
                 what += f": an entry of a B-tree has at most {_LONGEST_BTREE_ENTRY:,} bytes"

@@ -1,0 +1,130 @@
+"""The first piece of advice of each kind of refusal is followed to the letter, and the next run loses nothing."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import POLICIES
+
+from .support import execute, make_group, make_source, make_target, query, rehearse
+from .test_case_server_knows import INCOMPRESSIBLE
+from .test_export import bring_back, counts, rows_of
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+IDS = ("6fa459ea-ee8a-4ca4-894e-db77e160355e", "6FA459EA-EE8A-4CA4-894E-DB77E160355E")
+# Kind of refusal → columns of the target behind its key, those of the source, and the rows behind theirs. A kind that
+# is a policy has its name, maybe with more behind it.
+KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
+    "orphan": ("v integer REFERENCES parents", "v INTEGER", [(1,), (7,)]),
+    "orphan, spelled otherwise": ("v text REFERENCES words", "v TEXT", [("USD",), ("usd",)]),
+    "orphan, never NULL": ("v integer NOT NULL REFERENCES parents", "v INTEGER", [(1,), (7,)]),
+    "duplicate": ("v integer UNIQUE", "v INTEGER", [(1,), (1,), (2,)]),
+    "duplicate, an expression": ("v text); CREATE UNIQUE INDEX ON t (lower(v)", "v TEXT", [("a",), ("A",)]),
+    "invalid_json": ("v jsonb", "v TEXT", [("{}",), ("no",)]),
+    "repeated_key": ("v jsonb", "v TEXT", [('{"a": 1, "a": 2}',)]),
+    "rewritten": ("v money", "v TEXT", [("$1.99",), ("1.999",)]),
+    "nul_character": ("v text", "v TEXT", [("a\x00b",)]),
+    "invalid_utf8": ("v text", "v TEXT", [(b"a\xff",)]),
+    "empty_string": ("v integer", "v", [("",), (1,)]),
+    "fraction": ("v integer", "v", [(1.5,), (2,)]),
+    "null_value": ("v integer NOT NULL", "v INTEGER", [(None,), (2,)]),
+    "out_of_range": ("v smallint", "v INTEGER", [(40_000,)]),
+    "sub_microsecond": ("v timestamp", "v TEXT", [("2024-05-01 10:00:00.1234567",)]),
+    "unconvertible": ("v inet", "v TEXT", [("nowhere",)]),
+    "unconvertible, a check": ("v integer CHECK (v > 0)", "v INTEGER", [(0,), (1,)]),
+    "unconvertible, an index": ("v text); CREATE INDEX t_v ON t (v", "v TEXT", [(INCOMPRESSIBLE,), ("short",)]),
+    "unconvertible, another day": ("v timetz", "v TEXT", [("now",), ("10:00:00+02",)]),
+    "unconvertible, a limit": ("v tsvector", "v TEXT", [("'" + "a" * 3_000 + "'",)]),
+    "without_target": ("v integer", "v INTEGER, w TEXT", [(1, "kept"), (2, None)]),
+    "duration without a unit": ("v interval", "v INTEGER", [(90,), (120,)]),
+    "a time without a unit": ("v timestamptz", "v INTEGER", [(1,), (1_700_000_000,)]),
+    "a year": ("v date", "v INTEGER", [(2024,), (1999,)]),
+    "a UUID in two spellings": ("v uuid UNIQUE", "v TEXT", [(IDS[0],), (IDS[1],)]),
+}
+# Where no piece of advice lets every row arrive: the ledger has what is missing.
+IN_THE_LEDGER = frozenset(("set_null", "reject", "round", "keep", "keep_last", "remove", "replace", "as_json_string",
+                           "as_parent", "truncate"))  # fmt: skip
+
+
+def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
+    """Do what the first piece of advice says; return the table's options for the next run."""
+    first = fix.split("; or ")[0]
+    if found := re.match(r"Give (app\.t)\.(\w+) the type (.+?) in files/sql", first):
+        execute(connection, f"ALTER TABLE {found[1]} ALTER {found[2]} TYPE {found[3]} USING NULL")
+    elif found := re.match(r"Let (app\.t)\.(\w+) be NULL in files/sql", first):
+        execute(connection, f"ALTER TABLE {found[1]} ALTER {found[2]} DROP NOT NULL")
+    elif found := re.match(r"Let the check constraint (\w+) allow them in files/sql, if they are right", first):
+        execute(connection, f"ALTER TABLE app.t DROP CONSTRAINT {found[1]}")
+    elif found := re.match(r"Let the index (\w+) be one of (md5\(\w+\)) in files/sql", first):
+        execute(connection, f"DROP INDEX app.{found[1]}; CREATE INDEX {found[1]} ON app.t ({found[2]})")
+    elif found := re.match(r"Bring the values there by '(computed: .*)' with '(columns: .*\}\})'", first):
+        return {**yaml.safe_load(found[1]), **yaml.safe_load(found[2])}
+    elif found := re.match(r"Set '(\w+)' for the column: (\w+) \(", first):
+        assert found[2] in IN_THE_LEDGER
+        return {"columns": {"v": {found[1]: found[2]}}}
+    elif found := re.match(r"Name '(\w+)' for the column(?: in the inventory)?[: (]+(\w+)", first):
+        return {"columns": {"v": {found[1]: found[2]}}}
+    elif found := re.search(r"eep its values in the ledger by '(\w+): (\w+)'", first):
+        return {"columns": {"w": {found[1]: found[2]}}}
+    elif found := re.match(r"Say by 'computed' in the inventory which day they mean, for example (.*)", first):
+        return {"computed": yaml.safe_load(found[1]), "columns": {"v": {"without_target": "keep"}}}
+    elif first.startswith("Write it the same way in every row of the source"):
+        with closing(sqlite3.connect(source)) as opened:
+            opened.execute("UPDATE t SET v = lower(v)")
+            opened.execute("DELETE FROM t WHERE id = 2")  # which is the same id
+            opened.commit()
+    else:
+        pytest.fail(f"nobody could follow this: {fix}")
+    return {}
+
+
+def test_every_policy_has_a_refusal_here() -> None:
+    assert {kind.partition(",")[0] for kind in KINDS} >= set(POLICIES)
+
+
+@pytest.mark.promise("violation-names-next-step")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection, tmp_path: Path, kind: str) -> None:
+    target, declared, rows = KINDS[kind]
+    make_target(
+        connection,
+        "CREATE TABLE parents (id integer PRIMARY KEY); CREATE TABLE words (id text PRIMARY KEY);"
+        f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
+    )
+    source = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE words (id TEXT COLLATE NOCASE PRIMARY KEY);"
+        f"CREATE TABLE t (id INTEGER PRIMARY KEY, {declared})",
+        {"parents": [(1,)], "words": [("USD",)], "t": [(number, *row) for number, row in enumerate(rows, 1)]},
+    )
+    if kind == "invalid_utf8":
+        with closing(sqlite3.connect(source)) as opened:
+            opened.execute("UPDATE t SET v = CAST(v AS TEXT)")
+            opened.commit()
+    others = ({"source": "parents"}, {"source": "words"})
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, make_group(source, *others, {"source": "t"}), tmp_path, check_mode=True)
+    (problem,) = error.value.problems
+    group = make_group(source, *others, {"source": "t", **follow(problem.fix, connection, source)})
+    report = rehearse(connection, group, tmp_path)["report"]
+    table = next(table for table in report["tables"] if table["source"] == "t")
+    assert table["equal"]
+    # Each row has arrived, or the ledger holds it.
+    (rejected,), (held,) = (query(connection, f"SELECT count(*) FROM {name}") for name in ("migration.reject", "app.t"))
+    assert rejected[0] == table["rejected_rows"]
+    assert held[0] + rejected[0] == table["source_rows"]
+    exported, copy = bring_back(connection, group)
+    assert counts(exported)["t"] == (0, 0, 0)
+    assert rows_of(copy, "SELECT id, CAST(v AS BLOB), typeof(v) FROM t") == rows_of(
+        source, "SELECT id, CAST(v AS BLOB), typeof(v) FROM t"
+    )
