@@ -247,7 +247,8 @@ class _Chooser:
         time = self._of_mixed_times()
         if time is not None:
             return time
-        as_json = p.json_texts == p.values or re.match("JSON", self.declared)
+        # Among objects and lists a text or a number is JSON too; alone it is just a text or a number.
+        as_json = p.json_texts > p.values // 2 or re.match("JSON", self.declared)
         if as_json and not self.is_unique and not p.with_nul and self._engine_takes("jsonb"):
             return Choice("jsonb", expressions.JSON, f"{self.looked} is JSON; the order of keys is not kept")
         digits = self._digits()
