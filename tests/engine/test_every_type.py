@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SERVERS = [PROGRAMS, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
 # The same texts on every run.
 SEED = 13
-TEXTS_OF_A_TYPE = 8
+TEXTS_OF_A_TYPE = 6
 OWN_TYPES = """
 CREATE TYPE mood AS ENUM ('sad', 'Happy', '');
 CREATE TYPE pair AS (a integer, b text);
