@@ -745,7 +745,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
 @pytest.mark.parametrize(
     ("function", "after", "heals"),
     [
-        # Where a cutover heals it, a rollback follows: the rollback that heals it by itself is left to the long searches.
+        # Where a cutover heals it, a rollback follows; the one that heals it by itself is left to the long searches.
         *(
             pytest.param(*step, "rollback", marks=[pytest.mark.long_search] if heals_by_cutover(step[0]) else [])
             for step in STEPS
