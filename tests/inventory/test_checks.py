@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.inventory import checks
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
 from tests.conftest import PROJECT
 
 
@@ -75,6 +77,12 @@ def test_a_right_with_an_unknown_word_or_schema_is_named_with_the_nearest() -> N
     shared = {**with_rights(web__notes="none"), "name": "other"}
     (problem,) = checks.find_estate_mistakes([with_rights(web__notes="read"), shared])
     assert "its role web has two rights on web.notes: read and none" in problem.what
+
+
+def test_a_service_with_rights_can_be_a_member_of_a_set() -> None:
+    """As the window of a cutover keeps its services."""
+    (service,) = parse_group(with_rights(web__notes="read")).services
+    assert len({service, replace(service, pool_size=6)}) == 2
 
 
 NOTES = """

@@ -161,7 +161,8 @@ class Service:
     ecosystem_file: str = "ecosystem.config.js"
     env_file: str = ".env"
     pool_size: int = 5
-    rights: Mapping[str, str] = field(default_factory=dict)
+    # A service is a key of mappings and a member of sets, which a mapping in it must not prevent.
+    rights: Mapping[str, str] = field(default_factory=dict, hash=False)
     query_url: str = ""
     shared_library: bool | None = None
     pm2_home: str = ""
