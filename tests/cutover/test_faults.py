@@ -305,50 +305,6 @@ def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
     require_row(row)
 
 
-@contextmanager
-def ends_on_postgresql(after_seconds: int) -> Iterator[None]:
-    """Let the service end some seconds after each start on PostgreSQL."""
-    ecosystem, script = "/opt/swarm-deploy/ecosystem.config.js", "/opt/ends.js"
-    code = (
-        f"if (/^PGHOST=/m.test(require('fs').readFileSync('{ENV_FILE}', 'utf8'))) "
-        f"setTimeout(() => process.exit(1), {1000 * after_seconds})"
-    )
-    on_host("sh", "-c", f"cat > {script}", text=code)
-    on_host("sh", "-c", f"cp -p {ecosystem} /root/ecosystem")
-    on_host("sed", "-i", f"s|script: .*|&\\n      node_args: '-r {script}',|", ecosystem)
-    try:
-        yield
-    finally:
-        on_host("sh", "-c", f"cat /root/ecosystem > {ecosystem}; rm /root/ecosystem {script}")
-
-
-@pytest.mark.long_search
-def test_a_service_that_ends_with_a_row_on_postgresql_comes_back_with_it() -> None:
-    before, written = write_row(), ""
-    with ends_on_postgresql(6), started(CUTOVER, *variables(groups=[GROUP], stable_seconds=15)) as process:
-        until(lambda: state_of("deploy") == "live" and answers())
-        written = write_row()
-        output, _ = process.communicate(timeout=180)
-    assert "Its services have already written to PostgreSQL" in output
-    assert "so it was rolled back with these rows" in output
-    assert health_of("swarm-deploy")["store"] == "sqlite"
-    assert state_of("deploy") == "rolled_back"
-    for row in (before, written):
-        require_row(row)
-    play(REHEARSAL)
-
-
-@pytest.mark.long_search
-def test_a_crash_loop_ends_the_wait_long_before_its_time() -> None:
-    row = write_row()
-    with ends_on_postgresql(0):
-        output = play(CUTOVER, *variables(groups=[GROUP], health_timeout=600), succeeds=False)
-    assert "service swarm-deploy: it ends soon after each start" in output
-    assert "was undone: its services run on SQLite again" in output
-    assert is_as_before(GROUP)
-    require_row(row)
-
-
 @pytest.mark.promise("acknowledged-write-kept")
 def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> None:
     row = write_row()

@@ -1,7 +1,4 @@
-"""A group whose services run under the pm2 of two users: both move, and both go back, together.
-
-One of them has node and pm2 in the home directory, as nvm puts them, and a PM2_HOME of its own.
-"""
+"""A group whose services run under the pm2 of two users: both move, and both go back, together."""
 
 from __future__ import annotations
 
@@ -30,9 +27,7 @@ from .host import (
 pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 GROUP = group_of("platform")
-PROGRAMS, PM2_HOME = "/home/tickets/.nvm/versions/node/v18/bin", "/home/tickets/pm2-files"
-# The other user's pm2 stands in a common directory, so this one has to be named; its PM2_HOME is found.
-GROUP["services"][0] |= {"user": "tickets", "pm2_path": PROGRAMS}
+GROUP["services"][0]["user"] = "tickets"
 DIRECTORY, DATA = "/opt/swarm-tickets", "/opt/swarm-platform/data"
 ECOSYSTEM = f"{DIRECTORY}/ecosystem.config.js"
 NAMES = ("swarm-tickets", "swarm-platform")
@@ -40,8 +35,7 @@ NAMES = ("swarm-tickets", "swarm-platform")
 
 def other_pm2(*arguments: str) -> str:
     """Call pm2 of the other user."""
-    environment = ("env", "-i", "HOME=/home/tickets", f"PM2_HOME={PM2_HOME}", f"PATH={PROGRAMS}:/usr/bin:/bin")
-    return on_host("runuser", "-u", "tickets", "--", *environment, "pm2", "-s", *arguments)
+    return pm2(*arguments, user="tickets")
 
 
 def stores() -> set[str]:
@@ -74,10 +68,6 @@ def two_users(rehearsed_host: None) -> Iterator[None]:
     for name in NAMES:
         pm2("delete", name)
     on_host("sh", "-ec", f"useradd --create-home --groups swarm tickets; chown -R tickets {DIRECTORY}")
-    install = (
-        f"mkdir -p {PROGRAMS}; cp /usr/bin/node {PROGRAMS}; ln -s $(readlink -f /usr/local/bin/pm2) {PROGRAMS}/pm2"
-    )
-    on_host("runuser", "-u", "tickets", "--", "sh", "-ec", install)
     # What either of them makes there belongs to the group.
     on_host("sh", "-ec", f"chmod 2775 {DATA}; chmod 664 {DATA}/swarm.db*")
     pm2("start", "/opt/swarm-platform/ecosystem.config.js")
@@ -116,8 +106,7 @@ def test_both_move_and_go_back_with_what_they_wrote() -> None:
     assert stores() == {"postgresql"}
     assert is_fenced(GROUP)
     assert on_host("stat", "-c", "%a %U", f"{DIRECTORY}/.env").split() == ["600", "tickets"]
-    assert on_host("stat", "-c", "%a %U", f"{PM2_HOME}/dump.pm2").split() == ["600", "tickets"]
-    assert on_host("sh", "-c", "ls -d /home/tickets/.pm2 2>/dev/null; true") == ""
+    assert on_host("stat", "-c", "%a %U", "/home/tickets/.pm2/dump.pm2").split() == ["600", "tickets"]
     assert "Nothing starts the services of pm2's user tickets at boot" in " ".join(output.split())
     assert changed(play(CUTOVER, *variables(groups=[GROUP]))) == 0
     written = record_attempt("on postgresql")
