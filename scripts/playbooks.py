@@ -66,12 +66,14 @@ class ThrowawayHost:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Return the variables with which ansible-playbook finds it, and writes nothing but text."""
+        """Return the variables with which ansible-playbook finds it, and writes nothing but text, unfolded."""
         return {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
+            # What is searched for in the output stands on one line there.
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
             "TEST_HOST_PREFIX": self.prefix,
         }
 
@@ -106,6 +108,8 @@ class ThrowawayHost:
         environment = {**self.environment, "TEST_HOST_STATE": state}
         if shown and sys.stdout.isatty():
             del environment["ANSIBLE_NOCOLOR"], environment["ANSIBLE_FORCE_COLOR"]
+        if shown:
+            del environment["ANSIBLE_CALLBACK_RESULT_FORMAT"]
         options: dict[str, Any] = {}
         if not shown:
             options = {"runner_mode": "subprocess", "input_fd": subprocess.DEVNULL, "error_fd": subprocess.STDOUT}
