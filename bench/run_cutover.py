@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the downtime of a cutover and of the way back on a throwaway host in Docker, with a large source.
+"""Measure the downtime of a cutover and of the rollback on a throwaway host in Docker, with a large source.
 
 The sample estate's registry gets a million rows, is rehearsed by our own playbook, changes by 1 %, and is cut over.
 Then 1 % changes in PostgreSQL, and the group goes back to SQLite with these rows.
@@ -37,7 +37,7 @@ SOURCE = "/opt/swarm-registry/registry.db"
 GOAL_SECONDS, SAMPLE_GOAL_SECONDS = 15.0, 4.0
 STEPS = {
     "stop": "pm2 stops the service",
-    "freeze": "nobody has the file open, its log is brought in, the fence is put up",
+    "freeze": "nobody has the file open, its log is brought in, it is write-protected",
     "final sync": "snapshot of the file, what changed, the changed rows moved and proven",
     "hash": "what is left of the file's SHA-256, computed beside the final sync",
     "settings": "the `.env` is written",
@@ -46,7 +46,7 @@ STEPS = {
 }
 STEPS_BACK = {
     "stop": "pm2 stops the service",
-    "fence": "its sessions have ended, and a lock keeps everybody from writing",
+    "write lock": "its sessions have ended, and a lock keeps everybody from writing",
     "compare": "whether anything was written since the cutover",
     "export": "a copy of the frozen file gets the rows that differ, and is proven equal to PostgreSQL",
     "dump": "what is left of `pg_dump`, which runs beside the export",
@@ -153,22 +153,22 @@ def page(figures: dict[str, Any]) -> str:
         "",
         f"The final sync ({large['way']}): {parts}. pm2 and the service: {large['services_seconds']:.1f} s; our own "
         f"steps: {large['own_seconds']:.1f} s. The rehearsal had expected a downtime of "
-        f"{large['rehearsal']['expected_downtime_seconds']:.1f} s, and its way back took "
+        f"{large['rehearsal']['expected_downtime_seconds']:.1f} s, and its rollback took "
         f"{large['rehearsal']['way_back']['seconds']:.1f} s.",
-        *_way_back(figures),
+        *_rollback(figures),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _way_back(figures: dict[str, Any]) -> list[str]:
-    """Return the lines about the way back of the large group."""
+def _rollback(figures: dict[str, Any]) -> list[str]:
+    """Return the lines about the rollback of the large group."""
     back = figures["way_back"]
     seconds = {step["name"]: step["seconds"] for step in back["steps"]}
     changed = {kind: sum(table[kind] for table in back["tables"]) for kind in ("inserted", "updated", "deleted")}
     rows = ", ".join(f"{count:,} {kind}" for kind, count in changed.items())
     return [
         "",
-        "## The way back of the large one",
+        "## The rollback of the large one",
         "",
         f"With every row that was written to PostgreSQL since the cutover ({rows}), after a trial while the service "
         f"ran: it was down for **{results.show(back['downtime_seconds'], 'seconds')}**. The dump of its tables has "
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
             on_source(f"datasets.change_step_executions(path, {rows})")
             title("The cutover")
             run_playbooks("playbooks/4_service_cutover.yml")
-            title("The way back")
+            title("The rollback")
             on_server(CHANGES_BACK)
             run_playbooks("playbooks/rollback.yml", "-e", "service_env_rollback_groups=registry")
             figures = read_figures(rows)

@@ -85,7 +85,7 @@ def scenario(name: str, after: str = READY_HOSTS) -> Check:
 _FOLDERS = ("engine", "cleanup", "backup", "validation", "shared_library", "sample_estate", "crash", "random_order")
 _CUTOVER_ON_A_HOST = "tests/cutover/test_on_a_host.py"
 _CUTOVER_FAULTS = tuple(f"tests/cutover/test_{name}.py" for name in ("faults", "two_users", "cluster_mode"))
-_ROLLBACK_ON_A_HOST = "tests/cutover/test_way_back.py"
+_ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
 CHECKS: tuple[Check, ...] = (
     # First, because others wait for them, or take longest.
     Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live")),

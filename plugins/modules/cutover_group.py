@@ -9,8 +9,8 @@ module: cutover_group
 short_description: Bring the services of one cutover group to PostgreSQL, or back to SQLite
 description:
   - With O(state=postgresql) a rehearsed group is moved in one window. Its services are stopped, the SQLite file is
-    completed, hashed and fenced, the last difference is loaded and verified, the settings are written to each C(.env),
-    and the services are started from their ecosystem files with a clean environment.
+    completed, hashed and write-protected, the last difference is loaded and verified, the settings are written to
+    each C(.env), and the services are started from their ecosystem files with a clean environment.
   - A service counts as moved when it is online, answers, and a session of its role on the server comes from a socket
     of its own process, while none of its processes has the SQLite file open.
   - Whatever fails before that puts the group back on SQLite, running.
@@ -19,9 +19,9 @@ description:
   - With O(state=sqlite) a group goes back to SQLite with every row written to PostgreSQL since the cutover. They are
     brought into a copy of the frozen file, which is proven equal to PostgreSQL and then takes its place, and a dump of
     the tables that has been read back is kept. If nothing was written, the frozen file is taken as it is.
-  - What the old schema cannot say is refused with every offender, before anything is stopped, after a trial on a
+  - Rows that SQLite cannot represent are all listed and refused, before anything is stopped, after a trial on a
     scratch copy. Rows are lost only if O(lose_rows) is their exact number.
-  - A way back that was interrupted is undone, or finished, before anything else is done.
+  - A rollback that was interrupted is undone, or finished, before anything else is done.
 options:
   group:
     description: One entry of C(estate_cutover_groups), as described in the READMEs of service_env and sqlite_migrate.
@@ -98,7 +98,7 @@ options:
     type: path
     default: /var/lib/sqlite-migration
   rollback_directory:
-    description: Directory on the host where a way back keeps its dumps. It is created with mode 0700.
+    description: Directory on the host where a rollback keeps its dumps. It is created with mode 0700.
     type: path
     default: /var/lib/sqlite-migration/rollback
   lose_rows:
@@ -211,7 +211,7 @@ report:
       description: Where the frozen file is kept until the next cutover.
       type: str
 problems:
-  description: Every offender, as where, what and fix.
+  description: Every violation, as where, what and fix.
   returned: failure
   type: list
   elements: dict

@@ -99,7 +99,7 @@ login_refused:
   returned: in check mode, if the server refuses the login
   type: str
 problems:
-  description: Every offender, as where, what and fix.
+  description: Every violation, as where, what and fix.
   returned: failure
   type: list
   elements: dict
@@ -131,7 +131,7 @@ def apply(
 ) -> dict[str, Any]:
     """Return the module's result.
 
-    :raises MigrationError: with every offender.
+    :raises MigrationError: with every violation.
     """
     names = [file.name for file in files]
     nothing: dict[str, Any] = {"granted": [], "revoked": []}

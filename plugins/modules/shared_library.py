@@ -101,7 +101,7 @@ installed:
   type: list
   elements: str
 problems:
-  description: Every offender, as where, what and fix.
+  description: Every violation, as where, what and fix.
   returned: failure
   type: list
   elements: dict

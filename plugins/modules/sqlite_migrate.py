@@ -11,7 +11,7 @@ description:
   - Takes a private snapshot of the source, plans each column by the target's type, converts every value,
     loads the target tables, reads them back through the inverse mapping and compares every row.
   - Rows, ledger and state commit in one transaction, and only if both sides are equal.
-  - Refuses, with every offender listed and nothing written, what would lose anything and has no policy in the
+  - Refuses, with every violation listed and nothing written, what would lose anything and has no policy in the
     inventory.
   - A group that already lives on PostgreSQL is left alone.
 options:
@@ -19,7 +19,7 @@ options:
     description: One entry of C(estate_cutover_groups), as described in the README of the role.
     type: dict
     required: true
-  rehearse_way_back:
+  rehearse_rollback:
     description:
       - Also bring everything back into a scratch copy of the snapshot, and refuse if that does not give back what was
         loaded. It reads both sides once more, which takes about as long as the load.
@@ -127,7 +127,7 @@ report:
       description: Time of each step, in seconds.
       type: dict
 rehearsal:
-  description: What to expect of the cutover and of the way back.
+  description: What to expect of the cutover and of the rollback.
   returned: success, unless in check mode or the group already lives on PostgreSQL
   type: dict
   contains:
@@ -154,7 +154,7 @@ state:
   returned: success
   type: str
 problems:
-  description: Every offender, as where, what and fix.
+  description: Every violation, as where, what and fix.
   returned: failure
   type: list
   elements: dict
@@ -173,11 +173,11 @@ from ..module_utils.migration.core.files import WORK_DIRECTORY
 
 
 def synchronise(
-    group: Group, login: Login, work_directory: str, check_mode: bool, rehearse_way_back: bool = True
+    group: Group, login: Login, work_directory: str, check_mode: bool, rehearse_rollback: bool = True
 ) -> dict[str, Any]:
     """Return the module's result for one group.
 
-    :raises MigrationError: with every offender.
+    :raises MigrationError: with every violation.
     """
     try:
         with connected(login) as connection:
@@ -207,7 +207,7 @@ def synchronise(
                 result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
                 result["warnings"] = report.warnings_of(result["report"])
             else:
-                result = rehearsal.rehearse(connection, group, work_directory, rehearse_way_back)
+                result = rehearsal.rehearse(connection, group, work_directory, rehearse_rollback)
             return {**result, "state": record.state, "diff": _diff(result["report"])}
     except ServerUnreachable:
         if not check_mode:
@@ -253,7 +253,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "group": {"type": "dict", "required": True},
-            "rehearse_way_back": {"type": "bool", "default": True},
+            "rehearse_rollback": {"type": "bool", "default": True},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
             **LOGIN_ARGUMENTS,
         },
@@ -263,7 +263,7 @@ def main() -> None:
         group = parse_group(module.params["group"])
         login = Login.from_arguments(module.params)
         result = synchronise(
-            group, login, module.params["work_directory"], module.check_mode, module.params["rehearse_way_back"]
+            group, login, module.params["work_directory"], module.check_mode, module.params["rehearse_rollback"]
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())

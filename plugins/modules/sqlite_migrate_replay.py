@@ -76,7 +76,7 @@ rows:
   type: list
   elements: dict
 problems:
-  description: Every offender, as where, what and fix.
+  description: Every violation, as where, what and fix.
   returned: failure
   type: list
   elements: dict

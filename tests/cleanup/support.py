@@ -170,7 +170,7 @@ def make_legacy(path: Path) -> None:
 def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Path] = ()) -> Cleaned:
     """Cut an estate over, and let it meet every condition of cleanup."""
     estate.cut_over()
-    write_protection.raise_fence(estate.source)
+    write_protection.protect(estate.source)
     group = replace(estate.group, aliases=tuple(map(str, aliases)))
     cleaned = Cleaned(estate, group, tuple(map(str, legacy)))
     cleaned.soak()
@@ -179,7 +179,7 @@ def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Pa
 
 
 def release(directory: Path) -> None:
-    """Take every fence away below a directory, so that pytest can remove it."""
+    """Take every write protection away below a directory, so that pytest can remove it."""
     for path in [directory, *directory.rglob("*")]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             continue

@@ -119,7 +119,7 @@ def test_the_whole_life(ready: Cleaned, tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("file-comes-back")
-def test_a_file_comes_back_with_its_fence(ready: Cleaned, tmp_path: Path) -> None:
+def test_a_file_comes_back_with_its_protection(ready: Cleaned, tmp_path: Path) -> None:
     source = ready.estate.source
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.db*")}
     inode = source.stat().st_ino
@@ -314,16 +314,16 @@ def test_the_daily_check_passes_and_fails(ready: Cleaned, monkeypatch: pytest.Mo
 
 
 @pytest.mark.promise("daily-check-sees-every-touch")
-def test_a_file_that_loses_its_fence_or_is_touched_fails_the_check(
+def test_a_file_that_loses_its_protection_or_is_touched_fails_the_check(
     ready: Cleaned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(soak_check, "services_failures", lambda *_: [])
     connection = ready.estate.connection
     source = ready.estate.source
     assert soak_check.run(connection, [ready.group]) == []
-    write_protection.remove_fence(source, {"mode": "0644"})
+    write_protection.unprotect(source, {"mode": "0644"})
     failures = "\n".join(soak_check.run(connection, [ready.group]))
-    assert "has no fence any more" in failures
+    assert "is not write-protected any more" in failures
     source.write_bytes(source.read_bytes())
     failures = "\n".join(soak_check.run(connection, [ready.group]))
     assert "was written to, replaced" in failures

@@ -146,10 +146,10 @@ def test_a_clock_that_is_put_back_ends_no_soak_either(
 
 
 def make_ready_without_soak(estate: Estate) -> Cleaned:
-    """Return an estate behind its fence that has just been cut over."""
+    """Return an estate write-protected that has just been cut over."""
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 
-    write_protection.raise_fence(estate.source)
+    write_protection.protect(estate.source)
     return Cleaned(estate, estate.group)
 
 

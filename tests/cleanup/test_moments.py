@@ -528,7 +528,7 @@ def test_a_disk_error_is_told_and_the_other_files_go_on(
     assert (ready.state(), set(ready.steps())) == ("archived", {str(estate.source)})
 
 
-def test_the_fence_that_stands_is_not_touched_when_a_plan_fails(
+def test_the_protection_that_stands_is_not_touched_when_a_plan_fails(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the next daily check would say that somebody has taken it away."""

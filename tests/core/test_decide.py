@@ -30,11 +30,11 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 
 def records() -> Iterator[GroupRecord]:
     """Yield every record that differs in something on which a decision may depend."""
-    for name, phase, proven, fenced in product(state.STATES, Phase, (False, True), (False, True)):
+    for name, phase, proven, protected in product(state.STATES, Phase, (False, True), (False, True)):
         detail = GroupDetail(
             proven=proven,
             rollback={"phase": phase.value} if phase else {},
-            file_before={"mode": "0640"} if fenced else {},
+            file_before={"mode": "0640"} if protected else {},
         )
         yield GroupRecord("g", name, "/g.db", None, None, None, detail)
 

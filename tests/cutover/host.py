@@ -100,8 +100,8 @@ def original_env_of(name: str) -> str:
     return (ROOT / "molecule/sample_estate/services" / name / ".env").read_text(encoding="utf-8")
 
 
-def is_fenced(group: dict[str, Any]) -> bool:
-    """Return whether the group's file has the attribute of the fence."""
+def is_protected(group: dict[str, Any]) -> bool:
+    """Return whether the group's file has the attribute of the write protection."""
     return "i" in on_host("lsattr", group["source"]["path"]).split()[0]
 
 
@@ -171,6 +171,6 @@ def is_as_before(group: dict[str, Any]) -> bool:
     return (
         all(health_of(name)["store"] == "sqlite" for name in names)
         and all(env_of(name) == original_env_of(name) for name in names)
-        and not is_fenced(group)
+        and not is_protected(group)
         and state_of(group["name"]) == "rehearsed"
     )

@@ -325,7 +325,7 @@ def test_the_log_is_brought_into_the_file_with_the_rights_of_its_owner(
     assert os.getgroups() == GROUPS
     with closing(connect(f"file:{database}?immutable=1", uri=True)) as opened:
         assert opened.execute("SELECT a FROM t").fetchall() == [(1,)]
-    assert write_protection.is_fenced(database)
+    assert write_protection.is_protected(database)
     assert database.stat().st_uid == ACCOUNT.pw_uid
 
 
@@ -345,7 +345,7 @@ def test_sqlite_does_not_complete_a_database_of_roots(
     assert os.listdir(others.parent) == ["data.db"]
 
 
-@pytest.mark.parametrize("step", ["remove_fence", "raise_fence"])
+@pytest.mark.parametrize("step", ["unprotect", "protect"])
 @pytest.mark.parametrize("weak", [False, True])
 def test_a_database_that_leads_elsewhere_passes_no_mode_and_no_attribute_on(
     victim: Path,
@@ -358,7 +358,7 @@ def test_a_database_that_leads_elsewhere_passes_no_mode_and_no_attribute_on(
     if weak:
         # What a file system without attributes answers.
         monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
-    if step == "remove_fence":
+    if step == "unprotect":
         window._described = {"mode": "0666"}
         victim.chmod(0o444)
     before = facts_of(victim)
@@ -384,7 +384,7 @@ def back_on_sqlite(group: Group, handles: Handles) -> list[str]:
     return started
 
 
-def test_a_fence_of_roots_is_not_taken_away(victim: Path, group: Group, database: Path) -> None:
+def test_a_protection_of_roots_is_not_taken_away(victim: Path, group: Group, database: Path) -> None:
     victim.chmod(0o444)
     lead_to(database, victim)
     try:
@@ -516,7 +516,7 @@ def test_a_journal_of_roots_is_not_removed(
     kept = yard / "etc" / f"data.db{suffix}"
     kept.write_text("rows of root's")
     frozen_file.finish_copy(exported(group, frozen, place), group, {"mode": "0640"})
-    once_before(monkeypatch, write_protection, "remove_fence", lambda: move_directory(database.parent, kept.parent))
+    once_before(monkeypatch, write_protection, "unprotect", lambda: move_directory(database.parent, kept.parent))
     frozen_file.swap(group, frozen_file.name_for_old(str(database)), {"mode": "0640"}, database.stat().st_ino)
     assert kept.read_text() == "rows of root's"
 
@@ -562,7 +562,7 @@ def test_the_frozen_file_is_not_put_back_over_somebody_elses(
     assert old.stat().st_ino == inode
     database.unlink()
     frozen_file.undo_swap(group, frozen, entry)
-    assert (database.stat().st_ino, write_protection.is_fenced(database)) == (inode, True)
+    assert (database.stat().st_ino, write_protection.is_protected(database)) == (inode, True)
 
 
 def test_work_files_in_a_directory_of_somebody_elses_are_refused(yard: Path) -> None:

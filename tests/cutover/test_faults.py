@@ -147,7 +147,7 @@ def refused_row() -> Iterator[None]:
 
 @contextmanager
 def stranger_after_the_stop() -> Iterator[None]:
-    """Open the file when the service has closed its port: after the checks, and before the fence."""
+    """Open the file when the service has closed its port: after the checks, and before the write protection."""
     process = subprocess.Popen(
         ["docker", "exec", CONTAINER, "runuser", "-u", "swarm", "--", "/usr/bin/python3.11", "-c", STRANGER, SOURCE]
     )

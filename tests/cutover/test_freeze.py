@@ -1,4 +1,4 @@
-"""The frozen file: complete by itself, fenced, and as it was when the fence is gone."""
+"""The frozen file: complete by itself, write-protected, and as it was once the protection is gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def database(tmp_path: Path) -> Iterator[Path]:
         connection.execute("CREATE TABLE t (a)")
     path.chmod(0o640)
     yield path
-    write_protection.remove_fence(path, {"mode": "0640"})
+    write_protection.unprotect(path, {"mode": "0640"})
 
 
 def rows_of(path: Path) -> int:
@@ -39,10 +39,10 @@ def rows_of(path: Path) -> int:
 
 
 @pytest.mark.promise("frozen-file-write-protected")
-def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
+def test_a_protection_stops_writers_and_leaves_no_trace(database: Path) -> None:
     described = write_protection.describe(database)
-    kind = write_protection.raise_fence(database)
-    assert write_protection.is_fenced(database)
+    kind = write_protection.protect(database)
+    assert write_protection.is_protected(database)
     if kind == write_protection.IMMUTABLE:
         assert "i" in subprocess.check_output(["lsattr", str(database)], text=True).split()[0]
         with pytest.raises(PermissionError):
@@ -53,15 +53,15 @@ def test_a_fence_stops_writers_and_leaves_no_trace(database: Path) -> None:
         assert kind == write_protection.READ_ONLY
     # It still holds every secret: nobody but its owner reads it.
     assert stat.S_IMODE(database.stat().st_mode) == (0o600 if kind == write_protection.IMMUTABLE else 0o400)
-    assert write_protection.raise_fence(database) == kind
+    assert write_protection.protect(database) == kind
     if kind == write_protection.IMMUTABLE:
         # Somebody takes the attribute away.
         write_protection.set_immutable(database, False)
-        assert not write_protection.is_fenced(database)
-        assert write_protection.raise_fence(database) == kind
-    write_protection.remove_fence(database, described)
-    write_protection.remove_fence(database, described)
-    assert not write_protection.is_fenced(database)
+        assert not write_protection.is_protected(database)
+        assert write_protection.protect(database) == kind
+    write_protection.unprotect(database, described)
+    write_protection.unprotect(database, described)
+    assert not write_protection.is_protected(database)
     assert stat.S_IMODE(database.stat().st_mode) == 0o640
     with database.open("ab"):
         pass
@@ -72,10 +72,10 @@ def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkey
     # What a file system without attributes answers.
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     described = write_protection.describe(database)
-    assert write_protection.raise_fence(database) == write_protection.READ_ONLY
+    assert write_protection.protect(database) == write_protection.READ_ONLY
     assert stat.S_IMODE(database.stat().st_mode) == 0o400
-    assert write_protection.is_fenced(database)
-    write_protection.remove_fence(database, described)
+    assert write_protection.is_protected(database)
+    write_protection.unprotect(database, described)
     assert stat.S_IMODE(database.stat().st_mode) == 0o640
 
 

@@ -1,4 +1,4 @@
-"""The cutover and the way back on a real host: systemd, PostgreSQL 16, pm2 and four services, in Docker.
+"""The cutover and the rollback on a real host: systemd, PostgreSQL 16, pm2 and four services, in Docker.
 
 The tests build on each other: a group that one test leaves on SQLite is moved by a later one.
 """
@@ -31,7 +31,7 @@ from .host import (
     group_of,
     health_of,
     is_as_before,
-    is_fenced,
+    is_protected,
     locked_table,
     module_processes,
     on_host,
@@ -206,7 +206,7 @@ def test_a_run_that_is_asked_to_end_puts_the_group_back_first() -> None:
 def test_a_server_that_goes_away_while_the_group_is_frozen_leaves_the_services_on_sqlite() -> None:
     group = group_of("deploy")
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[group])) as process:
-        until(lambda: state_of("deploy") == "frozen" and is_fenced(group))
+        until(lambda: state_of("deploy") == "frozen" and is_protected(group))
         on_host("systemctl", "stop", "postgresql@16-main")
         try:
             output, _ = process.communicate(timeout=90)
@@ -231,7 +231,7 @@ def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_hav
             output, _ = process.communicate(timeout=90)
             # Nobody can know by now whether it has written a row.
             assert "they stay on PostgreSQL" in output
-            assert is_fenced(group)
+            assert is_protected(group)
         finally:
             on_host("systemctl", "start", "postgresql@16-main")
     assert "Traceback" not in output
@@ -249,7 +249,7 @@ def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_hav
 def kill_while_frozen(group: dict[str, Any]) -> None:
     """Kill the module in the middle of its window, with the services stopped."""
     with locked_table(group["tables"][0]["target"]), started(CUTOVER, *variables(groups=[group])):
-        until(lambda: is_fenced(group) and state_of(group["name"]) == "frozen")
+        until(lambda: is_protected(group) and state_of(group["name"]) == "frozen")
         time.sleep(0.5)
         signal_module(signal.SIGKILL)
         until(lambda: not module_processes())
@@ -343,7 +343,7 @@ def test_every_group_moves_and_is_proven() -> None:
     for name, service in SERVICES.items():
         assert dotenv_file.read_values(env_of(name))["DATABASE_POOL_SIZE"] == str(service.get("pool_size", 5))
     for group in GROUPS:
-        assert is_fenced(group)
+        assert is_protected(group)
         digest = on_host("sha256sum", group["source"]["path"]).split()[0]
         assert sql(f"SELECT frozen_sha256 FROM migration.cutover_group WHERE name = '{group['name']}'") == digest
     assert on_host("stat", "-c", "%a %U", "/home/swarm/.pm2/dump.pm2").strip() == "600 swarm"
@@ -382,15 +382,15 @@ def test_a_service_that_was_stopped_is_started() -> None:
     assert health_of("swarm-deploy")["store"] == "postgresql"
 
 
-def test_a_fence_that_was_taken_away_is_put_up_again() -> None:
+def test_a_protection_that_was_taken_away_is_put_up_again() -> None:
     before = pids()
     group = group_of("deploy")
     on_host("chattr", "-i", group["source"]["path"])
     assert changed(play(CUTOVER, "--check")) == 1
-    assert not is_fenced(group)
+    assert not is_protected(group)
     output = play(CUTOVER)
     assert "its frozen SQLite file is write-protected again" in output
-    assert is_fenced(group)
+    assert is_protected(group)
     assert pids() == before
     assert changed(play(CUTOVER)) == 0
 
@@ -426,7 +426,7 @@ def test_a_live_group_whose_pools_are_full_is_not_refused() -> None:
         assert changed(play(CUTOVER, *variables(groups=[group_of("deploy")]))) == expected
 
 
-# ---------------------------------------------------------------- the way back
+# ---------------------------------------------------------------- the rollback
 
 
 @contextmanager
@@ -475,7 +475,7 @@ def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> No
     play(ROLLBACK, *variables(rollback_groups=["registry"]))
     assert health_of("swarm-registry")["store"] == "sqlite"
     assert env_of("swarm-registry") == original_env_of("swarm-registry")
-    assert not is_fenced(group)
+    assert not is_protected(group)
     assert on_host("sha256sum", group["source"]["path"]).split()[0] == frozen
     assert state_of("registry") == "rolled_back"
     assert changed(play(ROLLBACK, *variables(rollback_groups=["registry"]))) == 0
@@ -483,7 +483,7 @@ def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> No
 
 @pytest.mark.long_search
 @pytest.mark.promise("rollback-violations-at-once")
-def test_a_file_that_is_not_the_frozen_one_is_no_way_back() -> None:
+def test_a_file_that_is_not_the_frozen_one_cannot_be_rolled_back_to() -> None:
     path = group_of("deploy")["source"]["path"]
     on_host("chattr", "-i", path)
     on_host("sh", "-c", f"cp -p {path} /root/frozen && printf x >> {path}")

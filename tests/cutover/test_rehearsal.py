@@ -1,4 +1,4 @@
-"""What a rehearsal finds out beside the load: the window to expect, the way back, and who would be in the way."""
+"""What a rehearsal finds out beside the load: the window to expect, the rollback, and who would be in the way."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def estate(connection: Connection, tmp_path: Path) -> Iterator[Estate]:
     yield make_estate(connection, tmp_path)
 
 
-def rehearse(estate: Estate, way_back: bool = True) -> dict[str, Any]:
+def rehearse(estate: Estate, rollback: bool = True) -> dict[str, Any]:
     """Rehearse the estate's group."""
-    result: dict[str, Any] = rehearsal.rehearse(estate.connection, estate.group, estate.work, way_back)
+    result: dict[str, Any] = rehearsal.rehearse(estate.connection, estate.group, estate.work, rollback)
     return result
 
 
@@ -58,24 +58,24 @@ def test_a_rehearsal_goes_the_whole_way_and_back_once(estate: Estate) -> None:
     assert stat.S_IMODE((Path(estate.work) / kept_files[0]).stat().st_mode) == 0o600
 
 
-def test_the_way_back_may_be_left_out_and_rehearsed_later(estate: Estate) -> None:
-    first = rehearse(estate, way_back=False)
+def test_the_rollback_may_be_left_out_and_rehearsed_later(estate: Estate) -> None:
+    first = rehearse(estate, rollback=False)
     assert first["rehearsal"]["way_back"] is None
     assert "The rollback was not rehearsed." in first["msg"]
-    assert rehearse(estate, way_back=False)["rehearsal"] == first["rehearsal"]
+    assert rehearse(estate, rollback=False)["rehearsal"] == first["rehearsal"]
     assert rehearse(estate)["rehearsal"]["way_back"]["rows"] == 4
 
 
 @pytest.mark.promise("rehearsal-includes-rollback")
-def test_a_way_back_that_gives_back_something_else_is_an_error(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
-    rehearse_way_back = export.rehearse
+def test_a_rollback_that_gives_back_something_else_is_an_error(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearse_rollback = export.rehearse
 
     def interfere(connection: Connection, *arguments: Any) -> Any:
         # Somebody writes to PostgreSQL after the load was proven.
         estate.on_target("UPDATE app.pets SET name = 'Max' WHERE id = 1")
-        return rehearse_way_back(connection, *arguments)
+        return rehearse_rollback(connection, *arguments)
 
-    monkeypatch.setattr(rehearsal, "rehearse_way_back", interfere)
+    monkeypatch.setattr(rehearsal, "rehearse_rollback", interfere)
     with pytest.raises(MigrationError, match="update 1 and delete 0 rows"):
         rehearse(estate)
 

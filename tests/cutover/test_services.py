@@ -121,7 +121,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     with closing(made.pm2):
         made.start_again()
         yield made
-    write_protection.remove_fence(made.source, {"mode": "0644"})
+    write_protection.unprotect(made.source, {"mode": "0644"})
 
 
 # ---------------------------------------------------------------- an address that does not ask the database

@@ -14,7 +14,7 @@ from .host import (
     changed,
     group_of,
     health_of,
-    is_fenced,
+    is_protected,
     on_host,
     original_env_of,
     play,
@@ -104,7 +104,7 @@ def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
 def test_both_move_and_go_back_with_what_they_wrote() -> None:
     output = play(CUTOVER, *variables(groups=[GROUP]))
     assert stores() == {"postgresql"}
-    assert is_fenced(GROUP)
+    assert is_protected(GROUP)
     assert on_host("stat", "-c", "%a %U", f"{DIRECTORY}/.env").split() == ["600", "tickets"]
     assert on_host("stat", "-c", "%a %U", "/home/tickets/.pm2/dump.pm2").split() == ["600", "tickets"]
     assert "Nothing starts the services of pm2's user tickets at boot" in " ".join(output.split())

@@ -150,24 +150,24 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     subprocess.run([sys.executable, "-c", write, str(source)], check=True)
     made = Estate(connection, login, group, settings, env_file)
     yield made
-    write_protection.remove_fence(source, {"mode": "0640"})
+    write_protection.unprotect(source, {"mode": "0640"})
 
 
 def assert_as_before(estate: Estate, *more: str) -> None:
     """See that the group is on SQLite as if nothing had been tried, with every row."""
     assert estate.record.state == "rehearsed"
     assert estate.env_file.read_text() == ENV
-    assert not write_protection.is_fenced(estate.file)
+    assert not write_protection.is_protected(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
     assert estate.notes() == sorted(["a", "since", *more])
 
 
 def assert_live(estate: Estate, *more: str) -> None:
-    """See that the group is on PostgreSQL with every row, and its file frozen, complete, hashed and fenced."""
+    """See that the group is on PostgreSQL with every row, and its file frozen, complete, hashed and write-protected."""
     record = estate.record
     assert record.state == "live"
     assert record.frozen_sha256 == sha256_of(estate.file)
-    assert write_protection.is_fenced(estate.file)
+    assert write_protection.is_protected(estate.file)
     assert not Path(f"{estate.file}-wal").exists()
     assert "PGPASSWORD=secret" in estate.env_file.read_text()
     assert estate.notes() == estate.moved() == sorted(["a", "since", *more])
@@ -213,8 +213,8 @@ STEPS = [
     ("cutover.window.wait_until_closed", True, "freeze"),
     ("cutover.window.checkpoint", False, "freeze"),
     ("cutover.window.checkpoint", True, "freeze"),
-    ("cutover.window.write_protection.raise_fence", False, "freeze"),
-    ("cutover.window.write_protection.raise_fence", True, "freeze"),
+    ("cutover.window.write_protection.protect", False, "freeze"),
+    ("cutover.window.write_protection.protect", True, "freeze"),
     ("cutover.window.sha256_of", False, "hash"),
     ("cutover.window.migrate.migrate", True, "final sync"),
     ("cutover.window.require_unchanged", False, "go live"),
@@ -369,7 +369,7 @@ def test_who_opens_the_file_in_the_window_is_named(estate: Estate, function: str
 
 
 @pytest.mark.promise("late-row-never-left-behind")
-def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) -> None:
+def test_a_row_that_comes_before_the_protection_is_not_left_behind(estate: Estate) -> None:
     with (
         hooked("cutover.window.checkpoint", True, lambda: write_late(estate)),
         pytest.raises(MigrationError, match="somebody has written rows to it since the file was completed"),
@@ -388,7 +388,7 @@ def test_a_row_that_comes_before_the_fence_is_not_left_behind(estate: Estate) ->
         (False, "somebody has written rows to it since the file was completed"),
     ],
 )
-def test_a_row_that_comes_behind_a_weak_fence_is_not_left_behind(
+def test_a_row_that_comes_under_a_weak_protection_is_not_left_behind(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, in_the_file: bool, said: str
 ) -> None:
     # What a file system without attributes answers: root can write to the file all the same.
@@ -442,7 +442,7 @@ def test_the_ledger_says_live_before_a_service_could_be_started_on_postgresql(es
     assert estate.record.state == "live"
     assert estate.env_file.read_text() == ENV
     assert estate.record.frozen_sha256 == sha256_of(estate.file)
-    assert write_protection.is_fenced(estate.file)
+    assert write_protection.is_protected(estate.file)
 
 
 @pytest.mark.promise("written-group-stays")
@@ -458,7 +458,7 @@ def test_rows_written_to_postgresql_keep_the_group_there(estate: Estate) -> None
     )
     assert "app.notes: it was written to since the cutover: 2 rows then, 3 rows now" in str(failed.value)
     assert estate.record.state == "live"
-    assert write_protection.is_fenced(estate.file)
+    assert write_protection.is_protected(estate.file)
     assert "PGPASSWORD" in estate.env_file.read_text()
 
 
@@ -474,19 +474,19 @@ def test_a_session_that_may_still_commit_keeps_the_group_on_postgresql(
     assert estate.record.state == "live"
 
 
-# ---------------------------------------------------------------- a frozen file that lost its fence
+# ---------------------------------------------------------------- a frozen file that lost its write protection
 
 
 def write_to_the_frozen_file(estate: Estate) -> None:
-    """Write a row to the file without its fence, as an old program does."""
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    """Write a row to the file without its write protection, as an old program does."""
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     write_late(estate)
 
 
 @pytest.mark.promise("moved-group-kept-so")
-def test_a_fence_that_is_gone_is_put_up_again(estate: Estate) -> None:
+def test_a_protection_that_is_gone_is_put_up_again(estate: Estate) -> None:
     estate.cut_over()
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     assert estate.cut_over()["changed"]
     assert_live(estate)
 
@@ -579,11 +579,11 @@ def test_nothing_goes_back_while_only_the_server_knows_what_was_written(
     with hooked("cutover.window.start", True, lose_the_server), pytest.raises(MigrationError) as failed:
         estate.cut_over()
     assert "so they stay on PostgreSQL" in str(failed.value)
-    assert write_protection.is_fenced(estate.file)
+    assert write_protection.is_protected(estate.file)
     assert "PGPASSWORD" in estate.env_file.read_text()
 
 
-def test_a_file_with_the_weak_fence_gets_its_mode_back_without_the_ledger(
+def test_a_file_with_the_weak_protection_gets_its_mode_back_without_the_ledger(
     estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
@@ -651,7 +651,7 @@ def test_a_second_run_does_not_get_in_when_the_server_ends_the_session_of_the_fi
         pytest.raises(MigrationError, match="was undone"),
     ):
         estate.cut_over()
-    # Nothing of a way back has to be put right, so the last one has nothing to wait for.
+    # Nothing of a rollback has to be put right, so the last one has nothing to wait for.
     assert [f"process {os.getpid()} holds its lock on this host" in text for text in refused] == [True, True]
     with closing(ledger_of(estate)) as connection:
         assert ledger.read_group(connection, "test").state == "rehearsed"

@@ -199,7 +199,7 @@ def test_a_uuid_without_hyphens_is_that_uuid_everywhere(connection: Connection, 
     assert conversions[("guid", "uuid in other spelling to uuid")] == 2
     assert conversions[("guid", "text id to uuid")] == 2  # braces are part of a text
     assert conversions[("obj_guid", "uuid in other spelling to uuid")] == 3
-    # The way back: each spelling as it was.
+    # Export: each spelling as it was.
     spelling = "SELECT old_id FROM migration.id_map JOIN app.a ON new_id = guid WHERE namespace = 'app.a' ORDER BY 1"
     assert query(connection, spelling) == [(GUID,), (upper,), ("root",), (f"{{{AS_UUID}}}",)]
     assert not rehearse(connection, group, tmp_path)["changed"]

@@ -1,4 +1,4 @@
-"""The way back: what services wrote to PostgreSQL since the cutover stands in the copy of the frozen file."""
+"""Export: what services wrote to PostgreSQL since the cutover stands in the copy of the frozen file."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_what_a_killed_run_has_left_is_in_nobodys_way(connection: Connection, es
     assert counts(bring_back(connection, estate)[0])["users"] == (0, 1, 0)
 
 
-def test_a_second_way_back_changes_nothing(connection: Connection, estate: Group, tmp_path: Path) -> None:
+def test_a_second_export_changes_nothing(connection: Connection, estate: Group, tmp_path: Path) -> None:
     execute(connection, "UPDATE app.users SET name = 'Anna' WHERE name = 'Ann'")
     _, copy = bring_back(connection, estate)
     second = copy.with_name("second.db")

@@ -117,7 +117,7 @@ def test_rows_that_live_only_in_the_wal_arrive(connection: Connection, tmp_path:
 
 
 @pytest.mark.promise("violations-at-once")
-def test_every_offender_is_listed_and_nothing_is_written(connection: Connection, family: Path, tmp_path: Path) -> None:
+def test_every_violation_is_listed_and_nothing_is_written(connection: Connection, family: Path, tmp_path: Path) -> None:
     with sqlite3.connect(family) as source:
         source.execute("INSERT INTO children VALUES ('child-3', 'nobody', 'many')")
         source.execute("INSERT INTO children VALUES ('child-4', 'mother', 8.5)")

@@ -43,7 +43,7 @@ NAMES = (
     "id", "select", "User Name", 'say "hi"', "it's", "100%", "%s", "a.b", "semi;colon", "UPPER", "größe", "日本", "{}",
     "back\\slash", "order", "rowid", "value",
 )  # fmt: skip
-# Of the conversions that the report counts, those that the way back undoes.
+# Of the conversions that the report counts, those that the rollback undoes.
 UNDONE = ("text id to uuid", "epoch ")
 
 

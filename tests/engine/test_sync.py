@@ -202,7 +202,7 @@ def test_foreign_rows_are_still_refused(connection: Connection, library: Path, t
 
 
 @pytest.mark.promise("violations-at-once")
-def test_a_refused_row_names_all_offenders_and_changes_nothing(
+def test_a_refused_row_names_all_violations_and_changes_nothing(
     connection: Connection, library: Path, tmp_path: Path
 ) -> None:
     group = library_group(library)

@@ -1,6 +1,6 @@
 """One database with everything that other migrators lose, change or choke on: each row arrives, or is named.
 
-Each case is one table. By default every offender is listed at once and nothing is written; with
+Each case is one table. By default every violation is listed at once and nothing is written; with
 the policies that the case names, the rest arrives, and the report counts exactly what did not.
 """
 
@@ -535,7 +535,7 @@ def test_a_table_and_a_column_without_a_target_stop_the_plan(
 
 @pytest.mark.promise("violations-at-once", "violation-names-next-step")
 @pytest.mark.parametrize("check_mode", [False, True])
-def test_by_default_every_offender_is_listed_at_once_and_nothing_is_written(
+def test_by_default_every_violation_is_listed_at_once_and_nothing_is_written(
     connection: Connection, torture: Path, tmp_path: Path, check_mode: bool
 ) -> None:
     with pytest.raises(MigrationError) as error:
@@ -590,7 +590,7 @@ def test_a_second_run_changes_nothing(connection: Connection, torture: Path, tmp
 
 
 @pytest.mark.promise("rollback-keeps-originals")
-def test_the_way_back_leaves_every_value_as_it_was(connection: Connection, torture: Path, tmp_path: Path) -> None:
+def test_the_rollback_leaves_every_value_as_it_was(connection: Connection, torture: Path, tmp_path: Path) -> None:
     frozen, copy = tmp_path / "frozen.db", tmp_path / "copy.db"
     with closing(sqlite3.connect(torture)) as opened, closing(sqlite3.connect(frozen)) as target:
         opened.backup(target)

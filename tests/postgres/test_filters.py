@@ -153,7 +153,7 @@ class TestPreflight:
         ]
 
     @pytest.mark.promise("unfit-host-named-at-once")
-    def test_every_offender_of_a_host_is_named(self) -> None:
+    def test_every_violation_of_a_host_is_named(self) -> None:
         """Architecture, distribution and each full file system, all at once."""
         facts = {
             "architecture": "riscv64",

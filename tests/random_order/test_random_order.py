@@ -5,7 +5,7 @@ write is lost, the frozen file is what the ledger says, and a further run change
 clients write through all services.
 
 ``RANDOM_ORDER_SEED`` chooses the walk and ``RANDOM_ORDER_STEPS`` its length; the defaults give one that crashes in a
-cutover and in a way back. A long search goes further walks on the same host. For one of your own:
+cutover and in a rollback. A long search goes further walks on the same host. For one of your own:
 
     RANDOM_ORDER_SEED=42 RANDOM_ORDER_STEPS=100 pytest -s tests/random_order
 

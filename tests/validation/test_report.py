@@ -102,7 +102,7 @@ def test_headline_when_everything_arrived(live: dict[str, Any]) -> None:
     assert any("rollback.yml" in step for step in built["next_steps"])
 
 
-def test_the_way_back_is_offered_with_the_rows_written_since(live: dict[str, Any]) -> None:
+def test_the_rollback_is_offered_with_the_rows_written_since(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "written_since": True}
     steps = "\n".join(build(live, changed(live, group="farm", tables=[table]))["next_steps"])
     assert "rollback.yml -l dev -e service_env_rollback_groups=zoo\n" in steps

@@ -253,11 +253,11 @@ def test_a_work_directory_that_cannot_be_used_is_a_finding(estate: Estate) -> No
     assert "/proc/nowhere: it cannot be used: " in estate.findings()
 
 
-def test_an_interrupted_way_back_is_a_finding(estate: Estate) -> None:
+def test_an_interrupted_rollback_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     ledger.merge_detail(estate.connection, "zoo", changes(rollback={"phase": Phase.OPEN}))
     estate.connection.commit()
-    assert "cutover group zoo: its way back to SQLite was interrupted" in estate.findings()
+    assert "cutover group zoo: its rollback to SQLite was interrupted" in estate.findings()
 
 
 @pytest.mark.promise("proof-repeated")
@@ -289,9 +289,9 @@ def test_a_group_that_went_back_is_compared_with_what_postgresql_kept(estate: Es
     assert all(table["equal"] for table in result["tables"])
 
 
-def test_after_the_way_back_writes_on_both_sides_are_information(estate: Estate) -> None:
+def test_after_the_rollback_writes_on_both_sides_are_information(estate: Estate) -> None:
     estate.cut_over()
-    # As the way back leaves it: what PostgreSQL has gained is in the file too, and the services go on there.
+    # As the rollback leaves it: what PostgreSQL has gained is in the file too, and the services go on there.
     estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
     estate.on_source("INSERT INTO pets VALUES (10, NULL, 'Ida')")
     ledger.take_step(estate.connection, "zoo", "roll_back", str(estate.source))
@@ -344,11 +344,11 @@ def test_pages_in_the_journal_of_a_frozen_file_are_a_finding(estate: Estate) -> 
     assert "zoo.db-journal: rows were written to the frozen SQLite file" in estate.findings()
 
 
-def test_a_frozen_file_whose_fence_is_gone_is_a_finding(estate: Estate) -> None:
+def test_a_frozen_file_whose_protection_is_gone_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     ledger.merge_detail(estate.connection, "zoo", {"fence": {"mode": "0644"}})
     estate.connection.commit()
-    assert "zoo.db: its fence is gone: an old program could write rows to it" in estate.findings()
+    assert "zoo.db: its write protection is gone: an old program could write rows to it" in estate.findings()
     estate.source.chmod(0o444)
     assert estate.findings() == ""
 
@@ -356,7 +356,7 @@ def test_a_frozen_file_whose_fence_is_gone_is_a_finding(estate: Estate) -> None:
 def test_a_frozen_file_that_is_gone_is_a_finding(estate: Estate) -> None:
     estate.cut_over()
     estate.source.unlink()
-    assert "the way back" in estate.findings()
+    assert "the rollback" in estate.findings()
 
 
 def test_a_table_unequal_in_the_ledger_is_a_finding(estate: Estate) -> None:

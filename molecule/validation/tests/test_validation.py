@@ -290,7 +290,7 @@ def all_damage(estate: Any) -> list[Damage]:
             ("$ chattr -i " + FROZEN, f"$ cp --preserve=all {FROZEN} /root/kept.db", add_row.format(FROZEN)),
             (f"$ cp --preserve=all /root/kept.db {FROZEN}", "$ rm /root/kept.db; chattr +i " + FROZEN),
             FROZEN,
-            "has changed since the cutover.* its fence is gone",
+            "has changed since the cutover.* its write protection is gone",
         ),
     ]
 

@@ -27,7 +27,7 @@ def synchronise(
 
     If none does, nothing is built. Returns the module's result.
 
-    :raises MigrationError: with every offender.
+    :raises MigrationError: with every violation.
     """
     services = check_host(source, requested, programs.node)
     if not services:

@@ -129,8 +129,8 @@ def _require_same_stores(connection: Connection, manifest: dict[str, Any]) -> No
     with connection.cursor() as cursor:
         present = backup_content.read_groups(cursor)
     fix = "Restore a backup taken since its last cutover or rollback"
-    way_back = f", or put the group back on SQLite first: {playbook('rollback')}"
-    _compare_stores(manifest, present, "now", {True: fix + way_back, False: fix})
+    rollback = f", or put the group back on SQLite first: {playbook('rollback')}"
+    _compare_stores(manifest, present, "now", {True: fix + rollback, False: fix})
 
 
 def _require_newest_stores(settings: Settings, manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The way back from the quarantine, until the deletion: for files that an operator names, or whose plan failed."""
+"""Brings files back from the quarantine, until the deletion: for files that an operator names, or whose plan failed."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def withdraw(estate: Estate, path: str) -> None:
 
 
 def _back_to_live(estate: Estate, record: FileRecord) -> None:
-    """Take the ledger's step back to ``live``, with the fence of the file up again."""
+    """Take the ledger's step back to ``live``, with the file write-protected again."""
     group = estate.group(record.group)
     found = ledger.read_group(estate.connection, group.name, group.source_path).state
     if found not in (state.LIVE, state.ARCHIVED):
-        # It is on SQLite again, and needs its file without a fence.
+        # It is on SQLite again, and needs its file without write protection.
         return
     main = next(move for move in record.moves if move.kind == FILE)
     with (
@@ -102,7 +102,7 @@ def _back_to_live(estate: Estate, record: FileRecord) -> None:
         safe_paths.open_file(directory, main.name, main.path, main.inode) as file,
     ):
         # The daily check compares the times of the file: nothing is written that is so already.
-        write_protection.raise_fence(file)
+        write_protection.protect(file)
     if found == state.ARCHIVED:
         # The soak begins anew: whoever brings a file back has a doubt.
         detail = changes(restored_at=datetime.now(UTC))

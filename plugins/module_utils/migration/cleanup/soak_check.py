@@ -1,7 +1,7 @@
 """The daily check of each group that lives on PostgreSQL, as a program that a timer starts.
 
 A group passes if its services are well on PostgreSQL, and its frozen file lies where it was, unchanged,
-behind its fence, and open nowhere; once the file is in quarantine, if it lies there unchanged and its
+write-protected, and open nowhere; once the file is in quarantine, if it lies there unchanged and its
 tombstone stands. What was found goes into ``migration.soak_check``, and a failed check lets the time of
 waiting begin anew: :mod:`.cleanup.soak` decides.
 """
@@ -62,13 +62,13 @@ def frozen_file_failures(group: Group, record: ledger.GroupRecord, before: Any) 
             }
             failures = []
             if isinstance(before, dict) and before != stamp:
-                failures.append(f"{path} was written to, replaced, or had its fence taken away since the last check")
+                failures.append(f"{path} was written to, replaced, or lost its write protection since the last check")
             # Anybody can make a huge file of holes; one of the size that it had is read.
             same_size = not isinstance(before, dict) or before.get("size") == stamp["size"]
             if not same_size or safe_paths.sha256_of(file) != record.frozen_sha256:
                 failures.append(f"{path} is no longer the file that was frozen at the cutover")
-            if not safe_paths.is_fenced(file):
-                failures.append(f"{path} has no fence any more")
+            if not safe_paths.is_protected(file):
+                failures.append(f"{path} is not write-protected any more")
             for suffix in ("-wal", "-journal"):
                 companion = safe_paths.identify(directory, f"{path.name}{suffix}")
                 if companion is not None and (companion.kind != "file" or companion.size):

@@ -34,7 +34,7 @@ from .run import Estate
 README_TEXT = """This directory stands where the SQLite file {path} was.
 Its data lives in PostgreSQL. A program that still wants to open the file fails, instead of creating an empty one.
 The archive of the file: {archive}
-The way back, as long as the file is in quarantine: {command}
+To undo this, as long as the file is in quarantine: {command}
 """
 
 

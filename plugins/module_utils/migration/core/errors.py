@@ -29,7 +29,7 @@ class MigrationError(Exception):
     """Raised before anything was written, or after it was rolled back, with every problem found.
 
     :param summary: one sentence that says what was refused.
-    :param problems: all offenders, not only the first.
+    :param problems: all violations, not only the first.
     """
 
     def __init__(self, summary: str, problems: Iterable[Problem] = ()) -> None:
@@ -47,4 +47,4 @@ class MigrationError(Exception):
 
 
 class RowsRefused(MigrationError):
-    """Some rows were refused in a way that does not tell all offenders: the exact way finds them all."""
+    """Some rows were refused in a way that does not tell all violations: the exact way finds them all."""

@@ -87,7 +87,7 @@ class Keeper:
             if unprotected:
                 with open_source(self.group) as source:
                     self._require_frozen_file(source)
-                    write_protection.raise_fence(source.descriptor)
+                    write_protection.protect(source.descriptor)
             try:
                 if restart:
                     with steps.step("settings"):
@@ -182,7 +182,7 @@ class Keeper:
             return False
         # Only looked at: an interrupted rollback has left it with a further name.
         with open_source(self.group, links=None) as source:
-            return not write_protection.is_fenced(source.descriptor)
+            return not write_protection.is_protected(source.descriptor)
 
     def _require_frozen_file(self, source: Opened) -> None:
         """Refuse to call a file frozen that was written to after its write protection was taken away.

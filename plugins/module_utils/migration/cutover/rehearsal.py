@@ -21,7 +21,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.group_detail import GroupDetail, changes
 from ..engine.export.export import ExportReport
-from ..engine.export.export import rehearse as rehearse_way_back
+from ..engine.export.export import rehearse as rehearse_rollback
 from ..engine.transfer import baseline, migrate
 from ..engine.transfer.report import warnings_of
 from ..host import open_files
@@ -36,13 +36,13 @@ FROM_CUTOVER = "an earlier cutover on this host"
 FROM_PM2 = "two calls of pm2"
 
 
-def rehearse(connection: Connection, group: Group, work_directory: str, way_back: bool = True) -> dict[str, Any]:
+def rehearse(connection: Connection, group: Group, work_directory: str, rollback: bool = True) -> dict[str, Any]:
     """Make the target equal to the source, and find out what the cutover and the rollback will be like.
 
-    :param way_back: bring everything back into a scratch copy too, which reads both sides once more.
+    :param rollback: bring everything back into a scratch copy too, which reads both sides once more.
     :returns: what :func:`.engine.transfer.migrate.migrate` does, with ``rehearsal`` (see
         ``roles/sqlite_migrate/README.md``), ``msg`` and ``warnings``.
-    :raises MigrationError: with every offender, or if the rollback would not give back what was loaded.
+    :raises MigrationError: with every violation, or if the rollback would not give back what was loaded.
     """
     warnings = _warnings(group)
     began = time.monotonic()
@@ -52,7 +52,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
     detail = ledger.read_group(connection, group.name, group.source_path).detail
     connection.rollback()
     found: Mapping[str, Any] = detail.rehearsal
-    if found.get("token") != _token(detail) or (way_back and not found.get("way_back")):
+    if found.get("token") != _token(detail) or (rollback and not found.get("way_back")):
         sync = _measure_sync(connection, group, result, work_directory)
         detail = ledger.read_group(connection, group.name, group.source_path).detail
         connection.rollback()
@@ -67,7 +67,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, way_back
             "services_seconds": services,
             "services_seconds_from": source,
             "expected_downtime_seconds": round(sync + services, 3),
-            "way_back": _rehearse_way_back(connection, group, detail, Path(work_directory)) if way_back else None,
+            "way_back": _rehearse_rollback(connection, group, detail, Path(work_directory)) if rollback else None,
         }
         ledger.merge_detail(connection, group.name, changes(rehearsal=found))
         connection.commit()
@@ -120,7 +120,7 @@ def _measure_services(connection: Connection, group: Group) -> tuple[float, str]
     return 2 * (time.monotonic() - began), FROM_PM2
 
 
-def _rehearse_way_back(connection: Connection, group: Group, detail: GroupDetail, work: Path) -> dict[str, Any] | None:
+def _rehearse_rollback(connection: Connection, group: Group, detail: GroupDetail, work: Path) -> dict[str, Any] | None:
     """Bring everything back into a copy of the snapshot that was loaded; None if that is no more.
 
     :raises MigrationError: if the rollback is not open, or would change what nobody has changed.
@@ -129,11 +129,11 @@ def _rehearse_way_back(connection: Connection, group: Group, detail: GroupDetail
     if snapshot is None:
         return None
     # A directory of this name is removed by the next run if this one is killed.
-    directory = work / f"run-{os.getpid()}-way-back"
+    directory = work / f"run-{os.getpid()}-rollback"
     directory.mkdir(mode=0o700)
     began = time.monotonic()
     try:
-        report = rehearse_way_back(connection, group, snapshot, directory)
+        report = rehearse_rollback(connection, group, snapshot, directory)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

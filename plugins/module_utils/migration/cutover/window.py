@@ -155,7 +155,7 @@ class Window:
             self._inode = source.status.st_ino
             described = write_protection.describe(source.descriptor)
             # A run that was killed may have changed the mode and not come to the attribute.
-            is_ours = self._is_again or write_protection.is_fenced(source.descriptor)
+            is_ours = self._is_again or write_protection.is_protected(source.descriptor)
             self._described = dict(known) if known and is_ours else described
         stopped_at = self._stopped_by_an_earlier_run() or started_at
         detail = changes(file_before=self._described, stopped_at=stopped_at, proven=False)
@@ -175,9 +175,9 @@ class Window:
         """Prove that nobody has the file open, complete it, write-protect it, and return its real path."""
         wait_until_closed(self.group.source_path, self.settings.stop_timeout)
         with open_source(self.group, self._inode) as source:
-            write_protection.remove_fence(source.descriptor, self._described)
+            write_protection.unprotect(source.descriptor, self._described)
             checkpoint(source.path, source.status)
-            write_protection.raise_fence(source.descriptor)
+            write_protection.protect(source.descriptor)
             self._identity = identity_of(source.descriptor)
             # Who has opened it since can go on writing, beside it too.
             require_at_rest(source.path)

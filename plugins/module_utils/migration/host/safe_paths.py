@@ -425,9 +425,9 @@ def is_immutable(descriptor: int) -> bool:
     return write_protection.is_immutable(descriptor)
 
 
-def is_fenced(descriptor: int) -> bool:
-    """Return whether an open file has a fence of either kind."""
-    return write_protection.is_fenced(descriptor)
+def is_protected(descriptor: int) -> bool:
+    """Return whether an open file is write-protected in either way."""
+    return write_protection.is_protected(descriptor)
 
 
 def set_immutable(descriptor: int, wanted: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The fence around a frozen SQLite file: nobody writes to it, not even root, where the file system can do that.
+"""The write protection of a frozen SQLite file: nobody writes to it, not even root, where the file system can do that.
 
 The attribute "immutable" (``chattr +i``) stops everybody. Where the file system has no such attribute, or this process
 may not set it, the file becomes read-only for its owner (mode 0400). Either way nobody but its owner may read it,
@@ -39,13 +39,13 @@ File = int | str | Path
 
 
 def describe(file: File) -> dict[str, Any]:
-    """Return what has to be known to take the fence away again: to be recorded before it is put up."""
+    """Return what has to be known to take the write protection away again: to be recorded before it is set."""
     with _open(file) as descriptor:
         return {"mode": f"{stat.S_IMODE(os.fstat(descriptor).st_mode):04o}"}
 
 
-def raise_fence(file: File) -> str:
-    """Put up the fence and return its kind: ``immutable`` or ``read_only``."""
+def protect(file: File) -> str:
+    """Set the write protection and return its kind: ``immutable`` or ``read_only``."""
     with _open(file) as descriptor:
         if is_immutable(descriptor):
             return IMMUTABLE
@@ -60,10 +60,10 @@ def raise_fence(file: File) -> str:
         return READ_ONLY
 
 
-def remove_fence(file: File, described: dict[str, Any]) -> None:
-    """Take the fence away, whichever kind it is; without a fence nothing happens.
+def unprotect(file: File, described: dict[str, Any]) -> None:
+    """Take the write protection away, whichever kind it is; without one nothing happens.
 
-    :param described: what :func:`describe` returned before the fence was put up.
+    :param described: what :func:`describe` returned before it was set.
     """
     with _open(file) as descriptor:
         set_immutable(descriptor, False)
@@ -72,8 +72,8 @@ def remove_fence(file: File, described: dict[str, Any]) -> None:
             os.fchmod(descriptor, mode)
 
 
-def is_fenced(file: File) -> bool:
-    """Return whether the file has a fence of either kind."""
+def is_protected(file: File) -> bool:
+    """Return whether the file is write-protected in either way."""
     with _open(file) as descriptor:
         return is_immutable(descriptor) or stat.S_IMODE(os.fstat(descriptor).st_mode) in _READ_ONLY_MODES
 

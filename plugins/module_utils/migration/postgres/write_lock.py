@@ -1,4 +1,4 @@
-"""The fence around a group's tables in PostgreSQL: nobody else writes to them once SQLite is the store again.
+"""The write lock on a group's tables in PostgreSQL: nobody else writes to them once SQLite is the store again.
 
 Two parts, each undone by itself where it has to be:
 
@@ -6,10 +6,10 @@ Two parts, each undone by itself where it has to be:
   (``SHARE``: everybody may read, nobody may write). It waits for whoever has written and not yet
   committed, and it ends with its session, also if this process is killed.
 - In the commit that makes SQLite the store, everybody but the owner loses the right to write to
-  the tables. So the fence stands exactly if the group is back; the next cutover, in the commit that
+  the tables. So the write lock stands exactly if the group is back; the next cutover, in the commit that
   makes PostgreSQL the store, gives the same rights back.
 
-Only the group's own tables are fenced. A role that services of other groups share keeps its login,
+Only the group's own tables are locked. A role that services of other groups share keeps its login,
 its sessions and its rights on their tables.
 """
 

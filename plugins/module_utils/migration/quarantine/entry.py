@@ -104,8 +104,8 @@ def require_moved(quarantine: int, entry: Move, where: str) -> None:
             raise changed(entry.path, "it was written to in the moment of its move")
 
 
-def fence(quarantine: int, entry: Move) -> None:
-    """Put up the fence of a file in quarantine again."""
+def protect(quarantine: int, entry: Move) -> None:
+    """Set the write protection of a file in quarantine again."""
     if entry.kind == FILE:
         with safe_paths.open_file(quarantine, entry.place, entry.path, entry.inode) as file:
             safe_paths.set_immutable(file, True)

@@ -1,4 +1,4 @@
-"""What an exchange has brought into quarantine although no plan names it, and its way back.
+"""What an exchange has brought into quarantine although no plan names it, and how it goes out again.
 
 Somebody may exchange a file in the very moment of its move. What comes instead is nobody's to keep: it goes back to
 where it was, at once, or in the next run if this one is killed before.

@@ -15,7 +15,7 @@ from ..host import safe_paths
 from ..host.safe_paths import changed
 from . import intruders, tombstone
 from . import place as quarantine_place
-from .entry import COMPANION, FILE, SYMLINK, Move, fence, is_in, require_moved, require_planned
+from .entry import COMPANION, FILE, SYMLINK, Move, is_in, protect, require_moved, require_planned
 
 
 def move_in(moves: Sequence[Move], where: str, readme: str) -> bool:
@@ -52,14 +52,14 @@ def _exchange_for_tombstone(directory: int, quarantine: int, entry: Move, where:
     if entry.kind == SYMLINK:
         _exchange(directory, quarantine, entry, where)
     else:
-        # An immutable file cannot be renamed. Through its descriptor no other file can lose its fence.
+        # An immutable file cannot be renamed. Through its descriptor no other file can lose its write protection.
         with safe_paths.open_file(directory, entry.name, entry.path, entry.inode) as file:
-            fenced = safe_paths.is_immutable(file)
+            protected = safe_paths.is_immutable(file)
             safe_paths.set_immutable(file, False)
             try:
                 _exchange(directory, quarantine, entry, where)
             except BaseException:
-                safe_paths.set_immutable(file, fenced)
+                safe_paths.set_immutable(file, protected)
                 raise
     _settle(directory, quarantine, entry)
 
@@ -100,11 +100,11 @@ def _move_companion(directory: int, quarantine: int, entry: Move, where: str) ->
 
 
 def _settle(directory: int, quarantine: int, entry: Move) -> None:
-    """Put up the fences of an entry that has come into quarantine and of its tombstone, and bring both to the disk.
+    """Set the write protection of an entry that has come into quarantine and of its tombstone; bring both to the disk.
 
     :raises Changed: if its tombstone is gone.
     """
-    fence(quarantine, entry)
+    protect(quarantine, entry)
     if entry.kind != COMPANION:
         tombstone.guard(directory, entry.name, entry.path)
     safe_paths.synchronise(quarantine)

@@ -10,7 +10,7 @@ from ..host import safe_paths
 from ..host.safe_paths import changed, identify
 from . import intruders, tombstone
 from . import place as quarantine_place
-from .entry import FILE, Move, fence, is_in
+from .entry import FILE, Move, is_in, protect
 
 
 def move_back(moves: Sequence[Move], where: str, inode: int | None, complete: bool) -> bool:
@@ -53,17 +53,17 @@ def _require_at_home(entry: Move, where: str) -> None:
 
 
 def _return(directory: int, quarantine: int, entry: Move, where: str) -> None:
-    """Bring one entry back, without its fence; if that fails, it stays in quarantine with it."""
+    """Bring one entry back, without its write protection; if that fails, it stays in quarantine with it."""
     if entry.kind == FILE:
         with safe_paths.open_file(quarantine, entry.place, entry.path, entry.inode) as file:
             safe_paths.set_immutable(file, False)
     try:
         _exchange_for_tombstone(directory, quarantine, entry)
     except OSError as error:
-        fence(quarantine, entry)
+        protect(quarantine, entry)
         raise changed(entry.path, f"it cannot go back: {error.strerror}") from None
     except BaseException:
-        fence(quarantine, entry)
+        protect(quarantine, entry)
         raise
     # Somebody may have exchanged the tombstone in this moment: what came instead goes back to where it was.
     intruders.evict(quarantine, entry, where)

@@ -159,7 +159,7 @@ def _render_rehearsals(groups: Sequence[Mapping[str, Any]]) -> str:
                 else f"{html.seconds(back['seconds'])}: nothing to change, {back['rows']:,} rows of equal content",
             )
         )
-    heads = ("Group", "#All rows", "#Final sync", "#Expected downtime", "#Downtime", "Way back into a scratch copy")
+    heads = ("Group", "#All rows", "#Final sync", "#Expected downtime", "#Downtime", "Rollback into a scratch copy")
     return html.table(heads, rows)
 
 

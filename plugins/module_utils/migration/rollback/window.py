@@ -92,7 +92,7 @@ class Window:
             try:
                 with self.steps.step("stop"):
                     stop(self.context)
-                with self.steps.step("fence"):
+                with self.steps.step("write lock"):
                     guard = connect(self.login)
                     stack.callback(guard.close)
                     self._lock_tables(guard)

@@ -188,7 +188,7 @@ def snapshot(
     The source is opened read-only: its bytes stay as they are, and a live writer is not disturbed.
 
     :param directory: where private files go; :data:`WORK_DIRECTORY` if not given.
-    :param frozen: the source is fenced and checkpointed, so nothing may be created beside it.
+    :param frozen: the source is write-protected and checkpointed, so nothing may be created beside it.
     :param checked: a snapshot that was checked before; if the new one is the same it need not be again.
     :param wait: wait for the check of its pages; if not, the caller calls :meth:`Check.require`.
     :raises MigrationError: if the source is missing, not SQLite, corrupt, or the disk is too full.

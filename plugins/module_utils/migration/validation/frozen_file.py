@@ -19,7 +19,7 @@ from ..engine.proof.checksums import sum_source
 from ..engine.proof.row_differences import WHOLE_ROW
 from ..engine.transfer import migrate
 from ..host.safe_paths import open_owned, sha256_of
-from ..host.write_protection import is_fenced
+from ..host.write_protection import is_protected
 from ..postgres import catalog
 from ..sqlite.snapshot import has_pages, snapshot
 from ..sqlite.tables import open_snapshot, read_tables
@@ -36,7 +36,7 @@ _SHOWN_ROWS = 5
 
 
 def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any], findings: list[Problem]) -> bool:
-    """Check that the frozen file is still the one that was recorded: it is the way back.
+    """Check that the frozen file is still the one that was recorded: a rollback needs it.
 
     :returns: whether it can be read, at rest.
     """
@@ -45,13 +45,13 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
         with open_owned(path, users=None, links=None) as source:
             path = source.path
             found = sha256_of(source.descriptor)
-            fenced = is_fenced(source.descriptor)
+            protected = is_protected(source.descriptor)
     except MigrationError as error:
         findings.extend(error.problems)
         return False
     except FileNotFoundError:
         findings.append(
-            Problem(str(path), "the frozen SQLite file is gone, and with it the way back", "Put it back from a backup")
+            Problem(str(path), "the frozen SQLite file is gone, and with it the rollback", "Put it back from a backup")
         )
         return False
     except OSError as error:
@@ -63,8 +63,8 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     elif found != record.frozen_sha256:
         what = "the frozen SQLite file has changed since the cutover: a program writes to it, or it was replaced"
         findings.append(Problem(str(path), what, fix))
-    if record.detail.file_before and not fenced:
-        what = "its fence is gone: an old program could write rows to it"
+    if record.detail.file_before and not protected:
+        what = "its write protection is gone: an old program could write rows to it"
         findings.append(Problem(str(path), what, f"Run {playbook('4_service_cutover')}, which {_RAISES_IT}"))
     wal, journal = (Path(f"{path.resolve()}{suffix}") for suffix in ("-wal", "-journal"))
     written = [wal] if wal.exists() and wal.stat().st_size > 0 else []

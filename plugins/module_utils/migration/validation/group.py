@@ -65,7 +65,7 @@ def validate(
     result = blank(group, record.state)
     result["rehearsal"] = dict(record.detail.rehearsal) or None
     if decide(record).interrupted is not Interrupted.NOTHING:
-        where, what = f"cutover group {group.name}", "its way back to SQLite was interrupted"
+        where, what = f"cutover group {group.name}", "its rollback to SQLite was interrupted"
         again = playbook("rollback", service_env_rollback_groups=group.name)
         fix = f"Run {again} again; or, to stay on PostgreSQL, {playbook('4_service_cutover')}"
         findings.append(Problem(where, what, fix))
@@ -266,7 +266,7 @@ def _validate_rolled_back(
             shown = proven.get(table["target"], table)
             result["information"].append(
                 f"{table['source']}: SQLite, its store, holds {table['source_rows']:,} rows and PostgreSQL "
-                f"{table['target_rows']:,}: its services have written since, or rows were given up on the way back; "
+                f"{table['target_rows']:,}: its services have written since, or rows were given up on the rollback; "
                 "the next rehearsal makes PostgreSQL equal again"
             )
         result["tables"].append({**shown, "written_since": None, "rows_now": table["target_rows"]})

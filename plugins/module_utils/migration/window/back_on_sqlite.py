@@ -144,7 +144,7 @@ def to_sqlite(context: WindowContext, described: Mapping[str, Any]) -> list[Heal
 def _remove_protection(group: Group, described: Mapping[str, Any]) -> None:
     """Take the write protection of a group's file away."""
     with open_source(group) as source:
-        write_protection.remove_fence(source.descriptor, dict(described))
+        write_protection.unprotect(source.descriptor, dict(described))
 
 
 def written_until_stopped(context: WindowContext, record: ledger.GroupRecord) -> list[Problem]:

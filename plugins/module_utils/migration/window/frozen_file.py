@@ -32,7 +32,7 @@ from ..sqlite.snapshot import remove_leftovers
 _JOURNALS = ("-wal", "-shm", "-journal")
 _ACCESS_LISTS = ("system.posix_acl_access", "system.nfs4_acl")
 _EXPORTED = "exported.db"
-# What way backs leave in the private directory, those of earlier versions too: these worked in it.
+# What rollbacks leave in the private directory, those of earlier versions too: these worked in it.
 _OURS = re.compile(r"(?:exported\.db|frozen-|(?:trial|count|hash)-(\d+))")
 
 
@@ -113,7 +113,7 @@ def work_place(where: str | None) -> Iterator[Path]:
     made = not work.exists()
     with safe_paths.private_directory(work, secret=False):
         remove_leftovers(work)
-        place = work / f"run-{os.getpid()}-way-back"
+        place = work / f"run-{os.getpid()}-rollback"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(mode=0o700)
     try:
@@ -127,19 +127,19 @@ def work_place(where: str | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _open_frozen(group: Group, sha256: str | None, way_back: Mapping[str, Any]) -> Iterator[tuple[Path, int] | None]:
+def _open_frozen(group: Group, sha256: str | None, rollback: Mapping[str, Any]) -> Iterator[tuple[Path, int] | None]:
     """Give path and descriptor of the file that was frozen at the cutover; None if it is nowhere."""
     with ExitStack() as stack:
         found = None
         with suppress(FileNotFoundError):
-            # Whoever runs between two steps of a way back finds its further name in the private directory.
+            # Whoever runs between two steps of a rollback finds its further name in the private directory.
             source = stack.enter_context(open_owned(group.source_path, group.users, links=None))
             found = (source.path, source.descriptor)
         if found is None or sha256_of(found[1]) != sha256:
             found = None
-            if "old_file" in way_back:
+            if "old_file" in rollback:
                 with suppress(FileNotFoundError):
-                    name = Path(way_back["old_file"]).name
+                    name = Path(rollback["old_file"]).name
                     path = private_directory(group.source_path) / name
                     hidden = stack.enter_context(_opened(group.source_path))
                     if identify(hidden, name) is not None:
@@ -148,17 +148,17 @@ def _open_frozen(group: Group, sha256: str | None, way_back: Mapping[str, Any]) 
         yield found
 
 
-def find_frozen(group: Group, sha256: str | None, way_back: Mapping[str, Any]) -> Path | None:
+def find_frozen(group: Group, sha256: str | None, rollback: Mapping[str, Any]) -> Path | None:
     """Return where the file is that was frozen at the cutover; None if it is nowhere.
 
-    :param way_back: what the ledger says of an interrupted way back, or nothing.
+    :param rollback: what the ledger says of an interrupted rollback, or nothing.
     :raises MigrationError: if somebody else's file is in its place.
     """
-    with _open_frozen(group, sha256, way_back) as found:
+    with _open_frozen(group, sha256, rollback) as found:
         return None if found is None else found[0]
 
 
-def copy_frozen(group: Group, sha256: str | None, way_back: Mapping[str, Any], place: Path) -> Path:
+def copy_frozen(group: Group, sha256: str | None, rollback: Mapping[str, Any], place: Path) -> Path:
     """Return a private copy of the file that was frozen at the cutover, for SQLite, which knows names only.
 
     :param place: from :func:`work_place`.
@@ -166,7 +166,7 @@ def copy_frozen(group: Group, sha256: str | None, way_back: Mapping[str, Any], p
     """
     copy = place / "frozen.db"
     copy.unlink(missing_ok=True)
-    with _open_frozen(group, sha256, way_back) as found:
+    with _open_frozen(group, sha256, rollback) as found:
         if found is None or safe_paths.copy_to(found[1], copy) != sha256:
             what = "somebody has written to it, or exchanged it, in spite of its write protection"
             raise MigrationError(
@@ -194,9 +194,9 @@ def make_copy(frozen: Path) -> Path:
 
 
 def finish_copy(copy: Path, group: Group, described: Mapping[str, Any]) -> str:
-    """Bring the copy beside the frozen file, with its owner and its mode before the fence; return its hash.
+    """Bring the copy beside the frozen file, with its owner and its mode before the write protection; return its hash.
 
-    :param described: what was recorded of the file before it was fenced.
+    :param described: what was recorded of the file before it was write-protected.
     :raises MigrationError: if the copy is not complete by itself, or has no room there.
     """
     _require_no_rows_beside(copy)
@@ -244,7 +244,7 @@ def _take_over(exported: int, frozen: int, described: Mapping[str, Any]) -> None
         except OSError:
             if name in _ACCESS_LISTS:
                 raise
-    # Behind the access list, which holds the mode of the fence too.
+    # Behind the access list, which holds the mode of the write protection too.
     os.fchmod(exported, int(described.get("mode", f"{stat.S_IMODE(found.st_mode):o}"), 8))
     os.fsync(exported)
 
@@ -267,7 +267,7 @@ def swap(group: Group, old_file: Path, described: Mapping[str, Any], inode: int)
         _opened(group.source_path) as hidden,
         safe_paths.open_file(hidden, _EXPORTED, source.path) as exported,
     ):
-        write_protection.remove_fence(source.descriptor, dict(described))
+        write_protection.unprotect(source.descriptor, dict(described))
         _remove_journals(source.directory, source.name)
         os.link(source.name, old_file.name, src_dir_fd=source.directory, dst_dir_fd=hidden, follow_symlinks=False)
         kept = identify(hidden, old_file.name)
@@ -313,14 +313,14 @@ def _require_no_rows_beside(path: Path) -> None:
         raise MigrationError("The exported file is not complete by itself.", problems)
 
 
-def undo_swap(group: Group, frozen_sha256: str | None, way_back: Mapping[str, Any]) -> None:
-    """Put the frozen file back into its place, whatever a way back has done with it, and fence it again.
+def undo_swap(group: Group, frozen_sha256: str | None, rollback: Mapping[str, Any]) -> None:
+    """Put the frozen file back into its place, whatever a rollback has done with it, and write-protect it again.
 
-    :param way_back: what the ledger says of the way back: ``old_file`` and ``exported_sha256``.
+    :param rollback: what the ledger says of the rollback: ``old_file`` and ``exported_sha256``.
     :raises MigrationError: if neither the frozen file nor the exported one is in the place.
     """
     path = Path(os.path.realpath(group.source_path))
-    old_name = Path(way_back["old_file"]).name if "old_file" in way_back else None
+    old_name = Path(rollback["old_file"]).name if "old_file" in rollback else None
     with safe_paths.refusing_exchanges(path), ExitStack() as stack:
         directory = stack.enter_context(safe_paths.open_directory(path.parent))
         hidden = None
@@ -335,16 +335,16 @@ def undo_swap(group: Group, frozen_sha256: str | None, way_back: Mapping[str, An
             if (
                 hidden is None
                 or old_name is None
-                or found not in (None, way_back.get("exported_sha256"))
+                or found not in (None, rollback.get("exported_sha256"))
                 or _rows_beside(directory, path.name)
                 or not _has_hash(hidden, old_name, frozen_sha256)
             ):
-                raise _cannot_be_put_back(path, way_back.get("old_file"))
+                raise _cannot_be_put_back(path, rollback.get("old_file"))
             _remove_journals(directory, path.name)
             os.replace(old_name, path.name, src_dir_fd=hidden, dst_dir_fd=directory)
             safe_paths.synchronise(directory)
         with open_owned(group.source_path, group.users) as source:
-            write_protection.raise_fence(source.descriptor)
+            write_protection.protect(source.descriptor)
         if hidden is not None:
             _remove(hidden, _EXPORTED)
             _remove_journals(hidden, _EXPORTED)
@@ -376,16 +376,16 @@ def _cannot_be_put_back(path: Path, old_file: str | None) -> MigrationError:
     return MigrationError("The frozen SQLite file cannot be put back into its place.", [Problem(str(path), what, fix)])
 
 
-def forget_old(source_path: str, way_back: Mapping[str, Any]) -> None:
+def forget_old(source_path: str, rollback: Mapping[str, Any]) -> None:
     """Remove the frozen file of an earlier cutover, once a later one has been made."""
-    if "old_file" in way_back:
+    if "old_file" in rollback:
         with suppress(FileNotFoundError), _opened(source_path) as hidden:
-            _remove(hidden, Path(way_back["old_file"]).name)
+            _remove(hidden, Path(rollback["old_file"]).name)
         remove_directory(source_path)
 
 
 def remove_old(source_path: str) -> None:
-    """Remove what earlier way backs have left in the private directory, killed ones too, and nothing else.
+    """Remove what earlier rollbacks have left in the private directory, killed ones too, and nothing else.
 
     :raises MigrationError: if somebody else's directory is in its place.
     """

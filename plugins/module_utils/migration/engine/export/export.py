@@ -1,4 +1,4 @@
-"""The way back: brings the rows written to PostgreSQL since the cutover into a copy of the frozen SQLite file.
+"""Export: brings the rows written to PostgreSQL since the cutover into a copy of the frozen SQLite file.
 
 The rows of both sides are told apart by the hashes of their canonical fields (:mod:`.engine.proof.canonical`),
 and only those that differ are written: each value in the form its column has (:mod:`.engine.export.sqlite_text`),
@@ -41,7 +41,7 @@ from .id_spelling import with_spellings
 from .inputs import NotPlain, Sides
 from .table import Written, export_table
 from .unmapped_columns import other_columns
-from .violations import CHANGE_IT, Offenders
+from .violations import CHANGE_IT, Violations
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -51,7 +51,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class TableExport:
-    """What the way back did to one table of the copy.
+    """What the export did to one table of the copy.
 
     :param rows: rows that are now equal on both sides.
     :param content_hash: the sum over them, the same on both sides.
@@ -73,7 +73,7 @@ class TableExport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What the way back did to a copy.
+    """What the export did to a copy.
 
     :param sequences: source table → the id that AUTOINCREMENT will not give out again.
     """
@@ -317,7 +317,7 @@ def _transaction(writer: sqlite3.Connection) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Export:
-    """One way back of one group; the fields are what its steps need."""
+    """One export of one group; the fields are what its steps need."""
 
     reading: _Reading
     frozen: Path
@@ -331,16 +331,16 @@ class _Export:
         """
         reading = self.reading
         left_behind.note_in(self.writer, reading.source)
-        offenders = Offenders(self.frozen)
+        violations = Violations(self.frozen)
         forms = ServerForms(reading.connection)
         prepared = reading.prepare(reading.source, forms, exact)
         orphans_before = orphans_of(reading.source)
         written: dict[str, Written] = {}
         for table in prepared.tables:
             sides = Sides(reading.connection, reading.source, table, forms)
-            written[table.plan.target.name] = export_table(sides, self.writer, reading.directory, offenders)
-        note_new_orphans(self.writer, orphans_before, offenders)
-        offenders.require_none(reading.group)
+            written[table.plan.target.name] = export_table(sides, self.writer, reading.directory, violations)
+        note_new_orphans(self.writer, orphans_before, violations)
+        violations.require_none(reading.group)
         sequences = move_sequences(reading.connection, self.writer, reading.plans)
         comparisons = self._prove(prepared, forms)
         require_integrity(reading.source, self.writer, self.frozen)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...core.connection import first_row, sql
 from ...core.errors import MigrationError, Problem
 from ..plan.planner import TablePlan
-from .violations import Offenders
+from .violations import Violations
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -34,7 +34,7 @@ def orphans_of(connection: sqlite3.Connection) -> Orphans | None:
     return found
 
 
-def note_new_orphans(writer: sqlite3.Connection, before: Orphans | None, offenders: Offenders) -> None:
+def note_new_orphans(writer: sqlite3.Connection, before: Orphans | None, violations: Violations) -> None:
     """Note each row that refers to no row and did not do so before."""
     after = orphans_of(writer)
     if before is None or after is None:
@@ -48,7 +48,7 @@ def note_new_orphans(writer: sqlite3.Connection, before: Orphans | None, offende
         ).fetchone()[0]
         what = f"{columns} would refer to rows of {parent} that do not exist"
         names = sorted(row_id for row_id in new if row_id is not None)
-        offenders.add(table, what, *(f"row {row_id}" for row_id in names), count=new.total())
+        violations.add(table, what, *(f"row {row_id}" for row_id in names), count=new.total())
 
 
 def move_sequences(connection: Connection, writer: sqlite3.Connection, plans: Sequence[TablePlan]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The rows that ``row_filter`` left in the file: they stay, and are told by their place from all that comes back.
 
 A row that was moved may come to meet the filter's condition no more, and a new one may never have. Both go into the
-file all the same, so on the way back the filter itself does not say which rows PostgreSQL has to have.
+file all the same, so on the rollback the filter itself does not say which rows PostgreSQL has to have.
 """
 
 from __future__ import annotations

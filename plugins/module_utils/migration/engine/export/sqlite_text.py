@@ -1,4 +1,4 @@
-"""The way back for one value: how a source column itself would say what PostgreSQL holds.
+"""The inverse of one value's conversion: how a source column itself would say what PostgreSQL holds.
 
 A column of a source has a form of its own: times as ``YYYY-MM-DD HH:MM:SS``, as ISO with
 milliseconds and ``Z``, or as numbers in some unit; booleans as 0 and 1 or as words; ids as

@@ -17,7 +17,7 @@ from .difference import Difference, found
 from .inputs import Sides, hash_of
 from .unmapped_columns import other_columns
 from .values import ValueForms, shown_row, shown_value
-from .violations import Offenders
+from .violations import Violations
 
 _ROWS_AT_ONCE = 500
 # The values of so many bytes of rows are held at once, or of one row.
@@ -46,13 +46,13 @@ class _Change:
     place: str
 
 
-def export_table(sides: Sides, writer: sqlite3.Connection, directory: Path, offenders: Offenders) -> Written:
+def export_table(sides: Sides, writer: sqlite3.Connection, directory: Path, violations: Violations) -> Written:
     """Write every row of a table that differs; note what cannot be said.
 
     :param directory: private directory for work files.
     """
     others = other_columns(sides)
-    others.note(offenders)
+    others.note(violations)
     written = Written(not_told=others.not_told)
     if _holds_the_same(sides):
         return written
@@ -60,7 +60,7 @@ def export_table(sides: Sides, writer: sqlite3.Connection, directory: Path, offe
         if difference:
             _require_known_collations(sides)
             with without_triggers(writer, sides.plan.source.name):
-                _TableWriter(sides, writer, offenders, written).write(difference)
+                _TableWriter(sides, writer, violations, written).write(difference)
     return written
 
 
@@ -100,10 +100,10 @@ def _require_known_collations(sides: Sides) -> None:
 class _TableWriter:
     """Writes the rows of one table that differ."""
 
-    def __init__(self, sides: Sides, writer: sqlite3.Connection, offenders: Offenders, counts: Written) -> None:
+    def __init__(self, sides: Sides, writer: sqlite3.Connection, violations: Violations, counts: Written) -> None:
         self._sides = sides
         self._writer = writer
-        self._offenders = offenders
+        self._violations = violations
         self._counts = counts
         self._plan = plan = sides.plan
         self._prepared = sides.prepared
@@ -128,7 +128,7 @@ class _TableWriter:
         for change, values in self._changed(difference.updated()):
             self._update(change, values, value_forms, held)
         for place, what, row in held.put_back():
-            self._offenders.add(place, what, row)
+            self._violations.add(place, what, row)
         for _, values in self._changed(difference.inserted()):
             self._insert(values, value_forms)
 
@@ -228,7 +228,7 @@ class _TableWriter:
             return
         value = value_forms.find(index, text, values[index])
         if value is None:
-            self._offenders.add(
+            self._violations.add(
                 f"{self._plan.source.name}.{column.source}",
                 f"holds a value of type {column.display_type} that the file cannot say exactly",
                 row if column.options.secret else f"{row}: {shown_value(column, text)}",
@@ -248,7 +248,7 @@ class _TableWriter:
                 new[name] = self._sides.source.execute(query, (value,)).fetchone()[0]
             except (sqlite3.Error, OverflowError) as error:
                 where_from = f"{self._plan.source.name}: computed {target}: back"
-                self._offenders.add(where_from, f"SQLite refuses it: {error}", row)
+                self._violations.add(where_from, f"SQLite refuses it: {error}", row)
 
     def _shown(self, values: Sequence[Any]) -> str:
         """Return the key of a row of PostgreSQL for a person."""
@@ -256,4 +256,4 @@ class _TableWriter:
 
     def _refused(self, error: sqlite3.Error, row: str) -> None:
         """Note that SQLite refuses a row; its messages name columns, never values."""
-        self._offenders.add(self._plan.source.name, f"SQLite refuses it: {error}", row)
+        self._violations.add(self._plan.source.name, f"SQLite refuses it: {error}", row)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...core.connection import sql
 from .inputs import Sides
 from .values import shown_row
-from .violations import SHOWN_ROWS, Offenders
+from .violations import SHOWN_ROWS, Violations
 
 if TYPE_CHECKING:
     from psycopg2.sql import Composable
@@ -27,7 +27,7 @@ class OtherColumns:
     conditions: dict[str, Composable]
     not_told: tuple[str, ...]
 
-    def note(self, offenders: Offenders) -> None:
+    def note(self, violations: Violations) -> None:
         """Note the rows with data in such columns."""
         sides, plan = self.sides, self.sides.plan
         for column, condition in self.conditions.items():
@@ -39,7 +39,7 @@ class OtherColumns:
                 )
                 rows = cursor.fetchall()
             if rows:
-                offenders.add(
+                violations.add(
                     f"{plan.source.name} ← {plan.target.name}.{column}",
                     "holds data, and the file has no such column",
                     *(shown_row(sides, list(row[1:])) for row in rows),

@@ -12,7 +12,7 @@ SHOWN_ROWS = 5
 CHANGE_IT = "Change it in PostgreSQL to something that the old schema can hold, or delete the row there, then run again"
 
 
-class Offenders:
+class Violations:
     """Collects what cannot be said in the old schema, by place and reason."""
 
     def __init__(self, frozen: Path) -> None:

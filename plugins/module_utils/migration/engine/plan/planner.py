@@ -66,7 +66,7 @@ class ColumnPlan:
     :param records_ids: whether this column's ids that are not written as PostgreSQL writes a UUID go
         into the id map (those of a foreign key are already there from the table that it references).
     :param epoch_unit: unit of the numbers in a time column, None if it holds none.
-    :param spelling: for a uuid on its way back: how one that is not in the id map is written, None as by PostgreSQL.
+    :param spelling: for a uuid in a rollback: how one that is not in the id map is written, None as by PostgreSQL.
     :param sequence: the sequence that gives out the next values, quoted for SQL; None if there is none.
     """
 

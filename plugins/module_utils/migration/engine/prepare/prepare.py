@@ -1,6 +1,6 @@
 """Sorts out which rows are plain, and converts all others once, into private files that COPY reads as they are.
 
-Nothing is written to the target here, so every offender can be found and listed first.
+Nothing is written to the target here, so every violation can be found and listed first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .fast_path import count_plain_rows, id_blocks, plain_rows
 from .on_disk import MissingValues
 from .server_refusals import Refusals, ServerRefusal
 from .table import PreparedTable, TableWork, server_converter
-from .violations import SHOWN_KEYS, Offenders
+from .violations import SHOWN_KEYS, Violations
 
 
 @dataclass
@@ -63,7 +63,7 @@ def prepare(
     :param directory: a private directory for the files.
     :param forms: answers for types that only the server knows.
     :param spool: write the tables' files; without them only the findings are returned.
-    :param exact: take no row for plain, so that every offender is found before PostgreSQL sees one.
+    :param exact: take no row for plain, so that every violation is found before PostgreSQL sees one.
     :param only: by source table, SQL that chooses the rows to convert; tables not named are left out.
     :param refusals: what PostgreSQL refused when the rows were loaded.
     :param ask_server: returns which of the converted rows PostgreSQL refuses.
@@ -97,7 +97,7 @@ def prepare(
             known_refusals,
             ask_server is not None,
         )
-        prepared, offenders, seen = once.run(rejected_rows)
+        prepared, violations, seen = once.run(rejected_rows)
         rejected_rows = seen
         refers_to_unseen = any(
             len(seen.get(key.referenced_source, ())) > known.get(key.referenced_source, 0)
@@ -110,7 +110,7 @@ def prepare(
         if ask_server is None or not _added(known_refusals, ask_server(prepared), once):
             break
     advise = Advice(snapshot, plans, partial(server_converter, forms)).for_violation if exact else None
-    problems = offenders.problems(advise)
+    problems = violations.problems(advise)
     if problems:
         refused = MigrationError if exact else RowsRefused
         raise refused(f"Cutover group {group.name} holds values that its target cannot.", problems)
@@ -165,24 +165,24 @@ class _Preparation:
 
     def run(
         self, rejected_before: dict[str, list[dict[str, Value]]]
-    ) -> tuple[Prepared, Offenders, dict[str, list[dict[str, Value]]]]:
+    ) -> tuple[Prepared, Violations, dict[str, list[dict[str, Value]]]]:
         """Prepare every table, given the rows that are known to be rejected."""
-        offenders = Offenders(self.group.source_path)
+        violations = Violations(self.group.source_path)
         files = [Spool(self.directory / f"{name}.copy") for name in ("id_map", "reject", "original_value")]
         id_map, rejects, originals = files
         rejected_rows = dict(rejected_before)
         tables = []
         doubled = {plan.source.name for plan in self.plans if rejects_duplicates(plan)}
         if self.exact:
-            _find_spellings(self.snapshot, self.plans, self.duplicates, offenders)
+            _find_spellings(self.snapshot, self.plans, self.duplicates, violations)
         for number, plan in enumerate(self.plans):
             if self.only is not None and plan.source.name not in self.only:
                 continue
             if self.exact:
                 # Otherwise PostgreSQL's own constraints find them, for all rows at once.
-                doubled_columns = _find_duplicates(self.snapshot, plan, self.duplicates, offenders)
+                doubled_columns = _find_duplicates(self.snapshot, plan, self.duplicates, violations)
                 self.doubled_keys.update((plan.source.name, columns) for columns in doubled_columns)
-            work = TableWork(self.group, plan, offenders, id_map, rejects, originals, self.forms)
+            work = TableWork(self.group, plan, violations, id_map, rejects, originals, self.forms)
             work.duplicates = self.duplicates[plan.source.name]
             work.refusals = self.refusals.get(plan.source.name, {})
             work.missing = [
@@ -212,7 +212,7 @@ class _Preparation:
             tables.append(work.prepared)
         for file in files:
             file.close()
-        return Prepared(tables, id_map.path, rejects.path, originals.path), offenders, rejected_rows
+        return Prepared(tables, id_map.path, rejects.path, originals.path), violations, rejected_rows
 
     @staticmethod
     def _refers_to_rejected(
@@ -314,7 +314,7 @@ def _exact_matches(
 
 
 def _find_duplicates(
-    snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, offenders: Offenders
+    snapshot: sqlite3.Connection, plan: TablePlan, rejected: Rejected, violations: Violations
 ) -> set[frozenset[str]]:
     """Note the keys that the target allows once and the source holds twice, and return the columns of those keys."""
     found = set()
@@ -326,7 +326,7 @@ def _find_duplicates(
             found.add(frozenset(column.source for column in unique.columns))
             pairs = zip(unique.columns, values, strict=True)
             shown = ", ".join(f"{column.source}={show(value)}" for column, value in pairs)
-            offenders.add(
+            violations.add(
                 plan.source.name,
                 "+".join(column.source for column in unique.columns),
                 Refused("duplicate", "holds the same key more than once"),
@@ -338,7 +338,7 @@ def _find_duplicates(
 
 
 def _find_spellings(
-    snapshot: sqlite3.Connection, plans: Sequence[TablePlan], rejected: Rejected, offenders: Offenders
+    snapshot: sqlite3.Connection, plans: Sequence[TablePlan], rejected: Rejected, violations: Violations
 ) -> None:
     """Note the UUIDs that stand in the source in two ways, of which the id map could keep but one."""
     for number, found in enumerate(doubled_spellings(snapshot, plans, rejected)):
@@ -353,4 +353,4 @@ def _find_spellings(
                 table = "" if there is plan else f"{there.source.name} "
                 shown = "a secret value" if name.options.secret else show(spelling)
                 places.append(f"{table}{shown_key(there.source, row, there.secret_columns)}: {shown}")
-        offenders.add(plan.source.name, column.source, refused, " and ".join(places), None)
+        violations.add(plan.source.name, column.source, refused, " and ".join(places), None)

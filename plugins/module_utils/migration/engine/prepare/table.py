@@ -20,7 +20,7 @@ from .copy_file import PIECE, Spool
 from .fast_path import PlainRows
 from .on_disk import Changes, MissingValues
 from .server_refusals import EMPTIED, REJECTED, ServerRefusal
-from .violations import Offenders
+from .violations import Violations
 
 _SHOWN_VALUES = 50
 # Bytes of a line of COPY: PostgreSQL allocates less than 1 GB at once, some of it for itself.
@@ -73,7 +73,7 @@ class TableWork:
         self,
         group: Group,
         plan: TablePlan,
-        offenders: Offenders,
+        violations: Violations,
         id_map: Spool,
         rejects: Spool,
         originals: Spool,
@@ -81,7 +81,7 @@ class TableWork:
     ) -> None:
         self._group = group
         self._plan = plan
-        self._offenders = offenders
+        self._violations = violations
         self._id_map = id_map
         self._rejects = rejects
         self._originals = originals
@@ -236,7 +236,7 @@ class TableWork:
                 if self.keys is not None:
                     self.wrong_rows.add(self._key(row))
                 answers = (["as_parent"] if parent is not None else []) + ([SET_NULL] if key.emptied else [])
-                self._offenders.add(
+                self._violations.add(
                     self._plan.source.name,
                     name,
                     Refused("orphan", what),
@@ -275,7 +275,7 @@ class TableWork:
                     )
                     refused = Refused(refusal.policy, refusal.what)
                     table = self._plan.source.name
-                    self._offenders.add(table, name, refused, self._shown_key(row), shown, helps)
+                    self._violations.add(table, name, refused, self._shown_key(row), shown, helps)
             for index, column in emptied:
                 self._remember(column.source, SET_NULL, reason, values[index], row)
                 nulled.add(index)
@@ -312,7 +312,7 @@ class TableWork:
         answers = [
             answer for answer in POLICIES.get(refused.policy, ()) if _helps(answer, column, convert, value, refused)
         ]
-        self._offenders.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown, answers)
+        self._violations.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown, answers)
         return None, None
 
     def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:

@@ -64,7 +64,7 @@ class Violation:
         return [f"set '{self.policy}' for the column: {listed}"]
 
 
-class Offenders:
+class Violations:
     """Collects the values that stop the run, by column and reason."""
 
     def __init__(self, file_name: str) -> None:

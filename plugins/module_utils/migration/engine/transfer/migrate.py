@@ -6,7 +6,7 @@ read every row back. This module alone decides whether a group may be loaded.
 
 Three ways are tried, each after the one before was rolled back: to move only the rows that changed
 since the last run; to load all rows, the plain ones built by SQLite itself; and to convert and
-check every single row, which also finds all offenders there are.
+check every single row, which also finds all violations there are.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def migrate(
     :param work_directory: private directory for snapshots.
     :returns: ``{"changed": bool, "report": {...}}``; the report is described in
         ``roles/sqlite_migrate/README.md``.
-    :raises MigrationError: with every offender, and with nothing written.
+    :raises MigrationError: with every violation, and with nothing written.
     """
     started_at = datetime.now(UTC)
     clock = _Clock(ProgressLog(connection, group.name, work_directory, silent=check_mode))
@@ -438,7 +438,7 @@ class _Run:
                 detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)}, **content)
                 ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
             else:
-                # The frozen file itself is what the way back starts from.
+                # The frozen file itself is what the rollback starts from.
                 token = None
                 ledger.merge_detail(connection, group.name, changes(loaded=left, baseline={}, **content))
             connection.commit()

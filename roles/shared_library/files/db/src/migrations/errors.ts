@@ -5,7 +5,7 @@ export interface Problem {
   fix: string;
 }
 
-/** Why the schema cannot be brought up to date, with every offender. */
+/** Why the schema cannot be brought up to date, with every violation. */
 export class MigrationError extends Error {
   constructor(
     readonly summary: string,

@@ -159,8 +159,8 @@ async function bringUpToDate(
   const drift = applied.length > 0 ? await findDrift(client, lockTimeoutSeconds) : [];
   if (drift.length > 0 && failOnDrift) {
     const fix = 'Undo the change, or put it into a new file and let drift only be reported for one run';
-    const offenders = drift.map((what) => ({ where: 'target database', what, fix }));
-    throw new MigrationError('The tables in the database are not as the applied files left them.', offenders);
+    const violations = drift.map((what) => ({ where: 'target database', what, fix }));
+    throw new MigrationError('The tables in the database are not as the applied files left them.', violations);
   }
   for (const file of checkMode ? [] : pending) {
     await applyFile(client, file, lockTimeoutSeconds);

@@ -1,7 +1,7 @@
-"""The way back on a real host: what services wrote to PostgreSQL through their HTTP interface is in SQLite again.
+"""The rollback on a real host: what services wrote to PostgreSQL through their HTTP interface is in SQLite again.
 
 It uses the host of the cutover's tests. What fails or is killed at each step of the window, without services,
-is in tests/engine/test_way_back.py.
+is in tests/engine/test_rollback_window.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .host import (
     env_of,
     group_of,
     health_of,
-    is_fenced,
+    is_protected,
     locked_table,
     module_processes,
     on_host,
@@ -162,7 +162,7 @@ def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -
         assert env_of(service) == original_env_of(service)
     for group in (REGISTRY, PLATFORM):
         path = group["source"]["path"]
-        assert not is_fenced(group)
+        assert not is_protected(group)
         assert on_host("stat", "-c", "%U %G", path).split() == ["swarm", "swarm"]
         # Its directory hands down its set-group-ID bit where it has one, as for two users who share a file.
         assert on_host("stat", "-c", "%a %U", f"{path}.way-back").strip() in ("700 root", "2700 root")
@@ -264,7 +264,7 @@ def assert_registry_stays_on_postgresql(name: str) -> None:
     assert state_of("registry") == "live"
     assert store_of("swarm-registry") == "postgresql"
     assert name in agents().values()
-    assert is_fenced(REGISTRY)
+    assert is_protected(REGISTRY)
     new_agent(f"{name}, and more")
 
 
@@ -355,7 +355,7 @@ def kill_in_the_window() -> None:
 
 @contextmanager
 def held_in_the_window() -> Iterator[Callable[[], str]]:
-    """Let a way back wait for a lock, with the services stopped; what is given lets it go on and returns its output."""
+    """Let a rollback wait for a lock, with the services stopped; what is given lets it go on and returns its output."""
     with (
         locked_table("registry.agents", "ROW EXCLUSIVE"),
         started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=60)) as process,
@@ -370,7 +370,7 @@ def held_in_the_window() -> Iterator[Callable[[], str]]:
 
 
 @pytest.mark.long_search
-def test_a_way_back_that_is_asked_to_end_leaves_the_group_on_postgresql() -> None:
+def test_a_rollback_that_is_asked_to_end_leaves_the_group_on_postgresql() -> None:
     new_agent("asked to end")
     with held_in_the_window() as go_on:
         signal_module(signal.SIGTERM)
@@ -429,7 +429,7 @@ def test_a_full_disk_of_the_server_leaves_the_group_on_postgresql() -> None:
         on_host("rm", f"{space}/filler")
     assert "No space left on device" in output
     assert "it stays on PostgreSQL" in output
-    # Nobody could write that this way back is none.
+    # Nobody could write that this rollback is none.
     play(CUTOVER)
     assert_registry_stays_on_postgresql("full server")
 
@@ -456,7 +456,7 @@ def test_a_pm2_that_is_started_again_in_the_window_loses_no_acknowledged_row() -
     assert agents()[written] == "before the restart of pm2"
 
 
-def test_a_killed_way_back_is_undone_by_the_next_cutover() -> None:
+def test_a_killed_rollback_is_undone_by_the_next_cutover() -> None:
     new_agent("killed once")
     kill_in_the_window()
     assert changed(play(CUTOVER, "--check")) == 1
@@ -467,7 +467,7 @@ def test_a_killed_way_back_is_undone_by_the_next_cutover() -> None:
 
 
 @pytest.mark.long_search
-def test_a_killed_way_back_does_not_leave_services_stopped_if_it_cannot_go_on() -> None:
+def test_a_killed_rollback_does_not_leave_services_stopped_if_it_cannot_go_on() -> None:
     kill_in_the_window()
     on_host("mv", PG_DUMP, f"{PG_DUMP}.away")
     try:
@@ -479,7 +479,7 @@ def test_a_killed_way_back_does_not_leave_services_stopped_if_it_cannot_go_on() 
 
 
 @pytest.mark.long_search
-def test_a_killed_way_back_is_gone_through_again_by_the_next() -> None:
+def test_a_killed_rollback_is_gone_through_again_by_the_next() -> None:
     written = new_agent("killed twice")
     kill_in_the_window()
     back("registry")

@@ -1,6 +1,6 @@
-"""The window of a way back against a real server, with no services in it: failures and kills at every step.
+"""The window of a rollback against a real server, with no services in it: failures and kills at every step.
 
-The services, pm2 and the playbooks are in tests/cutover/test_way_back.py.
+The services, pm2 and the playbooks are in tests/cutover/test_rollback.py.
 """
 
 from __future__ import annotations
@@ -165,17 +165,17 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     rehearse(connection, made.group, tmp_path)
     made.go_live()
     yield made
-    # Whatever has the attribute of the fence could not be removed.
-    write_protection.remove_fence(made.file, {})
+    # Whatever has the attribute of the write protection could not be removed.
+    write_protection.unprotect(made.file, {})
 
 
 def assert_on_postgresql(estate: Estate) -> None:
-    """See that a way back that failed has left nothing behind, and that services can go on on PostgreSQL."""
+    """See that a rollback that failed has left nothing behind, and that services can go on on PostgreSQL."""
     record = estate.record
     assert record.state == "live"
     assert decide(record).interrupted is Interrupted.NOTHING
     assert sha256_of(estate.file) == record.frozen_sha256
-    assert write_protection.is_fenced(estate.file)
+    assert write_protection.is_protected(estate.file)
     assert not frozen_file.private_directory(str(estate.file)).exists()
     assert [path for path in estate.dumps if path.suffix != ".dump"] == []
     assert estate.may_write()
@@ -183,7 +183,7 @@ def assert_on_postgresql(estate: Estate) -> None:
 
 
 def assert_on_sqlite(estate: Estate) -> None:
-    """See that a way back has arrived, with every row."""
+    """See that a rollback has arrived, with every row."""
     record = estate.record
     assert record.state == "rolled_back"
     assert record.detail.phase is Phase.DONE
@@ -193,7 +193,7 @@ def assert_on_sqlite(estate: Estate) -> None:
             (2, "forge-agent-001", "second\\\ttab\nline"),
             (3, NEW_ID, "new"),
         ]
-    assert not write_protection.is_fenced(estate.file)
+    assert not write_protection.is_protected(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o640
     assert sha256_of(estate.file) == record.detail.rollback["exported_sha256"]
     assert sha256_of(Path(record.detail.rollback["old_file"])) == record.frozen_sha256
@@ -373,9 +373,9 @@ def rollback_window_stop(then: Callable[[], None]) -> Callable[..., None]:
         (lambda estate: Path(f"{estate.file}-wal").write_bytes(b"rows"), "somebody wrote to it since the cutover"),
     ],
 )
-def test_another_file_is_no_way_back(estate: Estate, spoil: Callable[[Estate], None], message: str) -> None:
+def test_another_file_cannot_be_rolled_back_to(estate: Estate, spoil: Callable[[Estate], None], message: str) -> None:
     execute(estate.connection, WRITE)
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     content = estate.file.read_bytes()
     spoil(estate)
     with pytest.raises(MigrationError, match=message):
@@ -385,17 +385,17 @@ def test_another_file_is_no_way_back(estate: Estate, spoil: Callable[[Estate], N
 
 
 def test_a_name_that_would_lead_to_the_old_file_is_refused(estate: Estate, tmp_path: Path) -> None:
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     os.link(estate.file, tmp_path / "alias.db")
-    write_protection.raise_fence(estate.file)
+    write_protection.protect(estate.file)
     estate.group = replace(estate.group, aliases=(str(tmp_path / "alias.db"),))
     execute(estate.connection, WRITE)
     with pytest.raises(MigrationError, match="it is no symlink that leads to"):
         estate.roll_back()
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     (tmp_path / "alias.db").unlink()
     (tmp_path / "alias.db").symlink_to(estate.file)
-    write_protection.raise_fence(estate.file)
+    write_protection.protect(estate.file)
     estate.roll_back()
     with closing(sqlite3.connect(tmp_path / "alias.db")) as opened:
         assert opened.execute("SELECT count(*) FROM users").fetchone() == (3,)
@@ -534,7 +534,7 @@ def test_a_session_that_has_not_committed_is_waited_for_and_named(estate: Estate
 
 
 @pytest.mark.promise("rollback-write-lock")
-def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_writes_from_the_protection_to_the_next_cutover(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     export_changes = rollback_window.__name__ + ".export.export_changes"
     with closing(service(estate)) as straggler, closing(service(estate, "swarm_platform")) as shared:
@@ -566,7 +566,7 @@ def test_nobody_writes_from_the_fence_to_the_next_cutover(estate: Estate, monkey
         assert "permission denied" in refused(shared, "UPDATE app.users SET name = 'late'")
         assert "permission denied" in refused(shared, "INSERT INTO app.notes (body) VALUES ('late')")
     assert_on_sqlite(estate)
-    # Who sets the privileges of the schema leaves the fence where it is.
+    # Who sets the privileges of the schema leaves the write lock where it is.
     found = privileges.synchronise(estate.connection, {"swarm_registry": ["app"]}, check_mode=True)
     assert not any(" on app." in line and "new" not in line and "seq" not in line for line in found["granted"])
     rehearse(estate.connection, estate.group, estate.directory)
@@ -614,7 +614,7 @@ STEPS = [
     ("rollback.dump.GroupDump.wait", True),
     ("window.frozen_file.finish_copy", True),
     ("window.frozen_file.swap", False),
-    ("window.frozen_file.write_protection.remove_fence", True),
+    ("window.frozen_file.write_protection.unprotect", True),
     ("window.frozen_file.os.link", True),
     ("window.frozen_file.os.replace", True),
     ("window.frozen_file.swap", True),
@@ -700,7 +700,7 @@ def test_a_request_to_end_behind_the_commit_does_not_leave_services_stopped(
     assert_on_sqlite(estate)
 
 
-def test_a_request_to_end_does_not_keep_an_interrupted_way_back_from_its_end(
+def test_a_request_to_end_does_not_keep_an_interrupted_rollback_from_its_end(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(estate.connection, WRITE)
@@ -890,10 +890,10 @@ def test_services_that_are_not_well_after_a_failure_are_named(estate: Estate, mo
 
 def use_a_log(estate: Estate) -> None:
     """Let the frozen file be one that is written through a log, and the ledger know it."""
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     with closing(sqlite3.connect(estate.file)) as opened:
         opened.execute("PRAGMA journal_mode = WAL")
-    write_protection.raise_fence(estate.file)
+    write_protection.protect(estate.file)
     digest = sha256_of(estate.file)
     execute(estate.connection, "UPDATE migration.cutover_group SET frozen_sha256 = %s", digest)
 
@@ -945,7 +945,7 @@ def test_a_log_that_appears_beside_the_new_file_is_none_of_its(estate: Estate, m
 
 def test_an_exported_file_with_rows_beside_it_is_not_taken(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
-    log = estate.directory / "work" / f"run-{os.getpid()}-way-back" / "exported.db-wal"
+    log = estate.directory / "work" / f"run-{os.getpid()}-rollback" / "exported.db-wal"
 
     def leave_a_log() -> None:
         log.write_bytes(b"rows")
@@ -957,7 +957,7 @@ def test_an_exported_file_with_rows_beside_it_is_not_taken(estate: Estate, monke
     assert_on_postgresql(estate)
 
 
-def test_who_opens_the_old_file_while_it_has_no_fence_is_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_opens_the_unprotected_old_file_is_named(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(estate.connection, WRITE)
     code = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
     holders = []
@@ -985,7 +985,7 @@ def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, write: bool
 ) -> None:
     def spoil() -> None:
-        write_protection.remove_fence(estate.file, {"mode": "0640"})
+        write_protection.unprotect(estate.file, {"mode": "0640"})
         with closing(sqlite3.connect(estate.file)) as opened:
             opened.execute("INSERT INTO users VALUES ('stray', 'Stray')")
             opened.commit()
@@ -1000,11 +1000,11 @@ def test_a_frozen_file_that_is_written_to_in_the_window_is_not_taken(
     assert ("stray", "Stray") in estate.users()
 
 
-def test_the_new_file_has_the_access_list_and_the_mode_of_before_the_fence(
+def test_the_new_file_has_the_access_list_and_the_mode_of_before_the_protection(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What a file system without attributes answers: then the mode is the fence.
-    write_protection.remove_fence(estate.file, {"mode": "0640"})
+    # What a file system without attributes answers: then the mode is the write protection.
+    write_protection.unprotect(estate.file, {"mode": "0640"})
     monkeypatch.setattr(write_protection, "_SET_FLAGS", 0)
     entries = [(0x01, 6, -1), (0x02, 6, 65534), (0x04, 4, -1), (0x10, 6, -1), (0x20, 0, -1)]
     packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
@@ -1018,7 +1018,7 @@ def test_the_new_file_has_the_access_list_and_the_mode_of_before_the_fence(
         "UPDATE migration.cutover_group SET detail = jsonb_set(detail, '{fence,mode}', to_jsonb(%s::text))",
         described["mode"],
     )
-    write_protection.raise_fence(estate.file)
+    write_protection.protect(estate.file)
     assert stat.S_IMODE(estate.file.stat().st_mode) == 0o400
     execute(estate.connection, WRITE)
     estate.roll_back()
