@@ -9,6 +9,7 @@ A test sees that the page is what this makes. What a message takes from a run (a
 from __future__ import annotations
 
 import ast
+import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -229,6 +230,7 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the page."""
+    sys.path.insert(0, str(PROJECT / ".collections"))
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import POLICIES
 
     PAGE.write_text(page(POLICIES), encoding="utf-8")
