@@ -32,7 +32,7 @@ def _lines(draft: Draft, source: str, refused: Sequence[Problem]) -> Iterator[st
     yield "  values need as comments."
     yield ""
     yield "To use them, correct both, give the SQL file the next number in `files/sql/`, copy the entry of the mapping"
-    yield "to `inventory/group_vars/all/estate.yml`, and begin with a dry run of `site.yml` on a host of dev."
+    yield "to `inventory/group_vars/all/estate.yml`, and begin with a dry run on a host of dev."
     if draft.questions:
         yield from ("", "## Decisions for a person", "")
         yield from (f"- {_cell(str(question))}" for question in draft.questions)
