@@ -288,8 +288,6 @@ def move(login: Login, group: Group, settings: Settings, check_mode: bool, optio
     try:
         result = cut_over(login, group, settings, check_mode)
     except RowsWritten as error:
-        if not settings.roll_back_on_failure:
-            raise
         policy = f"service_env_on_failure is '{ROLLBACK}'"
         try:
             back = roll_back(login, group, settings, options=options)
@@ -304,8 +302,9 @@ def move(login: Login, group: Group, settings: Settings, check_mode: bool, optio
                     Problem(f"cutover group {group.name}", "it was not rolled back", fix),
                 ],
             ) from None
+        said = " ".join([back["msg"], *back.get("warnings", [])])
         raise MigrationError(
-            f"{error.summary} {policy}, so it was rolled back with these rows. {back['msg']}", error.problems
+            f"{error.summary} {policy}, so it was rolled back with these rows. {said}", error.causes
         ) from None
     if before:
         result |= {"changed": True, "msg": f"{before} {result['msg']}"}

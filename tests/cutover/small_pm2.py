@@ -110,6 +110,11 @@ class SmallPm2:
         self._ended.set()
         self.delete([self.name])
 
+    @property
+    def command(self) -> str:
+        """Return how a person would call it."""
+        return "pm2"
+
     def problem(self) -> Problem | None:
         """Return None: it can be used."""
 

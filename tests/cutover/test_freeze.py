@@ -67,6 +67,16 @@ def test_a_protection_stops_writers_and_leaves_no_trace(database: Path) -> None:
         pass
 
 
+def test_a_file_that_is_not_protected_keeps_a_mode_of_its_own(database: Path) -> None:
+    """A group that is on SQLite again is looked after without a record of a former mode."""
+    database.chmod(0o600)
+    write_protection.unprotect(database, {})
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    database.chmod(0o400)
+    write_protection.unprotect(database, {})
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
 @pytest.mark.promise("frozen-file-write-protected")
 def test_without_the_attribute_the_file_becomes_read_only(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a file system without attributes answers.

@@ -27,6 +27,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import startup_command
 
 # Notes each call; fails as often as the file `failures` has lines, each time with the first line's words.
 PROGRAM = """#!/bin/sh
@@ -182,6 +183,26 @@ def test_the_inventory_says_where_it_is(elsewhere: Path) -> None:
         assert (elsewhere / "home").read_text() == f"{elsewhere}/two\n"
     stopped = only(service_of(str(elsewhere / "two"), str(elsewhere))).problem()
     assert f"its daemon does not run with PM2_HOME={elsewhere}/two" in str(stopped)
+
+
+def test_a_second_daemon_in_the_common_directory_is_not_taken_for_the_services_own(elsewhere: Path) -> None:
+    """A single `pm2 list` without PM2_HOME starts one there, which knows no service."""
+    common = elsewhere / "user" / ".pm2"
+    common.parent.mkdir()
+    with daemon_of(common, elsewhere):
+        found = only(service_of())
+        assert (found.problem(), found.home, found.command) == (None, common, "pm2")
+        with daemon_of(elsewhere / "own", elsewhere):
+            undecided = only(service_of()).problem()
+            assert f"it has several daemons: {elsewhere}/own, {common}" in str(undecided)
+
+
+def test_a_printed_command_holds_no_text_that_a_shell_would_obey(elsewhere: Path) -> None:
+    home = elsewhere / "a; reboot"
+    with daemon_of(home, elsewhere):
+        found = only(service_of())
+        assert found.command == f"PM2_HOME='{home}' pm2"
+        assert startup_command("someone", found) == f"PM2_HOME='{home}' pm2 startup systemd -u someone"
 
 
 def test_the_services_of_one_user_name_one_pm2() -> None:

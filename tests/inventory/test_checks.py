@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.inventory import checks
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
+    parse_group,
+    widest_rights,
+)
 from tests.conftest import PROJECT
 
 
@@ -74,9 +77,17 @@ def test_a_right_with_an_unknown_word_or_schema_is_named_with_the_nearest() -> N
         "'rights: wed.notes' is in a schema that is not among its 'schemas'. Did you mean 'web'? It may use: web",
     ]
     assert checks.find_estate_mistakes([with_rights(web="read", web__notes="write", web__notes__body="none")]) == []
-    shared = {**with_rights(web__notes="none"), "name": "other"}
-    (problem,) = checks.find_estate_mistakes([with_rights(web__notes="read"), shared])
-    assert "its role web has two rights on web.notes: read and none" in problem.what
+
+
+def test_a_role_that_services_share_may_do_what_any_of_them_needs() -> None:
+    """Or one of them would lose what it says nothing of, because another one says that it needs less."""
+    narrow = {"database_role": "all", "schemas": ["a", "b"], "rights": {"a": "read", "a.t": "none", "b.t.c": "none"}}
+    assert widest_rights([narrow]) == {"all": narrow["rights"]}
+    silent = {"database_role": "all", "schemas": ["a"], "rights": {}}
+    assert widest_rights([narrow, silent]) == {"all": {"a": "write", "a.t": "write", "b.t.c": "none"}}
+    other = {"database_role": "all", "schemas": ["a", "b"], "rights": {"a": "none", "b.t": "read"}}
+    assert widest_rights([narrow, other]) == {"all": {"a": "read", "a.t": "none", "b.t": "write", "b.t.c": "read"}}
+    assert widest_rights([narrow, {**silent, "database_role": "one"}]) == {"all": narrow["rights"], "one": {}}
 
 
 def test_a_service_with_rights_can_be_a_member_of_a_set() -> None:

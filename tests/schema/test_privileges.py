@@ -216,6 +216,26 @@ def test_rights_are_narrowed_and_widened_again(schema_database: Login) -> None:
     ]
 
 
+def test_what_is_said_of_a_partitioned_table_holds_for_its_parts(schema_database: Login) -> None:
+    """Whoever may read a part reads the rows of the whole."""
+    rights = {"swarm_registry": {"registry.seen": "read", "registry.seen.word": "none", "registry.seen_2": "none"}}
+    schemas = {"swarm_registry": ["registry"]}
+    with connected(schema_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE registry.seen (id integer, word text) PARTITION BY RANGE (id)")
+        cursor.execute("CREATE TABLE registry.seen_1 PARTITION OF registry.seen FOR VALUES FROM (1) TO (9)")
+        cursor.execute("CREATE TABLE registry.seen_2 PARTITION OF registry.seen FOR VALUES FROM (9) TO (19)")
+        connection.commit()
+        privileges.synchronise(connection, schemas, False, rights)
+        assert not privileges.synchronise(connection, schemas, False, rights)["changed"]
+    for table in ("seen", "seen_1"):
+        run(schema_database, "swarm_registry", f"SELECT id FROM registry.{table}")
+        for refused in (f"SELECT word FROM registry.{table}", f"INSERT INTO registry.{table} VALUES (1)"):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                run(schema_database, "swarm_registry", refused)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        run(schema_database, "swarm_registry", "SELECT id FROM registry.seen_2")
+
+
 def test_unknown_tables_and_columns_of_rights_are_named_with_the_nearest(schema_database: Login) -> None:
     rights = {"swarm_tickets": {"auth.user": "read", "auth.users.role": "none", "auth.roles": "read"}}
     with connected(schema_database) as connection, pytest.raises(MigrationError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..migration.core.errors import MigrationError, Problem
-from ..migration.core.estate import Service, meant, parse_group, rights_by_role
+from ..migration.core.estate import Service, meant, parse_group
 from .sql_tables import read_tables
 
 # How much alike two names must be so that one counts as a misspelling of the other: 0 to 1, see difflib.
@@ -55,10 +55,6 @@ def find_estate_mistakes(groups: Any) -> list[Problem]:
             services.extend(parse_group(group).services)
         except MigrationError as error:
             problems.extend(error.problems)
-    try:
-        rights_by_role(services)
-    except MigrationError as error:
-        problems.extend(error.problems)
     return problems
 
 

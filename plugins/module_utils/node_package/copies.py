@@ -85,7 +85,7 @@ def check_host(source: Source, requested: Sequence[Mapping[str, Any]], node: str
             )
             continue
         service = Service(entry["name"], account, Path(entry["directory"]))
-        if not entry.get("depends") and _may_act_as(account) and not _names(service, source.name):
+        if not entry.get("depends") and _may_act_as(account) and not _depends_on(service, source.name):
             continue
         found = _check_service(service, source)
         problems.extend(found)
@@ -105,14 +105,14 @@ def _may_act_as(account: pwd.struct_passwd) -> bool:
     return os.geteuid() in (0, account.pw_uid)
 
 
-def _names(service: Service, package: str) -> bool:
-    """Return whether a service's ``package.json`` names a package among what it depends on.
+def _depends_on(service: Service, package: str) -> bool:
+    """Return whether a service's ``package.json`` names a package among what it depends on, or it has a copy already.
 
     Of a service whose directory is not there nobody knows it: then it counts as one that does, so that this is told.
     """
     try:
         with acting_as(service.account):
-            if not service.directory.is_dir():
+            if not service.directory.is_dir() or os.path.lexists(service.modules / package):
                 return True
             # Whatever its user has put in its place: a pipe would keep us waiting, and a huge file fill the memory.
             descriptor = os.open(service.directory / "package.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

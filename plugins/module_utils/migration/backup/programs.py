@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,8 @@ def restore(settings: Settings, major: int, path: Path, database: str, disk: Pat
     settings of its own where the server is ours.
     """
     dsn = make_dsn(dbname=database)
-    with connected(settings.login, read_only=True) as connection, connection.cursor() as cursor:
+    login = replace(settings.login, database=database, session_role=None)
+    with connected(login, read_only=True) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('is_superuser')")
         options = _NO_ROW_IN_THE_LOG if first_row(cursor) == ("on",) else ""
     arguments = ["--exit-on-error", f"--dbname={dsn}", str(path)]

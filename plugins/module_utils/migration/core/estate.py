@@ -469,19 +469,39 @@ def _parse_rights(reader: _Reader, schemas: Collection[str]) -> dict[str, str]:
 
 
 def rights_by_role(services: Iterable[Service]) -> dict[str, dict[str, str]]:
-    """Return role → rights of the services that log in as it.
+    """Return role → rights of the services that log in as it; see :func:`widest_rights`."""
+    return widest_rights(
+        {"database_role": service.database_role, "schemas": service.schemas, "rights": service.rights}
+        for service in services
+    )
 
-    :raises MigrationError: if two of them say something different of the same table.
+
+def widest_rights(services: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return role → rights of the services that log in as it, where they differ from writing everything.
+
+    A role that services share may do what any of them needs: a service that says nothing of a table may write to it.
+
+    :param services: for each its ``database_role``, ``schemas`` and ``rights``.
     """
-    result: dict[str, dict[str, str]] = {}
-    problems = []
+    by_role: dict[str, list[Mapping[str, Any]]] = {}
     for service in services:
-        rights = result.setdefault(service.database_role, {})
-        for name, word in service.rights.items():
-            if rights.setdefault(name, word) != word:
-                what = f"its role {service.database_role} has two rights on {name}: {rights[name]} and {word}"
-                fix = "Say the same for both services, or give each a role of its own"
-                problems.append(Problem(f"estate_cutover_groups: service {service.name}", what, fix))
-    if problems:
-        raise MigrationError("The inventory's description of the estate is not valid.", problems)
+        by_role.setdefault(service["database_role"], []).append(service)
+    result: dict[str, dict[str, str]] = {}
+    for role, own in by_role.items():
+        names = dict.fromkeys(name for service in own for name in service.get("rights") or {})
+        result[role] = {}
+        for name in names:
+            words = [_word_on(service, name) for service in own if name.split(".")[0] in service["schemas"]]
+            # RIGHTS begins with the widest.
+            result[role][name] = min(words, key=RIGHTS.index)
     return result
+
+
+def _word_on(service: Mapping[str, Any], name: str) -> str:
+    """Return the word that holds for a service on a schema, table or column: its own, or that of what it lies in."""
+    rights = service.get("rights") or {}
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in rights:
+            return str(rights[".".join(parts[:length])])
+    return RIGHTS[0]

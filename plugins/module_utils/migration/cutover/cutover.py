@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger, state
 from ..core.connection import Login, ServerUnreachable, connected, psycopg2
 from ..core.decide import Cutover, decide
-from ..core.errors import MigrationError
+from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import WORK_DIRECTORY
 from ..engine.proof.target_state import since
@@ -127,7 +127,7 @@ def _act(
             # An earlier window has left the services stopped: they must not stay so.
             step = "the checks of an interrupted cutover"
             context = WindowContext(connection, login, group, settings, handles)
-            raise revert(context, error, step, may_have_written=False) from None
+            raise revert(context, error, step, False, record.detail.file_before) from None
         raise
     if check_mode or connection is None:
         return _would_be(group, settings, record.state, action, handles)
@@ -149,6 +149,11 @@ def _check_target(
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         now = since(connection, group, left)
     except psycopg2.errors.LockNotAvailable:
+        return
+    except psycopg2.Error as error:
+        fix = "Correct it, then run again"
+        what = f"it cannot be read: {str(error).strip()}"
+        findings.violations.append(Problem(f"target of cutover group {group.name}", what, fix))
         return
     finally:
         connection.rollback()

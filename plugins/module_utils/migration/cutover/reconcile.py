@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import ledger
+from ..core import ledger, state
 from ..core.decide import Cutover, Interrupted, decide
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
@@ -101,15 +102,18 @@ class Keeper:
                     with steps.step("watch"):
                         left_alone = [health.service for health in self._without_session]
                         proven = [service for service in self.group.services if service not in left_alone]
-                        healths = watcher.wait(proven, POSTGRESQL, _PATIENCE_SECONDS) + self._without_session
+                        healths = watcher.wait(proven, POSTGRESQL, _PATIENCE_SECONDS)
                         watcher.watch(healths, self.settings.stable_seconds)
+                        healths = healths + self._without_session
                 with steps.step("save"):
                     saved = save(self.context)
             except BaseException as error:
                 if self.action.cutover is not Cutover.FINISH:
-                    raise _still_live(self.context, error) from None
+                    raise _still_live(self.context, self.record.state, error) from None
                 step = f"the step '{steps.name}' of an interrupted cutover"
-                raise revert(self.context, error, step, may_have_written=True) from None
+                # Its services may have lived on PostgreSQL for days: only a person takes their rows back from there.
+                context = replace(self.context, settings=replace(self.settings, roll_back_on_failure=False))
+                raise revert(context, error, step, may_have_written=True) from None
         result = self._result(restart, healths, saved, unprotected, changed_settings)
         if self.action.cutover is Cutover.FINISH:
             # The run that opened the window was killed before it could report.
@@ -260,10 +264,12 @@ def _left_running(health: Health) -> str:
     )
 
 
-def _still_live(context: WindowContext, error: BaseException) -> MigrationError:
+def _still_live(context: WindowContext, group_state: str, error: BaseException) -> MigrationError:
     """Return the error for services that live on PostgreSQL and do not come up."""
+    # Behind its archive a group cannot be rolled back any more.
+    advice = [how_to_roll_back(context)] if group_state == state.LIVE else []
     return MigrationError(
         f"Cutover group {context.group.name} lives on PostgreSQL, and its services could not be brought up with the "
         "settings they should have.",
-        [*problems_of(error, context.group), how_to_roll_back(context)],
+        [*problems_of(error, context.group), *advice],
     )

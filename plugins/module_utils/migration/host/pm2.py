@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -26,7 +27,7 @@ from . import open_files
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # How pm2's daemon calls itself, with its PM2_HOME.
-_DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0]*)\)")
+_DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0-\x1f\x7f]*)\)")
 _ANSWER_SECONDS = 60
 # Of a file of pm2's.
 _MOST_BYTES = 16 << 20
@@ -101,10 +102,14 @@ class Pm2:
         self.user = user
         account = pwd.getpwnam(user)
         self._uid, self._gid = account.pw_uid, account.pw_gid
-        self.home = Path(home or account.pw_dir) / ("" if home else ".pm2")
+        self._common_home = Path(account.pw_dir, ".pm2")
+        self.home = Path(home) if home else self._common_home
+        # Every daemon counts, not only that of the common directory: a single `pm2 list` of somebody starts one there.
         self._homes: list[str] = []
-        if not home and not self._is_running():
-            self._homes = sorted({found for _, found in _daemons_of(self._uid)})
+        if not home:
+            running = {found for _, found in _daemons_of(self._uid)}
+            running.update([str(self.home)] if self._is_running() else [])
+            self._homes = sorted({os.path.realpath(found): found for found in sorted(running)}.values())
             if len(self._homes) == 1:
                 self.home = Path(self._homes[0])
         if not path and shutil.which("pm2", path=_PATH) is None:
@@ -120,6 +125,11 @@ class Pm2:
             "PM2_HOME": str(self.home),
             "LANG": "C.UTF-8",
         }
+
+    @property
+    def command(self) -> str:
+        """Return how a person calls this pm2 in a shell, as its user."""
+        return "pm2" if self.home == self._common_home else f"PM2_HOME={shlex.quote(str(self.home))} pm2"
 
     def problem(self) -> Problem | None:
         """Return why this pm2 cannot be used, or None. Never starts a daemon."""
@@ -211,7 +221,7 @@ class Pm2:
         for unit in Path("/etc/systemd/system").glob("*.wants/*.service"):
             with suppress(OSError):
                 text = unit.read_text(encoding="utf-8", errors="replace")
-                ours = (f"User={self.user}", f"PM2_HOME={self.home}")
+                ours = [f"PM2_HOME={self.home}", *([f"User={self.user}"] if self.home == self._common_home else [])]
                 if "resurrect" in text and any(re.search(rf"{re.escape(mark)}(?![\w./-])", text) for mark in ours):
                     return True
         return False
@@ -324,7 +334,7 @@ class Pm2:
 
     def _failed(self, command: str, what: str, kind: type[MigrationError] = MigrationError) -> MigrationError:
         """Return the error for a call that failed."""
-        fix = f"Look at {self.home / 'pm2.log'}, and at: pm2 list"
+        fix = f"Look at {self.home / 'pm2.log'}, and at: {self.command} list"
         return kind(f"pm2 of user {self.user} failed.", [Problem(f"pm2 {command} of user {self.user}", what, fix)])
 
     def _dump_text(self) -> str:

@@ -33,10 +33,11 @@ _ANSWER_SECONDS = 3.0
 _ASK_PM2_SECONDS = 2.0
 # And this often when a process of it has ended: then pm2 knows more.
 _ASK_PM2_AGAIN_SECONDS = 0.5
-# So many new starts of each process by pm2 are a loop, which waiting does not end. One may be an accident.
-_RESTARTS_OF_A_LOOP = 2
+# So many new starts of each process by pm2 are a loop, which waiting does not end. Fewer may be an accident, or a
+# service that ends until another one, which it needs, has come up.
+_RESTARTS_OF_A_LOOP = 4
 # Other requests may reach the database while an address is asked; in one of so many pauses none does.
-_QUIET_TRIES = 10
+_QUIET_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,15 @@ class Watcher:
     def wait(
         self, services: Sequence[Service], store: str, timeout: float, old_pids: Iterable[int] = ()
     ) -> list[Health]:
-        """Wait until the services are healthy on a store, or one of them ends again and again.
+        """Wait until the services are healthy on a store, or one of them ends again and again on PostgreSQL.
+
+        On SQLite, where a group goes back to, nothing is won by an early end.
 
         :param timeout: seconds until all have to be healthy.
         :param old_pids: processes that must be gone.
         :raises MigrationError: naming each service that is not healthy, and why.
         """
-        results = self.look(services, store, timeout, frozenset(old_pids), ends_with_a_loop=True)
+        results = self.look(services, store, timeout, frozenset(old_pids), ends_with_a_loop=store == POSTGRESQL)
         # The others were only not given the time.
         self._require([result for result in results if result.has_given_up] or results)
         return results
@@ -345,14 +348,14 @@ class Watcher:
             self._connections[role].autocommit = True
         return self._connections[role]
 
-    @staticmethod
-    def _require(results: Iterable[Health]) -> None:
+    def _require(self, results: Iterable[Health]) -> None:
         """Raise if a service is not healthy."""
         problems = [
             Problem(
                 f"service {result.service.name}",
                 result.shortcoming,
-                f"Look at its log as user {result.service.user}: pm2 logs {result.service.name} --nostream",
+                f"Look at its log as user {result.service.user}: "
+                f"{self.daemons[result.service.user].command} logs {result.service.name} --nostream",
             )
             for result in results
             if result.shortcoming

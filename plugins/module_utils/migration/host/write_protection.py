@@ -33,6 +33,8 @@ _OWNER = 0o700
 _READ_ONLY_MODE = 0o400
 # Files that an earlier version has protected.
 _READ_ONLY_MODES = (_READ_ONLY_MODE, 0o444)
+# What a protected file gets whose former mode nobody knows: it opens to nobody who could not read it.
+_MODES_WITHOUT_RECORD = {_READ_ONLY_MODE: 0o600, 0o444: 0o644}
 
 
 File = int | str | Path
@@ -63,12 +65,19 @@ def protect(file: File) -> str:
 def unprotect(file: File, described: dict[str, Any]) -> None:
     """Take the write protection away, whichever kind it is; without one nothing happens.
 
-    :param described: what :func:`describe` returned before it was set.
+    :param described: what :func:`describe` returned before it was set. Without it only a mode that the protection gives
+        is changed: any other may be the file's own.
     """
     with _open(file) as descriptor:
         set_immutable(descriptor, False)
-        mode, found = int(described.get("mode", "0644"), 8), stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if found in (*_READ_ONLY_MODES, mode & _OWNER) and found != mode:
+        found = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if "mode" in described:
+            mode = int(described["mode"], 8)
+            ours = (*_READ_ONLY_MODES, mode & _OWNER)
+        else:
+            mode = _MODES_WITHOUT_RECORD.get(found, found)
+            ours = _READ_ONLY_MODES
+        if found in ours and found != mode:
             os.fchmod(descriptor, mode)
 
 

@@ -5,7 +5,7 @@ Desired state: what is missing is granted, what is too much is taken away.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
@@ -27,11 +27,13 @@ _ON_TABLES = {"write": TABLE_PRIVILEGES, "read": ("SELECT",), "none": ()}
 _ON_SEQUENCES = {"write": SEQUENCE_PRIVILEGES, "read": ("SELECT",), "none": ()}
 
 _TABLES = """
-SELECT n.nspname, c.relname, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL)
+SELECT n.nspname, c.relname, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL),
+       (SELECT rn.nspname || '.' || r.relname FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace
+         WHERE c.relispartition AND r.oid = pg_partition_root(c.oid))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_get_userbyid(c.relowner) = current_user
-GROUP BY n.nspname, c.relname
+GROUP BY n.nspname, c.relname, c.relispartition, c.oid
 """
 # With the table whose column a sequence belongs to, if there is one.
 _SEQUENCES = """
@@ -123,17 +125,27 @@ def synchronise(
     }
 
 
-def _read_tables(cursor: Cursor) -> dict[tuple[str, str], list[str]]:
-    """Return (schema, table) → columns of all that the current role owns, views among them."""
+class _Table(NamedTuple):
+    """What is known of a table.
+
+    :param root: the partitioned table, with its schema, that it is a part of; empty if it is none.
+    """
+
+    columns: list[str]
+    root: str
+
+
+def _read_tables(cursor: Cursor) -> dict[tuple[str, str], _Table]:
+    """Return (schema, table) → what is known of all that the current role owns, views among them."""
     cursor.execute(_TABLES)
-    return {(schema, table): list(columns or ()) for schema, table, columns in cursor.fetchall()}
+    return {(schema, table): _Table(list(columns or ()), root or "") for schema, table, columns, root in cursor}
 
 
 def _require(
     cursor: Cursor,
     schemas_by_role: Mapping[str, Iterable[str]],
     rights_by_role: Mapping[str, Mapping[str, str]],
-    tables: Mapping[tuple[str, str], Collection[str]],
+    tables: Mapping[tuple[str, str], _Table],
 ) -> None:
     """Raise if a role, schema, table or column does not exist."""
     cursor.execute("SELECT rolname FROM pg_roles")
@@ -160,7 +172,7 @@ def _require(
     for role, rights in rights_by_role.items():
         for name in rights if role in schemas_by_role else ():
             schema, table, column = (*name.split("."), "", "")[:3]
-            known: Collection[str] = tables.get((schema, table), ())
+            known = tables[schema, table].columns if (schema, table) in tables else []
             fix = "Correct 'rights' of the service, or add it to files/sql"
             if schema in schemas and table and (schema, table) not in tables:
                 near = meant(table, [other for owner, other in tables if owner == schema])
@@ -176,7 +188,7 @@ def _wanted(
     cursor: Cursor,
     schemas_by_role: Mapping[str, Iterable[str]],
     rights_by_role: Mapping[str, Mapping[str, str]],
-    tables: Mapping[tuple[str, str], Collection[str]],
+    tables: Mapping[tuple[str, str], _Table],
 ) -> Iterator[Privilege]:
     """Yield every privilege that the roles should have."""
     cursor.execute(_SEQUENCES)
@@ -190,9 +202,9 @@ def _wanted(
                 yield Privilege(role, "TABLES", schema, "", privilege)
             for privilege in _ON_SEQUENCES[default]:
                 yield Privilege(role, "SEQUENCES", schema, "", privilege)
-            for (table_schema, table), columns in tables.items():
+            for (table_schema, table), described in tables.items():
                 if table_schema == schema:
-                    yield from _wanted_on_table(role, schema, table, columns, rights)
+                    yield from _wanted_on_table(role, schema, table, described, rights)
             for sequence_schema, sequence, table in sequences:
                 if sequence_schema == schema:
                     for privilege in _ON_SEQUENCES[rights.get(f"{schema}.{table}", default)]:
@@ -200,15 +212,19 @@ def _wanted(
 
 
 def _wanted_on_table(
-    role: str, schema: str, table: str, columns: Collection[str], rights: Mapping[str, str]
+    role: str, schema: str, table: str, described: _Table, rights: Mapping[str, str]
 ) -> Iterator[Privilege]:
     """Yield what a role should have on one table: on all of it where its columns do not differ, else on columns.
 
     Rows come and go only where the whole table may be written to. A column that may be written to in a table that may
-    only be read can be changed in the rows that are there.
+    only be read can be changed in the rows that are there. What is said of a partitioned table holds for its parts,
+    which hold its rows.
     """
-    whole = rights.get(f"{schema}.{table}", rights.get(schema, "write"))
-    words = {column: rights.get(f"{schema}.{table}.{column}", whole) for column in columns}
+    own, root = f"{schema}.{table}", described.root or f"{schema}.{table}"
+    whole = rights.get(own, rights.get(root, rights.get(schema, "write")))
+    words = {
+        column: rights.get(f"{own}.{column}", rights.get(f"{root}.{column}", whole)) for column in described.columns
+    }
     may = {
         "SELECT": [column for column, word in words.items() if word != "none"],
         "UPDATE": [column for column, word in words.items() if word == "write"],

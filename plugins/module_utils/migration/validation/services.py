@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ..core.estate import Group
 
 _RUN_VALIDATION = f"then run {playbook('5_validation')} again"
+_IDLE = (
+    ". If it only was not asked for anything: name an address that asks the database as 'query_url' of the service in "
+    "estate_cutover_groups"
+)
 
 
 def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -44,11 +48,13 @@ def find_strays(connection: Connection, group: Group, answers: list[dict[str, An
     :param answers: what :func:`look_at_services` returned.
     """
     well = {answer["name"] for answer in answers if not answer["shortcoming"]}
+    asks_by_another_address = {service.name for service in group.services if service.query_url}
     return [
         Problem(
             f"service {name}",
             shortcoming,
-            f"Run {playbook('4_service_cutover')}, which brings it to PostgreSQL again, {_RUN_VALIDATION}",
+            f"Run {playbook('4_service_cutover')}, which brings it to PostgreSQL again, {_RUN_VALIDATION}"
+            + ("" if name in asks_by_another_address else _IDLE),
         )
         for name, shortcoming in look_once(connection, group).items()
         if shortcoming and name in well

@@ -31,7 +31,14 @@ _RECONNECT_SECONDS = 10.0
 
 
 class RowsWritten(MigrationError):
-    """A cutover failed after its services had written to PostgreSQL: the group is there until it is rolled back."""
+    """A cutover failed after its services had written to PostgreSQL, and the group is to be rolled back with its rows.
+
+    :param causes: what failed; the problems are that, and who has written.
+    """
+
+    def __init__(self, summary: str, causes: list[Problem], written: list[Problem]) -> None:
+        super().__init__(summary, [*causes, *written])
+        self.causes = causes
 
 
 def revert(
@@ -64,7 +71,9 @@ def revert(
         if record is not None and decide(record).rollback not in (Rollback.REVERT_CUTOVER, Rollback.LEAVE_POSTGRESQL):
             # The services are stopped only after "frozen" is committed.
             return MigrationError(f"Cutover group {group.name} failed in {step}; nothing was stopped.", problems)
-        handles = check_services(group, settings, Findings(), may_be_missing=True)
+        # The pm2 that had the services, also if its daemon does not run at this moment.
+        daemons = context.handles.daemons or None
+        handles = check_services(group, settings, Findings(), may_be_missing=True, daemons=daemons)
         context = replace(context, connection=usable or context.connection, handles=handles, removed=set())
         try:
             if usable is not None and record is not None and decide(record).on_postgresql:
@@ -76,11 +85,12 @@ def revert(
                     began = (
                         f"Cutover group {group.name} failed in {step}. Its services have already written to PostgreSQL"
                     )
-                    if settings.roll_back_on_failure:
+                    # Who asks a run to end does not ask for a rollback, which takes longer than the cutover.
+                    if settings.roll_back_on_failure and not isinstance(error, Interrupted):
                         # Nobody waits for a service that is stopped again at once.
-                        return RowsWritten(f"{began}.", [*problems, *written])
+                        return RowsWritten(f"{began}.", list(problems), written)
                     unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
-                    return RowsWritten(
+                    return MigrationError(
                         f"{began}, so it stays there; they were started again{how_they_are(unwell)}.",
                         [*problems, *written, *unwell, how_to_roll_back(context)],
                     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -119,18 +120,26 @@ class Handles:
         return self.instances.get(service.name) or max(1, len(self.processes.get(service.name, ())))
 
 
-def check_services(group: Group, settings: Settings, findings: Findings, may_be_missing: bool = False) -> Handles:
+def check_services(
+    group: Group,
+    settings: Settings,
+    findings: Findings,
+    may_be_missing: bool = False,
+    daemons: Mapping[str, Pm2] | None = None,
+) -> Handles:
     """Check pm2, files and passwords of a group's services, and return what they are taken hold of by.
 
     :param may_be_missing: an earlier run may have been killed between pm2's ``delete`` and ``start``.
+    :param daemons: the pm2 of each user, if that is known already.
     """
     if not group.services:
         findings.violations.append(
             Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
         )
-    daemons: dict[str, Pm2] = {}
-    with findings.collecting():
-        daemons = by_user(group.services)
+    if daemons is None:
+        daemons = {}
+        with findings.collecting():
+            daemons = by_user(group.services)
     usable = {}
     for user, pm2 in daemons.items():
         problem = pm2.problem()
@@ -161,18 +170,19 @@ def boot_warnings(handles: Handles) -> list[str]:
     """Return a sentence for each user whose services nobody would start again after a reboot."""
     return [
         f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
-        f"for it. A reboot would leave them stopped. Run: {_startup_command(user, pm2)}"
+        f"for it. A reboot would leave them stopped. Run: {startup_command(user, pm2)}"
         for user, pm2 in handles.daemons.items()
         if pm2.is_started_at_boot() is False
     ]
 
 
-def _startup_command(user: str, pm2: Pm2) -> str:
+def startup_command(user: str, pm2: Pm2) -> str:
     """Return the command that lets systemd start a user's services at boot."""
+    # Its user has chosen the name of the directory, and root pastes the command.
     if pm2.home.name == ".pm2":
-        return f"pm2 startup systemd -u {user} --hp {pm2.home.parent}"
+        return f"pm2 startup systemd -u {user} --hp {shlex.quote(str(pm2.home.parent))}"
     # From a home directory it makes a PM2_HOME of the common name.
-    return f"PM2_HOME={pm2.home} pm2 startup systemd -u {user}"
+    return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
 
 
 def check_health(group: Group, handles: Handles, findings: Findings) -> None:

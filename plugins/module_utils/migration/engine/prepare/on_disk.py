@@ -106,7 +106,11 @@ class Changes(MutableMapping[str, dict[str, tuple[str, ...]]]):
 
     def __bool__(self) -> bool:
         """Return whether there is any row."""
-        return bool(self._recent) or len(self) > 0
+        found = bool(self._recent)
+        if not found and self._file is not None:
+            # Asked once for each row: it must not count them.
+            found = self._file.execute("SELECT 1 FROM changes LIMIT 1").fetchone() is not None
+        return found
 
     def _spill(self) -> None:
         """Move what is in memory into the file."""
