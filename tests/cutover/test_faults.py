@@ -310,7 +310,8 @@ def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> 
     row = write_row()
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
         waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'swarm_migrator'"
-        until(lambda: sql(f"SELECT count(*) {waiting}") == "1")
+        # Within the window: the checks before it wait for the table too, for a moment.
+        until(lambda: state_of("deploy") == "frozen" and sql(f"SELECT count(*) {waiting}") == "1")
         # It starts all services of its list, this one among them.
         on_host("systemctl", "restart", "pm2-swarm")
         until(answers)
@@ -330,7 +331,8 @@ def test_a_session_that_the_server_ends_is_undone() -> None:
     row = write_row()
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
         waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'swarm_migrator'"
-        until(lambda: sql(f"SELECT count(*) {waiting}") == "1")
+        # Within the window: the checks before it wait for the table too, for a moment.
+        until(lambda: state_of("deploy") == "frozen" and sql(f"SELECT count(*) {waiting}") == "1")
         sql(f"SELECT pg_terminate_backend(pid) {waiting}")
         output, _ = process.communicate(timeout=90)
     assert "was undone: its services run on SQLite again" in output
