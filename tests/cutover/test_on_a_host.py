@@ -435,7 +435,8 @@ def write_of_a_client_that_is_gone() -> Iterator[None]:
     code = (
         "import psycopg2, sys; c = psycopg2.connect(host='127.0.0.1', dbname='swarm', user='swarm_registry', "
         "password=sys.stdin.readline().strip(), options='-c lock_timeout=0'); c.autocommit = True; "
-        "print('ready', flush=True); c.cursor().execute(\"INSERT INTO registry.agents (name, version, path) VALUES ('in flight', '1', '/')\")"
+        "print('ready', flush=True); "
+        "c.cursor().execute(\"INSERT INTO registry.agents (name, version, path) VALUES ('in flight', '1', '/')\")"
     )
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT%in flight%' AND wait_event_type = 'Lock'"
     with locked_table("registry.agents", "SHARE ROW EXCLUSIVE"):
