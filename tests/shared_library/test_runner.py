@@ -259,7 +259,8 @@ def test_both_split_files_into_the_same_statements(library: Library) -> None:
     assert result.returncode == 0, result.stderr
     for content, found in zip(contents, json.loads(result.stdout), strict=True):
         expected = [
-            {"text": one.text, "line": one.line, "code": one.code} for one in schema_files.split_statements(content)
+            {"text": one.text, "line": one.line, "code": one.code, "executed": one.executed}
+            for one in schema_files.split_statements(content)
         ]
         assert found == expected, repr(content)
 
