@@ -71,12 +71,11 @@ def unprotect(file: File, described: dict[str, Any]) -> None:
     with _open(file) as descriptor:
         set_immutable(descriptor, False)
         found = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        ours: tuple[int, ...] = _READ_ONLY_MODES
+        mode = _MODES_WITHOUT_RECORD.get(found, found)
         if "mode" in described:
             mode = int(described["mode"], 8)
-            ours = (*_READ_ONLY_MODES, mode & _OWNER)
-        else:
-            mode = _MODES_WITHOUT_RECORD.get(found, found)
-            ours = _READ_ONLY_MODES
+            ours += (mode & _OWNER,)
         if found in ours and found != mode:
             os.fchmod(descriptor, mode)
 
