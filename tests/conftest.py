@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 OWNER = "swarm_owner"
 MIGRATOR = "swarm_migrator"
 SERVICES = ("swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform")
-PASSWORD = "only-for-tests"
+# Another one in each session: some tests look for it in everything that this machine shows.
+PASSWORD = f"only-for-tests-{secrets.token_hex(4)}"
 # The hosts that printed commands name: the run of tests is limited as a run of ours on dev is.
 os.environ["MIGRATION_RUN_LIMIT"] = "dev"
 _DATABASE_NUMBERS = itertools.count(1)

@@ -19,7 +19,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import store as backup_store
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.restore_test import SUFFIX
 from tests.backup.conftest import Program
-from tests.conftest import PROJECT
+from tests.conftest import PASSWORD, PROJECT
 
 # The program in a process of its own, which can be killed.
 RUNNER = (
@@ -263,7 +263,7 @@ def test_the_password_reaches_no_argument_and_no_message(program: Program) -> No
         time.sleep(0.02)
     output, errors = process.communicate()
     assert any("pg_dump" in line for line in seen)
-    assert not [line for line in (*seen, output, errors) if "only-for-tests" in line]
+    assert not [line for line in (*seen, output, errors) if PASSWORD in line]
     wrong = program.change(
         login=program.superuser.__class__("127.0.0.1", program.superuser.port, "x", "postgres", "wr0ng")
     )
