@@ -102,7 +102,8 @@ def new_folder(name: str) -> Path:
     while True:
         folder = DRAFTS / (name if number == 1 else f"{name}-{number}")
         try:
-            folder.mkdir(parents=True, mode=0o750)
+            # Examples of values may stand in it.
+            folder.mkdir(parents=True, mode=0o700)
         except FileExistsError:
             number += 1
         else:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 # Every server of this machine: the tests' own, and what the system's packages have installed.
-SERVERS = [PROGRAMS, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+# A package of the client alone has programs there too.
+SERVERS = [PROGRAMS, *sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
 # The same texts on every run.
 SEED = 13
 TEXTS_OF_A_TYPE = 6

@@ -156,7 +156,9 @@ def _check_target(
         findings.violations.append(Problem(f"target of cutover group {group.name}", what, fix))
         return
     finally:
-        connection.rollback()
+        # One that was lost has nothing to roll back, and says so with an error of its own.
+        if not connection.closed:
+            connection.rollback()
     if set(left) <= set(now) and not any(table.written for table in now.values()):
         return
     limit_waits(connection, settings.stop_timeout)
