@@ -16,7 +16,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgr
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import preflight
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from tests.conftest import PROGRAMS, PROJECT
+from tests.conftest import PASSWORD, PROGRAMS, PROJECT
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -35,7 +35,7 @@ SETTINGS = {"owner": OWNER, "migrator": MIGRATOR, "database": DATABASE, "extensi
 @pytest.fixture
 def administrator(server: Server) -> Iterator[Login]:
     """The login of an administrator who may make databases and roles, and nothing else."""
-    server.execute(f"CREATE ROLE {ADMINISTRATOR} LOGIN CREATEDB CREATEROLE PASSWORD 'only-for-tests'")
+    server.execute(f"CREATE ROLE {ADMINISTRATOR} LOGIN CREATEDB CREATEROLE PASSWORD '{PASSWORD}'")
     yield replace(server.superuser, user=ADMINISTRATOR)
     server.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
     for role in (SERVICE, MIGRATOR, f'"{OWNER}"', ADMINISTRATOR):
@@ -49,7 +49,7 @@ def run(login: Login, script: str, directory: Path) -> None:
     where = ["-h", login.host, "-p", str(login.port), "-U", login.user, "-d", "postgres"]
     done = subprocess.run(
         [str(PROGRAMS / "psql"), "-X", "-q", *where, "-f", str(path)],
-        env={"PGPASSWORD": "only-for-tests", "PATH": "/usr/bin:/bin"},
+        env={"PGPASSWORD": PASSWORD, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
