@@ -64,7 +64,7 @@ def start_with(instances: int, name: str = SERVICE) -> None:
     pm2("save")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def cluster(rehearsed_host: None) -> Iterator[None]:
     """The first service with two processes; at the end both with one again, on SQLite and rehearsed."""
     kept = {name: on_host("cat", ecosystem_of(name)) for name in SCRIPTS}
@@ -82,6 +82,36 @@ def cluster(rehearsed_host: None) -> Iterator[None]:
         play(REHEARSAL)
         assert is_as_before(GROUP)
         assert is_as_before(group_of("registry"))
+
+
+@pytest.mark.promise("every-process-moves")
+def test_more_processes_than_connections_are_refused() -> None:
+    start_with(6)
+    before = processes()
+    output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
+    assert "it starts 6 processes, and the service's pool_size is 5" in output
+    assert processes() == before
+    start_with(2)
+
+
+def test_pools_that_do_not_fit_the_server_together_are_refused() -> None:
+    before = processes()
+    estate = {"swarm_deploy": 5, "swarm_registry": 60, "swarm_platform": 60}
+    output = play(CUTOVER, *variables(groups=[GROUP], estate_connections=estate), succeeds=False)
+    assert "the pools of the services together may open 125" in output
+    assert "swarm_registry 60" in output
+    assert processes() == before
+
+
+@pytest.mark.promise("started-at-boot")
+def test_services_that_nobody_starts_at_boot_are_told() -> None:
+    on_host("systemctl", "disable", "pm2-swarm")
+    try:
+        output = play(CUTOVER, "--check", *variables(groups=[GROUP]))
+    finally:
+        on_host("systemctl", "enable", "pm2-swarm")
+    assert "Nothing starts the services of pm2's user swarm at boot" in " ".join(output.split())
+    assert "WARNING" not in play(CUTOVER, "--check", *variables(groups=[GROUP]))
 
 
 @pytest.mark.promise("service-environment-clean", "every-process-moves")
@@ -107,32 +137,3 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
             assert "PGPASSWORD" not in environment
     assert changed(play(CUTOVER, *variables(groups=groups))) == 0
     assert {name: processes(name) for name in SCRIPTS} == after
-
-
-@pytest.mark.promise("every-process-moves")
-def test_more_processes_than_connections_are_refused() -> None:
-    start_with(6)
-    before = processes()
-    output = play(CUTOVER, *variables(groups=[GROUP]), succeeds=False)
-    assert "it starts 6 processes, and the service's pool_size is 5" in output
-    assert processes() == before
-
-
-def test_pools_that_do_not_fit_the_server_together_are_refused() -> None:
-    before = processes()
-    estate = {"swarm_deploy": 5, "swarm_registry": 60, "swarm_platform": 60}
-    output = play(CUTOVER, *variables(groups=[GROUP], estate_connections=estate), succeeds=False)
-    assert "the pools of the services together may open 125" in output
-    assert "swarm_registry 60" in output
-    assert processes() == before
-
-
-@pytest.mark.promise("started-at-boot")
-def test_services_that_nobody_starts_at_boot_are_told() -> None:
-    on_host("systemctl", "disable", "pm2-swarm")
-    try:
-        output = play(CUTOVER, "--check", *variables(groups=[GROUP]))
-    finally:
-        on_host("systemctl", "enable", "pm2-swarm")
-    assert "Nothing starts the services of pm2's user swarm at boot" in " ".join(output.split())
-    assert "WARNING" not in play(CUTOVER, "--check", *variables(groups=[GROUP]))

@@ -397,7 +397,7 @@ def test_a_kill_before_the_group_is_live_is_undone_by_a_rollback(
     ("fault", "reached"),
     [
         pytest.param(lambda: broken_pm2("hang", "start"), pm2_hangs, id="start", marks=pytest.mark.long_search),
-        pytest.param(lambda: broken_pm2("hang", "save"), pm2_hangs, id="save"),
+        pytest.param(lambda: broken_pm2("hang", "save"), pm2_hangs, id="save", marks=pytest.mark.long_search),
         pytest.param(
             lambda: trigger("migration.run", "NEW.kind = 'cutover'", "PERFORM pg_sleep(600)"),
             is_waiting_in_the_server,

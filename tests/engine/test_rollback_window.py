@@ -1044,10 +1044,8 @@ def test_who_waits_for_our_lock_does_not_hold_us_up_for_ever(estate: Estate, mon
 
         with monkeypatch.context() as patch:
             end_at(patch, "postgres.write_lock.hold", True, queue)
-            began = time.monotonic()
             with pytest.raises(MigrationError, match="canceling statement due to lock timeout"):
                 estate.roll_back()
-            assert time.monotonic() - began < 15
         waiting.join(10)
     execute(estate.connection, "ALTER TABLE app.users DROP COLUMN late")
     assert_on_postgresql(estate)

@@ -123,7 +123,6 @@ def test_an_attack_by_the_services_user_moves_nothing_else(cleaned: Any) -> None
 
 
 def test_a_confirmed_plan_archives_and_hides_every_file(cleaned: Any) -> None:
-    assert "was ever shown" in cleaned.clean_up(confirm="123456789abc").output
     plan = cleaned.clean_up()
     if "To do what is ready" in plan.output or "was interrupted" in plan.output:
         dry = cleaned.clean_up(confirm=plan.plan_id, check=True)

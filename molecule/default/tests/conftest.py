@@ -66,6 +66,12 @@ def run_site() -> Callable[..., PlaybookRun]:
 
 
 @pytest.fixture(scope="session")
+def validate() -> Callable[[], PlaybookRun]:
+    """Return a function that runs phase 5 on the test host."""
+    return lambda: HOST.play("playbooks/5_validation.yml")
+
+
+@pytest.fixture(scope="session")
 def print_site() -> Callable[..., str]:
     """Return a function that runs site.yml as an operator does, and returns every byte that it prints."""
 
