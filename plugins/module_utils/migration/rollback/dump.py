@@ -83,10 +83,14 @@ def find_programs(connection: Connection) -> Programs:
     """
     wanted = connection.info.server_version // 10_000
     found: dict[int, Programs] = {}
-    for directory in [*Path(_PROGRAM_DIRECTORIES).glob("*/bin"), *map(Path, _PATH.split(":"))]:
+    likely = [Path(_PROGRAM_DIRECTORIES, str(wanted), "bin"), *map(Path, _PATH.split(":"))]
+    for directory in [*likely, *Path(_PROGRAM_DIRECTORIES).glob("*/bin")]:
         programs = Programs(str(directory / "pg_dump"), str(directory / "pg_restore"))
         version = _version_of(programs.pg_dump)
         if version is not None and version == _version_of(programs.pg_restore):
+            # Nothing fits better, and each question starts a program.
+            if version == wanted:
+                return programs
             found.setdefault(version, programs)
     for version in sorted(found):
         if version >= wanted:
