@@ -51,17 +51,20 @@ _MOST_OF_AN_INDEX = re.compile(r"exceeds (?:\w+ )?maximum (\d+)")
 # Bytes, before which an entry has some of its own.
 _LONGEST_BTREE_ENTRY, _OVERHEAD = 2_704, 16
 
-# Not of this row: the server has no room, was told to stop, or somebody has locked something.
+# The first error classes are not of this row: the server has no room, was told to stop, or somebody has locked something.
+# The statement stands in the function itself, so that it is planned once and not for each row.
 _TRY_ROWS = """
 CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $body$
+#variable_conflict use_column
 DECLARE
-  middle bigint; code text; named text; said text; tried text[]; wrong text[] := '{}';
+  middle bigint; code text; named text; said text; typed text; tried text[]; wrong text[] := '{{}}';
 BEGIN
   BEGIN
-    EXECUTE (SELECT statement FROM pg_temp.trial_insert) USING first, last;
+    {insert};
     RETURN;
   EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, named = CONSTRAINT_NAME, said = MESSAGE_TEXT;
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, named = CONSTRAINT_NAME, said = MESSAGE_TEXT,
+      typed = PG_DATATYPE_NAME;
     IF left(code, 2) IN ('08', '53', '55', '57', '58', 'XX', '25', '40') THEN RAISE; END IF;
   END;
   IF first < last THEN
@@ -70,14 +73,16 @@ BEGIN
     PERFORM pg_temp.try_rows(middle + 1, last);
     RETURN;
   END IF;
-  -- A type or a domain names no column: each is tried by itself.
-  FOR tried IN SELECT ARRAY[name, statement] FROM pg_temp.trial_column LOOP
-    BEGIN
-      EXECUTE tried[2] USING first;
-    EXCEPTION WHEN OTHERS THEN
-      wrong := wrong || tried[1];
-    END;
-  END LOOP;
+  -- A type or a domain names no column: each is tried by itself. A constraint of the table is no matter of a value.
+  IF left(code, 2) <> '23' OR typed <> '' THEN
+    FOR tried IN SELECT ARRAY[name, statement] FROM pg_temp.trial_column LOOP
+      BEGIN
+        EXECUTE tried[2] USING first;
+      EXCEPTION WHEN OTHERS THEN
+        wrong := wrong || tried[1];
+      END;
+    END LOOP;
+  END IF;
   INSERT INTO pg_temp.trial_refused VALUES (first, code, named, said, wrong);
 END $body$
 """
@@ -194,7 +199,6 @@ class _Trial:
             sql.SQL(
                 "CREATE TEMP TABLE staged (n bigint GENERATED ALWAYS AS IDENTITY, row_key text, {});"
                 "CREATE TEMP TABLE trial_refused (n bigint, code text, named text, said text, columns text[]);"
-                "CREATE TEMP TABLE trial_insert (statement text);"
                 "CREATE TEMP TABLE trial_column (name text, statement text)"
             ).format(columns)
         )
@@ -226,13 +230,12 @@ class _Trial:
             "INSERT INTO pg_temp.trial ({}) SELECT {} FROM pg_temp.staged WHERE n BETWEEN $1 AND $2 ORDER BY n"
         )
         statement = insert.format(sql.SQL(", ").join(names), sql.SQL(", ").join(values))
-        cursor.execute("INSERT INTO pg_temp.trial_insert VALUES (%s)", (statement.as_string(cursor),))
         for number, planned in enumerate(plan.columns):
             tried = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1").format(self._value(number))
             cursor.execute(
                 "INSERT INTO pg_temp.trial_column VALUES (%s, %s)", (planned.source, tried.as_string(cursor))
             )
-        cursor.execute(_TRY_ROWS)
+        cursor.execute(sql.SQL(_TRY_ROWS).format(insert=statement))
 
     def _value(self, number: int) -> Composable:
         """Return the SQL of a staged text as its column's type reads it. The server wrote the type."""
