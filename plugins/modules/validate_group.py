@@ -105,6 +105,7 @@ from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, Ser
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.host.service_health import Listings
 from ..module_utils.migration.validation import group as validate
 
 
@@ -115,6 +116,7 @@ def validation(
     check_mode: bool,
     ask_services: bool,
     unwritten_tables: Sequence[str],
+    listings: Listings,
 ) -> dict[str, Any]:
     """Return what was found in one group.
 
@@ -126,7 +128,7 @@ def validation(
             if check_mode and not ledger.exists(connection):
                 result = validate.not_compared(group, "there is no ledger in the database yet")
             else:
-                result = validate.validate(connection, group, work_directory, ask_services, unwritten_tables)
+                result = validate.validate(connection, group, work_directory, ask_services, unwritten_tables, listings)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -147,10 +149,13 @@ def validations(
     :raises MigrationError: with what every group says that cannot be compared at all, once the others are compared.
     """
     results = []
+    listings = Listings()
     errors: dict[str, MigrationError] = {}
     for group in groups:
         try:
-            results.append(validation(group, login, work_directory, check_mode, ask_services, unwritten_tables))
+            results.append(
+                validation(group, login, work_directory, check_mode, ask_services, unwritten_tables, listings)
+            )
         except MigrationError as error:
             # Two groups that fail for one reason, such as a server that does not answer, say it once.
             errors.setdefault(str(error), error)
