@@ -1,14 +1,14 @@
 #!/usr/bin/python
-"""Compare the SQLite file of one cutover group with its PostgreSQL tables, whatever state it is in."""
+"""Compare the SQLite file of each cutover group with its PostgreSQL tables, whatever state it is in."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: validate_group
-short_description: Compare both sides of one cutover group
+short_description: Compare both sides of cutover groups
 description:
-  - Reads both sides of a cutover group and says what is wrong, without writing anything.
+  - Reads both sides of each cutover group and says what is wrong, without writing anything.
   - Before the cutover the target must be what the last rehearsal proved. What the services wrote to SQLite since is
     information.
   - After it the frozen file must be the recorded one, its rows must hash to what the final sync proved equal, and no
@@ -19,9 +19,12 @@ description:
   - Each service must answer its health address.
   - Findings do not fail the task, so that a report can tell all of them; the caller decides.
 options:
-  group:
-    description: One entry of C(estate_cutover_groups), as described in the README of the role sqlite_migrate.
-    type: dict
+  groups:
+    description:
+      - Entries of C(estate_cutover_groups), as described in the README of the role sqlite_migrate.
+      - One call for all of them, because most of a call is the start of the engine on the host.
+    type: list
+    elements: dict
     required: true
   work_directory:
     description: Directory on the host for private snapshots. It is created with mode 0700.
@@ -50,7 +53,7 @@ author:
 EXAMPLES = r"""
 - name: Compare both sides of the registry
   swarm.sqlite_to_postgresql.validate_group:
-    group: "{{ estate_cutover_groups[0] }}"
+    groups: "{{ estate_cutover_groups | selectattr('name', 'equalto', 'registry') }}"
     login_db: swarm
     login_user: swarm_migrator
     login_password: "{{ postgres_role_passwords.swarm_migrator }}"
@@ -58,10 +61,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-validation:
-  description: What was found.
+validations:
+  description: What was found in each group, in the order of O(groups).
   returned: success
-  type: dict
+  type: list
+  elements: dict
   contains:
     group:
       description: Name of the cutover group.
@@ -85,7 +89,7 @@ validation:
       type: list
       elements: dict
 problems:
-  description: Why nothing could be compared, as where, what and fix.
+  description: Why groups could not be compared at all, as where, what and fix.
   returned: failure
   type: list
   elements: dict
@@ -101,6 +105,7 @@ from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, Ser
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.host.service_health import Listings
 from ..module_utils.migration.validation import group as validate
 
 
@@ -111,6 +116,7 @@ def validation(
     check_mode: bool,
     ask_services: bool,
     unwritten_tables: Sequence[str],
+    listings: Listings,
 ) -> dict[str, Any]:
     """Return what was found in one group.
 
@@ -122,7 +128,7 @@ def validation(
             if check_mode and not ledger.exists(connection):
                 result = validate.not_compared(group, "there is no ledger in the database yet")
             else:
-                result = validate.validate(connection, group, work_directory, ask_services, unwritten_tables)
+                result = validate.validate(connection, group, work_directory, ask_services, unwritten_tables, listings)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -130,11 +136,40 @@ def validation(
     return result
 
 
+def validations(
+    groups: Sequence[Group],
+    login: Login,
+    work_directory: str,
+    check_mode: bool,
+    ask_services: bool,
+    unwritten_tables: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return what was found in each group.
+
+    :raises MigrationError: with what every group says that cannot be compared at all, once the others are compared.
+    """
+    results = []
+    listings = Listings()
+    errors: dict[str, MigrationError] = {}
+    for group in groups:
+        try:
+            results.append(
+                validation(group, login, work_directory, check_mode, ask_services, unwritten_tables, listings)
+            )
+        except MigrationError as error:
+            # Two groups that fail for one reason, such as a server that does not answer, say it once.
+            errors.setdefault(str(error), error)
+    if errors:
+        summary = "\n".join(error.summary for error in errors.values())
+        raise MigrationError(summary, [problem for error in errors.values() for problem in error.problems])
+    return results
+
+
 def main() -> None:
-    """Compare one group and return what was found."""
+    """Compare the groups and return what was found."""
     module = AnsibleModule(
         argument_spec={
-            "group": {"type": "dict", "required": True},
+            "groups": {"type": "list", "elements": "dict", "required": True},
             "work_directory": {"type": "path", "default": WORK_DIRECTORY},
             "ask_services": {"type": "bool", "default": True},
             "unwritten_tables": {"type": "list", "elements": "str", "default": []},
@@ -142,13 +177,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    parameters = module.params
     try:
-        group = parse_group(module.params["group"])
-        login = Login.from_arguments(module.params)
-        parameters = module.params
-        result = validation(
-            group,
-            login,
+        result = validations(
+            [parse_group(group) for group in parameters["groups"]],
+            Login.from_arguments(parameters),
             parameters["work_directory"],
             module.check_mode,
             parameters["ask_services"],
@@ -156,7 +189,7 @@ def main() -> None:
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
-    module.exit_json(changed=False, validation=result)
+    module.exit_json(changed=False, validations=result)
 
 
 if __name__ == "__main__":

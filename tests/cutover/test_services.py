@@ -24,6 +24,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     write_protection,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    Listings,
     ServicesLogin,
     look_once,
 )
@@ -152,6 +153,17 @@ def test_a_service_without_a_session_is_left_running_with_a_warning(estate: Esta
         assert look_once(administrator, named)["service"] == ""
     kept = estate.move(named)
     assert (kept["changed"], kept["warnings"], estate.pm2.starts) == (False, [], starts)
+
+
+def test_groups_that_are_looked_at_together_ask_pm2_once(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[], [], []])
+    monkeypatch.setattr(estate.pm2, "processes", lambda: next(answers))
+    listings = Listings()
+    first = listings.processes_of(estate.pm2)
+    assert listings.processes_of(estate.pm2) is first
+    # What was said a while ago is asked anew.
+    monkeypatch.setattr(service_health, "_LISTED_LATELY_SECONDS", -1.0)
+    assert listings.processes_of(estate.pm2) is not first
 
 
 def test_an_address_that_asks_the_database_is_not_warned_of(estate: Estate) -> None:

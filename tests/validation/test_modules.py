@@ -55,19 +55,17 @@ def arguments(connection: Connection, login: Login, tmp_path: Path) -> dict[str,
     estate = make_estate(connection, tmp_path)
     estate.cut_over()
     group = {**GROUP, "source": {"path": str(estate.source)}}
-    return {"group": group, "work_directory": estate.work, **login_arguments(login)}
+    return {"groups": [group], "work_directory": estate.work, **login_arguments(login)}
 
 
 def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the same for sqlite_cleanup."""
-    rest = {key: value for key, value in arguments.items() if key != "group"}
-    return {"groups": [arguments["group"]], "legacy_files": [], **rest}
+    return {**arguments, "legacy_files": []}
 
 
 def database_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the same for validate_database."""
-    rest = {key: value for key, value in arguments.items() if key not in ("group", "work_directory")}
-    return {"groups": [arguments["group"]], **rest}
+    return {key: value for key, value in arguments.items() if key != "work_directory"}
 
 
 def unreachable(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -81,13 +79,35 @@ def test_validate_group_compares_in_check_mode_too(
 ) -> None:
     result = call(capsys, "validate_group", {**arguments, "ask_services": False}, check_mode)
     assert result["changed"] is False
-    assert result["validation"]["valid"] is True
-    assert len(result["validation"]["tables"]) == 2
+    (validation,) = result["validations"]
+    assert validation["valid"] is True
+    assert len(validation["tables"]) == 2
+
+
+def test_validate_group_compares_every_group_in_one_call(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
+) -> None:
+    groups = [*arguments["groups"], {**arguments["groups"][0], "name": "unknown"}]
+    result = call(capsys, "validate_group", {**arguments, "groups": groups, "ask_services": False})
+    assert [(found["group"], found["state"]) for found in result["validations"]] == [
+        (GROUP["name"], "live"),
+        ("unknown", "pending"),
+    ]
+
+
+def test_validate_group_says_once_what_stops_every_group(
+    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
+) -> None:
+    groups = [*arguments["groups"], {**arguments["groups"][0], "name": "other"}]
+    one = call(capsys, "validate_group", unreachable(arguments))
+    both = call(capsys, "validate_group", unreachable({**arguments, "groups": groups}))
+    assert both["failed"] is True
+    assert (both["msg"], both["problems"]) == (one["msg"], one["problems"])
 
 
 def test_validate_group_without_a_server(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]) -> None:
     dry = call(capsys, "validate_group", unreachable(arguments), check_mode=True)
-    assert dry["validation"]["basis"] == "Nothing was compared: there is no server yet"
+    assert dry["validations"][0]["basis"] == "Nothing was compared: there is no server yet"
     real = call(capsys, "validate_group", unreachable(arguments))
     assert real["failed"] is True
     assert real["problems"][0]["fix"]
@@ -105,7 +125,7 @@ def test_validate_group_with_a_wrong_password(capsys: pytest.CaptureFixture[str]
 def test_validate_group_with_a_group_that_is_none(
     capsys: pytest.CaptureFixture[str], arguments: dict[str, Any]
 ) -> None:
-    result = call(capsys, "validate_group", {**arguments, "group": {"name": "zoo"}})
+    result = call(capsys, "validate_group", {**arguments, "groups": [{"name": "zoo"}]})
     assert result["failed"] is True
     assert "'path' is missing" in result["msg"]
 
@@ -164,7 +184,7 @@ def test_http_checks_send_nothing_in_check_mode(capsys: pytest.CaptureFixture[st
 def test_migration_report_is_honest_about_changes(
     capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], tmp_path: Path
 ) -> None:
-    group = call(capsys, "validate_group", {**arguments, "ask_services": False})["validation"]
+    (group,) = call(capsys, "validate_group", {**arguments, "ask_services": False})["validations"]
     database = call(capsys, "validate_database", database_arguments(arguments))["validation"]
     directory = tmp_path / "reports"
     report: dict[str, Any] = {

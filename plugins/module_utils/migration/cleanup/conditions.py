@@ -12,6 +12,7 @@ from ..core import ledger
 from ..core.clock import Clock, read_clock
 from ..core.errors import MigrationError
 from ..host import safe_paths
+from ..host.service_health import Listings
 from ..quarantine import archive
 from ..quarantine import place as quarantine_place
 from . import soak, soak_check
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 QUARANTINE_DIRECTORY = "/var/lib/sqlite-migration/quarantine"
 ServicesCheck = Callable[["Connection", "Group"], list[str]]
+
+
+def _with_shared_listings() -> ServicesCheck:
+    """Return the daily check's look at the services, with one answer of pm2 for all groups."""
+    listings = Listings()
+    return lambda connection, group: soak_check.services_failures(connection, group, listings)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Settings:
     work_directory: str | None = None
     quarantine_directory: str = QUARANTINE_DIRECTORY
     archive_directory: str = archive.ARCHIVE_DIRECTORY
-    check_services: ServicesCheck = soak_check.services_failures
+    check_services: ServicesCheck = field(default_factory=_with_shared_listings)
 
 
 @dataclass

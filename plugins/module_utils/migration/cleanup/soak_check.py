@@ -21,7 +21,7 @@ from ..core.connection import Login, connected
 from ..core.errors import MigrationError
 from ..core.estate import Group, parse_group
 from ..host import open_files, safe_paths
-from ..host.service_health import look_once
+from ..host.service_health import Listings, look_once
 from ..quarantine import move_in
 from . import soak
 from .records import LEGACY, QUARANTINED, FileRecord, read_files
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 
-def services_failures(connection: Connection, group: Group) -> list[str]:
-    """Return what is wrong with a group's services, one sentence each: pm2, the health address, the store."""
+def services_failures(connection: Connection, group: Group, listings: Listings | None = None) -> list[str]:
+    """Return what is wrong with a group's services, one sentence each: pm2, the health address, the store.
+
+    :param listings: shared by the groups that are looked at together.
+    """
     try:
-        answers = look_once(connection, group)
+        answers = look_once(connection, group, listings)
     except MigrationError as error:
         return _sentences(error)
     return [f"service {name}: {shortcoming}" for name, shortcoming in answers.items() if shortcoming]

@@ -24,7 +24,6 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import WORK_DIRECTORY
 from ..engine.proof.target_state import since
-from ..engine.transfer import migrate
 from ..host.service_health import POSTGRESQL
 from ..sqlite.snapshot import require_room
 from ..window.back_on_sqlite import revert
@@ -44,7 +43,6 @@ from ..window.host_lock import LOCK_SECONDS, locked_on_host
 from ..window.services import diff, limit_waits
 from ..window.signals import interruptible, server_errors
 from .reconcile import Keeper
-from .window import Window
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -131,6 +129,9 @@ def _act(
         raise
     if check_mode or connection is None:
         return _would_be(group, settings, record.state, action, handles)
+    # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
+    from .window import Window
+
     return Window(WindowContext(connection, login, group, settings, handles), record).run()
 
 
@@ -161,6 +162,8 @@ def _check_target(
             connection.rollback()
     if set(left) <= set(now) and not any(table.written for table in now.values()):
         return
+    from ..engine.transfer import migrate
+
     limit_waits(connection, settings.stop_timeout)
     with findings.collecting():
         migrate.migrate(connection, group, migrate.FINAL, check_mode=True, work_directory=settings.work_directory)

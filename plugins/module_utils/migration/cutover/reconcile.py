@@ -14,7 +14,6 @@ from ..core import ledger, state
 from ..core.decide import Cutover, Interrupted, decide
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
-from ..engine.transfer import migrate
 from ..host import dotenv_file, open_files, write_protection
 from ..host.safe_paths import Opened, sha256_of
 from ..host.service_health import POSTGRESQL, Health, Watcher
@@ -117,6 +116,8 @@ class Keeper:
         result = self._result(restart, healths, saved, unprotected, changed_settings)
         if self.action.cutover is Cutover.FINISH:
             # The run that opened the window was killed before it could report.
+            from ..engine.transfer import migrate
+
             stopped_at = self.record.detail.stopped_at
             since = (datetime.now(UTC) - stopped_at).total_seconds() if stopped_at else 0.0
             downtime = max(since - self.settings.stable_seconds, time.monotonic() - began)

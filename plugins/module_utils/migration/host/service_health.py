@@ -33,6 +33,8 @@ _ANSWER_SECONDS = 3.0
 _ASK_PM2_SECONDS = 2.0
 # And this often when a process of it has ended: then pm2 knows more.
 _ASK_PM2_AGAIN_SECONDS = 0.5
+# So long groups that are looked at together share one answer of it.
+_LISTED_LATELY_SECONDS = 5.0
 # So many new starts of each process by pm2 are a loop, which waiting does not end. Fewer may be an accident, or a
 # service that ends until another one, which it needs, has come up.
 _RESTARTS_OF_A_LOOP = 4
@@ -410,21 +412,43 @@ def find_sessions(connection: Connection, service: Service, pids: Iterable[int],
     return found, ""
 
 
-def look_once(connection: Connection, group: Group) -> dict[str, str]:
+@dataclass
+class Listings:
+    """What the pm2 of each user has listed, so that several groups that are looked at together ask it once.
+
+    Each call of pm2 takes most of a second. What it said some seconds ago is asked anew.
+    """
+
+    _listed: dict[tuple[str, str], tuple[float, list[Process]]] = field(default_factory=dict)
+
+    def processes_of(self, pm2: Pm2) -> list[Process]:
+        """Return what a pm2 knows, as :meth:`.Pm2.processes` does.
+
+        :raises MigrationError: if pm2 does not answer.
+        """
+        key = pm2.user, str(pm2.home)
+        if key not in self._listed or time.monotonic() - self._listed[key][0] > _LISTED_LATELY_SECONDS:
+            self._listed[key] = time.monotonic(), pm2.processes()
+        return self._listed[key][1]
+
+
+def look_once(connection: Connection, group: Group, listings: Listings | None = None) -> dict[str, str]:
     """Return for each service of a group by name why it is not well on PostgreSQL; an empty text if it is.
 
     Nothing is stopped or started, and no password is needed.
 
     :param connection: of a login that may see every session.
+    :param listings: shared by the groups that are looked at together.
     :raises MigrationError: if a service's user does not exist.
     """
     answers: dict[str, str] = {}
+    listings = listings or Listings()
     for user, pm2 in by_user(group.services).items():
         problem = pm2.problem()
         reason = f"{problem.where}: {problem.what}" if problem else ""
         listed: list[Process] = []
         try:
-            listed = [] if problem else pm2.processes()
+            listed = [] if problem else listings.processes_of(pm2)
         except MigrationError as error:
             reason = "; ".join(f"{entry.where}: {entry.what}" for entry in error.problems) or error.summary
         for service in group.services:

@@ -16,8 +16,6 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
-from ..engine.export import export
-from ..engine.export.difference import Counts
 from ..window import frozen_file
 from ..window.back_on_sqlite import written_since
 from ..window.checks import Findings
@@ -27,6 +25,8 @@ from . import dump
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+    from ..engine.export.difference import Counts
 
 # Of the frozen file, the one that is written to, and the work files of the export beside it.
 _COPIES = 3
@@ -77,6 +77,9 @@ def check(context: WindowContext, record: ledger.GroupRecord, options: Options, 
     if frozen is None:
         return Found(True, identity)
     _check_room(connection, group, options, frozen, Path(work_directory or WORK_DIRECTORY), findings)
+    # Only here: importing it takes long, and a run that only looks after a live group does not need it.
+    from ..engine.export import export
+
     with findings.collecting():
         dump.find_programs(connection)
     with findings.collecting():
@@ -111,6 +114,8 @@ def require_number(group: Group, typed: int, lost: int) -> None:
 
 def _try(connection: Connection, group: Group, frozen: Path, directory: Path, findings: Findings) -> None:
     """Bring the changes back into a scratch copy; note what cannot be said, and how many rows there are."""
+    from ..engine.export import export
+
     try:
         export.rehearse(connection, group, frozen, directory)
     except MigrationError as error:

@@ -25,7 +25,6 @@ from ..window.signals import interruptible, server_errors, uninterruptible
 from ..window.steps import Steps
 from .checks import Options, check
 from .undo import bring_up_on_postgresql
-from .window import Window, describe, finish, warnings_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -109,6 +108,8 @@ def _put_right(connection: Connection, login: Login, group: Group, settings: Set
                 )
             return f"{group.name}: an interrupted rollback was undone."
         if interrupted is Interrupted.FINISH:
+            from .window import finish, warnings_of
+
             findings = Findings()
             handles = check_services(group, settings, findings, may_be_missing=True)
             findings.require_none(f"Cutover group {group.name} is on SQLite, but cannot be looked after.")
@@ -166,6 +167,9 @@ class _Run:
 
         :param interrupted: an earlier rollback was killed, and may have left the services stopped.
         """
+        # Only where a group really goes back: every cutover imports this module, and the engine takes long to import.
+        from .window import Window, describe, warnings_of
+
         group = self.group
         try:
             if interrupted and not self.check_mode:
@@ -204,6 +208,8 @@ class _Run:
 
     def _finish(self, context: WindowContext, record: ledger.GroupRecord) -> dict[str, Any]:
         """Start the services after a rollback that was killed behind its commit."""
+        from .window import describe, finish, warnings_of
+
         group, changed_settings = self.group, _diff(context)
         if self.check_mode:
             msg = f"{group.name}: an interrupted rollback would be finished; it runs on SQLite then."

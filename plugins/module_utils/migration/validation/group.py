@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
     from ..core.estate import Group
+    from ..host.service_health import Listings
 
 # A table that somebody has locked must not hold the validation up for ever.
 _LOCK_TIMEOUT = "30s"
@@ -45,12 +46,14 @@ def validate(
     work_directory: str | None = None,
     ask_services: bool = True,
     unwritten_tables: Collection[str] = (),
+    listings: Listings | None = None,
 ) -> dict[str, Any]:
     """Compare both sides of a group and return what was found, as plain data.
 
     :param work_directory: private directory for snapshots.
     :param ask_services: ask each service for its health, too.
     :param unwritten_tables: target tables that no service writes to: what differs in them after the cutover is wrong.
+    :param listings: shared by the groups that are validated together.
     :return: ``valid``, the ``findings`` that make it false, what is worth knowing without being wrong
         (``information``), and everything the report shows of the group.
     :raises MigrationError: if the comparison cannot be made at all.
@@ -95,7 +98,7 @@ def validate(
         findings.extend(shortcomings)
         if state.is_on_postgresql(record.state):
             with _collecting(connection, group, findings):
-                findings.extend(find_strays(connection, group, result["service_health"]))
+                findings.extend(find_strays(connection, group, result["service_health"], listings))
     result["findings"] = [asdict(finding) for finding in findings]
     result["valid"] = not findings
     return result

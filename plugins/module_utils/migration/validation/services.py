@@ -8,7 +8,7 @@ from ..core import state
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..host import open_files
-from ..host.service_health import ask, look_once
+from ..host.service_health import Listings, ask, look_once
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -40,12 +40,15 @@ def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any
     return answers, findings
 
 
-def find_strays(connection: Connection, group: Group, answers: list[dict[str, Any]]) -> list[Problem]:
+def find_strays(
+    connection: Connection, group: Group, answers: list[dict[str, Any]], listings: Listings | None = None
+) -> list[Problem]:
     """Return the services that answer, and of which a process has no session of its own on the server.
 
     The health address uses the database, so right after it was asked a session is there.
 
     :param answers: what :func:`look_at_services` returned.
+    :param listings: shared by the groups that are validated together.
     """
     well = {answer["name"] for answer in answers if not answer["shortcoming"]}
     asks_by_another_address = {service.name for service in group.services if service.query_url}
@@ -56,7 +59,7 @@ def find_strays(connection: Connection, group: Group, answers: list[dict[str, An
             f"Run {playbook('4_service_cutover')}, which brings it to PostgreSQL again, {_RUN_VALIDATION}"
             + ("" if name in asks_by_another_address else _IDLE),
         )
-        for name, shortcoming in look_once(connection, group).items()
+        for name, shortcoming in look_once(connection, group, listings).items()
         if shortcoming and name in well
     ]
 
