@@ -17,6 +17,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ..plugin_utils import promotion
+
 # As module engine_program documents them.
 ARGUMENTS = {
     "source": {"type": "path", "required": True},
@@ -86,6 +88,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         source = Path(arguments.pop("source"))
         if not (source / "__init__.py").is_file():
             raise AnsibleActionFail(f"{source} is no Python package")
+        refusal = promotion.refuse(self, task_vars or {})
+        if refusal:
+            return refusal
         content = build(source)
         # One look in place of the two calls that copy makes also where nothing differs.
         found = self._execute_remote_stat(arguments["dest"], all_vars=task_vars, follow=False)
