@@ -83,14 +83,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the copy."""
+        refusal = promotion.refuse(self, task_vars or {})
+        if refusal:
+            return refusal
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         source = Path(arguments.pop("source"))
         if not (source / "__init__.py").is_file():
             raise AnsibleActionFail(f"{source} is no Python package")
-        refusal = promotion.refuse(self, task_vars or {})
-        if refusal:
-            return refusal
         content = build(source)
         # One look in place of the two calls that copy makes also where nothing differs.
         found = self._execute_remote_stat(arguments["dest"], all_vars=task_vars, follow=False)

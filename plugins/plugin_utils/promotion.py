@@ -116,7 +116,7 @@ def require(protection: gate.Protection, variables: Mapping[str, Any], more: lis
 
 
 def require_host(protection: gate.Protection, variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
-    """Let a host be changed that says of itself that it is the protected environment, or refuse it as :func:`require`."""
+    """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
     problems = gate.host_problems(protection, str(variables["inventory_hostname"]), HOST_FILE, text, machine_id)
     if problems:
         require(protection, variables, problems)
