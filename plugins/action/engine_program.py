@@ -17,8 +17,6 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ..plugin_utils import promotion
-
 # As module engine_program documents them.
 ARGUMENTS = {
     "source": {"type": "path", "required": True},
@@ -83,9 +81,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the copy."""
-        refusal = promotion.refuse(self, task_vars or {})
-        if refusal:
-            return refusal
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         source = Path(arguments.pop("source"))

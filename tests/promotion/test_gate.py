@@ -31,7 +31,6 @@ CHANGING_MODULES = (
     "sqlite_migrate",
     "sqlite_migrate_replay",
     "cutover_group",
-    "engine_program",
 )
 # They only read, write into a backup or on the controller, or lead back.
 OPEN = ("5_validation", "backup", "evidence", "restore", "rollback")
@@ -337,7 +336,15 @@ def test_a_file_comes_back_from_quarantine_without_evidence_and_nothing_else_doe
 @pytest.mark.promise("way-out-stays-open")
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [("cutover_group", {"state": "sqlite"}), ("sqlite_cleanup", {"restore_groups": ["deploy"]})],
+    [
+        ("cutover_group", {"state": "sqlite"}),
+        ("sqlite_cleanup", {"restore_groups": ["deploy"]}),
+        # A restore installs the program that restores.
+        (
+            "engine_program",
+            {"source": "plugins/module_utils/migration", "dest": "/opt/p", "owner": "a", "group": "a", "mode": "0644"},
+        ),
+    ],
 )
 def test_a_module_that_leads_back_reaches_the_host(clone: Clone, module: str, arguments: dict[str, object]) -> None:
     name = f"swarm.sqlite_to_postgresql.{module}"
