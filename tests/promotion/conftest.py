@@ -22,8 +22,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promoti
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
 from tests.conftest import PROJECT
 
-CONTENT = ("ansible.cfg", "files", "galaxy.yml", "inventory", "keys", "meta", "playbooks", "plugins", "pyproject.toml")
-CONTENT += ("requirements.yml", "roles", "scripts/sign_evidence.py", "site.yml", ".gitignore")
+CONTENT = (
+    *(".gitignore", "ansible.cfg", "files", "galaxy.yml", "inventory", "keys", "meta", "playbooks", "plugins"),
+    *("pyproject.toml", "requirements.yml", "roles", "scripts/sign_evidence.py", "site.yml"),
+)
 HOSTS = """
 all:
   vars:
