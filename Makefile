@@ -1,6 +1,6 @@
 # The commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-own test test-all setup lint unit molecule crash bench test-host clean
+.PHONY: help demo demo-own test test-all setup lint unit molecule crash bench evidence test-host clean
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -40,6 +40,12 @@ bench: .venv/is-complete test-host ## Measure speed and memory against pgloader 
 	@python bench/run_benchmark.py $(BENCH_OPTIONS)
 	@python bench/run_cutover.py
 	@python bench/run_further_run.py $(FURTHER_RUN_OPTIONS)
+
+# The key reaches the program in its environment, so that its path may hold any character.
+evidence: .venv/is-complete ## Collect the evidence of what runs on dev, and sign it: make evidence KEY=path/to/key
+	@test -n "$$KEY" || { echo 'Name the key that signs: make evidence KEY=path/to/key' >&2; exit 2; }
+	@ansible-playbook playbooks/evidence.yml -l "$${FROM:-dev}"
+	@python scripts/sign_evidence.py "$$KEY"
 
 test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
 	@scripts/start_docker.sh

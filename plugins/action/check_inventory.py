@@ -19,7 +19,7 @@ from ..module_utils.migration.core.errors import MigrationError, Problem
 _ROOT = Path(__file__).resolve().parent.parent.parent
 ARGUMENTS: dict[str, Any] = {}
 # How variables of the project begin that are no role's.
-_PREFIXES = ("estate_", "postgres_", "vault_", "environment_name")
+_PREFIXES = ("estate_", "postgres_", "promotion_", "vault_", "environment_name")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without types

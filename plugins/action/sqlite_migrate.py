@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ansible import constants
-from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.utils.display import Display
 
 from ..module_utils.migration.core.files import progress_file
+from ..plugin_utils.promotion import GatedAction
 
 FIRST_LOOK_SECONDS = 5.0
 INTERVAL_SECONDS = 5.0
@@ -33,8 +33,8 @@ _PATIENCE_SECONDS = 2.0
 _LONGEST_LINE = 200
 
 
-class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
-    """The module's own action, watched."""
+class ActionModule(GatedAction):
+    """The module's own action, behind the gate and watched."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module and return its result, whatever the watching finds."""

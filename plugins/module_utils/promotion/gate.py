@@ -1,0 +1,229 @@
+"""Whether this tree may change an environment: the one function that every place of the gate asks, and what it needs.
+
+Nothing here asks a host. What a host says of itself is read by the action plugins, and judged by :func:`host_problems`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..migration.core.errors import MigrationError, Problem
+from . import evidence
+from .tree import read_tree
+
+EVIDENCE_DIRECTORY = "evidence"
+ALLOWED_SIGNERS = "keys/allowed_signers"
+SHORTEST_REASON = 15
+# What an operator says to the gate itself.
+OVERRIDE = "promotion_override_reason"
+THIS_HOST_IS = "promotion_this_host_is"
+
+_DEFAULT_DAYS = 14.0
+_DEFAULT_CHECKS = ("groups_on_postgresql", "verification", "functional_checks", "backup_restored", "rollback_rehearsed")
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What protects an environment.
+
+    :param environment: its name.
+    :param evidence_from: the environment whose evidence counts.
+    :param maximum_age_days: how old that evidence may be.
+    :param required_checks: the checks that must have passed.
+    """
+
+    environment: str
+    evidence_from: str
+    maximum_age_days: float
+    required_checks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """How ``ansible-playbook`` was called.
+
+    :param extra_variables: what was given with ``-e``.
+    :param allowed_variables: those of them that a protected environment takes.
+    :param options: options that would leave out the gate's own task, as they were given.
+    :param configuration: the configuration file in use.
+    :param playbook_directory: the folder of the playbook.
+    """
+
+    extra_variables: Mapping[str, Any]
+    allowed_variables: Sequence[str]
+    options: Sequence[str]
+    configuration: Path | None
+    playbook_directory: Path | None
+
+    @property
+    def override_reason(self) -> str:
+        """Return why the operator wants to go on without evidence; empty without a reason."""
+        return str(self.extra_variables.get(OVERRIDE, "")).strip()
+
+
+def find_protection(protected: Any, names: Iterable[str]) -> Protection | None:
+    """Return what protects the environment that a host belongs to, None if nothing does.
+
+    :param protected: ``promotion_protected_environments`` of the inventory.
+    :param names: the host's ``environment_name``, and the names of its groups.
+    :raises MigrationError: if the variable is not right.
+    """
+    where, example = (
+        "promotion_protected_environments",
+        "See docs/promotion.md, for example {prod: {evidence_from: dev}}",
+    )
+    if not isinstance(protected, Mapping) or not all(isinstance(entry, Mapping) for entry in protected.values()):
+        problem = Problem(where, "it is not a mapping from an environment to what protects it", example)
+        raise MigrationError("The inventory is not right.", [problem])
+    found = [name for name in names if name in protected]
+    if not found:
+        return None
+    name, said = found[0], dict(protected[found[0]])
+    source, days = said.pop("evidence_from", None), said.pop("maximum_age_days", _DEFAULT_DAYS)
+    checks = said.pop("required_checks", _DEFAULT_CHECKS)
+    wrong = [f"{key}: this key is not known" for key in said]
+    if not isinstance(source, str) or not source:
+        wrong.append("evidence_from: it does not name the environment whose evidence counts")
+    if isinstance(days, bool) or not isinstance(days, int | float) or not days > 0:
+        wrong.append("maximum_age_days: it is no number above 0")
+    if isinstance(checks, str) or not isinstance(checks, Sequence) or not checks:
+        wrong.append("required_checks: it is no list of checks")
+    if wrong:
+        problems = [Problem(f"{where}: {name}", text, example) for text in wrong]
+        raise MigrationError("The inventory is not right.", problems)
+    return Protection(name, str(source), float(days), tuple(map(str, checks)))
+
+
+def find_problems(root: Path, protection: Protection, call: Call) -> list[Problem]:
+    """Return everything because of which this tree may not change the environment.
+
+    :param root: the project's folder.
+    """
+    problems = _problems_of_the_call(root, call)
+    try:
+        tree = read_tree(root)
+        if tree.differences:
+            shown = ", ".join(tree.differences[:_MOST_SHOWN])
+            more = len(tree.differences) - _MOST_SHOWN
+            what = f"it is not clean: {shown}" + (f", and {more} more" if more > 0 else "")
+            source = protection.evidence_from
+            fix = f"Commit or remove it, run site.yml on {source}, and collect the evidence of that tree"
+            problems.append(Problem("the work tree", what, fix))
+        path = evidence.path_of(root / EVIDENCE_DIRECTORY, protection.evidence_from, tree.digest)
+        record = evidence.read_verified(path, root / ALLOWED_SIGNERS)
+        problems += evidence.shortcomings(
+            record,
+            path,
+            protection.evidence_from,
+            tree.digest,
+            protection.maximum_age_days,
+            protection.required_checks,
+        )
+    except MigrationError as error:
+        problems += error.problems
+    return problems
+
+
+def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
+    """Return what of the command would make the run another one than the evidence is about."""
+    problems = [
+        Problem("this run", f"{option} leaves out the gate", "Run the playbook of a phase without it")
+        for option in call.options
+    ]
+    allowed = {*call.allowed_variables, OVERRIDE, THIS_HOST_IS}
+    others = sorted(name for name in call.extra_variables if name not in allowed)
+    if others:
+        what = f"-e sets {', '.join(others)}, of which the evidence knows nothing"
+        fix = "Set it in the inventory, or name it there in promotion_extra_variables"
+        problems.append(Problem("this run", what, fix))
+    if call.configuration is None or call.configuration.resolve() != root / "ansible.cfg":
+        what = f"its configuration is {call.configuration or 'none'}, not that of the tree"
+        problems.append(Problem("this run", what, f"export ANSIBLE_CONFIG={root / 'ansible.cfg'}"))
+    if call.playbook_directory is None or not call.playbook_directory.resolve().is_relative_to(root):
+        what = f"its playbook is in {call.playbook_directory}, outside the tree"
+        problems.append(Problem("this run", what, f"Run a playbook of {root}"))
+    return problems
+
+
+def reason_problems(call: Call) -> list[Problem]:
+    """Return why the reason of an override does not suffice."""
+    if len(call.override_reason) >= SHORTEST_REASON:
+        return []
+    what = f"it is shorter than {SHORTEST_REASON} characters"
+    return [Problem(OVERRIDE, what, "Say in a sentence why this run goes on without evidence")]
+
+
+# --- what a host says of itself -----------------------------------------------------------------
+
+
+def host_text(environment: str, machine_id: str) -> str:
+    """Return the content of the file by which a host says what environment it is."""
+    return (
+        "# Written once by playbooks/1_infrastructure.yml, with the operator's word. It counts on this machine only.\n"
+        f"environment: {environment}\nmachine: {_machine(machine_id)}\n"
+    )
+
+
+def host_problems(protection: Protection, host: str, path: str, text: str | None, machine_id: str) -> list[Problem]:
+    """Return why a host is not known to be of the protected environment.
+
+    :param path: the file by which it says so.
+    :param text: the file's content, None if it is not there.
+    :param machine_id: the content of the host's ``/etc/machine-id``.
+    """
+    where, environment = f"{host}: {path}", protection.environment
+    if not machine_id.strip():
+        return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
+    if text is None:
+        command = f"ansible-playbook playbooks/1_infrastructure.yml -l {environment}"
+        fix = f"If it is: {command} -e {THIS_HOST_IS}={environment}"
+        return [Problem(where, f"the host does not say that it is {environment}", fix)]
+    said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith("#"))
+    look = "See which host this is. Remove the file by hand only if you know"
+    if said.get("environment") != environment:
+        return [Problem(where, f"the host says that it is {said.get('environment') or 'nothing'}", look)]
+    if said.get("machine") != _machine(machine_id):
+        return [Problem(where, "the file was written on another machine, and copied", look)]
+    return []
+
+
+def _machine(machine_id: str) -> str:
+    """Return what a machine is known by; its id itself should not be told, see machine-id(5)."""
+    return hashlib.sha256(f"sqlite-to-postgresql {machine_id.strip()}".encode()).hexdigest()
+
+
+# --- the record of an override ------------------------------------------------------------------
+
+
+def record_override(root: Path, protection: Protection, reason: str, problems: Sequence[Problem]) -> Path:
+    """Write down that a run went on without evidence, once a day for the same reason and problems; return the file.
+
+    :raises MigrationError: if it cannot be written: an override that leaves no record is none.
+    """
+    now = datetime.now(UTC)
+    content: dict[str, Any] = {
+        "environment": protection.environment,
+        "reason": reason,
+        "user": os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
+        "passed_over": [str(problem) for problem in problems],
+    }
+    name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    path = root / "reports" / protection.environment / "overrides" / f"{now:%Y-%m-%d}-{name}.json"
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            json.dump({"at": now.isoformat(timespec="seconds"), **content}, file, indent=1, ensure_ascii=False)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        problem = Problem(str(path), f"it cannot be written: {error.strerror}", "Correct the owner and mode")
+        raise MigrationError("The override cannot be recorded.", [problem]) from None
+    return path

@@ -1,0 +1,53 @@
+#!/usr/bin/python
+"""Documentation of the action plugin promotion_gate, which does all the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: promotion_gate
+short_description: Refuse a run on a protected environment without signed evidence
+description:
+  - Fails before anything was changed, unless this very tree has evidence of a passed run in another environment.
+  - The evidence must be signed by a key of C(keys/allowed_signers), be young enough, and name all required checks as
+    passed.
+  - The work tree must be clean, and the host must say of itself that it is this environment.
+  - Which environments are protected is read from the group C(all) of the inventory, never from extra variables.
+  - Where the environment is not protected it does nothing and asks no host.
+options:
+  leads_back:
+    description: Whether the play takes back what an earlier one has done, which is never refused.
+    type: bool
+    default: false
+  may_name_host:
+    description: Whether a host that does not say yet what it is may be told so, by C(-e promotion_this_host_is).
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Warns of what would be refused, and refuses nothing, because a dry run changes nothing.
+    support: full
+  diff_mode:
+    description: It shows no differences.
+    support: none
+author:
+  - The maintainers of this project (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+- name: Refuse to change a protected environment without evidence
+  swarm.sqlite_to_postgresql.promotion_gate:
+    may_name_host: true
+"""
+
+RETURN = r"""
+environment:
+  description: The protected environment, or nothing.
+  returned: always
+  type: str
+problems:
+  description: Everything that is missing, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""

@@ -1,0 +1,1 @@
+"""What the plugins share that runs on the controller and needs Ansible itself."""

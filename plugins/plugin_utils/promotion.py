@@ -1,0 +1,153 @@
+"""The gate before a protected environment, as plugins ask it: its own task, the modules that change, and the plays.
+
+Which environments are protected is read from the inventory's group ``all`` itself, never from the task's variables:
+neither ``-e`` nor a variable of a host or of another group changes it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import constants, context
+from ansible.plugins.action import ActionBase
+from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible.utils.display import Display
+from ansible.vars.plugins import get_vars_from_inventory_sources
+
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.promotion import gate
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HOST_FILE = "/etc/sqlite-to-postgresql/environment"
+
+_MACHINE_ID = "/etc/machine-id"
+_ONLY_IN_THE_INVENTORY = ("environment_name", "promotion_")
+# With one of these in --skip-tags the gate's own task does not run.
+_TAGS_OF_THE_GATE = ("all", "always", "tagged")
+
+
+class GatedAction(NormalAction):  # type: ignore[misc]  # Ansible ships without types
+    """Runs the module of the same name, in a protected environment only if the gate lets it."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result, or the gate's refusal."""
+        refusal = None if self.leads_back() else refuse(self, task_vars or {})
+        return refusal or dict(super().run(tmp, task_vars))
+
+    def leads_back(self) -> bool:
+        """Return whether the task takes back what an earlier one has done: the way out of trouble is open."""
+        return False
+
+
+def refuse(action: ActionBase, variables: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the failed result of a task that may not change its host, None if it may."""
+    try:
+        protection = find_protection(variables)
+        if protection is not None and not action._task.check_mode:
+            require(protection, variables)
+            require_host(protection, variables, *read_host(action))
+    except MigrationError as error:
+        return {"failed": True, "changed": False, "msg": error.message(), "problems": error.as_dicts()}
+    return None
+
+
+def find_protection(variables: Mapping[str, Any]) -> gate.Protection | None:
+    """Return what protects the environment of a task's host, None if nothing does.
+
+    :raises MigrationError: if the inventory contradicts itself, or ``-e`` sets what only the inventory may.
+    """
+    protected = _of_all_hosts(variables, "promotion_protected_environments")
+    if not protected:
+        return None
+    extra = variables["hostvars"]._variable_manager.extra_vars
+    words = (gate.OVERRIDE, gate.THIS_HOST_IS)
+    given = sorted(name for name in extra if name.startswith(_ONLY_IN_THE_INVENTORY) and name not in words)
+    if given:
+        problem = Problem(
+            "this run", f"-e sets {', '.join(given)}", "Only the inventory may say which hosts are protected"
+        )
+        raise MigrationError("The gate cannot be moved.", [problem])
+    names = [variables.get("environment_name"), *variables.get("group_names", ())]
+    return gate.find_protection(protected, [str(name) for name in names if name])
+
+
+def _of_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
+    """Return what the sources of the inventory say of a variable for all hosts, None if none does.
+
+    :raises MigrationError: if two of them do not say the same.
+    """
+    hostvars = variables["hostvars"]
+    inventory = hostvars._inventory
+    group = inventory.groups["all"]
+    sources = [group.get_vars()] + [
+        get_vars_from_inventory_sources(hostvars._loader, [source], [group], "task") for source in inventory._sources
+    ]
+    values = [source[name] for source in sources if name in source]
+    if any(value != values[0] for value in values):
+        problem = Problem(name, "two sources of the inventory set it differently", "Give one inventory with -i")
+        raise MigrationError("The inventory is not right.", [problem])
+    return values[0] if values else None
+
+
+def require(protection: gate.Protection, variables: Mapping[str, Any], more: list[Problem] | None = None) -> None:
+    """Let this tree change a protected environment, or refuse it.
+
+    :param more: problems that the host has shown.
+    :raises MigrationError: with everything that is missing, unless the operator has given a reason to go on.
+    """
+    call = _call(variables)
+    problems = [*gate.find_problems(ROOT, protection, call), *(more or ())]
+    if problems and call.override_reason:
+        unreasonable = gate.reason_problems(call)
+        if not unreasonable:
+            path = gate.record_override(ROOT, protection, call.override_reason, problems)
+            told = "\n".join(f"  - {problem}" for problem in problems)
+            Display().warning(
+                f"{protection.environment} is changed without the evidence that it asks for, because "
+                f"'{call.override_reason}' (recorded in {path}). Passed over:\n{told}"
+            )
+            return
+        problems += unreasonable
+    if problems:
+        raise MigrationError(f"{protection.environment} is protected, and nothing was changed there.", problems)
+
+
+def require_host(protection: gate.Protection, variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
+    """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
+    problems = gate.host_problems(protection, str(variables["inventory_hostname"]), HOST_FILE, text, machine_id)
+    if problems:
+        require(protection, variables, problems)
+
+
+def _call(variables: Mapping[str, Any]) -> gate.Call:
+    """Return how this run was called."""
+    directory = variables.get("playbook_dir")
+    return gate.Call(
+        variables["hostvars"]._variable_manager.extra_vars,
+        _of_all_hosts(variables, "promotion_extra_variables") or (),
+        list(_options()),
+        Path(constants.CONFIG_FILE) if constants.CONFIG_FILE else None,
+        Path(directory) if directory else None,
+    )
+
+
+def _options() -> Iterator[str]:
+    """Give the options of this run that leave out the gate's own task."""
+    if context.CLIARGS.get("start_at_task"):
+        yield "--start-at-task"
+    if context.CLIARGS.get("step"):
+        yield "--step"
+    skipped = {tag.strip() for given in context.CLIARGS.get("skip_tags") or () for tag in given.split(",")}
+    for tag in sorted(skipped.intersection(_TAGS_OF_THE_GATE)):
+        yield f"--skip-tags {tag}"
+
+
+def read_host(action: ActionBase) -> tuple[str | None, str]:
+    """Return the file by which a host says what environment it is, None if it is not there, and its machine id."""
+    command = f'printf "%s\\n" "$(cat {_MACHINE_ID} 2>/dev/null)"; cat {shlex.quote(HOST_FILE)} 2>/dev/null'
+    answer = action._low_level_execute_command(command)
+    machine_id, _, text = answer["stdout"].replace("\r\n", "\n").partition("\n")
+    return (text if answer["rc"] == 0 else None), machine_id

@@ -1,0 +1,209 @@
+"""A clone of the project in which runs on a protected host can be tried: the host is a program in place of ssh.
+
+It carries out nothing but what the gate asks a host, below a directory of its own. So a gate that is open by mistake
+changes nothing on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from tests.conftest import PROJECT
+
+CONTENT = (
+    *(".gitignore", "ansible.cfg", "files", "galaxy.yml", "inventory", "keys", "meta", "playbooks", "plugins"),
+    *("pyproject.toml", "requirements.yml", "roles", "scripts/sign_evidence.py", "site.yml"),
+)
+HOSTS = """
+all:
+  vars:
+    ansible_connection: ssh
+    ansible_become: false
+    ansible_ssh_executable: {program}
+  children:
+    dev: {{hosts: {{swarm-dev: {{ansible_host: 192.0.2.1}}}}}}
+    prod: {{hosts: {{swarm-prod: {{ansible_host: 192.0.2.2}}}}}}
+    database_hosts: {{hosts: {{swarm-dev: , swarm-prod: }}}}
+    service_hosts: {{hosts: {{swarm-dev: , swarm-prod: }}}}
+"""
+HOST = """#!/bin/sh
+# The last argument is the command, as ssh takes it.
+for last; do :; done
+echo "$last" >> "{directory}/asked"
+case "$last" in
+  *'cat /etc/machine-id'*|*'mkdir -p /etc/sqlite-to-postgresql'*)
+    exec sh -c "$(printf '%s' "$last" | sed 's,/etc/,{directory}/etc/,g')" ;;
+esac
+exit 255
+"""
+PASSWORDS = "vault_postgres_role_passwords: {{{}}}\n".format(
+    ", ".join(f"swarm_{name}: for-tests" for name in ("migrator", "registry", "deploy", "tickets", "platform"))
+)
+PASSED = {name: {"passed": True, "told": "as it should be"} for name in gate._DEFAULT_CHECKS}
+
+
+class Clone:
+    """A clone with a commit, an inventory of hosts of its own, a key that may sign, and one that may not."""
+
+    def __init__(self, template: Path, directory: Path) -> None:
+        self.root = directory / "project"
+        self.host = directory / "host"
+        self.key, self.other_key = directory / "key", directory / "other_key"
+        git(directory, "clone", "-q", str(template), str(self.root))
+        for key in (self.key, self.other_key):
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", key.name, "-f", str(key))
+        public = self.key.with_suffix(".pub").read_text().strip()
+        line = f'anna@example.org namespaces="{evidence.NAMESPACE}" {public}\n'
+        self.edit("keys/allowed_signers", line)
+        self.commit()
+        link = self.root / ".collections" / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(self.root)
+        for installed in (PROJECT / ".collections" / "ansible_collections").iterdir():
+            if installed.name != "swarm":
+                (link.parent.parent / installed.name).symlink_to(installed)
+        (self.host / "etc" / "sqlite-to-postgresql").mkdir(parents=True)
+        (self.host / "etc" / "machine-id").write_text("11111111111111111111111111111111\n")
+        program = self.host / "ssh"
+        program.write_text(HOST.format(directory=self.host))
+        program.chmod(0o755)
+        # Hosts and secrets are outside the tree that the evidence is about.
+        self.edit("inventory/hosts.yml", HOSTS.format(program=program))
+        (self.root / "inventory" / "group_vars" / "prod" / "vault.yml").write_text(PASSWORDS)
+
+    @property
+    def asked(self) -> str:
+        """What the host was asked, one command a line."""
+        path = self.host / "asked"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def host_file(self) -> Path:
+        """The file by which the host says what it is."""
+        return self.host / "etc" / "sqlite-to-postgresql" / "environment"
+
+    @property
+    def record(self) -> Path:
+        """The record of dev for the tree as it is."""
+        return evidence.path_of(self.root / "evidence", "dev", read_tree(self.root).digest)
+
+    def edit(self, name: str, text: str) -> None:
+        """Put text at the end of a file, or into a new one; the hosts are replaced."""
+        path = self.root / name
+        before = path.read_text() if path.exists() and name != "inventory/hosts.yml" else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(before + text)
+
+    def commit(self) -> None:
+        """Commit what was edited of the files that Git knows."""
+        git(self.root, "commit", "-qam", "A change")
+
+    def collect(self, key: Path | None = None, namespace: str = evidence.NAMESPACE, **changes: Any) -> Path:
+        """Write a record of a passed run on dev, with changes, sign it with a key, and return its path."""
+        path = self.record
+        content: dict[str, Any] = {
+            "format": evidence.FORMAT,
+            "environment": "dev",
+            "tree": read_tree(self.root).digest,
+            "collected_at": datetime.now(UTC).isoformat(),
+            "checks": PASSED,
+            **changes,
+        }
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+        if key is not None:
+            evidence.signature_of(path).unlink(missing_ok=True)
+            run("ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", namespace, str(path))
+        return path
+
+    def be_named(self, environment: str = "prod", machine_id: str = "1" * 32) -> None:
+        """Let the host say what it is."""
+        self.host_file.write_text(gate.host_text(environment, machine_id))
+
+    def problems(self, extra_variables: Mapping[str, Any] | None = None) -> str:
+        """Return what the gate says to this tree, one problem a line."""
+        protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
+        assert protection is not None
+        playbooks = self.root / "playbooks"
+        call = gate.Call(extra_variables or {}, (), (), self.root / "ansible.cfg", playbooks)
+        return "\n".join(map(str, gate.find_problems(self.root, protection, call)))
+
+    def run(self, program: str, *arguments: str, **variables: str) -> tuple[int, str]:
+        """Run a program of Ansible's in the clone, and return its exit status and its output as one line."""
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(self.root / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **variables,
+        }
+        done = subprocess.run(
+            [program, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
+        )
+        output = done.stdout + done.stderr
+        assert "Traceback" not in output, output
+        return done.returncode, " ".join(output.split())
+
+    def refuses(self, playbook: str, *options: str) -> str:
+        """Run a playbook on prod that is refused before the host is asked, and return its output."""
+        status, output = self.run("ansible-playbook", f"playbooks/{playbook}.yml", "-l", "prod", *options)
+        assert status != 0, output
+        assert self.asked == "", output
+        return output
+
+    def passes(self, playbook: str, *options: str) -> str:
+        """Run nothing but the checks of a playbook on prod, which let it pass, and return its output."""
+        nothing = ("-l", "prod", "--tags", "no_such_tag")
+        status, output = self.run("ansible-playbook", f"playbooks/{playbook}.yml", *nothing, *options)
+        assert status == 0, output
+        return output
+
+
+def run(*command: str) -> None:
+    """Run a command that succeeds."""
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def git(directory: Path, *arguments: str) -> None:
+    """Run Git there, as somebody."""
+    run("git", "-C", str(directory), "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments)
+
+
+def days_ago(days: float) -> str:
+    """Return a time in the past as a record holds it."""
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository with the project as it is on the disk, in one commit."""
+    root = tmp_path_factory.mktemp("template")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CONTENT]
+    listed = subprocess.run(listing, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (PROJECT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, root / name)
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "The project")
+    return root
+
+
+@pytest.fixture
+def clone(template: Path, tmp_path: Path) -> Clone:
+    """Return a clone of the project."""
+    return Clone(template, tmp_path)

@@ -1,0 +1,126 @@
+"""What the evidence of a run says, and that the gate takes it once it is signed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence
+
+from .conftest import Clone
+
+# What the modules of the validation have found on a host where all is well, as far as the evidence reads it.
+FOUND: dict[str, Any] = {
+    "host": "swarm-dev",
+    "groups": [
+        {
+            "group": "deploy",
+            "state": "live",
+            "findings": [],
+            "tables": [{"target": "deploy.queue", "equal": True, "target_rows": 1200}],
+            "cutover": {"at": "2026-05-01T12:00:00+00:00"},
+            "rehearsal": {"way_back": {"rows": 1200, "seconds": 0.4}},
+        }
+    ],
+    "checks": [{"name": "Deployment tracking works", "result": "passed"}],
+    "database": {
+        "findings": [],
+        "server": {"version": "16.4"},
+        "backup": {"newest_verified_taken_at": "2026-05-02T02:30:00+00:00"},
+    },
+}
+Damage = Callable[[dict[str, Any]], Any]
+
+
+def built(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of one host."""
+    return collect.build("dev", "d" * 64, [found], "2.19.14", datetime(2026, 5, 3, tzinfo=UTC))
+
+
+def test_a_host_where_all_is_well_passes_every_check() -> None:
+    content = built(FOUND)
+    assert evidence.unmet(content, list(content["checks"])) == []
+    assert content["versions"] == {"ansible-core": "2.19.14", "postgresql": ["16.4"]}
+    assert content["collected_at"] == "2026-05-03T00:00:00+00:00"
+    assert "deploy: 1,200 rows in 0.4 s" in content["checks"]["rollback_rehearsed"]["told"]
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+@pytest.mark.parametrize(
+    ("damage", "check", "told"),
+    [
+        (lambda found: found["groups"][0].update(state="rehearsed"), "groups_on_postgresql", "deploy is rehearsed"),
+        (
+            lambda found: found["groups"][0]["tables"][0].update(equal=False),
+            "verification",
+            "deploy.queue is not equal",
+        ),
+        (
+            lambda found: found["database"]["findings"].append({"where": "fsync", "what": "it is off", "fix": ""}),
+            "verification",
+            "fsync: it is off",
+        ),
+        (lambda found: found["groups"][0].update(tables=[]), "verification", "no table was compared"),
+        (lambda found: found["checks"][0].update(result="not run"), "functional_checks", "works' not run"),
+        (lambda found: found["checks"].clear(), "functional_checks", "declares no functional check"),
+        (lambda found: found["database"]["backup"].clear(), "backup_restored", "no backup was proven to restore"),
+        (
+            lambda found: found["groups"][0].update(cutover={"at": "2026-05-02T03:00:00+00:00"}),
+            "backup_restored",
+            "older than the last cutover",
+        ),
+        (lambda found: found["groups"][0].update(rehearsal=None), "rollback_rehearsed", "deploy has no rehearsed"),
+    ],
+)
+def test_what_is_missing_is_told_by_its_own_check(damage: Damage, check: str, told: str) -> None:
+    found = deepcopy(FOUND)
+    damage(found)
+    content = built(found)
+    missing = evidence.unmet(content, list(content["checks"]))
+    assert len(missing) == 1, missing
+    assert f"check '{check}' has not passed: " in missing[0]
+    assert told in missing[0]
+
+
+def collected(clone: Clone) -> tuple[int, str]:
+    """Let the module write the record of a host where all is well."""
+    arguments = json.dumps({"environment_name": "dev", "validations": [FOUND]})
+    return clone.run("ansible", "localhost", "-m", "swarm.sqlite_to_postgresql.promotion_evidence", "-a", arguments)
+
+
+def sign(clone: Clone, *key: str) -> subprocess.CompletedProcess[str]:
+    """Run the program that signs, which `make evidence` runs too."""
+    command = [sys.executable, "scripts/sign_evidence.py", *key]
+    return subprocess.run(command, cwd=clone.root, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.promise("promotion-on-evidence", "evidence-says-what-is-missing")
+def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone: Clone) -> None:
+    assert "There is no unsigned evidence" in sign(clone, str(clone.key)).stderr
+    status, output = collected(clone)
+    assert status == 0, output
+    assert "5 of 5 checks passed." in output
+    assert "the evidence is not signed" in clone.problems()
+    signed = sign(clone, str(clone.key))
+    assert (signed.returncode, "is signed by anna@example.org" in signed.stdout) == (0, True), signed.stderr
+    assert clone.problems() == ""
+    clone.edit("site.yml", "# Edited.\n")
+    assert "site.yml differs from the last commit" in clone.problems()
+    status, output = collected(clone)
+    assert status != 0
+    assert "the work tree must be clean" in output
+
+
+def test_a_signature_that_the_gate_will_not_take_is_told_at_once(clone: Clone) -> None:
+    collected(clone)
+    signed = sign(clone, str(clone.other_key))
+    assert signed.returncode == 1
+    assert "The gate will not take this signature." in signed.stderr
+    assert sign(clone).returncode == 2

@@ -1,0 +1,477 @@
+"""What the gate before a protected environment lets pass, and each way around it that is closed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from tests.conftest import PROJECT
+
+from .conftest import PASSED, Clone, days_ago, git
+
+CHANGING = (
+    "1_infrastructure",
+    "2_shared_library",
+    "3_data_migration",
+    "4_service_cutover",
+    "6_cleanup",
+    "replay_rejects",
+)
+CHANGING_MODULES = (
+    "schema_apply",
+    "shared_library",
+    "sqlite_cleanup",
+    "sqlite_migrate",
+    "sqlite_migrate_replay",
+    "cutover_group",
+)
+# They only read, write into a backup or on the controller, or lead back.
+OPEN = ("5_validation", "backup", "evidence", "restore", "rollback")
+PROTECTED = "prod is protected, and nothing was changed there."
+NO_EVIDENCE = "there is no evidence for this very tree"
+
+
+# --- the record ---------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_a_signed_record_of_this_very_tree_suffices(clone: Clone) -> None:
+    clone.collect(clone.key)
+    assert clone.problems() == ""
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_without_a_record_nothing_passes(clone: Clone) -> None:
+    assert NO_EVIDENCE in clone.problems()
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_an_unsigned_record_does_not_count(clone: Clone) -> None:
+    clone.collect()
+    assert "the evidence is not signed" in clone.problems()
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_a_key_that_nobody_has_allowed_does_not_count(clone: Clone) -> None:
+    clone.collect(clone.other_key)
+    assert "allowed_signers has signed it" in clone.problems()
+
+
+def test_the_shipped_list_of_signers_allows_nobody(clone: Clone, template: Path) -> None:
+    signed = clone.collect(clone.key)
+    with pytest.raises(MigrationError, match="has signed it"):
+        evidence.read_verified(signed, template / gate.ALLOWED_SIGNERS)
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_a_signature_that_was_given_for_something_else_does_not_count(clone: Clone) -> None:
+    clone.collect(clone.key, namespace="git")
+    assert clone.problems() != ""
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_an_altered_record_does_not_count(clone: Clone) -> None:
+    path = clone.collect(clone.key, checks={**PASSED, "verification": {"passed": False, "told": "a row is missing"}})
+    path.write_text(path.read_text().replace("false", "true"))
+    assert "its signature does not hold: it was altered" in clone.problems()
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_an_old_record_does_not_count(clone: Clone) -> None:
+    clone.collect(clone.key, collected_at=days_ago(14.2))
+    assert "it is 14.2 days old; 14 are allowed" in clone.problems()
+    clone.collect(clone.key, collected_at=days_ago(13.9))
+    assert clone.problems() == ""
+
+
+def test_a_record_from_the_future_does_not_count(clone: Clone) -> None:
+    clone.collect(clone.key, collected_at=days_ago(-1))
+    assert "it was collected in the future" in clone.problems()
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_a_check_that_failed_or_is_missing_is_named(clone: Clone) -> None:
+    checks = {**PASSED, "verification": {"passed": False, "told": "a row is missing"}}
+    del checks["backup_restored"]
+    clone.collect(clone.key, checks=checks)
+    problems = clone.problems()
+    assert "check 'verification' has not passed: a row is missing" in problems
+    assert "check 'backup_restored' was not made" in problems
+
+
+def test_a_record_of_another_environment_does_not_count(clone: Clone) -> None:
+    clone.collect(clone.key, environment="laptop")
+    assert "it is not about this tree on dev" in clone.problems()
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_a_record_of_another_tree_does_not_count_under_this_ones_name(clone: Clone) -> None:
+    before = clone.collect(clone.key)
+    clone.edit("roles/schema_apply/tasks/main.yml", "# One more line.\n")
+    clone.commit()
+    assert NO_EVIDENCE in clone.problems()
+    shutil.copy(before, clone.record)
+    shutil.copy(evidence.signature_of(before), evidence.signature_of(clone.record))
+    assert "it is not about this tree on dev" in clone.problems()
+
+
+def test_a_missing_ssh_keygen_is_told(clone: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clone.collect(clone.key)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").symlink_to(str(shutil.which("git")))
+    monkeypatch.setenv("PATH", str(programs))
+    assert clone.problems().startswith("ssh-keygen: it is not installed on this machine. Install OpenSSH's client")
+    (programs / "git").unlink()
+    assert "git is not installed on this machine" in clone.problems()
+
+
+# --- the tree -----------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("promotion-on-evidence")
+@pytest.mark.parametrize("name", ["site.yml", "playbooks/rollback.yml", "inventory/group_vars/all/estate.yml"])
+def test_an_edited_file_is_another_tree_and_named(clone: Clone, name: str) -> None:
+    clone.collect(clone.key)
+    clone.edit(name, "# Edited.\n")
+    problems = clone.problems()
+    assert f"{name} differs from the last commit" in problems
+    assert NO_EVIDENCE in problems
+
+
+@pytest.mark.promise("promotion-on-evidence")
+def test_a_mark_in_the_index_hides_no_edit(clone: Clone) -> None:
+    clone.collect(clone.key)
+    git(clone.root, "update-index", "--assume-unchanged", "site.yml")
+    clone.edit("site.yml", "# Edited.\n")
+    assert "site.yml differs from the last commit" in clone.problems()
+
+
+@pytest.mark.promise("promotion-on-evidence")
+@pytest.mark.parametrize(
+    "name", ["roles/schema_apply/vars/main.yml", "library/apt.py", "group_vars/prod.yml", "files/sql/999_more.sql"]
+)
+def test_a_new_file_makes_the_tree_unclean_also_if_git_ignores_it(clone: Clone, name: str) -> None:
+    clone.collect(clone.key)
+    clone.edit(".git/info/exclude", f"{name}\n")
+    clone.edit(name, "---\n")
+    assert f"{name} is in no commit" in clone.problems()
+
+
+def test_a_missing_file_is_named(clone: Clone) -> None:
+    clone.collect(clone.key)
+    (clone.root / "files" / "sql" / "004_verification_schema.sql").unlink()
+    assert "files/sql/004_verification_schema.sql is missing" in clone.problems()
+
+
+def test_hosts_secrets_pages_and_the_evidence_itself_are_outside_the_tree(clone: Clone) -> None:
+    before = read_tree(clone.root)
+    clone.collect(clone.key)
+    for name in (
+        "inventory/group_vars/prod/environment.yml",
+        "README.md",
+        "roles/validation/README.md",
+        ".secrets/dev/a",
+    ):
+        clone.edit(name, "# Another line.\n")
+    clone.edit("plugins/__pycache__/left.pyc", "")
+    assert read_tree(clone.root) == before
+    assert before.differences == ()
+
+
+def test_what_is_no_repository_is_told(clone: Clone) -> None:
+    shutil.rmtree(clone.root / ".git")
+    assert "git ls-tree HEAD says: " in clone.problems()
+
+
+# --- the call -----------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("gate-in-every-playbook")
+@pytest.mark.parametrize("playbook", CHANGING)
+def test_every_playbook_that_changes_begins_with_the_gate_and_asks_it_in_each_play(playbook: str) -> None:
+    first, *plays = yaml.safe_load((PROJECT / "playbooks" / f"{playbook}.yml").read_text())
+    assert [role["role"] for role in first["roles"]] == ["inventory_check", "promotion_gate"]
+    assert (first["tags"], "when" in first["roles"][1]) == (["always"], False)
+    assert plays
+    assert all("promotion_gate" in play["environment"]["MIGRATION_GATE"] for play in plays)
+
+
+def test_every_other_playbook_only_reads_or_leads_back() -> None:
+    """A new playbook is in one of the two lists."""
+    found = {path.stem for path in (PROJECT / "playbooks").glob("*.yml")}
+    assert found == {*CHANGING, *OPEN}
+
+
+@pytest.mark.promise("gate-in-every-playbook")
+def test_the_whole_run_is_refused(clone: Clone) -> None:
+    status, output = clone.run("ansible-playbook", "site.yml", "-l", "prod")
+    assert status != 0
+    assert NO_EVIDENCE in output
+    assert clone.asked == ""
+
+
+@pytest.mark.promise("gate-not-left-out")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--skip-tags", "always"),
+        ("--skip-tags", "tagged,no_such_tag"),
+        ("--start-at-task", "Look at what is on the host"),
+        ("--start-at-task", "Install the client programs and the Python library"),
+        ("--tags", "postgres_install"),
+    ],
+    ids=" ".join,
+)
+def test_no_option_leaves_the_gate_out(clone: Clone, options: tuple[str, ...]) -> None:
+    """The host is not asked, and none of its tasks has run: not one is ok or changed."""
+    output = clone.run("ansible-playbook", "playbooks/1_infrastructure.yml", "-l", "prod", *options)[1]
+    assert clone.asked == "", output
+    assert "changed: [" not in output
+
+
+@pytest.mark.promise("gate-not-left-out")
+@pytest.mark.parametrize(
+    "options",
+    [("--skip-tags", "always"), ("--start-at-task", "See which files and units of the daily check there are")],
+)
+def test_an_option_that_leaves_the_gate_out_is_refused_also_with_evidence(
+    clone: Clone, options: tuple[str, ...]
+) -> None:
+    clone.collect(clone.key)
+    clone.be_named()
+    output = clone.refuses("6_cleanup", *options)
+    assert f"{options[0]}" in output
+    assert "leaves out the gate" in output
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_the_gate_holds_in_the_action_of_every_module_that_changes(clone: Clone) -> None:
+    """A play of somebody's own, without the gate's task and role: no module reaches the host."""
+    tasks = [{f"swarm.sqlite_to_postgresql.{name}": {}, "ignore_errors": True} for name in CHANGING_MODULES]
+    play = {"hosts": "prod", "gather_facts": False, "tasks": tasks}
+    clone.edit("playbooks/own.yml", yaml.safe_dump([play]))
+    output = clone.run("ansible-playbook", "playbooks/own.yml")[1]
+    assert output.count(f"msg: |- {PROTECTED}") == len(CHANGING_MODULES), output
+    assert clone.asked == ""
+
+
+@pytest.mark.promise("gate-not-left-out")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('{"promotion_protected_environments": {}}', "-e sets promotion_protected_environments"),
+        ('{"promotion_extra_variables": ["x"]}', "-e sets promotion_extra_variables"),
+        ("promotion_gate_leads_back=true", "-e sets promotion_gate_leads_back"),
+        ("environment_name=dev", "-e sets environment_name"),
+        ("postgres_port=5433", "-e sets postgres_port, of which the evidence knows nothing"),
+        ("ansible_connection=local", "-e sets ansible_connection, of which the evidence knows nothing"),
+    ],
+)
+def test_no_variable_on_the_command_line_opens_the_gate(clone: Clone, given: str, told: str) -> None:
+    clone.collect(clone.key)
+    clone.be_named()
+    assert told in clone.refuses("2_shared_library", "-e", given)
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_no_variable_of_the_environment_opens_the_gate(clone: Clone) -> None:
+    environment = "inventory/group_vars/prod/environment.yml"
+    clone.edit(environment, "promotion_protected_environments: {}\n")
+    assert NO_EVIDENCE in clone.refuses("2_shared_library")
+    path = clone.root / environment
+    path.write_text(path.read_text().replace("environment_name: prod", "environment_name: dev"))
+    assert NO_EVIDENCE in clone.refuses("2_shared_library")
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_a_second_inventory_does_not_open_the_gate(clone: Clone, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "hosts.yml").write_text("all: {vars: {promotion_protected_environments: {}}}\n")
+    output = clone.refuses("2_shared_library", "-i", "inventory", "-i", str(second))
+    assert "two sources of the inventory set it differently" in output
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_a_playbook_or_a_configuration_from_elsewhere_is_refused(clone: Clone, tmp_path: Path) -> None:
+    clone.collect(clone.key)
+    clone.be_named()
+    shutil.copytree(clone.root / "playbooks", tmp_path / "playbooks")
+    status, output = clone.run("ansible-playbook", str(tmp_path / "playbooks" / "2_shared_library.yml"), "-l", "prod")
+    assert (status != 0, "outside the tree" in output) == (True, True), output
+    shutil.copy(clone.root / "ansible.cfg", tmp_path / "ansible.cfg")
+    elsewhere = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_ROLES_PATH": str(clone.root / "roles")}
+    elsewhere |= {"ANSIBLE_INVENTORY": str(clone.root / "inventory")}
+    elsewhere |= {"ANSIBLE_COLLECTIONS_PATH": str(clone.root / ".collections")}
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", **elsewhere)
+    assert (status != 0, "not that of the tree" in output) == (True, True), output
+    assert clone.asked == ""
+
+
+# --- what stays open ----------------------------------------------------------------------------
+
+
+@pytest.mark.promise("way-out-stays-open")
+@pytest.mark.parametrize("playbook", ["rollback", "restore"])
+def test_what_leads_back_is_open_without_evidence(clone: Clone, playbook: str) -> None:
+    clone.passes(playbook)
+
+
+@pytest.mark.promise("way-out-stays-open")
+def test_a_file_comes_back_from_quarantine_without_evidence_and_nothing_else_does(clone: Clone) -> None:
+    back = ("-e", '{"sqlite_cleanup_restore_groups": ["deploy"]}')
+    clone.passes("6_cleanup", *back)
+    assert NO_EVIDENCE in clone.refuses("6_cleanup", *back, "-e", "sqlite_cleanup_confirm=3f0a86c1d2b7")
+    assert NO_EVIDENCE in clone.refuses("2_shared_library", *back)
+
+
+@pytest.mark.promise("way-out-stays-open")
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("cutover_group", {"state": "sqlite"}),
+        ("sqlite_cleanup", {"restore_groups": ["deploy"]}),
+        # A restore installs the program that restores.
+        (
+            "engine_program",
+            {"source": "plugins/module_utils/migration", "dest": "/opt/p", "owner": "a", "group": "a", "mode": "0644"},
+        ),
+    ],
+)
+def test_a_module_that_leads_back_reaches_the_host(clone: Clone, module: str, arguments: dict[str, object]) -> None:
+    name = f"swarm.sqlite_to_postgresql.{module}"
+    given = ("-m", name, "-a", json.dumps(arguments), "--playbook-dir", str(clone.root))
+    output = clone.run("ansible", "swarm-prod", *given)[1]
+    assert PROTECTED not in output
+    assert clone.asked != ""
+
+
+def test_an_environment_that_is_not_protected_costs_nothing(clone: Clone, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").write_text(f"#!/bin/sh\ntouch {tmp_path / 'used'}\nexit 1\n")
+    (programs / "git").chmod(0o755)
+    path = f"{programs}:{Path(shutil.which('ansible') or '').parent}:/usr/bin:/bin"
+    options = ("-l", "dev", "--tags", "no_such_tag")
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", *options, PATH=path)
+    assert status == 0, output
+    assert not (tmp_path / "used").exists()
+    assert clone.asked == ""
+
+
+def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None:
+    output = clone.passes("2_shared_library", "--check")
+    assert "Without --check this run would be refused." in output
+    assert NO_EVIDENCE in output
+
+
+# --- the host -----------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("host-says-what-it-is")
+def test_a_host_is_named_once_and_then_known(clone: Clone) -> None:
+    clone.collect(clone.key)
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod")
+    assert status != 0
+    assert "the host does not say that it is prod" in output
+    assert "-e promotion_this_host_is=prod" in output
+    word = ("-e", "promotion_this_host_is=prod")
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *word)
+    assert status != 0, "only phase 1 names a host"
+    assert not clone.host_file.exists()
+    assert "changed=1" in clone.passes("1_infrastructure", *word)
+    assert "environment: prod\n" in clone.host_file.read_text()
+    assert "changed=0" in clone.passes("1_infrastructure", *word)
+    assert "changed=0" in clone.passes("2_shared_library")
+
+
+@pytest.mark.promise("host-says-what-it-is")
+@pytest.mark.parametrize(
+    ("environment", "machine_id", "told"),
+    [
+        ("prod", "2" * 32, "the file was written on another machine, and copied"),
+        ("dev", "1" * 32, "the host says that it is dev"),
+    ],
+)
+def test_a_host_that_is_another_one_is_refused(clone: Clone, environment: str, machine_id: str, told: str) -> None:
+    clone.collect(clone.key)
+    clone.be_named(environment, machine_id)
+    before = clone.host_file.read_text()
+    for word in ((), ("-e", "promotion_this_host_is=prod")):
+        options = ("-l", "prod", "--tags", "no_such_tag", *word)
+        status, output = clone.run("ansible-playbook", "playbooks/1_infrastructure.yml", *options)
+        assert status != 0
+        assert told in output
+    assert clone.host_file.read_text() == before
+
+
+@pytest.mark.promise("host-says-what-it-is")
+def test_the_action_of_a_module_asks_the_host_too(clone: Clone) -> None:
+    clone.collect(clone.key)
+    clone.be_named(machine_id="2" * 32)
+    name = "swarm.sqlite_to_postgresql.schema_apply"
+    given = ("swarm-prod", "-m", name, "--playbook-dir", str(clone.root))
+    assert "written on another machine, and copied" in clone.run("ansible", *given)[1]
+    clone.be_named()
+    assert PROTECTED not in clone.run("ansible", *given)[1]
+
+
+def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:
+    clone.collect(clone.key)
+    output = clone.refuses("1_infrastructure", "-e", "promotion_this_host_is=dev")
+    assert "it says dev, and the inventory says prod" in output
+
+
+# --- the override -------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("override-recorded")
+def test_an_override_needs_a_reason_and_leaves_a_record_and_a_warning(clone: Clone) -> None:
+    output = clone.refuses("2_shared_library", "-e", "promotion_override_reason=because")
+    assert "it is shorter than 15 characters" in output
+    reason = "The dev host burnt down, and prod must have its fix today."
+    output = clone.passes("2_shared_library", "-e", json.dumps({"promotion_override_reason": reason}))
+    assert reason in output
+    assert NO_EVIDENCE in output
+    records = list((clone.root / "reports" / "prod" / "overrides").iterdir())
+    written = [json.loads(path.read_text()) for path in records]
+    assert {record["reason"] for record in written} == {reason}
+    told = " ".join(text for record in written for text in record["passed_over"])
+    assert NO_EVIDENCE in told
+    assert "the host does not say that it is prod" in told
+
+
+# --- the inventory ------------------------------------------------------------------------------
+
+
+def test_three_stages_ask_for_the_evidence_of_the_one_before() -> None:
+    stages = {"staging": {"evidence_from": "dev"}, "prod": {"evidence_from": "staging", "maximum_age_days": 3}}
+    found = [gate.find_protection(stages, [name]) for name in ("dev", "staging", "prod")]
+    assert [entry and (entry.evidence_from, entry.maximum_age_days) for entry in found] == [
+        None,
+        ("dev", 14.0),
+        ("staging", 3.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protected", "told"),
+    [
+        (["prod"], "it is not a mapping"),
+        ({"prod": {}}, "it does not name the environment whose evidence counts"),
+        ({"prod": {"evidence_from": "dev", "maximum_age_days": 0}}, "it is no number above 0"),
+        ({"prod": {"evidence_from": "dev", "required_checks": []}}, "it is no list of checks"),
+        ({"prod": {"evidence_from": "dev", "max_age_days": 3}}, "max_age_days: this key is not known"),
+    ],
+)
+def test_a_mistake_in_the_inventory_protects_all_the_same(protected: object, told: str) -> None:
+    with pytest.raises(MigrationError, match=told):
+        gate.find_protection(protected, ["prod"])
