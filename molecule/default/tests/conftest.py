@@ -59,8 +59,8 @@ def query(host: Host) -> Callable[[str], list[Any]]:
 def run_site() -> Callable[..., PlaybookRun]:
     """Return a function that runs site.yml on the test host, with further arguments."""
 
-    def run(*arguments: str) -> PlaybookRun:
-        return HOST.play("site.yml", *arguments)
+    def run(*arguments: str, readable: bool = False) -> PlaybookRun:
+        return HOST.play("site.yml", *arguments, readable=readable)
 
     return run
 

@@ -69,7 +69,9 @@ def written_rows(send: Send) -> Iterator[dict[str, Any]]:
         send("DELETE", address)
 
 
-@pytest.mark.promise("second-run-changes-nothing", "services-rows-never-overwritten", "no-password-in-output")
+@pytest.mark.promise(
+    "second-run-changes-nothing", "services-rows-never-overwritten", "no-password-in-output", "run-readable"
+)
 def test_further_runs_change_nothing_and_print_no_password(
     run_site: RunSite,
     print_site: Callable[..., str],
@@ -87,8 +89,10 @@ def test_further_runs_change_nothing_and_print_no_password(
     def rows_are_there() -> bool:
         return all(send("GET", address) == (200, row) for address, row in written_rows.items())
 
-    first = run_site()
+    first = run_site(readable=True)
     assert first.status == 0, first.output
+    # What a person sees of it fits on one screen.
+    assert len(first.output.splitlines()) <= 40, first.output
     assert set(first.changed_tasks) <= {REPORT_TASK}, first.output
     assert first.warnings == []
     assert rows_are_there()
