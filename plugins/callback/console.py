@@ -279,7 +279,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
     def _open_heading(self) -> None:
         if self._heading:
             heading, self._heading = self._heading, ""
-            self._display.display(heading, color=constants.COLOR_HIGHLIGHT)
+            self._display.display(heading)
 
     def _line(self, text: str, color: str | None = None, stderr: bool = False) -> None:
         self._open_heading()

@@ -27,6 +27,7 @@ class StatusLine:
     def __init__(
         self, display: Any, stream: TextIO, text: Callable[[], str], progress: Callable[[str, str], None]
     ) -> None:
+        self._owner = display
         self._print = display.display
         self._stream = stream
         self._text = text
@@ -38,12 +39,13 @@ class StatusLine:
         threading.Thread(target=self._redraw, daemon=True).start()
 
     def close(self) -> None:
-        """Erase the line and draw it no more."""
+        """Erase the line, and leave the display as it was."""
         # A worker is a copy of this process, but the line is not its own.
         if os.getpid() == self._process and not self._ended.is_set():
             with self._lock:
                 self._ended.set()
                 self._write(_ERASE)
+            self._owner.display = self._print
 
     def _display(self, msg: str, *arguments: Any, **options: Any) -> None:
         """Print a message above the line, as Ansible would."""

@@ -139,6 +139,8 @@ def test_only_what_changed_or_is_told_takes_a_line(failed: Outcome) -> None:
         "  one: Next: this",
         '  one:   and "more"',
         "  one: Next: that",
+        '  one:   and "more"',
+        "  one: Next: this",
         "  one: A last word",
         "  one: failed, and ignored: Fail with a secret",
         "  one: FAILED: Fail in a loop [a]",
