@@ -66,14 +66,16 @@ class ThrowawayHost:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Return the variables with which ansible-playbook finds it, and writes nothing but text, unfolded."""
+        """Return the variables with which ansible-playbook finds it, and writes every result as text, unfolded."""
         return {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
-            # What is searched for in the output stands on one line there.
+            # Ansible's own output, with what is searched for in it on one line. These runs are nobody's record.
+            "ANSIBLE_STDOUT_CALLBACK": "default",
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "SQLITE_TO_POSTGRESQL_RUN_RECORD": "false",
             "TEST_HOST_PREFIX": self.prefix,
         }
 
@@ -90,11 +92,12 @@ class ThrowawayHost:
         """Remove it, with what was made for it."""
         self.play("molecule/destroy.yml")
 
-    def play(self, *arguments: str, shown: bool = False, state: str = "bare") -> PlaybookRun:
+    def play(self, *arguments: str, shown: bool = False, readable: bool = False, state: str = "bare") -> PlaybookRun:
         """Run playbooks on it.
 
         :param arguments: of ansible-playbook: the playbooks, and options.
-        :param shown: show the output as it comes too, in colour on a terminal.
+        :param shown: show the output as it comes too, as a person gets it, in colour on a terminal, and keep a record.
+        :param readable: the output is what a person gets.
         :param state: how far a host has come that molecule/create.yml makes.
         """
         changed: list[str] = []
@@ -108,8 +111,11 @@ class ThrowawayHost:
         environment = {**self.environment, "TEST_HOST_STATE": state}
         if shown and sys.stdout.isatty():
             del environment["ANSIBLE_NOCOLOR"], environment["ANSIBLE_FORCE_COLOR"]
-        if shown:
+        if shown or readable:
+            environment["ANSIBLE_STDOUT_CALLBACK"] = "swarm.sqlite_to_postgresql.console"
             del environment["ANSIBLE_CALLBACK_RESULT_FORMAT"]
+        if shown:
+            del environment["SQLITE_TO_POSTGRESQL_RUN_RECORD"]
         options: dict[str, Any] = {}
         if not shown:
             options = {"runner_mode": "subprocess", "input_fd": subprocess.DEVNULL, "error_fd": subprocess.STDOUT}

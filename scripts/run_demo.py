@@ -128,7 +128,8 @@ def main() -> int:
   Look into the host: docker exec -it {HOST.container} bash
                       then, for example: sudo -u postgres psql swarm
   Run it once more:   TEST_HOST_PREFIX={HOST.prefix} .venv/bin/ansible-playbook {" ".join(INVENTORY)} site.yml -l dev
-                      (changed=0: there is nothing left to do)
+                      (it ends with "nothing changed": there is nothing left to do)
+  All runs:           reports/index.html
   Remove the host:    docker rm --force {HOST.container}""")
     return 0
 

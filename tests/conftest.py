@@ -41,6 +41,9 @@ SERVICES = ("swarm_registry", "swarm_deploy", "swarm_tickets", "swarm_platform")
 PASSWORD = f"only-for-tests-{secrets.token_hex(4)}"
 # The hosts that printed commands name: the run of tests is limited as a run of ours on dev is.
 os.environ["MIGRATION_RUN_LIMIT"] = "dev"
+# What tests look for is in Ansible's own output, and their runs of playbooks are nobody's record.
+os.environ["ANSIBLE_STDOUT_CALLBACK"] = "default"
+os.environ["SQLITE_TO_POSTGRESQL_RUN_RECORD"] = "false"
 _DATABASE_NUMBERS = itertools.count(1)
 
 

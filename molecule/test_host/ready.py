@@ -119,6 +119,8 @@ def build(state: str, tag: str) -> None:
         "TEST_HOST_PREFIX": prefix,
         "TEST_HOST_STATE": STATES[STATES.index(state) - 1],
         "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_STDOUT_CALLBACK": "default",
+        "SQLITE_TO_POSTGRESQL_RUN_RECORD": "false",
     }
     try:
         run([*play, "molecule/destroy.yml", "molecule/create.yml", *STEPS[state]], **environment)

@@ -24,6 +24,7 @@ from ansible import constants
 from ansible.utils.display import Display
 
 from ..module_utils.migration.core.files import progress_file
+from ..plugin_utils import messages
 from ..plugin_utils.promotion import GatedAction
 
 FIRST_LOOK_SECONDS = 5.0
@@ -71,7 +72,7 @@ class ActionModule(GatedAction):
             line = printable(answer["stdout"]) if answer["rc"] == 0 else ""
             if line not in ("", shown) and not ended.is_set():
                 # To stderr: what reads stdout may expect YAML or JSON there, and stderr is never held back.
-                display.display(f"  [{host}] {line}", color=constants.COLOR_VERBOSE, stderr=True)
+                display.display(messages.progress_message(host, line), color=constants.COLOR_VERBOSE, stderr=True)
                 shown = line
 
     def _with_own_connection(self) -> ActionModule:
@@ -92,5 +93,4 @@ def watched_file(arguments: Mapping[str, Any]) -> str | None:
 
 def printable(text: str) -> str:
     """Return the first line of a text without anything that a terminal obeys."""
-    line = text.strip().partition("\n")[0][:_LONGEST_LINE]
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return messages.printable(text.strip().partition("\n")[0][:_LONGEST_LINE]).replace("\t", "?")

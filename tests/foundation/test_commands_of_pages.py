@@ -101,11 +101,15 @@ def test_every_target_of_make_is_there() -> None:
     assert [f"{where}: make {words[1]}" for where, words in calls if words[1] not in targets] == []
 
 
-def test_ansible_doc_is_asked_for_modules_that_are_there() -> None:
-    modules = {f"swarm.sqlite_to_postgresql.{path.stem}" for path in (PROJECT / "plugins" / "modules").glob("*.py")}
+def test_ansible_doc_is_asked_for_modules_and_callbacks_that_are_there() -> None:
+    found = {
+        kind: {f"swarm.sqlite_to_postgresql.{path.stem}" for path in (PROJECT / "plugins" / folder).glob("*.py")}
+        for kind, folder in (("module", "modules"), ("callback", "callback"))
+    }
     calls = named("ansible-doc")
     assert calls
-    assert [words for _, words in calls if not modules & set(words)] == []
+    kinds = [("callback" if "callback" in words else "module", words) for _, words in calls]
+    assert [words for kind, words in kinds if not found[kind] & set(words)] == []
 
 
 def test_results_are_shown_as_the_configuration_says() -> None:

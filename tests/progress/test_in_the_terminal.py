@@ -81,8 +81,14 @@ class Estate:
     login: Login
     directory: Path
 
-    def play(self, *arguments: str, collections: Path = ROOT / ".collections", **variables: Any) -> Play:
-        """Start the role, with modules and plugins of this directory."""
+    def play(
+        self,
+        *arguments: str,
+        collections: Path = ROOT / ".collections",
+        callback: str = "default",
+        **variables: Any,
+    ) -> Play:
+        """Start the role, with modules and plugins of this directory, and with a stdout callback."""
         login = self.login
         values = {
             "ansible_connection": "local",
@@ -112,6 +118,7 @@ class Estate:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_STDOUT_CALLBACK": callback,
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
@@ -238,6 +245,15 @@ def test_a_small_load_shows_nothing(small_estate: Estate) -> None:
     assert small_estate.played().progress == []
     with connected(small_estate.login) as connection:
         assert query(connection, "SELECT count(*) FROM app.items") == [(3,)]
+
+
+@pytest.mark.promise("run-readable")
+def test_a_person_is_told_once_what_a_load_did(small_estate: Estate) -> None:
+    """The module's message comes as soon as the group is loaded, and the summary of the role does not repeat it."""
+    lines = small_estate.played(callback="swarm.sqlite_to_postgresql.console").output.splitlines()
+    (told,) = [number for number, line in enumerate(lines) if line.startswith("  localhost: test is rehearsed")]
+    assert lines[told + 1].startswith("  localhost: changed: Make PostgreSQL equal to the SQLite file of each cutover")
+    assert lines[told + 2] == "  localhost: test: items → app.items: 3 rows, equal on both sides"
 
 
 def test_results_failures_and_dry_runs_are_those_of_the_module_alone(small_estate: Estate) -> None:

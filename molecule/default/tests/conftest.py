@@ -59,16 +59,10 @@ def query(host: Host) -> Callable[[str], list[Any]]:
 def run_site() -> Callable[..., PlaybookRun]:
     """Return a function that runs site.yml on the test host, with further arguments."""
 
-    def run(*arguments: str) -> PlaybookRun:
-        return HOST.play("site.yml", *arguments)
+    def run(*arguments: str, readable: bool = False) -> PlaybookRun:
+        return HOST.play("site.yml", *arguments, readable=readable)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def validate() -> Callable[[], PlaybookRun]:
-    """Return a function that runs phase 5 on the test host."""
-    return lambda: HOST.play("playbooks/5_validation.yml")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,157 @@
+"""Small playbooks on this machine, run as a person runs them: with the project's ansible.cfg, in a pipe or terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import PROJECT
+
+CONSOLE = "swarm.sqlite_to_postgresql.console"
+SECRET = "Secret-that-is-nowhere-0815"
+COLUMNS = 60
+
+# A module that tells what it is told to.
+MODULE = """
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule({"warning": {}, "error": {}, "other": {}}, supports_check_mode=True)
+if module.params["warning"]:
+    module.warn(module.params["warning"])
+if module.params["error"]:
+    module.fail_json(msg=module.params["error"], other=module.params["other"])
+module.exit_json(changed=False, msg="nobody reads this", other=module.params["other"])
+"""
+# An action that shows progress as the one of sqlite_migrate does.
+ACTION = """
+import time
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.messages import progress_message
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        for number in (1, 2):
+            text = f"app.items: {number} of 2 rows, 1 rows/s, {'a very long text ' * 5}left"
+            Display().display(progress_message(task_vars["inventory_hostname"], text), stderr=True)
+            time.sleep(1.3)
+        return {"changed": False}
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of ansible-playbook has printed, with the errors, and left in the directory of reports."""
+
+    status: int
+    output: str
+    reports: Path
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the lines without times of day."""
+        return [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in self.output.splitlines()]
+
+
+class Bench:
+    """A directory with playbooks, modules, and what the runs there leave."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._runs = 0
+        for folder, content in (("library", MODULE), ("action_plugins", ACTION)):
+            (directory / folder).mkdir()
+            name = "tell.py" if folder == "library" else "slow.py"
+            (directory / folder / name).write_text(content)
+        (directory / "library" / "slow.py").write_text(MODULE)
+
+    def prepare(self, plays: list[dict[str, Any]], **environment: str) -> tuple[list[str], dict[str, str], Path]:
+        """Return command, environment and directory of reports of a run; each has a directory of its own."""
+        self._runs += 1
+        playbook = self.directory / f"play_{self._runs}.yml"
+        playbook.write_text(json.dumps(plays))
+        reports = self.directory / f"reports_{self._runs}"
+        without = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "SQLITE_TO_"))}
+        variables = {
+            **without,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "SQLITE_TO_POSTGRESQL_REPORTS": str(reports),
+            **environment,
+        }
+        interpreter = f"ansible_python_interpreter={sys.executable}"
+        command = ["ansible-playbook", "-i", "one,two,", "-c", "local", "-e", interpreter, str(playbook)]
+        return command, variables, reports
+
+    def run(self, plays: list[dict[str, Any]], *options: str, **environment: str) -> Outcome:
+        """Run plays with their output in a pipe."""
+        command, variables, reports = self.prepare(plays, **environment)
+        done = subprocess.run(
+            [*command, *options], cwd=self.directory, env=variables, capture_output=True, text=True, check=False
+        )
+        return Outcome(done.returncode, done.stdout + done.stderr, reports)
+
+    def run_in_terminal(self, plays: list[dict[str, Any]], *options: str, **environment: str) -> Outcome:
+        """Run plays with their output on a terminal."""
+        command, variables, reports = self.prepare(plays, TERM="xterm", COLUMNS=str(COLUMNS), **environment)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*command, *options], cwd=self.directory, env=variables, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        output = b""
+        with closing(os.fdopen(ours, "rb", buffering=0)) as terminal:
+            while select.select([terminal], [], [], 120)[0]:
+                try:
+                    output += terminal.read(4096)
+                except OSError:  # the other side is closed
+                    break
+        return Outcome(process.wait(), output.decode(), reports)
+
+    def interrupt(
+        self, plays: list[dict[str, Any]], signal_number: int, is_time: Callable[[str], bool]
+    ) -> tuple[Outcome, str]:
+        """Run plays, and send a signal as soon as their record says that it is time.
+
+        :return: the outcome, and the record's text.
+        """
+        command, variables, reports = self.prepare(plays)
+        process = subprocess.Popen(
+            command, cwd=self.directory, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        while not (texts := [path.read_text() for path in reports.glob("runs/*")]) or not is_time(texts[0]):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        process.send_signal(signal_number)
+        # What it has started holds the output open.
+        process.wait(60)
+        try:
+            os.killpg(process.pid, 9)
+        except ProcessLookupError:
+            pass
+        output = process.communicate()[0]
+        (record,) = reports.glob("runs/*")
+        return Outcome(process.returncode, output, reports), record.read_text()
+
+
+def rendered(output: str) -> list[str]:
+    """Return the lines that are on a terminal in the end, which knows a return to the line's start and its erasure."""
+    lines = []
+    for line in re.sub(r"\x1b\[[\d;]*m", "", output).split("\n"):
+        screen: list[str] = []
+        for part in line.split("\r"):
+            if part.startswith("\x1b[K"):
+                screen, part = [], part.removeprefix("\x1b[K")
+            screen[: len(part)] = part
+        lines.append("".join(screen))
+    return lines
