@@ -14,7 +14,6 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
-    discover,
     files,
     reader,
     settings,
@@ -23,6 +22,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Database,
     Limits,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import _PATH as COMMON_PATH
 
 from .support import NOBODY_UID, PYTHON, holding, look_at, make_database, source_at
 
@@ -181,15 +181,26 @@ def test_reading_that_does_not_end_is_given_up(app: Path, tmp_path: Path, monkey
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
-def test_a_daemon_that_only_calls_itself_pm2_is_asked_as_its_user(app: Path) -> None:
-    # Whoever calls itself so is asked with its own rights: that it is no pm2 is said, and no program of its own is run.
-    title = f"PM2 v5.0.0: God Daemon ({app}/.pm2)"
+# A daemon as pm2 shows itself, but for the program that it says pm2 is.
+DAEMON = """
+import os, socket, sys
+home = sys.argv[1]
+os.makedirs(home)
+with open(f"{home}/pm2.pid", "w") as file:
+    file.write(str(os.getpid()))
+socket.socket(socket.AF_UNIX).bind(f"{home}/rpc.sock")
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
+    home, ran = app / ".pm2", app / "ran"
     program = app / "pm2"
-    program.write_text(f"#!/bin/sh\ntouch {app}/ran\n")
+    program.write_text(f"#!/bin/sh\nid -u > {ran}\necho '[]'\n")
     program.chmod(0o755)
-    (app / ".pm2").mkdir()
     with subprocess.Popen(
-        [title, "-c", "import sys; print('up', flush=True); sys.stdin.read()"],
+        [f"PM2 v5.0.0: God Daemon ({home})", "-c", DAEMON, str(home)],
         executable=PYTHON,
         user=NOBODY_UID,
         group=NOBODY_UID,
@@ -201,9 +212,12 @@ def test_a_daemon_that_only_calls_itself_pm2_is_asked_as_its_user(app: Path) -> 
     ) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()
-            found = discover.discover(discover.Options(work_directory=str(app.parent)))
+            assert process.stdout.readline() == "up\n"
+            found = look_at(app.parent)
         finally:
             process.kill()
-    assert any(f"PM2_HOME={app}/.pm2" in problem.what or "pm2" in problem.where for problem in found.problems)
-    assert not (app / "ran").exists()
+    assert not [entry for entry in found.problems if str(home) in entry.what]
+    if shutil.which("pm2", path=COMMON_PATH) is None:
+        assert ran.read_text().strip() == str(NOBODY_UID)
+    else:
+        assert not ran.exists()
