@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action.normal import ActionModule as NormalAction
 
-from ..module_utils.migration.core.errors import MigrationError
-from ..module_utils.migration.discovery import draft_directory
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.migration.discovery import adopt, draft_directory
 from ..module_utils.migration.discovery.draft_directory import Written
 from ..module_utils.migration.discovery.render import PAGE_FILE
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+# What tells how Ansible reaches a host.
+_CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_connection")
 
 
 class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
@@ -22,14 +27,43 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
         files = result.pop("files", None)
         if files is None:
             return result
+        check_mode = self._task.check_mode
         try:
-            written = draft_directory.write(self._task.args["draft_directory"], files, self._task.check_mode)
+            written = draft_directory.write(self._task.args["draft_directory"], files, check_mode)
         except MigrationError as error:
             result.update(failed=True, msg=str(error), problems=error.as_dicts())
             return result
         result.update(changed=written.changed, draft=written.directory, differences=list(written.differences))
-        result["summary"] = list(summary(result["discovery"], written, self._task.check_mode))
+        result["summary"] = list(summary(result["discovery"], written, check_mode))
+        inventory = self._task.args.get("adopt_as")
+        if inventory and not check_mode:
+            try:
+                self._adopt(written, Path(inventory), task_vars or {})
+            except MigrationError as error:
+                result.update(failed=True, msg=str(error), problems=error.as_dicts())
+            else:
+                result["changed"] = True
+                command = f"ansible-playbook -i {inventory} site.yml --check --diff"
+                result["summary"].append(f"An inventory of its own: {inventory}. Next: {command}")
         return result
+
+    def _adopt(self, written: Written, inventory: Path, variables: Mapping[str, Any]) -> None:
+        """Make an inventory from the draft.
+
+        :raises MigrationError: if there is one, or something else stands on the host than an earlier draft says.
+        """
+        if written.differences:
+            fix = "Take into the earlier draft what you need of it, or work on with this one; then adopt it"
+            what = "it has been written beside an earlier draft, because something else stands on the host by now"
+            raise MigrationError("The draft was not adopted.", [Problem(written.directory, what, fix)])
+        host = str(variables["inventory_hostname"])
+        environment = str(self._templar.template(variables.get("environment_name")) or "dev")
+        connection = {
+            name: str(self._templar.template(variables[name]))
+            for name in _CONNECTION
+            if variables.get(name) is not None
+        }
+        adopt.adopt(Path(written.directory), inventory, _ROOT / "inventory", host, environment, connection)
 
 
 def summary(found: Mapping[str, Any], written: Written, check_mode: bool) -> Iterator[str]:

@@ -23,6 +23,10 @@ options:
     description: Directory on the controller for the draft of this host. What holds it must belong to who runs this.
     type: path
     required: true
+  adopt_as:
+    description: Directory on the controller for an inventory that is made from the draft, which must not exist. Without
+      it none is made.
+    type: path
   host:
     description: Name of the host in the inventory, for the texts of the draft.
     type: str
@@ -129,6 +133,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "draft_directory": {"type": "path", "required": True},
+            "adopt_as": {"type": "path"},
             "host": {"type": "str", "required": True},
             "directories": {"type": "list", "elements": "path", "default": []},
             "left_out": {"type": "list", "elements": "str", "default": []},

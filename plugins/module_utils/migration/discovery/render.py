@@ -258,8 +258,8 @@ def _page_lines(found: Discovery, host: str, decisions: list[Problem]) -> Iterat
     yield "  above it."
     yield f"- `{FACTS_FILE}` is what a later run of `playbooks/discover.yml` compares with. Do not edit it."
     yield ""
-    yield "Nothing on the host was changed. Correct the inventory and the SQL, copy them into your own, and begin with a"
-    yield "dry run on a host of dev."
+    yield "Nothing on the host was changed. Correct the inventory and the SQL, copy them into your own (or run"
+    yield "`ansible-playbook playbooks/discover.yml -l dev -e discover_adopt=true`), and begin with a dry run."
     yield from ("", "## Decisions for a person", "")
     yield from (f"- {cell(str(decision))}" for decision in decisions)
     if not decisions:
