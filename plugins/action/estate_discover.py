@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,17 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
         inventory = self._task.args.get("adopt_as")
         if inventory and not check_mode:
             try:
-                self._adopt(written, Path(inventory), task_vars or {})
+                environment = self._adopt(written, Path(inventory), task_vars or {})
             except MigrationError as error:
                 result.update(failed=True, msg=str(error), problems=error.as_dicts())
             else:
                 result["changed"] = True
-                command = f"ansible-playbook -i {inventory} site.yml --check --diff"
+                command = f"ansible-playbook -i {shlex.quote(inventory)} site.yml -l {environment} --check --diff"
                 result["summary"].append(f"An inventory of its own: {inventory}. Next: {command}")
         return result
 
-    def _adopt(self, written: Written, inventory: Path, variables: Mapping[str, Any]) -> None:
-        """Make an inventory from the draft.
+    def _adopt(self, written: Written, inventory: Path, variables: Mapping[str, Any]) -> str:
+        """Make an inventory from the draft, and return the group of its host.
 
         :raises MigrationError: if there is one, or something else stands on the host than an earlier draft says.
         """
@@ -64,6 +65,7 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
             if variables.get(name) is not None
         }
         adopt.adopt(Path(written.directory), inventory, _ROOT / "inventory", host, environment, connection)
+        return environment
 
 
 def summary(found: Mapping[str, Any], written: Written, check_mode: bool) -> Iterator[str]:

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.estate_discover import ActionModule
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import adopt, render
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.draft_directory import (
+    Written,
+)
 from tests.conftest import PROJECT
 
 from .support import holding, look_at, make_database
@@ -63,3 +67,11 @@ def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Pa
         adopt.adopt(draft, inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
     assert (inventory / "hosts.yml").read_text() == "edited"
     assert [path.name for path in inventory.parent.iterdir()] == ["own-host"]
+
+
+def test_a_draft_of_what_has_changed_since_is_not_adopted_unread(tmp_path: Path) -> None:
+    written = Written(str(tmp_path / "host-2"), True, ("+ group app: /opt/app.db",))
+    action = object.__new__(ActionModule)
+    with pytest.raises(MigrationError, match="beside an earlier draft"):
+        action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
+    assert list(tmp_path.iterdir()) == []

@@ -110,8 +110,17 @@ def test_the_draft_is_what_a_person_has_written(drafts: Path) -> None:
     assert "A draft would be written to" in announced.output
     assert list(drafts.iterdir()) == []
 
-    done = discover(drafts)
+    inventory = drafts / "inventories" / "host"
+    done = discover(drafts, "-e", "discover_adopt=true", "-e", f"discovery_inventory_directory={inventory}")
     assert done.succeeded, done.output
+    assert (inventory / "group_vars/all/estate.yml").read_text() == (drafts / "host" / ESTATE).read_text()
+    assert yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["children"]["dev"]["hosts"] == {
+        "swarm-dev": {
+            "ansible_host": HOST.container,
+            "ansible_user": "root",
+            "ansible_connection": "community.docker.docker",
+        }
+    }
     assert HOST.run(["sh", "-c", LISTED]) == before
     drafted = (drafts / "host" / ESTATE).read_text()
     found = groups_in(drafted)
@@ -122,7 +131,7 @@ def test_the_draft_is_what_a_person_has_written(drafts: Path) -> None:
     again = discover(drafts)
     assert (again.status, again.changed_tasks) == (0, ()), again.output
     assert "Nothing but rows has changed since" in again.output
-    assert [path.name for path in drafts.iterdir()] == ["host"]
+    assert {path.name for path in drafts.iterdir()} == {"host", "inventories"}
 
 
 @pytest.mark.promise("discover-names-every-manager")
