@@ -43,6 +43,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "backup": {"core", "postgres"},
     "validation": _ENGINE | {"host", "window"},
     "draft": {"core", "sqlite", "engine.plan", "engine.convert"},
+    "discovery": {"core", "sqlite", "host", "draft"},
     "report": {"core", "validation"},
 }
 

@@ -47,15 +47,20 @@ class Draft:
     tables: list[dict[str, Any]]
 
 
-def draft(path: str, group: str, work_directory: str | None = None) -> Draft:
+def draft(path: str, group: str, work_directory: str | None = None, read_from: str = "", frozen: bool = False) -> Draft:
     """Return the draft for one SQLite file.
 
     :param path: the file, absolute.
     :param group: a name for the cutover group that is a schema's name too, see :func:`.names.schema_name`.
     :param work_directory: private directory for the snapshot.
+    :param read_from: a copy of the file that is read instead of it.
+    :param frozen: nobody has the file open, and it has no ``-wal``: nothing may be created beside it.
     :raises MigrationError: if the file cannot be read, or holds no table.
     """
-    with snapshot(path, work_directory) as copy, closing(open_snapshot(copy.path)) as connection:
+    with (
+        snapshot(read_from or path, work_directory, frozen) as copy,
+        closing(open_snapshot(copy.path)) as connection,
+    ):
         return _draft(connection, path, group)
 
 

@@ -18,6 +18,10 @@ _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _NOT_TEXT = frozenset(("yes", "no", "on", "off", "true", "false", "null", "y", "n"))
 _UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
+ANSWERS_ARE_COMMENTS = (
+    "# where values need a policy, each answer stands as a comment: choose one, and let it take the column's line."
+)
+
 # How the engine's advice names a policy and its answers.
 _POLICY = re.compile(r"'(\w+)' for the column: ([^;.]*)")
 
@@ -108,29 +112,31 @@ def _key_ends(where: str) -> list[str]:
 def write_estate(estate: str, entry: Mapping[str, Any], open_choices: Choices) -> str:
     """Return the whole ``estate.yml``: the entry, with open choices as comments where their answers go."""
     lines = ["---", f"# Drafted from {printable(str(entry['source']['path']))}. A person reads it before it is used:"]
-    lines += [
-        "# where values need a policy, each answer stands as a comment: choose one, and let it take the column's line.",
-        f"estate_name: {_scalar(estate)}",
-        "",
-        "estate_cutover_groups:",
-        f"  - name: {_scalar(entry['name'])}",
-        "    source:",
-        f"      path: {_scalar(entry['source']['path'])}",
-        "    tables:" if entry["tables"] else "    tables: []",
-    ]
-    for table in entry["tables"]:
-        lines += _table_lines(table, open_choices.get(table["source"], {}))
-    if entry.get("ignored_tables"):
-        lines.append("    # Their rows cannot be moved: see the page beside this file.")
-        lines.append(f"    ignored_tables: [{', '.join(map(_scalar, entry['ignored_tables']))}]")
-    lines.append("    services: []")
+    lines += [ANSWERS_ARE_COMMENTS, f"estate_name: {scalar(estate)}", "", "estate_cutover_groups:"]
+    lines += [*group_lines(entry, open_choices), "    services: []"]
     return "\n".join(lines) + "\n"
+
+
+def group_lines(entry: Mapping[str, Any], open_choices: Choices) -> Iterator[str]:
+    """Yield the lines of one entry of ``estate_cutover_groups``, but those of its services."""
+    yield f"  - name: {scalar(entry['name'])}"
+    yield "    source:"
+    yield f"      path: {scalar(entry['source']['path'])}"
+    if entry["source"].get("aliases"):
+        yield "      aliases:"
+        yield from (f"        - {scalar(alias)}" for alias in entry["source"]["aliases"])
+    yield "    tables:" if entry["tables"] else "    tables: []"
+    for table in entry["tables"]:
+        yield from _table_lines(table, open_choices.get(table["source"], {}))
+    if entry.get("ignored_tables"):
+        yield "    # Their rows cannot be moved: see the page beside this file."
+        yield f"    ignored_tables: [{', '.join(map(scalar, entry['ignored_tables']))}]"
 
 
 def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield the lines of one table."""
-    yield f"      - source: {_scalar(table['source'])}"
-    yield f"        target: {_scalar(table['target'])}"
+    yield f"      - source: {scalar(table['source'])}"
+    yield f"        target: {scalar(table['target'])}"
     if "computed" in table:
         yield f"        computed: {_flow(table['computed'])}"
     columns = table.get("columns", {})
@@ -138,20 +144,20 @@ def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]])
         yield "        columns:"
     for name in dict.fromkeys((*columns, *answers)):
         if name in columns:
-            yield f"          {_scalar(name)}: {_flow(columns[name])}"
+            yield f"          {scalar(name)}: {_flow(columns[name])}"
         for line in answers.get(name, ()):
             policy, separator, answer = line.partition(": ")
             if separator and policy in POLICIES and answer in POLICIES[policy]:
-                line = f"{_scalar(name)}: {_flow({**columns.get(name, {}), policy: answer})}"
+                line = f"{scalar(name)}: {_flow({**columns.get(name, {}), policy: answer})}"
             yield from (f"          # {part}" for part in printable(line).split("\n"))
 
 
 def _flow(options: Mapping[str, Any]) -> str:
     """Return a mapping on one line."""
-    return "{" + ", ".join(f"{_scalar(key)}: {_scalar(value)}" for key, value in options.items()) + "}"
+    return "{" + ", ".join(f"{scalar(key)}: {scalar(value)}" for key, value in options.items()) + "}"
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     """Return a text or a boolean as YAML, in quotes where it needs them."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -24,7 +24,7 @@ def render(draft: Draft, source: str, refused: Sequence[Problem] = ()) -> str:
 def _lines(draft: Draft, source: str, refused: Sequence[Problem]) -> Iterator[str]:
     """Yield the lines."""
     sql_file = SQL_FILE.format(group=draft.group)
-    yield f"# A draft for {_cell(source)}"
+    yield f"# A draft for {cell(source)}"
     yield ""
     yield f"- `{sql_file}` makes schema `{draft.group}` with the tables. Each choice that the declared type alone does"
     yield "  not explain has its reason above it."
@@ -35,32 +35,37 @@ def _lines(draft: Draft, source: str, refused: Sequence[Problem]) -> Iterator[st
     yield "to `inventory/group_vars/all/estate.yml`, and begin with a dry run on a host of dev."
     if draft.questions:
         yield from ("", "## Decisions for a person", "")
-        yield from (f"- {_cell(str(question))}" for question in draft.questions)
+        yield from (f"- {cell(str(question))}" for question in draft.questions)
     if refused:
         yield from ("", "## What the engine refused", "")
         yield "The draft was tried. Nothing was loaded, because of these values:"
         yield ""
-        yield from (f"- {_cell(str(problem))}" for problem in refused)
+        yield from (f"- {cell(str(problem))}" for problem in refused)
     yield from ("", "## Tables", "")
+    yield from table_lines(draft)
+
+
+def table_lines(draft: Draft) -> Iterator[str]:
+    """Yield the section of each table."""
     for table in draft.tables:
-        yield f"### {_cell(table['source'])} → {_cell(table['target'])}, {table['rows']:,} rows"
+        yield f"### {cell(table['source'])} → {cell(table['target'])}, {table['rows']:,} rows"
         yield ""
         yield "| column | declared | PostgreSQL | values | why |"
         yield "|---|---|---|---|---|"
         for column in table["columns"]:
             marked = " (secret)" if column["secret"] else ""
             cells = (
-                _cell(column["source"]) + marked,
-                _cell(column["declared"]),
-                _cell(column["type"]),
+                cell(column["source"]) + marked,
+                cell(column["declared"]),
+                cell(column["type"]),
                 f"{column['values']:,}",
-                _cell(column["why"]),
+                cell(column["why"]),
             )
             yield f"| {' | '.join(cells)} |"
         yield ""
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Return a text for one line of Markdown, in which nothing of it is markup."""
     shown = printable(text).replace("\n", " ")
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in shown)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..core.errors import MigrationError, Problem
+from . import safe_paths
 from .safe_paths import files_as
 
 _PROC = Path("/proc")
@@ -26,6 +27,9 @@ _MAY_OVERRIDE_PERMISSIONS = 1 << 1
 _Result = TypeVar("_Result")
 # What SQLite keeps beside a database.
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
+SQLITE_HEADER = b"SQLite format 3\x00"
+# State of a socket in /proc/net/tcp that waits for connections.
+_LISTENING = "0A"
 
 
 @dataclass(frozen=True, order=True)
@@ -106,8 +110,85 @@ def family_of(pids: Iterable[int]) -> set[int]:
     return family
 
 
+def find_databases() -> dict[int, dict[tuple[int, int], str]]:
+    """Return process → device and inode → path of every SQLite file that a process has open or mapped.
+
+    A database whose first page stands in its log alone counts too. The path is as the process sees it. A process that
+    nobody lets us look into is left out.
+    """
+    found = {}
+    for pid in _process_ids():
+        if pid == os.getpid():
+            continue
+        with suppress(MigrationError):
+            nothing: dict[tuple[int, int], str] = {}
+            databases = _look_into(pid, lambda pid=pid: _databases_of(pid), nothing)  # type: ignore[misc]
+            if databases:
+                found[pid] = databases
+    return found
+
+
+def _databases_of(pid: int) -> dict[tuple[int, int], str]:
+    """Return device and inode → path of every SQLite file that a process has open or mapped."""
+    directory = f"{_PROC}/{pid}/fd"
+    targets = {}
+    for entry in os.listdir(directory):
+        with suppress(FileNotFoundError):
+            targets[f"{directory}/{entry}"] = os.readlink(f"{directory}/{entry}")
+    for line in (_PROC / str(pid) / "maps").read_bytes().decode("utf-8", "surrogateescape").splitlines():
+        addresses, rights, _, _, _, *path = line.split(maxsplit=5)
+        # SQLite maps a database for all that have it open, and nothing else is mapped so but logs and memory.
+        if path and rights.endswith("s"):
+            targets[f"{_PROC}/{pid}/map_files/{addresses}"] = path[0]
+    files: dict[str, tuple[tuple[int, int], bytes]] = {}
+    for link, target in targets.items():
+        # Anything else is a socket, a pipe, or the like. One that ended up without a way to it is no file any more.
+        if target.startswith("/"):
+            with suppress(FileNotFoundError, PermissionError), safe_paths.regular_file(link) as descriptor:
+                info = os.fstat(descriptor)
+                files[target] = (info.st_dev, info.st_ino), os.pread(descriptor, len(SQLITE_HEADER), 0)
+    return {
+        inode: path
+        for path, (inode, beginning) in files.items()
+        if beginning == SQLITE_HEADER or (not beginning and f"{path}-wal" in files)
+    }
+
+
+def program_of(pid: int) -> str:
+    """Return a process's program and its first argument: more of a command line may hold a secret."""
+    return _command_of(pid)
+
+
+def user_of(pid: int) -> int | None:
+    """Return the id of the user whose rights a process has; None if it is gone."""
+    try:
+        return int(_status_of(pid)["Uid"][1])
+    except (OSError, KeyError):
+        return None
+
+
+def control_group_of(pid: int) -> str:
+    """Return the path of the control group in which systemd or a container's engine keeps a process; empty if gone."""
+    try:
+        lines = (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    paths = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+    return paths.get("name=systemd") or paths.get("", "")
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Return the TCP ports that a process listens on, as its own network namespace shows them."""
+    return _ports_of(pid, _LISTENING)
+
+
 def local_ports(pid: int) -> set[int]:
     """Return the local TCP ports of a process's sockets, as its own network namespace shows them."""
+    return _ports_of(pid)
+
+
+def _ports_of(pid: int, state: str = "") -> set[int]:
+    """Return the local TCP ports of a process's sockets that are in a state; in any if none is named."""
     sockets = set()
     for target in _descriptors(pid).values():
         match = _SOCKET.match(target)
@@ -118,7 +199,7 @@ def local_ports(pid: int) -> set[int]:
         with suppress(OSError):
             for line in (_PROC / str(pid) / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
                 columns = line.split()
-                if columns[9] in sockets:
+                if columns[9] in sockets and columns[3].startswith(state):
                     ports.add(int(columns[1].rpartition(":")[2], 16))
     return ports
 

@@ -62,6 +62,7 @@ class Process:
     :param pid: 0 while it is stopped.
     :param restarts: how often pm2 has started it again.
     :param variables: names of the variables that pm2 has cached for it; never their values.
+    :param directory: its working directory.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Process:
     status: str
     restarts: int
     variables: frozenset[str]
+    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class Pm2:
                 status=str(entry["pm2_env"].get("status")),
                 restarts=int(entry["pm2_env"].get("restart_time") or 0),
                 variables=frozenset(entry["pm2_env"].get("env") or {}),
+                directory=str(entry["pm2_env"].get("pm_cwd") or ""),
             )
             for entry in self._list()
         ]
@@ -424,16 +427,20 @@ def by_user(services: Iterable[Service]) -> dict[str, Pm2]:
     return found
 
 
-def _daemons_of(uid: int) -> list[tuple[int, str]]:
-    """Return process and ``PM2_HOME`` of each daemon of pm2 that a user runs."""
+def find_daemons() -> list[tuple[int, str, int]]:
+    """Return process, ``PM2_HOME`` and user id of each daemon of pm2, as each tells of itself."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if directory.stat().st_uid == uid:
-                title = _DAEMON.match((directory / "cmdline").read_bytes().decode("utf-8", "replace"))
-                if title:
-                    found.append((int(directory.name), title[1]))
+            title = _DAEMON.match((directory / "cmdline").read_bytes().decode("utf-8", "replace"))
+            if title:
+                found.append((int(directory.name), title[1], directory.stat().st_uid))
     return sorted(found)
+
+
+def _daemons_of(uid: int) -> list[tuple[int, str]]:
+    """Return process and ``PM2_HOME`` of each daemon of pm2 that a user runs."""
+    return [(pid, home) for pid, home, owner in find_daemons() if owner == uid]
 
 
 def _path_of(pid: int) -> str:

@@ -29,6 +29,8 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # From linux/fs.h.
 _NO_REPLACE, _EXCHANGE = 1, 2
 _CHUNK_BYTES = 1 << 20
+# Of a user without a name, whose groups nobody can tell.
+_NO_GROUP = 65534
 _CANNOT_SYNCHRONISE = (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS)
 
 
@@ -217,6 +219,52 @@ def open_file(directory: int, name: str, path: str | Path, inode: int | None = N
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def regular_file(path: str | Path, directory: int | None = None, follow: bool = True) -> Iterator[int]:
+    """Open a regular file for reading, and give its descriptor. Nothing else is ever opened, whatever stands there.
+
+    :param directory: descriptor of the directory that a relative path begins at.
+    :param follow: whether symlinks are followed, which the rights of their owner have to bound, see :func:`rights_of`.
+    :raises OSError: if there is none, or it may not be read.
+    """
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    place = os.open(path, flags, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "it is no regular file", str(path))
+        # The file itself, not its name once more.
+        descriptor = os.open(through(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def rights_of(uid: int) -> Iterator[None]:
+    """Open files with the rights of a user for a moment; with our own if we are that user.
+
+    :raises PermissionError: if we are neither that user nor root.
+    """
+    if uid == os.geteuid():
+        yield
+        return
+    group, groups = groups_of(uid)
+    with files_as(uid, group, groups):
+        yield
+
+
+def groups_of(uid: int) -> tuple[int, list[int]]:
+    """Return the group of a user and all its groups; those of nobody if the user has no name."""
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return _NO_GROUP, []
+    return account.pw_gid, os.getgrouplist(account.pw_name, account.pw_gid)
 
 
 def sha256_of(descriptor: int) -> str:

@@ -1,0 +1,85 @@
+"""Runs the module of the same name on the host, and writes the draft that it returns on the controller."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action.normal import ActionModule as NormalAction
+
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.migration.discovery import adopt, draft_directory
+from ..module_utils.migration.discovery.draft_directory import Written
+from ..module_utils.migration.discovery.render import PAGE_FILE
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+# What tells how Ansible reaches a host.
+_CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_connection")
+
+
+class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
+    """The module's own action, and the files of the draft."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what was found, and where the draft is."""
+        result = dict(super().run(tmp, task_vars))
+        files = result.pop("files", None)
+        if files is None:
+            return result
+        check_mode = self._task.check_mode
+        try:
+            written = draft_directory.write(self._task.args["draft_directory"], files, check_mode)
+        except MigrationError as error:
+            result.update(failed=True, msg=str(error), problems=error.as_dicts())
+            return result
+        result.update(changed=written.changed, draft=written.directory, differences=list(written.differences))
+        result["summary"] = list(summary(result["discovery"], written, check_mode))
+        inventory = self._task.args.get("adopt_as")
+        if inventory and not check_mode:
+            try:
+                environment = self._adopt(written, Path(inventory), task_vars or {})
+            except MigrationError as error:
+                result.update(failed=True, msg=str(error), problems=error.as_dicts())
+            else:
+                result["changed"] = True
+                command = f"ansible-playbook -i {shlex.quote(inventory)} site.yml -l {environment} --check --diff"
+                result["summary"].append(f"An inventory of its own: {inventory}. Next: {command}")
+        return result
+
+    def _adopt(self, written: Written, inventory: Path, variables: Mapping[str, Any]) -> str:
+        """Make an inventory from the draft, and return the group of its host.
+
+        :raises MigrationError: if there is one, or something else stands on the host than an earlier draft says.
+        """
+        if written.differences:
+            fix = "Take into the earlier draft what you need of it, or work on with this one; then adopt it"
+            what = "it has been written beside an earlier draft, because something else stands on the host by now"
+            raise MigrationError("The draft was not adopted.", [Problem(written.directory, what, fix)])
+        host = str(variables["inventory_hostname"])
+        environment = str(self._templar.template(variables.get("environment_name")) or "dev")
+        connection = {
+            name: str(self._templar.template(variables[name]))
+            for name in _CONNECTION
+            if variables.get(name) is not None
+        }
+        adopt.adopt(Path(written.directory), inventory, _ROOT / "inventory", host, environment, connection)
+        return environment
+
+
+def summary(found: Mapping[str, Any], written: Written, check_mode: bool) -> Iterator[str]:
+    """Yield what was found and written in a few sentences."""
+    for source in found["sources"]:
+        services = ", ".join(source["services"])
+        rows = "not read" if source["rows"] is None else f"{source['rows']:,} rows"
+        yield f"{source['path']}: {rows}, used by {services}"
+    yield f"{len(found['legacy']):,} SQLite files that no service uses"
+    if not written.changed:
+        yield f"Nothing but rows has changed since {written.directory}"
+    else:
+        words = "A draft would be written to" if check_mode else "The draft:"
+        yield f"{words} {written.directory}; begin with {PAGE_FILE}"
+    yield from written.differences
+    yield f"Decisions for a person: {len(found['decisions']):,}"
+    yield from (f"{entry['where']}: {entry['what']}" for entry in found["decisions"])

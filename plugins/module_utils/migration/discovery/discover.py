@@ -1,0 +1,282 @@
+"""What stands on a host: its databases, the services that use each of them, and what only a person can tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ..core.errors import MigrationError, Problem
+from ..draft.draft import Draft
+from ..draft.names import Namer, schema_name
+from ..host import open_files, safe_paths
+from . import files, health, reader, services, settings
+from .files import Database, Found, Inode, Limits
+from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
+
+# Where a path in settings may begin, below the directory of the service: Prisma's begin beside its schema.
+_BEGINNINGS = ("", "prisma")
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What discovery was asked to do.
+
+    :param directories: searched besides those of the services.
+    :param work_directory: an existing directory in which private ones are made for snapshots.
+    :param seconds: how long one file may be read.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    directories: tuple[str, ...] = ()
+    work_directory: str = "/var/tmp"  # noqa: S108 (private directories are made in it)
+    seconds: float = 1800
+
+
+@dataclass
+class Use:
+    """How a service uses a database.
+
+    :param held: its processes have it open.
+    :param keys: settings that name it.
+    """
+
+    held: bool = False
+    keys: set[str] = field(default_factory=set)
+
+
+# How each service uses each database.
+_Users = dict[Inode, dict[Service, Use]]
+
+
+@dataclass
+class Source:
+    """One database that services use.
+
+    :param group: name of its cutover group.
+    :param users: each service that uses it, and how.
+    :param draft: its draft, None if it could not be read.
+    """
+
+    database: Database
+    group: str
+    aliases: tuple[str, ...]
+    users: dict[Service, Use]
+    draft: Draft | None = None
+
+    @property
+    def held(self) -> bool:
+        """Return whether a process has it open."""
+        return any(use.held for use in self.users.values())
+
+
+@dataclass
+class Legacy:
+    """One database that nobody uses.
+
+    :param rows: table → rows; None if it could not be read.
+    """
+
+    database: Database
+    aliases: tuple[str, ...]
+    rows: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a service listens on.
+
+    :param health_url: an address that was asked and answered 200, empty if none did.
+    """
+
+    ports: tuple[int, ...]
+    health_url: str
+
+
+@dataclass
+class Discovery:
+    """What was found.
+
+    :param problems: what could not be told, without a place in the draft yet.
+    :param unfinished: directory → which limit has ended the search there.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    legacy: list[Legacy] = field(default_factory=list)
+    addresses: dict[Service, Address] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unfinished: dict[str, str] = field(default_factory=dict)
+
+
+def discover(options: Options) -> Discovery:
+    """Return what stands on this host. Nothing is changed but for private snapshots, which are removed again."""
+    result = Discovery()
+    held = open_files.find_databases()
+    listed = services.find_services(held)
+    result.problems += listed.problems
+    found = Found()
+    users: _Users = {}
+    _add_open(result, options.limits, held, listed.found, found, users)
+    for service in listed.found:
+        _add_named(result, options.limits, service, found, users)
+    _search(result, options, listed.found, found, users)
+    _divide(result, found, users)
+    _read(result, options)
+    for service in dict.fromkeys(service for source in result.sources for service in source.users):
+        ports = tuple(sorted(_ports_of(service)))
+        result.addresses[service] = Address(ports, health.find_health(ports))
+    return result
+
+
+# --- where databases are found ------------------------------------------------------------------
+
+
+def _add_open(
+    result: Discovery,
+    limits: Limits,
+    held: Mapping[int, Mapping[Inode, str]],
+    listed: list[Service],
+    found: Found,
+    users: _Users,
+) -> None:
+    """Add every database that a process has open."""
+    service_of = {pid: service for service in listed for pid in service.pids}
+    for pid, databases in sorted(held.items()):
+        service = service_of.get(pid)
+        for inode, path in databases.items():
+            if service is None or limits.leaves_out(path):
+                continue
+            database = _at(path, service.uid)
+            if database is not None and database.inode == inode:
+                found.add(database)
+            elif inode not in found.databases:
+                what = f"{_said(service)} has it open, and this host has no such file at that name"
+                if path.endswith(_DELETED):
+                    what = f"{_said(service)} has it open, but its name was deleted"
+                fix = "Find out where it is: what is written to it may not outlast the process or container"
+                result.problems.append(Problem(path, what, fix))
+            users.setdefault(inode, {}).setdefault(service, Use()).held = True
+
+
+def _add_named(result: Discovery, limits: Limits, service: Service, found: Found, users: _Users) -> None:
+    """Add every database that a service's settings name."""
+    if service.manager == CONTAINER:
+        # Its paths are those within the container.
+        return
+    places = [(path, settings.read(path, service.uid)) for path in service.settings_files]
+    environment: dict[str, str] = {}
+    with suppress(MigrationError):
+        for pid in sorted(service.pids)[:1]:
+            environment = open_files.environment_of(pid)
+    for where, values in [*places, ("its environment", environment)]:
+        for key, path in settings.paths_in(values):
+            for beginning in _BEGINNINGS:
+                name = os.path.join(service.directory or "/", beginning, path)
+                database = _at(name, service.uid)
+                if database is not None and not limits.leaves_out(database.path):
+                    found.add(database, _symlink(name, service.uid))
+                    users.setdefault(database.inode, {}).setdefault(service, Use()).keys.add(f"{key} in {where}")
+                    break
+
+
+def _symlink(name: str, uid: int) -> str:
+    """Return a name as an alias is written if a symlink stands there, else an empty text."""
+    with suppress(OSError), safe_paths.rights_of(uid):
+        if os.path.islink(name) and ".." not in name.split("/"):
+            return os.path.normpath(name)
+    return ""
+
+
+def _search(result: Discovery, options: Options, listed: list[Service], found: Found, users: _Users) -> None:
+    """Add what stands in the directories of the services, of their databases, and in those that were named."""
+    places = {(directory, os.geteuid()) for directory in options.directories}
+    for service in listed:
+        of_databases = {
+            os.path.dirname(found.databases[inode].path)
+            for inode, by in users.items()
+            if service in by and inode in found.databases
+        }
+        # A process that nobody manages says nothing by where it was started, and most units have nothing to do with us.
+        is_ours = service.manager == PM2 or (service.manager == SYSTEMD and of_databases)
+        places |= {(directory, service.uid) for directory in of_databases | ({service.directory} if is_ours else set())}
+    searched = files.search((place for place in places if place[0] not in ("", "/")), options.limits)
+    for inode, database in searched.databases.items():
+        if not options.limits.leaves_out(database.path):
+            found.add(database)
+            for name in searched.aliases.get(inode, ()):
+                found.add(database, name)
+    result.unfinished = searched.unfinished
+
+
+def _at(path: str, uid: int) -> Database | None:
+    """Return the database at a path, as a user may see it."""
+    with suppress(OSError), safe_paths.rights_of(uid):
+        return files.look(path)
+    return None
+
+
+# --- what they are ------------------------------------------------------------------------------
+
+
+def _divide(result: Discovery, found: Found, users: _Users) -> None:
+    """Tell the databases that services use from those that nobody uses, and name the cutover groups."""
+    namer = Namer()
+    for inode, database in sorted(found.databases.items(), key=lambda entry: entry[1].path):
+        aliases = tuple(sorted(found.aliases.get(inode, ())))
+        by = users.get(inode, {})
+        if by and (database.size or database.log):
+            name = namer.name(schema_name(os.path.basename(database.path).partition(".")[0]), "app")
+            ordered = dict(sorted(by.items(), key=lambda entry: entry[0].name))
+            result.sources.append(Source(database, name, aliases, ordered))
+        else:
+            result.legacy.append(Legacy(database, aliases))
+
+
+def _read(result: Discovery, options: Options) -> None:
+    """Draft each source, and count what the others hold."""
+    work, seconds = options.work_directory, options.seconds
+    for source in result.sources:
+        service = next(iter(source.users))
+        try:
+            source.draft = reader.read_draft(source.database, service.uid, source.group, source.held, work, seconds)
+        except MigrationError as error:
+            result.problems += error.problems
+    for entry in result.legacy:
+        if not (entry.database.size or entry.database.log):
+            entry.rows = {}
+            continue
+        try:
+            entry.rows = reader.read_counts(entry.database, entry.database.owner, work, seconds)
+        except MigrationError as error:
+            result.problems += error.problems
+
+
+def _ports_of(service: Service) -> set[int]:
+    """Return the ports that a service listens on; in pm2's cluster mode pm2 itself does so for it."""
+    if service.manager == CONTAINER:
+        return set()
+    ports = set(_each(service.pids))
+    if not ports and service.manager_pid:
+        values: dict[str, str] = {}
+        with suppress(MigrationError):
+            values = open_files.environment_of(min(service.pids, default=0))
+        for path in service.settings_files:
+            values = {**settings.read(path, service.uid), **values}
+        port = values.get("PORT", "")
+        ports = {number for number in _each([service.manager_pid]) if str(number) == port}
+    return ports
+
+
+def _each(pids: frozenset[int] | list[int]) -> Iterator[int]:
+    """Yield the ports of some processes."""
+    for pid in pids:
+        with suppress(MigrationError):
+            yield from open_files.listening_ports(pid)
+
+
+def _said(service: Service) -> str:
+    """Return a service in words."""
+    words = {PM2: "service", CONTAINER: "container", NOBODY: "process"}
+    return f"{words.get(service.manager, 'unit')} {service.name} of user {service.user}"

@@ -1,0 +1,219 @@
+"""The services of a host, as pm2 and systemd tell of them, and the processes that nobody tells of.
+
+pm2 is asked as its own user. Nothing that belongs to a service's user is run as root.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ..core.errors import MigrationError, Problem
+from ..host import open_files, safe_paths
+from ..host.pm2 import Pm2, find_daemons
+
+PM2, SYSTEMD, CONTAINER, NOBODY = "pm2", "systemd", "container", "nobody"
+
+_CONTAINER = re.compile(r"(?:docker|libpod|cri-containerd|crio)[-/]([0-9a-f]{12})[0-9a-f]{52}")
+_UNIT = re.compile(r"/([^/]+\.service)(?:/|\Z)")
+_ECOSYSTEM_FILES = ("ecosystem.config.js", "ecosystem.config.cjs", "ecosystem.config.json", "ecosystem.json")
+_PROPERTIES = "Id,MainPID,WorkingDirectory,EnvironmentFiles,FragmentPath"
+_ANSWER_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service.
+
+    :param manager: who starts it: pm2, systemd, a container's engine, or nobody that we know.
+    :param name: its name there.
+    :param user: whose rights it has.
+    :param directory: its working directory; empty if nobody tells.
+    :param pids: its processes and all their descendants.
+    :param instances: processes that the manager has started.
+    :param settings_files: files with settings that are there, absolute.
+    :param ecosystem_file: pm2's file for it, as a path below the directory; empty if none was found.
+    :param manager_home: ``PM2_HOME``, where the user runs several.
+    :param manager_pid: the manager's own process, which listens for what runs in pm2's cluster mode; 0 if it is none.
+    """
+
+    manager: str
+    name: str
+    user: str
+    uid: int
+    directory: str
+    pids: frozenset[int]
+    instances: int = 1
+    settings_files: tuple[str, ...] = ()
+    ecosystem_file: str = ""
+    manager_home: str = ""
+    manager_pid: int = 0
+
+
+@dataclass
+class Services:
+    """All services, and what could not be told.
+
+    :param problems: managers that do not answer.
+    """
+
+    found: list[Service] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def find_services(holders: Iterable[int]) -> Services:
+    """Return every service of pm2 and of systemd, and for each other process that has a database open an entry.
+
+    :param holders: processes that have a database open.
+    """
+    result = Services()
+    daemons = find_daemons()
+    in_containers = {pid: name for pid in holders if (name := container_of(pid))}
+    _add_pm2(result, [entry for entry in daemons if not container_of(entry[0])])
+    of_pm2 = open_files.family_of(pid for pid, _, _ in daemons)
+    _add_systemd(result, of_pm2)
+    known = {pid for service in result.found for pid in service.pids}
+    others: dict[tuple[str, str], set[int]] = {}
+    for pid in holders:
+        if pid in known:
+            continue
+        place = (CONTAINER, in_containers[pid]) if pid in in_containers else (NOBODY, open_files.program_of(pid))
+        others.setdefault(place, set()).add(pid)
+    for (manager, name), pids in sorted(others.items()):
+        uid = open_files.user_of(min(pids))
+        if uid is not None:
+            directory = "" if manager == CONTAINER else _directory_of(min(pids))
+            result.found.append(Service(manager, name, user_name(uid), uid, directory, frozenset(pids), len(pids)))
+    return result
+
+
+def container_of(pid: int) -> str:
+    """Return the short id of the container that a process runs in, empty if it runs in none of this host."""
+    match = _CONTAINER.search(open_files.control_group_of(pid))
+    # Where this process itself runs in a container, so does everything that it sees.
+    if match is None or match[0] in open_files.control_group_of(os.getpid()):
+        return ""
+    return match[1]
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or its id if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _directory_of(pid: int) -> str:
+    """Return the working directory of a process, empty if it cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
+
+
+def _existing(paths: Iterable[str], uid: int) -> Iterator[str]:
+    """Yield those of some paths at which a user has a file."""
+    for path in paths:
+        with suppress(OSError), safe_paths.rights_of(uid), safe_paths.regular_file(path):
+            yield path
+
+
+# --- pm2 ----------------------------------------------------------------------------------------
+
+
+def _add_pm2(result: Services, daemons: Sequence[tuple[int, str, int]]) -> None:
+    """Add what each pm2 has started."""
+    for pid, home, uid in daemons:
+        several = len({other for _, other, owner in daemons if owner == uid}) > 1
+        try:
+            user = pwd.getpwuid(uid).pw_name
+            pm2 = Pm2(user, home)
+            problem = pm2.problem()
+            processes = pm2.processes() if problem is None else []
+        except KeyError:
+            continue
+        except MigrationError as error:
+            problem, processes = error.problems[0], []
+        if problem is not None:
+            result.problems.append(problem)
+        for name in sorted({process.name for process in processes}):
+            own = [process for process in processes if process.name == name]
+            directory = own[0].directory
+            ecosystem = next(_existing((os.path.join(directory, entry) for entry in _ECOSYSTEM_FILES), uid), "")
+            service = Service(
+                PM2,
+                name,
+                user,
+                uid,
+                directory,
+                frozenset(open_files.family_of(process.pid for process in own)),
+                len(own),
+                tuple(_existing([os.path.join(directory, ".env")], uid)),
+                os.path.basename(ecosystem),
+                home if several else "",
+                pid,
+            )
+            result.found.append(service)
+
+
+# --- systemd ------------------------------------------------------------------------------------
+
+
+def _add_systemd(result: Services, of_others: set[int]) -> None:
+    """Add each running unit, but for those that only run another manager.
+
+    :param of_others: processes that another manager has started, and that manager.
+    """
+    members = _members()
+    for unit in _units():
+        main = int(unit.get("MainPID") or 0)
+        pids = members.get(unit.get("Id", ""), set()) | ({main} if main else set())
+        if not pids or pids & of_others:
+            continue
+        uid = open_files.user_of(main or min(pids))
+        if uid is None:
+            continue
+        # systemd writes "!" before a directory that may be missing, and "/" for none.
+        directory = unit.get("WorkingDirectory", "").lstrip("!-")
+        named = [line.rsplit(" (ignore_errors=", 1)[0] for line in unit.get("EnvironmentFiles", "").split("\n")]
+        own = [os.path.join(directory, ".env")] if directory not in ("", "/") else []
+        settings = dict.fromkeys([*filter(None, named), *_existing(own, uid)])
+        name = unit["Id"].removesuffix(".service")
+        result.found.append(Service(SYSTEMD, name, user_name(uid), uid, directory, frozenset(pids), 1, tuple(settings)))
+
+
+def _units() -> list[Mapping[str, str]]:
+    """Return the properties of each service that systemd has loaded; none where there is no systemd."""
+    command = ["systemctl", "show", "--no-pager", f"--property={_PROPERTIES}", "*.service"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    units: list[Mapping[str, str]] = []
+    for block in done.stdout.split("\n\n"):
+        properties: dict[str, str] = {}
+        for line in block.splitlines():
+            key, _, value = line.partition("=")
+            # A unit may name several files.
+            properties[key] = f"{properties[key]}\n{value}" if key in properties else value
+        if "Id" in properties:
+            units.append(properties)
+    return units
+
+
+def _members() -> dict[str, set[int]]:
+    """Return the processes of each unit."""
+    members: dict[str, set[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            path = open_files.control_group_of(int(entry))
+            match = None if _CONTAINER.search(path) and container_of(int(entry)) else _UNIT.search(path)
+            if match is not None:
+                members.setdefault(match[1], set()).add(int(entry))
+    return members

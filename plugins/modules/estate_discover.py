@@ -1,0 +1,164 @@
+#!/usr/bin/python
+"""Look at a host and draft the inventory and the SQL of the estate that it finds there."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: estate_discover
+short_description: Draft the inventory and the SQL of an estate from what stands on a host
+description:
+  - Finds SQLite files by what every process has open or mapped, by settings that name a file, and by a search of the
+    services' directories. Each file is one source, whatever its names are.
+  - Finds the services that use each of them, as pm2 and systemd tell of them, with the ports that they listen on and a
+    health address that was asked and answered 200.
+  - Reads every value of each source, with the rights of the service's user alone, and drafts the target's tables and
+    the mapping.
+  - Changes nothing on the host. The draft is written on the controller. One that is there is never written to again; a
+    later run writes beside it if it finds something else than rows changed.
+  - No value of a row and no value of a setting is returned or written; counts and the names of tables, columns and
+    settings are.
+options:
+  draft_directory:
+    description: Directory on the controller for the draft of this host. What holds it must belong to who runs this.
+    type: path
+    required: true
+  adopt_as:
+    description: Directory on the controller for an inventory that is made from the draft, which must not exist. Without
+      it none is made.
+    type: path
+  host:
+    description: Name of the host in the inventory, for the texts of the draft.
+    type: str
+    required: true
+  directories:
+    description: Directories on the host that are searched besides those of the services.
+    type: list
+    elements: path
+    default: []
+  left_out:
+    description: Patterns of paths, as those of a shell, of files that are no application's data.
+    type: list
+    elements: str
+    default: []
+  skipped_directories:
+    description: Names of directories that a search does not enter.
+    type: list
+    elements: str
+    default: [node_modules, .git, .venv]
+  search_depth:
+    description: How many directories deep a search goes below the one that it begins in.
+    type: int
+    default: 6
+  search_entries:
+    description: How many files and directories a search looks at below the one that it begins in.
+    type: int
+    default: 20000
+  work_directory:
+    description: An existing directory on the host, in which private ones are made for snapshots, and removed again.
+    type: path
+    default: /var/tmp
+  file_seconds:
+    description: How many seconds reading one file may take.
+    type: int
+    default: 1800
+attributes:
+  check_mode:
+    description: Looks at the host all the same, and writes no draft.
+    support: full
+author:
+  - The maintainers of this project (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+- name: Draft the estate of this host
+  swarm.sqlite_to_postgresql.estate_discover:
+    draft_directory: "{{ playbook_dir }}/../drafts/{{ inventory_hostname }}"
+    host: "{{ inventory_hostname }}"
+    directories: [/opt]
+"""
+
+RETURN = r"""
+discovery:
+  description: What was found.
+  returned: success
+  type: dict
+  contains:
+    sources:
+      description: The SQLite files that services use, with their aliases, their services, and how each is known.
+      type: list
+      elements: dict
+    legacy:
+      description: The SQLite files that no service uses, with the rows of their tables.
+      type: list
+      elements: dict
+    services:
+      description: The services with manager, user, directory, processes, ports and health address.
+      type: list
+      elements: dict
+    decisions:
+      description: What only a person can tell, as where (its place in the draft), what and fix.
+      type: list
+      elements: dict
+draft:
+  description: The directory of the draft on the controller.
+  returned: success
+  type: str
+differences:
+  description: What is new (C(+)) or gone (C(-)) since the draft before it.
+  returned: success
+  type: list
+  elements: str
+summary:
+  description: All this in a few sentences.
+  returned: success
+  type: list
+  elements: str
+problems:
+  description: Why nothing could be found, as where, what and fix.
+  returned: failure
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.migration.discovery import discover, render
+from ..module_utils.migration.discovery.files import Limits
+
+
+def main() -> None:
+    """Look at the host. The action plugin of the same name writes the draft."""
+    module = AnsibleModule(
+        argument_spec={
+            "draft_directory": {"type": "path", "required": True},
+            "adopt_as": {"type": "path"},
+            "host": {"type": "str", "required": True},
+            "directories": {"type": "list", "elements": "path", "default": []},
+            "left_out": {"type": "list", "elements": "str", "default": []},
+            "skipped_directories": {"type": "list", "elements": "str", "default": ["node_modules", ".git", ".venv"]},
+            "search_depth": {"type": "int", "default": 6},
+            "search_entries": {"type": "int", "default": 20000},
+            "work_directory": {"type": "path", "default": "/var/tmp"},  # noqa: S108 (private ones are made in it)
+            "file_seconds": {"type": "int", "default": 1800},
+        },
+        supports_check_mode=True,
+    )
+    asked = module.params
+    limits = Limits(
+        asked["search_depth"],
+        asked["search_entries"],
+        frozenset(asked["skipped_directories"]),
+        tuple(asked["left_out"]),
+    )
+    options = discover.Options(limits, tuple(asked["directories"]), asked["work_directory"], asked["file_seconds"])
+    try:
+        found = discover.discover(options)
+    except MigrationError as error:
+        module.fail_json(msg=str(error), problems=error.as_dicts())
+    module.exit_json(changed=False, discovery=render.summary(found), files=render.files(found, asked["host"]))
+
+
+if __name__ == "__main__":
+    main()

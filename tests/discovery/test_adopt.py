@@ -1,0 +1,77 @@
+"""A draft becomes an inventory of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.estate_discover import ActionModule
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import adopt, render
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.draft_directory import (
+    Written,
+)
+from tests.conftest import PROJECT
+
+from .support import holding, look_at, make_database
+
+CONNECTION = {"ansible_host": "db.example.org", "ansible_user": "root"}
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Path:
+    """A draft of one database."""
+    database = make_database(tmp_path / "app.db")
+    with holding(database):
+        files = render.files(look_at(tmp_path), "own-host")
+    for name, text in files.items():
+        path = tmp_path / "draft" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "draft"
+
+
+def variables_of(inventory: Path) -> dict[str, Any]:
+    """Return the variables of the host as Ansible reads them with our settings."""
+    command = [str(Path(sys.executable).parent / "ansible-inventory"), "-i", str(inventory), "--host", "own-host"]
+    environment = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+    assert "WARNING" not in done.stderr, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.promise("draft-never-overwritten")
+def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Path, draft: Path) -> None:
+    inventory = tmp_path / "inventories" / "own-host"
+    adopt.adopt(draft, inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
+    found = variables_of(inventory)
+    assert found.items() >= {**CONNECTION, "environment_name": "dev", "postgres_database": "own_host"}.items()
+    assert found["postgres_owner_role"] == "own_host_owner"
+    assert [group["name"] for group in found["estate_cutover_groups"]] == ["app"]
+    assert found["schema_apply_directory"] == f"{inventory}/sql"
+    assert [path.name for path in (inventory / "sql").iterdir()] == ["001_app.sql"]
+    hosts = yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["children"]
+    assert set(hosts) == {"dev", "database_hosts", "service_hosts"}
+    # What describes the checks of the sample estate is not taken over.
+    assert "validation_functional_checks" not in found
+
+    (inventory / "hosts.yml").write_text("edited")
+    with pytest.raises(MigrationError, match="it exists already"):
+        adopt.adopt(draft, inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
+    assert (inventory / "hosts.yml").read_text() == "edited"
+    assert [path.name for path in inventory.parent.iterdir()] == ["own-host"]
+
+
+def test_a_draft_of_what_has_changed_since_is_not_adopted_unread(tmp_path: Path) -> None:
+    written = Written(str(tmp_path / "host-2"), True, ("+ group app: /opt/app.db",))
+    action = object.__new__(ActionModule)
+    with pytest.raises(MigrationError, match="beside an earlier draft"):
+        action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,223 @@
+"""A service's user puts traps where root looks: nothing of somebody else's is read, and nothing holds root up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
+    files,
+    reader,
+    settings,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.files import (
+    Database,
+    Limits,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import _PATH as COMMON_PATH
+
+from .support import NOBODY_UID, PYTHON, holding, look_at, make_database, source_at
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be led where it should not go"),
+    pytest.mark.promise("discover-follows-no-trap"),
+]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the user nobody, below directories that anybody may enter."""
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.geteuid() and not directory.stat().st_mode & 0o001:
+            directory.chmod(0o711)
+    directory = tmp_path / "app"
+    directory.mkdir()
+    make_database(directory / "own.db")
+    for path in (directory, directory / "own.db"):
+        os.chown(path, NOBODY_UID, NOBODY_UID)
+    yield directory
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A database of root's that the user nobody may not read."""
+    path = make_database(tmp_path / "private" / "private.db")
+    path.parent.chmod(0o700)
+    path.chmod(0o600)
+    return path
+
+
+def link(path: Path, target: Path) -> None:
+    """Make a symlink as the user nobody would."""
+    path.symlink_to(target)
+    os.lchown(path, NOBODY_UID, NOBODY_UID)
+
+
+def database_at(path: Path) -> Database:
+    """Return a database as root sees it."""
+    found = files.look(str(path), follow=False)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("uid", [0, NOBODY_UID])
+def test_a_symlink_leads_no_further_than_its_owner_may_read(app: Path, private: Path, uid: int) -> None:
+    link(app / "trap.db", private)
+    link(app / "trap", private.parent)
+    link(app / "alias.db", app / "own.db")
+    found = files.search([(str(app), uid)], Limits())
+    assert [Path(database.path).name for database in found.databases.values()] == ["own.db"]
+    assert list(found.aliases.values()) == [{str(app / "alias.db")}]
+
+
+def test_a_working_directory_that_leads_to_root_is_not_entered(app: Path, private: Path) -> None:
+    link(app / "current", private.parent)
+    assert files.search([(str(app / "current"), NOBODY_UID)], Limits()).databases == {}
+    # Root itself may look there: what keeps it out is whose directory it is said to be.
+    assert len(files.search([(str(app / "current"), 0)], Limits()).databases) == 1
+
+
+def test_settings_lead_to_nothing_that_the_user_may_not_read(app: Path, private: Path) -> None:
+    (private.parent / "secrets").write_text(f"DB={private}\n")
+    link(app / ".env", private.parent / "secrets")
+    assert settings.read(str(app / ".env"), NOBODY_UID) == {}
+    assert settings.read(str(private.parent / "secrets"), NOBODY_UID) == {"DB": str(private)}
+    with holding(app / "own.db", uid=NOBODY_UID, environment={"OTHER_DB": str(private)}):
+        found = look_at(app.parent)
+    assert [source.database.path for source in found.sources] == [str(app / "own.db")]
+
+
+def test_a_fifo_a_device_and_a_directory_hold_nobody_up(app: Path) -> None:
+    os.mkfifo(app / "pipe.db")
+    link(app / "link.db", app / "pipe.db")
+    os.mknod(app / "device.db", 0o020666, os.makedev(5, 0))
+    (app / "directory.db").mkdir()
+    os.mkfifo(app / ".env")
+    ended = threading.Event()
+
+    def look() -> None:
+        for uid in (0, NOBODY_UID):
+            assert len(files.search([(str(app), uid)], Limits()).databases) == 1
+            assert settings.read(str(app / ".env"), uid) == {}
+        ended.set()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    assert ended.wait(60)
+
+
+def test_a_hard_link_is_named_and_not_read(app: Path, private: Path, tmp_path: Path) -> None:
+    os.link(private, app / "hard.db")
+    found = look_at(tmp_path, app)
+    (problem,) = [entry for entry in found.problems if entry.where == str(app / "hard.db")]
+    assert "it has 2 names" in problem.what
+
+
+def test_a_huge_file_is_named_and_not_copied(app: Path, tmp_path: Path) -> None:
+    with (app / "own.db").open("r+b") as file:
+        file.truncate(shutil.disk_usage(tmp_path).free)
+    with holding(app / "own.db", uid=NOBODY_UID):
+        found = look_at(tmp_path)
+    assert source_at(found, app / "own.db").draft is None
+    (problem,) = [entry for entry in found.problems if "needed" in entry.what]
+    assert "bytes are free" in problem.what
+
+
+def test_a_file_is_read_with_the_rights_of_its_user_alone(app: Path, private: Path, tmp_path: Path) -> None:
+    work = tmp_path / "snapshots"
+    work.mkdir()
+    # Between the look and the reading the user puts a symlink in the file's place.
+    seen = database_at(private)
+    link(app / "exchanged.db", private)
+    exchanged = Database(seen.inode, str(app / "exchanged.db"), seen.size, 0, NOBODY_UID, 1)
+    with pytest.raises(MigrationError, match="another file stands at its name"):
+        reader.read_draft(exchanged, NOBODY_UID, "app", False, str(work), 60)
+    for read in (
+        lambda: reader.read_draft(seen, NOBODY_UID, "app", True, str(work), 60),
+        lambda: reader.read_counts(seen, NOBODY_UID, str(work), 60),
+    ):
+        with pytest.raises(MigrationError, match="Permission denied"):
+            read()
+    assert list(work.iterdir()) == []
+
+
+def test_a_directory_that_is_exchanged_all_the_while_leads_nowhere(app: Path, private: Path) -> None:
+    (app / "data").mkdir()
+    link(app / "trap", private.parent)
+    stop = threading.Event()
+
+    def exchange() -> None:
+        while not stop.is_set():
+            with suppress(OSError):
+                os.rename(app / "data", app / "aside")
+                os.rename(app / "trap", app / "data")
+                os.rename(app / "data", app / "trap")
+                os.rename(app / "aside", app / "data")
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(200):
+            found = files.search([(str(app), 0)], Limits())
+            assert [Path(database.path).name for database in found.databases.values()] == ["own.db"]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_reading_that_does_not_end_is_given_up(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "draft", lambda *_, **__: threading.Event().wait())
+    (tmp_path / "snapshots").mkdir()
+    with pytest.raises(MigrationError, match="did not end within 0 seconds"):
+        reader.read_draft(database_at(app / "own.db"), NOBODY_UID, "app", True, str(tmp_path / "snapshots"), 0.2)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+# A daemon as pm2 shows itself, but for the program that it says pm2 is.
+DAEMON = """
+import os, socket, sys
+home = sys.argv[1]
+os.makedirs(home)
+with open(f"{home}/pm2.pid", "w") as file:
+    file.write(str(os.getpid()))
+socket.socket(socket.AF_UNIX).bind(f"{home}/rpc.sock")
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
+    home, ran = app / ".pm2", app / "ran"
+    program = app / "pm2"
+    program.write_text(f"#!/bin/sh\nid -u > {ran}\necho '[]'\n")
+    program.chmod(0o755)
+    with subprocess.Popen(
+        [f"PM2 v5.0.0: God Daemon ({home})", "-c", DAEMON, str(home)],
+        executable=PYTHON,
+        user=NOBODY_UID,
+        group=NOBODY_UID,
+        extra_groups=[],
+        env={"PATH": str(app)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            found = look_at(app.parent)
+        finally:
+            process.kill()
+    assert not [entry for entry in found.problems if str(home) in entry.what]
+    if shutil.which("pm2", path=COMMON_PATH) is None:
+        assert ran.read_text().strip() == str(NOBODY_UID)
+    else:
+        assert not ran.exists()
