@@ -94,3 +94,63 @@ def test_a_file_with_ids_that_came_back_can_be_moved_again(connection: Connectio
     assert query(connection, "SELECT id::text FROM app.t WHERE n = 3") == [(NEW,)]
     exported, _ = bring_back(connection, group)
     assert counts(exported) == {"t": (0, 0, 0)}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("unique", ["code uuid UNIQUE", "code uuid NOT NULL, UNIQUE (code, id)"])
+def test_a_foreign_key_to_a_unique_column_holds_the_ids_of_that_column(
+    connection: Connection, tmp_path: Path, spelling: str, unique: str
+) -> None:
+    spell = SPELLINGS[spelling]
+    key = "FOREIGN KEY (item) REFERENCES items (code)" if "NOT NULL" not in unique else (
+        "FOREIGN KEY (item, item_id) REFERENCES items (code, id)"
+    )  # fmt: skip
+    make_target(
+        connection,
+        f"CREATE TABLE items (id integer PRIMARY KEY, {unique});"
+        f"CREATE TABLE orders (id integer PRIMARY KEY, item uuid, item_id integer, {key});",
+    )
+    items = [(1, spell(OLD[0])), (2, spell(OLD[1]))]
+    orders = [(1, spell(OLD[1]), 2), (2, None, 1)]
+    source = make_source(
+        tmp_path / "t.db",
+        f"CREATE TABLE items (id INTEGER PRIMARY KEY, {unique.replace('uuid', 'TEXT')});"
+        f"CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, item_id INTEGER, {key});",
+        {"items": items, "orders": orders},
+    )
+    group = make_group(source, {"source": "orders"}, {"source": "items"})
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    execute(
+        connection,
+        f"INSERT INTO app.items VALUES (3, '{NEW}'); INSERT INTO app.orders VALUES (3, '{NEW}', 3);"
+        f"UPDATE app.orders SET item = '{OLD[0]}' WHERE id = 2",
+    )
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM items ORDER BY id") == [*items, (3, spell(NEW))]
+    assert rows_of(copy, "SELECT * FROM orders ORDER BY id") == [
+        orders[0], (2, spell(OLD[0]), 1), (3, spell(NEW), 3),
+    ]  # fmt: skip
+
+
+def test_a_key_that_is_a_foreign_key_hands_its_ids_on(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE users (id uuid PRIMARY KEY);"
+        "CREATE TABLE admins (user_id uuid PRIMARY KEY REFERENCES users (id));"
+        "CREATE TABLE rights (id integer PRIMARY KEY, admin uuid REFERENCES admins (user_id));",
+    )
+    source = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE users (id TEXT PRIMARY KEY); CREATE TABLE admins (user_id TEXT PRIMARY KEY);"
+        "CREATE TABLE rights (id INTEGER PRIMARY KEY, admin TEXT);",
+        {"users": [("ann",), ("bob",)], "admins": [("ann",)], "rights": [(1, "ann")]},
+    )
+    group = make_group(source, *({"source": name} for name in ("users", "admins", "rights")))
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    execute(
+        connection,
+        "INSERT INTO app.admins SELECT id FROM app.users ON CONFLICT DO NOTHING;"
+        "INSERT INTO app.rights SELECT 2, user_id FROM app.admins WHERE user_id NOT IN (SELECT admin FROM app.rights)",
+    )
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM rights ORDER BY id") == [(1, "ann"), (2, "bob")]

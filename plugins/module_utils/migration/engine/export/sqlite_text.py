@@ -80,7 +80,10 @@ def read_form(snapshot: sqlite3.Connection, table: SourceTable, column: ColumnPl
         what = f"CASE WHEN {what} = 'text' AND {short} THEN shape_of_value({name}) ELSE {what} END"
     elif column.kind in ("integer", "numeric") or column.options.duration_unit is not None:
         is_number = f"{name} <> '' AND {name} NOT GLOB '*[^0-9.eE+-]*'"
-        what = f"CASE WHEN {what} = 'text' AND {is_number} THEN 'digits' ELSE {what} END"
+        fraction = (
+            f" WHEN {what} = 'real' AND {name} <> round({name}) THEN 'fraction'" if column.kind == "integer" else ""
+        )
+        what = f"CASE WHEN {what} = 'text' AND {is_number} THEN 'digits'{fraction} ELSE {what} END"
     rows = snapshot.execute(
         f"SELECT {what}, count(*) FROM {table.scan} WHERE {name} IS NOT NULL "  # noqa: S608 (quoted)
         "GROUP BY 1 ORDER BY 2 DESC, 1"
@@ -112,7 +115,7 @@ def _shape(text: str) -> str:
     if text.lower() in ("true", "false"):
         return "words"
     match = _TIME.match(text)
-    if match is not None:
+    if match is not None and _is_day(text[:10]):
         separator, seconds, fraction, offset = match.groups(default="")
         return f"time|{separator}|{'s' if seconds else ''}|{len(fraction)}|{offset}"
     match = _CLOCK.match(text)
@@ -120,6 +123,15 @@ def _shape(text: str) -> str:
         seconds, fraction = match.groups(default="")
         return f"time||{'s' if seconds else ''}|{len(fraction)}|"
     return "text"
+
+
+def _is_day(text: str) -> bool:
+    """Return whether a day in the form of ISO is in the calendar, as 0000-00-00 is not."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def candidates(column: ColumnPlan, form: Form, text: str) -> Iterator[Value]:

@@ -15,6 +15,7 @@ from ...core.estate import REFUSE, ColumnOptions, Group, TableMapping
 from ...postgres.catalog import ForeignKey, TargetColumn, TargetTable
 from ...sqlite.tables import SourceTable, VirtualTable, count_rows, quote_name, read_virtual_tables
 from .epoch_units import epoch_units
+from .id_namespaces import with_namespaces
 from .inverse import inverse_problems
 from .selection import half_surrogates, select
 
@@ -208,6 +209,7 @@ def plan_group(
             selected, filtered_rows = select(where, mapping, source, sources, snapshot, problems)
             plan = _plan_table(where, mapping, selected, target, snapshot, problems)
             plans.append(replace(plan, filtered_rows=filtered_rows))
+    plans = with_namespaces(plans)
     plans = [replace(plan, foreign_keys=_plan_foreign_keys(plan, plans)) for plan in plans]
     problems.extend(_unmapped_tables(group, snapshot, sources, virtual))
     if problems:
