@@ -51,7 +51,7 @@ _MOST_OF_AN_INDEX = re.compile(r"exceeds (?:\w+ )?maximum (\d+)")
 # Bytes, before which an entry has some of its own.
 _LONGEST_BTREE_ENTRY, _OVERHEAD = 2_704, 16
 
-# The error classes at its beginning are not of this row: the server has no room, was told to stop, or something is locked.
+# The error classes at its beginning are not of this row: the server has no room, was told to stop, or met a lock.
 # The statement stands in the function itself, so that it is planned once and not for each row.
 _TRY_ROWS = """
 CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $body$
