@@ -87,6 +87,10 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         # What modules told in this play, by host and line: a summary does not repeat what was shown as it happened.
         self._told: set[tuple[str, str]] = set()
         self._status: StatusLine | None = None
+        self._process = os.getpid()
+        self._is_running = False
+        # An interrupted run has no event for its end.
+        atexit.register(self._stop)
 
     @property
     def _is_verbose(self) -> bool:
@@ -99,13 +103,12 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         if self._is_verbose:
             super().v2_playbook_on_start(playbook)
             return
+        self._is_running = True
         # A program that wraps this callback, such as ansible-runner, reads lines.
         is_wrapped = self.CALLBACK_NAME != _NAME
         is_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         if self._status is None and is_terminal and not is_wrapped and self.get_option("in_place"):
             self._status = StatusLine(self._display, sys.stdout, self._doing, self._progress.__setitem__)
-            # An interrupted run has no event for its end.
-            atexit.register(self._status.close)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Remember the heading, which is printed as soon as a task was not skipped."""
@@ -159,11 +162,9 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         if self._is_verbose:
             super().v2_playbook_on_stats(stats)
             return
+        self._is_running = False
         self._heading = ""
-        self._task = ""
-        if self._status is not None:
-            self._status.close()
-            self._status = None
+        self._close_status()
         for host in sorted(stats.processed):
             self._summary(host, stats.summarize(host))
 
@@ -258,6 +259,19 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
             self._diffs[_key(result)] = "".join(texts)
 
     # ---------------------------------------------------------------- the pieces
+
+    def _close_status(self) -> None:
+        if self._status is not None:
+            self._status.close()
+            self._status = None
+
+    def _stop(self) -> None:
+        """Say where a run has stopped that did not come to its end; a worker is a copy of this process, and silent."""
+        if os.getpid() != self._process or not self._is_running:
+            return
+        self._close_status()
+        if self._task:
+            self._line(f"Stopped in: {self._task}. The next run finishes what this one began.", constants.COLOR_ERROR)
 
     def _begin(self, task: Any) -> None:
         self._task = _sentence(task)[0]

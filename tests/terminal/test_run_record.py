@@ -111,6 +111,8 @@ def test_the_page_lists_the_run_of_each_host_with_its_own_verdict(failed: Outcom
 def test_an_interrupted_run_leaves_where_it_stopped(bench: Bench, number: signal.Signals) -> None:
     outcome, _ = bench.interrupt(WAITING, number, is_waiting)
     assert outcome.status != 0
+    said = "Stopped in: Wait long. The next run finishes what this one began." in outcome.output.splitlines()
+    assert said is (number == signal.SIGINT)
     (run,) = run_record.read_all(outcome.reports)
     assert (run.verdict, run.started) == (run_record.STOPPED, {"one": "Wait long"})
     run_index.write(outcome.reports)
