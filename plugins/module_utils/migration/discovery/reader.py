@@ -119,8 +119,9 @@ def _in_a_process(database: Database, uid: int, work: str, seconds: float, read:
         raise _unread(database.path, f"the process that read it as user id {uid} has ended") from None
     finally:
         # With those that check a large snapshot.
-        with suppress(ProcessLookupError):
-            os.killpg(int(process.ident or 0) or os.getpid() + 1, signal.SIGKILL)
+        if process.ident is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.ident, signal.SIGKILL)
         process.kill()
         process.join()
         receiver.close()
