@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,44 @@ def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Pa
         adopt.adopt(draft, inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
     assert (inventory / "hosts.yml").read_text() == "edited"
     assert [path.name for path in inventory.parent.iterdir()] == ["own-host"]
+
+
+@pytest.mark.promise("discover-follows-no-trap")
+def test_a_name_that_is_a_template_is_not_run(tmp_path: Path) -> None:
+    trap = f"{{{{ lookup('ansible.builtin.pipe', 'touch {tmp_path}/ran') }}}}"
+    database = make_database(tmp_path / "app.db", f'CREATE TABLE "{trap}" (id INTEGER PRIMARY KEY, "{trap}" TEXT)')
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE users (id)")
+    link = tmp_path / "{{ 1 + 1 }}.db"
+    link.symlink_to(database)
+    with holding(database):
+        files = render.files(look_at(tmp_path, tmp_path), "own-host")
+    for name, text in files.items():
+        path = tmp_path / "draft" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    inventory = tmp_path / "inventory"
+    adopt.adopt(
+        tmp_path / "draft", inventory, PROJECT / "inventory", "own-host", "dev", {"ansible_connection": "local"}
+    )
+    command = [str(Path(sys.executable).parent / "ansible"), "-i", str(inventory), "own-host", "-m", "debug"]
+    done = subprocess.run(
+        [*command, "-a", "var=estate_cutover_groups"],
+        cwd=PROJECT,
+        env={
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "PATH": "/usr/bin:/bin",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (group,) = json.loads(done.stdout[done.stdout.index("{") :])["estate_cutover_groups"]
+    assert group["source"]["aliases"] == [str(link)]
+    assert trap in {table["source"] for table in group["tables"]}
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_draft_of_what_has_changed_since_is_not_adopted_unread(tmp_path: Path) -> None:

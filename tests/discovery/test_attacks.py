@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
     files,
+    health,
     reader,
     settings,
 )
@@ -179,6 +182,33 @@ def test_reading_that_does_not_end_is_given_up(app: Path, tmp_path: Path, monkey
     with pytest.raises(MigrationError, match="did not end within 0 seconds"):
         reader.read_draft(database_at(app / "own.db"), NOBODY_UID, "app", True, str(tmp_path / "snapshots"), 0.2)
     assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+def test_an_answer_that_drips_or_never_comes_holds_nobody_up() -> None:
+    asked = threading.Semaphore(0)
+
+    def drip(listener: socket.socket, text: bytes) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                asked.release()
+                with suppress(OSError):
+                    for byte in text * 100:
+                        connection.sendall(bytes([byte]))
+                        time.sleep(0.5)
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as dripping, socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=drip, args=(dripping, b"x"), daemon=True).start()
+        ports = [dripping.getsockname()[1], silent.getsockname()[1]]
+
+        def find() -> None:
+            assert health.find_health(ports) == ""
+            ended.set()
+
+        threading.Thread(target=find, daemon=True).start()
+        assert ended.wait(30)
+    assert asked.acquire(timeout=1)
 
 
 # A daemon as pm2 shows itself, but for the program that it says pm2 is.

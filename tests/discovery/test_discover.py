@@ -120,7 +120,7 @@ def test_a_limit_that_ends_the_search_is_said_and_patterns_leave_files_out(tmp_p
     make_database(tmp_path / "a" / "b" / "deep.db")
     make_database(tmp_path / "cache.db")
     found = look_at(tmp_path, tmp_path, depth=1, left_out=[f"{tmp_path}/cache*"])
-    assert (found.legacy, found.unfinished) == ([], {str(tmp_path): "1 directories deep"})
+    assert (found.legacy, found.unfinished) == ([], {str(tmp_path): "depth 1"})
     found = look_at(tmp_path, tmp_path, entries=2)
     assert found.unfinished == {str(tmp_path): "2 entries"}
     (decision,) = [entry for entry in render.summary(found)["decisions"] if "ended at its limit" in entry["what"]]

@@ -166,7 +166,7 @@ class _Search:
     def _enter(self, outer: int, entry: str, name: str, depth: int) -> bool:
         """Look into a directory of an open one, and return whether the search may go on."""
         if not depth:
-            self.found.unfinished.setdefault(self.begun, f"{self.limits.depth} directories deep")
+            self.found.unfinished.setdefault(self.begun, f"depth {self.limits.depth}")
             return True
         try:
             descriptor = os.open(entry, safe_paths.DIRECTORY, dir_fd=outer)

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -117,6 +118,10 @@ def _in_a_process(database: Database, uid: int, work: str, seconds: float, read:
     except (EOFError, OSError):
         raise _unread(database.path, f"the process that read it as user id {uid} has ended") from None
     finally:
+        # With those that check a large snapshot.
+        if process.ident is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.ident, signal.SIGKILL)
         process.kill()
         process.join()
         receiver.close()
@@ -127,6 +132,7 @@ def _in_a_process(database: Database, uid: int, work: str, seconds: float, read:
 
 def _work(database: Database, uid: int, work: str, read: _Read, sender: Pipe) -> None:
     """Become the user, read, and send what was found."""
+    os.setsid()
     try:
         if uid != os.geteuid():
             group, groups = safe_paths.groups_of(uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ ESTATE_FILE = "inventory/group_vars/all/estate.yml"
 PAGE_FILE = "README.md"
 # One line for each thing that was found, without anything that changes while services only write rows.
 FACTS_FILE = "facts.txt"
+# A text in quotes, as it is written where it holds a brace.
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_TEMPLATE = re.compile(r"\{[{%#]")
 _DEFAULT_ECOSYSTEM_FILE = "ecosystem.config.js"
 
 
@@ -28,7 +32,7 @@ def files(found: Discovery, host: str) -> dict[str, str]:
     """
     decisions = list(_decisions(found))
     written = {
-        ESTATE_FILE: "\n".join(_estate_lines(found, host)) + "\n",
+        ESTATE_FILE: "\n".join(map(_without_templates, _estate_lines(found, host))) + "\n",
         PAGE_FILE: "\n".join(_page_lines(found, host, decisions)) + "\n",
         FACTS_FILE: "\n".join(sorted(_facts(found, decisions))) + "\n",
     }
@@ -127,7 +131,7 @@ def _decisions(found: Discovery) -> Iterator[Problem]:
             fix = "Leave it there to be archived by the cleanup; give it a cutover group; or take the line out"
             yield Problem(f"{ESTATE_FILE}: estate_legacy_files", what, fix)
     for directory, limit in sorted(found.unfinished.items()):
-        what = f"the search of {directory} ended at its limit of {limit}: there may be more"
+        what = f"the search of {directory} ended at its limit, {limit}: there may be more"
         yield Problem(ESTATE_FILE, what, "Raise discovery_search_depth or discovery_search_entries, and run it again")
     yield from (Problem(f"{ESTATE_FILE}: {problem.where}", problem.what, problem.fix) for problem in found.problems)
 
@@ -196,6 +200,13 @@ def _estate_lines(found: Discovery, host: str) -> Iterator[str]:
         yield f"  - {scalar(legacy.database.path)}"
 
 
+def _without_templates(line: str) -> str:
+    """Return a line of the inventory in which no name of a service's user is a template, which Ansible would run."""
+    if line.lstrip().startswith("#"):
+        return line
+    return _QUOTED.sub(lambda text: f"!unsafe {text[0]}" if _TEMPLATE.search(text[0]) else text[0], line)
+
+
 def _service_lines(found: Discovery, source: Source) -> Iterator[str]:
     """Yield the lines of the services of a group."""
     first = {service: group == source.group for service, group in _groups_of_services(found).items()}
@@ -242,7 +253,7 @@ def _rows(legacy: Legacy) -> str:
     if not (legacy.database.size or legacy.database.log):
         return "it is empty: 0 bytes"
     held = [f"{rows:,} in {_comment(table)}" for table, rows in legacy.rows.items() if rows]
-    return f"rows: {', '.join(held)}" if held else f"no row in its {len(legacy.rows)} tables"
+    return f"rows: {', '.join(held)}" if held else f"no row in any table ({len(legacy.rows)})"
 
 
 # --- the page -----------------------------------------------------------------------------------
