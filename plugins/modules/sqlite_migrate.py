@@ -94,6 +94,12 @@ report:
       description: In check mode, columns of texts and JSON that hold ids which become UUIDs, with their rows.
       type: list
       elements: dict
+    number_readings:
+      description:
+        - In a rehearsal and in check mode, columns whose numbers are times, days or durations.
+        - Each has its C(column), the C(unit) in which it is read, and what the C(first) and the C(last) number become.
+      type: list
+      elements: dict
     one_way_columns:
       description: Computed columns without an inverse, and required columns without a target, which a rollback lacks.
       type: list

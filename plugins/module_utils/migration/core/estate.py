@@ -17,7 +17,14 @@ from .errors import MigrationError, Problem
 
 REFUSE = "refuse"
 DURATION_UNITS = ("microseconds", "milliseconds", "seconds", "minutes", "hours", "days")
-EPOCH_UNITS = ("seconds", "milliseconds", "microseconds", "julian_days")
+EPOCH_UNITS = (
+    # Since 1970.
+    "seconds", "milliseconds", "microseconds",
+    "julian_days",
+    # Cocoa, Windows (a tick is 100 ns) and browsers, Mac OS, .NET, and spreadsheets (since 1899-12-30).
+    "seconds_since_2001", "nanoseconds_since_2001", "ticks_since_1601", "microseconds_since_1601",
+    "seconds_since_1904", "ticks_since_0001", "days_since_1899",
+)  # fmt: skip
 
 # What messages, and options that mean no source column, put before the name of a computed column.
 COMPUTED = "computed "

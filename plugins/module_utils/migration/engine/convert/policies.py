@@ -6,13 +6,15 @@ Every value that a policy changes is kept, as it was, in ``migration.original_va
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 from ...sqlite.tables import Value
-from ..plan.epoch_units import JULIAN_DAY_OF_1970, JULIAN_DAYS
+from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAY_OF_1970, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
 
 SET_NULL = "set_null"
@@ -22,8 +24,8 @@ KEEP = "keep"
 # The value becomes another one, which follows these words.
 _BECOMES = "becomes "
 
-# Digits of a second that stand before the point of a number in a unit.
-_DIGITS_IN_UNIT = {"seconds": 0, "milliseconds": 3, "microseconds": 6}
+# Digits of a second that stand before the point of a number in a unit, by the unit's size in microseconds.
+_DIGITS_IN_UNIT = {1_000_000: 0, 1_000: 3, 1: 6, Fraction(1, 10): 7, Fraction(1, 1_000): 9}
 _ROUNDING_OF_TIMES = {"round": ROUND_HALF_EVEN, "truncate": ROUND_FLOOR}
 _TIME_WITH_FRACTION = re.compile(r"(.*\d\d:\d\d)\.(\d+)(.*)", re.DOTALL)
 
@@ -99,7 +101,10 @@ def _rounded_time(value: int | float | str, unit: str, scale: int, rounding: str
         milliseconds = milliseconds_of_julian_day(float(exact))
         seconds = _quantized(Decimal(milliseconds).scaleb(-3), scale, rounding)
         return float(seconds) / 86_400 + JULIAN_DAY_OF_1970
-    number = _quantized(exact, scale - _DIGITS_IN_UNIT[unit], rounding)
+    if unit == DAYS_SINCE_1899:
+        seconds = _quantized(Decimal(milliseconds_of_days(float(exact))).scaleb(-3), scale, rounding)
+        return float(seconds) / 86_400
+    number = _quantized(exact, scale - _DIGITS_IN_UNIT[EPOCHS[unit][1]], rounding)
     if number == number.to_integral_value():
         return int(number)
     return format(number, "f") if number > 0 else float(number)
@@ -113,6 +118,14 @@ def milliseconds_of_julian_day(day: float) -> int:
     :raises OverflowError: if it is no time at all.
     """
     return int(day * 86_400_000.0 + 0.5) - int(JULIAN_DAY_OF_1970 * 86_400_000)
+
+
+def milliseconds_of_days(days: float) -> int:
+    """Return the milliseconds that a number of days is to SQLite, and to other programs that take such days.
+
+    :raises OverflowError: if it is no time at all.
+    """
+    return int(days * 1_000.0 * 86_400.0 + math.copysign(0.5, days))
 
 
 def _quantized(number: Decimal, scale: int, rounding: str) -> Decimal:

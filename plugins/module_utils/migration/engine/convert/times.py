@@ -10,9 +10,9 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from ...sqlite.tables import Value
-from ..plan.epoch_units import EPOCH_FACTORS, JULIAN_DAYS
+from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
-from .policies import milliseconds_of_julian_day
+from .policies import milliseconds_of_days, milliseconds_of_julian_day
 from .refusals import Convert, Note, Refused, needs
 
 _NUMBER_TEXT = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
@@ -25,7 +25,7 @@ _CLOCK_TEXT = re.compile(r"([01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d+))?)?\Z", 
 _NO_OFFSET = frozenset(("Z", "+00", "+00:00", "+0000", "-00", "-00:00", "-0000"))
 # PostgreSQL takes offsets up to ±15:59 and refuses the rest.
 _OFFSET = re.compile(r"Z|[+-](?:0\d|1[0-5])(?::?[0-5]\d)?\Z", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # No time is written longer; a longer text is not even looked at.
 _LONGEST_TIME = 100
 
@@ -113,7 +113,8 @@ def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
     """Return the moment that a number in a time column means, in the unit that the plan decided.
 
     A Julian day is a REAL whose last bit is worth some 40 µs, so it is rounded to the nearest
-    millisecond as SQLite's own ``datetime()`` does it, see :func:`.policies.milliseconds_of_julian_day`.
+    millisecond as SQLite's own ``datetime()`` does it, see :func:`.policies.milliseconds_of_julian_day`. So are
+    the days of a spreadsheet.
 
     :raises Refused: if the unit is not known, or no timestamp can hold the moment exactly.
     """
@@ -121,14 +122,17 @@ def _moment(column: ColumnPlan, number: float | Decimal) -> datetime:
         raise Refused("unconvertible", "holds a number whose unit is not known")
     try:
         if column.epoch_unit == JULIAN_DAYS:
-            microseconds = milliseconds_of_julian_day(float(number)) * 1_000
-        else:
-            # A double stands for the shortest number that it is written as.
-            exact = Fraction(str(number)) * EPOCH_FACTORS[column.epoch_unit]
-            if exact.denominator != 1:
-                raise Refused("sub_microsecond", "holds a time finer than a microsecond")
-            microseconds = exact.numerator
-        return _EPOCH + timedelta(microseconds=microseconds)
+            return _UNIX_EPOCH + timedelta(milliseconds=milliseconds_of_julian_day(float(number)))
+        start, size = EPOCHS[column.epoch_unit]
+        if column.epoch_unit == DAYS_SINCE_1899:
+            if number < 0 and number % 1:
+                raise Refused("unconvertible", "holds a time of day before 1899-12-30, which programs read in two ways")
+            return start + timedelta(milliseconds=milliseconds_of_days(float(number)))
+        # A double stands for the shortest number that it is written as.
+        exact = Fraction(str(number)) * size
+        if exact.denominator != 1:
+            raise Refused("sub_microsecond", "holds a time finer than a microsecond")
+        return start + timedelta(microseconds=exact.numerator)
     except OverflowError:
         raise Refused("out_of_range", "holds a time outside the years 1 to 9999") from None
 

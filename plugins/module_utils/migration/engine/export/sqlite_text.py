@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from ...sqlite.tables import SourceTable, Value, quote_name
 from ..convert.values import MICROSECONDS
-from ..plan.epoch_units import EPOCH_FACTORS, JULIAN_DAY_OF_1970, JULIAN_DAYS
+from ..plan.epoch_units import EPOCHS, JULIAN_DAY_OF_1970, JULIAN_DAYS
 from ..plan.planner import ColumnPlan
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -290,11 +290,12 @@ def _numbers(column: ColumnPlan, form: Form, moment: datetime) -> Iterator[Value
     unit = column.epoch_unit
     if unit is None:
         return
-    microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
     if unit == JULIAN_DAYS:
+        microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
         yield float(Fraction(microseconds, _MICROSECONDS_OF_A_DAY) + Fraction(JULIAN_DAY_OF_1970))
         return
-    exact = Fraction(microseconds, EPOCH_FACTORS[unit])
+    start, size = EPOCHS[unit]
+    exact = (moment - start) // timedelta(microseconds=1) / size
     if exact.denominator == 1 and form.storage_class == "integer":
         yield exact.numerator
     elif form.storage_class == "real":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ...core.errors import Problem
@@ -14,17 +16,43 @@ from ...sqlite.tables import SourceTable, quote_name
 if TYPE_CHECKING:
     from .planner import ColumnPlan
 
-# A number in a time column means a moment between 1973 and 2286 in exactly one of these units.
-# A Julian day in the range is one between the years -58 and 3501.
 JULIAN_DAYS = "julian_days"
 JULIAN_DAY_OF_1970 = 2_440_587.5
+DAYS_SINCE_1899 = "days_since_1899"
+_SINCE_1970 = datetime(1970, 1, 1, tzinfo=UTC)
+_SINCE_2001 = datetime(2001, 1, 1, tzinfo=UTC)
+_SINCE_1601 = datetime(1601, 1, 1, tzinfo=UTC)
+# Unit → the moment of its 0, and the microseconds of its 1. A Julian day is of another kind.
+EPOCHS = {
+    "seconds": (_SINCE_1970, Fraction(1_000_000)),
+    "milliseconds": (_SINCE_1970, Fraction(1_000)),
+    "microseconds": (_SINCE_1970, Fraction(1)),
+    "seconds_since_2001": (_SINCE_2001, Fraction(1_000_000)),
+    "nanoseconds_since_2001": (_SINCE_2001, Fraction(1, 1_000)),
+    "ticks_since_1601": (_SINCE_1601, Fraction(1, 10)),
+    "microseconds_since_1601": (_SINCE_1601, Fraction(1)),
+    "seconds_since_1904": (datetime(1904, 1, 1, tzinfo=UTC), Fraction(1_000_000)),
+    "ticks_since_0001": (datetime(1, 1, 1, tzinfo=UTC), Fraction(1, 10)),
+    DAYS_SINCE_1899: (datetime(1899, 12, 30, tzinfo=UTC), Fraction(86_400_000_000)),
+}
+# Units that are read without being named: the numbers of all others may mean a moment in another one too.
+_DETECTED = ("seconds", "milliseconds", "microseconds", JULIAN_DAYS)
+# When the times of most applications are, and never so near the 0 of a unit that any small number is one.
+_LIKELY = (datetime(1997, 1, 1, tzinfo=UTC), datetime(2050, 1, 1, tzinfo=UTC))
+_LEAST_AGE = timedelta(days=365)
+# A number in a time column means a moment between 1973 and 2286 in exactly one of the first four units.
+# A Julian day in the range is one between the years -58 and 3501.
 EPOCH_RANGES = {
     "seconds": (1e8, 1e10),
     "milliseconds": (1e11, 1e13),
     "microseconds": (1e14, 1e16),
     JULIAN_DAYS: (1.7e6, 3.0e6),
-}
-EPOCH_FACTORS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+    **{
+        unit: tuple(float((_SINCE_1970 + timedelta(seconds=end) - start) // timedelta(microseconds=1) / size)
+                    for end in (1e8, 1e10))
+        for unit, (start, size) in EPOCHS.items() if unit not in _DETECTED
+    },
+}  # fmt: skip
 # A whole number of this size is a year: no unit makes a time of it that anybody would mean.
 _YEARS = (1900, 2100)
 
@@ -46,12 +74,7 @@ def epoch_units(
     numbers, dates, extremes = [], [], []
     for position, column in enumerate(times):
         name = quote_name(column.source)
-        # The fifth character already tells an ISO time from a text that may be a number.
-        numbers.append(
-            f"CASE typeof({name}) WHEN 'text' THEN CASE WHEN substr({name}, 5, 1) <> '-' "
-            f"AND {name} NOT GLOB '*[^0-9.]*' AND {name} GLOB '[0-9]*' THEN CAST({name} AS REAL) END "
-            f"WHEN 'blob' THEN NULL ELSE {name} END AS number_{position}"
-        )
+        numbers.append(f"{number_in(name)} AS number_{position}")
         number, date, year = f"number_{position}", f"date_{position}", f"year_{position}"
         is_date = _looks_like_a_date(number, column.options.epoch_unit)
         is_year = f"{number} BETWEEN {_YEARS[0]} AND {_YEARS[1]} AND {number} = CAST({number} AS INTEGER)"
@@ -106,20 +129,75 @@ def _unit_of(
         what = f"it holds numbers{years.shown(column)}, which look like years"
         return None, Problem("", what, _day_of_a_year(column, years.count == numbers.count))
     smallest, largest = numbers.smallest, numbers.largest
-    in_range = (unit for unit, (low, high) in EPOCH_RANGES.items() if low <= smallest and largest < high)
+    in_range = (unit for unit in _DETECTED if EPOCH_RANGES[unit][0] <= smallest and largest < EPOCH_RANGES[unit][1])
     unit = named or next(in_range, None)
-    if dates.count and (named or unit is None or dates.count == numbers.count):
+    readings = [] if named else _likely_readings(smallest, largest)
+    if dates.count and (named or (unit is None and not readings) or dates.count == numbers.count):
         what = f"it holds numbers{dates.shown(column)}, which look like dates written without separators"
         fix = f"Say by 'computed' in the inventory which times they are, cut out with substr({column.source}, 1, 4)"
         if named is None and unit is not None:
             fix += f"; if they are {unit} since 1970, name 'epoch_unit'"
         return None, Problem("", what, fix)
-    if unit is not None:
+    if unit is not None and (not readings or _is_likely_in_part(unit, smallest, largest)):
         return unit, None
+    if readings:
+        units = readings if unit is None else [*readings, unit]
+        what = f"it holds numbers{numbers.shown(column)}, which may be {_in_words(units, numbers, column)}"
+        return None, Problem("", what, f"Name 'epoch_unit' for the column in the inventory ({', '.join(units)})")
     return None, Problem(
         "",
         f"it holds numbers{numbers.shown(column)}, which do not all read as a time in one unit",
         f"Name 'epoch_unit' for the column in the inventory ({', '.join(EPOCH_UNITS)})",
+    )
+
+
+def _likely_readings(smallest: float, largest: float) -> list[str]:
+    """Return the units in which all numbers of a column mean times that an application may well have."""
+    likely = {unit: _likely_numbers(unit) for unit in EPOCHS}
+    return [unit for unit, (low, high) in likely.items() if low <= smallest and largest < high]
+
+
+def _is_likely_in_part(unit: str, smallest: float, largest: float) -> bool:
+    """Return whether any number of a column can mean such a time in a unit."""
+    if unit not in EPOCHS:
+        return True
+    low, high = _likely_numbers(unit)
+    return smallest < high and largest >= low
+
+
+def _likely_numbers(unit: str) -> tuple[Fraction, Fraction]:
+    """Return the first and the last number of a unit that mean such a time."""
+    start, size = EPOCHS[unit]
+    first, last = max(_LIKELY[0], start + _LEAST_AGE), _LIKELY[1]
+    return (first - start) // timedelta(microseconds=1) / size, (last - start) // timedelta(microseconds=1) / size
+
+
+def _in_words(units: Sequence[str], numbers: _Numbers, column: ColumnPlan) -> str:
+    """Return units with the days from the first to the last that they would make of the numbers."""
+    shown = []
+    for unit in units:
+        start, size = EPOCHS.get(unit, (None, Fraction(0)))
+        days = ""
+        if start is not None and numbers.smallest is not None and not column.options.secret:
+            first, last = (
+                (start + timedelta(microseconds=int(Fraction(number) * size))).date()
+                for number in (numbers.smallest, numbers.largest)
+            )
+            days = f" (from {first} to {last})"
+        shown.append(unit + days)
+    return " or ".join(shown)
+
+
+def number_in(name: str) -> str:
+    """Return the SQL of the number that a value of a time column is, NULL for anything else.
+
+    :param name: the column, quoted.
+    """
+    # The fifth character already tells an ISO time from a text that may be a number.
+    return (
+        f"CASE typeof({name}) WHEN 'text' THEN CASE WHEN substr({name}, 5, 1) <> '-' "
+        f"AND {name} NOT GLOB '*[^0-9.]*' AND {name} GLOB '[0-9]*' THEN CAST({name} AS REAL) END "
+        f"WHEN 'blob' THEN NULL ELSE {name} END"
     )
 
 

@@ -16,7 +16,7 @@ from ...core.estate import COMPUTED, REFUSE
 from ...sqlite.tables import SourceTable, Value, quote_name
 from ..convert.refusals import Convert, Refused
 from ..convert.values import converter
-from ..plan.epoch_units import JULIAN_DAYS
+from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAYS
 from ..plan.planner import KINDS, ColumnPlan, TablePlan
 from .server_refusals import MARK, cures
 from .violations import Violation
@@ -314,8 +314,14 @@ def _of_numbers(column: ColumnPlan) -> Iterator[_Expression]:
     """Yield the expression that makes days of numbers that are moments."""
     if column.kind != "date" or column.epoch_unit is None:
         return
-    divisor = {"seconds": "", "milliseconds": " / 1000", "microseconds": " / 1000000"}
     if column.epoch_unit == JULIAN_DAYS:
         yield _Expression("date({0})", loses="the time of day")
-    elif column.epoch_unit in divisor:
-        yield _Expression(f"date({{0}}{divisor[column.epoch_unit]}, 'unixepoch')", loses="the time of day")
+        return
+    start, size = EPOCHS[column.epoch_unit]
+    second = 1_000_000 / size
+    number = "{0}" if second <= 1 else f"{{0}} / {second}"
+    if start.year == 1970:
+        yield _Expression(f"date({number}, 'unixepoch')", loses="the time of day")
+    else:
+        counted = "days" if column.epoch_unit == DAYS_SINCE_1899 else "seconds"
+        yield _Expression(f"date('{start.date()}', ({number}) || ' {counted}')", loses="the time of day")

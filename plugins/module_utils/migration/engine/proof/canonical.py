@@ -18,7 +18,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from fractions import Fraction
 from functools import lru_cache
@@ -43,8 +43,11 @@ LONGEST_SHOWN_BYTES = 100_000
 # PostgreSQL's numeric has up to 147,455 digits; Decimal's own arithmetic would round to 28.
 _ALL_DIGITS = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PER_SECOND = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
+# Day from which numbers in time columns count, where that is not 1970, and how many of them are a second.
+_FIRST_DAYS = {"2001": "2001-01-01", "1601": "1601-01-01", "1904": "1904-01-01", "0001": "0001-01-01"}
+_PER_SECOND = {
+    "seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "ticks": 10_000_000, "nanoseconds": 1_000_000_000,
+}  # fmt: skip
 _SECONDS_OF_DURATION = {
     "microseconds": Decimal("0.000001"), "milliseconds": Decimal("0.001"), "seconds": Decimal(1),
     "minutes": Decimal(60), "hours": Decimal(3600), "days": Decimal(86_400),
@@ -312,9 +315,8 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
     named = column.options.time_zone
     zone = ZoneInfo(named) if with_zone and named != "UTC" else UTC
     suffix = "+00" if with_zone else ""
-    is_julian = column.epoch_unit == "julian_days"
-    # What a Julian day means is for SQLite itself to say.
-    clock_of = sqlite3.connect(":memory:", check_same_thread=False) if is_julian else None
+    # What a number means is for SQLite itself to say.
+    said_by_sqlite = _number_reader(column.epoch_unit or "seconds")
 
     def read(value: Value) -> str:
         try:
@@ -324,11 +326,7 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
             moment = datetime.fromisoformat(re.sub(r"\s+(?=[Z+-])", "", str(value)))
             moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
         else:
-            if clock_of is None:
-                moment = _UNIX_EPOCH + timedelta(microseconds=_microseconds(number, column.epoch_unit))
-            else:
-                (said,) = clock_of.execute("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?)", (value,)).fetchone()
-                moment = datetime.fromisoformat(said or "")
+            moment = datetime.fromisoformat(said_by_sqlite(number, value))
         clock, _, fraction = moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ").partition(".")
         fraction = fraction.rstrip("0")
         return f"m{clock}{'.' if fraction else ''}{fraction}{suffix};"
@@ -336,12 +334,33 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
     return read
 
 
-def _microseconds(number: Fraction, unit: str | None) -> int:
-    """Return the microseconds since 1970 that a number in a time column means."""
-    microseconds = number * 1_000_000 / _PER_SECOND[unit or "seconds"]
-    if microseconds.denominator != 1:
-        raise ValueError("finer than a microsecond")
-    return int(microseconds)
+def _number_reader(unit: str) -> Callable[[Fraction, Value], str]:
+    """Return the function that lets SQLite say which moment a number means, in UTC; '' if it is none."""
+    clock = sqlite3.connect(":memory:", check_same_thread=False)
+    with_fraction = "%Y-%m-%dT%H:%M:%fZ"
+
+    def julian_day(_number: Fraction, value: Value) -> str:
+        return clock.execute("SELECT strftime(?, ?)", (with_fraction, value)).fetchone()[0] or ""
+
+    def day_of_spreadsheet(_number: Fraction, value: Value) -> str:
+        days = f"{value} days" if isinstance(value, str) else f"{value!r} days"
+        return clock.execute("SELECT strftime(?, '1899-12-30', ?)", (with_fraction, days)).fetchone()[0] or ""
+
+    def count(number: Fraction, _value: Value) -> str:
+        seconds, rest = divmod(number, per_second)
+        microseconds = rest * 1_000_000 / per_second
+        if microseconds.denominator != 1:
+            raise ValueError("finer than a microsecond")
+        said = clock.execute("SELECT datetime(?, ?)", (first_day, f"{int(seconds)} seconds")).fetchone()[0]
+        return f"{said or ''}.{int(microseconds):06d}+00:00"
+
+    if unit == "julian_days":
+        return julian_day
+    if unit == "days_since_1899":
+        return day_of_spreadsheet
+    what, _, since = unit.partition("_since_")
+    per_second, first_day = _PER_SECOND[what], _FIRST_DAYS.get(since, "1970-01-01")
+    return count
 
 
 def _number(text: str) -> str:

@@ -47,6 +47,7 @@ from .full_load import analyze, load
 from .ids_in_texts import ids_in_texts
 from .incremental import Sync
 from .progress import ProgressLog
+from .readings import number_readings
 from .report import source_report, synced_report, table_report
 from .sequences import read_sequences, set_sequences, unset_sequences
 from .snapshot_diff import difference
@@ -392,6 +393,8 @@ class _Run:
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
             "ids_in_texts": ids_in_texts(self.connection, self.source, plans) if self.check_mode else [],
+            # Not while the services wait.
+            "number_readings": number_readings(self.source, plans) if self.kind == REHEARSAL else [],
             "one_way_columns": [
                 name
                 for plan in plans
