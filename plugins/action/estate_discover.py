@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action.normal import ActionModule as NormalAction
 
+from ..module_utils.migration.core import commands
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.migration.discovery import adopt, draft_directory
 from ..module_utils.migration.discovery.draft_directory import Written
@@ -44,7 +44,7 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
                 result.update(failed=True, msg=str(error), problems=error.as_dicts())
             else:
                 result["changed"] = True
-                command = f"ansible-playbook -i {shlex.quote(inventory)} site.yml -l {environment} --check --diff"
+                command = commands.site_on(environment, inventory, dry_run=True)
                 result["summary"].append(f"An inventory of its own: {inventory}. Next: {command}")
         return result
 

@@ -177,7 +177,8 @@ def test_a_value_of_a_wrong_type_is_named_and_a_secret_one_not_told() -> None:
 
 
 def test_every_playbook_checks_the_inventory_first() -> None:
-    playbooks = sorted(Path(PROJECT, "playbooks").glob("*.yml"))
+    # A discovery only reads, and comes before there is an inventory that could be right.
+    playbooks = sorted(set(Path(PROJECT, "playbooks").glob("*.yml")) - {PROJECT / "playbooks" / "discover.yml"})
     assert len(playbooks) > 8
     for playbook in playbooks:
         first = playbook.read_text().split("- name: ")[1]

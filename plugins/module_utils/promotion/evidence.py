@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ..migration.core.commands import site_on
 from ..migration.core.errors import MigrationError, Problem
 
 FORMAT = 1
@@ -55,7 +56,7 @@ def read_verified(path: Path, allowed_signers: Path) -> Evidence:
     try:
         signed = path.read_bytes()
     except OSError:
-        fix = "Run site.yml there with this very tree, then: make evidence KEY=path/to/key"
+        fix = "Run all phases there with this very tree, then: make evidence KEY=path/to/key"
         raise _refused(path, "there is no evidence for this very tree", fix) from None
     signature = signature_of(path)
     if not signature.is_file():
@@ -99,7 +100,7 @@ def shortcomings(
     :param now: the present; only tests give another.
     """
     content = evidence.content
-    fix = f"Run site.yml on {environment} with this tree, and collect and sign the evidence again"
+    fix = f"Run it there with this tree ({site_on(environment)}), then collect and sign the evidence again"
     problems = []
     if content.get("tree") != digest or content.get("environment") != environment:
         problems.append(Problem(str(path), f"it is not about this tree on {environment}", fix))

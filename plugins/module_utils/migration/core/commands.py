@@ -26,5 +26,22 @@ def playbook(name: str, **variables: str | int) -> str:
     :param name: the file's name in ``playbooks/``, without its ending.
     :param variables: what is given with ``-e``, one for each variable.
     """
+    return playbook_on(limit(), name, **variables)
+
+
+def playbook_on(hosts: str, name: str, **variables: str | int) -> str:
+    """Return the command that runs a playbook on other hosts than those of this run.
+
+    :param hosts: their pattern, as one word for a shell.
+    """
     given = [f"-e {shlex.quote(f'{variable}={value}')}" for variable, value in variables.items()]
-    return " ".join([f"ansible-playbook playbooks/{name}.yml -l {limit()}", *given])
+    return " ".join([f"ansible-playbook playbooks/{name}.yml -l {hosts}", *given])
+
+
+def site_on(hosts: str, inventory: str = "", dry_run: bool = False) -> str:
+    """Return the command that runs all phases on some hosts.
+
+    :param inventory: another inventory than that of the project.
+    """
+    given = ["-i", shlex.quote(inventory)] if inventory else []
+    return " ".join(["ansible-playbook", *given, f"site.yml -l {hosts}", *(["--check", "--diff"] if dry_run else [])])

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..draft.draft import Draft, draft
 from ..host import safe_paths
@@ -167,5 +168,5 @@ def _require_same(database: Database) -> None:
 
 def _unread(path: str, what: str) -> MigrationError:
     """Return the error for a database that was not read."""
-    fix = "Look at it yourself; then run playbooks/discover.yml again, or describe it by hand"
+    fix = f"Look at it yourself; then run it again, {playbook('discover')}, or describe it by hand"
     return MigrationError(f"{path} was not read.", [Problem(path, what, fix)])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..core.commands import playbook
 from ..core.errors import Problem
 from ..draft import mapping, page
 from ..draft.mapping import scalar
@@ -120,7 +121,7 @@ def _decisions(found: Discovery) -> Iterator[Problem]:
     for source, name in _sql_files(found):
         if source.draft is None:
             what = f"{source.database.path} could not be read, so nothing is drafted for it"
-            yield Problem(_place(source.group), what, "See why below, then run playbooks/discover.yml again")
+            yield Problem(_place(source.group), what, f"See why below, then run it again: {playbook('discover')}")
             continue
         yield from (Problem(f"{name}: {entry.where}", entry.what, entry.fix) for entry in source.draft.questions)
         for service in source.users:
@@ -267,10 +268,10 @@ def _page_lines(found: Discovery, host: str, decisions: list[Problem]) -> Iterat
     yield "  service uses."
     yield "- `sql/` holds the target's tables. Each choice that the declared type alone does not explain has its reason"
     yield "  above it."
-    yield f"- `{FACTS_FILE}` is what a later run of `playbooks/discover.yml` compares with. Do not edit it."
+    yield f"- `{FACTS_FILE}` is what a later discovery compares with. Do not edit it."
     yield ""
     yield "Nothing on the host was changed. Correct the inventory and the SQL, copy them into your own (or run"
-    yield "`ansible-playbook playbooks/discover.yml -l dev -e discover_adopt=true`), and begin with a dry run."
+    yield f"`{playbook('discover', discover_adopt='true')}`), and begin with a dry run."
     yield from ("", "## Decisions for a person", "")
     yield from (f"- {cell(str(decision))}" for decision in decisions)
     if not decisions:
