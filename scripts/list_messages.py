@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-ENGINE = PROJECT / "plugins" / "module_utils" / "migration" / "engine"
+MIGRATION = PROJECT / "plugins" / "module_utils" / "migration"
 PAGE = PROJECT / "docs" / "messages.md"
 
 # Policy, or what else answers for a value → why a value needs it, and what to do besides the policy.
@@ -41,13 +41,19 @@ OTHER_CURES = {
     "spelling": "Write the id the same way in every row of the source",
     "duration_unit": "Name `duration_unit` for the column",
 }
-# Folder of the engine → why a problem is told there that is none of a single value.
+# Package → why a problem is told there that is none of a single value.
 STEPS = {
     "plan": "The inventory does not fit the source or the target",
     "prepare": "A value does not fit its column",
     "proof": "The proof, or the ledger, is not what it must be",
     "transfer": "The load, or a replay of rejected rows, cannot go on",
     "export": "The rollback cannot bring the changes back",
+    "window": "The window of a cutover or of a rollback cannot begin, or cannot go on",
+    "cutover": "The cutover cannot be done",
+    "rollback": "The rollback cannot be done",
+    "quarantine": "A file cannot be moved into quarantine, or out of it",
+    "cleanup": "The cleanup cannot be done",
+    "backup": "A backup, a restore test or a restore cannot be done",
 }
 PLACE = "…"
 _MAKERS = ("Refused", "ServerRefusal", "Problem")
@@ -87,7 +93,8 @@ class _Texts:
                 elif isinstance(statement, (ast.If, ast.Try, ast.For)):
                     # One of several ways was taken.
                     inner = [node for node in ast.walk(statement) if isinstance(node, ast.Assign)]
-                    texts += [text for node in inner if _assigns(node, name.id) for text in self.of(node.value)]
+                    earlier = [node for node in inner if _assigns(node, name.id) and node.lineno < name.lineno]
+                    texts += [text for node in earlier for text in self.of(node.value)]
             if texts:
                 return texts
         return [PLACE]
@@ -130,10 +137,16 @@ def _says_something(text: str) -> bool:
     return sum(letter.isalpha() for letter in text) >= _FEWEST_LETTERS
 
 
+def _files() -> list[Path]:
+    """Return the files whose messages are listed."""
+    packages = [*STEPS, "convert"]
+    return sorted(path for path in MIGRATION.rglob("*.py") if path.parent.name in packages)
+
+
 def _constants() -> dict[str, str]:
-    """Return the texts that the engine's files define by a name in capitals."""
+    """Return the texts that these files define by a name in capitals."""
     found = {}
-    for path in ENGINE.rglob("*.py"):
+    for path in _files():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.Assign):
                 continue
@@ -151,7 +164,7 @@ def _calls() -> list[tuple[str, str, list[list[str]]]]:
     """Return the folder of each call that makes a message, the name of what it makes, and its arguments' texts."""
     constants = _constants()
     found = []
-    for path in sorted(ENGINE.rglob("*.py")):
+    for path in _files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         bodies: list[ast.AST] = []
@@ -183,7 +196,7 @@ def refused_values() -> dict[str, set[str]]:
 
 
 def other_problems() -> dict[str, set[tuple[str, str]]]:
-    """Return folder of the engine → (message, what to do) of every problem that is none of a single value."""
+    """Return package → (message, what to do) of every problem that is none of a single value."""
     found: dict[str, set[tuple[str, str]]] = {}
     for folder, name, arguments in _calls():
         if name == "Problem":

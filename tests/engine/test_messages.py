@@ -21,6 +21,15 @@ def test_each_policy_that_answers_for_a_value_has_a_message_and_a_cause() -> Non
     assert of_values <= set(list_messages.refused_values())
 
 
+def test_every_package_whose_messages_are_listed_has_some() -> None:
+    found = list_messages.other_problems()
+    # That package speaks of single values alone.
+    assert set(found) == set(list_messages.STEPS) - {"prepare"}
+    assert ("holds none", "Run …, or start postgres-backup.service") in found["backup"]
+    assert any(message.startswith("process … (…) has it open") for message, _ in found["window"])
+    assert any("was confirmed before" in message for message, _ in found["cleanup"])
+
+
 def test_every_message_that_a_test_provokes_stands_on_the_page() -> None:
     known = [message for messages in list_messages.refused_values().values() for message in messages]
     patterns = [re.compile(".+".join(map(re.escape, message.split(list_messages.PLACE)))) for message in known]

@@ -321,7 +321,7 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
     def read(value: Value) -> str:
         try:
             # A double is taken for the shortest number that it is written as.
-            number = Fraction(str(value))
+            number = value if isinstance(value, int) else Fraction(str(value))
         except ValueError:
             moment = datetime.fromisoformat(re.sub(r"\s+(?=[Z+-])", "", str(value)))
             moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
@@ -334,25 +334,25 @@ def _timestamp_reader(column: ColumnPlan) -> Read:
     return read
 
 
-def _number_reader(unit: str) -> Callable[[Fraction, Value], str]:
+def _number_reader(unit: str) -> Callable[[int | Fraction, Value], str]:
     """Return the function that lets SQLite say which moment a number means, in UTC; '' if it is none."""
     clock = sqlite3.connect(":memory:", check_same_thread=False)
     with_fraction = "%Y-%m-%dT%H:%M:%fZ"
 
-    def julian_day(_number: Fraction, value: Value) -> str:
+    def julian_day(_number: int | Fraction, value: Value) -> str:
         return clock.execute("SELECT strftime(?, ?)", (with_fraction, value)).fetchone()[0] or ""
 
-    def day_of_spreadsheet(_number: Fraction, value: Value) -> str:
+    def day_of_spreadsheet(_number: int | Fraction, value: Value) -> str:
         days = f"{value} days" if isinstance(value, str) else f"{value!r} days"
         return clock.execute("SELECT strftime(?, '1899-12-30', ?)", (with_fraction, days)).fetchone()[0] or ""
 
-    def count(number: Fraction, _value: Value) -> str:
+    def count(number: int | Fraction, _value: Value) -> str:
         seconds, rest = divmod(number, per_second)
-        microseconds = rest * 1_000_000 / per_second
-        if microseconds.denominator != 1:
+        microseconds, finer = divmod(rest * 1_000_000, per_second)
+        if finer:
             raise ValueError("finer than a microsecond")
-        said = clock.execute("SELECT datetime(?, ?)", (first_day, f"{int(seconds)} seconds")).fetchone()[0]
-        return f"{said or ''}.{int(microseconds):06d}+00:00"
+        said = clock.execute("SELECT datetime(?, ?)", (first_day, f"{seconds} seconds")).fetchone()[0]
+        return f"{said or ''}.{microseconds:06d}+00:00"
 
     if unit == "julian_days":
         return julian_day
