@@ -24,7 +24,7 @@ from ansible import constants
 from ansible.utils.display import Display
 
 from ..module_utils.migration.core.files import progress_file
-from ..plugin_utils.promotion import GatedAction
+from ..plugin_utils.gated import GatedAction
 
 FIRST_LOOK_SECONDS = 5.0
 INTERVAL_SECONDS = 5.0
