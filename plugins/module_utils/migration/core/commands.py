@@ -26,5 +26,13 @@ def playbook(name: str, **variables: str | int) -> str:
     :param name: the file's name in ``playbooks/``, without its ending.
     :param variables: what is given with ``-e``, one for each variable.
     """
+    return playbook_on(limit(), name, **variables)
+
+
+def playbook_on(hosts: str, name: str, **variables: str | int) -> str:
+    """Return the command that runs a playbook on certain hosts, as :func:`playbook` does.
+
+    :param hosts: their pattern, as one word for a shell.
+    """
     given = [f"-e {shlex.quote(f'{variable}={value}')}" for variable, value in variables.items()]
-    return " ".join([f"ansible-playbook playbooks/{name}.yml -l {limit()}", *given])
+    return " ".join([f"ansible-playbook playbooks/{name}.yml -l {hosts}", *given])
