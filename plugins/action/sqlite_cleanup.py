@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plugin_utils.promotion import GatedAction
+from ..plugin_utils.gated import GatedAction
 
 
 class ActionModule(GatedAction):

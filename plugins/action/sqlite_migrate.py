@@ -25,7 +25,7 @@ from ansible.utils.display import Display
 
 from ..module_utils.migration.core.files import progress_file
 from ..plugin_utils import messages
-from ..plugin_utils.promotion import GatedAction
+from ..plugin_utils.gated import GatedAction
 
 FIRST_LOOK_SECONDS = 5.0
 INTERVAL_SECONDS = 5.0

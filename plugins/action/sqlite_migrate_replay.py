@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..plugin_utils.promotion import GatedAction as ActionModule
+from ..plugin_utils.gated import GatedAction as ActionModule
 
 __all__ = ["ActionModule"]

@@ -40,8 +40,7 @@ from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-from ..module_utils.migration.core.errors import MigrationError
-from ..plugin_utils import promotion
+from ..plugin_utils.gated import may_be_protected
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without types
@@ -52,12 +51,14 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
 
         :raises AnsibleError: with everything that is missing.
         """
-        if context.CLIARGS.get("check") or any(terms):
-            return [""]
         known = variables or {}
-        known = {**known, "environment_name": self._templar.template(known.get("environment_name"))}
+        if context.CLIARGS.get("check") or any(terms) or not may_be_protected(known, self._templar):
+            return [""]
+        from ..module_utils.migration.core.errors import MigrationError
+        from ..plugin_utils import promotion
+
         try:
-            protection = promotion.find_protection(known)
+            protection = promotion.find_protection(known, self._templar)
             if protection is not None:
                 promotion.require(protection, known)
         except MigrationError as error:

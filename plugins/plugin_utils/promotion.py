@@ -8,44 +8,29 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible import constants, context
 from ansible.plugins.action import ActionBase
-from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.utils.display import Display
-from ansible.vars.plugins import get_vars_from_inventory_sources
 
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import gate
+from .gated import ONLY_IN_THE_INVENTORY, PROTECTED, environment_names, values_for_all_hosts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOST_FILE = "/etc/sqlite-to-postgresql/environment"
 
 _MACHINE_ID = "/etc/machine-id"
-_ONLY_IN_THE_INVENTORY = ("environment_name", "promotion_")
 # With one of these in --skip-tags the gate's own task does not run.
 _TAGS_OF_THE_GATE = ("all", "always", "tagged")
-
-
-class GatedAction(NormalAction):  # type: ignore[misc]  # Ansible ships without types
-    """Runs the module of the same name, in a protected environment only if the gate lets it."""
-
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result, or the gate's refusal."""
-        refusal = None if self.leads_back() else refuse(self, task_vars or {})
-        return refusal or dict(super().run(tmp, task_vars))
-
-    def leads_back(self) -> bool:
-        """Return whether the task takes back what an earlier one has done: the way out of trouble is open."""
-        return False
 
 
 def refuse(action: ActionBase, variables: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the failed result of a task that may not change its host, None if it may."""
     try:
-        protection = find_protection(variables)
+        protection = find_protection(variables, action._templar)
         if protection is not None and not action._task.check_mode:
             require(protection, variables)
             require_host(protection, variables, *read_host(action))
@@ -54,24 +39,21 @@ def refuse(action: ActionBase, variables: Mapping[str, Any]) -> dict[str, Any] |
     return None
 
 
-def find_protection(variables: Mapping[str, Any]) -> gate.Protection | None:
+def find_protection(variables: Mapping[str, Any], templar: Any) -> gate.Protection | None:
     """Return what protects the environment of a task's host, None if nothing does.
 
     :raises MigrationError: if the inventory contradicts itself, or ``-e`` sets what only the inventory may.
     """
-    protected = _of_all_hosts(variables, "promotion_protected_environments")
+    protected = _of_all_hosts(variables, PROTECTED)
     if not protected:
         return None
-    extra = variables["hostvars"]._variable_manager.extra_vars
     words = (gate.OVERRIDE, gate.THIS_HOST_IS)
-    given = sorted(name for name in extra if name.startswith(_ONLY_IN_THE_INVENTORY) and name not in words)
+    extra = variables["hostvars"]._variable_manager.extra_vars
+    given = sorted(name for name in extra if name.startswith(ONLY_IN_THE_INVENTORY) and name not in words)
     if given:
-        problem = Problem(
-            "this run", f"-e sets {', '.join(given)}", "Only the inventory may say which hosts are protected"
-        )
-        raise MigrationError("The gate cannot be moved.", [problem])
-    names = [variables.get("environment_name"), *variables.get("group_names", ())]
-    return gate.find_protection(protected, [str(name) for name in names if name])
+        fix = "Only the inventory may say which hosts are protected"
+        raise MigrationError("The gate cannot be moved.", [Problem("this run", f"-e sets {', '.join(given)}", fix)])
+    return gate.find_protection(protected, environment_names(variables, templar))
 
 
 def _of_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
@@ -79,14 +61,8 @@ def _of_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
 
     :raises MigrationError: if two of them do not say the same.
     """
-    hostvars = variables["hostvars"]
-    inventory = hostvars._inventory
-    group = inventory.groups["all"]
-    sources = [group.get_vars()] + [
-        get_vars_from_inventory_sources(hostvars._loader, [source], [group], "task") for source in inventory._sources
-    ]
-    values = [source[name] for source in sources if name in source]
-    if any(value != values[0] for value in values):
+    values = values_for_all_hosts(variables, name)
+    if len(values) > 1:
         problem = Problem(name, "two sources of the inventory set it differently", "Give one inventory with -i")
         raise MigrationError("The inventory is not right.", [problem])
     return values[0] if values else None
@@ -120,6 +96,43 @@ def require_host(protection: gate.Protection, variables: Mapping[str, Any], text
     problems = gate.host_problems(protection, str(variables["inventory_hostname"]), HOST_FILE, text, machine_id)
     if problems:
         require(protection, variables, problems)
+
+
+def require_all(
+    action: ActionBase, protection: gate.Protection, variables: Mapping[str, Any], may_name_host: bool
+) -> bool:
+    """Let a run change a protected environment, or refuse it; return whether the host has got a name, or would get it.
+
+    :raises MigrationError: with everything that is missing.
+    """
+    said = variables["hostvars"]._variable_manager.extra_vars.get(gate.THIS_HOST_IS)
+    problems = []
+    if said is not None and said != protection.environment:
+        what = f"it says {said}, and the inventory says {protection.environment}"
+        problems.append(Problem(gate.THIS_HOST_IS, what, "See which host this is"))
+    # What the controller knows is told before a host is asked.
+    require(protection, variables, problems)
+    text, machine_id = read_host(action)
+    is_named = text is None and said is not None and may_name_host and bool(machine_id.strip())
+    if is_named:
+        text = gate.host_text(protection.environment, machine_id)
+    require_host(protection, variables, text, machine_id)
+    if is_named and text is not None and not action._task.check_mode:
+        _name_host(action, text)
+    return is_named
+
+
+def _name_host(action: ActionBase, text: str) -> None:
+    """Write the file by which the host says what it is.
+
+    :raises MigrationError: if the host refuses it.
+    """
+    directory, new = shlex.quote(str(PurePosixPath(HOST_FILE).parent)), shlex.quote(f"{HOST_FILE}.new")
+    write = f"printf %s {shlex.quote(text)} > {new} && mv {new} {shlex.quote(HOST_FILE)}"
+    answer = action._low_level_execute_command(f"umask 022 && mkdir -p {directory} && {write}")
+    if answer["rc"] != 0:
+        problem = Problem(HOST_FILE, f"it cannot be written: {answer['stderr'].strip()}", "Run as root, or with become")
+        raise MigrationError("The host could not be named.", [problem])
 
 
 def _call(variables: Mapping[str, Any]) -> gate.Call:

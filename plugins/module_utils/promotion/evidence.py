@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ..migration.core.commands import site_on
 from ..migration.core.errors import MigrationError, Problem
 
 FORMAT = 1
@@ -53,14 +52,15 @@ def read_verified(path: Path, allowed_signers: Path) -> Evidence:
 
     :raises MigrationError: if it is missing, is not signed, or not by such a key, or has been altered since.
     """
+    command = f"make evidence FROM={path.name.rpartition('-')[0]} KEY=path/to/key"
     try:
         signed = path.read_bytes()
     except OSError:
-        fix = "Run all phases there with this very tree, then: make evidence KEY=path/to/key"
+        fix = f"Run every phase there with this very tree, then: {command}"
         raise _refused(path, "there is no evidence for this very tree", fix) from None
     signature = signature_of(path)
     if not signature.is_file():
-        raise _refused(path, "the evidence is not signed", "Sign it: make evidence KEY=path/to/key")
+        raise _refused(path, "the evidence is not signed", f"Sign it: {command}")
     trusted = ["-f", str(allowed_signers), "-s", str(signature)]
     found = _ssh_keygen(["-Y", "find-principals", *trusted], b"")
     signers = found.stdout.decode("utf-8", "replace").split("\n")[0].strip()
@@ -100,7 +100,7 @@ def shortcomings(
     :param now: the present; only tests give another.
     """
     content = evidence.content
-    fix = f"Run it there with this tree ({site_on(environment)}), then collect and sign the evidence again"
+    fix = f"Run every phase on {environment} with this tree, and collect and sign the evidence again"
     problems = []
     if content.get("tree") != digest or content.get("environment") != environment:
         problems.append(Problem(str(path), f"it is not about this tree on {environment}", fix))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..migration.core.commands import playbook_on, site_on
+from ..migration.core.commands import playbook_on
 from ..migration.core.errors import MigrationError, Problem
 from . import evidence
 from .tree import read_tree
@@ -116,7 +117,7 @@ def find_problems(root: Path, protection: Protection, call: Call) -> list[Proble
             more = len(tree.differences) - _MOST_SHOWN
             what = f"it is not clean: {shown}" + (f", and {more} more" if more > 0 else "")
             source = protection.evidence_from
-            fix = f"Commit or remove it, run {site_on(source)}, and collect the evidence of that tree"
+            fix = f"Commit or remove it, run every phase on {source}, and collect the evidence of that tree"
             problems.append(Problem("the work tree", what, fix))
         path = evidence.path_of(root / EVIDENCE_DIRECTORY, protection.evidence_from, tree.digest)
         record = evidence.read_verified(path, root / ALLOWED_SIGNERS)
@@ -184,7 +185,8 @@ def host_problems(protection: Protection, host: str, path: str, text: str | None
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        fix = f"If it is: {playbook_on(environment, '1_infrastructure', **{THIS_HOST_IS: environment})}"
+        command = playbook_on(shlex.quote(environment), "1_infrastructure", **{THIS_HOST_IS: environment})
+        fix = f"If it is: {command}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
     said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith("#"))
     look = "See which host this is. Remove the file by hand only if you know"

@@ -30,7 +30,7 @@ def playbook(name: str, **variables: str | int) -> str:
 
 
 def playbook_on(hosts: str, name: str, **variables: str | int) -> str:
-    """Return the command that runs a playbook on other hosts than those of this run.
+    """Return the command that runs a playbook on certain hosts, as :func:`playbook` does.
 
     :param hosts: their pattern, as one word for a shell.
     """

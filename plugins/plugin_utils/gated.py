@@ -1,0 +1,72 @@
+"""Whether a task's host may be protected, and the action of a module that is behind the gate.
+
+Each task has a process of its own, which loads what it uses. So this file is small, and the gate itself is loaded only
+where an environment is protected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible.vars.plugins import get_vars_from_inventory_sources
+
+PROTECTED = "promotion_protected_environments"
+# Beginnings of the names of variables that only the inventory may set.
+ONLY_IN_THE_INVENTORY = ("environment_name", "promotion_")
+
+
+class GatedAction(NormalAction):  # type: ignore[misc]  # Ansible ships without types
+    """Runs the module of the same name, in a protected environment only if the gate lets it."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result, or the gate's refusal."""
+        variables = task_vars or {}
+        if not self.leads_back() and may_be_protected(variables, self._templar):
+            from .promotion import refuse
+
+            refusal = refuse(self, variables)
+            if refusal:
+                return refusal
+        return dict(super().run(tmp, task_vars))
+
+    def leads_back(self) -> bool:
+        """Return whether the task takes back what an earlier one has done: the way out of trouble is open."""
+        return False
+
+
+def may_be_protected(variables: Mapping[str, Any], templar: Any) -> bool:
+    """Return whether the gate has to be asked about a task's host: it is protected, or that is not clear."""
+    values = values_for_all_hosts(variables, PROTECTED)
+    if not any(values):
+        return False
+    if len(values) > 1 or not isinstance(values[0], Mapping):
+        return True
+    given = variables["hostvars"]._variable_manager.extra_vars
+    return any(name.startswith(ONLY_IN_THE_INVENTORY) for name in given) or any(
+        name in values[0] for name in environment_names(variables, templar)
+    )
+
+
+def environment_names(variables: Mapping[str, Any], templar: Any) -> list[str]:
+    """Return what the environment of a task's host may be called: its ``environment_name``, and its groups."""
+    names = [templar.template(variables.get("environment_name")), *variables.get("group_names", ())]
+    return [str(name) for name in names if name]
+
+
+def values_for_all_hosts(variables: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the values that the inventory gives to a variable for all hosts: more than one if its sources differ."""
+    hostvars = variables["hostvars"]
+    inventory = hostvars._inventory
+    group = inventory.groups["all"]
+    values: list[Any] = []
+    for source in (None, *inventory._sources):
+        found = (
+            group.get_vars()
+            if source is None
+            else get_vars_from_inventory_sources(hostvars._loader, [source], [group], "task")
+        )
+        if name in found and found[name] not in values:
+            values.append(found[name])
+    return values
