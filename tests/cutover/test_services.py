@@ -23,6 +23,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     service_health,
     write_protection,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import Process
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     Listings,
     ServicesLogin,
@@ -156,14 +157,24 @@ def test_a_service_without_a_session_is_left_running_with_a_warning(estate: Esta
 
 
 def test_groups_that_are_looked_at_together_ask_pm2_once(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([[], [], []])
-    monkeypatch.setattr(estate.pm2, "processes", lambda: next(answers))
+    times_asked = 0
+
+    def processes() -> list[Process]:
+        nonlocal times_asked
+        times_asked += 1
+        return []
+
+    monkeypatch.setattr(estate.pm2, "processes", processes)
+    group = estate.with_addresses("/ping")
     listings = Listings()
-    first = listings.processes_of(estate.pm2)
-    assert listings.processes_of(estate.pm2) is first
-    # What was said a while ago is asked anew.
-    monkeypatch.setattr(service_health, "_LISTED_LATELY_SECONDS", -1.0)
-    assert listings.processes_of(estate.pm2) is not first
+    with closing(connect(estate.login)) as connection:
+        for _ in range(2):
+            assert look_once(connection, group, listings) == {"service": "pm2 reports it as unknown"}
+        assert times_asked == 1
+        # What was said a while ago is asked anew.
+        monkeypatch.setattr(service_health, "_LISTED_LATELY_SECONDS", -1.0)
+        look_once(connection, group, listings)
+        assert times_asked == 2
 
 
 def test_an_address_that_asks_the_database_is_not_warned_of(estate: Estate) -> None:
