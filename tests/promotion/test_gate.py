@@ -33,7 +33,7 @@ CHANGING_MODULES = (
     "cutover_group",
 )
 # They only read, write into a backup or on the controller, or lead back.
-OPEN = ("5_validation", "backup", "evidence", "restore", "rollback")
+OPEN = ("5_validation", "backup", "discover", "evidence", "restore", "rollback")
 PROTECTED = "prod is protected, and nothing was changed there."
 NO_EVIDENCE = "there is no evidence for this very tree"
 
