@@ -144,6 +144,7 @@ def _call(variables: Mapping[str, Any]) -> gate.Call:
         list(_options()),
         Path(constants.CONFIG_FILE) if constants.CONFIG_FILE else None,
         Path(directory) if directory else None,
+        [str(source) for source in variables["hostvars"]._inventory._sources],
     )
 
 

@@ -294,6 +294,12 @@ def test_a_second_inventory_does_not_open_the_gate(clone: Clone, tmp_path: Path)
     (second / "hosts.yml").write_text("all: {vars: {promotion_protected_environments: {}}}\n")
     output = clone.refuses("2_shared_library", "-i", "inventory", "-i", str(second))
     assert "two sources of the inventory set it differently" in output
+    # One that says nothing of the gate could still set what the tree has set otherwise.
+    (second / "hosts.yml").write_text("all: {vars: {postgres_port: 5433}}\n")
+    clone.collect(clone.key)
+    clone.be_named()
+    output = clone.refuses("2_shared_library", "-i", "inventory", "-i", str(second))
+    assert f"its inventory is {second}" in output
 
 
 @pytest.mark.promise("gate-not-left-out")

@@ -57,6 +57,7 @@ class Call:
     :param options: options that would leave out the gate's own task, as they were given.
     :param configuration: the configuration file in use.
     :param playbook_directory: the folder of the playbook.
+    :param inventories: the sources of the inventory, as they were given.
     """
 
     extra_variables: Mapping[str, Any]
@@ -64,6 +65,7 @@ class Call:
     options: Sequence[str]
     configuration: Path | None
     playbook_directory: Path | None
+    inventories: Sequence[str]
 
     @property
     def override_reason(self) -> str:
@@ -152,6 +154,11 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
     if call.playbook_directory is None or not call.playbook_directory.resolve().is_relative_to(root):
         what = f"its playbook is in {call.playbook_directory}, outside the tree"
         problems.append(Problem("this run", what, f"Run a playbook of {root}"))
+    own = root / "inventory"
+    foreign = [source for source in call.inventories if not Path(source).resolve().is_relative_to(own)]
+    if foreign:
+        what = f"its inventory is {', '.join(foreign)}, of which the evidence knows nothing"
+        problems.append(Problem("this run", what, f"Put what it holds into {own}, and collect evidence of that tree"))
     return problems
 
 

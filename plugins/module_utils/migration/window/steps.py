@@ -86,7 +86,7 @@ def downtime_sentence(report: Mapping[str, Any]) -> str:
     if report["measured_by"] == MEASURED_BY_STEPS:
         return f"{text}, from their stop until they were found healthy."
     return (
-        f"{text}, as a client saw it that asked them all the time "
+        f"{text}, as a client saw it that polled them throughout "
         f"(their own stop and start {report['services_seconds']:.1f}, our steps {report['own_seconds']:.1f})."
     )
 
