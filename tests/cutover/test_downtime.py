@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import downtime
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.downtime import DowntimeClient
 
 
@@ -114,12 +115,22 @@ def test_what_was_never_seen_is_not_guessed() -> None:
     assert DowntimeClient([]).downtime() is None
 
 
-def test_a_service_that_hangs_holds_up_nobody() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        client = DowntimeClient([service("one", silent.getsockname()[1])])
-        time.sleep(0.1)
-        client.close()
-        assert client.of("one")["requests"] <= 1
+def test_a_service_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, let_go = threading.Event(), threading.Event()
+
+    def answers_well(_: object) -> bool:
+        asked.set()
+        return let_go.wait(60)
+
+    monkeypatch.setattr(downtime, "_answers_well", answers_well)
+    monkeypatch.setattr(downtime, "_PATIENCE_SECONDS", 0.1)
+    client = DowntimeClient([service("one", 1)])
+    assert asked.wait(30)
+    client.close()
+    assert client.of("one")["requests"] == 0
+    # It still waits for its answer.
+    assert client._threads[0].is_alive()
+    let_go.set()
 
 
 def test_an_address_that_takes_long_is_not_kept_busy() -> None:

@@ -12,7 +12,12 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import EPOCH_UNITS
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.epoch_units import EPOCHS
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan import epoch_units
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.epoch_units import (
+    EPOCHS,
+    LOCAL_TIMES,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, counts, rows_of
@@ -157,6 +162,8 @@ def test_the_proof_does_not_share_the_conversions_epoch(
         ([13_253_932_800_000_000], "which may be microseconds_since_1601 (from 2021-01-01 to 2021-01-01)"),
         ([637_450_560_000_000_000], "ticks_since_0001 (from 2021-01-01 to 2021-01-01)"),
         ([44_197.5, 40_000], "which may be days_since_1899 (from 2009-07-06 to 2021-01-01)"),
+        # One of them would be a time of 1998: that does not make Unix times of all the others.
+        ([600_000_000, 900_000_000], "which may be seconds_since_2001 (from 2020-01-06 to 2029-07-09) or seconds "),
         ([3_692_304_000], "which may be seconds_since_1904 (from 2021-01-01 to 2021-01-01) or seconds "),
         ([0, 5], "which do not all read as a time in one unit"),
     ],
@@ -182,6 +189,39 @@ def test_numbers_of_today_are_read_without_a_question(
     assert rehearse(connection, estate(connection, tmp_path, values), tmp_path)["report"]["tables"][0]["equal"]
 
 
+@pytest.mark.parametrize("values", [[200_000_000, 700_000_000], [4_102_444_800]])
+def test_what_an_earlier_version_has_read_is_asked_about_by_a_rehearsal_alone(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[int]
+) -> None:
+    group = estate(connection, tmp_path, values)
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch_units, "_likely_readings", lambda *_: [])
+        rehearse(connection, group, tmp_path)
+    with pytest.raises(MigrationError, match="which may be seconds_since_"):
+        rehearse(connection, group, tmp_path)
+    # Services wait, or have moved: nothing stops at such a question.
+    report = migrate.migrate(connection, group, migrate.FINAL, work_directory=str(tmp_path / "work"))["report"]
+    assert report["tables"][0]["equal"]
+    execute(connection, "INSERT INTO app.t VALUES (77, '2020-01-01 00:00:00+00')")
+    found, copy = bring_back(connection, group)
+    assert counts(found) == {"t": (1, 0, 0)}
+    assert rows_of(copy, "SELECT at FROM t ORDER BY id") == [*((value,) for value in values), (1_577_836_800,)]
+
+
+@pytest.mark.parametrize("unit", LOCAL_TIMES)
+def test_a_zone_for_numbers_that_are_read_as_utc_is_refused(connection: Connection, tmp_path: Path, unit: str) -> None:
+    zero, day = UNITS[unit]
+    group = estate(connection, tmp_path, [zero + 19_723 * day], epoch_unit=unit, time_zone="Europe/Berlin")
+    with pytest.raises(MigrationError, match=rf"'time_zone' is Europe/Berlin, and numbers in {unit} are read as"):
+        rehearse(connection, group, tmp_path)
+
+
+def test_a_long_text_of_digits_is_shortened_in_the_report(connection: Connection, tmp_path: Path) -> None:
+    group = estate(connection, tmp_path, ["9" * 100_000, 1_600_000_000], epoch_unit="seconds", unconvertible="reject")
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert len(str(report["number_readings"])) < 1_000
+
+
 @pytest.mark.parametrize("check_mode", [True, False])
 def test_the_report_shows_how_numbers_are_read(connection: Connection, tmp_path: Path, check_mode: bool) -> None:
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, at timestamptz, day date, took interval, x text)")
@@ -193,7 +233,7 @@ def test_the_report_shows_how_numbers_are_read(connection: Connection, tmp_path:
     columns = {"day": {"epoch_unit": "days_since_1899"}, "took": {"duration_unit": "minutes"}}
     group = make_group(source, {"source": "t", "columns": columns})
     report = rehearse(connection, group, tmp_path, check_mode)["report"]
-    at = {"column": "t.at", "unit": "seconds", "first": "1600000000 = 2020-09-13 12:26:40+00:00",
+    at = {"column": "t.at", "unit": "seconds", "first": "'1600000000' = 2020-09-13 12:26:40+00:00",
           "last": "1700000000 = 2023-11-14 22:13:20+00:00"}  # fmt: skip
     day = {"column": "t.day", "unit": "days_since_1899", "first": "40000 = 2009-07-06", "last": "45000 = 2023-03-15"}
     assert report["number_readings"][:2] == [at, day]

@@ -15,7 +15,10 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import (
+    baseline,
+    migrate,
+)
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -380,3 +383,17 @@ def test_check_mode_finds_new_orphans_and_doubled_keys(connection: Connection, l
     change(library, "UPDATE books SET author_id = 'nobody else' WHERE id = 4")
     with pytest.raises(MigrationError, match="1 row: id=4: 'nobody else'"):
         rehearse(connection, group, tmp_path, check_mode=True)
+
+
+def test_after_an_upgrade_the_next_rehearsal_renews_what_the_window_will_count_on(
+    connection: Connection, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = library_group(library)
+    assert rehearse(connection, group, tmp_path)["changed"]
+    real = baseline.digest
+    monkeypatch.setattr(baseline, "digest", lambda plans: f"newer {real(plans)}")
+    upgraded = rehearse(connection, group, tmp_path)
+    assert (upgraded["changed"], upgraded["report"]["way"] != migrate.CHANGED_ROWS) == (False, True)
+    assert query(connection, "SELECT count(*) FROM migration.run") == [(1,)]
+    again = rehearse(connection, group, tmp_path)
+    assert (again["changed"], again["report"]["way"]) == (False, migrate.CHANGED_ROWS)

@@ -96,7 +96,9 @@ def _measure_sync(connection: Connection, group: Group, result: Mapping[str, Any
     """Return what the final sync takes: a sync of what the services have written since the snapshot, as it will be."""
     if result["report"]["way"] != migrate.CHANGED_ROWS:
         result = migrate.migrate(connection, group, migrate.REHEARSAL, work_directory=work_directory)
-    return float(result["report"]["seconds"]["total"])
+    seconds = result["report"]["seconds"]
+    # The final sync shows nobody how numbers are read.
+    return float(seconds["total"]) - float(seconds.get(migrate.READINGS, 0.0))
 
 
 def _measure_services(connection: Connection, group: Group) -> tuple[float, str]:

@@ -335,7 +335,11 @@ class _Chooser:
         if self.is_key or not self._looks_like_time():
             return ""
         problems = [problem for place in self.places for problem in self._epoch_unit(place)[1]]
-        return "they do not all read as times in one unit" if problems else ""
+        if not problems:
+            return ""
+        # The question itself shows the first and the last number.
+        hidden = is_secret(self.places[0].column, self.profile)
+        return "it may be a time, and in which unit is not sure" if hidden else problems[0].what
 
     def _epoch_unit(self, place: Place) -> tuple[str | None, list[Problem]]:
         """Return the unit in which the engine reads the numbers of a column, and why it may not."""

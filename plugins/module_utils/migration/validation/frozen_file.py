@@ -124,7 +124,7 @@ def _hash_frozen_rows(
         closing(open_snapshot(copy.path)) as source,
     ):
         targets = catalog.read_catalog(connection, [table.target for table in group.tables])
-        plans = plan_group(group, source, read_tables(source), targets)
+        plans = plan_group(group, source, read_tables(source), targets, asks=False)
         forms = ServerForms(connection)
         refusals = recorded_refusals(connection, group.name)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=exact, refusals=refusals)

@@ -225,10 +225,10 @@ def _reading(
                     cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
             targets = read_catalog(connection, [mapping.target for mapping in group.tables])
             tables = read_tables(source)
-            plans = plan_group(group, source, tables, targets)
+            plans = plan_group(group, source, tables, targets, asks=False)
             if any(mapping.row_filter for mapping in group.tables):
                 group = left_behind.excluded(group, source, tables)
-                plans = plan_group(group, source, tables, targets)
+                plans = plan_group(group, source, tables, targets, asks=False)
             yield _Reading(connection, group, directory, source, with_spellings(source, plans))
     except sqlite3.Error as error:
         raise MigrationError(

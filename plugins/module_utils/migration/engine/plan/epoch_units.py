@@ -35,6 +35,8 @@ EPOCHS = {
     "ticks_since_0001": (datetime(1, 1, 1, tzinfo=UTC), Fraction(1, 10)),
     DAYS_SINCE_1899: (datetime(1899, 12, 30, tzinfo=UTC), Fraction(86_400_000_000)),
 }
+# Applications mostly count these from their own clock, in whatever zone it is.
+LOCAL_TIMES = ("seconds_since_1904", "ticks_since_0001", DAYS_SINCE_1899)
 # Units that are read without being named: the numbers of all others may mean a moment in another one too.
 _DETECTED = ("seconds", "milliseconds", "microseconds", JULIAN_DAYS)
 # When the times of most applications are, and never so near the 0 of a unit that any small number is one.
@@ -63,10 +65,13 @@ def epoch_units(
     source: SourceTable,
     columns: Sequence[ColumnPlan],
     problems: list[Problem],
+    asks: bool = True,
 ) -> dict[str, str]:
     """Return the unit of the numbers in each time column, decided from all of them together.
 
     All columns are profiled in one scan of the table. Columns without numbers are left out.
+
+    :param asks: whether numbers that read as Unix times, and as times in another unit too, are a question.
     """
     times = [column for column in columns if column.kind in ("timestamp", "date")]
     if not times:
@@ -93,7 +98,7 @@ def epoch_units(
         numbers_found, dates_found, years_found = (
             _Numbers(*found[start : start + 3]) for start in range(9 * position, 9 * position + 9, 3)
         )
-        unit, problem = _unit_of(column, numbers_found, dates_found, years_found)
+        unit, problem = _unit_of(column, numbers_found, dates_found, years_found, asks)
         if unit is not None:
             units[column.source] = unit
         if problem is not None:
@@ -115,7 +120,7 @@ class _Numbers:
 
 
 def _unit_of(
-    column: ColumnPlan, numbers: _Numbers, dates: _Numbers, years: _Numbers
+    column: ColumnPlan, numbers: _Numbers, dates: _Numbers, years: _Numbers, asks: bool
 ) -> tuple[str | None, Problem | None]:
     """Return the unit of the numbers in one column, None if it holds none, or why it is not known.
 
@@ -125,20 +130,23 @@ def _unit_of(
     named = column.options.epoch_unit
     if numbers.smallest is None:
         return named, None
+    if named in LOCAL_TIMES and column.options.time_zone != "UTC":
+        what = f"'time_zone' is {column.options.time_zone}, and numbers in {named} are read as times of UTC"
+        return None, Problem("", what, "Bring them to the right moments by 'computed', or leave 'time_zone' out")
     if years.count:
         what = f"it holds numbers{years.shown(column)}, which look like years"
         return None, Problem("", what, _day_of_a_year(column, years.count == numbers.count))
     smallest, largest = numbers.smallest, numbers.largest
     in_range = (unit for unit in _DETECTED if EPOCH_RANGES[unit][0] <= smallest and largest < EPOCH_RANGES[unit][1])
     unit = named or next(in_range, None)
-    readings = [] if named else _likely_readings(smallest, largest)
+    readings = [] if named or (unit is not None and not asks) else _likely_readings(smallest, largest)
     if dates.count and (named or (unit is None and not readings) or dates.count == numbers.count):
         what = f"it holds numbers{dates.shown(column)}, which look like dates written without separators"
         fix = f"Say by 'computed' in the inventory which times they are, cut out with substr({column.source}, 1, 4)"
         if named is None and unit is not None:
             fix += f"; if they are {unit} since 1970, name 'epoch_unit'"
         return None, Problem("", what, fix)
-    if unit is not None and (not readings or _is_likely_in_part(unit, smallest, largest)):
+    if unit is not None and (not readings or unit in readings or unit not in EPOCHS):
         return unit, None
     if readings:
         units = readings if unit is None else [*readings, unit]
@@ -155,14 +163,6 @@ def _likely_readings(smallest: float, largest: float) -> list[str]:
     """Return the units in which all numbers of a column mean times that an application may well have."""
     likely = {unit: _likely_numbers(unit) for unit in EPOCHS}
     return [unit for unit, (low, high) in likely.items() if low <= smallest and largest < high]
-
-
-def _is_likely_in_part(unit: str, smallest: float, largest: float) -> bool:
-    """Return whether any number of a column can mean such a time in a unit."""
-    if unit not in EPOCHS:
-        return True
-    low, high = _likely_numbers(unit)
-    return smallest < high and largest >= low
 
 
 def _likely_numbers(unit: str) -> tuple[Fraction, Fraction]:

@@ -174,9 +174,12 @@ def plan_group(
     snapshot: sqlite3.Connection,
     sources: Mapping[str, SourceTable],
     targets: Mapping[str, TargetTable],
+    asks: bool = True,
 ) -> list[TablePlan]:
     """Return the plan of every table of a group, referenced tables before those that refer to them.
 
+    :param asks: whether numbers that may be times in several units are a question. A rehearsal asks; once it has
+        decided, or an earlier version has, nothing that comes later may stop at that.
     :raises MigrationError: with every problem of the mapping.
     """
     problems: list[Problem] = []
@@ -207,7 +210,7 @@ def plan_group(
         if source is not None and target is not None:
             where = f"{file_name}: {mapping.source}"
             selected, filtered_rows = select(where, mapping, source, sources, snapshot, problems)
-            plan = _plan_table(where, mapping, selected, target, snapshot, problems)
+            plan = _plan_table(where, mapping, selected, target, snapshot, problems, asks)
             plans.append(replace(plan, filtered_rows=filtered_rows))
     plans = with_namespaces(plans)
     plans = [replace(plan, foreign_keys=_plan_foreign_keys(plan, plans)) for plan in plans]
@@ -287,6 +290,7 @@ def _plan_table(
     target: TargetTable,
     snapshot: sqlite3.Connection,
     problems: list[Problem],
+    asks: bool,
 ) -> TablePlan:
     """Return the plan of one table without its foreign keys, noting its problems."""
     if not source.key:
@@ -340,7 +344,7 @@ def _plan_table(
     names = [column.source for column in columns] + [option.name for option in kept]
     secret = {name for name, option in mapping.columns.items() if option.secret}
     problems.extend(half_surrogates(where, snapshot, source, names, secret))
-    units = epoch_units(where, snapshot, source, [*columns, *generated], problems)
+    units = epoch_units(where, snapshot, source, [*columns, *generated], problems, asks)
     return TablePlan(
         mapping,
         source,

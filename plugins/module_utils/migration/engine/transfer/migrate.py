@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 REHEARSAL = "rehearsal"
 FINAL = "final"
+# The step that only a rehearsal has.
+READINGS = "readings"
 # The ways a run can take, as the report names them: see the top of this file.
 CHANGED_ROWS = "changed rows"
 PLAIN_ROWS = "all rows"
@@ -153,7 +155,7 @@ def compare(
         snapshot(group.source_path, work_directory, frozen=frozen) as copy,
         closing(open_snapshot(copy.path)) as source,
     ):
-        plans = _plan(connection, group, source, copy.directory)
+        plans = _plan(connection, group, source, copy.directory, asks=False)
         forms = ServerForms(connection)
         refusals = recorded_refusals(connection, group.name)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False, refusals=refusals)
@@ -259,7 +261,8 @@ class _Run:
 
     def _planned(self) -> list[TablePlan]:
         """Return the plan of every table; refuse what cannot be loaded before anything is converted."""
-        plans = _plan(self.connection, self.group, self.source, self.copy.directory)
+        asks = self.kind == REHEARSAL
+        plans = _plan(self.connection, self.group, self.source, self.copy.directory, asks)
         active_triggers(self.connection, plans)
         return plans
 
@@ -393,8 +396,7 @@ class _Run:
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
             "ids_in_texts": ids_in_texts(self.connection, self.source, plans) if self.check_mode else [],
-            # Not while the services wait.
-            "number_readings": number_readings(self.source, plans) if self.kind == REHEARSAL else [],
+            "number_readings": self._number_readings(plans),
             "one_way_columns": [
                 name
                 for plan in plans
@@ -406,6 +408,13 @@ class _Run:
             "ignored_tables": list(self.group.ignored_tables),
             "left_out": read_left_out(self.source),
         }
+
+    def _number_readings(self, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
+        """Return how numbers are read as times; nothing while the services wait."""
+        if self.kind != REHEARSAL:
+            return []
+        with self.clock.step(READINGS):
+            return number_readings(self.source, plans)
 
     def _commit(
         self,
@@ -422,12 +431,15 @@ class _Run:
         connection, group = self.connection, self.group
         record = ledger.read_group(connection, group.name, group.source_path)
         rehearse = self.kind == REHEARSAL and record.state != state.REHEARSED
-        if not changed and not rehearse and self.kind != FINAL:
+        is_run = changed or rehearse or self.kind == FINAL
+        # What other code has left is renewed, else the window would load every row.
+        if not is_run and self.detail.baseline.get("digest") == baseline.digest(plans):
             return
         work_directory = self.copy.directory.parent
         with self.clock.step("commit"):
             report["seconds"] = self.clock.total()
-            ledger.record_run(connection, group.name, self.kind, self.started_at, report)
+            if is_run:
+                ledger.record_run(connection, group.name, self.kind, self.started_at, report)
             hashes = {
                 plan.target.name: comparison.target_hash for plan, comparison in zip(plans, comparisons, strict=True)
             }
@@ -439,7 +451,10 @@ class _Run:
             if self.kind == REHEARSAL:
                 token = baseline.keep(self.copy, group.name)
                 detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)}, **content)
-                ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
+                if is_run:
+                    ledger.take_step(connection, group.name, "rehearse", group.source_path, detail=detail)
+                else:
+                    ledger.merge_detail(connection, group.name, detail)
             else:
                 # The frozen file itself is what the rollback starts from.
                 token = None
@@ -448,15 +463,18 @@ class _Run:
         baseline.forget_others(work_directory, group.name, token)
 
 
-def _plan(connection: Connection, group: Group, source: sqlite3.Connection, directory: Path) -> list[TablePlan]:
+def _plan(
+    connection: Connection, group: Group, source: sqlite3.Connection, directory: Path, asks: bool
+) -> list[TablePlan]:
     """Read both sides' tables and plan each of them.
 
     :param directory: a private directory for files.
+    :param asks: as that of :func:`.plan_group`.
     :raises MigrationError: with every problem of the mapping, and all values that would be refused if it were right.
     """
     targets = read_catalog(connection, [mapping.target for mapping in group.tables])
     try:
-        plans = plan_group(group, source, read_tables(source), targets)
+        plans = plan_group(group, source, read_tables(source), targets, asks)
     except PlanRefused as error:
         error.problems += _wrong_values(connection, group, source, error, directory)
         raise

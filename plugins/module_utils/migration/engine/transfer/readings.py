@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...sqlite.tables import Value, quote_name
+from ...sqlite.tables import Value, quote_name, show
 from ..convert.refusals import Refused
 from ..convert.values import converter
 from ..plan.epoch_units import number_in
@@ -44,7 +44,7 @@ def _ends(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> 
 
 def _shown(column: ColumnPlan, value: Value) -> str:
     """Return a number, perhaps written as a text, and what it becomes."""
-    number = value if isinstance(value, str) else repr(value)
+    number = show(value)
     try:
         return f"{number} = {converter(column, lambda _: None)(value)}"
     except Refused as refused:

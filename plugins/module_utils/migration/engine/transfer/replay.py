@@ -83,7 +83,7 @@ def replay_rejects(
                 concerned = {row.table for row in rows}
                 plans = [
                     plan
-                    for plan in plan_group(group, source, read_tables(source), targets)
+                    for plan in plan_group(group, source, read_tables(source), targets, asks=False)
                     if plan.source.name in concerned
                 ]
                 originals = [line for plan in plans for line in _put_in_place(source, group, plan, rows, reasons)]
