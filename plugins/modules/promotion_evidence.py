@@ -25,7 +25,7 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Says what is missing, writes nothing.
+    description: Says what is missing, writes nothing, and also looks at what runs where the work tree is not clean.
     support: full
   diff_mode:
     description: It shows no differences.

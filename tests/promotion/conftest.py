@@ -137,7 +137,9 @@ class Clone:
         protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
         assert protection is not None
         playbooks = self.root / "playbooks"
-        call = gate.Call(extra_variables or {}, (), (), self.root / "ansible.cfg", playbooks, [str(self.root / "inventory")])
+        call = gate.Call(
+            extra_variables or {}, (), (), self.root / "ansible.cfg", playbooks, [str(self.root / "inventory")]
+        )
         return "\n".join(map(str, gate.find_problems(self.root, protection, call)))
 
     def run(self, program: str, *arguments: str, **variables: str) -> tuple[int, str]:

@@ -11,8 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence
+from tests.conftest import PROJECT
 
 from .conftest import Clone
 
@@ -87,6 +91,26 @@ def test_what_is_missing_is_told_by_its_own_check(damage: Damage, check: str, to
     assert len(missing) == 1, missing
     assert f"check '{check}' has not passed: " in missing[0]
     assert told in missing[0]
+
+
+def documented(module: str, value: Any) -> dict[str, Any]:
+    """Return the result of a module that found this, under the name by which the module documents it."""
+    path = PROJECT / "plugins" / "modules" / f"{module}.py"
+    returned = yaml.safe_load(path.read_text().partition('RETURN = r"""')[2].partition('"""')[0])
+    return {name: value for name in returned if name != "problems"}
+
+
+def test_the_play_hands_over_what_the_modules_return() -> None:
+    tasks = DataLoader().load_from_file(str(PROJECT / "roles/validation/tasks/evidence.yml"), trusted_as_template=True)
+    written = next(task["vars"]["__validation_found"] for task in tasks if "vars" in task)
+    registered = {
+        "__validation_groups": documented("validate_group", FOUND["groups"]),
+        "__validation_checks": documented("http_checks", FOUND["checks"]),
+        "__validation_database": documented("validate_database", FOUND["database"]),
+    }
+    known = {"ansible_play_hosts": ["swarm-dev"], "hostvars": {"swarm-dev": registered}}
+    found = Templar(loader=DataLoader(), variables=known).template(written)
+    assert built(found[0]) == built(FOUND)
 
 
 def collected(clone: Clone) -> tuple[int, str]:
