@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import collect, evidence, gate
 from ..module_utils.promotion.tree import read_tree
-from ..plugin_utils.promotion import ROOT
+from ..plugin_utils.gated import ROOT
 
 # As module promotion_evidence documents them.
 ARGUMENTS: dict[str, Any] = {

@@ -7,11 +7,14 @@ where an environment is protected.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.vars.plugins import get_vars_from_inventory_sources
 
+# The project's folder.
+ROOT = Path(__file__).resolve().parent.parent.parent
 PROTECTED = "promotion_protected_environments"
 # Beginnings of the names of variables that only the inventory may set.
 ONLY_IN_THE_INVENTORY = ("environment_name", "promotion_")
@@ -56,12 +59,15 @@ def environment_names(variables: Mapping[str, Any], templar: Any) -> list[str]:
 
 
 def values_for_all_hosts(variables: Mapping[str, Any], name: str) -> list[Any]:
-    """Return the values that the inventory gives to a variable for all hosts: more than one if its sources differ."""
+    """Return the values that the inventory gives to a variable for all hosts: more than one if its sources differ.
+
+    The tree's own inventory is always asked too: one given with ``-i`` in its place may say nothing of the gate.
+    """
     hostvars = variables["hostvars"]
     inventory = hostvars._inventory
     group = inventory.groups["all"]
     values: list[Any] = []
-    for source in (None, *inventory._sources):
+    for source in (None, *dict.fromkeys((*inventory._sources, str(ROOT / "inventory")))):
         found = (
             group.get_vars()
             if source is None

@@ -17,9 +17,8 @@ from ansible.utils.display import Display
 
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import gate
-from .gated import ONLY_IN_THE_INVENTORY, PROTECTED, environment_names, values_for_all_hosts
+from .gated import ONLY_IN_THE_INVENTORY, PROTECTED, ROOT, environment_names, values_for_all_hosts
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 HOST_FILE = "/etc/sqlite-to-postgresql/environment"
 
 _MACHINE_ID = "/etc/machine-id"
@@ -63,7 +62,8 @@ def _of_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
     """
     values = values_for_all_hosts(variables, name)
     if len(values) > 1:
-        problem = Problem(name, "two sources of the inventory set it differently", "Give one inventory with -i")
+        fix = f"Give one inventory with -i, and set it there as {ROOT / 'inventory'} does"
+        problem = Problem(name, "two sources of the inventory set it differently", fix)
         raise MigrationError("The inventory is not right.", [problem])
     return values[0] if values else None
 

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.gated import may_be_protected
 from tests.conftest import PROJECT
 
 from .conftest import PASSED, Clone, days_ago, git
@@ -300,6 +306,30 @@ def test_a_second_inventory_does_not_open_the_gate(clone: Clone, tmp_path: Path)
     clone.be_named()
     output = clone.refuses("2_shared_library", "-i", "inventory", "-i", str(second))
     assert f"its inventory is {second}" in output
+
+
+def is_asked(host: str, *sources: Path) -> bool:
+    """Return whether the gate is asked about a host of these inventories."""
+    loader = DataLoader()
+    inventory = InventoryManager(loader, [str(source) for source in sources])
+    manager = VariableManager(loader, inventory)
+    variables = manager.get_vars(host=inventory.get_host(host))
+    variables["hostvars"] = HostVars(inventory, manager, loader)
+    return may_be_protected(variables, Templar(loader=loader, variables=variables))
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_an_inventory_that_says_nothing_of_the_gate_opens_it_for_no_name_that_the_tree_protects(tmp_path: Path) -> None:
+    foreign, other = tmp_path / "foreign", tmp_path / "other"
+    for directory in (foreign, other):
+        directory.mkdir()
+        (directory / "hosts.yml").write_text("prod: {hosts: {a: }}\ndev: {hosts: {b: }}\n")
+    assert (is_asked("a", foreign), is_asked("b", foreign)) == (True, False)
+    own = (PROJECT / "inventory", PROJECT / "molecule" / "inventory")
+    assert (is_asked("swarm-prod", *own), is_asked("swarm-dev", *own)) == (True, False)
+    (other / "group_vars").mkdir()
+    (other / "group_vars" / "all.yml").write_text("promotion_protected_environments: {}\n")
+    assert (is_asked("a", other), is_asked("b", other)) == (True, True), "it contradicts the tree"
 
 
 @pytest.mark.promise("gate-not-left-out")
