@@ -17,6 +17,7 @@ from ansible.utils.display import Display
 
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import gate
+from ..module_utils.promotion.tree import SECRETS
 from .gated import ONLY_IN_THE_INVENTORY, PROTECTED, ROOT, environment_names, values_for_all_hosts
 
 HOST_FILE = "/etc/sqlite-to-postgresql/environment"
@@ -145,7 +146,14 @@ def _call(variables: Mapping[str, Any]) -> gate.Call:
         Path(constants.CONFIG_FILE) if constants.CONFIG_FILE else None,
         Path(directory) if directory else None,
         [str(source) for source in variables["hostvars"]._inventory._sources],
+        names_of_secrets(variables["hostvars"]._loader, ROOT),
     )
+
+
+def names_of_secrets(loader: Any, root: Path) -> list[str]:
+    """Return the names of the variables that the file of all environments' secrets sets; the loader decrypts it."""
+    path = root / SECRETS
+    return [str(name) for name in loader.load_from_file(str(path)) or ()] if path.is_file() else []
 
 
 def _options() -> Iterator[str]:

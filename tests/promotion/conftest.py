@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.promotion import names_of_secrets
 from tests.conftest import PROJECT
 
 CONTENT = (
@@ -51,6 +54,7 @@ exit 255
 PASSWORDS = "vault_postgres_role_passwords: {{{}}}\n".format(
     ", ".join(f"swarm_{name}: for-tests" for name in ("migrator", "registry", "deploy", "tickets", "platform"))
 )
+VAULT = ("default", VaultSecret(b"for tests"))
 PASSED = {name: {"passed": True, "told": "as it should be"} for name in gate._DEFAULT_CHECKS}
 
 
@@ -136,9 +140,16 @@ class Clone:
         """Return what the gate says to this tree, one problem a line."""
         protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
         assert protection is not None
-        playbooks = self.root / "playbooks"
+        loader = DataLoader()
+        loader.set_vault_secrets([VAULT])
         call = gate.Call(
-            extra_variables or {}, (), (), self.root / "ansible.cfg", playbooks, [str(self.root / "inventory")]
+            extra_variables=extra_variables or {},
+            allowed_variables=(),
+            options=(),
+            configuration=self.root / "ansible.cfg",
+            playbook_directory=self.root / "playbooks",
+            inventories=[str(self.root / "inventory")],
+            secrets=names_of_secrets(loader, self.root),
         )
         return "\n".join(map(str, gate.find_problems(self.root, protection, call)))
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
@@ -20,7 +21,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promoti
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.gated import may_be_protected
 from tests.conftest import PROJECT
 
-from .conftest import PASSED, Clone, days_ago, git
+from .conftest import PASSED, VAULT, Clone, days_ago, git
 
 CHANGING = (
     "1_infrastructure",
@@ -162,13 +163,32 @@ def test_a_mark_in_the_index_hides_no_edit(clone: Clone) -> None:
 
 @pytest.mark.promise("promotion-on-evidence")
 @pytest.mark.parametrize(
-    "name", ["roles/schema_apply/vars/main.yml", "library/apt.py", "group_vars/prod.yml", "files/sql/999_more.sql"]
+    "name",
+    [
+        "roles/schema_apply/vars/main.yml",
+        "roles/schema_apply/vars/main/vault.yml",
+        "library/apt.py",
+        "group_vars/prod.yml",
+        "files/sql/999_more.sql",
+        "inventory/group_vars/all/zzz.yml",
+    ],
 )
 def test_a_new_file_makes_the_tree_unclean_also_if_git_ignores_it(clone: Clone, name: str) -> None:
     clone.collect(clone.key)
     clone.edit(".git/info/exclude", f"{name}\n")
     clone.edit(name, "---\n")
     assert f"{name} is in no commit" in clone.problems()
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_the_file_of_secrets_may_hold_nothing_else(clone: Clone) -> None:
+    clone.collect(clone.key)
+    path = clone.root / "inventory" / "group_vars" / "all" / "vault.yml"
+    vault = VaultLib([VAULT])
+    path.write_bytes(vault.encrypt("vault_validation_login_password: for-tests\n"))
+    assert clone.problems() == ""
+    path.write_bytes(vault.encrypt("vault_a: 1\npostgres_port: 5433\n"))
+    assert "vault.yml: it sets postgres_port, of which the evidence knows nothing" in clone.problems()
 
 
 def test_a_missing_file_is_named(clone: Clone) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from ..migration.core.commands import playbook_on
 from ..migration.core.errors import MigrationError, Problem
 from . import evidence
-from .tree import read_tree
+from .tree import SECRETS, read_tree
 
 EVIDENCE_DIRECTORY = "evidence"
 ALLOWED_SIGNERS = "keys/allowed_signers"
@@ -26,6 +26,7 @@ SHORTEST_REASON = 15
 # What an operator says to the gate itself.
 OVERRIDE = "promotion_override_reason"
 THIS_HOST_IS = "promotion_this_host_is"
+SECRETS_BEGIN_WITH = "vault_"
 
 _DEFAULT_DAYS = 14.0
 _DEFAULT_CHECKS = ("groups_on_postgresql", "verification", "functional_checks", "backup_restored", "rollback_rehearsed")
@@ -58,6 +59,7 @@ class Call:
     :param configuration: the configuration file in use.
     :param playbook_directory: the folder of the playbook.
     :param inventories: the sources of the inventory, as they were given.
+    :param secrets: names of the variables that the file of all environments' secrets sets, which is outside the tree.
     """
 
     extra_variables: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Call:
     configuration: Path | None
     playbook_directory: Path | None
     inventories: Sequence[str]
+    secrets: Sequence[str]
 
     @property
     def override_reason(self) -> str:
@@ -159,6 +162,11 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
     if foreign:
         what = f"its inventory is {', '.join(foreign)}, of which the evidence knows nothing"
         problems.append(Problem("this run", what, f"Put what it holds into {own}, and collect evidence of that tree"))
+    others = sorted(name for name in call.secrets if not name.startswith(SECRETS_BEGIN_WITH))
+    if others:
+        what = f"it sets {', '.join(others)}, of which the evidence knows nothing"
+        fix = f"Set it in another file there: only names that begin with {SECRETS_BEGIN_WITH} belong here"
+        problems.append(Problem(SECRETS, what, fix))
     return problems
 
 

@@ -39,9 +39,12 @@ _FOLDERS = (
     *(f"{kind}_plugins" for kind in ("become", "cliconf", "doc_fragment", "httpapi", "netconf", "shell", "strategy")),
     *(f"{kind}_plugins" for kind in ("terminal", "test", "vars")),
 )
-# No run reads them, or they hold secrets and nothing else.
+# No run reads them.
 _LEFT_OUT_FOLDERS = frozenset({"__pycache__", "node_modules"})
-_LEFT_OUT_NAMES = ("*.md", "*.pyc", "*.vault", "vault.yml")
+_LEFT_OUT_NAMES = ("*.md", "*.pyc")
+# Secrets of all environments. The gate looks whether the first holds anything else; Ansible does not read the others.
+SECRETS = "inventory/group_vars/all/vault.yml"
+_OTHER_SECRETS = "inventory/group_vars/all/*.vault"
 _GIT_LINK = "120000"
 
 
@@ -81,6 +84,8 @@ def _decides(path: str) -> bool:
     """Return whether a file decides what a run does, by its path below the project's folder."""
     parsed = PurePosixPath(path)
     if _LEFT_OUT_FOLDERS.intersection(parsed.parts) or any(parsed.match(name) for name in _LEFT_OUT_NAMES):
+        return False
+    if path == SECRETS or parsed.match(_OTHER_SECRETS):
         return False
     return path in _FILES or any(path.startswith(f"{folder}/") for folder in _FOLDERS)
 
