@@ -57,7 +57,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         ]
         if not self._task.check_mode:
             _write(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-            lines.append(f"Next: sign it with a key of {gate.ALLOWED_SIGNERS}: scripts/sign_evidence.py path/to/key")
+            command = f"scripts/sign_evidence.py path/to/key {environment}"
+            lines.append(f"Next: sign it within the hour with a key of {gate.ALLOWED_SIGNERS}: {command}")
         return {"changed": True, "path": str(path), "missing": missing, "lines": lines}
 
 

@@ -15,10 +15,10 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence, gate
 from tests.conftest import PROJECT
 
-from .conftest import Clone
+from .conftest import PASSED, Clone, days_ago
 
 # What the modules of the validation have found on a host where all is well, as far as the evidence reads it.
 FOUND: dict[str, Any] = {
@@ -119,20 +119,22 @@ def collected(clone: Clone) -> tuple[int, str]:
     return clone.run("ansible", "localhost", "-m", "swarm.sqlite_to_postgresql.promotion_evidence", "-a", arguments)
 
 
-def sign(clone: Clone, *key: str) -> subprocess.CompletedProcess[str]:
+def sign(clone: Clone, *given: object) -> subprocess.CompletedProcess[str]:
     """Run the program that signs, which `make evidence` runs too."""
-    command = [sys.executable, "scripts/sign_evidence.py", *key]
+    command = [sys.executable, "scripts/sign_evidence.py", *map(str, given)]
     return subprocess.run(command, cwd=clone.root, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.promise("promotion-on-evidence", "evidence-says-what-is-missing")
 def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone: Clone) -> None:
-    assert "There is no unsigned evidence" in sign(clone, str(clone.key)).stderr
+    assert "there is no evidence of dev for the tree" in sign(clone, clone.key, "dev").stderr
     status, output = collected(clone)
     assert status == 0, output
     assert "5 of 5 checks passed." in output
     assert "the evidence is not signed" in clone.problems()
-    signed = sign(clone, str(clone.key))
+    signed = sign(clone, clone.key, "dev")
+    assert "hosts: swarm-dev\n" in signed.stdout
+    assert "\ngroups_on_postgresql: passed: 1 cutover groups are on PostgreSQL\n" in signed.stdout
     assert (signed.returncode, "is signed by anna@example.org" in signed.stdout) == (0, True), signed.stderr
     assert clone.problems() == ""
     clone.edit("site.yml", "# Edited.\n")
@@ -143,8 +145,41 @@ def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone:
 
 
 def test_a_signature_that_the_gate_will_not_take_is_told_at_once(clone: Clone) -> None:
-    collected(clone)
-    signed = sign(clone, str(clone.other_key))
+    clone.collect()
+    signed = sign(clone, clone.other_key, "dev")
     assert signed.returncode == 1
     assert "The gate will not take this signature." in signed.stderr
-    assert sign(clone).returncode == 2
+    assert sign(clone, clone.key).returncode == 2
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"collected_at": days_ago(0.05)}, "it is 0.1 days old"),
+        ({"collected_at": None}, "it does not say when it was collected"),
+        ({"environment": "staging"}, "it is not about this tree on dev"),
+        ({"tree": "d" * 64}, "it is not about this tree on dev"),
+        ({"checks": {}}, "check 'verification' was not made"),
+        (
+            {"checks": {**PASSED, "verification": {"passed": False, "told": "a row \x1b[2Kis gone"}}},
+            "check 'verification' has not passed: a row ?[2Kis gone",
+        ),
+    ],
+)
+def test_nothing_is_signed_but_what_was_just_collected_and_has_passed(
+    clone: Clone, changes: dict[str, Any], told: str
+) -> None:
+    path = clone.collect(**changes)
+    # Somebody else's record for the same tree is never signed on the way.
+    other = evidence.path_of(path.parent, "staging", json.loads(path.read_text())["tree"])
+    other.write_text(path.read_text())
+    done = sign(clone, clone.key, "dev")
+    assert (done.returncode, told in done.stderr, "\x1b" in done.stdout + done.stderr) == (1, True, False), done.stderr
+    assert list(path.parent.glob("*.sig")) == []
+
+
+def test_a_check_that_no_environment_requires_may_be_missing() -> None:
+    protected = {"prod": {"evidence_from": "dev", "required_checks": ["verification"]}, "x": {"evidence_from": "y"}}
+    assert gate.required_checks(protected, "dev") == ["verification"]
+    assert "backup_restored" in gate.required_checks(protected, "nobody_asks")

@@ -109,6 +109,19 @@ def find_protection(protected: Any, names: Iterable[str]) -> Protection | None:
     return Protection(name, str(source), float(days), tuple(map(str, checks)))
 
 
+def required_checks(protected: Any, source: str) -> list[str]:
+    """Return the checks that the evidence of an environment must name, whoever asks for it; all if nobody does.
+
+    :param protected: ``promotion_protected_environments`` of the inventory.
+    :param source: the environment that the evidence is about.
+    :raises MigrationError: if the variable is not right.
+    """
+    find_protection(protected, ())
+    protections = [entry for name in protected if (entry := find_protection(protected, [name]))]
+    asked = [check for entry in protections if entry.evidence_from == source for check in entry.required_checks]
+    return list(dict.fromkeys(asked or _DEFAULT_CHECKS))
+
+
 def find_problems(root: Path, protection: Protection, call: Call) -> list[Problem]:
     """Return everything because of which this tree may not change the environment.
 
