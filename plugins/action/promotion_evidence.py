@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import collect, evidence, gate
 from ..module_utils.promotion.tree import read_tree
 from ..plugin_utils.gated import ROOT
+from ..plugin_utils.promotion import value_for_all_hosts
 
 # As module promotion_evidence documents them.
 ARGUMENTS: dict[str, Any] = {
@@ -33,9 +35,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         result = dict(super().run(tmp, task_vars))
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         try:
+            self._refuse_a_part(arguments["environment_name"], arguments["validations"], task_vars or {})
             return {**result, **self._collect(arguments["environment_name"], arguments["validations"])}
         except MigrationError as error:
             return {**result, "failed": True, "msg": error.message(), "problems": error.as_dicts()}
+
+    def _refuse_a_part(self, environment: str, validations: list[dict[str, Any]], variables: Mapping[str, Any]) -> None:
+        """Refuse evidence of some hosts, or of a run that looked at something else than the tree says.
+
+        :raises MigrationError: with every reason.
+        """
+        hostvars = variables["hostvars"]
+        hosts = [
+            host
+            for host in variables["groups"].get("service_hosts", ())
+            if self._templar.template(hostvars[host].get("environment_name")) == environment
+        ]
+        problems = gate.problems_of_extra_variables(
+            hostvars._variable_manager.extra_vars, value_for_all_hosts(variables, "promotion_extra_variables") or ()
+        )
+        problems += collect.problems_of_hosts(environment, hosts, [str(found.get("host")) for found in validations])
+        if problems:
+            raise MigrationError("Evidence is about all of an environment, as the inventory has it.", problems)
 
     def _collect(self, environment: str, validations: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the result of the task.

@@ -44,7 +44,7 @@ def find_protection(variables: Mapping[str, Any], templar: Any) -> gate.Protecti
 
     :raises MigrationError: if the inventory contradicts itself, or ``-e`` sets what only the inventory may.
     """
-    protected = _of_all_hosts(variables, PROTECTED)
+    protected = value_for_all_hosts(variables, PROTECTED)
     if not protected:
         return None
     words = (gate.OVERRIDE, gate.THIS_HOST_IS)
@@ -56,7 +56,7 @@ def find_protection(variables: Mapping[str, Any], templar: Any) -> gate.Protecti
     return gate.find_protection(protected, environment_names(variables, templar))
 
 
-def _of_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
+def value_for_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
     """Return what the sources of the inventory say of a variable for all hosts, None if none does.
 
     :raises MigrationError: if two of them do not say the same.
@@ -141,7 +141,7 @@ def _call(variables: Mapping[str, Any]) -> gate.Call:
     directory = variables.get("playbook_dir")
     return gate.Call(
         variables["hostvars"]._variable_manager.extra_vars,
-        _of_all_hosts(variables, "promotion_extra_variables") or (),
+        value_for_all_hosts(variables, "promotion_extra_variables") or (),
         list(_options()),
         Path(constants.CONFIG_FILE) if constants.CONFIG_FILE else None,
         Path(directory) if directory else None,

@@ -113,10 +113,11 @@ def test_the_play_hands_over_what_the_modules_return() -> None:
     assert built(found[0]) == built(FOUND)
 
 
-def collected(clone: Clone) -> tuple[int, str]:
+def collected(clone: Clone, *options: str, host: str = "swarm-dev") -> tuple[int, str]:
     """Let the module write the record of a host where all is well."""
-    arguments = json.dumps({"environment_name": "dev", "validations": [FOUND]})
-    return clone.run("ansible", "localhost", "-m", "swarm.sqlite_to_postgresql.promotion_evidence", "-a", arguments)
+    arguments = json.dumps({"environment_name": "dev", "validations": [{**FOUND, "host": host}]})
+    module = ("-m", "swarm.sqlite_to_postgresql.promotion_evidence", "-a", arguments)
+    return clone.run("ansible", "localhost", *module, *options)
 
 
 def sign(clone: Clone, *given: object) -> subprocess.CompletedProcess[str]:
@@ -142,6 +143,21 @@ def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone:
     status, output = collected(clone)
     assert status != 0
     assert "the work tree must be clean" in output
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+def test_evidence_is_about_all_hosts_and_the_inventory_as_it_is(clone: Clone) -> None:
+    status, output = collected(clone, "-e", "validation_functional_checks=[]", host="swarm-prod")
+    assert status != 0
+    assert "swarm-dev: nobody looked at this host of dev" in output
+    assert "swarm-prod: it is no service host of dev" in output
+    assert "-e sets validation_functional_checks, of which the evidence knows nothing" in output
+    assert not clone.record.exists()
+
+
+def test_a_host_that_fails_ends_the_collection_for_all() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks" / "evidence.yml").read_text())
+    assert [play["any_errors_fatal"] for play in plays] == [True] * 3
 
 
 def test_a_signature_that_the_gate_will_not_take_is_told_at_once(clone: Clone) -> None:

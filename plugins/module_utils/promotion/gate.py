@@ -152,18 +152,21 @@ def find_problems(root: Path, protection: Protection, call: Call) -> list[Proble
     return problems
 
 
+def problems_of_extra_variables(given: Iterable[str], allowed: Sequence[str]) -> list[Problem]:
+    """Return which of the variables given with ``-e`` would make the run another one than the evidence is about."""
+    others = sorted(name for name in given if name not in allowed)
+    what = f"-e sets {', '.join(others)}, of which the evidence knows nothing"
+    fix = "Set it in the inventory, or name it there in promotion_extra_variables"
+    return [Problem("this run", what, fix)] if others else []
+
+
 def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
     """Return what of the command would make the run another one than the evidence is about."""
     problems = [
         Problem("this run", f"{option} leaves out the gate", "Run the playbook of a phase without it")
         for option in call.options
     ]
-    allowed = {*call.allowed_variables, OVERRIDE, THIS_HOST_IS}
-    others = sorted(name for name in call.extra_variables if name not in allowed)
-    if others:
-        what = f"-e sets {', '.join(others)}, of which the evidence knows nothing"
-        fix = "Set it in the inventory, or name it there in promotion_extra_variables"
-        problems.append(Problem("this run", what, fix))
+    problems += problems_of_extra_variables(call.extra_variables, (*call.allowed_variables, OVERRIDE, THIS_HOST_IS))
     if call.configuration is None or call.configuration.resolve() != root / "ansible.cfg":
         what = f"its configuration is {call.configuration or 'none'}, not that of the tree"
         problems.append(Problem("this run", what, f"export ANSIBLE_CONFIG={root / 'ansible.cfg'}"))
