@@ -139,12 +139,16 @@ def _name_host(action: ActionBase, text: str) -> None:
 def _call(variables: Mapping[str, Any]) -> gate.Call:
     """Return how this run was called."""
     directory = variables.get("playbook_dir")
+    given = context.CLIARGS.get("args") or ()
     return gate.Call(
         variables["hostvars"]._variable_manager.extra_vars,
         value_for_all_hosts(variables, "promotion_extra_variables") or (),
         list(_options()),
         Path(constants.CONFIG_FILE) if constants.CONFIG_FILE else None,
         Path(directory) if directory else None,
+        # The command `ansible` has a pattern of hosts there.
+        () if isinstance(given, str) else given,
+        constants.DEFAULT_ROLES_PATH,
         [str(source) for source in variables["hostvars"]._inventory._sources],
         names_of_secrets(variables["hostvars"]._loader, ROOT),
     )

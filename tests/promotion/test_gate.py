@@ -360,12 +360,27 @@ def test_a_playbook_or_a_configuration_from_elsewhere_is_refused(clone: Clone, t
     status, output = clone.run("ansible-playbook", str(tmp_path / "playbooks" / "2_shared_library.yml"), "-l", "prod")
     assert (status != 0, "outside the tree" in output) == (True, True), output
     shutil.copy(clone.root / "ansible.cfg", tmp_path / "ansible.cfg")
-    elsewhere = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_ROLES_PATH": str(clone.root / "roles")}
+    elsewhere = {
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        "ANSIBLE_ROLES_PATH": f"{tmp_path}:{clone.root}/roles",
+    }
     elsewhere |= {"ANSIBLE_INVENTORY": str(clone.root / "inventory")}
     elsewhere |= {"ANSIBLE_COLLECTIONS_PATH": str(clone.root / ".collections")}
     status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", **elsewhere)
     assert (status != 0, "not that of the tree" in output) == (True, True), output
+    assert f"its roles are in {tmp_path}, {clone.root}/roles, not in the tree's alone" in output
     assert clone.asked == ""
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_a_playbook_beside_those_of_the_tree_is_refused(clone: Clone) -> None:
+    clone.collect(clone.key)
+    own = [str(clone.root / name) for name in ("site.yml", "playbooks/2_shared_library.yml")]
+    assert clone.problems(playbooks=own) == ""
+    for name in ("own.yml", "playbooks/own/own.yml"):
+        assert f"{name}, which is neither site.yml nor in playbooks/" in clone.problems(
+            playbooks=[*own, str(clone.root / name)]
+        )
 
 
 # --- what stays open ----------------------------------------------------------------------------

@@ -58,6 +58,8 @@ class Call:
     :param options: options that would leave out the gate's own task, as they were given.
     :param configuration: the configuration file in use.
     :param playbook_directory: the folder of the playbook.
+    :param playbooks: the playbooks, as they were given; none for the command ``ansible``.
+    :param roles_path: where roles are looked for.
     :param inventories: the sources of the inventory, as they were given.
     :param secrets: names of the variables that the file of all environments' secrets sets, which is outside the tree.
     """
@@ -67,6 +69,8 @@ class Call:
     options: Sequence[str]
     configuration: Path | None
     playbook_directory: Path | None
+    playbooks: Sequence[str]
+    roles_path: Sequence[str]
     inventories: Sequence[str]
     secrets: Sequence[str]
 
@@ -173,6 +177,13 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
     if call.playbook_directory is None or not call.playbook_directory.resolve().is_relative_to(root):
         what = f"its playbook is in {call.playbook_directory}, outside the tree"
         problems.append(Problem("this run", what, f"Run a playbook of {root}"))
+    others = [name for name in call.playbooks if not _is_playbook_of(root, Path(name).resolve())]
+    if others:
+        what = f"it runs {', '.join(others)}, which is neither site.yml nor in playbooks/"
+        problems.append(Problem("this run", what, f"Run a playbook of {root}"))
+    if [Path(path).resolve() for path in call.roles_path] != [root / "roles"]:
+        what = f"its roles are in {', '.join(map(str, call.roles_path)) or 'no folder'}, not in the tree's alone"
+        problems.append(Problem("this run", what, "unset ANSIBLE_ROLES_PATH"))
     own = root / "inventory"
     foreign = [source for source in call.inventories if not Path(source).resolve().is_relative_to(own)]
     if foreign:
@@ -184,6 +195,11 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
         fix = f"Set it in another file there: only names that begin with {SECRETS_BEGIN_WITH} belong here"
         problems.append(Problem(SECRETS, what, fix))
     return problems
+
+
+def _is_playbook_of(root: Path, path: Path) -> bool:
+    """Return whether a playbook is among those that the tree's digest covers."""
+    return path == root / "site.yml" or path.parent == root / "playbooks"
 
 
 def reason_problems(call: Call) -> list[Problem]:
