@@ -18,11 +18,16 @@ from ansible.utils.display import Display
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import gate
 from ..module_utils.promotion.tree import SECRETS
-from .gated import ONLY_IN_THE_INVENTORY, PROTECTED, ROOT, environment_names, values_for_all_hosts
+from .gated import (
+    HOST_FILE,
+    ONLY_IN_THE_INVENTORY,
+    PROTECTED,
+    ROOT,
+    environment_names,
+    read_host,
+    values_for_all_hosts,
+)
 
-HOST_FILE = "/etc/sqlite-to-postgresql/environment"
-
-_MACHINE_ID = "/etc/machine-id"
 # With one of these in --skip-tags the gate's own task does not run.
 _TAGS_OF_THE_GATE = ("all", "always", "tagged")
 
@@ -99,6 +104,19 @@ def require_host(protection: gate.Protection, variables: Mapping[str, Any], text
         require(protection, variables, problems)
 
 
+def require_no_other(variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
+    """Let a host of no protected environment be changed, unless it says of itself that it belongs to one.
+
+    :raises MigrationError: if it does.
+    """
+    protected = value_for_all_hosts(variables, PROTECTED) or {}
+    problems = gate.problems_of_another(
+        protected, str(variables["inventory_hostname"]), HOST_FILE, text or "", machine_id
+    )
+    if problems:
+        raise MigrationError("The inventory leads to another host than it says, and nothing was changed.", problems)
+
+
 def require_all(
     action: ActionBase, protection: gate.Protection, variables: Mapping[str, Any], may_name_host: bool
 ) -> bool:
@@ -169,11 +187,3 @@ def _options() -> Iterator[str]:
     skipped = {tag.strip() for given in context.CLIARGS.get("skip_tags") or () for tag in given.split(",")}
     for tag in sorted(skipped.intersection(_TAGS_OF_THE_GATE)):
         yield f"--skip-tags {tag}"
-
-
-def read_host(action: ActionBase) -> tuple[str | None, str]:
-    """Return the file by which a host says what environment it is, None if it is not there, and its machine id."""
-    command = f'printf "%s\\n" "$(cat {_MACHINE_ID} 2>/dev/null)"; cat {shlex.quote(HOST_FILE)} 2>/dev/null'
-    answer = action._low_level_execute_command(command)
-    machine_id, _, text = answer["stdout"].replace("\r\n", "\n").partition("\n")
-    return (text if answer["rc"] == 0 else None), machine_id

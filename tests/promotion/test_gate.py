@@ -421,7 +421,8 @@ def test_a_module_that_leads_back_reaches_the_host(clone: Clone, module: str, ar
     assert clone.asked != ""
 
 
-def test_an_environment_that_is_not_protected_costs_nothing(clone: Clone, tmp_path: Path) -> None:
+@pytest.mark.promise("host-says-what-it-is")
+def test_an_environment_that_is_not_protected_costs_one_look_at_its_host(clone: Clone, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").write_text(f"#!/bin/sh\ntouch {tmp_path / 'used'}\nexit 1\n")
@@ -431,7 +432,12 @@ def test_an_environment_that_is_not_protected_costs_nothing(clone: Clone, tmp_pa
     status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", *options, PATH=path)
     assert status == 0, output
     assert not (tmp_path / "used").exists()
-    assert clone.asked == ""
+    assert clone.asked.count("cat /etc/machine-id") == 1
+    # The likeliest mistake: dev's address is prod's.
+    clone.be_named("prod")
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", *options, PATH=path)
+    assert (status != 0, "swarm-dev" in output, "the host says that it is prod" in output) == (True,) * 3, output
+    assert clone.asked.count("cat /etc/machine-id") == 2
 
 
 def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None:
@@ -489,6 +495,19 @@ def test_the_action_of_a_module_asks_the_host_too(clone: Clone) -> None:
     assert "written on another machine, and copied" in clone.run("ansible", *given)[1]
     clone.be_named()
     assert PROTECTED not in clone.run("ansible", *given)[1]
+
+
+@pytest.mark.parametrize(("environment", "machine_id"), [("dev", "1" * 32), ("prod", "2" * 32)])
+def test_an_unprotected_host_with_another_word_or_a_copied_one_passes(environment: str, machine_id: str) -> None:
+    text = gate.host_text(environment, machine_id)
+    assert gate.problems_of_another(["prod"], "swarm-dev", "/etc/file", text, "1" * 32) == []
+
+
+def test_the_command_that_names_a_host_names_no_other() -> None:
+    protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
+    assert protection is not None
+    (problem,) = gate.host_problems(protection, "prod-2;x", "/etc/file", None, "1" * 32)
+    assert "playbooks/1_infrastructure.yml -l 'prod-2;x' -e promotion_this_host_is=prod" in problem.fix
 
 
 def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:

@@ -229,19 +229,39 @@ def host_problems(protection: Protection, host: str, path: str, text: str | None
     :param machine_id: the content of the host's ``/etc/machine-id``.
     """
     where, environment = f"{host}: {path}", protection.environment
+    said = _said(text)
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        command = playbook_on(shlex.quote(environment), "1_infrastructure", **{THIS_HOST_IS: environment})
+        command = playbook_on(shlex.quote(host), "1_infrastructure", **{THIS_HOST_IS: environment})
         fix = f"If it is: {command}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
-    said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith("#"))
     look = "See which host this is. Remove the file by hand only if you know"
     if said.get("environment") != environment:
         return [Problem(where, f"the host says that it is {said.get('environment') or 'nothing'}", look)]
     if said.get("machine") != _machine(machine_id):
         return [Problem(where, "the file was written on another machine, and copied", look)]
     return []
+
+
+def problems_of_another(protected: Iterable[str], host: str, path: str, text: str, machine_id: str) -> list[Problem]:
+    """Return why a host that is in no protected environment by the inventory is in one by its own word.
+
+    :param protected: the names of the protected environments.
+    """
+    said = _said(text)
+    environment = said.get("environment", "")
+    # A copy of the file on another machine says nothing.
+    if environment not in protected or said.get("machine") != _machine(machine_id):
+        return []
+    fix = f"Correct ansible_host of {host}. Remove the file by hand only if this machine is {environment} no more"
+    return [Problem(f"{host}: {path}", f"the host says that it is {environment}", fix)]
+
+
+def _said(text: str | None) -> dict[str, str]:
+    """Return what a host's file says."""
+    lines = (text or "").splitlines()
+    return dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
 
 
 def _machine(machine_id: str) -> str:
