@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -210,6 +211,14 @@ def test_hosts_secrets_pages_and_the_evidence_itself_are_outside_the_tree(clone:
     clone.edit("plugins/__pycache__/left.pyc", "")
     assert read_tree(clone.root) == before
     assert before.differences == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a clone to another user")
+def test_root_reads_a_clone_that_belongs_to_a_user(clone: Clone) -> None:
+    for directory, _, names in os.walk(clone.root):
+        for name in (".", *names):
+            os.chown(Path(directory) / name, 65534, 65534, follow_symlinks=False)
+    assert read_tree(clone.root).differences == ()
 
 
 def test_what_is_no_repository_is_told(clone: Clone) -> None:

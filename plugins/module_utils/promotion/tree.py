@@ -99,7 +99,8 @@ def _read_commit(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         listed = subprocess.run(
-            ["git", "-C", str(root), "ls-tree", "-r", "-z", "HEAD"],
+            # Root may read a clone that belongs to a user, as with sudo: nothing of its configuration is run.
+            ["git", "-c", f"safe.directory={root}", "-C", str(root), "ls-tree", "-r", "-z", "HEAD"],
             env={**environment, "LC_ALL": "C"},
             capture_output=True,
             check=True,
