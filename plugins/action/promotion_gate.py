@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ..plugin_utils.gated import PROTECTED, may_be_protected, read_host, values_for_all_hosts
+from ..plugin_utils.messages import printable
 
 # As module promotion_gate documents them.
 ARGUMENTS: dict[str, Any] = {
@@ -54,7 +55,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
                 result["changed"] = promotion.require_all(self, protection, variables, arguments["may_name_host"])
         except MigrationError as error:
             if self._task.check_mode:
-                Display().warning(f"Without --check this run would be refused. {error.message()}")
+                told = printable(error.message())
+                Display().warning(f"Without --check this run would be refused. {told}")
             else:
                 result.update(failed=True, msg=error.message(), problems=error.as_dicts())
         return result

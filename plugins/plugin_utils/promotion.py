@@ -27,6 +27,7 @@ from .gated import (
     read_host,
     values_for_all_hosts,
 )
+from .messages import printable
 
 # With one of these in --skip-tags the gate's own task does not run.
 _TAGS_OF_THE_GATE = ("all", "always", "tagged")
@@ -74,10 +75,13 @@ def value_for_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
     return values[0] if values else None
 
 
-def require(protection: gate.Protection, variables: Mapping[str, Any], more: list[Problem] | None = None) -> None:
+def require(
+    protection: gate.Protection, variables: Mapping[str, Any], more: list[Problem] | None = None, is_dry: bool = False
+) -> None:
     """Let this tree change a protected environment, or refuse it.
 
     :param more: problems that the host has shown.
+    :param is_dry: whether nothing is going to be changed.
     :raises MigrationError: with everything that is missing, unless the operator has given a reason to go on.
     """
     call = _call(variables)
@@ -85,23 +89,32 @@ def require(protection: gate.Protection, variables: Mapping[str, Any], more: lis
     if problems and call.override_reason:
         unreasonable = gate.reason_problems(call)
         if not unreasonable:
-            path = gate.record_override(ROOT, protection, call.override_reason, problems)
             told = "\n".join(f"  - {problem}" for problem in problems)
-            Display().warning(
-                f"{protection.environment} is changed without the evidence that it asks for, because "
-                f"'{call.override_reason}' (recorded in {path}). Passed over:\n{told}"
+            # A dry run changes nothing, so nothing is recorded.
+            path = None if is_dry else gate.record_override(ROOT, protection, call.override_reason, problems)
+            verb, recorded = ("would be", "") if path is None else ("is", f" (recorded in {path})")
+            text = (
+                f"{protection.environment} {verb} changed without the evidence that it asks for, because "
+                f"'{call.override_reason}'{recorded}. Passed over:\n{told}"
             )
+            Display().warning(printable(text))
             return
         problems += unreasonable
     if problems:
         raise MigrationError(f"{protection.environment} is protected, and nothing was changed there.", problems)
 
 
-def require_host(protection: gate.Protection, variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
+def require_host(
+    protection: gate.Protection,
+    variables: Mapping[str, Any],
+    text: str | None,
+    machine_id: str,
+    is_dry: bool = False,
+) -> None:
     """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
     problems = gate.host_problems(protection, str(variables["inventory_hostname"]), HOST_FILE, text, machine_id)
     if problems:
-        require(protection, variables, problems)
+        require(protection, variables, problems, is_dry)
 
 
 def require_no_other(variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
@@ -130,13 +143,14 @@ def require_all(
         what = f"it says {said}, and the inventory says {protection.environment}"
         problems.append(Problem(gate.THIS_HOST_IS, what, "See which host this is"))
     # What the controller knows is told before a host is asked.
-    require(protection, variables, problems)
+    is_dry = action._task.check_mode
+    require(protection, variables, problems, is_dry)
     text, machine_id = read_host(action)
     is_named = text is None and said is not None and may_name_host and bool(machine_id.strip())
     if is_named:
         text = gate.host_text(protection.environment, machine_id)
-    require_host(protection, variables, text, machine_id)
-    if is_named and text is not None and not action._task.check_mode:
+    require_host(protection, variables, text, machine_id, is_dry)
+    if is_named and text is not None and not is_dry:
         _name_host(action, text)
     return is_named
 

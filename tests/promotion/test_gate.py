@@ -533,7 +533,14 @@ def test_an_override_needs_a_reason_and_leaves_a_record_and_a_warning(clone: Clo
     output = clone.refuses("2_shared_library", "-e", "promotion_override_reason=because")
     assert "it is shorter than 15 characters" in output
     reason = "The dev host burnt down, and prod must have its fix today."
-    output = clone.passes("2_shared_library", "-e", json.dumps({"promotion_override_reason": reason}))
+    clone.host_file.write_text("environment: \x1b[2Kcalm\n")
+    given = ("-e", json.dumps({"promotion_override_reason": reason}))
+    output = clone.passes("2_shared_library", *given, "--check")
+    assert f"prod would be changed without the evidence that it asks for, because '{reason}'. " in output
+    assert "the host says that it is ?[2Kcalm" in output
+    assert not (clone.root / "reports" / "prod" / "overrides").exists()
+    clone.host_file.unlink()
+    output = clone.passes("2_shared_library", *given)
     assert reason in output
     assert NO_EVIDENCE in output
     records = list((clone.root / "reports" / "prod" / "overrides").iterdir())
