@@ -449,6 +449,20 @@ def test_an_environment_that_is_not_protected_costs_one_look_at_its_host(clone: 
     assert clone.asked.count("cat /etc/machine-id") == 2
 
 
+@pytest.mark.promise("inventory-checked-first")
+def test_the_inventory_is_checked_once_a_run_also_with_a_fact_cache(clone: Clone, tmp_path: Path) -> None:
+    playbooks = ("playbooks/rollback.yml", "playbooks/restore.yml", "-l", "dev", "--tags", "no_such_tag")
+    cache = {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(tmp_path / "facts")}
+    cache |= {"ANSIBLE_STDOUT_CALLBACK": "default"}
+    status, output = clone.run("ansible-playbook", *playbooks, **cache)
+    assert status == 0, output
+    task = "Refuse an inventory that is not right, before any host is touched] *** "
+    assert (output.count(f"{task}ok: [swarm-dev]"), output.count(f"{task}skipping: [swarm-dev]")) == (1, 1), output
+    clone.edit("inventory/group_vars/dev/environment.yml", "postgres_prot: 5433\n")
+    status, output = clone.run("ansible-playbook", *playbooks, **cache)
+    assert (status != 0, "postgres_prot" in output) == (True, True), output
+
+
 def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None:
     output = clone.passes("2_shared_library", "--check")
     assert "Without --check this run would be refused." in output
