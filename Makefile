@@ -45,7 +45,7 @@ bench: .venv/is-complete test-host ## Measure speed and memory against pgloader 
 evidence: .venv/is-complete ## Collect the evidence of what runs on dev, and sign it: make evidence KEY=path/to/key
 	@test -n "$$KEY" || { echo 'Name the key that signs: make evidence KEY=path/to/key' >&2; exit 2; }
 	@ansible-playbook playbooks/evidence.yml -l "$${FROM:-dev}"
-	@python scripts/sign_evidence.py "$$KEY"
+	@python scripts/sign_evidence.py "$$KEY" "$${FROM:-dev}"
 
 test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
 	@scripts/start_docker.sh

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Sign the evidence of this tree with an SSH key: sign_evidence.py path/to/key.
+"""Sign the evidence of an environment for this tree with an SSH key: sign_evidence.py path/to/key dev.
 
-The record is the one that playbooks/evidence.yml has written. What is missing in it is told before, and the program
-ends with status 1 if the gate would not take the signature.
+The record is the one that playbooks/evidence.yml has just written. Its hosts and checks are shown before. It is not
+signed if it is not of this environment and tree, was not collected within the last hour, or lacks a check that a
+protected environment requires.
+The program ends with status 1 then, and if the gate would not take the signature.
 """
 
 from __future__ import annotations
@@ -10,54 +12,88 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".collections"))
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    Problem,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.messages import printable
 
 ROOT = Path(__file__).resolve().parent.parent
+# Whoever signs has seen it being collected.
+LONGEST_AGE = timedelta(hours=1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Sign every record of this tree that is not signed, and return the exit status."""
-    if len(arguments) != 1:
-        print("Name the key: make evidence KEY=path/to/key", file=sys.stderr)
+    """Sign the record, and return the exit status."""
+    if len(arguments) != 2:
+        print("Name the key, and the environment: scripts/sign_evidence.py path/to/key dev", file=sys.stderr)
         return 2
     try:
-        return _sign(Path(arguments[0]).expanduser())
+        _sign(Path(arguments[0]).expanduser(), arguments[1])
     except MigrationError as error:
-        print(error.message(), file=sys.stderr)
+        print(printable(error.message()), file=sys.stderr)
         return 1
+    return 0
 
 
-def _sign(key: Path) -> int:
-    """Sign the records, and return the exit status.
+def _sign(key: Path, environment: str) -> None:
+    """Show a record, and sign it.
 
-    :raises MigrationError: if that fails.
+    :raises MigrationError: if it may not be signed, that fails, or the gate would not take the signature.
     """
     digest = read_tree(ROOT).digest
-    records = sorted((ROOT / gate.EVIDENCE_DIRECTORY).glob(evidence.path_of(Path(), "*", digest).name))
-    unsigned = [path for path in records if not evidence.signature_of(path).is_file()]
-    if not unsigned:
-        print(f"There is no unsigned evidence for the tree {digest[:12]}.", file=sys.stderr)
-        return 1
-    status = 0
-    for path in unsigned:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for sentence in evidence.unmet(content, list(content["checks"])):
-            print(f"{path.name}: {sentence}", file=sys.stderr)
-        evidence.sign(path, key)
-        try:
-            signer = evidence.read_verified(path, ROOT / gate.ALLOWED_SIGNERS).signer
-        except MigrationError as error:
-            print(f"The gate will not take this signature.\n{error.message()}", file=sys.stderr)
-            status = 1
-        else:
-            print(f"{path} is signed by {signer}. Commit both files, so that whoever promotes this tree has them.")
-    return status
+    path = evidence.path_of(ROOT / gate.EVIDENCE_DIRECTORY, environment, digest)
+    collect_it = f"Collect it: ansible-playbook playbooks/evidence.yml -l {environment}"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        problem = Problem(str(path), f"there is no evidence of {environment} for the tree {digest[:12]}", collect_it)
+        raise MigrationError("Nothing was signed.", [problem]) from None
+    except (OSError, ValueError) as error:
+        raise MigrationError("Nothing was signed.", [Problem(str(path), str(error), collect_it)]) from None
+    if not isinstance(content, dict):
+        raise MigrationError("Nothing was signed.", [Problem(str(path), "it is no record", collect_it)])
+    print(printable("\n".join(_lines(content))))
+    record = evidence.Evidence(content, "")
+    days = LONGEST_AGE / timedelta(days=1)
+    problems = evidence.shortcomings(record, path, environment, digest, days, _required_checks(environment))
+    if problems:
+        raise MigrationError("Nothing was signed.", problems)
+    evidence.sign(path, key)
+    try:
+        signer = evidence.read_verified(path, ROOT / gate.ALLOWED_SIGNERS).signer
+    except MigrationError as error:
+        raise MigrationError("The gate will not take this signature.", error.problems) from None
+    print(f"{path} is signed by {printable(signer)}. Commit both files, so that whoever promotes this tree has them.")
+
+
+def _required_checks(environment: str) -> list[str]:
+    """Return the checks that a protected environment asks of this one's evidence.
+
+    :raises MigrationError: if the inventory does not say it right.
+    """
+    settings = ROOT / "inventory" / "group_vars" / "all" / "promotion.yml"
+    said = yaml.safe_load(settings.read_bytes()) if settings.exists() else None
+    return gate.required_checks((said or {}).get("promotion_protected_environments", {}), environment)
+
+
+def _lines(content: dict[str, object]) -> list[str]:
+    """Return what a record says, for a person."""
+    hosts, checks = content.get("hosts"), content.get("checks")
+    lines = [f"hosts: {', '.join(map(str, hosts)) if isinstance(hosts, list) else 'none'}"]
+    for name, check in checks.items() if isinstance(checks, dict) else ():
+        said = check if isinstance(check, dict) else {}
+        lines.append(f"{name}: {'passed' if said.get('passed') is True else 'NOT PASSED'}: {said.get('told')}")
+    return [" ".join(line.split()) for line in lines]
 
 
 if __name__ == "__main__":

@@ -41,9 +41,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         )
         problems = problems or list(dict.fromkeys(self._problems_of_a_host(variables)))
         result["changed"] = False
-        if not problems:
-            # A run of several playbooks asks once.
-            result["ansible_facts"] = {"inventory_check_passed": True}
         if problems:
             error = MigrationError(f"The inventory is not right for {variables['inventory_hostname']}.", problems)
             result.update(failed=True, msg=error.message(), problems=error.as_dicts())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from ansible.plugins.action import ActionBase
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import collect, evidence, gate
 from ..module_utils.promotion.tree import read_tree
-from ..plugin_utils.promotion import ROOT
+from ..plugin_utils.gated import ROOT
+from ..plugin_utils.promotion import value_for_all_hosts
 
 # As module promotion_evidence documents them.
 ARGUMENTS: dict[str, Any] = {
@@ -33,9 +35,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         result = dict(super().run(tmp, task_vars))
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         try:
+            self._refuse_a_part(arguments["environment_name"], arguments["validations"], task_vars or {})
             return {**result, **self._collect(arguments["environment_name"], arguments["validations"])}
         except MigrationError as error:
             return {**result, "failed": True, "msg": error.message(), "problems": error.as_dicts()}
+
+    def _refuse_a_part(self, environment: str, validations: list[dict[str, Any]], variables: Mapping[str, Any]) -> None:
+        """Refuse evidence of some hosts, or of a run that looked at something else than the tree says.
+
+        :raises MigrationError: with every reason.
+        """
+        hostvars = variables["hostvars"]
+        hosts = [
+            host
+            for host in variables["groups"].get("service_hosts", ())
+            if self._templar.template(hostvars[host].get("environment_name")) == environment
+        ]
+        problems = gate.problems_of_extra_variables(
+            hostvars._variable_manager.extra_vars, value_for_all_hosts(variables, "promotion_extra_variables") or ()
+        )
+        problems += collect.problems_of_hosts(environment, hosts, [str(found.get("host")) for found in validations])
+        if problems:
+            raise MigrationError("Evidence is about all of an environment, as the inventory has it.", problems)
 
     def _collect(self, environment: str, validations: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the result of the task.
@@ -43,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         :raises MigrationError: if the tree is not clean, or the record cannot be written.
         """
         tree = read_tree(ROOT)
-        if tree.differences:
+        if tree.differences and not self._task.check_mode:
             problems = [Problem("the work tree", text, "Commit or remove it") for text in tree.differences]
             summary = "Evidence is about a tree that others can have, so the work tree must be clean."
             raise MigrationError(summary, problems)
@@ -53,11 +74,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         lines = [
             f"Evidence of {environment} for the tree {tree.digest[:12]}: "
             f"{len(content['checks']) - len(missing)} of {len(content['checks'])} checks passed.",
-            *(f"Missing: {sentence}" for sentence in missing),
+            *(f"Missing: {sentence}" for sentence in (*missing, *tree.differences)),
         ]
         if not self._task.check_mode:
             _write(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-            lines.append(f"Next: sign it with a key of {gate.ALLOWED_SIGNERS}: scripts/sign_evidence.py path/to/key")
+            command = f"scripts/sign_evidence.py path/to/key {environment}"
+            lines.append(f"Next: sign it within the hour with a key of {gate.ALLOWED_SIGNERS}: {command}")
         return {"changed": True, "path": str(path), "missing": missing, "lines": lines}
 
 

@@ -1,6 +1,6 @@
 """Refuses a run on a protected environment before the first task that could change anything.
 
-It opens no connection, and computes nothing, where the environment is not protected.
+Where the environment is not protected it computes nothing, and asks the host one thing: whether it is another one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ..plugin_utils.gated import may_be_protected
+from ..plugin_utils.gated import PROTECTED, may_be_protected, read_host, values_for_all_hosts
+from ..plugin_utils.messages import printable
 
 # As module promotion_gate documents them.
 ARGUMENTS: dict[str, Any] = {
@@ -31,20 +32,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         result.update(changed=False, environment="")
         variables = task_vars or {}
+        # What the host says of itself, where the inventory does not protect it.
+        said: tuple[str | None, str] | None = None
         if not may_be_protected(variables, self._templar):
-            return result
+            if arguments["leads_back"] or not any(values_for_all_hosts(variables, PROTECTED)):
+                return result
+            said = read_host(self, becomes=False)
+            if said[0] is None:
+                return result
         # Loaded only now: see plugin_utils/gated.py.
         from ..module_utils.migration.core.errors import MigrationError
         from ..plugin_utils import promotion
 
         try:
             protection = promotion.find_protection(variables, self._templar)
-            if protection is not None and not arguments["leads_back"]:
+            if arguments["leads_back"]:
+                return result
+            if protection is None:
+                promotion.require_no_other(variables, *(said or read_host(self, becomes=False)))
+            else:
                 result["environment"] = protection.environment
                 result["changed"] = promotion.require_all(self, protection, variables, arguments["may_name_host"])
         except MigrationError as error:
             if self._task.check_mode:
-                Display().warning(f"Without --check this run would be refused. {error.message()}")
+                told = printable(error.message())
+                Display().warning(f"Without --check this run would be refused. {told}")
             else:
                 result.update(failed=True, msg=error.message(), problems=error.as_dicts())
         return result

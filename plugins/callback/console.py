@@ -51,10 +51,11 @@ ansible.cfg: |
 """
 
 import atexit
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from ansible import constants, context
@@ -186,6 +187,14 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
             self._line(self._about(result, verb), color)
         self._show_diff(result)
         self._end(result)
+
+    def _handle_warnings(self, res: MutableMapping[str, Any]) -> None:
+        """Print warnings and deprecations, which may quote what a host says, without control characters."""
+        shown = (("warnings", self._display._warning), ("deprecations", self._display._deprecated))
+        for kind, show in shown:
+            if res.pop(kind, None) and self._current_task_result:
+                for entry in getattr(self._current_task_result, kind) or ():
+                    show(_without_control_characters(entry))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print why a task failed."""
@@ -373,8 +382,11 @@ def _without_control_characters(value: Any) -> Any:
     """Return the same data with printable texts only."""
     if isinstance(value, str):
         return messages.printable(value)
-    if isinstance(value, list):
-        return [_without_control_characters(entry) for entry in value]
+    if isinstance(value, list | tuple):
+        return type(value)(_without_control_characters(entry) for entry in value)
     if isinstance(value, dict):
         return {key: _without_control_characters(entry) for key, entry in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: _without_control_characters(getattr(value, name)) for name in names})
     return value

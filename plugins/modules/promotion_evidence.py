@@ -10,6 +10,8 @@ short_description: Write down what a run has left in an environment, as evidence
 description:
   - Writes a record into C(evidence/) on the controller, named for the environment and the tree. It is not signed yet.
   - The work tree must be clean. What is missing is told, and stays in the record.
+  - All service hosts of the environment must have been looked at, and no variable may be given with C(-e) that
+    C(promotion_extra_variables) does not name.
 options:
   environment_name:
     description: The environment, such as V(dev).
@@ -25,7 +27,7 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Says what is missing, writes nothing.
+    description: Says what is missing, writes nothing, and also looks at what runs where the work tree is not clean.
     support: full
   diff_mode:
     description: It shows no differences.

@@ -13,7 +13,8 @@ description:
     passed.
   - The work tree must be clean, and the host must say of itself that it is this environment.
   - Which environments are protected is read from the group C(all) of the inventory, never from extra variables.
-  - Where the environment is not protected it does nothing and asks no host.
+  - Where the environment is not protected it asks the host one thing, and refuses it if it says of itself that it is a
+    protected environment. Where none is protected it does nothing.
 options:
   leads_back:
     description: Whether the play takes back what an earlier one has done, which is never refused.

@@ -7,14 +7,22 @@ where an environment is protected.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.vars.plugins import get_vars_from_inventory_sources
 
+# The project's folder.
+ROOT = Path(__file__).resolve().parent.parent.parent
+# The file by which a host says what environment it is.
+HOST_FILE = "/etc/sqlite-to-postgresql/environment"
 PROTECTED = "promotion_protected_environments"
 # Beginnings of the names of variables that only the inventory may set.
 ONLY_IN_THE_INVENTORY = ("environment_name", "promotion_")
+
+_MACHINE_ID = "/etc/machine-id"
 
 
 class GatedAction(NormalAction):  # type: ignore[misc]  # Ansible ships without types
@@ -56,12 +64,15 @@ def environment_names(variables: Mapping[str, Any], templar: Any) -> list[str]:
 
 
 def values_for_all_hosts(variables: Mapping[str, Any], name: str) -> list[Any]:
-    """Return the values that the inventory gives to a variable for all hosts: more than one if its sources differ."""
+    """Return the values that the inventory gives to a variable for all hosts: more than one if its sources differ.
+
+    The tree's own inventory is always asked too: one given with ``-i`` in its place may say nothing of the gate.
+    """
     hostvars = variables["hostvars"]
     inventory = hostvars._inventory
     group = inventory.groups["all"]
     values: list[Any] = []
-    for source in (None, *inventory._sources):
+    for source in (None, *dict.fromkeys((*inventory._sources, str(ROOT / "inventory")))):
         found = (
             group.get_vars()
             if source is None
@@ -70,3 +81,14 @@ def values_for_all_hosts(variables: Mapping[str, Any], name: str) -> list[Any]:
         if name in found and found[name] not in values:
             values.append(found[name])
     return values
+
+
+def read_host(action: ActionBase, becomes: bool = True) -> tuple[str | None, str]:
+    """Return the file by which a host says what environment it is, None if it is not there, and its machine id.
+
+    :param becomes: whether the command runs as the user whom the task becomes. Everybody may read both files.
+    """
+    command = f'printf "%s\\n" "$(cat {_MACHINE_ID} 2>/dev/null)"; cat {HOST_FILE} 2>/dev/null'
+    answer = action._low_level_execute_command(command, sudoable=becomes)
+    machine_id, _, text = answer["stdout"].replace("\r\n", "\n").partition("\n")
+    return (text if answer["rc"] == 0 else None), machine_id

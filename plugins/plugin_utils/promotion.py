@@ -17,12 +17,18 @@ from ansible.utils.display import Display
 
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import gate
-from .gated import ONLY_IN_THE_INVENTORY, PROTECTED, environment_names, values_for_all_hosts
+from ..module_utils.promotion.tree import SECRETS
+from .gated import (
+    HOST_FILE,
+    ONLY_IN_THE_INVENTORY,
+    PROTECTED,
+    ROOT,
+    environment_names,
+    read_host,
+    values_for_all_hosts,
+)
+from .messages import printable
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-HOST_FILE = "/etc/sqlite-to-postgresql/environment"
-
-_MACHINE_ID = "/etc/machine-id"
 # With one of these in --skip-tags the gate's own task does not run.
 _TAGS_OF_THE_GATE = ("all", "always", "tagged")
 
@@ -44,7 +50,7 @@ def find_protection(variables: Mapping[str, Any], templar: Any) -> gate.Protecti
 
     :raises MigrationError: if the inventory contradicts itself, or ``-e`` sets what only the inventory may.
     """
-    protected = _of_all_hosts(variables, PROTECTED)
+    protected = value_for_all_hosts(variables, PROTECTED)
     if not protected:
         return None
     words = (gate.OVERRIDE, gate.THIS_HOST_IS)
@@ -56,22 +62,26 @@ def find_protection(variables: Mapping[str, Any], templar: Any) -> gate.Protecti
     return gate.find_protection(protected, environment_names(variables, templar))
 
 
-def _of_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
+def value_for_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
     """Return what the sources of the inventory say of a variable for all hosts, None if none does.
 
     :raises MigrationError: if two of them do not say the same.
     """
     values = values_for_all_hosts(variables, name)
     if len(values) > 1:
-        problem = Problem(name, "two sources of the inventory set it differently", "Give one inventory with -i")
+        fix = f"Give one inventory with -i, and set it there as {ROOT / 'inventory'} does"
+        problem = Problem(name, "two sources of the inventory set it differently", fix)
         raise MigrationError("The inventory is not right.", [problem])
     return values[0] if values else None
 
 
-def require(protection: gate.Protection, variables: Mapping[str, Any], more: list[Problem] | None = None) -> None:
+def require(
+    protection: gate.Protection, variables: Mapping[str, Any], more: list[Problem] | None = None, is_dry: bool = False
+) -> None:
     """Let this tree change a protected environment, or refuse it.
 
     :param more: problems that the host has shown.
+    :param is_dry: whether nothing is going to be changed.
     :raises MigrationError: with everything that is missing, unless the operator has given a reason to go on.
     """
     call = _call(variables)
@@ -79,23 +89,45 @@ def require(protection: gate.Protection, variables: Mapping[str, Any], more: lis
     if problems and call.override_reason:
         unreasonable = gate.reason_problems(call)
         if not unreasonable:
-            path = gate.record_override(ROOT, protection, call.override_reason, problems)
             told = "\n".join(f"  - {problem}" for problem in problems)
-            Display().warning(
-                f"{protection.environment} is changed without the evidence that it asks for, because "
-                f"'{call.override_reason}' (recorded in {path}). Passed over:\n{told}"
+            # A dry run changes nothing, so nothing is recorded.
+            path = None if is_dry else gate.record_override(ROOT, protection, call.override_reason, problems)
+            verb, recorded = ("would be", "") if path is None else ("is", f" (recorded in {path})")
+            text = (
+                f"{protection.environment} {verb} changed without the evidence that it asks for, because "
+                f"'{call.override_reason}'{recorded}. Passed over:\n{told}"
             )
+            Display().warning(printable(text))
             return
         problems += unreasonable
     if problems:
         raise MigrationError(f"{protection.environment} is protected, and nothing was changed there.", problems)
 
 
-def require_host(protection: gate.Protection, variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
+def require_host(
+    protection: gate.Protection,
+    variables: Mapping[str, Any],
+    text: str | None,
+    machine_id: str,
+    is_dry: bool = False,
+) -> None:
     """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
     problems = gate.host_problems(protection, str(variables["inventory_hostname"]), HOST_FILE, text, machine_id)
     if problems:
-        require(protection, variables, problems)
+        require(protection, variables, problems, is_dry)
+
+
+def require_no_other(variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
+    """Let a host of no protected environment be changed, unless it says of itself that it belongs to one.
+
+    :raises MigrationError: if it does.
+    """
+    protected = value_for_all_hosts(variables, PROTECTED) or {}
+    problems = gate.problems_of_another(
+        protected, str(variables["inventory_hostname"]), HOST_FILE, text or "", machine_id
+    )
+    if problems:
+        raise MigrationError("The inventory leads to another host than it says, and nothing was changed.", problems)
 
 
 def require_all(
@@ -111,13 +143,14 @@ def require_all(
         what = f"it says {said}, and the inventory says {protection.environment}"
         problems.append(Problem(gate.THIS_HOST_IS, what, "See which host this is"))
     # What the controller knows is told before a host is asked.
-    require(protection, variables, problems)
+    is_dry = action._task.check_mode
+    require(protection, variables, problems, is_dry)
     text, machine_id = read_host(action)
     is_named = text is None and said is not None and may_name_host and bool(machine_id.strip())
     if is_named:
         text = gate.host_text(protection.environment, machine_id)
-    require_host(protection, variables, text, machine_id)
-    if is_named and text is not None and not action._task.check_mode:
+    require_host(protection, variables, text, machine_id, is_dry)
+    if is_named and text is not None and not is_dry:
         _name_host(action, text)
     return is_named
 
@@ -138,14 +171,25 @@ def _name_host(action: ActionBase, text: str) -> None:
 def _call(variables: Mapping[str, Any]) -> gate.Call:
     """Return how this run was called."""
     directory = variables.get("playbook_dir")
+    given = context.CLIARGS.get("args") or ()
     return gate.Call(
         variables["hostvars"]._variable_manager.extra_vars,
-        _of_all_hosts(variables, "promotion_extra_variables") or (),
+        value_for_all_hosts(variables, "promotion_extra_variables") or (),
         list(_options()),
         Path(constants.CONFIG_FILE) if constants.CONFIG_FILE else None,
         Path(directory) if directory else None,
+        # The command `ansible` has a pattern of hosts there.
+        () if isinstance(given, str) else given,
+        constants.DEFAULT_ROLES_PATH,
         [str(source) for source in variables["hostvars"]._inventory._sources],
+        names_of_secrets(variables["hostvars"]._loader, ROOT),
     )
+
+
+def names_of_secrets(loader: Any, root: Path) -> list[str]:
+    """Return the names of the variables that the file of all environments' secrets sets; the loader decrypts it."""
+    path = root / SECRETS
+    return [str(name) for name in loader.load_from_file(str(path)) or ()] if path.is_file() else []
 
 
 def _options() -> Iterator[str]:
@@ -157,11 +201,3 @@ def _options() -> Iterator[str]:
     skipped = {tag.strip() for given in context.CLIARGS.get("skip_tags") or () for tag in given.split(",")}
     for tag in sorted(skipped.intersection(_TAGS_OF_THE_GATE)):
         yield f"--skip-tags {tag}"
-
-
-def read_host(action: ActionBase) -> tuple[str | None, str]:
-    """Return the file by which a host says what environment it is, None if it is not there, and its machine id."""
-    command = f'printf "%s\\n" "$(cat {_MACHINE_ID} 2>/dev/null)"; cat {shlex.quote(HOST_FILE)} 2>/dev/null'
-    answer = action._low_level_execute_command(command)
-    machine_id, _, text = answer["stdout"].replace("\r\n", "\n").partition("\n")
-    return (text if answer["rc"] == 0 else None), machine_id

@@ -11,15 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.promotion import names_of_secrets
 from tests.conftest import PROJECT
 
 CONTENT = (
@@ -51,6 +54,7 @@ exit 255
 PASSWORDS = "vault_postgres_role_passwords: {{{}}}\n".format(
     ", ".join(f"swarm_{name}: for-tests" for name in ("migrator", "registry", "deploy", "tickets", "platform"))
 )
+VAULT = ("default", VaultSecret(b"for tests"))
 PASSED = {name: {"passed": True, "told": "as it should be"} for name in gate._DEFAULT_CHECKS}
 
 
@@ -132,14 +136,24 @@ class Clone:
         """Let the host say what it is."""
         self.host_file.write_text(gate.host_text(environment, machine_id))
 
-    def problems(self, extra_variables: Mapping[str, Any] | None = None) -> str:
-        """Return what the gate says to this tree, one problem a line."""
+    def problems(self, **differently: Any) -> str:
+        """Return what the gate says to this tree and to a call that differs so from a right one, one problem a line."""
         protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
         assert protection is not None
-        playbooks = self.root / "playbooks"
-        inventories = [str(self.root / "inventory")]
-        call = gate.Call(extra_variables or {}, (), (), self.root / "ansible.cfg", playbooks, inventories)
-        return "\n".join(map(str, gate.find_problems(self.root, protection, call)))
+        loader = DataLoader()
+        loader.set_vault_secrets([VAULT])
+        call = gate.Call(
+            extra_variables={},
+            allowed_variables=(),
+            options=(),
+            configuration=self.root / "ansible.cfg",
+            playbook_directory=self.root / "playbooks",
+            playbooks=[str(self.root / "playbooks" / "1_infrastructure.yml")],
+            roles_path=[str(self.root / "roles")],
+            inventories=[str(self.root / "inventory")],
+            secrets=names_of_secrets(loader, self.root),
+        )
+        return "\n".join(map(str, gate.find_problems(self.root, protection, replace(call, **differently))))
 
     def run(self, program: str, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run a program of Ansible's in the clone, and return its exit status and its output as one line."""

@@ -11,10 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence, gate
+from tests.conftest import PROJECT
 
-from .conftest import Clone
+from .conftest import PASSED, Clone, days_ago
 
 # What the modules of the validation have found on a host where all is well, as far as the evidence reads it.
 FOUND: dict[str, Any] = {
@@ -89,26 +93,49 @@ def test_what_is_missing_is_told_by_its_own_check(damage: Damage, check: str, to
     assert told in missing[0]
 
 
-def collected(clone: Clone) -> tuple[int, str]:
+def documented(module: str, value: Any) -> dict[str, Any]:
+    """Return the result of a module that found this, under the name by which the module documents it."""
+    path = PROJECT / "plugins" / "modules" / f"{module}.py"
+    returned = yaml.safe_load(path.read_text().partition('RETURN = r"""')[2].partition('"""')[0])
+    return {name: value for name in returned if name != "problems"}
+
+
+def test_the_play_hands_over_what_the_modules_return() -> None:
+    tasks = DataLoader().load_from_file(str(PROJECT / "roles/validation/tasks/evidence.yml"), trusted_as_template=True)
+    written = next(task["vars"]["__validation_found"] for task in tasks if "vars" in task)
+    registered = {
+        "__validation_groups": documented("validate_group", FOUND["groups"]),
+        "__validation_checks": documented("http_checks", FOUND["checks"]),
+        "__validation_database": documented("validate_database", FOUND["database"]),
+    }
+    known = {"ansible_play_hosts": ["swarm-dev"], "hostvars": {"swarm-dev": registered}}
+    found = Templar(loader=DataLoader(), variables=known).template(written)
+    assert built(found[0]) == built(FOUND)
+
+
+def collected(clone: Clone, *options: str, host: str = "swarm-dev") -> tuple[int, str]:
     """Let the module write the record of a host where all is well."""
-    arguments = json.dumps({"environment_name": "dev", "validations": [FOUND]})
-    return clone.run("ansible", "localhost", "-m", "swarm.sqlite_to_postgresql.promotion_evidence", "-a", arguments)
+    arguments = json.dumps({"environment_name": "dev", "validations": [{**FOUND, "host": host}]})
+    module = ("-m", "swarm.sqlite_to_postgresql.promotion_evidence", "-a", arguments)
+    return clone.run("ansible", "localhost", *module, *options)
 
 
-def sign(clone: Clone, *key: str) -> subprocess.CompletedProcess[str]:
+def sign(clone: Clone, *given: object) -> subprocess.CompletedProcess[str]:
     """Run the program that signs, which `make evidence` runs too."""
-    command = [sys.executable, "scripts/sign_evidence.py", *key]
+    command = [sys.executable, "scripts/sign_evidence.py", *map(str, given)]
     return subprocess.run(command, cwd=clone.root, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.promise("promotion-on-evidence", "evidence-says-what-is-missing")
 def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone: Clone) -> None:
-    assert "There is no unsigned evidence" in sign(clone, str(clone.key)).stderr
+    assert "there is no evidence of dev for the tree" in sign(clone, clone.key, "dev").stderr
     status, output = collected(clone)
     assert status == 0, output
     assert "5 of 5 checks passed." in output
     assert "the evidence is not signed" in clone.problems()
-    signed = sign(clone, str(clone.key))
+    signed = sign(clone, clone.key, "dev")
+    assert "hosts: swarm-dev\n" in signed.stdout
+    assert "\ngroups_on_postgresql: passed: 1 cutover groups are on PostgreSQL\n" in signed.stdout
     assert (signed.returncode, "is signed by anna@example.org" in signed.stdout) == (0, True), signed.stderr
     assert clone.problems() == ""
     clone.edit("site.yml", "# Edited.\n")
@@ -118,9 +145,57 @@ def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone:
     assert "the work tree must be clean" in output
 
 
+@pytest.mark.promise("evidence-says-what-is-missing")
+def test_evidence_is_about_all_hosts_and_the_inventory_as_it_is(clone: Clone) -> None:
+    status, output = collected(clone, "-e", "validation_functional_checks=[]", host="swarm-prod")
+    assert status != 0
+    assert "swarm-dev: nobody looked at this host of dev" in output
+    assert "swarm-prod: it is no service host of dev" in output
+    assert "-e sets validation_functional_checks, of which the evidence knows nothing" in output
+    assert not clone.record.exists()
+
+
+def test_a_host_that_fails_ends_the_collection_for_all() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks" / "evidence.yml").read_text())
+    assert [play["any_errors_fatal"] for play in plays] == [True] * 3
+
+
 def test_a_signature_that_the_gate_will_not_take_is_told_at_once(clone: Clone) -> None:
-    collected(clone)
-    signed = sign(clone, str(clone.other_key))
+    clone.collect()
+    signed = sign(clone, clone.other_key, "dev")
     assert signed.returncode == 1
     assert "The gate will not take this signature." in signed.stderr
-    assert sign(clone).returncode == 2
+    assert sign(clone, clone.key).returncode == 2
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"collected_at": days_ago(0.05)}, "it is 0.1 days old"),
+        ({"collected_at": None}, "it does not say when it was collected"),
+        ({"environment": "staging"}, "it is not about this tree on dev"),
+        ({"tree": "d" * 64}, "it is not about this tree on dev"),
+        ({"checks": {}}, "check 'verification' was not made"),
+        (
+            {"checks": {**PASSED, "verification": {"passed": False, "told": "a row \x1b[2Kis gone"}}},
+            "check 'verification' has not passed: a row ?[2Kis gone",
+        ),
+    ],
+)
+def test_nothing_is_signed_but_what_was_just_collected_and_has_passed(
+    clone: Clone, changes: dict[str, Any], told: str
+) -> None:
+    path = clone.collect(**changes)
+    # Somebody else's record for the same tree is never signed on the way.
+    other = evidence.path_of(path.parent, "staging", json.loads(path.read_text())["tree"])
+    other.write_text(path.read_text())
+    done = sign(clone, clone.key, "dev")
+    assert (done.returncode, told in done.stderr, "\x1b" in done.stdout + done.stderr) == (1, True, False), done.stderr
+    assert list(path.parent.glob("*.sig")) == []
+
+
+def test_a_check_that_no_environment_requires_may_be_missing() -> None:
+    protected = {"prod": {"evidence_from": "dev", "required_checks": ["verification"]}, "x": {"evidence_from": "y"}}
+    assert gate.required_checks(protected, "dev") == ["verification"]
+    assert "backup_restored" in gate.required_checks(protected, "nobody_asks")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.gated import may_be_protected
 from tests.conftest import PROJECT
 
-from .conftest import PASSED, Clone, days_ago, git
+from .conftest import PASSED, VAULT, Clone, days_ago, git
 
 CHANGING = (
     "1_infrastructure",
@@ -156,13 +164,32 @@ def test_a_mark_in_the_index_hides_no_edit(clone: Clone) -> None:
 
 @pytest.mark.promise("promotion-on-evidence")
 @pytest.mark.parametrize(
-    "name", ["roles/schema_apply/vars/main.yml", "library/apt.py", "group_vars/prod.yml", "files/sql/999_more.sql"]
+    "name",
+    [
+        "roles/schema_apply/vars/main.yml",
+        "roles/schema_apply/vars/main/vault.yml",
+        "library/apt.py",
+        "group_vars/prod.yml",
+        "files/sql/999_more.sql",
+        "inventory/group_vars/all/zzz.yml",
+    ],
 )
 def test_a_new_file_makes_the_tree_unclean_also_if_git_ignores_it(clone: Clone, name: str) -> None:
     clone.collect(clone.key)
     clone.edit(".git/info/exclude", f"{name}\n")
     clone.edit(name, "---\n")
     assert f"{name} is in no commit" in clone.problems()
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_the_file_of_secrets_may_hold_nothing_else(clone: Clone) -> None:
+    clone.collect(clone.key)
+    path = clone.root / "inventory" / "group_vars" / "all" / "vault.yml"
+    vault = VaultLib([VAULT])
+    path.write_bytes(vault.encrypt("vault_validation_login_password: for-tests\n"))
+    assert clone.problems() == ""
+    path.write_bytes(vault.encrypt("vault_a: 1\npostgres_port: 5433\n"))
+    assert "vault.yml: it sets postgres_port, of which the evidence knows nothing" in clone.problems()
 
 
 def test_a_missing_file_is_named(clone: Clone) -> None:
@@ -184,6 +211,14 @@ def test_hosts_secrets_pages_and_the_evidence_itself_are_outside_the_tree(clone:
     clone.edit("plugins/__pycache__/left.pyc", "")
     assert read_tree(clone.root) == before
     assert before.differences == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a clone to another user")
+def test_root_reads_a_clone_that_belongs_to_a_user(clone: Clone) -> None:
+    for directory, _, names in os.walk(clone.root):
+        for name in (".", *names):
+            os.chown(Path(directory) / name, 65534, 65534, follow_symlinks=False)
+    assert read_tree(clone.root).differences == ()
 
 
 def test_what_is_no_repository_is_told(clone: Clone) -> None:
@@ -302,6 +337,30 @@ def test_a_second_inventory_does_not_open_the_gate(clone: Clone, tmp_path: Path)
     assert f"its inventory is {second}" in output
 
 
+def is_asked(host: str, *sources: Path) -> bool:
+    """Return whether the gate is asked about a host of these inventories."""
+    loader = DataLoader()
+    inventory = InventoryManager(loader, [str(source) for source in sources])
+    manager = VariableManager(loader, inventory)
+    variables = manager.get_vars(host=inventory.get_host(host))
+    variables["hostvars"] = HostVars(inventory, manager, loader)
+    return may_be_protected(variables, Templar(loader=loader, variables=variables))
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_an_inventory_that_says_nothing_of_the_gate_opens_it_for_no_name_that_the_tree_protects(tmp_path: Path) -> None:
+    foreign, other = tmp_path / "foreign", tmp_path / "other"
+    for directory in (foreign, other):
+        directory.mkdir()
+        (directory / "hosts.yml").write_text("prod: {hosts: {a: }}\ndev: {hosts: {b: }}\n")
+    assert (is_asked("a", foreign), is_asked("b", foreign)) == (True, False)
+    own = (PROJECT / "inventory", PROJECT / "molecule" / "inventory")
+    assert (is_asked("swarm-prod", *own), is_asked("swarm-dev", *own)) == (True, False)
+    (other / "group_vars").mkdir()
+    (other / "group_vars" / "all.yml").write_text("promotion_protected_environments: {}\n")
+    assert (is_asked("a", other), is_asked("b", other)) == (True, True), "it contradicts the tree"
+
+
 @pytest.mark.promise("gate-not-left-out")
 def test_a_playbook_or_a_configuration_from_elsewhere_is_refused(clone: Clone, tmp_path: Path) -> None:
     clone.collect(clone.key)
@@ -310,12 +369,27 @@ def test_a_playbook_or_a_configuration_from_elsewhere_is_refused(clone: Clone, t
     status, output = clone.run("ansible-playbook", str(tmp_path / "playbooks" / "2_shared_library.yml"), "-l", "prod")
     assert (status != 0, "outside the tree" in output) == (True, True), output
     shutil.copy(clone.root / "ansible.cfg", tmp_path / "ansible.cfg")
-    elsewhere = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_ROLES_PATH": str(clone.root / "roles")}
+    elsewhere = {
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        "ANSIBLE_ROLES_PATH": f"{tmp_path}:{clone.root}/roles",
+    }
     elsewhere |= {"ANSIBLE_INVENTORY": str(clone.root / "inventory")}
     elsewhere |= {"ANSIBLE_COLLECTIONS_PATH": str(clone.root / ".collections")}
     status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", **elsewhere)
     assert (status != 0, "not that of the tree" in output) == (True, True), output
+    assert f"its roles are in {tmp_path}, {clone.root}/roles, not in the tree's alone" in output
     assert clone.asked == ""
+
+
+@pytest.mark.promise("gate-not-left-out")
+def test_a_playbook_beside_those_of_the_tree_is_refused(clone: Clone) -> None:
+    clone.collect(clone.key)
+    own = [str(clone.root / name) for name in ("site.yml", "playbooks/2_shared_library.yml")]
+    assert clone.problems(playbooks=own) == ""
+    for name in ("own.yml", "playbooks/own/own.yml"):
+        assert f"{name}, which is neither site.yml nor in playbooks/" in clone.problems(
+            playbooks=[*own, str(clone.root / name)]
+        )
 
 
 # --- what stays open ----------------------------------------------------------------------------
@@ -356,7 +430,8 @@ def test_a_module_that_leads_back_reaches_the_host(clone: Clone, module: str, ar
     assert clone.asked != ""
 
 
-def test_an_environment_that_is_not_protected_costs_nothing(clone: Clone, tmp_path: Path) -> None:
+@pytest.mark.promise("host-says-what-it-is")
+def test_an_environment_that_is_not_protected_costs_one_look_at_its_host(clone: Clone, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").write_text(f"#!/bin/sh\ntouch {tmp_path / 'used'}\nexit 1\n")
@@ -366,7 +441,26 @@ def test_an_environment_that_is_not_protected_costs_nothing(clone: Clone, tmp_pa
     status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", *options, PATH=path)
     assert status == 0, output
     assert not (tmp_path / "used").exists()
-    assert clone.asked == ""
+    assert clone.asked.count("cat /etc/machine-id") == 1
+    # The likeliest mistake: dev's address is prod's.
+    clone.be_named("prod")
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", *options, PATH=path)
+    assert (status != 0, "swarm-dev" in output, "the host says that it is prod" in output) == (True,) * 3, output
+    assert clone.asked.count("cat /etc/machine-id") == 2
+
+
+@pytest.mark.promise("inventory-checked-first")
+def test_the_inventory_is_checked_once_a_run_also_with_a_fact_cache(clone: Clone, tmp_path: Path) -> None:
+    playbooks = ("playbooks/rollback.yml", "playbooks/restore.yml", "-l", "dev", "--tags", "no_such_tag")
+    cache = {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(tmp_path / "facts")}
+    cache |= {"ANSIBLE_STDOUT_CALLBACK": "default"}
+    status, output = clone.run("ansible-playbook", *playbooks, **cache)
+    assert status == 0, output
+    task = "Refuse an inventory that is not right, before any host is touched] *** "
+    assert (output.count(f"{task}ok: [swarm-dev]"), output.count(f"{task}skipping: [swarm-dev]")) == (1, 1), output
+    clone.edit("inventory/group_vars/dev/environment.yml", "postgres_prot: 5433\n")
+    status, output = clone.run("ansible-playbook", *playbooks, **cache)
+    assert (status != 0, "postgres_prot" in output) == (True, True), output
 
 
 def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None:
@@ -426,6 +520,19 @@ def test_the_action_of_a_module_asks_the_host_too(clone: Clone) -> None:
     assert PROTECTED not in clone.run("ansible", *given)[1]
 
 
+@pytest.mark.parametrize(("environment", "machine_id"), [("dev", "1" * 32), ("prod", "2" * 32)])
+def test_an_unprotected_host_with_another_word_or_a_copied_one_passes(environment: str, machine_id: str) -> None:
+    text = gate.host_text(environment, machine_id)
+    assert gate.problems_of_another(["prod"], "swarm-dev", "/etc/file", text, "1" * 32) == []
+
+
+def test_the_command_that_names_a_host_names_no_other() -> None:
+    protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
+    assert protection is not None
+    (problem,) = gate.host_problems(protection, "prod-2;x", "/etc/file", None, "1" * 32)
+    assert "playbooks/1_infrastructure.yml -l 'prod-2;x' -e promotion_this_host_is=prod" in problem.fix
+
+
 def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:
     clone.collect(clone.key)
     output = clone.refuses("1_infrastructure", "-e", "promotion_this_host_is=dev")
@@ -440,7 +547,14 @@ def test_an_override_needs_a_reason_and_leaves_a_record_and_a_warning(clone: Clo
     output = clone.refuses("2_shared_library", "-e", "promotion_override_reason=because")
     assert "it is shorter than 15 characters" in output
     reason = "The dev host burnt down, and prod must have its fix today."
-    output = clone.passes("2_shared_library", "-e", json.dumps({"promotion_override_reason": reason}))
+    clone.host_file.write_text("environment: \x1b[2Kcalm\n")
+    given = ("-e", json.dumps({"promotion_override_reason": reason}))
+    output = clone.passes("2_shared_library", *given, "--check")
+    assert f"prod would be changed without the evidence that it asks for, because '{reason}'. " in output
+    assert "the host says that it is ?[2Kcalm" in output
+    assert not (clone.root / "reports" / "prod" / "overrides").exists()
+    clone.host_file.unlink()
+    output = clone.passes("2_shared_library", *given)
     assert reason in output
     assert NO_EVIDENCE in output
     records = list((clone.root / "reports" / "prod" / "overrides").iterdir())

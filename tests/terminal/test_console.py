@@ -52,7 +52,7 @@ FAILING: list[dict[str, Any]] = [
             },
             {"name": "Say a secret", "ansible.builtin.debug": {"msg": SECRET}, "no_log": True},
             {"name": "Show a variable", "ansible.builtin.debug": {"var": "secret"}, "vars": {"secret": SECRET}},
-            {"name": "Warn", "tell": {"warning": "Look at {{ inventory_hostname }}."}},
+            {"name": "Warn", "tell": {"warning": "Look at {{ inventory_hostname }}.\x1b[2K"}},
             {
                 "name": "Say more",
                 "ansible.builtin.debug": {"msg": "Next: {{ item }}\n\n  and \"more\"\n"},
@@ -167,7 +167,7 @@ def test_a_failure_is_its_message_as_text(failed: Outcome) -> None:
 
 
 def test_warnings_and_diffs_are_shown(failed: Outcome) -> None:
-    assert failed.output.count("[WARNING]: Look at one.") == 1
+    assert failed.output.count("[WARNING]: Look at one.?[2K") == 1
     assert failed.output.count("[WARNING]: Look at two.") == 1
     for host in ("one", "two"):
         begin = next(

@@ -160,6 +160,10 @@ def test_after_the_cutover_the_proof_is_repeated_on_the_frozen_files(estate: Any
         assert all(not service["shortcoming"] for service in group["service_health"])
     assert run.report["database"]["drift"] == []
     assert run.report["database"]["backup"]["newest_verified"] == "proven"
+    # A dry run writes no evidence into the work tree, and sends no request.
+    output = estate.play("evidence", "--check").output
+    missing = set(re.findall(r"check '(\w+)' has not passed", output))
+    assert ("4 of 5 checks passed." in output, missing) == (True, {"functional_checks"}), output
 
 
 @pytest.mark.promise("validation-only-reads", "later-writes-are-counted")

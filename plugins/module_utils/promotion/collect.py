@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from ..migration.core import state
+from ..migration.core.errors import Problem
 from ..migration.validation import functional_checks
 from .evidence import FORMAT
 
@@ -44,6 +45,20 @@ def build(
         },
         "checks": {name: {"passed": not wrong, "told": wrong or told} for name, (wrong, told) in checks.items()},
     }
+
+
+def problems_of_hosts(environment: str, expected: Iterable[str], seen: Iterable[str]) -> list[Problem]:
+    """Return what keeps a record from being about the whole environment, and about it alone.
+
+    :param expected: the hosts of the environment.
+    :param seen: those that were looked at.
+    """
+    fix = f"Collect the evidence of the whole environment: -l {environment}"
+    missing, others = set(expected) - set(seen), set(seen) - set(expected)
+    return [
+        *(Problem(host, f"nobody looked at this host of {environment}", fix) for host in sorted(missing)),
+        *(Problem(host, f"it is no service host of {environment}", fix) for host in sorted(others)),
+    ]
 
 
 def _groups_on_postgresql(groups: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

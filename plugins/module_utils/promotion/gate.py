@@ -18,7 +18,7 @@ from typing import Any
 from ..migration.core.commands import playbook_on
 from ..migration.core.errors import MigrationError, Problem
 from . import evidence
-from .tree import read_tree
+from .tree import SECRETS, read_tree
 
 EVIDENCE_DIRECTORY = "evidence"
 ALLOWED_SIGNERS = "keys/allowed_signers"
@@ -26,6 +26,7 @@ SHORTEST_REASON = 15
 # What an operator says to the gate itself.
 OVERRIDE = "promotion_override_reason"
 THIS_HOST_IS = "promotion_this_host_is"
+SECRETS_BEGIN_WITH = "vault_"
 
 _DEFAULT_DAYS = 14.0
 _DEFAULT_CHECKS = ("groups_on_postgresql", "verification", "functional_checks", "backup_restored", "rollback_rehearsed")
@@ -57,7 +58,10 @@ class Call:
     :param options: options that would leave out the gate's own task, as they were given.
     :param configuration: the configuration file in use.
     :param playbook_directory: the folder of the playbook.
+    :param playbooks: the playbooks, as they were given; none for the command ``ansible``.
+    :param roles_path: where roles are looked for.
     :param inventories: the sources of the inventory, as they were given.
+    :param secrets: names of the variables that the file of all environments' secrets sets, which is outside the tree.
     """
 
     extra_variables: Mapping[str, Any]
@@ -65,7 +69,10 @@ class Call:
     options: Sequence[str]
     configuration: Path | None
     playbook_directory: Path | None
+    playbooks: Sequence[str]
+    roles_path: Sequence[str]
     inventories: Sequence[str]
+    secrets: Sequence[str]
 
     @property
     def override_reason(self) -> str:
@@ -106,6 +113,19 @@ def find_protection(protected: Any, names: Iterable[str]) -> Protection | None:
     return Protection(name, str(source), float(days), tuple(map(str, checks)))
 
 
+def required_checks(protected: Any, source: str) -> list[str]:
+    """Return the checks that the evidence of an environment must name, whoever asks for it; all if nobody does.
+
+    :param protected: ``promotion_protected_environments`` of the inventory.
+    :param source: the environment that the evidence is about.
+    :raises MigrationError: if the variable is not right.
+    """
+    find_protection(protected, ())
+    protections = [entry for name in protected if (entry := find_protection(protected, [name]))]
+    asked = [check for entry in protections if entry.evidence_from == source for check in entry.required_checks]
+    return list(dict.fromkeys(asked or _DEFAULT_CHECKS))
+
+
 def find_problems(root: Path, protection: Protection, call: Call) -> list[Problem]:
     """Return everything because of which this tree may not change the environment.
 
@@ -136,30 +156,50 @@ def find_problems(root: Path, protection: Protection, call: Call) -> list[Proble
     return problems
 
 
+def problems_of_extra_variables(given: Iterable[str], allowed: Sequence[str]) -> list[Problem]:
+    """Return which of the variables given with ``-e`` would make the run another one than the evidence is about."""
+    others = sorted(name for name in given if name not in allowed)
+    what = f"-e sets {', '.join(others)}, of which the evidence knows nothing"
+    fix = "Set it in the inventory, or name it there in promotion_extra_variables"
+    return [Problem("this run", what, fix)] if others else []
+
+
 def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
     """Return what of the command would make the run another one than the evidence is about."""
     problems = [
         Problem("this run", f"{option} leaves out the gate", "Run the playbook of a phase without it")
         for option in call.options
     ]
-    allowed = {*call.allowed_variables, OVERRIDE, THIS_HOST_IS}
-    others = sorted(name for name in call.extra_variables if name not in allowed)
-    if others:
-        what = f"-e sets {', '.join(others)}, of which the evidence knows nothing"
-        fix = "Set it in the inventory, or name it there in promotion_extra_variables"
-        problems.append(Problem("this run", what, fix))
+    problems += problems_of_extra_variables(call.extra_variables, (*call.allowed_variables, OVERRIDE, THIS_HOST_IS))
     if call.configuration is None or call.configuration.resolve() != root / "ansible.cfg":
         what = f"its configuration is {call.configuration or 'none'}, not that of the tree"
         problems.append(Problem("this run", what, f"export ANSIBLE_CONFIG={root / 'ansible.cfg'}"))
     if call.playbook_directory is None or not call.playbook_directory.resolve().is_relative_to(root):
         what = f"its playbook is in {call.playbook_directory}, outside the tree"
         problems.append(Problem("this run", what, f"Run a playbook of {root}"))
+    others = [name for name in call.playbooks if not _is_playbook_of(root, Path(name).resolve())]
+    if others:
+        what = f"it runs {', '.join(others)}, which is neither site.yml nor in playbooks/"
+        problems.append(Problem("this run", what, f"Run a playbook of {root}"))
+    if [Path(path).resolve() for path in call.roles_path] != [root / "roles"]:
+        what = f"its roles are in {', '.join(map(str, call.roles_path)) or 'no folder'}, not in the tree's alone"
+        problems.append(Problem("this run", what, "unset ANSIBLE_ROLES_PATH"))
     own = root / "inventory"
     foreign = [source for source in call.inventories if not Path(source).resolve().is_relative_to(own)]
     if foreign:
         what = f"its inventory is {', '.join(foreign)}, of which the evidence knows nothing"
         problems.append(Problem("this run", what, f"Put what it holds into {own}, and collect evidence of that tree"))
+    others = sorted(name for name in call.secrets if not name.startswith(SECRETS_BEGIN_WITH))
+    if others:
+        what = f"it sets {', '.join(others)}, of which the evidence knows nothing"
+        fix = f"Set it in another file there: only names that begin with {SECRETS_BEGIN_WITH} belong here"
+        problems.append(Problem(SECRETS, what, fix))
     return problems
+
+
+def _is_playbook_of(root: Path, path: Path) -> bool:
+    """Return whether a playbook is among those that the tree's digest covers."""
+    return path == root / "site.yml" or path.parent == root / "playbooks"
 
 
 def reason_problems(call: Call) -> list[Problem]:
@@ -189,19 +229,39 @@ def host_problems(protection: Protection, host: str, path: str, text: str | None
     :param machine_id: the content of the host's ``/etc/machine-id``.
     """
     where, environment = f"{host}: {path}", protection.environment
+    said = _said(text)
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        command = playbook_on(shlex.quote(environment), "1_infrastructure", **{THIS_HOST_IS: environment})
+        command = playbook_on(shlex.quote(host), "1_infrastructure", **{THIS_HOST_IS: environment})
         fix = f"If it is: {command}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
-    said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith("#"))
     look = "See which host this is. Remove the file by hand only if you know"
     if said.get("environment") != environment:
         return [Problem(where, f"the host says that it is {said.get('environment') or 'nothing'}", look)]
     if said.get("machine") != _machine(machine_id):
         return [Problem(where, "the file was written on another machine, and copied", look)]
     return []
+
+
+def problems_of_another(protected: Iterable[str], host: str, path: str, text: str, machine_id: str) -> list[Problem]:
+    """Return why a host that is in no protected environment by the inventory is in one by its own word.
+
+    :param protected: the names of the protected environments.
+    """
+    said = _said(text)
+    environment = said.get("environment", "")
+    # A copy of the file on another machine says nothing.
+    if environment not in protected or said.get("machine") != _machine(machine_id):
+        return []
+    fix = f"Correct ansible_host of {host}. Remove the file by hand only if this machine is {environment} no more"
+    return [Problem(f"{host}: {path}", f"the host says that it is {environment}", fix)]
+
+
+def _said(text: str | None) -> dict[str, str]:
+    """Return what a host's file says."""
+    lines = (text or "").splitlines()
+    return dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
 
 
 def _machine(machine_id: str) -> str:

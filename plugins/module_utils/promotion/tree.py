@@ -39,9 +39,12 @@ _FOLDERS = (
     *(f"{kind}_plugins" for kind in ("become", "cliconf", "doc_fragment", "httpapi", "netconf", "shell", "strategy")),
     *(f"{kind}_plugins" for kind in ("terminal", "test", "vars")),
 )
-# No run reads them, or they hold secrets and nothing else.
+# No run reads them.
 _LEFT_OUT_FOLDERS = frozenset({"__pycache__", "node_modules"})
-_LEFT_OUT_NAMES = ("*.md", "*.pyc", "*.vault", "vault.yml")
+_LEFT_OUT_NAMES = ("*.md", "*.pyc")
+# Secrets of all environments. The gate looks whether the first holds anything else; Ansible does not read the others.
+SECRETS = "inventory/group_vars/all/vault.yml"
+_OTHER_SECRETS = "inventory/group_vars/all/*.vault"
 _GIT_LINK = "120000"
 
 
@@ -82,6 +85,8 @@ def _decides(path: str) -> bool:
     parsed = PurePosixPath(path)
     if _LEFT_OUT_FOLDERS.intersection(parsed.parts) or any(parsed.match(name) for name in _LEFT_OUT_NAMES):
         return False
+    if path == SECRETS or parsed.match(_OTHER_SECRETS):
+        return False
     return path in _FILES or any(path.startswith(f"{folder}/") for folder in _FOLDERS)
 
 
@@ -94,7 +99,8 @@ def _read_commit(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         listed = subprocess.run(
-            ["git", "-C", str(root), "ls-tree", "-r", "-z", "HEAD"],
+            # Root may read a clone that belongs to a user, as with sudo: nothing of its configuration is run.
+            ["git", "-c", f"safe.directory={root}", "-C", str(root), "ls-tree", "-r", "-z", "HEAD"],
             env={**environment, "LC_ALL": "C"},
             capture_output=True,
             check=True,
