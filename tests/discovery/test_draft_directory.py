@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import draft_directory
 
-FILES = {"facts.txt": "a\nb\n", "README.md": "# 2 rows\n", "sql/001_app.sql": "-- SQL\n"}
+FILES = {
+    "facts.txt": "a\nb\n",
+    "README.md": "# 2 rows\n",
+    "inventory/group_vars/all/estate.yml": "---\nestate_name: host\n",
+    "sql/001_app.sql": "-- SQL\n",
+}
 
 
 @pytest.mark.promise("draft-never-overwritten")
@@ -47,4 +53,30 @@ def test_a_place_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(MigrationError, match="somebody else may write to it"):
         draft_directory.write(str(tmp_path / "host"), FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.promise("discover-trusts-no-host")
+@pytest.mark.parametrize(
+    "returned",
+    [
+        {**FILES, "{root}/outside": "x"},
+        {**FILES, "../outside": "x"},
+        {**FILES, "sql/../../outside": "x"},
+        {**FILES, "sql/001_app.sql\n": "x"},
+        {**FILES, "hosts.yml": "x"},
+        {**FILES, "README.md": ["x"]},
+        {**FILES, "README.md": "\ud800"},
+        {**FILES, "README.md": "x" * (64 << 20)},
+        {name: text for name, text in FILES.items() if name != "facts.txt"},
+        {name: text for name, text in FILES.items() if not name.endswith("estate.yml")},
+        ["facts.txt"],
+    ],
+    ids=lambda returned: ascii(list(returned)[-1]),
+)
+def test_what_a_host_returns_is_written_only_if_it_is_a_draft(tmp_path: Path, returned: Any) -> None:
+    if isinstance(returned, dict):
+        returned = {name.replace("{root}", str(tmp_path)): text for name, text in returned.items()}
+    with pytest.raises(MigrationError, match="The draft was not written"):
+        draft_directory.write(str(tmp_path / "drafts" / "host"), returned)
     assert list(tmp_path.iterdir()) == []
