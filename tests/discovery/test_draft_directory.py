@@ -17,6 +17,21 @@ FILES = {
     "inventory/group_vars/all/estate.yml": "---\nestate_name: host\n",
     "sql/001_app.sql": "-- SQL\n",
 }
+# Each runs something on the controller, or sets what is none of a draft's business.
+HOSTILE_ESTATES = [
+    "estate_name: \"{{ lookup('pipe', 'id') }}\"",
+    'estate_name: "{\\x7b 1 }}"',
+    "estate_name: !!str '{% set a = 1 %}'",
+    "estate_name: '{# a #}'",
+    "estate_name: |\n  #jinja2:variable_start_string:'[['\n  [[ 1 ]]",
+    "estate_cutover_groups: [{name: a, tables: [{'{{ 1 }}': 1}]}]",
+    "estate_cutover_groups: !unsafe [{{ 1 }}, '{{ 1 }}']",
+    "estate_name: a\nansible_connection: local",
+    "estate_name: a\n<<: {ansible_connection: local}",
+    "- estate_name",
+    "estate_name: [",
+    "estate_name: '\x07'",
+]
 
 
 @pytest.mark.promise("draft-never-overwritten")
@@ -71,6 +86,7 @@ def test_a_place_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
         {name: text for name, text in FILES.items() if name != "facts.txt"},
         {name: text for name, text in FILES.items() if not name.endswith("estate.yml")},
         ["facts.txt"],
+        *({**FILES, "inventory/group_vars/all/estate.yml": text} for text in HOSTILE_ESTATES),
     ],
     ids=lambda returned: ascii(list(returned)[-1]),
 )

@@ -32,7 +32,7 @@ def write(directory: str, files: Mapping[str, str], check_mode: bool = False) ->
 
     :param directory: of the first draft; a later one stands beside it, with a number at its end.
     :param files: name → text.
-    :raises MigrationError: if somebody else may write to the directory that holds the drafts, or the files are no draft.
+    :raises MigrationError: if somebody else may write to the directory that holds the drafts, or these are no draft.
     """
     files = require_draft(files)
     newest, free = _places(Path(directory))
