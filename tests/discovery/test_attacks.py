@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,8 +10,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,10 +226,15 @@ sys.stdin.read()
 """
 
 
-def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
-    home, ran = app / ".pm2", app / "ran"
-    program = app / "pm2"
-    program.write_text(f"#!/bin/sh\nid -u > {ran}\necho '[]'\n")
+@contextmanager
+def pm2_of_nobody(app: Path, answer: str) -> Iterator[Path]:
+    """Run what calls itself a pm2 of the user nobody, and give the file in which its program says as whom it ran.
+
+    :param answer: what the program says to each question.
+    """
+    home, ran, program = app / ".pm2", app / "ran", app / "pm2"
+    (app / "answer").write_text(answer)
+    program.write_text(f"#!/bin/sh\nid -u > {ran}\ncat {app}/answer\n")
     program.chmod(0o755)
     with subprocess.Popen(
         [f"PM2 v5.0.0: God Daemon ({home})", "-c", DAEMON, str(home)],
@@ -243,11 +250,40 @@ def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "up\n"
-            found = look_at(app.parent)
+            yield ran
         finally:
             process.kill()
-    assert not [entry for entry in found.problems if str(home) in entry.what]
+
+
+# Where pm2 is in a common place, that one is asked.
+without_pm2 = pytest.mark.skipif(shutil.which("pm2", path=COMMON_PATH) is not None, reason="this machine has a pm2")
+
+
+def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
+    with pm2_of_nobody(app, "[]") as ran:
+        found = look_at(app.parent)
+    assert not [entry for entry in found.problems if f"{app}/.pm2" in entry.what]
     if shutil.which("pm2", path=COMMON_PATH) is None:
         assert ran.read_text().strip() == str(NOBODY_UID)
     else:
         assert not ran.exists()
+
+
+def listed(name: str, pid: Any, directory: Any) -> dict[str, Any]:
+    """Return an entry of pm2's list."""
+    return {"name": name, "pid": pid, "pm2_env": {"status": "online", "pm_cwd": directory}}
+
+
+@without_pm2
+def test_a_service_claims_no_process_of_somebody_else(app: Path, private: Path) -> None:
+    with holding(private) as (roots, _), holding(app / "own.db", uid=NOBODY_UID) as (own, _):
+        entries = [listed("thief", pid, str(app)) for pid in (1, roots, -1)]
+        entries += [listed("one", own, str(app)), listed("two", own, str(app))]
+        with pm2_of_nobody(app, json.dumps(entries)):
+            found = look_at(app.parent)
+    users = source_at(found, private).users
+    assert [(service.manager, service.pids) for service in users] == [("nobody", frozenset([roots]))]
+    # Of two that claim one process, none is forgotten.
+    assert [service.name for service in source_at(found, app / "own.db").users] == ["one", "two"]
+    (problem,) = [entry for entry in found.problems if entry.where == f"process {own}"]
+    assert "service one of user nobody and to be service two of user nobody" in problem.what

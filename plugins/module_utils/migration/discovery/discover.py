@@ -142,22 +142,39 @@ def _add_open(
     users: _Users,
 ) -> None:
     """Add every database that a process has open."""
-    service_of = {pid: service for service in listed for pid in service.pids}
+    services_of: dict[int, list[Service]] = {}
+    for service in listed:
+        for pid in service.pids:
+            services_of.setdefault(pid, []).append(service)
     for pid, databases in sorted(held.items()):
-        service = service_of.get(pid)
-        for inode, path in databases.items():
-            if service is None or limits.leaves_out(path):
-                continue
-            database = _at(path, service.uid)
-            if database is not None and database.inode == inode:
-                found.add(database)
-            elif inode not in found.databases:
-                what = f"{_said(service)} has it open, and this host has no such file at that name"
-                if path.endswith(_DELETED):
-                    what = f"{_said(service)} has it open, but its name was deleted"
-                fix = "Find out where it is: what is written to it may not outlast the process or container"
-                result.problems.append(Problem(path, what, fix))
-            users.setdefault(inode, {}).setdefault(service, Use()).held = True
+        by = services_of.get(pid, [])
+        if len(by) > 1:
+            what = (
+                f"it is said to be {' and to be '.join(map(_said, by))}, so that each stands where it has a file open"
+            )
+            fix = "Find out which of them it is, and take the others out"
+            result.problems.append(Problem(f"process {pid}", what, fix))
+        for service in by:
+            _add_open_of(result, limits, service, databases, found, users)
+
+
+def _add_open_of(
+    result: Discovery, limits: Limits, service: Service, databases: Mapping[Inode, str], found: Found, users: _Users
+) -> None:
+    """Add the databases that a process of a service has open."""
+    for inode, path in databases.items():
+        if limits.leaves_out(path):
+            continue
+        database = _at(path, service.uid)
+        if database is not None and database.inode == inode:
+            found.add(database)
+        elif inode not in found.databases:
+            what = f"{_said(service)} has it open, and this host has no such file at that name"
+            if path.endswith(_DELETED):
+                what = f"{_said(service)} has it open, but its name was deleted"
+            fix = "Find out where it is: what is written to it may not outlast the process or container"
+            result.problems.append(Problem(path, what, fix))
+        users.setdefault(inode, {}).setdefault(service, Use()).held = True
 
 
 def _add_named(result: Discovery, limits: Limits, service: Service, found: Found, users: _Users) -> None:

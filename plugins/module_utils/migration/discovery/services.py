@@ -152,7 +152,7 @@ def _add_pm2(result: Services, daemons: Sequence[tuple[int, str, int]]) -> None:
                 user,
                 uid,
                 directory,
-                frozenset(open_files.family_of(process.pid for process in own)),
+                frozenset(_family(uid, (process.pid for process in own))),
                 len(own),
                 tuple(_existing([os.path.join(directory, ".env")], uid)),
                 os.path.basename(ecosystem),
@@ -160,6 +160,20 @@ def _add_pm2(result: Services, daemons: Sequence[tuple[int, str, int]]) -> None:
                 pid,
             )
             result.found.append(service)
+
+
+def _family(uid: int, pids: Iterable[int]) -> set[int]:
+    """Return those of some processes, and of their descendants, that can be a user's.
+
+    What pm2 lists is what the user's own program says: it may name a process of somebody else, or the first of all.
+    """
+
+    def can_be(pid: int) -> bool:
+        # Root may start a service as another user.
+        return uid == 0 or open_files.user_of(pid) == uid
+
+    family = open_files.family_of(pid for pid in pids if pid > 1 and can_be(pid))
+    return {pid for pid in family if can_be(pid)}
 
 
 # --- systemd ------------------------------------------------------------------------------------
