@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.estate_discover import ActionModule
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
@@ -135,3 +137,16 @@ def test_a_draft_of_what_has_changed_since_is_not_adopted_unread(tmp_path: Path)
     with pytest.raises(MigrationError, match="beside an earlier draft"):
         action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_without_sql_or_without_its_inventory_is_refused_with_a_cure(tmp_path: Path, draft: Path) -> None:
+    action = object.__new__(ActionModule)
+    action._templar = Templar(None)
+    shutil.rmtree(draft / "sql")
+    written = Written(str(draft), True, ())
+    with pytest.raises(MigrationError, match="no source could be drafted"):
+        action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
+    (draft / render.ESTATE_FILE).unlink()
+    with pytest.raises(MigrationError, match=r"estate\.yml: No such file or directory"):
+        action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
+    assert not (tmp_path / "inventory").exists()

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
     files,
     health,
     reader,
+    render,
     settings,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.files import (
@@ -287,3 +289,59 @@ def test_a_service_claims_no_process_of_somebody_else(app: Path, private: Path) 
     assert [service.name for service in source_at(found, app / "own.db").users] == ["one", "two"]
     (problem,) = [entry for entry in found.problems if entry.where == f"process {own}"]
     assert "service one of user nobody and to be service two of user nobody" in problem.what
+
+
+@without_pm2
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ('[{"name": "a", "pm2_env": "text"}]', "an entry of its list is no process"),
+        ('[{"name": "a", "pid": "x", "pm2_env": {}}]', "an entry of its list is no process"),
+        ('[{"name": "a", "pid": Infinity, "pm2_env": {}}]', "an entry of its list is no process"),
+        ('[{"pid": 2, "pm2_env": {}}]', "an entry of its list is no process"),
+        ("[" * 100_000, "it did not answer with a list"),
+        (json.dumps([listed("a", 0, "/a\0b")]), "whose name is no UTF-8 text"),
+        (json.dumps([listed("a", 0, "/\ud800")]), "whose name is no UTF-8 text"),
+        (json.dumps([listed("\ud800", 0, "/a")]), "whose name is no UTF-8 text"),
+    ],
+    ids=lambda value: value[:60],
+)
+def test_what_pm2_lists_ends_no_discovery(app: Path, answer: str, said: str) -> None:
+    with holding(app / "own.db", uid=NOBODY_UID), pm2_of_nobody(app, answer):
+        found = look_at(app.parent)
+    assert source_at(found, app / "own.db").draft is not None
+    (problem,) = [entry for entry in found.problems if "pm2" in entry.where and "user nobody" in entry.where]
+    assert said in problem.what
+    json.dumps(render.files(found, "host")).encode()
+
+
+def test_what_a_setting_says_ends_no_discovery(app: Path) -> None:
+    environment = {"X": "file://[", "Y": "/\udcff.db", "\udcff": str(app / "own.db")}
+    with holding(app / "own.db", uid=NOBODY_UID, environment=environment):
+        found = look_at(app.parent)
+    (use,) = source_at(found, app / "own.db").users.values()
+    assert use.keys == {"? in its environment"}
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_and_left_out(app: Path) -> None:
+    odd = app / "\udcff.db"
+    make_database(odd)
+    (app / "\udcfe.db").symlink_to(app / "own.db")
+    deleted = make_database(app / "\udcfd.db")
+    with holding(app / "own.db", uid=NOBODY_UID), holding(odd, directory=app), holding(deleted):
+        deleted.unlink()
+        found = look_at(app.parent, app)
+    assert [source.aliases for source in found.sources] == [()]
+    assert {entry.where for entry in found.problems} >= {f"{app}/?.db", f"{app}/?.db (deleted)"}
+    told = [render.summary(found), render.files(found, "host")]
+    json.dumps(told, ensure_ascii=False).encode()
+    yaml.safe_load(told[1][render.ESTATE_FILE])
+
+
+def test_a_mount_point_of_any_name_is_known() -> None:
+    lines = [b"1 2 8:1 / /a\\040b\\134c rw - ext4 /dev/a rw\n", b"2 2 8:1 / /\xff rw - ext4 /dev/a rw\n"]
+    assert files.mount_points_in([*lines, "3 2 8:1 / /ä rw - ext4 /dev/a rw\n".encode()]) == {
+        "/a b\\c",
+        "/\udcff",
+        "/ä",
+    }

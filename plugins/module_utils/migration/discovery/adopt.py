@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..draft.mapping import scalar
 from ..draft.names import schema_name
-from .render import ESTATE_FILE
+from .render import ESTATE_FILE, PAGE_FILE
 from .returned import estate_problems
 
 # Names in the settings of the server that an estate has for itself: what stands for it comes after the colon.
@@ -38,6 +39,9 @@ def adopt(
     # What is looked at here is what is written.
     estate = (draft / ESTATE_FILE).read_text(encoding="utf-8")
     problems = list(estate_problems(estate))
+    if not (draft / "sql").is_dir():
+        fix = f"Take the decisions of {PAGE_FILE} that say why; then discover the host again: {playbook('discover')}"
+        problems.append(Problem(str(draft / "sql"), "there is no SQL, because no source could be drafted", fix))
     if problems:
         raise MigrationError("The draft was not adopted.", problems)
     inventory.parent.mkdir(parents=True, exist_ok=True)

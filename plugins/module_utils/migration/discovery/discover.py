@@ -12,7 +12,7 @@ from ..draft.draft import Draft
 from ..draft.names import Namer, schema_name
 from ..host import open_files, safe_paths
 from . import files, health, reader, services, settings
-from .files import Database, Found, Inode, Limits
+from .files import Database, Found, Inode, Limits, is_text, told
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 
 # Where a path in settings may begin, below the directory of the service: Prisma's begin beside its schema.
@@ -173,7 +173,7 @@ def _add_open_of(
             if path.endswith(_DELETED):
                 what = f"{_said(service)} has it open, but its name was deleted"
             fix = "Find out where it is: what is written to it may not outlast the process or container"
-            result.problems.append(Problem(path, what, fix))
+            result.problems.append(Problem(told(path), what, fix))
         users.setdefault(inode, {}).setdefault(service, Use()).held = True
 
 
@@ -194,13 +194,13 @@ def _add_named(result: Discovery, limits: Limits, service: Service, found: Found
                 database = _at(name, service.uid)
                 if database is not None and not limits.leaves_out(database.path):
                     found.add(database, _symlink(name, service.uid))
-                    users.setdefault(database.inode, {}).setdefault(service, Use()).keys.add(f"{key} in {where}")
+                    users.setdefault(database.inode, {}).setdefault(service, Use()).keys.add(told(f"{key} in {where}"))
                     break
 
 
 def _symlink(name: str, uid: int) -> str:
     """Return a name as an alias is written if a symlink stands there, else an empty text."""
-    with suppress(OSError), safe_paths.rights_of(uid):
+    with suppress(OSError, ValueError), safe_paths.rights_of(uid):
         if os.path.islink(name) and ".." not in name.split("/"):
             return os.path.normpath(name)
     return ""
@@ -224,12 +224,13 @@ def _search(result: Discovery, options: Options, listed: list[Service], found: F
             found.add(database)
             for name in searched.aliases.get(inode, ()):
                 found.add(database, name)
-    result.unfinished = searched.unfinished
+    result.unfinished = {told(directory): limit for directory, limit in searched.unfinished.items()}
 
 
 def _at(path: str, uid: int) -> Database | None:
     """Return the database at a path, as a user may see it."""
-    with suppress(OSError), safe_paths.rights_of(uid):
+    # A name that no file can have is a ValueError.
+    with suppress(OSError, ValueError), safe_paths.rights_of(uid):
         return files.look(path)
     return None
 
@@ -241,7 +242,13 @@ def _divide(result: Discovery, found: Found, users: _Users) -> None:
     """Tell the databases that services use from those that nobody uses, and name the cutover groups."""
     namer = Namer()
     for inode, database in sorted(found.databases.items(), key=lambda entry: entry[1].path):
-        aliases = tuple(sorted(found.aliases.get(inode, ())))
+        names = sorted((database.path, *found.aliases.get(inode, ())))
+        what = "its name is not UTF-8, so that no inventory can name it"
+        fix = "Give it another name, and run it again; or move what it holds by hand"
+        result.problems += [Problem(told(name), what, fix) for name in names if not is_text(name)]
+        if not is_text(database.path):
+            continue
+        aliases = tuple(name for name in sorted(found.aliases.get(inode, ())) if is_text(name))
         by = users.get(inode, {})
         if by and (database.size or database.log):
             name = namer.name(schema_name(os.path.basename(database.path).partition(".")[0]), "app")

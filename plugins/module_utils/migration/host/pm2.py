@@ -156,19 +156,22 @@ class Pm2:
     def processes(self) -> list[Process]:
         """Return what pm2 knows; a service in cluster mode has several entries.
 
-        :raises MigrationError: if pm2 does not answer.
+        :raises MigrationError: if pm2 does not answer, or lists what is no process.
         """
-        return [
-            Process(
-                name=str(entry["name"]),
-                pid=int(entry.get("pid") or 0),
-                status=str(entry["pm2_env"].get("status")),
-                restarts=int(entry["pm2_env"].get("restart_time") or 0),
-                variables=frozenset(entry["pm2_env"].get("env") or {}),
-                directory=str(entry["pm2_env"].get("pm_cwd") or ""),
-            )
-            for entry in self._list()
-        ]
+        try:
+            return [
+                Process(
+                    name=str(entry["name"]),
+                    pid=int(entry.get("pid") or 0),
+                    status=str(entry["pm2_env"].get("status")),
+                    restarts=int(entry["pm2_env"].get("restart_time") or 0),
+                    variables=frozenset(entry["pm2_env"].get("env") or {}),
+                    directory=str(entry["pm2_env"].get("pm_cwd") or ""),
+                )
+                for entry in self._list()
+            ]
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            raise self._failed("jlist", "an entry of its list is no process") from None
 
     def delete(self, names: Iterable[str], known: Sequence[str] = ()) -> None:
         """Stop services and remove them from pm2's list, with everything it has cached for them.
@@ -288,7 +291,7 @@ class Pm2:
         text = self._execute(["pm2", "--silent", "jlist"])
         try:
             entries = json.loads(text[text.index("[") :])
-        except ValueError:
+        except (RecursionError, ValueError):
             raise self._failed("jlist", "it did not answer with a list", _Refused) from None
         self._listed = [entry for entry in entries if isinstance(entry, dict)]
         return self._listed
