@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ _NAME = re.compile(
     rf"{re.escape(PAGE_FILE)}|{re.escape(FACTS_FILE)}|{re.escape(ESTATE_FILE)}|sql/[0-9]{{3,6}}_[a-z0-9_]{{1,63}}\.sql"
 )
 _MOST_BYTES = 64 << 20
+_MOST_PROBLEMS = 20
 # Both read the same; the first is there only where PyYAML was built with libyaml.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -26,7 +28,7 @@ def require_draft(files: Any) -> Mapping[str, str]:
     :param files: what a host has returned.
     :raises MigrationError: if that is no draft.
     """
-    problems = list(_problems(files))
+    problems = list(islice(_problems(files), _MOST_PROBLEMS))
     if problems:
         raise MigrationError("The draft was not written.", problems)
     found: Mapping[str, str] = files
@@ -72,8 +74,8 @@ def estate_problems(text: str) -> Iterator[Problem]:
             if isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             elif isinstance(event, yaml.NodeEvent):
-                value = event.value if isinstance(event, yaml.ScalarEvent) else None
-                where = f"{ESTATE_FILE}, line {event.start_mark.line + 1:,}"
+                value, tag = (event.value, event.tag) if isinstance(event, yaml.ScalarEvent) else (None, None)
+                where = _line(event.start_mark)
                 if depth == 0 and not isinstance(event, yaml.MappingStartEvent):
                     yield _no_draft(where, "it is no list of variables")
                 # Of the outermost mapping, each second node is a name.
@@ -81,13 +83,15 @@ def estate_problems(text: str) -> Iterator[Problem]:
                     fix = f"Take it out, and add it after the draft was adopted; a draft has {', '.join(ESTATE_KEYS)}"
                     yield Problem(where, f"it sets {'something else' if value is None else ascii(value)}", fix)
                 entries += depth == 1
-                if value is not None and event.tag != "!unsafe" and TEMPLATE.search(value):
+                if value is not None and tag != "!unsafe" and TEMPLATE.search(value):
                     fix = "Write !unsafe before the text, or add the template after the draft was adopted"
                     yield Problem(where, "it holds a template, which would run on this machine", fix)
                 depth += isinstance(event, yaml.CollectionStartEvent)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{ESTATE_FILE}, line {mark.line + 1:,}" if mark else ESTATE_FILE
-        yield Problem(
-            where, f"it is no YAML: {getattr(error, 'problem', None) or 'a character is not allowed'}", "Correct it"
-        )
+        what = getattr(error, "problem", None) or "a character is not allowed"
+        yield Problem(_line(getattr(error, "problem_mark", None)), f"it is no YAML: {what}", "Correct it there")
+
+
+def _line(mark: Any) -> str:
+    """Return a place in the inventory of a draft."""
+    return ESTATE_FILE if mark is None else f"{ESTATE_FILE}, line {mark.line + 1:,}"
