@@ -345,3 +345,37 @@ def test_a_mount_point_of_any_name_is_known() -> None:
         "/\udcff",
         "/ä",
     }
+
+
+@without_pm2
+def test_a_pm2_that_never_stops_to_answer_is_killed(app: Path) -> None:
+    with pm2_of_nobody(app, "") as ran, holding(app / "own.db", uid=NOBODY_UID):
+        (app / "answer").unlink()
+        (app / "answer").symlink_to("/dev/zero")
+        found = look_at(app.parent)
+        assert ran.read_text().strip() == str(NOBODY_UID)
+    assert source_at(found, app / "own.db").draft is not None
+    (problem,) = [entry for entry in found.problems if "pm2" in entry.where and "user nobody" in entry.where]
+    assert problem.what == "it printed more than 16,777,216 bytes"
+
+
+def test_more_files_than_are_read_are_counted(app: Path) -> None:
+    for number in range(3):
+        os.chown(make_database(app / f"{number}.db"), NOBODY_UID, NOBODY_UID)
+    with holding(app / "own.db", uid=NOBODY_UID):
+        found = look_at(app.parent, app, unused_files=1)
+        late = look_at(app.parent, app, total_seconds=0)
+    assert [entry.rows for entry in found.legacy] == [{"users": 2}, None, None]
+    (problem,) = found.problems
+    assert problem.what == "2 of them were not read: the limit is 1 files"
+    assert source_at(late, app / "own.db").draft is None
+    assert [entry.where for entry in late.problems] == [str(app / "own.db"), "files that nobody uses"]
+    assert all("reading all files ended at its limit, 0 seconds" in entry.what for entry in late.problems)
+
+
+def test_more_than_is_told_of_one_database_is_refused(app: Path, tmp_path: Path) -> None:
+    script = ";".join(f'CREATE TABLE "{number}{"x" * 900_000}" (id)' for number in range(20))
+    os.chown(make_database(app / "wide.db", script), NOBODY_UID, NOBODY_UID)
+    (tmp_path / "snapshots").mkdir()
+    with pytest.raises(MigrationError, match="takes more than 16,777,216 bytes"):
+        reader.read_counts(database_at(app / "wide.db"), NOBODY_UID, str(tmp_path / "snapshots"), 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,12 +28,16 @@ class Options:
     :param directories: searched besides those of the services.
     :param work_directory: an existing directory in which private ones are made for snapshots.
     :param seconds: how long one file may be read.
+    :param total_seconds: how long all files together may be read.
+    :param unused_files: how many files that nobody uses are read.
     """
 
     limits: Limits = field(default_factory=Limits)
     directories: tuple[str, ...] = ()
     work_directory: str = "/var/tmp"  # noqa: S108 (private directories are made in it)
     seconds: float = 1800
+    total_seconds: float = 14_400
+    unused_files: int = 200
 
 
 @dataclass
@@ -255,26 +260,46 @@ def _divide(result: Discovery, found: Found, users: _Users) -> None:
             ordered = dict(sorted(by.items(), key=lambda entry: entry[0].name))
             result.sources.append(Source(database, name, aliases, ordered))
         else:
-            result.legacy.append(Legacy(database, aliases))
+            result.legacy.append(Legacy(database, aliases, None if database.size or database.log else {}))
 
 
 def _read(result: Discovery, options: Options) -> None:
-    """Draft each source, and count what the others hold."""
-    work, seconds = options.work_directory, options.seconds
+    """Draft each source, and count what the others hold, as far as the limits allow."""
+    work, deadline = options.work_directory, time.monotonic() + options.total_seconds
     for source in result.sources:
         service = next(iter(source.users))
+        seconds = min(options.seconds, deadline - time.monotonic())
+        if seconds <= 0:
+            result.problems.append(_out_of_time(source.database.path, "it was not read", options))
+            continue
         try:
             source.draft = reader.read_draft(source.database, service.uid, source.group, source.held, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
-    for entry in result.legacy:
-        if not (entry.database.size or entry.database.log):
-            entry.rows = {}
-            continue
+    unused = [entry for entry in result.legacy if entry.rows is None]
+    for number, entry in enumerate(unused):
+        left = f"{len(unused) - number:,} of them were not read"
+        if number == options.unused_files:
+            what = f"{left}: the limit is {options.unused_files:,} files"
+            fix = (
+                "Raise discovery_unused_files, and run it again; or name what is no application's in discovery_left_out"
+            )
+            result.problems.append(Problem("files that nobody uses", what, fix))
+            break
+        seconds = min(options.seconds, deadline - time.monotonic())
+        if seconds <= 0:
+            result.problems.append(_out_of_time("files that nobody uses", left, options))
+            break
         try:
             entry.rows = reader.read_counts(entry.database, entry.database.owner, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
+
+
+def _out_of_time(where: str, what: str, options: Options) -> Problem:
+    """Return the problem with what there was no time left for."""
+    what = f"{what}: reading all files ended at its limit, {options.total_seconds:,.0f} seconds"
+    return Problem(where, what, "Raise discovery_total_seconds, and run it again")
 
 
 def _ports_of(service: Service) -> set[int]:

@@ -28,7 +28,8 @@ from ..sqlite.snapshot import snapshot
 from ..sqlite.tables import count_rows, open_snapshot, read_tables
 from .files import Database
 
-_MOST_BYTES = 256 << 20
+# Of what is told of one database.
+_MOST_BYTES = 16 << 20
 _BESIDE = ("-wal", "-journal")
 # What a reader has to say: its result, or a summary with problems.
 _Read = Callable[[str], Any]
@@ -116,7 +117,9 @@ def _in_a_process(database: Database, uid: int, work: str, seconds: float, read:
         if not receiver.poll(seconds):
             raise _unread(database.path, f"reading it did not end within {seconds:,.0f} seconds")
         answer = json.loads(receiver.recv_bytes(_MOST_BYTES))
-    except (EOFError, OSError):
+    except OSError:
+        raise _unread(database.path, f"what is to be told of it takes more than {_MOST_BYTES:,} bytes") from None
+    except EOFError:
         raise _unread(database.path, f"the process that read it as user id {uid} has ended") from None
     finally:
         # With those that check a large snapshot.
