@@ -215,6 +215,14 @@ def test_an_answer_that_drips_or_never_comes_holds_nobody_up() -> None:
     assert asked.acquire(timeout=1)
 
 
+def test_only_the_first_of_a_thousand_ports_are_asked() -> None:
+    # Nothing listens on these.
+    closed = range(1, 17)
+    with holding(kind="/health") as (_, port):
+        assert health.find_health([*closed[1:], port]) == f"http://127.0.0.1:{port}/health"
+        assert health.find_health([*closed, port]) == ""
+
+
 # A daemon as pm2 shows itself, but for the program that it says pm2 is.
 DAEMON = """
 import os, socket, sys

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import draft_directory
+from tests.conftest import PROJECT
+from tests.terminal.support import Bench
 
 FILES = {
     "facts.txt": "a\nb\n",
@@ -96,3 +99,15 @@ def test_what_a_host_returns_is_written_only_if_it_is_a_draft(tmp_path: Path, re
     with pytest.raises(MigrationError, match="The draft was not written"):
         draft_directory.write(str(tmp_path / "drafts" / "host"), returned)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_found_is_shown_on_the_console(tmp_path: Path) -> None:
+    (tell,) = [
+        task
+        for task in yaml.safe_load((PROJECT / "roles/discovery/tasks/main.yml").read_text())
+        if task["name"] == "Tell what was found"
+    ]
+    found = {"summary": ["/opt/app.db: 2 rows, used by app", "Decisions for a person: 0"]}
+    play = {"hosts": "one", "gather_facts": False, "vars": {"discovery_result": found}, "tasks": [tell]}
+    output = Bench(tmp_path).run([play]).output
+    assert all(line in output for line in found["summary"]), output
