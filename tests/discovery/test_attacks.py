@@ -215,7 +215,7 @@ def test_an_answer_that_drips_or_never_comes_holds_nobody_up() -> None:
     assert asked.acquire(timeout=1)
 
 
-def test_only_the_first_of_a_thousand_ports_are_asked() -> None:
+def test_only_the_first_ports_of_a_service_are_asked() -> None:
     # Nothing listens on these.
     closed = range(1, 17)
     with holding(kind="/health") as (_, port):
@@ -344,6 +344,22 @@ def test_a_file_whose_name_is_not_utf8_is_named_and_left_out(app: Path) -> None:
     told = [render.summary(found), render.files(found, "host")]
     json.dumps(told, ensure_ascii=False).encode()
     yaml.safe_load(told[1][render.ESTATE_FILE])
+
+
+@pytest.mark.parametrize(
+    "schema", ["CREATE TABLE ooo (a)", "CREATE TABLE t (a, ooo)", "CREATE TABLE t (a DEFAULT 'ooo')"]
+)
+def test_a_database_that_names_what_is_not_utf8_is_named(app: Path, schema: str) -> None:
+    odd = make_database(app / "odd.db", schema)
+    odd.write_bytes(odd.read_bytes().replace(b"ooo", b"o\xffo"))
+    os.chown(odd, NOBODY_UID, NOBODY_UID)
+    with holding(app / "own.db", uid=NOBODY_UID, environment={"DB": str(odd)}):
+        found = look_at(app.parent)
+    drafted = {source.database.path: source.draft is not None for source in found.sources}
+    assert drafted == {str(odd): False, str(app / "own.db"): True}
+    (problem,) = [entry for entry in found.problems if entry.where == str(odd)]
+    assert problem.what == "the name or default of a table or column in it is not UTF-8"
+    json.dumps([render.summary(found), render.files(found, "host")], ensure_ascii=False).encode()
 
 
 def test_a_mount_point_of_any_name_is_known() -> None:

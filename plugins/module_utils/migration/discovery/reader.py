@@ -147,16 +147,25 @@ def _work(database: Database, uid: int, work: str, read: _Read, sender: Pipe) ->
         _require_same(database)
         result = read(work)
         _require_same(database)
-        answer = {"result": result}
+        answer = json.dumps({"result": result}, ensure_ascii=False).encode()
     except MigrationError as error:
-        answer = {"summary": error.summary, "problems": error.as_dicts()}
+        answer = _refusal(error)
+    except UnicodeError:
+        # What is told of it could stand in no draft.
+        answer = _refusal(_unread(database.path, "the name or default of a table or column in it is not UTF-8"))
     except (OSError, sqlite3.Error) as error:
         what = f"user id {uid} cannot read it: {getattr(error, 'strerror', None) or error}"
-        answer = {"summary": f"{database.path} was not read.", "problems": _unread(database.path, what).as_dicts()}
-    sender.send_bytes(json.dumps(answer).encode())
+        answer = _refusal(_unread(database.path, what))
+    sender.send_bytes(answer)
     sender.close()
     # Nothing of the parent's is closed or flushed a second time.
     os._exit(0)
+
+
+def _refusal(error: MigrationError) -> bytes:
+    """Return an error as an answer."""
+    answer = {"summary": error.summary, "problems": error.as_dicts()}
+    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _require_same(database: Database) -> None:
