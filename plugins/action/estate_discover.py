@@ -64,7 +64,13 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
             for name in _CONNECTION
             if variables.get(name) is not None
         }
-        adopt.adopt(Path(written.directory), inventory, _ROOT / "inventory", host, environment, connection)
+        try:
+            adopt.adopt(Path(written.directory), inventory, _ROOT / "inventory", host, environment, connection)
+        except (OSError, UnicodeError) as error:
+            place = getattr(error, "filename", None) or written.directory
+            fix = "Correct it, and adopt the draft again; nothing was made of it yet"
+            problem = Problem(str(place), getattr(error, "strerror", None) or str(error), fix)
+            raise MigrationError("The draft was not adopted.", [problem]) from None
         return environment
 
 

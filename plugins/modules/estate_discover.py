@@ -62,6 +62,14 @@ options:
     description: How many seconds reading one file may take.
     type: int
     default: 1800
+  total_seconds:
+    description: How many seconds reading all files together may take. What was not read by then is named.
+    type: int
+    default: 14400
+  unused_files:
+    description: How many files that no service uses are read. How many others there are is said.
+    type: int
+    default: 200
 attributes:
   check_mode:
     description: Looks at the host all the same, and writes no draft.
@@ -142,6 +150,8 @@ def main() -> None:
             "search_entries": {"type": "int", "default": 20000},
             "work_directory": {"type": "path", "default": "/var/tmp"},  # noqa: S108 (private ones are made in it)
             "file_seconds": {"type": "int", "default": 1800},
+            "total_seconds": {"type": "int", "default": 14400},
+            "unused_files": {"type": "int", "default": 200},
         },
         supports_check_mode=True,
     )
@@ -152,7 +162,14 @@ def main() -> None:
         frozenset(asked["skipped_directories"]),
         tuple(asked["left_out"]),
     )
-    options = discover.Options(limits, tuple(asked["directories"]), asked["work_directory"], asked["file_seconds"])
+    options = discover.Options(
+        limits,
+        tuple(asked["directories"]),
+        asked["work_directory"],
+        asked["file_seconds"],
+        asked["total_seconds"],
+        asked["unused_files"],
+    )
     try:
         found = discover.discover(options)
     except MigrationError as error:

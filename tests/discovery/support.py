@@ -95,7 +95,14 @@ def holding(
             process.kill()
 
 
-def look_at(root: Path, *directories: Path, left_out: Sequence[str] = (), **limits: int) -> Discovery:
+def look_at(
+    root: Path,
+    *directories: Path,
+    left_out: Sequence[str] = (),
+    total_seconds: float = 60,
+    unused_files: int = 200,
+    **limits: int,
+) -> Discovery:
     """Return what is found, but for what other processes of this machine have open elsewhere."""
     # Patterns of every path that begins otherwise than the directory of this test does.
     inside = f"{root}/"
@@ -107,6 +114,8 @@ def look_at(root: Path, *directories: Path, left_out: Sequence[str] = (), **limi
         tuple(map(str, directories)),
         str(work),
         60,
+        total_seconds,
+        unused_files,
     )
     found = discover.discover(options)
     assert list(work.iterdir()) == []

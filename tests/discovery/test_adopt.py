@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.estate_discover import ActionModule
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
@@ -74,9 +76,11 @@ def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Pa
 @pytest.mark.promise("discover-follows-no-trap")
 def test_a_name_that_is_a_template_is_not_run(tmp_path: Path) -> None:
     trap = f"{{{{ lookup('ansible.builtin.pipe', 'touch {tmp_path}/ran') }}}}"
+    header = "#jinja2:variable_start_string:'[['\n[[ 1 + 1 ]]"
     database = make_database(tmp_path / "app.db", f'CREATE TABLE "{trap}" (id INTEGER PRIMARY KEY, "{trap}" TEXT)')
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE users (id)")
+        connection.execute(f'CREATE TABLE "{header}" (id)')
     link = tmp_path / "{{ 1 + 1 }}.db"
     link.symlink_to(database)
     with holding(database):
@@ -105,8 +109,26 @@ def test_a_name_that_is_a_template_is_not_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (group,) = json.loads(done.stdout[done.stdout.index("{") :])["estate_cutover_groups"]
     assert group["source"]["aliases"] == [str(link)]
-    assert trap in {table["source"] for table in group["tables"]}
+    assert {trap, header} <= {table["source"] for table in group["tables"]}
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.promise("discover-trusts-no-host")
+def test_a_template_in_a_draft_is_named_with_its_line_and_not_adopted(tmp_path: Path, draft: Path) -> None:
+    estate = draft / render.ESTATE_FILE
+    text = estate.read_text()
+    with estate.open("a") as file:
+        file.write("ansible_connection: local\n")
+    estate.write_text(estate.read_text().replace("name: app", "name: \"{{ lookup('pipe', 'id') }}\"", 1))
+    with pytest.raises(MigrationError, match="The draft was not adopted") as refused:
+        adopt.adopt(draft, tmp_path / "inventory", PROJECT / "inventory", "own-host", "dev", CONNECTION)
+    lines = estate.read_text().splitlines()
+    named = [number for number, line in enumerate(lines, 1) if "lookup" in line or "ansible_" in line]
+    assert [entry.where for entry in refused.value.problems] == [f"{render.ESTATE_FILE}, line {n}" for n in named]
+    assert not (tmp_path / "inventory").exists()
+    # What a person writes otherwise is taken.
+    estate.write_text(text.replace("name: app", "name: !unsafe '{{ app }}'", 1))
+    adopt.adopt(draft, tmp_path / "inventory", PROJECT / "inventory", "own-host", "dev", CONNECTION)
 
 
 def test_a_draft_of_what_has_changed_since_is_not_adopted_unread(tmp_path: Path) -> None:
@@ -115,3 +137,16 @@ def test_a_draft_of_what_has_changed_since_is_not_adopted_unread(tmp_path: Path)
     with pytest.raises(MigrationError, match="beside an earlier draft"):
         action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_without_sql_or_without_its_inventory_is_refused_with_a_cure(tmp_path: Path, draft: Path) -> None:
+    action = object.__new__(ActionModule)
+    action._templar = Templar(None)
+    shutil.rmtree(draft / "sql")
+    written = Written(str(draft), True, ())
+    with pytest.raises(MigrationError, match="no source could be drafted"):
+        action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
+    (draft / render.ESTATE_FILE).unlink()
+    with pytest.raises(MigrationError, match=r"estate\.yml: No such file or directory"):
+        action._adopt(written, tmp_path / "inventory", {"inventory_hostname": "host"})
+    assert not (tmp_path / "inventory").exists()

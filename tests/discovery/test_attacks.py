@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,16 +10,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
     files,
     health,
     reader,
+    render,
     settings,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.files import (
@@ -211,6 +215,14 @@ def test_an_answer_that_drips_or_never_comes_holds_nobody_up() -> None:
     assert asked.acquire(timeout=1)
 
 
+def test_only_the_first_ports_of_a_service_are_asked() -> None:
+    # Nothing listens on these.
+    closed = range(1, 17)
+    with holding(kind="/health") as (_, port):
+        assert health.find_health([*closed[1:], port]) == f"http://127.0.0.1:{port}/health"
+        assert health.find_health([*closed, port]) == ""
+
+
 # A daemon as pm2 shows itself, but for the program that it says pm2 is.
 DAEMON = """
 import os, socket, sys
@@ -224,10 +236,15 @@ sys.stdin.read()
 """
 
 
-def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
-    home, ran = app / ".pm2", app / "ran"
-    program = app / "pm2"
-    program.write_text(f"#!/bin/sh\nid -u > {ran}\necho '[]'\n")
+@contextmanager
+def pm2_of_nobody(app: Path, answer: str) -> Iterator[Path]:
+    """Run what calls itself a pm2 of the user nobody, and give the file in which its program says as whom it ran.
+
+    :param answer: what the program says to each question.
+    """
+    home, ran, program = app / ".pm2", app / "ran", app / "pm2"
+    (app / "answer").write_text(answer)
+    program.write_text(f"#!/bin/sh\nid -u > {ran}\ncat {app}/answer\n")
     program.chmod(0o755)
     with subprocess.Popen(
         [f"PM2 v5.0.0: God Daemon ({home})", "-c", DAEMON, str(home)],
@@ -243,11 +260,146 @@ def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "up\n"
-            found = look_at(app.parent)
+            yield ran
         finally:
             process.kill()
-    assert not [entry for entry in found.problems if str(home) in entry.what]
+
+
+# Where pm2 is in a common place, that one is asked.
+without_pm2 = pytest.mark.skipif(shutil.which("pm2", path=COMMON_PATH) is not None, reason="this machine has a pm2")
+
+
+def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
+    with pm2_of_nobody(app, "[]") as ran:
+        found = look_at(app.parent)
+    assert not [entry for entry in found.problems if f"{app}/.pm2" in entry.what]
     if shutil.which("pm2", path=COMMON_PATH) is None:
         assert ran.read_text().strip() == str(NOBODY_UID)
     else:
         assert not ran.exists()
+
+
+def listed(name: str, pid: Any, directory: Any) -> dict[str, Any]:
+    """Return an entry of pm2's list."""
+    return {"name": name, "pid": pid, "pm2_env": {"status": "online", "pm_cwd": directory}}
+
+
+@without_pm2
+def test_a_service_claims_no_process_of_somebody_else(app: Path, private: Path) -> None:
+    with holding(private) as (roots, _), holding(app / "own.db", uid=NOBODY_UID) as (own, _):
+        entries = [listed("thief", pid, str(app)) for pid in (1, roots, -1)]
+        entries += [listed("one", own, str(app)), listed("two", own, str(app))]
+        with pm2_of_nobody(app, json.dumps(entries)):
+            found = look_at(app.parent)
+    users = source_at(found, private).users
+    assert [(service.manager, service.pids) for service in users] == [("nobody", frozenset([roots]))]
+    # Of two that claim one process, none is forgotten.
+    assert [service.name for service in source_at(found, app / "own.db").users] == ["one", "two"]
+    (problem,) = [entry for entry in found.problems if entry.where == f"process {own}"]
+    assert "service one of user nobody and to be service two of user nobody" in problem.what
+
+
+@without_pm2
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ('[{"name": "a", "pm2_env": "text"}]', "an entry of its list is no process"),
+        ('[{"name": "a", "pid": "x", "pm2_env": {}}]', "an entry of its list is no process"),
+        ('[{"name": "a", "pid": Infinity, "pm2_env": {}}]', "an entry of its list is no process"),
+        ('[{"pid": 2, "pm2_env": {}}]', "an entry of its list is no process"),
+        ("[" * 100_000, "it did not answer with a list"),
+        (json.dumps([listed("a", 0, "/a\0b")]), "whose name is no UTF-8 text"),
+        (json.dumps([listed("a", 0, "/\ud800")]), "whose name is no UTF-8 text"),
+        (json.dumps([listed("\ud800", 0, "/a")]), "whose name is no UTF-8 text"),
+    ],
+    ids=lambda value: value[:60],
+)
+def test_what_pm2_lists_ends_no_discovery(app: Path, answer: str, said: str) -> None:
+    with holding(app / "own.db", uid=NOBODY_UID), pm2_of_nobody(app, answer):
+        found = look_at(app.parent)
+    assert source_at(found, app / "own.db").draft is not None
+    (problem,) = [entry for entry in found.problems if "pm2" in entry.where and "user nobody" in entry.where]
+    assert said in problem.what
+    json.dumps(render.files(found, "host")).encode()
+
+
+def test_what_a_setting_says_ends_no_discovery(app: Path) -> None:
+    environment = {"X": "file://[", "Y": "/\udcff.db", "\udcff": str(app / "own.db")}
+    with holding(app / "own.db", uid=NOBODY_UID, environment=environment):
+        found = look_at(app.parent)
+    (use,) = source_at(found, app / "own.db").users.values()
+    assert use.keys == {"? in its environment"}
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_and_left_out(app: Path) -> None:
+    odd = app / "\udcff.db"
+    make_database(odd)
+    (app / "\udcfe.db").symlink_to(app / "own.db")
+    deleted = make_database(app / "\udcfd.db")
+    with holding(app / "own.db", uid=NOBODY_UID), holding(odd, directory=app), holding(deleted):
+        deleted.unlink()
+        found = look_at(app.parent, app)
+    assert [source.aliases for source in found.sources] == [()]
+    assert {entry.where for entry in found.problems} >= {f"{app}/?.db", f"{app}/?.db (deleted)"}
+    told = [render.summary(found), render.files(found, "host")]
+    json.dumps(told, ensure_ascii=False).encode()
+    yaml.safe_load(told[1][render.ESTATE_FILE])
+
+
+@pytest.mark.parametrize(
+    "schema", ["CREATE TABLE ooo (a)", "CREATE TABLE t (a, ooo)", "CREATE TABLE t (a DEFAULT 'ooo')"]
+)
+def test_a_database_that_names_what_is_not_utf8_is_named(app: Path, schema: str) -> None:
+    odd = make_database(app / "odd.db", schema)
+    odd.write_bytes(odd.read_bytes().replace(b"ooo", b"o\xffo"))
+    os.chown(odd, NOBODY_UID, NOBODY_UID)
+    with holding(app / "own.db", uid=NOBODY_UID, environment={"DB": str(odd)}):
+        found = look_at(app.parent)
+    drafted = {source.database.path: source.draft is not None for source in found.sources}
+    assert drafted == {str(odd): False, str(app / "own.db"): True}
+    (problem,) = [entry for entry in found.problems if entry.where == str(odd)]
+    assert problem.what == "the name or default of a table or column in it is not UTF-8"
+    json.dumps([render.summary(found), render.files(found, "host")], ensure_ascii=False).encode()
+
+
+def test_a_mount_point_of_any_name_is_known() -> None:
+    lines = [b"1 2 8:1 / /a\\040b\\134c rw - ext4 /dev/a rw\n", b"2 2 8:1 / /\xff rw - ext4 /dev/a rw\n"]
+    assert files.mount_points_in([*lines, "3 2 8:1 / /ä rw - ext4 /dev/a rw\n".encode()]) == {
+        "/a b\\c",
+        "/\udcff",
+        "/ä",
+    }
+
+
+@without_pm2
+def test_a_pm2_that_never_stops_to_answer_is_killed(app: Path) -> None:
+    with pm2_of_nobody(app, "") as ran, holding(app / "own.db", uid=NOBODY_UID):
+        (app / "answer").unlink()
+        (app / "answer").symlink_to("/dev/zero")
+        found = look_at(app.parent)
+        assert ran.read_text().strip() == str(NOBODY_UID)
+    assert source_at(found, app / "own.db").draft is not None
+    (problem,) = [entry for entry in found.problems if "pm2" in entry.where and "user nobody" in entry.where]
+    assert problem.what == "it printed more than 16,777,216 bytes"
+
+
+def test_more_files_than_are_read_are_counted(app: Path) -> None:
+    for number in range(3):
+        os.chown(make_database(app / f"{number}.db"), NOBODY_UID, NOBODY_UID)
+    with holding(app / "own.db", uid=NOBODY_UID):
+        found = look_at(app.parent, app, unused_files=1)
+        late = look_at(app.parent, app, total_seconds=0)
+    assert [entry.rows for entry in found.legacy] == [{"users": 2}, None, None]
+    (problem,) = found.problems
+    assert problem.what == "2 of them were not read: the limit is 1 files"
+    assert source_at(late, app / "own.db").draft is None
+    assert [entry.where for entry in late.problems] == [str(app / "own.db"), "files that nobody uses"]
+    assert all("reading all files ended at its limit, 0 seconds" in entry.what for entry in late.problems)
+
+
+def test_more_than_is_told_of_one_database_is_refused(app: Path, tmp_path: Path) -> None:
+    script = ";".join(f'CREATE TABLE "{number}{"x" * 900_000}" (id)' for number in range(20))
+    os.chown(make_database(app / "wide.db", script), NOBODY_UID, NOBODY_UID)
+    (tmp_path / "snapshots").mkdir()
+    with pytest.raises(MigrationError, match="takes more than 16,777,216 bytes"):
+        reader.read_counts(database_at(app / "wide.db"), NOBODY_UID, str(tmp_path / "snapshots"), 60)

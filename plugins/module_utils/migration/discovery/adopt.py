@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..draft.mapping import scalar
 from ..draft.names import schema_name
-from .render import ESTATE_FILE
+from .render import ESTATE_FILE, PAGE_FILE
+from .returned import estate_problems
 
 # Names in the settings of the server that an estate has for itself: what stands for it comes after the colon.
 _OWN_NAMES = re.compile(r"^(postgres_database|postgres_owner_role|postgres_migrator_role): [a-z]+", re.MULTILINE)
@@ -29,18 +31,26 @@ def adopt(
     :param host: its name in the inventory.
     :param environment: the group of hosts that it belongs to.
     :param connection: variable → value, how Ansible reaches the host.
-    :raises MigrationError: if there is such an inventory.
+    :raises MigrationError: if there is such an inventory, or something in the draft would run on this machine.
     """
     if os.path.lexists(inventory):
         fix = "Correct it by hand, or move it away and adopt the draft again"
         raise MigrationError("The draft was not adopted.", [Problem(str(inventory), "it exists already", fix)])
+    # What is looked at here is what is written.
+    estate = (draft / ESTATE_FILE).read_text(encoding="utf-8")
+    problems = list(estate_problems(estate))
+    if not (draft / "sql").is_dir():
+        fix = f"Take the decisions of {PAGE_FILE} that say why; then discover the host again: {playbook('discover')}"
+        problems.append(Problem(str(draft / "sql"), "there is no SQL, because no source could be drafted", fix))
+    if problems:
+        raise MigrationError("The draft was not adopted.", problems)
     inventory.parent.mkdir(parents=True, exist_ok=True)
     # Half an inventory never stands at its place.
     with tempfile.TemporaryDirectory(prefix=f".{inventory.name}-", dir=inventory.parent) as private:
         made = Path(private) / inventory.name
         everywhere = made / "group_vars" / "all"
         everywhere.mkdir(parents=True)
-        shutil.copyfile(draft / ESTATE_FILE, everywhere / "estate.yml")
+        (everywhere / "estate.yml").write_text(estate, encoding="utf-8")
         shutil.copytree(draft / "sql", made / "sql")
         # What protects an environment is the same in every inventory.
         shutil.copyfile(model / "group_vars" / "all" / "promotion.yml", everywhere / "promotion.yml")

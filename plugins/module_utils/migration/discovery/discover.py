@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from ..draft.draft import Draft
 from ..draft.names import Namer, schema_name
 from ..host import open_files, safe_paths
 from . import files, health, reader, services, settings
-from .files import Database, Found, Inode, Limits
+from .files import Database, Found, Inode, Limits, is_text, told
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 
 # Where a path in settings may begin, below the directory of the service: Prisma's begin beside its schema.
@@ -27,12 +28,16 @@ class Options:
     :param directories: searched besides those of the services.
     :param work_directory: an existing directory in which private ones are made for snapshots.
     :param seconds: how long one file may be read.
+    :param total_seconds: how long all files together may be read.
+    :param unused_files: how many files that nobody uses are read.
     """
 
     limits: Limits = field(default_factory=Limits)
     directories: tuple[str, ...] = ()
     work_directory: str = "/var/tmp"  # noqa: S108 (private directories are made in it)
     seconds: float = 1800
+    total_seconds: float = 14_400
+    unused_files: int = 200
 
 
 @dataclass
@@ -142,22 +147,39 @@ def _add_open(
     users: _Users,
 ) -> None:
     """Add every database that a process has open."""
-    service_of = {pid: service for service in listed for pid in service.pids}
+    services_of: dict[int, list[Service]] = {}
+    for service in listed:
+        for pid in service.pids:
+            services_of.setdefault(pid, []).append(service)
     for pid, databases in sorted(held.items()):
-        service = service_of.get(pid)
-        for inode, path in databases.items():
-            if service is None or limits.leaves_out(path):
-                continue
-            database = _at(path, service.uid)
-            if database is not None and database.inode == inode:
-                found.add(database)
-            elif inode not in found.databases:
-                what = f"{_said(service)} has it open, and this host has no such file at that name"
-                if path.endswith(_DELETED):
-                    what = f"{_said(service)} has it open, but its name was deleted"
-                fix = "Find out where it is: what is written to it may not outlast the process or container"
-                result.problems.append(Problem(path, what, fix))
-            users.setdefault(inode, {}).setdefault(service, Use()).held = True
+        by = services_of.get(pid, [])
+        if len(by) > 1:
+            what = (
+                f"it is said to be {' and to be '.join(map(_said, by))}, so that each stands where it has a file open"
+            )
+            fix = "Find out which of them it is, and take the others out"
+            result.problems.append(Problem(f"process {pid}", what, fix))
+        for service in by:
+            _add_open_of(result, limits, service, databases, found, users)
+
+
+def _add_open_of(
+    result: Discovery, limits: Limits, service: Service, databases: Mapping[Inode, str], found: Found, users: _Users
+) -> None:
+    """Add the databases that a process of a service has open."""
+    for inode, path in databases.items():
+        if limits.leaves_out(path):
+            continue
+        database = _at(path, service.uid)
+        if database is not None and database.inode == inode:
+            found.add(database)
+        elif inode not in found.databases:
+            what = f"{_said(service)} has it open, and this host has no such file at that name"
+            if path.endswith(_DELETED):
+                what = f"{_said(service)} has it open, but its name was deleted"
+            fix = "Find out where it is: what is written to it may not outlast the process or container"
+            result.problems.append(Problem(told(path), what, fix))
+        users.setdefault(inode, {}).setdefault(service, Use()).held = True
 
 
 def _add_named(result: Discovery, limits: Limits, service: Service, found: Found, users: _Users) -> None:
@@ -177,13 +199,13 @@ def _add_named(result: Discovery, limits: Limits, service: Service, found: Found
                 database = _at(name, service.uid)
                 if database is not None and not limits.leaves_out(database.path):
                     found.add(database, _symlink(name, service.uid))
-                    users.setdefault(database.inode, {}).setdefault(service, Use()).keys.add(f"{key} in {where}")
+                    users.setdefault(database.inode, {}).setdefault(service, Use()).keys.add(told(f"{key} in {where}"))
                     break
 
 
 def _symlink(name: str, uid: int) -> str:
     """Return a name as an alias is written if a symlink stands there, else an empty text."""
-    with suppress(OSError), safe_paths.rights_of(uid):
+    with suppress(OSError, ValueError), safe_paths.rights_of(uid):
         if os.path.islink(name) and ".." not in name.split("/"):
             return os.path.normpath(name)
     return ""
@@ -207,12 +229,13 @@ def _search(result: Discovery, options: Options, listed: list[Service], found: F
             found.add(database)
             for name in searched.aliases.get(inode, ()):
                 found.add(database, name)
-    result.unfinished = searched.unfinished
+    result.unfinished = {told(directory): limit for directory, limit in searched.unfinished.items()}
 
 
 def _at(path: str, uid: int) -> Database | None:
     """Return the database at a path, as a user may see it."""
-    with suppress(OSError), safe_paths.rights_of(uid):
+    # A name that no file can have is a ValueError.
+    with suppress(OSError, ValueError), safe_paths.rights_of(uid):
         return files.look(path)
     return None
 
@@ -224,33 +247,59 @@ def _divide(result: Discovery, found: Found, users: _Users) -> None:
     """Tell the databases that services use from those that nobody uses, and name the cutover groups."""
     namer = Namer()
     for inode, database in sorted(found.databases.items(), key=lambda entry: entry[1].path):
-        aliases = tuple(sorted(found.aliases.get(inode, ())))
+        names = sorted((database.path, *found.aliases.get(inode, ())))
+        what = "its name is not UTF-8, so that no inventory can name it"
+        fix = "Give it another name, and run it again; or move what it holds by hand"
+        result.problems += [Problem(told(name), what, fix) for name in names if not is_text(name)]
+        if not is_text(database.path):
+            continue
+        aliases = tuple(name for name in sorted(found.aliases.get(inode, ())) if is_text(name))
         by = users.get(inode, {})
         if by and (database.size or database.log):
             name = namer.name(schema_name(os.path.basename(database.path).partition(".")[0]), "app")
             ordered = dict(sorted(by.items(), key=lambda entry: entry[0].name))
             result.sources.append(Source(database, name, aliases, ordered))
         else:
-            result.legacy.append(Legacy(database, aliases))
+            result.legacy.append(Legacy(database, aliases, None if database.size or database.log else {}))
 
 
 def _read(result: Discovery, options: Options) -> None:
-    """Draft each source, and count what the others hold."""
-    work, seconds = options.work_directory, options.seconds
+    """Draft each source, and count what the others hold, as far as the limits allow."""
+    work, deadline = options.work_directory, time.monotonic() + options.total_seconds
     for source in result.sources:
         service = next(iter(source.users))
+        seconds = min(options.seconds, deadline - time.monotonic())
+        if seconds <= 0:
+            result.problems.append(_out_of_time(source.database.path, "it was not read", options))
+            continue
         try:
             source.draft = reader.read_draft(source.database, service.uid, source.group, source.held, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
-    for entry in result.legacy:
-        if not (entry.database.size or entry.database.log):
-            entry.rows = {}
-            continue
+    unused = [entry for entry in result.legacy if entry.rows is None]
+    for number, entry in enumerate(unused):
+        left = f"{len(unused) - number:,} of them were not read"
+        if number == options.unused_files:
+            what = f"{left}: the limit is {options.unused_files:,} files"
+            fix = (
+                "Raise discovery_unused_files, and run it again; or name what is no application's in discovery_left_out"
+            )
+            result.problems.append(Problem("files that nobody uses", what, fix))
+            break
+        seconds = min(options.seconds, deadline - time.monotonic())
+        if seconds <= 0:
+            result.problems.append(_out_of_time("files that nobody uses", left, options))
+            break
         try:
             entry.rows = reader.read_counts(entry.database, entry.database.owner, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
+
+
+def _out_of_time(where: str, what: str, options: Options) -> Problem:
+    """Return the problem with what there was no time left for."""
+    what = f"{what}: reading all files ended at its limit, {options.total_seconds:,.0f} seconds"
+    return Problem(where, what, "Raise discovery_total_seconds, and run it again")
 
 
 def _ports_of(service: Service) -> set[int]:

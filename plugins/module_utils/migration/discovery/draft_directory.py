@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..core.errors import MigrationError, Problem
 from .render import FACTS_FILE
+from .returned import require_draft
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ def write(directory: str, files: Mapping[str, str], check_mode: bool = False) ->
 
     :param directory: of the first draft; a later one stands beside it, with a number at its end.
     :param files: name → text.
-    :raises MigrationError: if somebody else may write to the directory that holds the drafts.
+    :raises MigrationError: if somebody else may write to the directory that holds the drafts, or these are no draft.
     """
+    files = require_draft(files)
     newest, free = _places(Path(directory))
     differences: tuple[str, ...] = ()
     if newest is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from ..host.open_files import SQLITE_HEADER
 # Device and inode.
 Inode = tuple[int, int]
 
+# How the kernel writes a space, for example, in the name of a mount point.
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 # How an empty file is known for a database that nothing was written to.
 _NAMES = (".db", ".db3", ".sqlite", ".sqlite3")
 
@@ -82,6 +85,16 @@ class Found:
             self.aliases.setdefault(database.inode, set()).add(name)
 
 
+def is_text(name: str) -> bool:
+    """Return whether a name can stand in an inventory: it is UTF-8, and no NUL is in it."""
+    return "\x00" not in name and told(name) == name
+
+
+def told(name: str) -> str:
+    """Return a name as it is shown: with ``?`` for what is not UTF-8."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
 def look(path: str, directory: int | None = None, follow: bool = True) -> Database | None:
     """Return the SQLite file at a path, with the rights that this process has at the moment; None if there is none.
 
@@ -115,7 +128,8 @@ def search(places: Iterable[tuple[str, int]], limits: Limits) -> Found:
     found = Found()
     mounts = _mount_points()
     for directory, uid in sorted(set(places)):
-        with suppress(OSError), safe_paths.rights_of(uid):
+        # A name that no file can have is a ValueError.
+        with suppress(OSError, ValueError), safe_paths.rights_of(uid):
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 path = os.readlink(safe_paths.through(descriptor))
@@ -190,5 +204,11 @@ class _Search:
 
 def _mount_points() -> frozenset[str]:
     """Return where other file systems begin: they are not asked for anything, for their server may never answer."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return frozenset(line.split()[4].encode().decode("unicode_escape") for line in file)
+    with open("/proc/self/mountinfo", "rb") as file:
+        return mount_points_in(file)
+
+
+def mount_points_in(lines: Iterable[bytes]) -> frozenset[str]:
+    """Return the mount points that lines of ``mountinfo`` name."""
+    names = (_OCTAL.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), line.split()[4]) for line in lines)
+    return frozenset(map(os.fsdecode, names))

@@ -13,14 +13,16 @@ PATHS = ("/health", "/healthz", "/api/health", "/")
 _ANSWER_SECONDS = 3.0
 _STATUS_200 = re.compile(rb"HTTP/1\.[01] 200\b")
 _BYTES_OF_STATUS = 16
+# A service may listen on any number of ports, and each may hang.
+_MOST_PORTS = 16
 
 
 def find_health(ports: Iterable[int]) -> str:
     """Return the first address that answers 200, empty if there is none. A redirection is no answer, and not followed.
 
-    :param ports: of the service's own processes.
+    :param ports: of the service's own processes; only the first few are asked.
     """
-    for port in sorted(ports):
+    for port in sorted(ports)[:_MOST_PORTS]:
         for path in PATHS:
             try:
                 if _STATUS_200.match(_beginning_of_answer(port, path)):

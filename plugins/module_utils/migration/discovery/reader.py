@@ -28,7 +28,8 @@ from ..sqlite.snapshot import snapshot
 from ..sqlite.tables import count_rows, open_snapshot, read_tables
 from .files import Database
 
-_MOST_BYTES = 256 << 20
+# Of what is told of one database.
+_MOST_BYTES = 16 << 20
 _BESIDE = ("-wal", "-journal")
 # What a reader has to say: its result, or a summary with problems.
 _Read = Callable[[str], Any]
@@ -116,7 +117,9 @@ def _in_a_process(database: Database, uid: int, work: str, seconds: float, read:
         if not receiver.poll(seconds):
             raise _unread(database.path, f"reading it did not end within {seconds:,.0f} seconds")
         answer = json.loads(receiver.recv_bytes(_MOST_BYTES))
-    except (EOFError, OSError):
+    except OSError:
+        raise _unread(database.path, f"what is to be told of it takes more than {_MOST_BYTES:,} bytes") from None
+    except EOFError:
         raise _unread(database.path, f"the process that read it as user id {uid} has ended") from None
     finally:
         # With those that check a large snapshot.
@@ -144,16 +147,25 @@ def _work(database: Database, uid: int, work: str, read: _Read, sender: Pipe) ->
         _require_same(database)
         result = read(work)
         _require_same(database)
-        answer = {"result": result}
+        answer = json.dumps({"result": result}, ensure_ascii=False).encode()
     except MigrationError as error:
-        answer = {"summary": error.summary, "problems": error.as_dicts()}
+        answer = _refusal(error)
+    except UnicodeError:
+        # What is told of it could stand in no draft.
+        answer = _refusal(_unread(database.path, "the name or default of a table or column in it is not UTF-8"))
     except (OSError, sqlite3.Error) as error:
         what = f"user id {uid} cannot read it: {getattr(error, 'strerror', None) or error}"
-        answer = {"summary": f"{database.path} was not read.", "problems": _unread(database.path, what).as_dicts()}
-    sender.send_bytes(json.dumps(answer).encode())
+        answer = _refusal(_unread(database.path, what))
+    sender.send_bytes(answer)
     sender.close()
     # Nothing of the parent's is closed or flushed a second time.
     os._exit(0)
+
+
+def _refusal(error: MigrationError) -> bytes:
+    """Return an error as an answer."""
+    answer = {"summary": error.summary, "problems": error.as_dicts()}
+    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _require_same(database: Database) -> None:

@@ -20,9 +20,12 @@ ESTATE_FILE = "inventory/group_vars/all/estate.yml"
 PAGE_FILE = "README.md"
 # One line for each thing that was found, without anything that changes while services only write rows.
 FACTS_FILE = "facts.txt"
-# A text in quotes, as it is written where it holds a brace.
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-_TEMPLATE = re.compile(r"\{[{%#]")
+# The variables that the inventory of a draft has.
+ESTATE_KEYS = ("estate_name", "estate_cutover_groups", "estate_legacy_files")
+# What Ansible takes for a template: a text that holds one, or begins with settings for templates.
+TEMPLATE = re.compile(r"\{[{%#]|\A#jinja2:")
+# A text in quotes, as it is written where it holds a brace or a number sign.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _DEFAULT_ECOSYSTEM_FILE = "ecosystem.config.js"
 
 
@@ -205,7 +208,7 @@ def _without_templates(line: str) -> str:
     """Return a line of the inventory in which no name of a service's user is a template, which Ansible would run."""
     if line.lstrip().startswith("#"):
         return line
-    return _QUOTED.sub(lambda text: f"!unsafe {text[0]}" if _TEMPLATE.search(text[0]) else text[0], line)
+    return _QUOTED.sub(lambda text: f"!unsafe {text[0]}" if TEMPLATE.search(text[1]) else text[0], line)
 
 
 def _service_lines(found: Discovery, source: Source) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ..core.errors import MigrationError, Problem
 from ..host import open_files, safe_paths
 from ..host.pm2 import Pm2, find_daemons
+from .files import is_text
 
 PM2, SYSTEMD, CONTAINER, NOBODY = "pm2", "systemd", "container", "nobody"
 
@@ -112,15 +113,16 @@ def user_name(uid: int) -> str:
 def _directory_of(pid: int) -> str:
     """Return the working directory of a process, empty if it cannot be told."""
     try:
-        return os.readlink(f"/proc/{pid}/cwd")
+        directory = os.readlink(f"/proc/{pid}/cwd")
     except OSError:
         return ""
+    return directory if is_text(directory) else ""
 
 
 def _existing(paths: Iterable[str], uid: int) -> Iterator[str]:
     """Yield those of some paths at which a user has a file."""
     for path in paths:
-        with suppress(OSError), safe_paths.rights_of(uid), safe_paths.regular_file(path):
+        with suppress(OSError, ValueError), safe_paths.rights_of(uid), safe_paths.regular_file(path):
             yield path
 
 
@@ -133,13 +135,20 @@ def _add_pm2(result: Services, daemons: Sequence[tuple[int, str, int]]) -> None:
         several = len({other for _, other, owner in daemons if owner == uid}) > 1
         try:
             user = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            fix = "Give that id a name, or describe its services by hand"
+            result.problems.append(Problem(f"pm2 of user id {uid}", "there is no user of this id on this host", fix))
+            continue
+        try:
             pm2 = Pm2(user, home)
             problem = pm2.problem()
             processes = pm2.processes() if problem is None else []
-        except KeyError:
-            continue
         except MigrationError as error:
             problem, processes = error.problems[0], []
+        if not all(is_text(process.name) and is_text(process.directory) for process in processes):
+            what = "it lists a service or a directory whose name is no UTF-8 text, so that it can stand in no inventory"
+            problem = Problem(f"pm2 of user {user}", what, "Give it another name; what else is listed was looked at")
+            processes = [entry for entry in processes if is_text(entry.name) and is_text(entry.directory)]
         if problem is not None:
             result.problems.append(problem)
         for name in sorted({process.name for process in processes}):
@@ -152,7 +161,7 @@ def _add_pm2(result: Services, daemons: Sequence[tuple[int, str, int]]) -> None:
                 user,
                 uid,
                 directory,
-                frozenset(open_files.family_of(process.pid for process in own)),
+                frozenset(_family(uid, (process.pid for process in own))),
                 len(own),
                 tuple(_existing([os.path.join(directory, ".env")], uid)),
                 os.path.basename(ecosystem),
@@ -160,6 +169,20 @@ def _add_pm2(result: Services, daemons: Sequence[tuple[int, str, int]]) -> None:
                 pid,
             )
             result.found.append(service)
+
+
+def _family(uid: int, pids: Iterable[int]) -> set[int]:
+    """Return those of some processes, and of their descendants, that can be a user's.
+
+    What pm2 lists is what the user's own program says: it may name a process of somebody else, or the first of all.
+    """
+
+    def can_be(pid: int) -> bool:
+        # Root may start a service as another user.
+        return uid == 0 or open_files.user_of(pid) == uid
+
+    family = open_files.family_of(pid for pid in pids if pid > 1 and can_be(pid))
+    return {pid for pid in family if can_be(pid)}
 
 
 # --- systemd ------------------------------------------------------------------------------------
@@ -192,11 +215,11 @@ def _units() -> list[Mapping[str, str]]:
     """Return the properties of each service that systemd has loaded; none where there is no systemd."""
     command = ["systemctl", "show", "--no-pager", f"--property={_PROPERTIES}", "*.service"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
     units: list[Mapping[str, str]] = []
-    for block in done.stdout.split("\n\n"):
+    for block in done.stdout.decode("utf-8", "replace").split("\n\n"):
         properties: dict[str, str] = {}
         for line in block.splitlines():
             key, _, value = line.partition("=")

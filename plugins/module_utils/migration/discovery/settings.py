@@ -63,7 +63,10 @@ def _path_in(value: str) -> str:
             # As SQLAlchemy has it: three slashes before a relative path, four before an absolute one; others write two.
             rest = rest[3:] if rest.startswith("///") else rest[2:]
         elif rest.startswith("//"):
-            rest = urlsplit(value).path
+            try:
+                rest = urlsplit(value).path
+            except ValueError:
+                return ""
         return unquote(rest.partition("?")[0])
     if value.startswith("/") or _FILE_NAME.match(value):
         return value

@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import re
+import selectors
 import shlex
 import shutil
 import stat
@@ -29,8 +30,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # How pm2's daemon calls itself, with its PM2_HOME.
 _DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0-\x1f\x7f]*)\)")
 _ANSWER_SECONDS = 60
-# Of a file of pm2's.
+# Of a file of pm2's, and of what it prints.
 _MOST_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 16
 # A busy pm2 fails now and then without a word. What may be asked twice is asked again.
 _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
@@ -87,6 +89,10 @@ class Application:
 
 class _Refused(MigrationError):
     """pm2 has answered, and not as it should."""
+
+
+class _TooMuch(Exception):
+    """A program prints more than anybody needs."""
 
 
 class Pm2:
@@ -156,19 +162,22 @@ class Pm2:
     def processes(self) -> list[Process]:
         """Return what pm2 knows; a service in cluster mode has several entries.
 
-        :raises MigrationError: if pm2 does not answer.
+        :raises MigrationError: if pm2 does not answer, or lists what is no process.
         """
-        return [
-            Process(
-                name=str(entry["name"]),
-                pid=int(entry.get("pid") or 0),
-                status=str(entry["pm2_env"].get("status")),
-                restarts=int(entry["pm2_env"].get("restart_time") or 0),
-                variables=frozenset(entry["pm2_env"].get("env") or {}),
-                directory=str(entry["pm2_env"].get("pm_cwd") or ""),
-            )
-            for entry in self._list()
-        ]
+        try:
+            return [
+                Process(
+                    name=str(entry["name"]),
+                    pid=int(entry.get("pid") or 0),
+                    status=str(entry["pm2_env"].get("status")),
+                    restarts=int(entry["pm2_env"].get("restart_time") or 0),
+                    variables=frozenset(entry["pm2_env"].get("env") or {}),
+                    directory=str(entry["pm2_env"].get("pm_cwd") or ""),
+                )
+                for entry in self._list()
+            ]
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            raise self._failed("jlist", "an entry of its list is no process") from None
 
     def delete(self, names: Iterable[str], known: Sequence[str] = ()) -> None:
         """Stop services and remove them from pm2's list, with everything it has cached for them.
@@ -288,7 +297,7 @@ class Pm2:
         text = self._execute(["pm2", "--silent", "jlist"])
         try:
             entries = json.loads(text[text.index("[") :])
-        except ValueError:
+        except (RecursionError, ValueError):
             raise self._failed("jlist", "it did not answer with a list", _Refused) from None
         self._listed = [entry for entry in entries if isinstance(entry, dict)]
         return self._listed
@@ -301,7 +310,7 @@ class Pm2:
     def _execute(self, command: list[str], directory: str = "/") -> str:
         """Run a program as the user and return what it prints.
 
-        :raises MigrationError: if it fails or does not end in time.
+        :raises MigrationError: if it fails, does not end in time, or prints more than it may.
         """
         account: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -314,26 +323,28 @@ class Pm2:
         if program is None:
             raise self._failed(command[0], f"the program is not in {self._path}")
         try:
-            result = subprocess.run(
+            with subprocess.Popen(
                 [program, *command[1:]],
                 env=self.environment,
                 cwd=directory,
                 umask=0o077,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_ANSWER_SECONDS,
-                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 **account,
-            )
+            ) as process:
+                printed, said_of_errors = _printed_by(process)
         except subprocess.TimeoutExpired:
             raise self._failed(command[1], f"it did not end within {_ANSWER_SECONDS} seconds") from None
+        except _TooMuch:
+            raise self._failed(command[1], f"it printed more than {_MOST_BYTES:,} bytes") from None
         except OSError as error:
             raise self._failed(command[1], f"it cannot be run: {error.strerror}") from None
-        if result.returncode != 0:
-            lines = (result.stderr + result.stdout).decode("utf-8", "replace").splitlines()
-            said = [line for line in lines if "ERROR" in line] or [f"status {result.returncode}"]
+        if process.returncode != 0:
+            lines = (said_of_errors + printed).decode("utf-8", "replace").splitlines()
+            said = [line for line in lines if "ERROR" in line] or [f"status {process.returncode}"]
             raise self._failed(command[1], said[0].strip()[:200], _Refused)
-        return bytes(result.stdout).decode("utf-8", "replace")
+        return printed.decode("utf-8", "replace")
 
     def _failed(self, command: str, what: str, kind: type[MigrationError] = MigrationError) -> MigrationError:
         """Return the error for a call that failed."""
@@ -399,6 +410,37 @@ class Pm2:
             finally:
                 os.close(descriptor)
         return False
+
+
+def _printed_by(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Return what a process prints until it ends, and what it prints of errors. One that goes on for ever is killed.
+
+    :raises subprocess.TimeoutExpired: if it does not end in time.
+    :raises _TooMuch: if it prints more than it may.
+    """
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    printed = {stream.fileno(): bytearray() for stream in (process.stdout, process.stderr) if stream is not None}
+    try:
+        with selectors.DefaultSelector() as waiting:
+            for descriptor in printed:
+                waiting.register(descriptor, selectors.EVENT_READ)
+            while waiting.get_map():
+                ready = waiting.select(max(deadline - time.monotonic(), 0))
+                if time.monotonic() >= deadline:
+                    raise subprocess.TimeoutExpired(process.args, _ANSWER_SECONDS)
+                for key, _ in ready:
+                    chunk = os.read(key.fd, _CHUNK_BYTES)
+                    printed[key.fd] += chunk
+                    if not chunk:
+                        waiting.unregister(key.fd)
+                    if sum(map(len, printed.values())) > _MOST_BYTES:
+                        raise _TooMuch
+        process.wait(max(deadline - time.monotonic(), 0))
+    except BaseException:
+        process.kill()
+        raise
+    output, errors = printed.values()
+    return bytes(output), bytes(errors)
 
 
 def by_user(services: Iterable[Service]) -> dict[str, Pm2]:
