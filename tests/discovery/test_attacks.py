@@ -295,8 +295,8 @@ def test_a_service_claims_no_process_of_somebody_else(app: Path, private: Path) 
     assert [(service.manager, service.pids) for service in users] == [("nobody", frozenset([roots]))]
     # Of two that claim one process, none is forgotten.
     assert [service.name for service in source_at(found, app / "own.db").users] == ["one", "two"]
-    (problem,) = [entry for entry in found.problems if entry.where == f"process {own}"]
-    assert "service one of user nobody and to be service two of user nobody" in problem.what
+    (problem,) = [entry for entry in found.problems if entry.where == "service one of user nobody"]
+    assert f"process {own} is said to be its own and that of service two of user nobody" in problem.what
 
 
 @without_pm2

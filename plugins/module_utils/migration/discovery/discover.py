@@ -154,11 +154,9 @@ def _add_open(
     for pid, databases in sorted(held.items()):
         by = services_of.get(pid, [])
         if len(by) > 1:
-            what = (
-                f"it is said to be {' and to be '.join(map(_said, by))}, so that each stands where it has a file open"
-            )
-            fix = "Find out which of them it is, and take the others out"
-            result.problems.append(Problem(f"process {pid}", what, fix))
+            others = ", ".join(map(_said, by[1:]))
+            what = f"process {pid} is said to be its own and that of {others}, so each of them stands in the draft"
+            result.problems.append(Problem(_said(by[0]), what, "Find out whose it is, and take the others out"))
         for service in by:
             _add_open_of(result, limits, service, databases, found, users)
 
