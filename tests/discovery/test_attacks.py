@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -40,17 +41,22 @@ pytestmark = [
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Path]:
-    """A directory of the user nobody, below directories that anybody may enter."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == os.geteuid() and not directory.stat().st_mode & 0o001:
-            directory.chmod(0o711)
+def tmp_path() -> Iterator[Path]:
+    """A directory that anybody may enter: not below pytest's own, which every pytest closes when it starts."""
+    with tempfile.TemporaryDirectory(prefix="discovery-") as place:
+        Path(place).chmod(0o711)
+        yield Path(place)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A directory of the user nobody."""
     directory = tmp_path / "app"
     directory.mkdir()
     make_database(directory / "own.db")
     for path in (directory, directory / "own.db"):
         os.chown(path, NOBODY_UID, NOBODY_UID)
-    yield directory
+    return directory
 
 
 @pytest.fixture
