@@ -10,6 +10,7 @@ The program ends with status 1 then, and if the gate would not take the signatur
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,6 +20,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".collections"))
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.commands import playbook_on
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
     MigrationError,
     Problem,
@@ -52,7 +54,7 @@ def _sign(key: Path, environment: str) -> None:
     """
     digest = read_tree(ROOT).digest
     path = evidence.path_of(ROOT / gate.EVIDENCE_DIRECTORY, environment, digest)
-    collect_it = f"Collect it: ansible-playbook playbooks/evidence.yml -l {environment}"
+    collect_it = f"Collect it: {playbook_on(shlex.quote(environment), 'evidence')}"
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

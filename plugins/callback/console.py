@@ -383,7 +383,8 @@ def _without_control_characters(value: Any) -> Any:
     if isinstance(value, str):
         return messages.printable(value)
     if isinstance(value, list | tuple):
-        return type(value)(_without_control_characters(entry) for entry in value)
+        entries = [_without_control_characters(entry) for entry in value]
+        return tuple(entries) if isinstance(value, tuple) else entries
     if isinstance(value, dict):
         return {key: _without_control_characters(entry) for key, entry in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

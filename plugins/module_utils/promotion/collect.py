@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from ..migration.core import state
+from ..migration.core.commands import playbook_on
 from ..migration.core.errors import Problem
 from ..migration.validation import functional_checks
 from .evidence import FORMAT
@@ -53,7 +55,7 @@ def problems_of_hosts(environment: str, expected: Iterable[str], seen: Iterable[
     :param expected: the hosts of the environment.
     :param seen: those that were looked at.
     """
-    fix = f"Collect the evidence of the whole environment: -l {environment}"
+    fix = f"Collect the evidence of all its hosts: {playbook_on(shlex.quote(environment), 'evidence')}"
     missing, others = set(expected) - set(seen), set(seen) - set(expected)
     return [
         *(Problem(host, f"nobody looked at this host of {environment}", fix) for host in sorted(missing)),

@@ -18,7 +18,7 @@ from typing import Any
 from ..migration.core.commands import playbook_on
 from ..migration.core.errors import MigrationError, Problem
 from . import evidence
-from .tree import SECRETS, read_tree
+from .tree import SECRETS, is_playbook, read_tree
 
 EVIDENCE_DIRECTORY = "evidence"
 ALLOWED_SIGNERS = "keys/allowed_signers"
@@ -177,9 +177,9 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
     if call.playbook_directory is None or not call.playbook_directory.resolve().is_relative_to(root):
         what = f"its playbook is in {call.playbook_directory}, outside the tree"
         problems.append(Problem("this run", what, f"Run a playbook of {root}"))
-    others = [name for name in call.playbooks if not _is_playbook_of(root, Path(name).resolve())]
+    others = [name for name in call.playbooks if not is_playbook(root, Path(name).resolve())]
     if others:
-        what = f"it runs {', '.join(others)}, which is neither site.yml nor in playbooks/"
+        what = f"it runs {', '.join(others)}, which is no playbook of the tree"
         problems.append(Problem("this run", what, f"Run a playbook of {root}"))
     if [Path(path).resolve() for path in call.roles_path] != [root / "roles"]:
         what = f"its roles are in {', '.join(map(str, call.roles_path)) or 'no folder'}, not in the tree's alone"
@@ -195,11 +195,6 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
         fix = f"Set it in another file there: only names that begin with {SECRETS_BEGIN_WITH} belong here"
         problems.append(Problem(SECRETS, what, fix))
     return problems
-
-
-def _is_playbook_of(root: Path, path: Path) -> bool:
-    """Return whether a playbook is among those that the tree's digest covers."""
-    return path == root / "site.yml" or path.parent == root / "playbooks"
 
 
 def reason_problems(call: Call) -> list[Problem]:

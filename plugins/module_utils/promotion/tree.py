@@ -80,6 +80,11 @@ def read_tree(root: Path) -> Tree:
     return Tree(whole.hexdigest(), tuple(differences))
 
 
+def is_playbook(root: Path, path: Path) -> bool:
+    """Return whether a file is a playbook of the tree."""
+    return path == root / "site.yml" or path.parent == root / "playbooks"
+
+
 def _decides(path: str) -> bool:
     """Return whether a file decides what a run does, by its path below the project's folder."""
     parsed = PurePosixPath(path)
