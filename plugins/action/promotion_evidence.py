@@ -46,10 +46,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         :raises MigrationError: with every reason.
         """
         hostvars = variables["hostvars"]
+        # Variables of other environments are not asked for: their secrets may not be readable here.
+        known = {*variables["groups"].get(environment, ()), *variables["ansible_play_hosts_all"]}
         hosts = [
             host
             for host in variables["groups"].get("service_hosts", ())
-            if self._templar.template(hostvars[host].get("environment_name")) == environment
+            if host in known and self._templar.template(hostvars[host].get("environment_name")) == environment
         ]
         problems = gate.problems_of_extra_variables(
             hostvars._variable_manager.extra_vars, value_for_all_hosts(variables, "promotion_extra_variables") or ()

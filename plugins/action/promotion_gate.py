@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -37,7 +38,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         if not may_be_protected(variables, self._templar):
             if arguments["leads_back"] or not any(values_for_all_hosts(variables, PROTECTED)):
                 return result
-            said = read_host(self, becomes=False)
+            try:
+                said = read_host(self, becomes=False)
+            except AnsibleConnectionFailure:
+                # The first task of the phase tells it, and the other hosts go on.
+                return result
             if said[0] is None:
                 return result
         # Loaded only now: see plugin_utils/gated.py.

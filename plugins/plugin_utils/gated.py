@@ -7,9 +7,11 @@ where an environment is protected.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as NormalAction
 from ansible.vars.plugins import get_vars_from_inventory_sources
@@ -71,16 +73,28 @@ def values_for_all_hosts(variables: Mapping[str, Any], name: str) -> list[Any]:
     hostvars = variables["hostvars"]
     inventory = hostvars._inventory
     group = inventory.groups["all"]
+    found = [group.get_vars()]
+    found += [
+        get_vars_from_inventory_sources(hostvars._loader, [source], [group], "task") for source in inventory._sources
+    ]
+    if not any(Path(str(source)).resolve() == ROOT / "inventory" for source in inventory._sources):
+        found.append(_of_the_tree(hostvars._loader))
     values: list[Any] = []
-    for source in (None, *dict.fromkeys((*inventory._sources, str(ROOT / "inventory")))):
-        found = (
-            group.get_vars()
-            if source is None
-            else get_vars_from_inventory_sources(hostvars._loader, [source], [group], "task")
-        )
-        if name in found and found[name] not in values:
-            values.append(found[name])
+    for source in found:
+        if name in source and source[name] not in values:
+            values.append(source[name])
     return values
+
+
+def _of_the_tree(loader: Any) -> dict[str, Any]:
+    """Return what the tree's own inventory gives to all hosts; what is encrypted there is nothing of this run."""
+    found: dict[str, Any] = {}
+    directory = ROOT / "inventory" / "group_vars"
+    for path in (directory / "all.yml", *sorted((directory / "all").glob("*.yml"))):
+        if path.is_file():
+            with suppress(AnsibleError):
+                found.update(loader.load_from_file(str(path)) or {})
+    return found
 
 
 def read_host(action: ActionBase, becomes: bool = True) -> tuple[str | None, str]:

@@ -216,6 +216,18 @@ def test_a_zone_for_numbers_that_are_read_as_utc_is_refused(connection: Connecti
         rehearse(connection, group, tmp_path)
 
 
+def test_a_zone_that_an_earlier_version_took_stops_nothing_but_a_rehearsal(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = estate(connection, tmp_path, [45_292], epoch_unit="days_since_1899", time_zone="Europe/Berlin")
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch_units, "LOCAL_TIMES", ())
+        rehearse(connection, group, tmp_path)
+    migrate.migrate(connection, group, migrate.FINAL, work_directory=str(tmp_path / "work"))
+    found, _ = bring_back(connection, group)
+    assert counts(found) == {"t": (0, 0, 0)}
+
+
 def test_a_long_text_of_digits_is_shortened_in_the_report(connection: Connection, tmp_path: Path) -> None:
     group = estate(connection, tmp_path, ["9" * 100_000, 1_600_000_000], epoch_unit="seconds", unconvertible="reject")
     report = rehearse(connection, group, tmp_path)["report"]

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib
 from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence, gate
 from tests.conftest import PROJECT
 
-from .conftest import PASSED, Clone, days_ago
+from .conftest import PASSED, VAULT, Clone, days_ago
 
 # What the modules of the validation have found on a host where all is well, as far as the evidence reads it.
 FOUND: dict[str, Any] = {
@@ -129,6 +130,9 @@ def sign(clone: Clone, *given: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.promise("promotion-on-evidence", "evidence-says-what-is-missing")
 def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone: Clone) -> None:
     assert "there is no evidence of dev for the tree" in sign(clone, clone.key, "dev").stderr
+    # Whoever collects dev's evidence need not be able to read prod's secrets.
+    secrets = clone.root / "inventory" / "group_vars" / "prod" / "vault.yml"
+    secrets.write_bytes(VaultLib([VAULT]).encrypt(secrets.read_text()))
     status, output = collected(clone)
     assert status == 0, output
     assert "5 of 5 checks passed." in output

@@ -52,8 +52,6 @@ def adopt(
         everywhere.mkdir(parents=True)
         (everywhere / "estate.yml").write_text(estate, encoding="utf-8")
         shutil.copytree(draft / "sql", made / "sql")
-        # What protects an environment is the same in every inventory.
-        shutil.copyfile(model / "group_vars" / "all" / "promotion.yml", everywhere / "promotion.yml")
         settings = (model / "group_vars" / "all" / "postgres.yml").read_text(encoding="utf-8")
         settings = _OWN_NAMES.sub(rf"\g<1>: {schema_name(host)}", settings)
         (everywhere / "postgres.yml").write_text(settings, encoding="utf-8")

@@ -117,9 +117,10 @@ def _in_a_process(database: Database, uid: int, work: str, seconds: float, read:
         if not receiver.poll(seconds):
             raise _unread(database.path, f"reading it did not end within {seconds:,.0f} seconds")
         answer = json.loads(receiver.recv_bytes(_MOST_BYTES))
-    except OSError:
-        raise _unread(database.path, f"what is to be told of it takes more than {_MOST_BYTES:,} bytes") from None
-    except EOFError:
+    except (OSError, EOFError) as error:
+        # So multiprocessing says that there is more than was asked for.
+        if "bad message length" in str(error):
+            raise _unread(database.path, f"what is to be told of it takes more than {_MOST_BYTES:,} bytes") from None
         raise _unread(database.path, f"the process that read it as user id {uid} has ended") from None
     finally:
         # With those that check a large snapshot.

@@ -130,7 +130,7 @@ def _unit_of(
     named = column.options.epoch_unit
     if numbers.smallest is None:
         return named, None
-    if named in LOCAL_TIMES and column.options.time_zone != "UTC":
+    if asks and named in LOCAL_TIMES and column.options.time_zone != "UTC":
         what = f"'time_zone' is {column.options.time_zone}, and numbers in {named} are read as times of UTC"
         return None, Problem("", what, "Bring them to the right moments by 'computed', or leave 'time_zone' out")
     if years.count:

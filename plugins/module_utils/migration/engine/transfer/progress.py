@@ -40,6 +40,7 @@ _STEPS = {
     "index": "all rows are sent, indexes and constraints are made",
     "statistics": "collecting statistics",
     "verify": "reading every row back",
+    "readings": "looking at how numbers are read as times",
     "commit": "committing",
 }
 _COUNTED = {"load": "rows", "verify": "rows read back"}
