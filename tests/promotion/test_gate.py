@@ -259,8 +259,11 @@ def test_the_whole_run_is_refused(clone: Clone) -> None:
     [
         ("1_infrastructure", "--skip-tags", "always"),
         ("1_infrastructure", "--start-at-task", "preflight | Gather the facts of this host that the role needs"),
-        ("3_data_migration", "--start-at-task", "Synchronise | Make PostgreSQL equal to the SQLite file*"),
-        ("1_infrastructure", "--tags", "postgres_install"),
+        pytest.param(
+            *("3_data_migration", "--start-at-task", "Synchronise | Make PostgreSQL equal to the SQLite file*"),
+            marks=pytest.mark.long_search,
+        ),
+        pytest.param("1_infrastructure", "--tags", "postgres_install", marks=pytest.mark.long_search),
     ],
 )
 def test_no_option_leaves_the_gate_out(clone: Clone, playbook: str, option: str, value: str) -> None:
@@ -299,11 +302,19 @@ def test_the_gate_holds_in_the_action_of_every_module_that_changes(clone: Clone)
     ("given", "told"),
     [
         ('{"promotion_protected_environments": {}}', "-e sets promotion_protected_environments"),
-        ('{"promotion_extra_variables": ["x"]}', "-e sets promotion_extra_variables"),
-        ("promotion_gate_leads_back=true", "-e sets promotion_gate_leads_back"),
+        pytest.param(
+            *('{"promotion_extra_variables": ["x"]}', "-e sets promotion_extra_variables"),
+            marks=pytest.mark.long_search,
+        ),
+        pytest.param(
+            *("promotion_gate_leads_back=true", "-e sets promotion_gate_leads_back"), marks=pytest.mark.long_search
+        ),
         ("environment_name=dev", "-e sets environment_name"),
         ("postgres_port=5433", "-e sets postgres_port, of which the evidence knows nothing"),
-        ("ansible_connection=local", "-e sets ansible_connection, of which the evidence knows nothing"),
+        pytest.param(
+            *("ansible_connection=local", "-e sets ansible_connection, of which the evidence knows nothing"),
+            marks=pytest.mark.long_search,
+        ),
     ],
 )
 def test_no_variable_on_the_command_line_opens_the_gate(clone: Clone, given: str, told: str) -> None:
