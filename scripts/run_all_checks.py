@@ -94,8 +94,6 @@ CHECKS: tuple[Check, ...] = (
     tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-"),
     tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
-    tests("crash tests", "tests/crash", after=READY_HOSTS),
-    scenario("cleanup"),
     # Whatever is new in tests/ and named in no other check.
     tests(
         "other tests",
@@ -103,6 +101,8 @@ CHECKS: tuple[Check, ...] = (
         *(f"--ignore=tests/{name}" for name in _FOLDERS),
         *(f"--ignore={path}" for path in (_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, _ROLLBACK_ON_A_HOST)),
     ),
+    tests("crash tests", "tests/crash", after=READY_HOSTS),
+    scenario("cleanup"),
     scenario("validation"),
     scenario("under_load"),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
