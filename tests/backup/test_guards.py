@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import preflight
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.restore_test import SUFFIX
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect, sql
 from tests.backup.conftest import Program
 from tests.conftest import MIGRATOR, OWNER, PROJECT
 
@@ -68,6 +69,41 @@ def test_a_role_without_superuser_needs_what_the_refusal_names(server: Server, m
     server.execute(f"GRANT pg_signal_backend TO {MIGRATOR}")
     assert managed.run("restore", name)["changed"]
     assert managed.query("SELECT count(*) FROM odd.unlogged") == [(1,)]
+
+
+@pytest.fixture
+def eager_autovacuum(server: Server) -> Iterator[None]:
+    """An autovacuum that looks at every database each second."""
+    server.execute(
+        "ALTER SYSTEM SET autovacuum = on", "ALTER SYSTEM SET autovacuum_naptime = 1", "SELECT pg_reload_conf()"
+    )
+    yield
+    server.execute("ALTER SYSTEM RESET autovacuum", "ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()")
+
+
+def test_a_database_that_autovacuum_looks_at_is_dropped_by_a_role_that_may_only_create_databases(
+    server: Server, managed: Program, eager_autovacuum: None
+) -> None:
+    server.execute(f"REVOKE pg_signal_backend FROM {MIGRATOR}")
+    settings, name = managed.settings, managed.superuser.database + SUFFIX
+    with backup_server.maintenance(settings) as connection, connection.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+        comment = sql.Literal(backup_server.WORK_MARK + "a test")
+        cursor.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment))
+    # Each page costs a pause of 100 ms, so the worker is there for as long as the test needs.
+    managed.query(
+        "CREATE TABLE slow (value int) WITH (fillfactor = 10, autovacuum_vacuum_insert_threshold = 1, "
+        "autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_cost_delay = 100)",
+        name,
+    )
+    managed.query("INSERT INTO slow SELECT generate_series(1, 20000)", name)
+    there = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND backend_type = 'autovacuum worker'"
+    deadline = time.monotonic() + 60
+    while managed.query(there, "postgres") == [(0,)]:
+        assert time.monotonic() < deadline, "no autovacuum worker has come"
+        time.sleep(0.1)
+    backup_server.drop(settings, name)
+    assert name not in managed.databases()
 
 
 def test_an_owner_whose_role_is_not_ours_is_named(server: Server, managed: Program, stranger: str) -> None:

@@ -153,7 +153,10 @@ def comment_of(connection: Connection, database: str) -> str | None:
 def drop_work(settings: Settings, connection: Connection, database: str) -> bool:
     """Drop a database of our own that is done with or was left behind; return whether there was one.
 
-    :raises MigrationError: if the database of this name is not ours.
+    PostgreSQL's own ``WITH (FORCE)`` is not used: it refuses a role without pg_signal_backend as soon as
+    autovacuum looks at the database, as it does after a restore. A plain DROP ends autovacuum by itself.
+
+    :raises MigrationError: if the database of this name is not ours, or a session in it cannot be ended.
     """
     comment = comment_of(connection, database)
     if comment is None:
@@ -164,8 +167,11 @@ def drop_work(settings: Settings, connection: Connection, database: str) -> bool
             f"Database {database} is in the way, and it is not ours.",
             [Problem(f"database {database}", "was not made by this program", "Rename it, then run again")],
         )
-    with connection.cursor() as cursor:
-        cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+    with _sessions_ended(settings, database), connection.cursor() as cursor:
+        try:
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(database)))
+        except psycopg2.errors.ObjectInUse as error:
+            raise _in_use(error, f"Database {database} could not be dropped.", database, "it is still there") from None
     return True
 
 
@@ -233,12 +239,12 @@ def swap(settings: Settings, database: str, new: str, old: str, comment: str) ->
 
     :raises MigrationError: if a session cannot be ended, or a prepared transaction is open.
     """
-    with maintenance(settings) as connection, maintenance(settings) as other, connection.cursor() as cursor:
+    with (
+        maintenance(settings) as connection,
+        connection.cursor() as cursor,
+        _sessions_ended(settings, database, new),
+    ):
         connection.autocommit = False
-        done = threading.Event()
-        # The rename locks the database against new sessions, then waits 5 s for the present ones to be gone.
-        ending = threading.Thread(target=_end_sessions, args=(other, (database, new), done), daemon=True)
-        ending.start()
         try:
             if comment_of(connection, database) is not None:
                 _rename(cursor, database, old)
@@ -249,12 +255,14 @@ def swap(settings: Settings, database: str, new: str, old: str, comment: str) ->
             connection.commit()
         except psycopg2.errors.ObjectInUse as error:
             connection.rollback()
-            what = f"{error.diag.message_primary}: {error.diag.message_detail or ''}"
-            fix = "End its sessions and prepared transactions, then run again; nothing was renamed"
-            raise MigrationError("The databases could not be swapped.", [Problem(database, what, fix)]) from None
-        finally:
-            done.set()
-            ending.join()
+            raise _in_use(error, "The databases could not be swapped.", database, "nothing was renamed") from None
+
+
+def _in_use(error: psycopg2.Error, message: str, database: str, outcome: str) -> MigrationError:
+    """Return the error for a database whose sessions could not all be ended."""
+    what = f"{error.diag.message_primary}: {error.diag.message_detail or ''}"
+    fix = f"End its sessions and prepared transactions, then run again; {outcome}"
+    return MigrationError(message, [Problem(f"database {database}", what, fix)])
 
 
 def _rename(cursor: Cursor, present: str, future: str) -> None:
@@ -262,15 +270,39 @@ def _rename(cursor: Cursor, present: str, future: str) -> None:
     cursor.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(present), sql.Identifier(future)))
 
 
+@contextmanager
+def _sessions_ended(settings: Settings, *databases: str) -> Iterator[None]:
+    """End every session in these databases, again and again, for as long as the block works.
+
+    What drops or renames a database locks it against new sessions, then waits 5 s for the present ones to be gone.
+    """
+    with maintenance(settings) as connection:
+        done = threading.Event()
+        ending = threading.Thread(target=_end_sessions, args=(connection, databases, done), daemon=True)
+        ending.start()
+        try:
+            yield
+        finally:
+            done.set()
+            ending.join()
+
+
 def _end_sessions(connection: Connection, databases: tuple[str, ...], done: threading.Event) -> None:
-    """End every session in these databases, again and again until it is enough."""
+    """End every session in these databases, again and again until it is enough.
+
+    Autovacuum, the only one without a role, is left to PostgreSQL, which ends it before it drops or renames.
+    """
     with connection.cursor() as cursor:
         while not done.wait(0.05):
             try:
                 cursor.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = ANY (%s) AND pid <> pg_backend_pid()",
+                    "SELECT pid FROM pg_stat_activity "
+                    "WHERE datname = ANY (%s) AND pid <> pg_backend_pid() AND usesysid IS NOT NULL",
                     (list(databases),),
                 )
+                for (process,) in cursor.fetchall():
+                    # One that we may not end keeps no other from being ended; who is left is said by what waits.
+                    with suppress(psycopg2.errors.InsufficientPrivilege):
+                        cursor.execute("SELECT pg_terminate_backend(%s)", (process,))
             except psycopg2.Error:
-                return  # the rename then says who is still there
+                return
