@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Install the Ansible collections that requirements.yml names, and put the project itself beside them as a collection.
 
-Galaxy is the preferred source. Where it does not answer, the wheel of the PyPI package `ansible` carries the same
-collections: it is downloaded with pip and only the collections that requirements.yml names are unpacked. Either way
-requirements.yml stays the only list, and the result is compared with it.
+Galaxy is the preferred source. Where it does not answer or fails, the wheel of the PyPI package `ansible` carries the
+same collections: it is downloaded with pip and only the collections that requirements.yml names are unpacked. Either
+way requirements.yml stays the only list, and the result is compared with it.
 
 The project is a collection of the name that galaxy.yml gives it. Ansible and Python find it through a symbolic link in
 the directory of the collections, which leads to the project's root.
@@ -96,11 +96,12 @@ def galaxy_answers(timeout_seconds: float = 5.0) -> bool:
         return False
 
 
-def install_from_galaxy() -> None:
-    """Let ansible-galaxy install what requirements.yml names."""
+def install_from_galaxy() -> bool:
+    """Let ansible-galaxy install what requirements.yml names; return whether it has succeeded."""
     program = Path(sys.executable).with_name("ansible-galaxy")
     command = [str(program), "collection", "install", "-r", str(REQUIREMENTS), "-p", str(COLLECTIONS)]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")})
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode == 0
 
 
 def install_from_pypi() -> None:
@@ -147,10 +148,8 @@ def main() -> int:
         link_project(COLLECTIONS)
     if arguments.check or not differences(REQUIREMENTS, COLLECTIONS):
         pass
-    elif galaxy_answers():
-        install_from_galaxy()
-    else:
-        print(f"{GALAXY} does not answer: taking the collections from the PyPI package {ANSIBLE_PACKAGE}")
+    elif not galaxy_answers() or not install_from_galaxy():
+        print(f"{GALAXY} does not give them: taking the collections from the PyPI package {ANSIBLE_PACKAGE}")
         install_from_pypi()
 
     different = differences(REQUIREMENTS, COLLECTIONS)

@@ -2,6 +2,7 @@
 # Make .venv with the dependencies that pyproject.toml pins, and the Ansible collections that requirements.yml names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/retry.sh
 
 is_recent_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -24,8 +25,8 @@ install_python_with_apt() {
     exit 1
   fi
   echo "$1 Installing it with apt."
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq python3 python3-venv >/dev/null
+  retry apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive retry apt-get install --yes -qq python3 python3-venv >/dev/null
 }
 
 find_python >/dev/null || install_python_with_apt "There is no Python 3.11 or later."
@@ -51,6 +52,6 @@ with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 print("\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
 PYTHON
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .cache/python-requirements.txt
-.venv/bin/python scripts/install_collections.py
+retry .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .cache/python-requirements.txt
+retry .venv/bin/python scripts/install_collections.py
 touch .venv/is-complete

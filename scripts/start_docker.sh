@@ -2,6 +2,7 @@
 # Make sure that a Docker engine answers. As root on a Debian system it is installed and started; elsewhere this says
 # what is missing.
 set -euo pipefail
+source "${BASH_SOURCE[0]%/*}/retry.sh"
 
 answers() { docker info >/dev/null 2>&1; }
 
@@ -19,8 +20,8 @@ fi
 if ! command -v docker >/dev/null || { is_root_with_apt && [ -z "${DOCKER_HOST:-}" ] && ! command -v dockerd >/dev/null; }; then
   is_root_with_apt || give_up "Docker is missing. Install Docker Engine or Docker Desktop and start it, then run this again."
   echo "Docker is missing: installing Debian's docker.io and iptables with apt."
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends docker.io iptables >/dev/null
+  retry apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive retry apt-get install --yes -qq --no-install-recommends docker.io iptables >/dev/null
 fi
 if answers; then
   exit 0
@@ -44,11 +45,11 @@ else
   setsid nohup dockerd >"$log" 2>&1 </dev/null &
   last_words() { tail -n 5 "$log"; }
 fi
-for _ in $(seq 60); do
+for _ in $(seq 180); do
   if answers; then
     exit 0
   fi
   sleep 1
 done
 last_words >&2
-give_up "The Docker engine did not start within 60 seconds; its last words are above."
+give_up "The Docker engine did not start within 3 minutes; its last words are above."

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +33,9 @@ DEBIAN_RELEASES = ("bookworm", "trixie", "forky", "sid", "oldstable", "stable", 
 APT = Path("/etc/apt")
 # A registry that can be had answers at once.
 PULL_TIMEOUT_SECONDS = 20.0
+# A registry of packages fails now and then. What was done before it failed is kept, so a further try costs little.
+DOWNLOAD_TRIES = 4
+SECONDS_BETWEEN_TRIES = 15.0
 
 
 class BuildError(Exception):
@@ -62,13 +66,22 @@ def exists(image: str) -> bool:
     return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
 
 
-def run(command: list[str]) -> None:
-    """Run a command with its output in the log; raise BuildError with that output if it fails."""
+def run(command: list[str], tries: int = 1) -> None:
+    """Run a command with its output in the log.
+
+    :param tries: how often it is run at most, until it succeeds.
+    :raises BuildError: with the output of the last try, if none succeeds.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
-    with LOG.open("w", encoding="utf-8") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    if status != 0:
-        raise BuildError(f"{LOG.read_text(encoding='utf-8')}\nThis command failed: {' '.join(command)}")
+    for further in reversed(range(tries)):
+        with LOG.open("w", encoding="utf-8") as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        if status == 0:
+            return
+        if further:
+            print(f"This command failed and is tried again: {' '.join(command)}", file=sys.stderr)
+            time.sleep(SECONDS_BETWEEN_TRIES)
+    raise BuildError(f"{LOG.read_text(encoding='utf-8')}\nThis command failed: {' '.join(command)}")
 
 
 def pull_base_image() -> bool:
@@ -89,8 +102,8 @@ def install_mmdebstrap() -> None:
             f"No container registry gave the image {BASE_IMAGE}, and mmdebstrap, which makes it from Debian's archive, "
             "is not installed. Install it (apt-get install mmdebstrap) or make a registry reachable."
         )
-    run(["apt-get", "update", "--quiet=2"])
-    run(["apt-get", "install", "--yes", "--quiet=2", "mmdebstrap"])
+    run(["apt-get", "update", "--quiet=2"], DOWNLOAD_TRIES)
+    run(["apt-get", "install", "--yes", "--quiet=2", "mmdebstrap"], DOWNLOAD_TRIES)
 
 
 def apt_sources(apt: Path = APT) -> list[tuple[str, str]]:
@@ -151,7 +164,7 @@ def bootstrap_base_image() -> None:
                 sources.write("\n".join([*lines, ""]))
                 sources.flush()
                 command.append(sources.name)
-            run(command)
+            run(command, DOWNLOAD_TRIES)
         unfinished.rename(archive)
     run(["docker", "import", str(archive), BOOTSTRAPPED_IMAGE])
 
@@ -178,7 +191,7 @@ def build(tag: str, files: dict[str, bytes]) -> None:
         for path, content in files.items():
             (context / path).parent.mkdir(parents=True, exist_ok=True)
             (context / path).write_bytes(content)
-        run(["docker", "build", "--build-arg", f"BASE={base}", "--tag", tag, str(context)])
+        run(["docker", "build", "--build-arg", f"BASE={base}", "--tag", tag, str(context)], DOWNLOAD_TRIES)
 
 
 def main() -> int:

@@ -87,7 +87,7 @@ def test_a_restore_asks_for_the_right_it_lacks_and_ends_the_services_sessions(ma
     managed.psql("ALTER ROLE swarm_deploy PASSWORD 'of-this-test'", "postgres")
     address = f"postgresql://swarm_deploy:of-this-test@127.0.0.1:{PORT}/swarm"
     managed.host.run(f"setsid psql {address} -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 &")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while managed.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'swarm_deploy'") == "0":
         assert time.monotonic() < deadline
         time.sleep(0.3)
