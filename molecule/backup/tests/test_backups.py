@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
+
+from scripts.playbooks import ROOT
 
 if TYPE_CHECKING:
     from molecule.backup.tests.conftest import Backups
@@ -20,6 +24,17 @@ def test_the_timers_wait_for_their_time(backups: Backups) -> None:
         assert timer.is_enabled
         properties = backups.shell(f"systemctl show {unit}.service -p User,Nice,ProtectSystem").split()
         assert set(properties) == {"Nice=10", "User=postgres", "ProtectSystem=strict"}
+
+
+@pytest.mark.promise("backup-timers-run")
+@pytest.mark.parametrize("role", ["postgres_backup", "sqlite_cleanup"])
+def test_systemd_knows_the_times_of_a_real_host(backups: Backups, role: str) -> None:
+    """The timers of the test hosts never fire: molecule/inventory/group_vars/test_hosts.yml."""
+    defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text(encoding="utf-8"))
+    times = [value for name, value in defaults.items() if name.endswith(("_schedule", "_check_time"))]
+    assert len(times) == {"postgres_backup": 3, "sqlite_cleanup": 1}[role]
+    for time in times:
+        assert "Next elapse: " in backups.shell(f"systemd-analyze calendar {shlex.quote(time)}")
 
 
 def test_without_a_proven_backup_the_check_fails(backups: Backups) -> None:
