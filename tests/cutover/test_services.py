@@ -34,11 +34,11 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
+from scripts.throwaway_postgres import free_port
 from tests.conftest import PASSWORD, PROGRAMS, Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
 from .small_pm2 import SmallPm2
-from .test_downtime import free_port
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

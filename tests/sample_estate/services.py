@@ -12,15 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 15.0
+from scripts.throwaway_postgres import free_port
+
+START_SECONDS = 120.0
 NODE_MODULES = "/opt/sample-estate/node_modules"
-
-
-def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -76,7 +71,7 @@ class Service:
         if process.poll() is None:
             command = f"kill -{signal} $(cat {self.directory}/process-id)"
             subprocess.run(["docker", "exec", self.container, "sh", "-c", command], check=True)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -85,7 +80,7 @@ class Service:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=10) as response:
+            with opener.open(request, timeout=60) as response:
                 return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             with error:

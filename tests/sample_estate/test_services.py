@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
+from scripts.throwaway_postgres import free_port
 
 from .conftest import Estate, connection_variables, migrate
-from .services import NODE_MODULES, free_port
+from .services import NODE_MODULES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +213,7 @@ def test_a_missing_file_is_not_created(sqlite_estate: Estate) -> None:
     database = sqlite_estate.root / "opt/swarm-registry/registry.db"
     database.unlink()
     process = sqlite_estate.prepare("swarm-registry").run()
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert output.startswith("swarm-registry cannot open registry.db")
     assert not database.exists()
@@ -237,7 +238,10 @@ def test_a_service_opens_no_more_connections_than_its_pool_may(
     for _ in range(5):
         service.get("/agents")
     with closing(connect(login)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'swarm-registry'")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE application_name = 'swarm-registry' AND datname = current_database()"
+        )
         row = cursor.fetchone()
     assert row is not None
     assert 1 <= row[0] <= 2
@@ -253,7 +257,7 @@ def test_only_a_service_on_postgresql_needs_the_library(
         on_sqlite = sqlite_estate.start(name)
         assert on_sqlite.get("/health")["store"] == "sqlite"
         on_sqlite.stop()
-        output, _ = sqlite_estate.prepare(name, **connection_variables(schema_database)).run().communicate(timeout=30)
+        output, _ = sqlite_estate.prepare(name, **connection_variables(schema_database)).run().communicate(timeout=120)
         assert "swarm-shared-db" in output
         assert str(schema_database.password) not in output
     finally:
