@@ -10,6 +10,8 @@ import itertools
 import os
 import secrets
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -89,6 +91,23 @@ class Server:
             return
         with closing(_autocommitting(replace(self.superuser, database=database))) as connection:
             _execute_each(connection, statements)
+
+    def end_when_asleep(self, pid: int) -> threading.Thread:
+        """End a session as soon as it sleeps in ``pg_sleep``, beside the test; return the thread, to be joined."""
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+
+        def end() -> None:
+            with closing(_autocommitting(self.superuser)) as connection, connection.cursor() as cursor:
+                deadline = time.monotonic() + 120
+                while time.monotonic() < deadline:
+                    cursor.execute(terminate, (pid,))
+                    if cursor.fetchall():
+                        return
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        return thread
 
     def _administrative_connection(self) -> Connection:
         """Return the connection that makes and drops databases: always the same, but a new one after a crash."""

@@ -45,16 +45,19 @@ def group(connection: Connection, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def slow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each block of lines take its time, so that something can happen meanwhile."""
-    original = fast_path.copy_blocks
+def go_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Hold up a load after its first block of lines until this is set, so that something can happen meanwhile."""
+    original, may_go_on = fast_path.copy_blocks, threading.Event()
 
-    def slow(*arguments: Any, **more: Any) -> Iterator[tuple[int, bytes]]:
-        for block in original(*arguments, **more):
-            time.sleep(0.1)
+    def held_up(*arguments: Any, **more: Any) -> Iterator[tuple[int, bytes]]:
+        for number, block in enumerate(original(*arguments, **more)):
+            if number > 0:
+                may_go_on.wait(120)
             yield block
 
-    monkeypatch.setattr(full_load, "copy_blocks", slow)
+    monkeypatch.setattr(full_load, "copy_blocks", held_up)
+    yield may_go_on
+    may_go_on.set()
 
 
 def as_superuser(login: Login) -> Login:
@@ -65,17 +68,16 @@ def copying(connection: Connection) -> list[int]:
     return [pid for (pid,) in query(connection, "SELECT pid FROM pg_stat_progress_copy WHERE tuples_processed > 0")]
 
 
-def meanwhile(login: Login, statement: str) -> threading.Thread:
-    """Wait until rows are being copied, then run a statement with the pid of that session."""
+def meanwhile(login: Login, statement: str, go_on: threading.Event) -> threading.Thread:
+    """Wait until rows are being copied, run a statement with the pid of that session, and let the load go on."""
 
     def run() -> None:
         with closing(connect(as_superuser(login))) as other:
-            for _ in range(200):
-                pids = copying(other)
-                if pids:
-                    execute(other, statement, pids[0])
-                    return
+            deadline = time.monotonic() + 100
+            while not (pids := copying(other)) and time.monotonic() < deadline:
                 time.sleep(0.02)
+            execute(other, statement, pids[0])
+        go_on.set()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -83,7 +85,6 @@ def meanwhile(login: Login, statement: str) -> threading.Thread:
 
 
 @pytest.mark.promise("load-all-or-nothing")
-@pytest.mark.usefixtures("slow_blocks")
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
@@ -92,9 +93,15 @@ def meanwhile(login: Login, statement: str) -> threading.Thread:
     ],
 )
 def test_a_session_that_is_ended_while_copying_leaves_nothing(
-    connection: Connection, login: Login, group: Any, tmp_path: Path, statement: str, message: str
+    connection: Connection,
+    login: Login,
+    group: Any,
+    tmp_path: Path,
+    go_on: threading.Event,
+    statement: str,
+    message: str,
 ) -> None:
-    thread = meanwhile(login, statement)
+    thread = meanwhile(login, statement, go_on)
     with pytest.raises(MigrationError, match=message):
         rehearse(connection, group, tmp_path)
     thread.join()
@@ -106,15 +113,15 @@ def test_a_session_that_is_ended_while_copying_leaves_nothing(
 
 
 @pytest.mark.promise("crash-is-finished", "load-all-or-nothing")
-@pytest.mark.usefixtures("slow_blocks")
 def test_a_server_that_crashes_while_copying_has_nothing_when_it_is_back(
-    connection: Connection, login: Login, group: Any, tmp_path: Path, server: Any
+    connection: Connection, login: Login, group: Any, tmp_path: Path, server: Any, go_on: threading.Event
 ) -> None:
     def crash() -> None:
         with closing(connect(as_superuser(login))) as other:
             while not copying(other):
                 time.sleep(0.02)
         server.crash()
+        go_on.set()
 
     thread = threading.Thread(target=crash)
     thread.start()
@@ -141,21 +148,26 @@ def test_a_lock_of_somebody_else_is_named(
 
 
 @pytest.mark.promise("one-run-at-a-time")
-@pytest.mark.usefixtures("slow_blocks")
 def test_a_second_run_waits_or_names_the_first(
-    connection: Connection, login: Login, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connection: Connection,
+    login: Login,
+    group: Any,
+    tmp_path: Path,
+    go_on: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = threading.Thread(target=rehearse, args=(connection, group, tmp_path))
     first.start()
     with closing(connect(login)) as other, closing(connect(as_superuser(login))) as watcher:
         while not copying(watcher):
             time.sleep(0.02)
-        monkeypatch.setattr(inspect.unwrap(ledger.locked), "__defaults__", (0.2,))
-        with pytest.raises(
-            MigrationError, match=r"Another run is at work on group test[\s\S]*session \d+ of swarm_migrator"
-        ):
-            rehearse(other, group, tmp_path)
-        monkeypatch.undo()
+        with monkeypatch.context() as impatient:
+            impatient.setattr(inspect.unwrap(ledger.locked), "__defaults__", (0.2,))
+            with pytest.raises(
+                MigrationError, match=r"Another run is at work on group test[\s\S]*session \d+ of swarm_migrator"
+            ):
+                rehearse(other, group, tmp_path)
+        go_on.set()
         # With time to wait it goes on when the first has ended, and finds nothing to do.
         assert not rehearse(other, group, tmp_path)["changed"]
     first.join()

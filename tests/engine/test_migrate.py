@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -440,11 +439,10 @@ def test_a_connection_cut_during_the_load_leaves_nothing_half_done(
     execute(
         connection,
         "CREATE FUNCTION app.wait() RETURNS boolean LANGUAGE plpgsql AS "
-        "$$ BEGIN PERFORM pg_sleep(10); RETURN true; END $$;"
+        "$$ BEGIN PERFORM pg_sleep(60); RETURN true; END $$;"
         "ALTER TABLE app.children ADD CONSTRAINT wait CHECK (app.wait())",
     )
-    cut = threading.Timer(1.0, server.execute, [f"SELECT pg_terminate_backend({connection.info.backend_pid})"])
-    cut.start()
+    cut = server.end_when_asleep(connection.info.backend_pid)
     with pytest.raises(MigrationError, match=r"(terminating|closed the) connection.*Look at the server's log"):
         rehearse(connection, family_group(family), tmp_path)
     cut.join()

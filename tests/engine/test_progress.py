@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
     from tests.conftest import Server
 
-SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%progress'"
+SESSIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%progress' AND datname = current_database()"
+)
 ROW = "SELECT group_name, step, table_name, rows_done, rows_total FROM migration.progress"
 
 
@@ -48,8 +51,8 @@ def target(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Connectio
 
 
 def eventually(holds: Callable[[], Any]) -> Any:
-    """Wait up to five seconds for something to hold, and return it."""
-    for _ in range(100):
+    """Wait up to two minutes for something to hold, and return it."""
+    for _ in range(2400):
         if found := holds():
             return found
         time.sleep(0.05)
@@ -109,10 +112,8 @@ def test_a_run_is_shown_in_the_ledger_and_in_a_private_file_and_leaves_neither(
         log.advance("app.items", 300)
         log.advance("app.items", 100)
         eventually(lambda: query(other, ROW) == [("test", "load", "app.items", 400, 1000)])
-        (recent,) = query(
-            other, "SELECT clock_timestamp() - updated_at < '2s', started_at < updated_at FROM migration.progress"
-        )
-        assert recent == (True, True)
+        recent = "SELECT clock_timestamp() - updated_at < '2s', started_at < updated_at FROM migration.progress"
+        eventually(lambda: query(other, recent) == [(True, True)])
         assert eventually(lambda: file.read_text() if "app.items" in file.read_text() else "").startswith(
             "app.items: 400 of 1,000 rows, "
         )
@@ -138,7 +139,7 @@ def test_a_load_that_is_tried_again_counts_anew(target: Connection) -> None:
 
 
 def test_a_short_run_opens_no_connection(target: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 1.0)
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 60.0)
     opened: list[None] = []
     monkeypatch.setattr(progress._Ledger, "_connect", lambda self: opened.append(None))
     with ProgressLog(target, "test", str(tmp_path)) as log:
@@ -239,17 +240,16 @@ def test_a_process_is_not_forked_while_the_thread_talks_to_the_server() -> None:
 
     def talk() -> None:
         with progress._TALKING:
-            let_go.wait(5)
+            let_go.wait(120)
 
     thread = threading.Thread(target=talk)
     thread.start()
     eventually(progress._TALKING.locked)
     threading.Timer(0.3, let_go.set).start()
-    started = time.monotonic()
     child = os.fork()
     if child == 0:
         os._exit(0 if progress._TALKING.acquire(timeout=1) else 1)
-    assert time.monotonic() - started > 0.2
+    assert let_go.is_set(), "it did not wait"
     assert os.waitpid(child, 0)[1] == 0
     thread.join()
     assert not progress._TALKING.locked()
@@ -271,14 +271,19 @@ def test_no_row_is_lost_among_threads(target: Connection) -> None:
         assert log._counts.read()[0].done == 80_000
 
 
-def test_a_million_calls_cost_next_to_nothing(target: Connection, tmp_path: Path) -> None:
+def test_counting_rows_costs_next_to_nothing(target: Connection, tmp_path: Path) -> None:
+    # Counted in calls of functions, in Python and in C: what they take depends on the machine.
+    calls: list[str] = []
     with ProgressLog(target, "test", str(tmp_path)) as log:
         log.step("load")
-        started = time.process_time()
-        for _ in range(1_000_000):
-            log.advance("app.items", 1)
-        # A load of 1,000,000 rows makes a thousand calls: less than a millisecond of them.
-        assert time.process_time() - started < 2.0
+        log.advance("app.items", 1)
+        sys.setprofile(lambda _frame, event, _argument: calls.append(event) if "call" in event else None)
+        try:
+            for _ in range(1000):
+                log.advance("app.items", 1)
+        finally:
+            sys.setprofile(None)
+    assert 1000 <= len(calls) <= 10_000
 
 
 def test_rows_in_a_file_are_counted_as_they_are_read(tmp_path: Path) -> None:

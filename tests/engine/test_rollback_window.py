@@ -1046,7 +1046,7 @@ def test_who_waits_for_our_lock_does_not_hold_us_up_for_ever(estate: Estate, mon
             end_at(patch, "postgres.write_lock.hold", True, queue)
             with pytest.raises(MigrationError, match="canceling statement due to lock timeout"):
                 estate.roll_back()
-        waiting.join(10)
+        waiting.join(120)
     execute(estate.connection, "ALTER TABLE app.users DROP COLUMN late")
     assert_on_postgresql(estate)
 

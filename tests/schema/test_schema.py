@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -367,13 +366,14 @@ def test_two_runs_at_once_apply_each_file_once(connection: Connection, login: Lo
 
 @pytest.mark.promise("failing-sql-file-rolled-back")
 def test_a_killed_run_leaves_whole_files_only(connection: Connection, login: Login, server: Any) -> None:
-    killed = {"name": "002_killed.sql", "content": "CREATE TABLE app.u (id integer);\nSELECT pg_sleep(20)"}
-    Timer(0.5, server.execute, [f"SELECT pg_terminate_backend({connection.info.backend_pid})"]).start()
+    killed = {"name": "002_killed.sql", "content": "CREATE TABLE app.u (id integer);\nSELECT pg_sleep(60)"}
+    cut = server.end_when_asleep(connection.info.backend_pid)
     with pytest.raises(
         MigrationError,
         match=r"002_killed\.sql:2: .*Look at the server's log for why it ended the connection, then run again",
     ):
         apply(connection, FIRST, killed)
+    cut.join()
     with closing(connect(login)) as again:
         assert count(again, "app.u") is None
         assert apply(again, FIRST, SECOND)["applied"] == ["002_second.sql"]
