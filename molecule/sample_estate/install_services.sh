@@ -11,6 +11,16 @@ as_swarm() {
   runuser -u swarm -- env -i HOME=/home/swarm USER=swarm PM2_HOME=/home/swarm/.pm2 PATH=/usr/local/bin:/usr/bin:/bin "$@"
 }
 
+# A busy pm2 fails now and then without a word.
+pm2_as_swarm() {
+  local try
+  for try in 1 2 3; do
+    as_swarm pm2 "$@" && return
+    sleep 2
+  done
+  as_swarm pm2 "$@"
+}
+
 for service in "${services[@]}"; do
   directory=/opt/$service
   install --directory --owner=swarm --group=swarm "$directory"
@@ -32,6 +42,6 @@ fi
 systemctl enable --now --quiet pm2-swarm
 
 for service in "${services[@]}"; do
-  as_swarm pm2 start --silent "/opt/$service/ecosystem.config.js"
+  pm2_as_swarm start --silent "/opt/$service/ecosystem.config.js"
 done
-as_swarm pm2 save --silent
+pm2_as_swarm save --silent

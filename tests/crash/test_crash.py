@@ -54,7 +54,7 @@ class Crash:
     """The item of the task's loop that must be done by then."""
 
     seconds: float = 0.0
-    """How long the run goes on after that, or after the module has started on the host if that is killed as well."""
+    """How long the run goes on after that, or after the module has started on the host if that is stopped as well."""
 
     on_the_host_too: bool = False
     """Whether what Ansible started on the host is killed as well."""
@@ -83,7 +83,8 @@ CRASHES = [
         marks=LONG_SEARCH,
     ),
     pytest.param(
-        Crash(INFRASTRUCTURE, r"schema_apply : Apply \|", on_the_host_too=True), id="while the schema is applied"
+        Crash(INFRASTRUCTURE, r"schema_apply : Apply \|", seconds=0.2, on_the_host_too=True),
+        id="while the schema is applied",
     ),
     pytest.param(
         Crash(MIGRATION, r"sqlite_migrate : Synchronise \|", on_the_host_too=True),
@@ -145,11 +146,12 @@ def run_and_kill(crash: Crash) -> list[str]:
         elif in_task:
             reached = f"(item={crash.item})" in line
         if reached:
-            if crash.on_the_host_too:
-                wait_for_module()
             if crash.live_group:
                 wait_until_live(crash.live_group)
-            time.sleep(crash.seconds)
+            if crash.on_the_host_too:
+                hold_module(crash.seconds)
+            else:
+                time.sleep(crash.seconds)
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -161,20 +163,21 @@ def run_and_kill(crash: Crash) -> list[str]:
     return lines
 
 
-def wait_for_module() -> None:
-    """Wait until a module runs on the host."""
-    look = ["docker", "exec", HOST.container, "pgrep", "-x", MODULE_PROCESS]
-    for _ in range(200):
-        if subprocess.run(look, capture_output=True, check=False).returncode == 0:
-            return
-        time.sleep(0.05)
-    raise AssertionError("no module ran on the host")
+def hold_module(seconds: float) -> None:
+    """Wait until a module runs on the host, and hold it there, so that it does not end before it is killed.
+
+    :param seconds: how long it runs before it is held.
+    """
+    wait = f"for n in $(seq 6000); do pgrep -x {MODULE_PROCESS} >/dev/null && break; sleep 0.05; done"
+    hold = f"{wait}; sleep {seconds}; pkill -STOP -x {MODULE_PROCESS}"
+    held = subprocess.run(["docker", "exec", HOST.container, "sh", "-c", hold], check=False)
+    assert held.returncode == 0, "no module ran on the host, or it had ended before it could be held"
 
 
 def wait_until_live(group: str) -> None:
     """Wait until the ledger says that a group lives on PostgreSQL."""
     query = f"SELECT state = 'live' FROM migration.cutover_group WHERE name = '{group}'"
-    for _ in range(200):
+    for _ in range(2000):
         if HOST.sql(query) == "t":
             return
         time.sleep(0.05)

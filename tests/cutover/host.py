@@ -63,6 +63,10 @@ def sql(statement: str) -> str:
         raise AssertionError(str(error)) from None
 
 
+# Seconds in which a playbook that was told to end, or that may go on, has ended on a busy machine.
+PATIENCE = 300.0
+
+
 def state_of(group: str) -> str:
     """Return the state of a group in the ledger."""
     return sql(f"SELECT state FROM migration.cutover_group WHERE name = '{group}'")
@@ -118,8 +122,8 @@ def variables(**values: Any) -> list[str]:
 @contextmanager
 def locked_table(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
     """Hold a table so that the final sync has to wait, as it does on a large table."""
-    statement = f"BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT pg_sleep(120)"
-    sleeps = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)' AND state = 'active'"
+    statement = f"BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT pg_sleep(900)"
+    sleeps = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(900)' AND state = 'active'"
     holder = subprocess.Popen(
         ["docker", "exec", CONTAINER, "runuser", "-u", "postgres", "--", "psql", "-d", "swarm", "-c", statement],
         stdout=subprocess.DEVNULL,
@@ -133,7 +137,7 @@ def locked_table(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
         holder.wait()
 
 
-def until(condition: Any, seconds: float = 120.0) -> None:
+def until(condition: Any, seconds: float = 300.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -20,6 +20,7 @@ import pytest
 from .host import (
     CONTAINER,
     CUTOVER,
+    PATIENCE,
     REHEARSAL,
     ROLLBACK,
     group_of,
@@ -213,6 +214,15 @@ def answers() -> bool:
         return False
 
 
+def is_found_well() -> bool:
+    """Return whether the window has found a session of the service: the last question that it asks about a service."""
+    question = "usename = 'swarm_deploy' AND state = 'idle' AND query LIKE 'SELECT session_user%'"
+    found = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE {question} AND state_change < clock_timestamp() - interval '2 s'"
+    )
+    return sql(found) == "1"
+
+
 def write_row() -> str:
     """Write a deployment through the service, and return the id that it has acknowledged."""
     code = (
@@ -294,12 +304,10 @@ def test_a_ledger_that_does_not_open_the_window_stops_nothing() -> None:
 
 def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
     row = write_row()
-    with started(CUTOVER, *variables(groups=[GROUP], stable_seconds=30)) as process:
-        until(lambda: state_of("deploy") == "live" and answers())
-        # It has to be found healthy first.
-        on_host("sleep", "4")
+    with started(CUTOVER, *variables(groups=[GROUP], stable_seconds=60)) as process:
+        until(lambda: state_of("deploy") == "live" and is_found_well())
         on_host("kill", "-9", str(pids()["swarm-deploy"]))
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert "it came up, answered, and was restarted soon after" in output
     assert is_as_before(GROUP)
     require_row(row)
@@ -308,7 +316,9 @@ def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
 @pytest.mark.promise("acknowledged-write-kept")
 def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> None:
     row = write_row()
-    with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[GROUP])) as process:
+    # So long the final sync waits for the table: longer than a busy machine takes to start pm2 again.
+    patient = variables(groups=[GROUP], stop_timeout=300)
+    with locked_table("deploy.deployments"), started(CUTOVER, *patient) as process:
         waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'swarm_migrator'"
         # Within the window: the checks before it wait for the table too, for a moment.
         until(lambda: state_of("deploy") == "frozen" and sql(f"SELECT count(*) {waiting}") == "1")
@@ -319,7 +329,7 @@ def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> 
             write_row()
         # The table is free again.
         sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert "has opened it since" in output
     assert is_as_before(GROUP)
     require_row(row)
@@ -334,7 +344,7 @@ def test_a_session_that_the_server_ends_is_undone() -> None:
         # Within the window: the checks before it wait for the table too, for a moment.
         until(lambda: state_of("deploy") == "frozen" and sql(f"SELECT count(*) {waiting}") == "1")
         sql(f"SELECT pg_terminate_backend(pid) {waiting}")
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert "was undone: its services run on SQLite again" in output
     assert is_as_before(GROUP)
     require_row(row)

@@ -23,6 +23,7 @@ from .host import (
     CONTAINER,
     CUTOVER,
     GROUPS,
+    PATIENCE,
     REHEARSAL,
     ROLLBACK,
     SERVICES,
@@ -156,7 +157,7 @@ def test_a_service_that_does_not_get_well_puts_the_group_back() -> None:
     group = group_of("platform")
     sql("REVOKE SELECT ON auth.users FROM swarm_platform")
     try:
-        output = play(CUTOVER, *variables(groups=[group], health_timeout=4), succeeds=False)
+        output = play(CUTOVER, *variables(groups=[group], health_timeout=20), succeeds=False)
     finally:
         sql("GRANT SELECT ON auth.users TO swarm_platform")
     assert "service swarm-platform: http://127.0.0.1:4004/health answers with status 503" in output
@@ -184,7 +185,7 @@ def test_a_service_that_cannot_use_postgresql_puts_the_group_back() -> None:
         " > /opt/stubborn.js",
     )
     try:
-        output = play(CUTOVER, *variables(groups=[group], health_timeout=4), succeeds=False)
+        output = play(CUTOVER, *variables(groups=[group], health_timeout=20), succeeds=False)
     finally:
         on_host("sed", "-i", "/filter_env/d", ecosystem)
     assert "its process" in output
@@ -198,7 +199,7 @@ def test_a_run_that_is_asked_to_end_puts_the_group_back_first() -> None:
     with started(CUTOVER, *variables(groups=[group], stable_seconds=30)) as process:
         until(lambda: state_of("deploy") == "live")
         signal_module(signal.SIGTERM)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "SIGTERM" in output
     assert "was undone: its services run on SQLite again" in output
@@ -211,7 +212,7 @@ def test_a_server_that_goes_away_while_the_group_is_frozen_leaves_the_services_o
         until(lambda: state_of("deploy") == "frozen" and is_protected(group))
         on_host("systemctl", "stop", "postgresql@16-main")
         try:
-            output, _ = process.communicate(timeout=90)
+            output, _ = process.communicate(timeout=PATIENCE)
             assert health_of("swarm-deploy")["store"] == "sqlite"
         finally:
             on_host("systemctl", "start", "postgresql@16-main")
@@ -230,7 +231,7 @@ def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_hav
         until(lambda: state_of("registry") == "live")
         on_host("systemctl", "stop", "postgresql@16-main")
         try:
-            output, _ = process.communicate(timeout=90)
+            output, _ = process.communicate(timeout=PATIENCE)
             # Nobody can know by now whether it has written a row.
             assert "they stay on PostgreSQL" in output
             assert is_protected(group)

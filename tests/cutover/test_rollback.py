@@ -26,6 +26,7 @@ from .host import (
     CUTOVER,
     GROUPS,
     HOST,
+    PATIENCE,
     REHEARSAL,
     ROLLBACK,
     SERVICES,
@@ -335,7 +336,7 @@ def straggler() -> Iterator[None]:
     try:
         yield
     finally:
-        client.communicate("now\n", timeout=30)
+        client.communicate("now\n", timeout=PATIENCE)
 
 
 @pytest.mark.long_search
@@ -362,13 +363,13 @@ def held_in_the_window() -> Iterator[Callable[[], str]]:
     """Let a rollback wait for a lock, with the services stopped; what is given lets it go on and returns its output."""
     with (
         locked_table("registry.agents", "ROW EXCLUSIVE"),
-        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=60)) as process,
+        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=300)) as process,
     ):
         until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
 
         def go_on() -> str:
             sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-            return process.communicate(timeout=120)[0]
+            return process.communicate(timeout=PATIENCE)[0]
 
         yield go_on
 
@@ -496,12 +497,12 @@ def test_a_server_that_goes_away_in_the_window_leaves_the_group_on_postgresql() 
     new_agent("before the server went")
     with (
         locked_table("registry.agents", "ROW EXCLUSIVE"),
-        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=60)) as process,
+        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=300)) as process,
     ):
         until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
         on_host("systemctl", "stop", "postgresql@16-main")
         try:
-            output, _ = process.communicate(timeout=90)
+            output, _ = process.communicate(timeout=PATIENCE)
         finally:
             on_host("systemctl", "start", "postgresql@16-main")
             until(lambda: sql("SELECT 1") == "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from scripts.playbooks import ThrowawayHost
+
+HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 Query = Callable[[str], list[Any]]
 PM2_HOME = "/home/swarm/.pm2"
 
@@ -24,12 +28,9 @@ def settings(host: Host, service: dict[str, Any]) -> dict[str, str]:
     return parsed
 
 
-def processes(host: Host) -> dict[str, dict[str, Any]]:
+def processes() -> dict[str, dict[str, Any]]:
     """Return pm2's description of each service by the service's name."""
-    environment = f"HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin PM2_HOME={PM2_HOME}"
-    result = host.run(f"runuser -u swarm -- env -i {environment} pm2 -s jlist")
-    assert result.rc == 0, result.stderr
-    return {process["name"]: process for process in json.loads(result.stdout)}
+    return {process["name"]: process for process in json.loads(HOST.pm2("jlist"))}
 
 
 def answer(host: Host, url: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def test_processes_are_online_and_hold_no_sqlite_file(
     host: Host, services: list[dict[str, Any]], estate: list[dict[str, Any]]
 ) -> None:
     """pm2 reports each service online and stable; none has a SQLite file of the estate open."""
-    running = processes(host)
+    running = processes()
     for service in services:
         process = running[service["name"]]
         assert process["pm2_env"]["status"] == "online"
@@ -101,7 +102,7 @@ def test_processes_are_online_and_hold_no_sqlite_file(
 @pytest.mark.promise("service-environment-clean")
 def test_processes_have_a_clean_environment(host: Host, services: list[dict[str, Any]]) -> None:
     """A process's real environment agrees with its .env and holds nothing of the operator's shell or of Ansible."""
-    running = processes(host)
+    running = processes()
     for service in services:
         raw = host.run(f"tr '\\0' '\\n' < /proc/{running[service['name']]['pid']}/environ").stdout
         environment = dict(line.split("=", 1) for line in raw.splitlines() if "=" in line)

@@ -20,6 +20,17 @@ HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 
 # Every row, object, right and setting in the databases; the two lines that pg_dump makes anew each time aside.
 _DATABASES = "cd / && (sudo -u postgres pg_dump swarm; sudo -u postgres pg_dumpall --globals-only) | grep -v restrict"
+# The server reads its settings a moment after it was told to, and what autovacuum has begun goes on.
+_NO_AUTOVACUUM = """
+DO $$ BEGIN
+  FOR n IN 1..1200 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    IF NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%') THEN RETURN; END IF;
+    PERFORM pg_sleep(0.1);
+  END LOOP;
+  RAISE EXCEPTION 'autovacuum does not end';
+END $$
+"""
 # Every file that a playbook could change. What pm2 logs and what any reader of SQLite touches is left out, and when a
 # directory last held another file: a private snapshot comes and goes.
 _FILES = (
@@ -103,7 +114,7 @@ class Estate:
 
         Whoever writes anything to PostgreSQL takes the next transaction id. The server's own housekeeping would too.
         """
-        self.sql("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
+        self.sql("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()", _NO_AUTOVACUUM)
         before = self._everything()
         try:
             yield
