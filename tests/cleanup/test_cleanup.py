@@ -194,7 +194,7 @@ def test_nothing_is_done_before_anything_is_ready(estate: Estate, tmp_path: Path
 @pytest.mark.promise("every-condition-needed")
 def test_only_what_is_ready_goes(ready: Cleaned, tmp_path: Path) -> None:
     with (tmp_path / "old.db").open("rb"):
-        process = subprocess.Popen(["sleep", "60"], stdin=(tmp_path / "old.db").open("rb"))
+        process = subprocess.Popen(["sleep", "600"], stdin=(tmp_path / "old.db").open("rb"))
         try:
             plan = ready.explain()
             assert [entry["ready"] for entry in plan["entries"]] == [True, True, False]
@@ -291,7 +291,7 @@ def test_the_daily_check_passes_and_fails(ready: Cleaned, monkeypatch: pytest.Mo
     connection = ready.estate.connection
     assert soak_check.run(connection, [ready.group]) == []
     assert soak_check.run(connection, [ready.group]) == []
-    process = subprocess.Popen(["sleep", "60"], stdin=ready.estate.source.open("rb"))
+    process = subprocess.Popen(["sleep", "600"], stdin=ready.estate.source.open("rb"))
     try:
         assert any("is open in process" in failure for failure in soak_check.run(connection, [ready.group]))
     finally:

@@ -225,7 +225,7 @@ def test_a_process_that_has_loaded_the_driver_keeps_it(tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match="has loaded it"):
         driver_package.remove(package)
     require_untouched(tmp_path, text)
-    process.communicate("\n", timeout=10)
+    process.communicate("\n", timeout=120)
     assert driver_package.find(groups_of(tmp_path))[0]["loaded"] == ""
 
 

@@ -157,7 +157,7 @@ def test_a_file_that_is_opened_in_the_moment_of_its_move_goes_back(data: Path, m
     processes: list[subprocess.Popen[bytes]] = []
 
     def open_it() -> None:
-        processes.append(subprocess.Popen(["sleep", "60"], stdin=path.open("rb")))
+        processes.append(subprocess.Popen(["sleep", "600"], stdin=path.open("rb")))
 
     before(monkeypatch, safe_paths, "exchange", open_it)
     try:
@@ -225,7 +225,7 @@ def test_a_file_that_was_moved_by_a_killed_run_is_looked_at_by_the_next(
     ready = make_ready(estate)
     plan_id = ready.explain()["plan_id"]
     source = estate.source
-    reader = subprocess.Popen(["sleep", "60"], stdin=source.open("rb"))
+    reader = subprocess.Popen(["sleep", "600"], stdin=source.open("rb"))
     try:
         # It was opened after the plan was made and confirmed: nobody has seen it yet.
         with pytest.MonkeyPatch.context() as patch:

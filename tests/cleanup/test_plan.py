@@ -165,7 +165,7 @@ def test_a_source_in_use_is_named_with_the_process(estate: Estate) -> None:
         assert process.stdout.readline() == "ready\n"
         (entry,) = plan(estate)["entries"]
     finally:
-        process.communicate("\n", timeout=10)
+        process.communicate("\n", timeout=120)
     assert any("it is open in" in reason and str(process.pid) in reason for reason in entry["unmet"])
     assert entry["rows"] == {"owners": 2, "pets": 2}
 

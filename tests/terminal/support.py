@@ -110,7 +110,7 @@ class Bench:
         os.close(theirs)
         output = b""
         with closing(os.fdopen(ours, "rb", buffering=0)) as terminal:
-            while select.select([terminal], [], [], 120)[0]:
+            while select.select([terminal], [], [], 600)[0]:
                 try:
                     output += terminal.read(4096)
                 except OSError:  # the other side is closed
@@ -134,7 +134,7 @@ class Bench:
             time.sleep(0.05)
         process.send_signal(signal_number)
         # What it has started holds the output open.
-        process.wait(60)
+        process.wait(300)
         try:
             os.killpg(process.pid, 9)
         except ProcessLookupError:

@@ -39,7 +39,7 @@ WAITING = [
         "gather_facts": False,
         "tasks": [
             {"name": "First", "ansible.builtin.debug": {"msg": "It begins"}},
-            {"name": "Wait long", "ansible.builtin.command": {"argv": ["sleep", "30"]}},
+            {"name": "Wait long", "ansible.builtin.command": {"argv": ["sleep", "600"]}},
         ],
     }
 ]

@@ -120,7 +120,7 @@ class Cleaned:
 
     def wait_for_services(self) -> None:
         """Wait until every service answers after a boot."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while self.host.run(f"python3 -c '{_ASK_SERVICES}'").rc and time.monotonic() < deadline:
             time.sleep(1)
 
