@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from psycopg2 import DatabaseError
 
@@ -47,6 +48,10 @@ os.environ["MIGRATION_RUN_LIMIT"] = "dev"
 os.environ["ANSIBLE_STDOUT_CALLBACK"] = "default"
 os.environ["SQLITE_TO_POSTGRESQL_RUN_RECORD"] = "false"
 _DATABASE_NUMBERS = itertools.count(1)
+# Also for tests that set nothing: the same values on every run, and no example has to be through within a fifth of a
+# second.
+hypothesis.settings.register_profile("everywhere", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("everywhere")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

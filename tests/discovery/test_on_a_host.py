@@ -48,7 +48,11 @@ echo "require('http').createServer((_, answer) => answer.end()).listen(4011)" > 
 python3 -c "import sqlite3; sqlite3.connect('counter.db').execute('CREATE TABLE counts (n INTEGER)')"
 chown swarm:swarm .env counter.js counter.db
 as_swarm='runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin'
-$as_swarm pm2 -s start counter.js -i 2 --name counter
+# A busy pm2 fails now and then without a word.
+for try in 1 2 3 4; do
+  $as_swarm pm2 -s start counter.js -i 2 --name counter && break
+  sleep 2
+done
 cat > /srv/loose/loose.py <<'END'
 import sqlite3, time
 connection = sqlite3.connect("/srv/loose/loose.db")
@@ -56,8 +60,8 @@ connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
 time.sleep(3600)
 END
 (setsid runuser -u notes -- /usr/bin/python3 /srv/loose/loose.py >/dev/null 2>&1 &)
-for _ in $(seq 100); do
-  [ -s /srv/notes/notes.db ] && [ -s /srv/loose/loose.db ] && break
+for _ in $(seq 1200); do
+  [ -s /srv/notes/notes.db ] && [ -s /srv/loose/loose.db ] && [ "$(ss -ltn | grep -cE ':401[01] ')" -ge 2 ] && break
   sleep 0.1
 done
 """

@@ -23,7 +23,7 @@ NAMESPACE = "sqlite-to-postgresql-evidence"
 # Clocks of two machines may differ by so much.
 _CLOCK_TOLERANCE = timedelta(minutes=10)
 _DIGITS = 16
-_SECONDS = 20
+_SECONDS = 60
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ LIBRARY = "swarm-shared-db"
 THIS_HOST = r"^(/|127\.|\[?::1\]?$)"
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ANSWER_SECONDS = 20
+_ANSWER_SECONDS = 60
 # What decides whom Node.js trusts, where pm2 has handed it to the service.
 _TRUST = ("NODE_EXTRA_CA_CERTS", "NODE_TLS_REJECT_UNAUTHORIZED", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _OF_TLS = re.compile(r"certificate|CERT|SSL|TLS|no encryption")
