@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ..module_utils.migration.core import state
+from ..module_utils.migration.core import commands, state
 from ..module_utils.migration.report import text
 from ..module_utils.migration.validation import functional_checks
 
@@ -27,11 +26,6 @@ _TABLES_IN_CHART = 20
 # With more tables than that, a group's proof is closed until somebody opens it.
 _TABLES_SHOWN_AT_ONCE = 60
 _LONGEST_LIST = 50
-# A word as shlex.quote writes it; a sentence's full stop or comma after it is none of it.
-_QUOTED = r"""'[^']*'|"[^"]*\""""
-_WORD = rf"(?:{_QUOTED}|[\w@%+=:,./-])*(?:{_QUOTED}|[\w@%+=/-])"
-# What migration.core.commands writes.
-_COMMAND = re.compile(rf"ansible-playbook(?: -i {_WORD})? [\w./-]+\.yml(?: -[el] {_WORD}| --check| --diff)*")
 _RESULTS = {functional_checks.PASSED: "good", functional_checks.FAILED: "bad", functional_checks.NOT_RUN: "wait"}
 
 
@@ -78,7 +72,7 @@ def with_commands(sentence: str) -> Markup:
     """Return a sentence as HTML whose commands can be copied, each as it stands."""
     parts: list[str] = []
     end = 0
-    for match in _COMMAND.finditer(sentence):
+    for match in commands.WRITTEN.finditer(sentence):
         parts += [escape(sentence[end : match.start()]), Markup('<code class="command">{}</code>').format(match[0])]
         end = match.end()
     return Markup().join([*parts, escape(sentence[end:])])
