@@ -45,6 +45,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import (
     group as validate_group,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import report_files
 from scripts.run_demo import title
 from scripts.throwaway_postgres import ThrowawayPostgres, throwaway_postgres
 
@@ -244,7 +245,7 @@ def run(file: str, earlier_draft: str, work_directory: str) -> int:
             print(f"\n  {there}/{page.ESTATE_FILE} lists the answers as comments. Choose, or correct the SQL; then:")
             print(f"  make demo-own FILE={file} DRAFT={there}")
             return 1
-    written = Path(build.write(folder / "report", report)["path"])
+    written = Path(report_files.write(folder / "report", report)["path"])
     title("Moved and verified: rows in SQLite, rows in PostgreSQL, and one hash of the content of both")
     print_tables(report)
     print(f"\n  {report['headline']}")

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Write the report of a run as JSON and HTML, if it says anything new."""
+"""Documentation of the action plugin migration_report, which does all the work on the controller."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ EXAMPLES = r"""
     groups: "{{ comparisons }}"
     checks: "{{ checks.results }}"
     database: "{{ server.validation }}"
-  delegate_to: localhost
 """
 
 RETURN = r"""
@@ -79,49 +78,3 @@ lines:
   type: list
   elements: str
 """
-
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils.migration.report import build as report
-
-
-def main() -> None:
-    """Build the report, write it if it is new, and return its summary."""
-    module = AnsibleModule(
-        argument_spec={
-            "directory": {"type": "path", "required": True},
-            "environment_name": {"type": "str", "required": True},
-            "host": {"type": "str", "required": True},
-            "groups": {"type": "list", "elements": "dict", "required": True},
-            "checks": {"type": "list", "elements": "dict", "required": True},
-            "database": {"type": "dict", "required": True},
-        },
-        supports_check_mode=True,
-    )
-    parameters = module.params
-    content = report.build(
-        parameters["environment_name"],
-        parameters["host"],
-        parameters["groups"],
-        parameters["checks"],
-        parameters["database"],
-    )
-    try:
-        written = report.write(Path(parameters["directory"]), content, module.check_mode)
-    except OSError as error:
-        module.fail_json(
-            msg=f"The report cannot be written below {parameters['directory']}: {error.strerror}. "
-            "Correct validation_report_directory, or the directory's owner and mode."
-        )
-    module.exit_json(
-        **written,
-        status=content["status"],
-        findings=content["findings"],
-        lines=report.summary_lines(content, written["path"], not (module.check_mode and written["changed"])),
-    )
-
-
-if __name__ == "__main__":
-    main()

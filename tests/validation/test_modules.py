@@ -179,39 +179,3 @@ def test_http_checks_send_nothing_in_check_mode(capsys: pytest.CaptureFixture[st
     real = call(capsys, "http_checks", {"checks": [CHECK], "secrets": {}})
     assert [entry["result"] for entry in real["results"]] == ["failed"]
     assert "failed" not in real
-
-
-def test_migration_report_is_honest_about_changes(
-    capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], tmp_path: Path
-) -> None:
-    (group,) = call(capsys, "validate_group", {**arguments, "ask_services": False})["validations"]
-    database = call(capsys, "validate_database", database_arguments(arguments))["validation"]
-    directory = tmp_path / "reports"
-    report: dict[str, Any] = {
-        "directory": str(directory),
-        "environment_name": "dev",
-        "host": "h",
-        "groups": [group],
-        "checks": [],
-    }
-    report["database"] = database
-    dry = call(capsys, "migration_report", report, check_mode=True)
-    assert (dry["changed"], directory.exists()) == (True, False)
-    assert any("(would be written)" in line for line in dry["lines"])
-    assert [call(capsys, "migration_report", report)["changed"] for _ in range(2)] == [True, False]
-    assert call(capsys, "migration_report", report, check_mode=True)["changed"] is False
-
-
-def test_migration_report_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    report: dict[str, Any] = {
-        "directory": str(tmp_path / "file"),
-        "environment_name": "dev",
-        "host": "h",
-        "groups": [],
-        "checks": [],
-    }
-    report["database"] = {"findings": [], "server": {}}
-    result = call(capsys, "migration_report", report)
-    assert result["failed"] is True
-    assert "validation_report_directory" in result["msg"]

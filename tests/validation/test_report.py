@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import json
 import os
 import re
+import subprocess
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import state
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands, state
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report import build as report
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report.page import render_html
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import report_files
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.report_page import render, with_commands
+from tests.conftest import PROJECT
 
 from .support import make_estate
 
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 PASSED_CHECK = {"name": "Agent registration works", "result": "passed", "reason": "", "seconds": 0.01, "steps": []}
-VOID = {"meta", "br", "rect", "line"}
+VOID = {"meta", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -114,7 +119,7 @@ def test_every_command_of_the_report_names_the_hosts_of_the_run(live: dict[str, 
     pending = changed(live, group="farm", state="pending", next_step=state.advice("pending", "farm"))
     failed = {"name": "Login", "result": "failed", "reason": "500", "seconds": 0, "steps": []}
     built = build(live, pending, checks=(failed,))
-    for told in (json.dumps(built), render_html(built), "\n".join(report.summary_lines(built, "reports"))):
+    for told in (json.dumps(built), render(built), "\n".join(report.summary_lines(built, "reports"))):
         assert len(re.findall(r"playbooks/\w+\.yml -l dev\b", told)) >= 4
         assert re.findall(r"playbooks/\w+\.yml(?! -l dev\b).*", told) == []
 
@@ -124,13 +129,13 @@ def test_what_was_written_since_the_cutover_is_counted(live: dict[str, Any]) -> 
     built = build(changed(live, tables=[{**live["tables"][0], **written}, live["tables"][1]]))
     assert built["status"] == "passed"
     assert "Rows written to PostgreSQL since the cutover: 2 added, 0 changed, 1 gone" in "\n".join(built["summary"])
-    assert "2 added, 1 gone" in Page(render_html(built)).text
+    assert "2 added, 1 gone" in Page(render(built)).text
 
 
 def test_what_all_groups_share_is_in_the_report(live: dict[str, Any]) -> None:
     health = [{"name": "zoo-web", "health_url": "http://127.0.0.1:4999/health", "shortcoming": "it is <asleep>"}]
     built = build(changed(live, service_health=health))
-    text = Page(render_html(built)).text
+    text = Page(render(built)).text
     for part in ("backup b1", "zoo_web (app)", "as the applied SQL files left them", "16.4", "it is <asleep>"):
         assert part in text
 
@@ -179,23 +184,34 @@ def test_rehearsed_and_pending_groups_are_not_called_done(live: dict[str, Any]) 
 def test_html_is_well_formed_self_contained_and_escaped(live: dict[str, Any]) -> None:
     live["information"].append("<img src=x onerror=alert(1)>")
     live["rejects"] = {"total": 1, "rows": [{"table": "pets", "key": "id='<b>'", "reason": "orphan"}]}
-    text = render_html(build(live))
+    text = render(build(live))
     page = Page(text)
-    names = {name for name, _ in page.elements}
-    assert not names & {"script", "img", "link", "iframe", "b"}
-    assert not [attributes for _, attributes in page.elements if {"src", "href"} & set(attributes)]
+    names = [name for name, _ in page.elements]
+    assert not set(names) & {"img", "link", "iframe", "b"}
+    references = [attributes for _, attributes in page.elements if {"src", "href"} & set(attributes)]
+    assert [attributes["href"] for attributes in references] == ["#group-1"]
     assert "url(" not in text
+    # The browser runs this one script, and nothing that a value might bring along.
+    assert names.count("script") == 1
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(attributes["content"] for name, attributes in page.elements if "http-equiv" in attributes)
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     assert "id='<b>'" in page.text
     assert "nobody" in page.text
 
 
 def test_html_can_be_read_by_everybody(live: dict[str, Any]) -> None:
-    text = render_html(build(live))
+    text = render(build(live))
     page = Page(text)
     assert next(attributes for name, attributes in page.elements if name == "html")["lang"] == "en"
-    drawings = [attributes for name, attributes in page.elements if name == "svg"]
-    assert len(drawings) == 3
-    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+    classes = [attributes.get("class") for _, attributes in page.elements]
+    assert classes.count("chart") == 3
+    # What a bar shows stands beside it as text.
+    bars = [attributes for _, attributes in page.elements if attributes.get("class") == "bars"]
+    assert bars
+    assert all(bar["aria-hidden"] == "true" for bar in bars)
+    assert classes.count("value") == len(bars)
     assert all("scope" in attributes for name, attributes in page.elements if name == "th")
     assert "prefers-color-scheme: dark" in text
     headings = [name for name, _ in page.elements if name in ("h1", "h2", "h3")]
@@ -203,7 +219,7 @@ def test_html_can_be_read_by_everybody(live: dict[str, Any]) -> None:
 
 
 def test_html_shows_the_proof(live: dict[str, Any]) -> None:
-    text = Page(render_html(build(live))).text
+    text = Page(render(build(live))).text
     for expected in (
         "Every value arrived",
         "app.pets",
@@ -225,7 +241,7 @@ def test_html_shows_the_proof(live: dict[str, Any]) -> None:
 @pytest.mark.promise("report-says-what-is-new")
 def test_html_of_a_failure_begins_with_it(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "equal": False, "target_rows": 1, "target_hash": "f" * 32}
-    text = Page(render_html(build(changed(live, findings=[FINDING], tables=[table])))).text
+    text = Page(render(build(changed(live, findings=[FINDING], tables=[table])))).text
     assert text.index("Validation failed") < text.index("What to do next") < text.index("Cutover groups")
     assert "f" * 32 in text
 
@@ -233,11 +249,11 @@ def test_html_of_a_failure_begins_with_it(live: dict[str, Any]) -> None:
 @pytest.mark.promise("report-says-what-is-new")
 def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
-    first = report.write(base, build(live))
+    first = report_files.write(base, build(live))
     later = report.build(
         "dev", "swarm-dev", [live], [{**PASSED_CHECK, "seconds": 9.0}], DATABASE, datetime(2030, 1, 1, tzinfo=UTC)
     )
-    second = report.write(base, later)
+    second = report_files.write(base, later)
     assert (first["changed"], second["changed"]) == (True, False)
     assert second["path"] == first["path"]
     assert os.readlink(base / "latest") == Path(first["path"]).name
@@ -250,11 +266,11 @@ def test_report_is_written_once_for_an_unchanged_state(live: dict[str, Any], tmp
 @pytest.mark.promise("report-says-what-is-new")
 def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
-    report.write(base, build(live))
+    report_files.write(base, build(live))
     later = report.build(
         "dev", "swarm-dev", [changed(live, findings=[FINDING])], [], DATABASE, datetime(2030, 1, 1, tzinfo=UTC)
     )
-    written = report.write(base, later)
+    written = report_files.write(base, later)
     assert written == {"changed": True, "path": str(base / "2030-01-01T000000Z")}
     assert os.readlink(base / "latest") == "2030-01-01T000000Z"
     assert len(list(base.iterdir())) == 3
@@ -264,20 +280,22 @@ def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> 
 def test_check_mode_predicts_and_writes_nothing(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
     not_run = {**PASSED_CHECK, "result": "not run", "reason": "check mode sends no request"}
-    assert report.write(base, build(live, checks=(not_run,)), check_mode=True)["changed"]
+    assert report_files.write(base, build(live, checks=(not_run,)), check_mode=True)["changed"]
     assert not base.exists()
-    report.write(base, build(live))
+    report_files.write(base, build(live))
     before = sorted(base.iterdir())
-    assert not report.write(base, build(live, checks=(not_run,)), check_mode=True)["changed"]
-    assert report.write(base, build(changed(live, findings=[FINDING]), checks=(not_run,)), check_mode=True)["changed"]
+    assert not report_files.write(base, build(live, checks=(not_run,)), check_mode=True)["changed"]
+    assert report_files.write(base, build(changed(live, findings=[FINDING]), checks=(not_run,)), check_mode=True)[
+        "changed"
+    ]
     assert sorted(base.iterdir()) == before
 
 
 def test_a_damaged_latest_report_is_replaced(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
-    report.write(base, build(live))
+    report_files.write(base, build(live))
     (base / "latest" / "report.json").write_text("{")
-    assert report.write(base, build(live))["changed"]
+    assert report_files.write(base, build(live))["changed"]
 
 
 def test_printed_summary_is_a_table(live: dict[str, Any]) -> None:
@@ -286,3 +304,95 @@ def test_printed_summary_is_a_table(live: dict[str, Any]) -> None:
     assert "zoo    live   2       5     yes    2.5 s" in lines
     assert "Report: reports/dev/x/report.html" in lines
     assert lines[-1].startswith("Next: ")
+
+
+@pytest.mark.promise("report-says-what-is-new")
+def test_what_differs_comes_first_among_hundreds_of_tables(live: dict[str, Any]) -> None:
+    table = {**live["tables"][0], "source_rows": 1_000_000, "target_rows": 1_000_000}
+    tables = [{**table, "target": f"app.number_{number:03}"} for number in range(299)]
+    tables.append({**table, "target": "app.small", "source_rows": 3, "target_rows": 1, "equal": False})
+    text = render(build(changed(live, tables=tables)))
+    page = Page(text)
+    rows = [attributes for name, attributes in page.elements if name == "li" and "data-name" in attributes]
+    assert [(row["data-name"], row["class"]) for row in rows][:2] == [
+        ("app.small", "differs"),
+        ("app.number_000", "same"),
+    ]
+    assert len(rows) == 300
+    assert "280 smaller tables" in page.text
+    # The proof is one row for each table; it is closed until somebody opens it.
+    proof = next(attributes for name, attributes in page.elements if attributes.get("id") == "group-1")
+    assert "open" not in proof
+    assert "only-differing" in [attributes.get("id") for name, attributes in page.elements if name == "input"]
+    assert ":has(#only-differing:checked) :is(.proof, .chart) .same" in text
+    assert len([row for name, row in page.elements if name == "tr" and row.get("class") == "differs"]) == 1
+
+
+def test_a_table_of_few_rows_stays_visible_beside_a_large_one(live: dict[str, Any]) -> None:
+    table = live["tables"][0]
+    tables = [
+        {**table, "target": "app.large", "source_rows": 9_999_999, "target_rows": 9_999_999},
+        {**table, "target": "app.small", "source_rows": 9, "target_rows": 9},
+        {**table, "target": "app.empty", "source_rows": 0, "target_rows": 0},
+    ]
+    text = render(build(changed(live, tables=tables)))
+    assert re.findall(r'class="bar source" style="width:([\d.]+)%"', text) == ["100.0", "14.3", "0.0"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.playbook_on("dev", "6_cleanup"),
+        commands.playbook_on("'dev:&web'", "rollback", service_env_rollback_groups="zoo,farm", lose_rows=3),
+        commands.playbook_on("dev", "rollback", reason="it's late; stop."),
+        commands.site_on("dev", inventory="inventories/a b/hosts.yml", dry_run=True),
+    ],
+)
+@pytest.mark.parametrize("end", ["", ".", ", then look", " (with --check it is only tried)", "; done"])
+def test_a_command_can_be_copied_whole_and_alone(command: str, end: str) -> None:
+    page = Page(with_commands(f"Run <b> {command}{end}"))
+    assert [(name, attributes["class"]) for name, attributes in page.elements] == [("code", "command")]
+    assert page.words == ["Run <b> ", command, *([end] if end else [])]
+
+
+def test_the_playbook_writes_the_report_on_the_controller(live: dict[str, Any], tmp_path: Path) -> None:
+    """The task of the role, played: a dry run, a run, and a run into a place that cannot be written."""
+    report_of = {"environment_name": "dev", "host": "h", "groups": [live], "checks": [], "database": DATABASE}
+    (tmp_path / "file").write_text("")
+    tasks = [
+        {"directory": str(tmp_path / "reports"), "check_mode": True},
+        {"directory": str(tmp_path / "reports"), "check_mode": False},
+        {"directory": str(tmp_path / "file"), "check_mode": False},
+    ]
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "environment": {commands.LIMIT_VARIABLE: "dev"},
+        "tasks": [
+            {
+                "swarm.sqlite_to_postgresql.migration_report": {"directory": task["directory"], **report_of},
+                "check_mode": task["check_mode"],
+                "register": f"result_{number}",
+                "ignore_errors": True,
+            }
+            for number, task in enumerate(tasks)
+        ],
+    }
+    results = {f"result_{number}": f"{{{{ result_{number} }}}}" for number in range(len(tasks))}
+    play["tasks"].append(
+        {"ansible.builtin.copy": {"dest": str(tmp_path / "results"), "content": "{{ found | to_json }}"}}
+    )
+    play["tasks"][-1]["vars"] = {"found": results}
+    playbook = tmp_path / "report.yml"
+    playbook.write_text(json.dumps([play]))
+    run = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", playbook], cwd=PROJECT, check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    dry, real, refused = json.loads((tmp_path / "results").read_text()).values()
+    assert (dry["changed"], real["changed"], refused["failed"]) == (True, True, True)
+    assert any("(would be written)" in line for line in dry["lines"])
+    assert any("rollback.yml -l dev" in line for line in real["lines"])
+    assert "Every value arrived" in (tmp_path / "reports" / "latest" / "report.html").read_text()
+    assert "validation_report_directory" in refused["msg"]

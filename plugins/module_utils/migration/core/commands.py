@@ -6,6 +6,7 @@ A command without a limit means the hosts of every environment.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 
 # The plays, and the units of programs that run without Ansible, set it to what the lookup run_limit gives: the hosts of
@@ -13,6 +14,12 @@ import shlex
 LIMIT_VARIABLE = "MIGRATION_RUN_LIMIT"
 # No host and no group is called so: a command with it is refused and touches nothing.
 UNKNOWN_LIMIT = "ENVIRONMENT"
+
+# A word as shlex.quote writes it; a sentence's full stop or comma after it is none of it.
+_QUOTED = r"""'[^']*'|"[^"]*\""""
+_WORD = rf"(?:{_QUOTED}|[\w@%+=:,./-])*(?:{_QUOTED}|[\w@%+=/-])"
+# The commands of this module, wherever they stand in a sentence.
+WRITTEN = re.compile(rf"ansible-playbook(?: -i {_WORD})? [\w./-]+\.yml(?: -[eil] {_WORD}| --check| --diff)*")
 
 
 def limit() -> str:

@@ -1,31 +1,22 @@
-"""The report of a run: what arrived, how it was proven, and what to do next, as JSON and as HTML.
+"""The report of a run: what arrived, how it was proven, and what to do next.
 
-Everything here is a pure function of the results of ``validate_group`` and of the functional
-checks, except :func:`write`. The HTML holds its styles and drawings itself and opens anywhere.
+Everything here is a pure function of the results of ``validate_group`` and of the functional checks.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ..core import state
 from ..core.commands import playbook
 from ..validation import functional_checks
-from . import html
-from .page import render_html
+from . import text
 
 PASSED = "passed"
 FAILED = "failed"
 INCOMPLETE = "incomplete"
-
-# What differs between two runs over the same state. A report that differs only here is not new.
-_VOLATILE_KEYS = frozenset({"generated_at", "started_at", "finished_at", "seconds", "next_value"})
-_LATEST = "latest"
 
 
 def build(
@@ -98,14 +89,14 @@ def _headline(
 ) -> str:
     """Return the one sentence that a reader in a hurry needs."""
     if findings:
-        return f"Validation failed: {html.count(len(findings), 'finding')}"
+        return f"Validation failed: {text.count(len(findings), 'finding')}"
     if totals["tables"] == 0:
         return "Nothing has been moved yet"
     exception = ""
     if totals["rejected_rows"]:
-        exception = f", except {html.count(totals['rejected_rows'], 'row')} that a policy of the inventory rejected"
+        exception = f", except {text.count(totals['rejected_rows'], 'row')} that a policy of the inventory rejected"
     if not_run:
-        exception += f"; {html.count(not_run, 'functional check')} not run"
+        exception += f"; {text.count(not_run, 'functional check')} not run"
     if totals["groups_on_postgresql"] == len(groups):
         return f"Every value arrived{exception}"
     if totals["groups_on_postgresql"] == 0:
@@ -118,12 +109,12 @@ def _summary_sentences(
 ) -> list[str]:
     """Return the few sentences that stand under the headline."""
     sentences = [
-        f"{totals['groups_on_postgresql']} of {html.count(len(groups), 'cutover group')} "
+        f"{totals['groups_on_postgresql']} of {text.count(len(groups), 'cutover group')} "
         f"{'is' if totals['groups_on_postgresql'] == 1 else 'are'} on PostgreSQL.",
     ]
     if totals["tables"]:
         sentences.append(
-            f"{totals['tables_equal']} of {html.count(totals['tables'], 'table')} equal on both sides by row count and "
+            f"{totals['tables_equal']} of {text.count(totals['tables'], 'table')} equal on both sides by row count and "
             f"content hash: {totals['source_rows']:,} rows in SQLite, {totals['target_rows']:,} in PostgreSQL."
         )
     written = [table.get("written_rows") or {} for group in groups for table in group["tables"]]
@@ -132,14 +123,14 @@ def _summary_sentences(
         sentences.append(f"Rows written to PostgreSQL since the cutover: {', '.join(parts)}; listed by table below.")
     if totals["original_values"]:
         sentences.append(
-            f"{html.count(totals['original_values'], 'original value')} that a policy changed or that "
+            f"{text.count(totals['original_values'], 'original value')} that a policy changed or that "
             "no target column holds: kept in the ledger and listed in the report."
         )
     if checks:
         passed = sum(check["result"] == functional_checks.PASSED for check in checks)
         not_run = sum(check["result"] == functional_checks.NOT_RUN for check in checks)
         sentences.append(
-            f"{passed} of {html.count(len(checks), 'functional check')} passed"
+            f"{passed} of {text.count(len(checks), 'functional check')} passed"
             + (f", {not_run} not run." if not_run else ".")
         )
     return sentences
@@ -208,67 +199,5 @@ def _summary_row(group: Mapping[str, Any]) -> tuple[str, ...]:
         str(len(tables)),
         f"{sum(table['target_rows'] for table in tables):,}",
         "-" if not tables else "yes" if equal == len(tables) else f"{equal} of {len(tables)}",
-        "-" if downtime is None else html.seconds(downtime),
+        "-" if downtime is None else text.seconds(downtime),
     )
-
-
-def write(base: Path, report: Mapping[str, Any], check_mode: bool = False) -> dict[str, Any]:
-    """Write the report below ``base`` unless the latest one already says the same.
-
-    The directory is named for the time of the run in UTC, and ``latest`` leads to it. Times
-    of the run itself do not make a report new; see :data:`_VOLATILE_KEYS`.
-
-    :param check_mode: say what would be written, write nothing. Functional checks are not run
-        then, so they are taken from the latest report for the comparison.
-    :return: ``changed``, and ``path`` of the directory that holds the valid report.
-    :raises OSError: if the directory cannot be written.
-    """
-    latest = base / _LATEST
-    previous = _read_json(latest / "report.json")
-    candidate = report
-    if check_mode and previous is not None:
-        candidate = build(
-            report["environment"],
-            report["host"],
-            report["groups"],
-            previous.get("functional_checks", []),
-            report["database"],
-        )
-    if previous is not None and (latest / "report.html").exists() and _lasting(previous) == _lasting(candidate):
-        return {"changed": False, "path": str(base / os.readlink(latest)) if latest.is_symlink() else str(latest)}
-    moment = datetime.fromisoformat(report["generated_at"])
-    directory = base / moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
-    if not check_mode:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        _write_file(directory / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        _write_file(directory / "report.html", render_html(report))
-        temporary = base / f".{_LATEST}-{os.getpid()}"
-        temporary.symlink_to(directory.name)
-        temporary.replace(latest)
-    return {"changed": True, "path": str(directory)}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return the report at ``path``, or None if there is no readable one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _lasting(value: Any) -> Any:
-    """Return a report without what differs between two runs over the same state."""
-    if isinstance(value, Mapping):
-        return {key: _lasting(entry) for key, entry in value.items() if key not in _VOLATILE_KEYS}
-    if isinstance(value, (list, tuple)):
-        return [_lasting(entry) for entry in value]
-    return value
-
-
-def _write_file(path: Path, text: str) -> None:
-    """Write a file of mode 0640 that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
