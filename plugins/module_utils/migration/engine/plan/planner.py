@@ -457,7 +457,9 @@ def _plan_column(
     if kind == "uuid":
         referenced = next((key for key in target.foreign_keys if column.name in key.columns), None)
         if referenced is not None:
-            namespace = referenced.referenced_table
+            # Those of a table of the group are named as its plan names them: see with_namespaces.
+            namespace = options.references or referenced.ids_of[referenced.columns.index(column.name)]
+            text_ids = options.references is not None or namespace.count(".") < 2
         elif options.references is not None:
             namespace, records_ids = options.references, True
         elif target.key == (column.name,):
