@@ -22,12 +22,17 @@ _SHOWN_CHARACTERS = 60
 _SHOWN_KEYS = 5
 
 
+class TwoReadings(Exception):
+    """A time of a named zone that this host and the server read differently, with both readings."""
+
+
 class ValueForms:
     """Finds for each value of PostgreSQL the one that stands for it in the file."""
 
     def __init__(self, source: sqlite3.Connection, plan: TablePlan, forms: ServerForms) -> None:
         self._plan = plan
         self._columns = plan.columns
+        self._server = forms
         self._source = source
         self._forms: dict[int, Form] = {}
         self._converters: list[Convert] = [converter(column, _no_note) for column in plan.columns]
@@ -43,6 +48,7 @@ class ValueForms:
 
         :param text: the value as :func:`.engine.proof.canonical.target_value` gives it.
         :param field_hash: MD5 of its canonical field.
+        :raises TwoReadings: if the server reads that value as another time.
         """
         column = self._columns[index]
         if index not in self._forms:
@@ -52,8 +58,21 @@ class ValueForms:
         for candidate in candidates(column, self._forms[index], text):
             stored = self._probe.stored(column.source, candidate)
             if stored is not None and self._reads_as(index, stored, field_hash):
+                self._require_same_reading(index, candidate, stored, text)
                 return candidate
         return None
+
+    def _require_same_reading(self, index: int, candidate: Value, stored: Value, text: str) -> None:
+        """Let the server say what a time of a named zone means, for this host has named it: their data may differ."""
+        column = self._columns[index]
+        if column.kind != "timestamp" or column.options.time_zone == "UTC":
+            return
+        moved = self._converters[index](stored) or ""
+        said = self._server.reading(self._plan, column, moved)
+        if said != text:
+            here = "a time" if column.options.secret else f"{text} is {show(candidate)} here"
+            there = "" if column.options.secret else f", and {said} there"
+            raise TwoReadings(here + there)
 
     def _reads_as(self, index: int, stored: Value, field_hash: str) -> bool:
         """Return whether a stored value would be moved as it is, and compare equal."""
