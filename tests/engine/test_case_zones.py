@@ -7,7 +7,7 @@ import zoneinfo
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_python_and_postgresql_agree_on_times_near_every_change_of_the_clocks(
     choose = random.Random(13)  # noqa: S311 (a test makes up its times)
     columns = ", ".join(f'"{zone}" {{}}' for zone in ZONES)
     make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, {columns.format(*['timestamptz'] * len(ZONES))})")
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for year in range(1975, 2036):
         # The days on which any of these zones changes its clocks, and one that is none.
         for month in (3, 4, 7, 10, 11):
