@@ -100,6 +100,12 @@ report:
         - Each has its C(column), the C(unit) in which it is read, and what the C(first) and the C(last) number become.
       type: list
       elements: dict
+    text_readings:
+      description:
+        - The same for texts in columns of times and days.
+        - Each has its C(column), the C(time_zone) of texts without one, and what the C(first) and the C(last) become.
+      type: list
+      elements: dict
     one_way_columns:
       description: Computed columns without an inverse, and required columns without a target, which a rollback lacks.
       type: list

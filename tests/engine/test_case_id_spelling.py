@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, counts, rows_of
@@ -130,6 +132,71 @@ def test_a_foreign_key_to_a_unique_column_holds_the_ids_of_that_column(
     assert rows_of(copy, "SELECT * FROM orders ORDER BY id") == [
         orders[0], (2, spell(OLD[0]), 1), (3, spell(NEW), 3),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("between", [False, True], ids=["at once", "over a table between"])
+def test_a_foreign_key_to_a_unique_column_of_another_group_holds_the_ids_of_that_column(
+    connection: Connection, tmp_path: Path, spelling: str, between: bool
+) -> None:
+    spell = SPELLINGS[spelling]
+    referenced = "stocks" if between else "items"
+    make_target(
+        connection,
+        "CREATE TABLE items (id integer PRIMARY KEY, code uuid UNIQUE);"
+        "CREATE TABLE stocks (code uuid PRIMARY KEY REFERENCES items (code));"
+        f"CREATE TABLE orders (id integer PRIMARY KEY, item uuid REFERENCES {referenced} (code));",
+    )
+    items = make_source(
+        tmp_path / "items.db",
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, code TEXT UNIQUE); CREATE TABLE stocks (code TEXT PRIMARY KEY);",
+        {"items": [(1, spell(OLD[0])), (2, spell(OLD[1]))], "stocks": [(spell(OLD[0]),), (spell(OLD[1]),)]},
+    )
+    rows = [(1, spell(OLD[1])), (2, None)]
+    orders = make_source(
+        tmp_path / "orders.db", "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)", {"orders": rows}
+    )
+    rehearse(connection, make_group(items, {"source": "items"}, {"source": "stocks"}, name="items"), tmp_path)
+    group = make_group(orders, {"source": "orders"}, name="orders")
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+    execute(connection, f"UPDATE app.orders SET item = '{OLD[0]}' WHERE id = 2")
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM orders ORDER BY id") == [rows[0], (2, spell(OLD[0]))]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one group", "in two"])
+def test_ids_with_a_name_of_their_own_are_found_by_that_name(
+    connection: Connection, tmp_path: Path, together: bool
+) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE items (id integer PRIMARY KEY, code uuid UNIQUE);"
+        "CREATE TABLE orders (id integer PRIMARY KEY, item uuid REFERENCES items (code));",
+    )
+    items, orders = (
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, code TEXT UNIQUE);",
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT);",
+    )
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "items": [(1, "red-1"), (2, "blue-2")],
+        "orders": [(1, "blue-2"), (2, None)],
+    }
+    codes = {"references": "codes"}
+    owner = {"source": "items", "columns": {"code": codes}}
+    if together:
+        group = make_group(make_source(tmp_path / "t.db", items + orders, rows), owner, {"source": "orders"})
+    else:
+        holders = {"orders": rows.pop("orders")}
+        first = make_source(tmp_path / "items.db", items, rows)
+        rehearse(connection, make_group(first, owner, name="items"), tmp_path)
+        second = make_source(tmp_path / "orders.db", orders, holders)
+        with pytest.raises(MigrationError, match="no foreign key or 'references' says whose id it is"):
+            rehearse(connection, make_group(second, {"source": "orders"}, name="orders"), tmp_path)
+        group = make_group(second, {"source": "orders", "columns": {"item": codes}}, name="orders")
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    execute(connection, "UPDATE app.orders SET item = (SELECT code FROM app.items WHERE id = 1) WHERE id = 2")
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM orders ORDER BY id") == [(1, "blue-2"), (2, "red-1")]
 
 
 def test_a_key_that_is_a_foreign_key_hands_its_ids_on(connection: Connection, tmp_path: Path) -> None:

@@ -111,6 +111,42 @@ def test_a_year_is_asked_about_as_a_year(
     ]
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_the_report_shows_how_texts_are_read(connection: Connection, tmp_path: Path, check_mode: bool) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE t (id integer PRIMARY KEY, at timestamptz, day date, clock time, "
+        '"{n}" timestamp, none date, x text)',
+    )
+    source = make_source(
+        tmp_path / "t.db",
+        'CREATE TABLE t (id INTEGER PRIMARY KEY, at, day, clock, "{n}", none, x)',
+        {
+            "t": [
+                (1, "2024-05-01 10:00", "1066-10-14", "23:59", "2024-05-01T10:00:00Z", None, "2024-05-01"),
+                (2, "0204-05-01 10:00", "2024-01-01 00:00", "07:00", 1_600_000_000, None, "x"),
+            ]
+        },
+    )
+    group = make_group(source, {"source": "t", "columns": {"at": {"time_zone": "Europe/Berlin"}}})
+    report = rehearse(connection, group, tmp_path, check_mode)["report"]
+    at = {"column": "t.at", "time_zone": "Europe/Berlin",
+          "first": "'0204-05-01 10:00' = 0204-05-01 10:00 Europe/Berlin",
+          "last": "'2024-05-01 10:00' = 2024-05-01 10:00 Europe/Berlin"}  # fmt: skip
+    assert report["text_readings"] == [
+        at,
+        {"column": "t.day", "time_zone": "UTC", "first": "'1066-10-14' = 1066-10-14",
+         "last": "'2024-01-01 00:00' = 2024-01-01"},
+        {"column": "t.clock", "time_zone": "UTC", "first": "'07:00' = 07:00", "last": "'23:59' = 23:59"},
+        {"column": "t.{n}", "time_zone": "UTC", "first": "'2024-05-01T10:00:00Z' = 2024-05-01 10:00:00",
+         "last": "'2024-05-01T10:00:00Z' = 2024-05-01 10:00:00"},
+    ]  # fmt: skip
+    secret = {"at": {"time_zone": "Europe/Berlin", "secret": True}}
+    group = make_group(source, {"source": "t", "columns": secret})
+    report = rehearse(connection, group, tmp_path, check_mode)["report"]
+    assert report["text_readings"][0] == {**at, "first": "(secret)", "last": "(secret)"}
+
+
 @pytest.mark.parametrize(
     ("unit", "values"), [("seconds", [0, 1899, 2101]), ("seconds", [2024.5]), (None, [1704164645])]
 )

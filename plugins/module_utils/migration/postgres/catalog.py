@@ -40,7 +40,11 @@ class TargetColumn:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """One foreign key. Tables are ``schema.table``; ``definition`` recreates it."""
+    """One foreign key. Tables are ``schema.table``; ``definition`` recreates it.
+
+    :param ids_of: for each column whose ids it holds, at the end of the foreign keys that it leads along: a table, or
+        ``schema.table.column`` where that is not the primary key by itself.
+    """
 
     name: str
     table: str
@@ -48,6 +52,7 @@ class ForeignKey:
     referenced_table: str
     referenced_columns: tuple[str, ...]
     definition: str
+    ids_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,26 @@ def _read_foreign_keys(cursor: Cursor, oid: int) -> tuple[ForeignKey, ...]:
                fn.nspname || '.' || fc.relname,
                array(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(number, position)
                      JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number ORDER BY u.position),
-               pg_get_constraintdef(k.oid)
+               pg_get_constraintdef(k.oid),
+               array(SELECT e.name FROM unnest(k.conkey) WITH ORDINALITY u(number, position), LATERAL (
+                   WITH RECURSIVE followed (relation, number, step) AS (
+                       SELECT k.confrelid, k.confkey[u.position], 1
+                       UNION ALL
+                       SELECT q.confrelid, q.confkey[array_position(q.conkey, f.number)], f.step + 1
+                       FROM followed f CROSS JOIN LATERAL (
+                           SELECT * FROM pg_constraint q
+                           WHERE q.conrelid = f.relation AND q.contype = 'f' AND f.number = ANY (q.conkey)
+                           ORDER BY q.conname LIMIT 1
+                       ) AS q
+                       WHERE f.step < 50  -- there are circles
+                   )
+                   SELECT CASE WHEN p.conkey = ARRAY[f.number] THEN n.nspname || '.' || c.relname
+                               ELSE n.nspname || '.' || c.relname || '.' || a.attname END AS name
+                   FROM followed f JOIN pg_class c ON c.oid = f.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+                   JOIN pg_attribute a ON a.attrelid = f.relation AND a.attnum = f.number
+                   LEFT JOIN pg_constraint p ON p.conrelid = f.relation AND p.contype = 'p'
+                   ORDER BY f.step DESC LIMIT 1
+               ) AS e ORDER BY u.position)
         FROM pg_constraint k
         JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_class fc ON fc.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
@@ -191,4 +215,7 @@ def _read_foreign_keys(cursor: Cursor, oid: int) -> tuple[ForeignKey, ...]:
         """,
         (oid,),
     )
-    return tuple(ForeignKey(row[0], row[1], tuple(row[2]), row[3], tuple(row[4]), row[5]) for row in cursor.fetchall())
+    return tuple(
+        ForeignKey(name, table, tuple(columns), referenced, tuple(referenced_columns), definition, tuple(ids_of))
+        for name, table, columns, referenced, referenced_columns, definition, ids_of in cursor.fetchall()
+    )

@@ -98,6 +98,10 @@ class ServerForms:
         form = self._form(plan, column, text)
         return text if form is None else form
 
+    def reading(self, plan: TablePlan, column: ColumnPlan, text: str) -> str | None:
+        """Return a text as the column's type writes it, None if the type cannot read it; nothing is remembered."""
+        return self._ask(plan, column, [text])[text]
+
     def _form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str | None:
         known = self._forms.setdefault((plan.target.name, column.target), {})
         if text not in known:  # made by a policy, or by another block

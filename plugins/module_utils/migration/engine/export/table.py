@@ -16,7 +16,7 @@ from .clashes import Held, is_clash, locator_of, where, without_triggers
 from .difference import Difference, found
 from .inputs import Sides, hash_of
 from .unmapped_columns import other_columns
-from .values import ValueForms, shown_row, shown_value
+from .values import TwoReadings, ValueForms, shown_row, shown_value
 from .violations import Violations
 
 _ROWS_AT_ONCE = 500
@@ -226,7 +226,16 @@ class _TableWriter:
         if text is None:
             self._put(index, None, row, new)
             return
-        value = value_forms.find(index, text, values[index])
+        try:
+            value = value_forms.find(index, text, values[index])
+        except TwoReadings as readings:
+            self._violations.add(
+                f"{self._plan.source.name}.{column.source}",
+                f"holds a time that the time zone data of this host and of the server take for two in "
+                f"{column.options.time_zone}",
+                f"{row}: {readings}",
+            )
+            return
         if value is None:
             self._violations.add(
                 f"{self._plan.source.name}.{column.source}",

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ...sqlite.tables import Value, show
+from ..convert.ids_in_texts import with_other_ids
 from ..convert.refusals import Convert, Refused
 from ..convert.server_text import ServerForms
 from ..convert.values import converter
@@ -21,16 +22,25 @@ _SHOWN_CHARACTERS = 60
 _SHOWN_KEYS = 5
 
 
+class TwoReadings(Exception):
+    """A time of a named zone that this host and the server read differently, with both readings."""
+
+
 class ValueForms:
     """Finds for each value of PostgreSQL the one that stands for it in the file."""
 
     def __init__(self, source: sqlite3.Connection, plan: TablePlan, forms: ServerForms) -> None:
         self._plan = plan
         self._columns = plan.columns
+        self._server = forms
         self._source = source
         self._forms: dict[int, Form] = {}
         self._converters: list[Convert] = [converter(column, _no_note) for column in plan.columns]
         self._readers = [source_reader(column, partial(forms.normal_form, plan, column)) for column in plan.columns]
+        self._old_ids = [
+            {} if column.ids is None else {new: old for old, new in column.ids.new_ids.items()}
+            for column in plan.columns
+        ]
         self._probe = _Probe(source, plan)
 
     def find(self, index: int, text: str, field_hash: str) -> Value:
@@ -38,15 +48,31 @@ class ValueForms:
 
         :param text: the value as :func:`.engine.proof.canonical.target_value` gives it.
         :param field_hash: MD5 of its canonical field.
+        :raises TwoReadings: if the server reads that value as another time.
         """
         column = self._columns[index]
         if index not in self._forms:
             self._forms[index] = read_form(self._source, self._plan.source, column)
+        if self._old_ids[index]:
+            text = with_other_ids(text, column.kind, self._old_ids[index])
         for candidate in candidates(column, self._forms[index], text):
             stored = self._probe.stored(column.source, candidate)
             if stored is not None and self._reads_as(index, stored, field_hash):
+                self._require_same_reading(index, candidate, stored, text)
                 return candidate
         return None
+
+    def _require_same_reading(self, index: int, candidate: Value, stored: Value, text: str) -> None:
+        """Let the server say what a time of a named zone means, for this host has named it: their data may differ."""
+        column = self._columns[index]
+        if column.kind != "timestamp" or column.options.time_zone == "UTC":
+            return
+        moved = self._converters[index](stored) or ""
+        said = self._server.reading(self._plan, column, moved)
+        if said != text:
+            here = "a time" if column.options.secret else f"{text} is {show(candidate)} here"
+            there = "" if column.options.secret else f", and {said} there"
+            raise TwoReadings(here + there)
 
     def _reads_as(self, index: int, stored: Value, field_hash: str) -> bool:
         """Return whether a stored value would be moved as it is, and compare equal."""

@@ -14,7 +14,8 @@ def with_namespaces(plans: Sequence[TablePlan]) -> list[TablePlan]:
     """Return the plans in which each foreign key's ids are in the namespace of the column that it refers to.
 
     That is another than the table's own where it refers to a unique column beside the primary key, or to a column
-    that is a foreign key itself. What refers to a table of another group stays in that table's namespace.
+    that is a foreign key itself. What refers to a table of another group keeps the namespace that the catalog, or the
+    inventory, says.
     """
     by_target = {plan.target.name: plan for plan in plans}
     return [replace(plan, columns=tuple(_named(plan, column, by_target) for column in plan.columns)) for plan in plans]
@@ -37,4 +38,4 @@ def _named(plan: TablePlan, column: ColumnPlan, by_target: Mapping[str, TablePla
         if found is None:
             break
         last_plan, last = referenced, found
-    return replace(column, namespace=last.namespace)
+    return replace(column, namespace=last.namespace, text_ids=last.text_ids)

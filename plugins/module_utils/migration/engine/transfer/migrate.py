@@ -32,6 +32,7 @@ from ...core.group_detail import GroupDetail, changes
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
+from ..convert.known_ids import with_ids_in_texts
 from ..convert.server_text import ServerForms
 from ..plan.inverse import one_way_columns
 from ..plan.planner import PlanRefused, TablePlan, plan_group
@@ -47,7 +48,7 @@ from .full_load import analyze, load
 from .ids_in_texts import ids_in_texts
 from .incremental import Sync
 from .progress import ProgressLog
-from .readings import number_readings
+from .readings import number_readings, text_readings
 from .report import source_report, synced_report, table_report
 from .sequences import read_sequences, set_sequences, unset_sequences
 from .snapshot_diff import difference
@@ -396,7 +397,7 @@ class _Run:
             "sequences": sequences,
             "unset_sequences": unset_sequences(self.connection, plans),
             "ids_in_texts": ids_in_texts(self.connection, self.source, plans) if self.check_mode else [],
-            "number_readings": self._number_readings(plans),
+            **self._readings(plans),
             "one_way_columns": [
                 name
                 for plan in plans
@@ -409,12 +410,15 @@ class _Run:
             "left_out": read_left_out(self.source),
         }
 
-    def _number_readings(self, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
-        """Return how numbers are read as times; nothing while the services wait."""
+    def _readings(self, plans: Sequence[TablePlan]) -> dict[str, list[dict[str, Any]]]:
+        """Return how numbers and texts are read as times; nothing while the services wait."""
         if self.kind != REHEARSAL:
-            return []
+            return {"number_readings": [], "text_readings": []}
         with self.clock.step(READINGS):
-            return number_readings(self.source, plans)
+            return {
+                "number_readings": number_readings(self.source, plans),
+                "text_readings": text_readings(self.source, plans),
+            }
 
     def _commit(
         self,
@@ -478,7 +482,7 @@ def _plan(
     except PlanRefused as error:
         error.problems += _wrong_values(connection, group, source, error, directory)
         raise
-    return plans
+    return with_ids_in_texts(connection, group, source, plans)
 
 
 def _wrong_values(

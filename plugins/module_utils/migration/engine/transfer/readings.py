@@ -1,4 +1,4 @@
-"""How the numbers in columns of times, days and durations are read, for a person to look at before the cutover."""
+"""How the values in columns of times, days and durations are read, for a person to look at before the cutover."""
 
 from __future__ import annotations
 
@@ -30,6 +30,32 @@ def number_readings(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) ->
     return found
 
 
+def text_readings(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
+    """Return for each column whose texts are times or days: the zone of those without one, and the first and the last.
+
+    Each is shown as the text and what it becomes; of a secret column neither. First and last are those in the order
+    of their letters, which for texts of one form is that of their times.
+    """
+    found = []
+    for plan in plans:
+        columns = [column for column in plan.columns if column.kind in ("timestamp", "date", "time")]
+        ends = []
+        for name in (quote_name(column.source) for column in columns):
+            text = f"CASE WHEN typeof({name}) = 'text' AND {name} <> '' AND {number_in(name)} IS NULL THEN {name} END"
+            ends += [f"min({text})", f"max({text})"]
+        row = snapshot.execute(f"SELECT {', '.join(ends)} FROM {plan.source.scan}").fetchone() if ends else ()  # noqa: S608 (quoted)
+        for number, column in enumerate(columns):
+            first, last = row[2 * number : 2 * number + 2]
+            if first is not None:
+                shown = (
+                    ["(secret)"] * 2 if column.options.secret else [_shown(column, value) for value in (first, last)]
+                )
+                place = f"{plan.source.name}.{column.source}"
+                zone = column.options.time_zone
+                found.append({"column": place, "time_zone": zone, "first": shown[0], "last": shown[1]})
+    return found
+
+
 def _ends(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> Iterator[Value]:
     """Yield the value with the smallest number of a column and that with the largest; nothing if it holds none."""
     name = quote_name(column.source)
@@ -43,9 +69,9 @@ def _ends(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> 
 
 
 def _shown(column: ColumnPlan, value: Value) -> str:
-    """Return a number, perhaps written as a text, and what it becomes."""
-    number = show(value)
+    """Return a value and what it becomes."""
+    shown = show(value)
     try:
-        return f"{number} = {converter(column, lambda _: None)(value)}"
+        return f"{shown} = {converter(column, lambda _: None)(value)}"
     except Refused as refused:
-        return f"{number}, which {refused.what}"
+        return f"{shown}, which {refused.what}"
