@@ -12,8 +12,9 @@ from ..core import ledger
 from ..core.commands import playbook
 from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
-from ..core.estate import meant
-from .write_lock import WRITING, rights_taken
+from ..core.estate import Access, meant
+from ..core.state import PENDING, is_on_postgresql
+from .write_lock import WRITING, reached, rights_taken
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -77,12 +78,15 @@ def synchronise(
     schemas_by_role: Mapping[str, Iterable[str]],
     check_mode: bool,
     rights_by_role: Mapping[str, Mapping[str, str]] | None = None,
+    tables_by_group: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
     """Give each role exactly the privileges on its schemas. Acts as the owner of the schemas.
 
     :param schemas_by_role: role → names of the schemas whose tables it reads and writes.
     :param rights_by_role: role → ``schema``, ``schema.table`` or ``schema.table.column`` → ``write``, ``read`` or
         ``none``: what holds for these instead.
+    :param tables_by_group: cutover group → its tables, which no role writes to while SQLite is the group's store; the
+        cutover gives this right, in :func:`settle_writing`.
     :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege).
     :raises MigrationError: naming the roles, schemas, tables and columns that do not exist.
     """
@@ -98,12 +102,14 @@ def synchronise(
         schemas_by_role = {role: names for role, names in schemas_by_role.items() if role != owner}
         tables = _read_tables(cursor)
         _require(cursor, schemas_by_role, rights_by_role, tables)
-        # Where SQLite is the store again, nobody writes until the next cutover opens the tables.
-        shut = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
+        # Where SQLite is the store, nobody writes until the cutover opens the tables.
+        shut = _shut(connection, tables_by_group or {})
+        taken = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
         wanted = {
             privilege
             for privilege in _wanted(cursor, schemas_by_role, rights_by_role, tables)
-            if privilege.privilege not in WRITING or (privilege.role, privilege.schema, privilege.name) not in shut
+            if not _writes(privilege)
+            or ((privilege.schema, privilege.name) not in shut and (privilege.role, *privilege[2:4]) not in taken)
         }
         present = set(_present(cursor, list(schemas_by_role)))
         missing = sorted(wanted - present)
@@ -123,6 +129,60 @@ def synchronise(
         "granted": [str(privilege) for privilege in missing],
         "revoked": [str(privilege) for privilege in surplus],
     }
+
+
+def settle_writing(connection: Connection, group: str, access: Access) -> None:
+    """Let those write to a group's tables who may, as the states in the ledger say now; the caller commits.
+
+    It is called in the commit that changes the group's state, so that at no moment a service may write to a table
+    whose rows are in SQLite, or may not where PostgreSQL is the store.
+
+    :param access: of the whole estate, because services of other groups may use the tables too.
+    """
+    with connection.cursor() as cursor:
+        # A run of schema_apply changes the same rights. The lock ends with the transaction.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext('schema'))", (ledger.LOCK_CLASS,))
+        cursor.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname <> current_user AND rolname = ANY (%s)", (list(access.schemas),)
+        )
+        schemas_by_role = {role: access.schemas[role] for (role,) in cursor.fetchall()}
+        tables = _read_tables(cursor)
+        shut = _shut(connection, access.tables)
+        own = set(reached(connection, access.tables.get(group, ())))
+
+        def belongs(privilege: Privilege) -> bool:
+            return _writes(privilege) and (privilege.schema, privilege.name) in own
+
+        wanted = {
+            privilege
+            for privilege in _wanted(cursor, schemas_by_role, access.rights, tables)
+            if belongs(privilege) and (privilege.schema, privilege.name) not in shut
+        }
+        for privilege in sorted(set(filter(belongs, _present(cursor, list(schemas_by_role)))) - wanted):
+            cursor.execute(_statement("REVOKE", privilege))
+        for privilege in sorted(wanted - set(_present(cursor, list(schemas_by_role)))):
+            cursor.execute(_statement("GRANT", privilege))
+
+
+def _writes(privilege: Privilege) -> bool:
+    """Return whether a privilege lets a role change the rows of a table that is there."""
+    return privilege.kind == "TABLE" and privilege.privilege in WRITING
+
+
+def _shut(connection: Connection, tables_by_group: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
+    """Return (schema, name) of all that leads to a table whose rows are in SQLite, by the states in the ledger."""
+    states: dict[str, str] = {}
+    if ledger.exists(connection):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name, state FROM migration.cutover_group")
+            states = dict(cursor.fetchall())
+    names = [
+        name
+        for group, tables in tables_by_group.items()
+        if not is_on_postgresql(states.get(group, PENDING))
+        for name in tables
+    ]
+    return set(reached(connection, names))
 
 
 class _Table(NamedTuple):
