@@ -265,6 +265,42 @@ def test_what_a_rollback_has_shut_stays_shut_whatever_the_rights_say(schema_data
     assert [line for line in granted if "auth.users" in line and "SELECT" not in line] == []
 
 
+@pytest.mark.promise("service-privileges-exact")
+def test_a_sequence_follows_the_tables_that_take_their_numbers_from_it(schema_database: Login) -> None:
+    """Also one that no column owns, one in another schema, and one that only the service itself calls by its name."""
+    schemas = {"swarm_registry": ["registry"], "swarm_tickets": ["auth"], "swarm_deploy": ["auth"]}
+    rights = {
+        "swarm_registry": {"registry": "read", "registry.numbered": "write"},
+        "swarm_tickets": {"auth": "read", "auth.roles.level": "write"},
+        "swarm_deploy": {"auth": "none", "auth.roles": "write"},
+    }
+    with connected(schema_database) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE SEQUENCE registry.loose")
+            cursor.execute("CREATE SEQUENCE auth.elsewhere")
+            cursor.execute("CREATE SEQUENCE auth.by_name")
+            cursor.execute(
+                "CREATE TABLE registry.numbered (id bigint DEFAULT nextval('registry.loose'), "
+                "other bigint DEFAULT nextval('auth.elsewhere'), own serial)"
+            )
+            cursor.execute("CREATE TABLE registry.only_read (id bigserial, word text)")
+        connection.commit()
+        privileges.synchronise(connection, schemas, False, rights)
+        assert not privileges.synchronise(connection, schemas, False, rights)["changed"]
+    run(schema_database, "swarm_registry", "INSERT INTO registry.numbered DEFAULT VALUES")
+    run(schema_database, "swarm_registry", "SELECT last_value FROM registry.only_read_id_seq")
+    run(schema_database, "swarm_deploy", "SELECT nextval('auth.by_name')")
+    for role, statement in (
+        ("swarm_registry", "SELECT nextval('registry.only_read_id_seq')"),
+        # What it may change is a column of rows that are there.
+        ("swarm_tickets", "SELECT nextval('auth.by_name')"),
+        ("swarm_tickets", "SELECT nextval('auth.elsewhere')"),
+        ("swarm_deploy", "SELECT last_value FROM auth.elsewhere"),
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            run(schema_database, role, statement)
+
+
 def set_state(connection: Connection, group: str, state: str) -> None:
     """Let the ledger say where a group is."""
     with connection.cursor() as cursor:

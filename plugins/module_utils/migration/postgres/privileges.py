@@ -5,14 +5,14 @@ Desired state: what is missing is granted, what is too much is taken away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
 from ..core.commands import playbook
 from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Access, meant
+from ..core.estate import RIGHTS, Access, meant
 from ..core.state import PENDING, is_on_postgresql
 from .write_lock import WRITING, reached, rights_taken
 
@@ -36,13 +36,17 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisd
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_get_userbyid(c.relowner) = current_user
 GROUP BY n.nspname, c.relname, c.relispartition, c.oid
 """
-# With the table whose column a sequence belongs to, if there is one.
+# With the tables that take their numbers from a sequence: the one whose column it belongs to, and those whose defaults
+# name it. A sequence that neither knows is called by name.
 _SEQUENCES = """
-SELECT n.nspname, c.relname, t.relname
+SELECT n.nspname, c.relname, ARRAY(
+  SELECT DISTINCT tn.nspname || '.' || t.relname
+  FROM pg_depend d LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+  JOIN pg_class t ON t.oid = coalesce(a.adrelid, d.refobjid) JOIN pg_namespace tn ON tn.oid = t.relnamespace
+  WHERE d.refclassid = 'pg_class'::regclass
+    AND (a.oid IS NOT NULL AND d.refobjid = c.oid
+         OR d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
-  AND d.refclassid = 'pg_class'::regclass
-LEFT JOIN pg_class t ON t.oid = d.refobjid AND t.relnamespace = c.relnamespace
 WHERE c.relkind = 'S' AND pg_get_userbyid(c.relowner) = current_user
 """
 
@@ -265,10 +269,35 @@ def _wanted(
             for (table_schema, table), described in tables.items():
                 if table_schema == schema:
                     yield from _wanted_on_table(role, schema, table, described, rights)
-            for sequence_schema, sequence, table in sequences:
-                if sequence_schema == schema:
-                    for privilege in _ON_SEQUENCES[rights.get(f"{schema}.{table}", default)]:
-                        yield Privilege(role, "SEQUENCE", schema, sequence, privilege)
+        for schema, sequence, users in sequences:
+            used_by = [(name, tables[key].root if (key := (*name.split(".", 1),)) in tables else "") for name in users]
+            word = _word_on_sequence(schema, used_by, set(schemas), rights)
+            for privilege in _ON_SEQUENCES[word]:
+                yield Privilege(role, "SEQUENCE", schema, sequence, privilege)
+
+
+def _word_on_sequence(
+    schema: str, users: Sequence[tuple[str, str]], schemas: Collection[str], rights: Mapping[str, str]
+) -> str:
+    """Return what a role should have on a sequence: the widest word of the tables that take their numbers from it.
+
+    Of one that no table is known to use, the widest word in its schema, since the service calls it by name.
+
+    :param users: the tables as ``schema.table``, those of other schemas too, each with the partitioned table that it is
+        a part of.
+    :param schemas: those that the role may use.
+    """
+    words = [
+        rights.get(table, rights.get(root, rights.get(table.partition(".")[0], "write")))
+        for table, root in users
+        if table.partition(".")[0] in schemas
+    ]
+    if not words and schema in schemas:
+        words = [rights.get(schema, "write")]
+        if not users:
+            # A column that may be written to takes no number: rows are inserted only where the whole table may be.
+            words += [word for name, word in rights.items() if name.startswith(f"{schema}.") and name.count(".") == 1]
+    return min(words, key=RIGHTS.index, default="none")
 
 
 def _wanted_on_table(
