@@ -93,6 +93,25 @@ options:
       - The group's own services count in any case.
     type: dict
     default: {}
+  estate_access:
+    description:
+      - What the roles of the whole estate may do, as the filter C(estate_access) of this collection gives it.
+      - In the commit that makes PostgreSQL the store they get the right to write to the group's tables.
+      - Without it the group's own services count alone.
+    type: dict
+    suboptions:
+      schemas:
+        description: For each role the schemas whose tables it may use.
+        type: dict
+        required: true
+      rights:
+        description: For each role what holds for single schemas, tables and columns instead.
+        type: dict
+        default: {}
+      tables:
+        description: For each cutover group its tables.
+        type: dict
+        required: true
   work_directory:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
@@ -225,7 +244,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration.core.commands import playbook
 from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError, Problem
-from ..module_utils.migration.core.estate import Group, parse_group
+from ..module_utils.migration.core.estate import Access, Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
 from ..module_utils.migration.cutover.cutover import cut_over
 from ..module_utils.migration.host.service_health import ServicesLogin
@@ -257,6 +276,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "stable_seconds": {"type": "int", "default": 10},
     "on_failure": {"type": "str", "default": ROLLBACK, "choices": [ROLLBACK, STAY]},
     "estate_connections": {"type": "dict", "default": {}},
+    "estate_access": {
+        "type": "dict",
+        "options": {
+            "schemas": {"type": "dict", "required": True},
+            "rights": {"type": "dict", "default": {}},
+            "tables": {"type": "dict", "required": True},
+        },
+    },
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},
     "rollback_directory": {"type": "path", "default": DIRECTORY},
     "lose_rows": {"type": "int"},
@@ -322,6 +349,7 @@ def main() -> None:
             health_timeout=module.params["health_timeout"],
             stable_seconds=module.params["stable_seconds"],
             estate_connections={str(role): int(count) for role, count in module.params["estate_connections"].items()},
+            access=Access(**module.params["estate_access"]) if module.params["estate_access"] else None,
             work_directory=module.params["work_directory"],
             roll_back_on_failure=module.params["on_failure"] == ROLLBACK,
         )

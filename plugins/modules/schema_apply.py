@@ -37,6 +37,12 @@ options:
       (C(schema.table.column)) instead, each as V(write), V(read) or V(none).
     type: dict
     default: {}
+  tables:
+    description:
+      - For each cutover group its tables, as C(schema.table). While SQLite is the group's store, no role of
+        O(privileges) writes to them; the cutover gives that right.
+    type: dict
+    default: {}
   drift:
     description: What to do if the tables are not as the applied files left them.
     type: str
@@ -67,6 +73,8 @@ EXAMPLES = r"""
       swarm_tickets: [auth]
     rights:
       swarm_tickets: {auth.users.password_hash: none}
+    tables:
+      platform: [auth.users, auth.roles]
     login_db: swarm
     login_user: swarm_migrator
     login_password: "{{ postgres_role_passwords.swarm_migrator }}"
@@ -128,6 +136,7 @@ def apply(
     fail_on_drift: bool,
     check_mode: bool,
     rights_by_role: Mapping[str, Mapping[str, str]],
+    tables_by_group: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Return the module's result.
 
@@ -141,7 +150,7 @@ def apply(
             # In check mode the schemas that the privileges are for may be still to be made.
             given = nothing
             if not (check_mode and result["applied"]):
-                given = privileges.synchronise(connection, schemas_by_role, check_mode, rights_by_role)
+                given = privileges.synchronise(connection, schemas_by_role, check_mode, rights_by_role, tables_by_group)
     except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise
@@ -173,6 +182,7 @@ def main() -> None:
             },
             "privileges": {"type": "dict", "default": {}},
             "rights": {"type": "dict", "default": {}},
+            "tables": {"type": "dict", "default": {}},
             "drift": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
             **LOGIN_ARGUMENTS,
         },
@@ -187,6 +197,7 @@ def main() -> None:
             parameters["drift"] == "fail",
             module.check_mode,
             parameters["rights"],
+            parameters["tables"],
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())

@@ -1,11 +1,14 @@
-"""Every command that we print names the hosts of the run: without a limit it would mean every environment."""
+"""Every command that we print names the hosts and the inventory of the run, or it would mean those of others."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -121,6 +124,60 @@ def test_the_limit_is_that_of_the_run(
     ]  # fmt: skip
     if environment is not None:
         assert lookup.run(["environment"], variables) == [environment]
+
+
+INVENTORY = str(PROJECT / "inventory")
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ([INVENTORY], []),
+        ([f"{PROJECT}/inventories/my estate"], ["-i", "inventories/my estate"]),
+        (["/etc/estates/shop"], ["-i", "/etc/estates/shop"]),
+        (["one,two,"], ["-i", "one,two,"]),
+        ([INVENTORY, "/etc/more; id"], ["-i", "inventory", "-i", "/etc/more; id"]),
+    ],
+)
+def test_a_run_with_another_inventory_prints_commands_with_it(
+    sources: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured = ([INVENTORY], str(PROJECT / "ansible.cfg"))
+    monkeypatch.setattr(run_limit.constants.config, "get_config_value_and_origin", lambda _name: configured)
+    variables = {
+        "ansible_limit": "dev",
+        "ansible_inventory_sources": sources,
+        "ansible_config_file": str(PROJECT / "ansible.cfg"),
+    }
+    lookup = run_limit.LookupModule(templar=Templar(DataLoader()))
+    (found,) = lookup.run([], variables)
+    monkeypatch.setenv(commands.LIMIT_VARIABLE, found)
+    assert shlex.split(commands.playbook("rollback", service_env_rollback_groups="a")) == [
+        "ansible-playbook", "playbooks/rollback.yml", "-l", "dev", *words, "-e", "service_env_rollback_groups=a"
+    ]  # fmt: skip
+    # What is written to a host stays the same, whoever runs the next playbook from wherever.
+    assert lookup.run(["environment"], {**variables, "environment_name": "dev"}) == ["dev"]
+
+
+def test_an_inventory_of_the_environments_variable_is_named_too(tmp_path: Path) -> None:
+    """The shell in which a command is pasted may not have the variable: a run of Ansible itself is asked."""
+    (tmp_path / "hosts").write_text("localhost ansible_connection=local\n")
+    (tmp_path / "say.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.debug:\n        msg: "
+        "\"told {{ lookup('swarm.sqlite_to_postgresql.run_limit') }} end\"\n"
+    )
+    inventory = str(tmp_path / "hosts")
+    ways: list[tuple[list[str], dict[str, str]]] = [(["-i", inventory], {}), ([], {"ANSIBLE_INVENTORY": inventory})]
+    for options, environment in ways:
+        run = subprocess.run(
+            ["ansible-playbook", "-l", "localhost", *options, str(tmp_path / "say.yml")],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=PROJECT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), **environment},
+        )
+        assert f"told localhost -i {inventory} end" in " ".join(run.stdout.split()), run.stdout
 
 
 def test_what_a_group_needs_next_names_hosts_and_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     MigrationError,
     Problem,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Access, Group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import Phase
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import reconcile
@@ -599,6 +599,50 @@ def test_rights_of_whoever_is_gone_are_given_to_nobody(estate: Estate, server: S
         grant for grant in grants if grant["role"] != "passing"
     ]
     estate.connection.rollback()
+
+
+@pytest.mark.promise("no-write-before-cutover", "rollback-write-lock")
+def test_a_rollback_shuts_the_views_over_its_tables_too(estate: Estate) -> None:
+    """A view writes to its table with the rights of the view's owner."""
+    execute(
+        estate.connection,
+        "CREATE VIEW app.people AS SELECT * FROM app.users; CREATE VIEW app.all_people AS SELECT * FROM app.people; "
+        "GRANT SELECT, INSERT ON app.people, app.all_people TO swarm_registry",
+    )
+    statements = [f"INSERT INTO app.{view} (name) VALUES ('through {view}')" for view in ("people", "all_people")]
+    estate.roll_back()
+    with closing(service(estate)) as session, session.cursor() as cursor:
+        for statement in statements:
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(statement)
+            session.rollback()
+    rehearse(estate.connection, estate.group, estate.directory)
+    estate.go_live()
+    with closing(service(estate)) as session, session.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        session.rollback()
+
+
+@pytest.mark.promise("no-write-before-cutover")
+def test_the_commit_that_makes_postgresql_the_store_gives_the_rights_of_the_inventory(estate: Estate) -> None:
+    """What was changed in it while the group was on SQLite holds, also for services of other groups."""
+    tables = {"test": ["app.users", "app.notes"], "other": ["app.users_of_others"]}
+    schemas = {"swarm_registry": ["app"], "swarm_deploy": ["app"], "swarm_platform": ["app"]}
+    access = Access(schemas, {"swarm_registry": {"app.users": "read"}, "swarm_platform": {"app": "none"}}, tables)
+    estate.settings = replace(estate.settings, access=access)
+    estate.roll_back()
+    rehearse(estate.connection, estate.group, estate.directory)
+    with estate.connection.cursor() as cursor:
+        privileges.synchronise(estate.connection, schemas, False, access.rights, tables)
+        assert [role for role in schemas if estate.may_write(role)] == []
+        estate.go_live()
+        assert [role for role in schemas if estate.may_write(role)] == ["swarm_deploy"]
+        cursor.execute("SELECT has_any_column_privilege('swarm_platform', 'app.users', 'UPDATE')")
+        assert cursor.fetchone() == (False,)
+        estate.connection.rollback()
+    # A second run of phase 1 has nothing to do.
+    assert not privileges.synchronise(estate.connection, schemas, True, access.rights, tables)["changed"]
 
 
 # ---------------------------------------------------------------- what fails, and who is killed

@@ -143,3 +143,17 @@ def test_every_test_that_a_page_names_is_there() -> None:
     named_tests = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert len(named_tests) > 10
     assert named_tests - there == set()
+
+
+def test_every_test_that_a_page_tells_to_run_is_in_the_file_that_it_names() -> None:
+    """A test that was renamed would be selected by nobody, and pytest says so only to whoever types it."""
+    told = re.compile(r"`(?:pytest )?((?:tests|molecule)/[\w/]+\.py)(?:(?: -k |::)(\w+))?`")
+    found = [match.groups() for page in documents() for match in told.finditer(page.read_text(encoding="utf-8"))]
+    assert len(found) > 40
+    wrong = [
+        f"{file} {name or ''}"
+        for file, name in found
+        if not (PROJECT / file).is_file()
+        or (name and name.startswith("test_") and f"def {name}(" not in (PROJECT / file).read_text(encoding="utf-8"))
+    ]
+    assert wrong == []

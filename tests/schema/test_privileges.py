@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
@@ -19,12 +19,16 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
+    Access,
     parse_group,
     rights_by_role,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.group_detail import KEYS, Phase
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import privileges
 from tests.conftest import PROJECT
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
 SERVICES = {"swarm_registry": ["registry"], "swarm_tickets": ["auth", "verification"]}
 
@@ -259,3 +263,125 @@ def test_what_a_rollback_has_shut_stays_shut_whatever_the_rights_say(schema_data
         granted = privileges.synchronise(connection, SERVICES, False, rights)["granted"]
     assert "swarm_tickets: SELECT on auth.users" in granted
     assert [line for line in granted if "auth.users" in line and "SELECT" not in line] == []
+
+
+@pytest.mark.promise("service-privileges-exact")
+def test_a_sequence_follows_the_tables_that_take_their_numbers_from_it(schema_database: Login) -> None:
+    """Also one that no column owns, one in another schema, and one that only the service itself calls by its name."""
+    schemas = {"swarm_registry": ["registry"], "swarm_tickets": ["auth"], "swarm_deploy": ["auth"]}
+    rights = {
+        "swarm_registry": {"registry": "read", "registry.numbered": "write"},
+        "swarm_tickets": {"auth": "read", "auth.roles.level": "write"},
+        "swarm_deploy": {"auth": "none", "auth.roles": "write"},
+    }
+    with connected(schema_database) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE SEQUENCE registry.loose")
+            cursor.execute("CREATE SEQUENCE auth.elsewhere")
+            cursor.execute("CREATE SEQUENCE auth.by_name")
+            cursor.execute(
+                "CREATE TABLE registry.numbered (id bigint DEFAULT nextval('registry.loose'), "
+                "other bigint DEFAULT nextval('auth.elsewhere'), own serial)"
+            )
+            cursor.execute("CREATE TABLE registry.only_read (id bigserial, word text)")
+        connection.commit()
+        privileges.synchronise(connection, schemas, False, rights)
+        assert not privileges.synchronise(connection, schemas, False, rights)["changed"]
+    run(schema_database, "swarm_registry", "INSERT INTO registry.numbered DEFAULT VALUES")
+    run(schema_database, "swarm_registry", "SELECT last_value FROM registry.only_read_id_seq")
+    run(schema_database, "swarm_deploy", "SELECT nextval('auth.by_name')")
+    for role, statement in (
+        ("swarm_registry", "SELECT nextval('registry.only_read_id_seq')"),
+        # What it may change is a column of rows that are there.
+        ("swarm_tickets", "SELECT nextval('auth.by_name')"),
+        ("swarm_tickets", "SELECT nextval('auth.elsewhere')"),
+        ("swarm_deploy", "SELECT last_value FROM auth.elsewhere"),
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            run(schema_database, role, statement)
+
+
+def set_state(connection: Connection, group: str, state: str) -> None:
+    """Let the ledger say where a group is."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO migration.cutover_group (name, source_path, state) VALUES (%s, '/' || %s, %s) "
+            "ON CONFLICT (name) DO UPDATE SET state = excluded.state",
+            (group, group, state),
+        )
+
+
+@pytest.mark.promise("no-write-before-cutover")
+def test_nobody_writes_to_a_groups_tables_before_its_cutover(schema_database: Login) -> None:
+    """Not directly, and not through what leads to them: a view writes with the rights of its owner."""
+    services = {"swarm_registry": ["registry"], "swarm_deploy": ["deploy", "registry"]}
+    rights = {"swarm_deploy": {"registry": "read", "registry.agents.tags": "write"}}
+    access = Access(services, rights, {"registry": ["registry.agents", "registry.seen"], "deploy": ["deploy.queue"]})
+    insert = "INSERT INTO registry.{} (name, version, path) VALUES (md5(random()::text), '1', '/')"
+    writes = [
+        ("swarm_registry", insert.format("agents")),
+        ("swarm_registry", insert.format("as_seen")),
+        ("swarm_registry", insert.format("as_seen_twice")),
+        ("swarm_registry", "DELETE FROM registry.agents WHERE false"),
+        ("swarm_registry", "INSERT INTO registry.seen VALUES (1)"),
+        ("swarm_registry", "INSERT INTO registry.seen_1 VALUES (1)"),
+        ("swarm_deploy", "UPDATE registry.agents SET tags = NULL"),
+    ]
+    with connected(schema_database) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE VIEW registry.as_seen AS SELECT * FROM registry.agents")
+            cursor.execute("CREATE VIEW registry.as_seen_twice AS SELECT * FROM registry.as_seen")
+            cursor.execute("CREATE TABLE registry.seen (id integer) PARTITION BY RANGE (id)")
+            cursor.execute("CREATE TABLE registry.seen_1 PARTITION OF registry.seen FOR VALUES FROM (1) TO (9)")
+        connection.commit()
+
+        def synchronised(check_mode: bool = False) -> bool:
+            found = privileges.synchronise(connection, services, check_mode, rights, access.tables)
+            return bool(found["changed"])
+
+        assert synchronised()
+        for state in ("pending", "rehearsed", "frozen", "live", "rehearsed", "rolled_back", "archived", "removed"):
+            if state != "pending":
+                set_state(connection, "registry", state)
+                privileges.settle_writing(connection, "registry", access)
+                connection.commit()
+            # Phase 1 and the validation want the very rights that the cutover has left.
+            assert not synchronised(check_mode=True), state
+            run(schema_database, "swarm_registry", "SELECT * FROM registry.agents, registry.as_seen, registry.seen")
+            # A table of no group is the services' own from the beginning.
+            run(schema_database, "swarm_registry", "DELETE FROM registry.triggers")
+            for role, statement in writes:
+                if state in ("live", "archived", "removed"):
+                    run(schema_database, role, statement)
+                    continue
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    run(schema_database, role, statement)
+            # The other group has not moved.
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                run(schema_database, "swarm_deploy", "DELETE FROM deploy.queue")
+
+
+@pytest.mark.promise("no-write-before-cutover", "service-privileges-exact")
+def test_a_cutover_gives_the_rights_that_the_inventory_says_by_then(schema_database: Login) -> None:
+    """They may have been narrowed or widened while the group was on SQLite again."""
+    tables = {"platform": ["auth.users", "auth.roles"]}
+    schemas = {"swarm_tickets": ["auth"], "nobody_known": ["auth"]}
+    narrow = Access(schemas, {"swarm_tickets": {"auth.users": "read", "auth.users.name": "write"}}, tables)
+    wide = Access(schemas, {}, tables)
+    question = (
+        "SELECT has_column_privilege('swarm_tickets', 'auth.users', 'name', 'UPDATE'), "
+        "has_column_privilege('swarm_tickets', 'auth.users', 'email', 'UPDATE'), "
+        "has_table_privilege('swarm_tickets', 'auth.users', 'DELETE'), "
+        "has_table_privilege('swarm_tickets', 'auth.roles', 'DELETE')"
+    )
+    seen = []
+    with connected(schema_database) as connection, connection.cursor() as cursor:
+        for state, access in (
+            ("live", wide), ("rolled_back", wide), ("live", narrow), ("rehearsed", wide), ("live", wide)
+        ):  # fmt: skip
+            set_state(connection, "platform", state)
+            privileges.settle_writing(connection, "platform", access)
+            cursor.execute(question)
+            seen.append(cursor.fetchone())
+    nothing = (False,) * 4
+    assert seen == [(True,) * 4, nothing, (True, False, False, True), nothing, (True,) * 4]

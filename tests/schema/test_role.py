@@ -66,6 +66,7 @@ def run(login: Login, tmp_path: Path) -> Run:
                 "ca_cert": login.ca_cert,
             },
             "schema_apply_services": [{"database_role": "swarm_deploy", "schemas": ["app"]}],
+            "schema_apply_tables": {"app": ["app.t"]},
             **variables,
         }
         file = tmp_path / "variables.json"

@@ -70,6 +70,12 @@ def findings(estate: Estate) -> str:
     return "\n".join(f"{entry['where']}: {entry['what']}. {entry['fix']}" for entry in look(estate)["findings"])
 
 
+def shut(estate: Estate) -> None:
+    """Set the privileges as phase 1 does, which lets nobody write where SQLite is the store."""
+    tables = {estate.group.name: [mapping.target for mapping in estate.group.tables]}
+    privileges.synchronise(estate.connection, {ROLE: ["app"]}, False, None, tables)
+
+
 def backup(estate: Estate, name: str, hours: float, verified: bool) -> None:
     """Note a backup that was taken some hours ago."""
     estate.on_target(
@@ -290,7 +296,19 @@ def test_a_first_backup_has_time_to_be_proven_and_no_more(estate: Estate) -> Non
 def test_before_the_first_cutover_no_backup_is_too_old(estate: Estate) -> None:
     backup(estate, "old", 1000, verified=True)
     estate.on_target("UPDATE migration.cutover_group SET state = 'rehearsed'")
+    shut(estate)
     assert look(estate)["findings"] == []
+
+
+@pytest.mark.promise("no-write-before-cutover", "server-compared-with-inventory")
+def test_a_role_that_may_write_before_its_cutover_is_found(estate: Estate) -> None:
+    assert findings(estate) == ""
+    estate.on_target("UPDATE migration.cutover_group SET state = 'rolled_back'")
+    assert f"too much: {ROLE}: INSERT on app.pets" in findings(estate)
+    shut(estate)
+    assert findings(estate) == ""
+    estate.on_target("UPDATE migration.cutover_group SET state = 'live'")
+    assert f"missing: {ROLE}: INSERT on app.pets" in findings(estate)
 
 
 # ---------------------------------------------------------------- services

@@ -1,6 +1,7 @@
-"""The commands that we tell an operator to run: each names the hosts of the run that tells it.
+"""The commands that we tell an operator to run: each names the hosts, and the inventory, of the run that tells it.
 
-A command without a limit means the hosts of every environment.
+A command without a limit means the hosts of every environment, and one without the run's inventory those of another
+estate.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import shlex
 
 # The plays, and the units of programs that run without Ansible, set it to what the lookup run_limit gives: the hosts of
-# the run, as one word for a shell.
+# the run as one word for a shell, and behind it the options "-i" of a run that was started with another inventory.
 LIMIT_VARIABLE = "MIGRATION_RUN_LIMIT"
 # No host and no group is called so: a command with it is refused and touches nothing.
 UNKNOWN_LIMIT = "ENVIRONMENT"
@@ -23,7 +24,10 @@ WRITTEN = re.compile(rf"ansible-playbook(?: -i {_WORD})? [\w./-]+\.yml(?: -[eil]
 
 
 def limit() -> str:
-    """Return the pattern of the hosts of this run, :data:`UNKNOWN_LIMIT` if nobody has said it."""
+    """Return the pattern of the hosts of this run and what names its inventory.
+
+    It is :data:`UNKNOWN_LIMIT` if nobody has said them.
+    """
     return os.environ.get(LIMIT_VARIABLE) or UNKNOWN_LIMIT
 
 

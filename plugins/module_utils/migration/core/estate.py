@@ -6,7 +6,7 @@ everywhere, all mistakes at once, before anything is touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePosixPath
@@ -209,6 +209,34 @@ class Group:
     def users(self) -> tuple[str, ...]:
         """Return the system users of the services, each once; one of them owns the SQLite file."""
         return tuple(dict.fromkeys(service.user for service in self.services))
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the roles of the services may do with the tables of the estate, put together from all services.
+
+    :param schemas: role → the schemas whose tables it may use.
+    :param rights: role → ``schema``, ``schema.table`` or ``schema.table.column`` → one of :data:`RIGHTS`.
+    :param tables: cutover group → its target tables: no service writes to them while SQLite is the group's store.
+    """
+
+    schemas: Mapping[str, Sequence[str]]
+    rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def access_of(groups: Iterable[Group]) -> Access:
+    """Return what the services of some groups may do."""
+    groups = list(groups)
+    services = [service for group in groups for service in group.services]
+    schemas: dict[str, set[str]] = {}
+    for service in services:
+        schemas.setdefault(service.database_role, set()).update(service.schemas)
+    return Access(
+        schemas={role: sorted(names) for role, names in sorted(schemas.items())},
+        rights=rights_by_role(services),
+        tables={group.name: sorted({mapping.target for mapping in group.tables}) for group in groups},
+    )
 
 
 class _Reader:

@@ -79,6 +79,7 @@ class Keeper:
                 restart, healths = self._look(watcher)
             if restart and self._is_back_on_sqlite(restart):
                 ledger.take_step(self.connection, self.group.name, "abandon", self.group.source_path)
+                self.context.settle_writing(self.connection)
                 self.connection.commit()
                 return None
             changed_settings = self._diff(restart)

@@ -201,7 +201,7 @@ class Window:
         }
         rollback_record.end(self.connection, self.group, self.record)
         detail = changes(fingerprint=self._fingerprint, clock=read_clock(self.connection), restored_at=None)
-        self._step("go_live", frozen_sha256=frozen_sha256, detail=detail)
+        self._step("go_live", frozen_sha256=frozen_sha256, detail=detail, rights=True)
 
     def _add_content(self, content: Mapping[str, Mapping[str, Any]]) -> None:
         """Complete the fingerprint by the hashes of the content, where they could be read."""
@@ -209,9 +209,17 @@ class Window:
             if name in self._fingerprint and found["rows"] == self._fingerprint[name]["rows"]:
                 self._fingerprint[name]["hash"] = found["hash"]
 
-    def _step(self, step: str, frozen_sha256: str | None = None, detail: dict[str, Any] | None = None) -> None:
-        """Take a step in the ledger and commit it."""
+    def _step(
+        self,
+        step: str,
+        frozen_sha256: str | None = None,
+        detail: dict[str, Any] | None = None,
+        rights: bool = False,
+    ) -> None:
+        """Take a step in the ledger and commit it, with ``rights`` together with who may write to the tables now."""
         ledger.take_step(
             self.connection, self.group.name, step, self.group.source_path, frozen_sha256=frozen_sha256, detail=detail
         )
+        if rights:
+            self.context.settle_writing(self.connection)
         self.connection.commit()

@@ -5,15 +5,16 @@ Desired state: what is missing is granted, what is too much is taken away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
 from ..core.commands import playbook
 from ..core.connection import explained, first_row, sql
 from ..core.errors import MigrationError, Problem
-from ..core.estate import meant
-from .write_lock import WRITING, rights_taken
+from ..core.estate import RIGHTS, Access, meant
+from ..core.state import PENDING, is_on_postgresql
+from .write_lock import WRITING, reached, rights_taken
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -35,13 +36,17 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisd
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_get_userbyid(c.relowner) = current_user
 GROUP BY n.nspname, c.relname, c.relispartition, c.oid
 """
-# With the table whose column a sequence belongs to, if there is one.
+# With the tables that take their numbers from a sequence: the one whose column it belongs to, and those whose defaults
+# name it. A sequence that neither knows is called by name.
 _SEQUENCES = """
-SELECT n.nspname, c.relname, t.relname
+SELECT n.nspname, c.relname, ARRAY(
+  SELECT DISTINCT tn.nspname || '.' || t.relname
+  FROM pg_depend d LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+  JOIN pg_class t ON t.oid = coalesce(a.adrelid, d.refobjid) JOIN pg_namespace tn ON tn.oid = t.relnamespace
+  WHERE d.refclassid = 'pg_class'::regclass
+    AND (a.oid IS NOT NULL AND d.refobjid = c.oid
+         OR d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
-  AND d.refclassid = 'pg_class'::regclass
-LEFT JOIN pg_class t ON t.oid = d.refobjid AND t.relnamespace = c.relnamespace
 WHERE c.relkind = 'S' AND pg_get_userbyid(c.relowner) = current_user
 """
 
@@ -77,12 +82,15 @@ def synchronise(
     schemas_by_role: Mapping[str, Iterable[str]],
     check_mode: bool,
     rights_by_role: Mapping[str, Mapping[str, str]] | None = None,
+    tables_by_group: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
     """Give each role exactly the privileges on its schemas. Acts as the owner of the schemas.
 
     :param schemas_by_role: role → names of the schemas whose tables it reads and writes.
     :param rights_by_role: role → ``schema``, ``schema.table`` or ``schema.table.column`` → ``write``, ``read`` or
         ``none``: what holds for these instead.
+    :param tables_by_group: cutover group → its tables, which no role writes to while SQLite is the group's store; the
+        cutover gives this right, in :func:`settle_writing`.
     :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege).
     :raises MigrationError: naming the roles, schemas, tables and columns that do not exist.
     """
@@ -98,12 +106,14 @@ def synchronise(
         schemas_by_role = {role: names for role, names in schemas_by_role.items() if role != owner}
         tables = _read_tables(cursor)
         _require(cursor, schemas_by_role, rights_by_role, tables)
-        # Where SQLite is the store again, nobody writes until the next cutover opens the tables.
-        shut = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
+        # Where SQLite is the store, nobody writes until the cutover opens the tables.
+        shut = _shut(connection, tables_by_group or {})
+        taken = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
         wanted = {
             privilege
             for privilege in _wanted(cursor, schemas_by_role, rights_by_role, tables)
-            if privilege.privilege not in WRITING or (privilege.role, privilege.schema, privilege.name) not in shut
+            if not _writes(privilege)
+            or ((privilege.schema, privilege.name) not in shut and (privilege.role, *privilege[2:4]) not in taken)
         }
         present = set(_present(cursor, list(schemas_by_role)))
         missing = sorted(wanted - present)
@@ -123,6 +133,60 @@ def synchronise(
         "granted": [str(privilege) for privilege in missing],
         "revoked": [str(privilege) for privilege in surplus],
     }
+
+
+def settle_writing(connection: Connection, group: str, access: Access) -> None:
+    """Let those write to a group's tables who may, as the states in the ledger say now; the caller commits.
+
+    It is called in the commit that changes the group's state, so that at no moment a service may write to a table
+    whose rows are in SQLite, or may not where PostgreSQL is the store.
+
+    :param access: of the whole estate, because services of other groups may use the tables too.
+    """
+    with connection.cursor() as cursor:
+        # A run of schema_apply changes the same rights. The lock ends with the transaction.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext('schema'))", (ledger.LOCK_CLASS,))
+        cursor.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname <> current_user AND rolname = ANY (%s)", (list(access.schemas),)
+        )
+        schemas_by_role = {role: access.schemas[role] for (role,) in cursor.fetchall()}
+        tables = _read_tables(cursor)
+        shut = _shut(connection, access.tables)
+        own = set(reached(connection, access.tables.get(group, ())))
+
+        def belongs(privilege: Privilege) -> bool:
+            return _writes(privilege) and (privilege.schema, privilege.name) in own
+
+        wanted = {
+            privilege
+            for privilege in _wanted(cursor, schemas_by_role, access.rights, tables)
+            if belongs(privilege) and (privilege.schema, privilege.name) not in shut
+        }
+        for privilege in sorted(set(filter(belongs, _present(cursor, list(schemas_by_role)))) - wanted):
+            cursor.execute(_statement("REVOKE", privilege))
+        for privilege in sorted(wanted - set(_present(cursor, list(schemas_by_role)))):
+            cursor.execute(_statement("GRANT", privilege))
+
+
+def _writes(privilege: Privilege) -> bool:
+    """Return whether a privilege lets a role change the rows of a table that is there."""
+    return privilege.kind == "TABLE" and privilege.privilege in WRITING
+
+
+def _shut(connection: Connection, tables_by_group: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
+    """Return (schema, name) of all that leads to a table whose rows are in SQLite, by the states in the ledger."""
+    states: dict[str, str] = {}
+    if ledger.exists(connection):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name, state FROM migration.cutover_group")
+            states = dict(cursor.fetchall())
+    names = [
+        name
+        for group, tables in tables_by_group.items()
+        if not is_on_postgresql(states.get(group, PENDING))
+        for name in tables
+    ]
+    return set(reached(connection, names))
 
 
 class _Table(NamedTuple):
@@ -205,10 +269,35 @@ def _wanted(
             for (table_schema, table), described in tables.items():
                 if table_schema == schema:
                     yield from _wanted_on_table(role, schema, table, described, rights)
-            for sequence_schema, sequence, table in sequences:
-                if sequence_schema == schema:
-                    for privilege in _ON_SEQUENCES[rights.get(f"{schema}.{table}", default)]:
-                        yield Privilege(role, "SEQUENCE", schema, sequence, privilege)
+        for schema, sequence, users in sequences:
+            used_by = [(name, tables[key].root if (key := (*name.split(".", 1),)) in tables else "") for name in users]
+            word = _word_on_sequence(schema, used_by, set(schemas), rights)
+            for privilege in _ON_SEQUENCES[word]:
+                yield Privilege(role, "SEQUENCE", schema, sequence, privilege)
+
+
+def _word_on_sequence(
+    schema: str, users: Sequence[tuple[str, str]], schemas: Collection[str], rights: Mapping[str, str]
+) -> str:
+    """Return what a role should have on a sequence: the widest word of the tables that take their numbers from it.
+
+    Of one that no table is known to use, the widest word in its schema, since the service calls it by name.
+
+    :param users: the tables as ``schema.table``, those of other schemas too, each with the partitioned table that it is
+        a part of.
+    :param schemas: those that the role may use.
+    """
+    words = [
+        rights.get(table, rights.get(root, rights.get(table.partition(".")[0], "write")))
+        for table, root in users
+        if table.partition(".")[0] in schemas
+    ]
+    if not words and schema in schemas:
+        words = [rights.get(schema, "write")]
+        if not users:
+            # A column that may be written to takes no number: rows are inserted only where the whole table may be.
+            words += [word for name, word in rights.items() if name.startswith(f"{schema}.") and name.count(".") == 1]
+    return min(words, key=RIGHTS.index, default="none")
 
 
 def _wanted_on_table(

@@ -31,6 +31,23 @@ if TYPE_CHECKING:
 
 WRITING = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
+# What a table is written to through: its partitions, and the views over it, which write with their owner's rights.
+_REACHED = """
+WITH RECURSIVE edges (base, oid) AS (
+  SELECT inhparent, inhrelid FROM pg_inherits
+  UNION ALL
+  SELECT d.refobjid, v.oid FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class
+  WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND v.relkind = 'v'
+), reached (oid) AS (
+  SELECT to_regclass(name)::oid FROM unnest(%(tables)s::text[]) AS name
+  UNION
+  SELECT edges.oid FROM edges JOIN reached ON reached.oid = edges.base
+)
+SELECT n.nspname, c.relname
+FROM reached JOIN pg_class c ON c.oid = reached.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY 1, 2
+"""
+
 _GRANTS = """
 SELECT n.nspname, c.relname, '', a.privilege_type, a.is_grantable,
        CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END
@@ -92,12 +109,24 @@ def _writers(connection: Connection, tables: Iterable[str], timeout: float) -> l
     ] or [Problem("PostgreSQL", "a lock on the tables could not be had", "Run again")]
 
 
+def reached(connection: Connection, tables: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (schema, name) of each table that is there, and of what it can be written to through.
+
+    :param tables: their names as ``schema.table``.
+    """
+    names = [table_name(name).as_string(connection) for name in tables]
+    with connection.cursor() as cursor:
+        cursor.execute(_REACHED, {"tables": names})
+        return cursor.fetchall()
+
+
 def take_rights(connection: Connection, group: Group) -> list[dict[str, Any]]:
     """Take the right to write to the group's tables from everybody but their owner; the caller commits.
 
     :returns: what :func:`give_rights` needs to give the same back, as plain data.
     """
-    names = [table_name(mapping.target).as_string(connection) for mapping in group.tables]
+    found = reached(connection, (mapping.target for mapping in group.tables))
+    names = [sql.Identifier(schema, name).as_string(connection) for schema, name in found]
     with connection.cursor() as cursor:
         cursor.execute(_GRANTS, {"tables": names, "writing": list(WRITING)})
         grants = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
-from ..core.estate import rights_by_role
+from ..core.estate import access_of
 from ..postgres import privileges
 
 if TYPE_CHECKING:
@@ -59,15 +59,11 @@ def read_privileges(
     connection: Connection, groups: Sequence[Group], findings: list[Problem], information: list[str]
 ) -> dict[str, Any]:
     """Return which roles were looked at; each must have exactly the privileges of its service."""
-    wanted: dict[str, set[str]] = {}
-    for group in groups:
-        for service in group.services:
-            wanted.setdefault(service.database_role, set()).update(service.schemas)
-    by_role = {role: sorted(schemas) for role, schemas in sorted(wanted.items())}
-    rights = rights_by_role(service for group in groups for service in group.services)
+    access = access_of(groups)
+    by_role, rights = access.schemas, access.rights
     fix = f"Run {playbook('1_infrastructure')}: schema_apply sets them, {_RUN_VALIDATION}"
     try:
-        found = privileges.synchronise(connection, by_role, check_mode=True, rights_by_role=rights)
+        found = privileges.synchronise(connection, by_role, True, rights, access.tables)
     except MigrationError as error:
         findings.extend(error.problems)
     else:

@@ -97,6 +97,7 @@ def revert(
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
                 ledger.take_step(usable, group.name, "freeze", group.source_path)
+                context.settle_writing(usable)
                 usable.commit()
             to_sqlite(context, (described or {}) if record is None else record.detail.file_before)
             if usable is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..core.commands import playbook
 from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Group, Service
+from ..core.estate import Access, Group, Service
 from ..host import dotenv_file, login_test, open_files
 from ..host.pm2 import ONLINE, Application, Pm2, Process, by_user
 from ..host.safe_paths import open_owned
@@ -36,6 +36,7 @@ class Settings:
     :param stable_seconds: how long they then have to run without a restart.
     :param estate_connections: for each role of the estate the connections that the pools of its services open,
         those of other groups included.
+    :param access: what the roles of the whole estate may do; None if the group's own services count alone.
     :param work_directory: private directory for snapshots.
     :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
         with its rows, by whoever calls the cutover.
@@ -47,6 +48,7 @@ class Settings:
     health_timeout: float = 30.0
     stable_seconds: float = 2.0
     estate_connections: Mapping[str, int] = field(default_factory=dict)
+    access: Access | None = None
     work_directory: str | None = None
     roll_back_on_failure: bool = False
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.connection import Login
-from ..core.estate import Group
+from ..core.estate import Group, access_of
+from ..postgres import privileges
 from .checks import Handles, Settings
 
 if TYPE_CHECKING:
@@ -29,3 +30,7 @@ class WindowContext:
     settings: Settings
     handles: Handles
     removed: set[str] = field(default_factory=set)
+
+    def settle_writing(self, connection: Connection) -> None:
+        """Let the services write to the group's tables, or not, as the ledger's state says now; the caller commits."""
+        privileges.settle_writing(connection, self.group.name, self.settings.access or access_of([self.group]))
