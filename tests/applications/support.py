@@ -103,6 +103,8 @@ class Application:
             "HOME": str(work) if "npm" not in command and "pip" not in command else os.environ.get("HOME", "/"),
             "LANG": "C.UTF-8",
             "TZ": "UTC",
+            # Recipes share orm_rows.py.
+            "PYTHONPATH": str(HERE),
         }
         where = f"{self.name}: {' '.join(command[:6])}"
         try:
