@@ -29,3 +29,12 @@ class WindowContext:
     settings: Settings
     handles: Handles
     removed: set[str] = field(default_factory=set)
+
+    def put_recovery_unit(self) -> None:
+        """Let systemd look after the services from here on, should this run die; called before they are stopped.
+
+        :raises MigrationError: if there is to be such a unit and it cannot be written.
+        """
+        if self.settings.recovery_unit is not None:
+            units = [unit for pm2 in self.handles.daemons.values() for unit in pm2.boot_units()]
+            self.settings.recovery_unit.put(after=units)
