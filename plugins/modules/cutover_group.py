@@ -120,6 +120,14 @@ options:
     description: Directory on the host where a rollback keeps its dumps. It is created with mode 0700.
     type: path
     default: /var/lib/sqlite-migration/rollback
+  recovery_program:
+    description:
+      - The engine on the host, as the role C(engine_program) installs it.
+      - If it is given, a unit of systemd stands on the host while a window is open. It runs this program at boot and
+        when the run's process is gone, and finishes or undoes the window. Until then what this call knows stands in
+        a file in O(work_directory) that only root can read.
+      - Nothing is put on a host without systemd.
+    type: path
   lose_rows:
     description: With O(state=sqlite) the exact number of rows that may be lost. All are kept if it is not given.
     type: int
@@ -237,6 +245,7 @@ problems:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -244,17 +253,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration.core.commands import playbook
 from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError, Problem
-from ..module_utils.migration.core.estate import Access, Group, parse_group
+from ..module_utils.migration.core.estate import Group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
 from ..module_utils.migration.cutover.cutover import cut_over
-from ..module_utils.migration.host.service_health import ServicesLogin
+from ..module_utils.migration.recovery.call import ROLLBACK, STAY, Call
 from ..module_utils.migration.rollback.checks import Options
 from ..module_utils.migration.rollback.dump import DIRECTORY
 from ..module_utils.migration.rollback.rollback import put_right, roll_back
 from ..module_utils.migration.window.back_on_sqlite import RowsWritten
 from ..module_utils.migration.window.checks import Settings
-
-ROLLBACK, STAY = "rollback", "stay"
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},
@@ -286,6 +293,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},
     "rollback_directory": {"type": "path", "default": DIRECTORY},
+    "recovery_program": {"type": "path"},
     "lose_rows": {"type": "int"},
     **LOGIN_ARGUMENTS,
 }
@@ -342,25 +350,13 @@ def main() -> None:
     """Read the arguments, move one group, and report."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        settings = Settings(
-            services_login=ServicesLogin(**module.params["services_login"]),
-            role_passwords=module.params["role_passwords"],
-            stop_timeout=module.params["stop_timeout"],
-            health_timeout=module.params["health_timeout"],
-            stable_seconds=module.params["stable_seconds"],
-            estate_connections={str(role): int(count) for role, count in module.params["estate_connections"].items()},
-            access=Access(**module.params["estate_access"]) if module.params["estate_access"] else None,
-            work_directory=module.params["work_directory"],
-            roll_back_on_failure=module.params["on_failure"] == ROLLBACK,
-        )
-        group, login = parse_group(module.params["group"]), Login.from_arguments(module.params)
-        _require_own_passwords(group, module.params["role_passwords"])
+        call = Call.from_arguments(module.params)
+        _require_own_passwords(call.group, module.params["role_passwords"])
         if module.params["state"] == "sqlite":
-            options = Options(module.params["rollback_directory"], module.params["lose_rows"])
-            result = roll_back(login, group, settings, module.check_mode, options)
+            result = roll_back(call.login, call.group, call.settings, module.check_mode, call.options)
         else:
-            options = Options(module.params["rollback_directory"])
-            result = move(login, group, settings, module.check_mode, options)
+            options = replace(call.options, lose_rows=None)
+            result = move(call.login, call.group, call.settings, module.check_mode, options)
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     for warning in result.pop("warnings", []):

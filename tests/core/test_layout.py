@@ -38,6 +38,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "window": _WINDOW,
     "cutover": _ENGINE | {"host", "window"},
     "rollback": _ENGINE | {"host", "window"},
+    "recovery": {"core", "host", "window", "cutover", "rollback"},
     "quarantine": {"core", "sqlite", "host"},
     "cleanup": {"core", "sqlite", "host", "quarantine"},
     "backup": {"core", "postgres"},

@@ -363,8 +363,8 @@ def test_a_pm2_that_does_not_stop_a_service_leaves_it_running() -> None:
 
 @contextmanager
 def killed(fault: Fault, reached: Callable[[], bool], **settings: Any) -> Iterator[None]:
-    """Kill the module at a step of its window, and yield when nothing of it is left."""
-    with fault, started(CUTOVER, *variables(groups=[GROUP], **settings)):
+    """Kill the module at a step of its window, with no unit that ends it, and yield when nothing of it is left."""
+    with fault, started(CUTOVER, *variables(groups=[GROUP], recovery_unit=False, **settings)):
         until(reached)
         signal_module(signal.SIGKILL)
         until(lambda: not module_processes())

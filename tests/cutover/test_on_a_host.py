@@ -51,6 +51,8 @@ from .host import (
 
 pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
+PLACES_OF_THE_UNIT = ("/etc/systemd/system", "/var/lib/sqlite-migration")
+
 
 # ---------------------------------------------------------------- before anything stops
 
@@ -246,13 +248,48 @@ def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_hav
     play(REHEARSAL)
 
 
-# ---------------------------------------------------------------- a kill is finished by the next run
+# ---------------------------------------------------------------- a run that dies in its window, and its host
+
+
+@contextmanager
+def frozen_window(group: dict[str, Any], **settings: Any) -> Iterator[None]:
+    """Hold a cutover in the middle of its window, with the services stopped."""
+    with locked_table(group["tables"][0]["target"]), started(CUTOVER, *variables(groups=[group], **settings)):
+        until(lambda: is_protected(group) and state_of(group["name"]) == "frozen")
+        yield
+
+
+def is_undone_by_itself(group: dict[str, Any]) -> bool:
+    """Return whether a group is on SQLite as before, and nothing is left of the unit that has brought it there."""
+    try:
+        return is_as_before(group) and on_host("find", *PLACES_OF_THE_UNIT, "-name", "*-recovery-*") == ""
+    except AssertionError:
+        # PostgreSQL or a service is not up yet.
+        return False
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_a_host_that_dies_in_the_window_comes_up_well_by_itself() -> None:
+    group = group_of("deploy")
+    with frozen_window(group):
+        assert len(on_host("find", *PLACES_OF_THE_UNIT, "-name", "*-recovery-*").split()) == 3
+        subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
+        until(lambda: is_undone_by_itself(group), 300.0)
+    said = on_host("journalctl", "--boot", "--identifier", "sqlite-to-postgresql-recovery", "--output", "cat")
+    assert "deploy: an interrupted cutover was undone; it runs on SQLite." in said
+
+
+@pytest.mark.long_search
+def test_a_window_whose_run_was_killed_is_undone_by_itself() -> None:
+    group = group_of("deploy")
+    with frozen_window(group):
+        signal_module(signal.SIGKILL)
+    until(lambda: is_undone_by_itself(group), 300.0)
 
 
 def kill_while_frozen(group: dict[str, Any]) -> None:
-    """Kill the module in the middle of its window, with the services stopped."""
-    with locked_table(group["tables"][0]["target"]), started(CUTOVER, *variables(groups=[group])):
-        until(lambda: is_protected(group) and state_of(group["name"]) == "frozen")
+    """Kill the module in the middle of its window, with the services stopped and no unit that starts them again."""
+    with frozen_window(group, recovery_unit=False):
         time.sleep(0.5)
         signal_module(signal.SIGKILL)
         until(lambda: not module_processes())
@@ -299,7 +336,7 @@ def is_gone_from_pm2(name: str) -> bool:
 @pytest.mark.long_search
 def test_a_run_that_was_killed_before_it_started_the_services_is_finished() -> None:
     group = group_of("registry")
-    with started(CUTOVER, *variables(groups=[group], stable_seconds=30)):
+    with started(CUTOVER, *variables(groups=[group], stable_seconds=30, recovery_unit=False)):
         until(lambda: state_of("registry") == "live")
         signal_module(signal.SIGKILL)
     # As if it had been killed a moment earlier; pm2 may not have been asked to start it yet.

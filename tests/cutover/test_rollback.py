@@ -348,8 +348,9 @@ def test_a_session_that_has_written_and_not_committed_is_named_and_nothing_of_it
 
 
 def kill_in_the_window() -> None:
-    """Kill the module while it waits for a lock, with the services stopped."""
-    with locked_table("registry.agents", "ROW EXCLUSIVE"), started(ROLLBACK, *variables(rollback_groups=["registry"])):
+    """Kill the module while it waits for a lock, with the services stopped and no unit that starts them again."""
+    settings = variables(rollback_groups=["registry"], recovery_unit=False)
+    with locked_table("registry.agents", "ROW EXCLUSIVE"), started(ROLLBACK, *settings):
         until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
         signal_module(signal.SIGKILL)
         until(lambda: not module_processes())

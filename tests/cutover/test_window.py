@@ -281,14 +281,14 @@ def test_a_request_to_end_at_any_step_is_undone(estate: Estate, function: str, a
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def killed(estate: Estate, function: str, after: bool) -> None:
-    """Kill a run at one place."""
+def killed(estate: Estate, function: str, after: bool, run: Callable[[], object] | None = None) -> None:
+    """Kill a run at one place, that of a cutover if it is not given."""
 
-    def run() -> None:
+    def run_and_end() -> None:
         with hooked(function, after, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-            estate.cut_over()
+            (run or estate.cut_over)()
 
-    process = multiprocessing.get_context("fork").Process(target=run)
+    process = multiprocessing.get_context("fork").Process(target=run_and_end)
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

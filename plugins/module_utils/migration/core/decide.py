@@ -78,6 +78,11 @@ class Action:
     frozen_file_in_place: bool
     may_archive: bool
 
+    @property
+    def window_is_open(self) -> bool:
+        """Return whether a cutover or a rollback has begun and is neither finished nor undone."""
+        return self.cutover is Cutover.MOVE_AGAIN or self.interrupted is not Interrupted.NOTHING
+
 
 def decide(record: GroupRecord) -> Action:
     """Return what is to be done with a group."""

@@ -46,5 +46,9 @@ class MigrationError(Exception):
         return [asdict(problem) for problem in self.problems]
 
 
+class Busy(MigrationError):
+    """Another run is at work on the same group."""
+
+
 class RowsRefused(MigrationError):
     """Some rows were refused in a way that does not tell all violations: the exact way finds them all."""

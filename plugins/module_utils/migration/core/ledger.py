@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import state
 from .commands import playbook
 from .connection import Json, first_row, psycopg2
-from .errors import MigrationError, Problem
+from .errors import Busy, MigrationError, Problem
 from .group_detail import GroupDetail
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
 
     :param name: what is locked, for example ``group registry`` or ``schema``.
     :param wait_seconds: how long to wait for another session before giving up.
-    :raises MigrationError: naming the session that holds the lock.
+    :raises Busy: naming the session that holds the lock.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT hashtext(%s), current_setting('lock_timeout')", (name,))
@@ -318,7 +318,7 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
             holder = cursor.fetchone()
             connection.rollback()
             who = "another session" if holder is None else f"session {holder[0]} of {holder[1]}"
-            raise MigrationError(
+            raise Busy(
                 f"Another run is at work on {name}.",
                 [Problem(name, f"{who} holds its lock", "Wait until that run has ended, then run again")],
             ) from None

@@ -39,9 +39,9 @@ from ..window.checks import (
     check_source,
 )
 from ..window.context import WindowContext
-from ..window.host_lock import LOCK_SECONDS, locked_on_host
+from ..window.host_lock import LOCK_SECONDS
+from ..window.one_run import one_run
 from ..window.services import diff, limit_waits
-from ..window.signals import interruptible, server_errors
 from .reconcile import Keeper
 
 if TYPE_CHECKING:
@@ -51,9 +51,12 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT = "1s"
 
 
-def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = False) -> dict[str, Any]:
+def cut_over(
+    login: Login, group: Group, settings: Settings, check_mode: bool = False, may_move: bool = True
+) -> dict[str, Any]:
     """Bring a group's services to PostgreSQL, or keep them there.
 
+    :param may_move: False to look only after a group that is on PostgreSQL already.
     :returns: ``changed``, ``state``, ``msg``, ``diff`` and, with services on PostgreSQL, ``report``.
     :raises MigrationError: with every problem found, and the group's services running.
     """
@@ -65,13 +68,8 @@ def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = 
             connection.rollback()
             if check_mode:
                 return _act(connection, login, group, settings, check_mode)
-            with (
-                server_errors(group),
-                interruptible(),
-                locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
-                ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
-            ):
-                return _act(connection, login, group, settings, check_mode)
+            with one_run(connection, login, group, settings, LOCK_SECONDS):
+                return _act(connection, login, group, settings, check_mode, may_move)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -79,7 +77,12 @@ def cut_over(login: Login, group: Group, settings: Settings, check_mode: bool = 
 
 
 def _act(
-    connection: Connection | None, login: Login, group: Group, settings: Settings, check_mode: bool
+    connection: Connection | None,
+    login: Login,
+    group: Group,
+    settings: Settings,
+    check_mode: bool,
+    may_move: bool = True,
 ) -> dict[str, Any]:
     """Do what :func:`.core.decide.decide` says, or with ``check_mode`` make the same checks and say what that is.
 
@@ -100,6 +103,8 @@ def _act(
                 return result
             # It turned out to be on SQLite, and a run has told the ledger so.
             record = replace(record, state=state.next_state(group.name, record.state, "abandon"))
+    if not may_move:
+        return {"changed": False, "state": record.state, "msg": f"{group.name} is on SQLite.", "diff": []}
     action = decide(record).cutover
     if action is Cutover.NEEDS_REHEARSAL and not check_mode:
         # Raises, and says how to rehearse it. A dry run of all phases comes here before the rehearsal.

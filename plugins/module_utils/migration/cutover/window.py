@@ -85,6 +85,7 @@ class Window:
             stack.callback(content.close)
             other_thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             try:
+                self.context.put_recovery_unit()
                 if not self._is_again:
                     client.wait_for_first_answers()
                 began, earlier = time.monotonic(), self._stopped_before()

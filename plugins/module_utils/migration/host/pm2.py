@@ -25,6 +25,7 @@ from typing import Any
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
 from . import open_files
+from .recovery_unit import SYSTEMD
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # How pm2's daemon calls itself, with its PM2_HOME.
@@ -228,15 +229,18 @@ class Pm2:
 
     def is_started_at_boot(self) -> bool | None:
         """Return whether an enabled unit of systemd brings this pm2's list back at boot; None without systemd."""
-        if not Path("/run/systemd/system").is_dir():
-            return None
+        return bool(self.boot_units()) if SYSTEMD.is_dir() else None
+
+    def boot_units(self) -> list[str]:
+        """Return the names of the enabled units of systemd that bring this pm2's list back at boot."""
+        found = []
         for unit in Path("/etc/systemd/system").glob("*.wants/*.service"):
             with suppress(OSError):
                 text = unit.read_text(encoding="utf-8", errors="replace")
                 ours = [f"PM2_HOME={self.home}", *([f"User={self.user}"] if self.home == self._common_home else [])]
                 if "resurrect" in text and any(re.search(rf"{re.escape(mark)}(?![\w./-])", text) for mark in ours):
-                    return True
-        return False
+                    found.append(unit.name)
+        return found
 
     def save(self, names: Iterable[str], secrets: Iterable[str], check_mode: bool = False) -> bool:
         """Write pm2's list for the next boot if that would change an entry of ours; keep the dump private.

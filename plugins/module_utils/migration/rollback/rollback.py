@@ -19,9 +19,10 @@ from ..window import rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, to_sqlite
 from ..window.checks import EnvFile, Findings, Settings, check_services
 from ..window.context import WindowContext
-from ..window.host_lock import LOCK_SECONDS, locked_on_host
+from ..window.host_lock import LOCK_SECONDS
+from ..window.one_run import one_run
 from ..window.services import diff, watch
-from ..window.signals import interruptible, server_errors, uninterruptible
+from ..window.signals import uninterruptible
 from ..window.steps import Steps
 from .checks import Options, check
 from .undo import bring_up_on_postgresql
@@ -31,10 +32,16 @@ if TYPE_CHECKING:
 
 
 def roll_back(
-    login: Login, group: Group, settings: Settings, check_mode: bool = False, options: Options | None = None
+    login: Login,
+    group: Group,
+    settings: Settings,
+    check_mode: bool = False,
+    options: Options | None = None,
+    may_leave: bool = True,
 ) -> dict[str, Any]:
     """Bring a group's services to SQLite, or keep them there.
 
+    :param may_leave: False to look only after a group that is on SQLite, and to leave one on PostgreSQL alone.
     :returns: ``changed``, ``state``, ``msg``, ``diff`` and, if services were moved, ``report``.
     :raises MigrationError: before anything is stopped, if a row would be lost or the file is not the frozen one.
     """
@@ -47,13 +54,8 @@ def roll_back(
             run = _Run(connection, login, group, settings, options or Options(), check_mode)
             if check_mode:
                 return run.bring_to_sqlite()
-            with (
-                server_errors(group),
-                interruptible(),
-                locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
-                ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
-            ):
-                return run.bring_to_sqlite()
+            with one_run(connection, login, group, settings, LOCK_SECONDS):
+                return run.bring_to_sqlite(may_leave)
     except ServerUnreachable:
         if not check_mode:
             raise
@@ -87,12 +89,7 @@ def _put_right(connection: Connection, login: Login, group: Group, settings: Set
     if check_mode:
         done = "undone" if interrupted is Interrupted.UNDO else "finished"
         return f"{group.name}: an interrupted rollback would be {done}."
-    with (
-        server_errors(group),
-        interruptible(),
-        locked_on_host(group.name, settings.work_directory, LOCK_SECONDS),
-        ledger.locked(connection, f"group {group.name}", LOCK_SECONDS),
-    ):
+    with one_run(connection, login, group, settings, LOCK_SECONDS):
         record = _read(connection, group)
         interrupted = decide(record).interrupted
         if interrupted is Interrupted.UNDO:
@@ -137,11 +134,13 @@ class _Run:
         self.options = options
         self.check_mode = check_mode
 
-    def bring_to_sqlite(self) -> dict[str, Any]:
+    def bring_to_sqlite(self, may_leave: bool = True) -> dict[str, Any]:
         """Bring the group to SQLite, or keep it there."""
         group, name = self.group, self.group.name
         record = _read(self.connection, group)
         action = decide(record)
+        if action.on_postgresql and not may_leave:
+            return {"changed": False, "state": record.state, "msg": f"{name} is on PostgreSQL.", "diff": []}
         if action.rollback is Rollback.NOTHING:
             return _unchanged(group, record.state)
         if action.rollback is Rollback.REFUSE:

@@ -16,6 +16,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Access, Group, Service
 from ..host import dotenv_file, login_test, open_files
 from ..host.pm2 import ONLINE, Application, Pm2, Process, by_user
+from ..host.recovery_unit import RecoveryUnit
 from ..host.safe_paths import open_owned
 from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
 from ..sqlite.snapshot import resolve_source
@@ -40,6 +41,7 @@ class Settings:
     :param work_directory: private directory for snapshots.
     :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
         with its rows, by whoever calls the cutover.
+    :param recovery_unit: what ends a window whose run has died; None for nobody.
     """
 
     services_login: ServicesLogin
@@ -51,6 +53,7 @@ class Settings:
     access: Access | None = None
     work_directory: str | None = None
     roll_back_on_failure: bool = False
+    recovery_unit: RecoveryUnit | None = None
 
 
 @dataclass(frozen=True)

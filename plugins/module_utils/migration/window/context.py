@@ -34,3 +34,12 @@ class WindowContext:
     def settle_writing(self, connection: Connection) -> None:
         """Let the services write to the group's tables, or not, as the ledger's state says now; the caller commits."""
         privileges.settle_writing(connection, self.group.name, self.settings.access or access_of([self.group]))
+
+    def put_recovery_unit(self) -> None:
+        """Let systemd look after the services from here on, should this run die; called before they are stopped.
+
+        :raises MigrationError: if there is to be such a unit and it cannot be written.
+        """
+        if self.settings.recovery_unit is not None:
+            units = [unit for pm2 in self.handles.daemons.values() for unit in pm2.boot_units()]
+            self.settings.recovery_unit.put(after=units)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..core.errors import MigrationError, Problem
+from ..core.errors import Busy, Problem
 from ..core.files import WORK_DIRECTORY
 
 # A run whose controller was killed may still be in its window, and then goes on to its end.
@@ -28,7 +28,7 @@ def locked_on_host(group_name: str, work_directory: str | None, wait_seconds: fl
 
     :param work_directory: private directory in which the lock's file stays.
     :param wait_seconds: how long to wait for another process.
-    :raises MigrationError: naming the process that holds the lock.
+    :raises Busy: naming the process that holds the lock.
     """
     directory = Path(work_directory or WORK_DIRECTORY)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def locked_on_host(group_name: str, work_directory: str | None, wait_seconds: fl
         os.close(descriptor)
 
 
-def _busy(group_name: str, descriptor: int) -> MigrationError:
+def _busy(group_name: str, descriptor: int) -> Busy:
     """Return the error for a lock that another process holds."""
     inode = f":{os.fstat(descriptor).st_ino}"
     who = "another process"
@@ -61,7 +61,7 @@ def _busy(group_name: str, descriptor: int) -> MigrationError:
             if words[1] == "FLOCK" and words[5].endswith(inode):
                 who = f"process {words[4]}"
     fix = "Wait until it has ended, then run again"
-    return MigrationError(
+    return Busy(
         f"Another run is at work on group {group_name}.",
         [Problem(f"group {group_name}", f"{who} holds its lock on this host", fix)],
     )

@@ -1,0 +1,168 @@
+"""The unit of systemd that brings a window to an end if its run, or the whole host, dies in it.
+
+It is put on the host before a window opens and taken away when the window is shut. It starts at once, and waits for the
+lock of the run; it starts at each boot too. What it needs to know, passwords among it, stands in one private file of
+root's for just as long: in the work directory, because what keeps versions of ``/etc`` would keep a password for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import MigrationError, Problem
+from ..core.files import WORK_DIRECTORY, sync_directory
+from .safe_paths import private_directory
+
+UNITS = Path("/etc/systemd/system")
+# There while systemd manages this host.
+SYSTEMD = Path("/run/systemd/system")
+_WANTS = "multi-user.target.wants"
+_PYTHON = "/usr/bin/python3"
+_PROGRAM = "recovery.recover"
+_CALL_SECONDS = 60.0
+
+_UNIT = """\
+# It is here while the window of a cutover or a rollback is open. The role service_env writes and removes it.
+[Unit]
+Description=Bring an interrupted cutover or rollback between SQLite and PostgreSQL to an end
+After={after}
+ConditionPathExists={settings}
+
+[Service]
+ExecStart={command}
+SyslogIdentifier=sqlite-to-postgresql-recovery
+UMask=0077
+# A daemon of pm2 that it should have started must not end with it.
+KillMode=process
+# It may be in the middle of bringing the services back.
+TimeoutStopSec=300
+Restart=on-abnormal
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True)
+class RecoveryUnit:
+    """The unit for one group.
+
+    :param program: the engine on this host, as the role engine_program installs it.
+    :param content: what the program has to know, passwords among it; read by :mod:`..recovery.recover`.
+    :param work_directory: private directory for the file with the content; :data:`.core.files.WORK_DIRECTORY` if None.
+    :param is_own_process: whether this is the unit's own process, which looks after the services already.
+    """
+
+    group_name: str
+    program: str
+    content: Mapping[str, Any] = field(repr=False)
+    work_directory: str | None = None
+    is_own_process: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the name of the unit. A group may have any name."""
+        return f"sqlite-to-postgresql-recovery-{hashlib.sha256(self.group_name.encode()).hexdigest()[:16]}.service"
+
+    @property
+    def settings(self) -> Path:
+        """Return the path of the private file."""
+        return Path(self.work_directory or WORK_DIRECTORY) / f"{self.name}.json"
+
+    def is_there(self) -> bool:
+        """Return whether any part of the unit is on this host."""
+        return any(os.path.lexists(path) for path in self._paths())
+
+    def put(self, after: Iterable[str]) -> None:
+        """Write the unit and start it; nothing is done on a host without systemd.
+
+        :param after: units that bring the services up at boot.
+        :raises MigrationError: if the program is missing, the work directory is not root's alone, or systemd refuses.
+        :raises OSError: if it cannot be written.
+        """
+        if self.is_own_process or not SYSTEMD.is_dir():
+            return
+        if not Path(self.program).is_file():
+            fix = "Run the playbook again: the role engine_program installs it"
+            what = "it is missing, so nothing would finish or undo the window if this host died in it"
+            raise MigrationError("The recovery unit cannot be written.", [Problem(self.program, what, fix)])
+        settings, unit, link = self._paths()
+        with private_directory(settings.parent):
+            _write(settings, json.dumps(dict(self.content)), 0o600)
+        words = [_PYTHON, "-I", self.program, _PROGRAM, str(settings)]
+        text = _UNIT.format(
+            after=" ".join(["network-online.target", "postgresql.service", *sorted(set(after))]),
+            settings=str(settings).replace("%", "%%"),
+            command=" ".join(map(_quoted, words)),
+        )
+        _write(unit, text, 0o644)
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(unit)
+        sync_directory(link.parent)
+        _systemctl("daemon-reload")
+        # One that an earlier run has left may be waiting with the settings of that run.
+        _systemctl("restart", "--no-block", self.name)
+
+    def remove(self) -> None:
+        """Take the unit away, the passwords first; the process of it that waits for the lock then finds nothing to do.
+
+        :raises MigrationError: if systemd refuses.
+        :raises OSError: if a file cannot be removed.
+        """
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_directory(path.parent)
+        if SYSTEMD.is_dir():
+            _systemctl("daemon-reload")
+
+    def _paths(self) -> tuple[Path, Path, Path]:
+        """Return the private file, the unit, and the link that lets it start at boot."""
+        return self.settings, UNITS / self.name, UNITS / _WANTS / self.name
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Write a file in a directory of root's, in one step, and bring it to the disk."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_directory(path.parent)
+
+
+def _quoted(word: str) -> str:
+    """Return a word as it stands in the command of a unit."""
+    for special, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+        word = word.replace(special, written)
+    return f'"{word}"'
+
+
+def _systemctl(*arguments: str) -> None:
+    """Call systemctl.
+
+    :raises MigrationError: with what it says, if it fails.
+    """
+    command = ["systemctl", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_CALL_SECONDS)
+        said = "" if done.returncode == 0 else (done.stderr.strip() or f"it ended with {done.returncode}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = str(error)
+    if said:
+        raise MigrationError(
+            "The recovery unit cannot be set up.",
+            [Problem(" ".join(command), said, "Repair systemd, or set service_env_recovery_unit: false")],
+        )

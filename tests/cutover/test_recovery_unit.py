@@ -1,0 +1,299 @@
+"""The unit that ends a window whose run has died, against a real server and a real file: without systemd and pm2.
+
+The unit under systemd, and a host that dies, are in test_on_a_host.py.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.engine_program import build
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import recovery_unit
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.recovery_unit import (
+    RecoveryUnit,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.recovery import recover
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.recovery.call import Call
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import (
+    window as rollback_window,  # noqa: F401 (the module is looked up by its name, to be killed in it)
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
+from tests.conftest import PROGRAMS, PROJECT, Server
+from tests.engine.support import execute
+
+from .test_window import Estate, assert_as_before, assert_live, estate, hooked, killed, no_space
+
+__all__ = ["estate"]
+
+CALLS = "systemctl-calls"
+
+
+@pytest.fixture
+def unit(estate: Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecoveryUnit:
+    """The unit of the group, whose runs put it; systemd is a program that notes how it was called."""
+    program = tmp_path / "engine.pyz"
+    program.write_bytes(build(PROJECT / "plugins/module_utils/migration"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    systemctl = programs / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / CALLS}\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv(commands.LIMIT_VARIABLE, "dev")
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(recovery_unit, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(recovery_unit, "SYSTEMD", tmp_path)
+    login, settings = estate.login, estate.settings
+    arguments = {
+        "group": {
+            "name": "test",
+            "source": {"path": str(estate.file)},
+            "tables": [{"source": "notes", "target": "app.notes"}],
+        },
+        "services_login": asdict(settings.services_login),
+        "role_passwords": dict(settings.role_passwords),
+        "stop_timeout": 1,
+        "health_timeout": 1,
+        "stable_seconds": 0,
+        "on_failure": "rollback",
+        "estate_connections": {},
+        "work_directory": settings.work_directory,
+        "rollback_directory": str(tmp_path / "dumps"),
+        "lose_rows": None,
+        "recovery_program": str(program),
+        "login_host": login.host,
+        "login_port": login.port,
+        "login_db": login.database,
+        "login_user": login.user,
+        "login_password": login.password,
+        "session_role": login.session_role,
+        "ssl_mode": login.ssl_mode,
+        "ca_cert": login.ca_cert,
+        "connect_timeout": login.connect_timeout,
+    }
+    estate.settings = Call.from_arguments(arguments).settings
+    assert estate.settings.recovery_unit is not None
+    return estate.settings.recovery_unit
+
+
+def files_of(unit: RecoveryUnit) -> list[Path]:
+    """Return the files of the unit that are there: its settings, the unit itself, and the link for the boot."""
+    paths = [
+        unit.settings,
+        recovery_unit.UNITS / unit.name,
+        recovery_unit.UNITS / "multi-user.target.wants" / unit.name,
+    ]
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def run_unit(unit: RecoveryUnit) -> int:
+    """Run what the unit runs, in this process."""
+    status: int = recover.main([str(unit.settings)])
+    return status
+
+
+@pytest.mark.promise("dead-window-ended")
+@pytest.mark.parametrize(
+    "function",
+    ["cutover.window.stop", "cutover.window.write_protection.protect", "cutover.window.read_clock"],
+)
+def test_a_frozen_group_is_undone(
+    estate: Estate, unit: RecoveryUnit, function: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, function, True)
+    assert estate.record.state == "frozen"
+    assert len(files_of(unit)) == 3
+    assert run_unit(unit) == 0
+    assert capsys.readouterr().out == "test: an interrupted cutover was undone; it runs on SQLite.\n"
+    assert_as_before(estate)
+    assert files_of(unit) == []
+    # systemd may start it once more.
+    assert run_unit(unit) == 0
+    assert capsys.readouterr().out == ""
+    estate.cut_over()
+    assert_live(estate)
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_a_group_that_is_live_is_finished_with_its_rows(
+    estate: Estate, unit: RecoveryUnit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, "cutover.window.start", True)
+    execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+    assert run_unit(unit) == 0
+    assert "an interrupted cutover was finished; it lives on PostgreSQL" in capsys.readouterr().out
+    record = estate.record
+    assert (record.state, record.detail.proven) == ("live", True)
+    assert "on postgresql" in estate.moved()
+    assert files_of(unit) == []
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_an_interrupted_rollback_is_undone(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    estate.cut_over()
+    options = Options(str(unit.settings.parent / "dumps"))
+    killed(
+        estate,
+        "rollback.window.stop",
+        True,
+        lambda: rollback.roll_back(estate.login, estate.group, estate.settings, options=options),
+    )
+    assert len(files_of(unit)) == 3
+    assert run_unit(unit) == 0
+    assert capsys.readouterr().out.startswith("test: an interrupted rollback was undone.")
+    assert_live(estate)
+    assert files_of(unit) == []
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_the_unit_is_there_before_the_stop_and_gone_after_the_window(estate: Estate, unit: RecoveryUnit) -> None:
+    seen: list[list[Path]] = []
+
+    def look_and_fail() -> None:
+        seen.append(files_of(unit))
+        no_space()
+
+    with hooked("cutover.window.stop", False, look_and_fail), pytest.raises(MigrationError, match="was undone"):
+        estate.cut_over()
+    assert files_of(unit) == []
+    with hooked("cutover.window.stop", False, lambda: seen.append(files_of(unit))):
+        estate.cut_over()
+    assert [len(files) for files in seen] == [3, 3]
+    assert files_of(unit) == []
+    calls = Path(recovery_unit.SYSTEMD / CALLS).read_text().splitlines()
+    assert calls == ["daemon-reload", f"restart --no-block {unit.name}", "daemon-reload"] * 2
+    # A run that opens no window puts nothing there.
+    assert not estate.cut_over()["changed"]
+    assert len(Path(recovery_unit.SYSTEMD / CALLS).read_text().splitlines()) == len(calls)
+
+
+@pytest.mark.promise("password-nowhere-else")
+def test_its_passwords_stand_in_one_file_that_only_root_can_read(estate: Estate, unit: RecoveryUnit) -> None:
+    killed(estate, "cutover.window.stop", True)
+    settings, text, link = files_of(unit)
+    for path, mode in ((settings, 0o600), (settings.parent, 0o700), (text, 0o644)):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert link.resolve() == text
+    assert '"swarm_registry": "secret"' in settings.read_text()
+    for secret in ("secret", str(estate.login.password)):
+        assert secret not in text.read_text().replace(str(settings), "")
+    assert "secret" not in repr(unit)
+
+
+def test_the_unit_waits_until_the_run_is_gone(estate: Estate, unit: RecoveryUnit) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> None:
+        command = [sys.executable, "-I", unit.program, "recovery.recover", str(unit.settings)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+
+    # The program as it is installed, while the run is in the middle of its window.
+    with hooked("cutover.window.migrate.migrate", False, start):
+        estate.cut_over()
+    output, _ = started[0].communicate(timeout=120)
+    assert (started[0].returncode, output) == (0, "")
+    assert_live(estate)
+
+
+def test_a_server_that_does_not_answer_yet_is_waited_for(
+    estate: Estate,
+    unit: RecoveryUnit,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    killed(estate, "cutover.window.stop", True)
+    allow = f"ALTER DATABASE {estate.login.database} ALLOW_CONNECTIONS"
+    server.execute(f"{allow} false")
+    waits: list[float] = []
+
+    def let_it_answer(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            server.execute(f"{allow} true")
+
+    monkeypatch.setattr(recover.time, "sleep", let_it_answer)
+    assert run_unit(unit) == 0
+    said = capsys.readouterr().out
+    assert said.count("Group test waits until PostgreSQL answers") == 1
+    assert said.endswith("test: an interrupted cutover was undone; it runs on SQLite.\n")
+    assert_as_before(estate)
+
+
+def test_what_cannot_be_undone_is_said_and_tried_at_the_next_boot(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, "cutover.window.stop", True)
+    monkeypatch.delenv(commands.LIMIT_VARIABLE)
+    with hooked("rollback.rollback.to_sqlite", False, no_space):
+        assert run_unit(unit) == 1
+    said = capsys.readouterr().out
+    assert "No space left on device" in said
+    assert "Group test is tried again at the next boot" in said
+    assert "ansible-playbook playbooks/4_service_cutover.yml -l dev" in said
+    assert len(files_of(unit)) == 3
+    assert run_unit(unit) == 0
+    assert_as_before(estate)
+    assert files_of(unit) == []
+
+
+def test_a_run_that_puts_the_window_right_takes_the_unit_away(estate: Estate, unit: RecoveryUnit) -> None:
+    killed(estate, "cutover.window.stop", True)
+    estate.cut_over()
+    assert_live(estate)
+    assert files_of(unit) == []
+
+
+def _without_program(unit: RecoveryUnit) -> None:
+    Path(unit.program).unlink()
+
+
+def _in_a_shared_directory(unit: RecoveryUnit) -> None:
+    unit.settings.parent.chmod(0o770)
+
+
+def _without_systemd_s_help(unit: RecoveryUnit) -> None:
+    (recovery_unit.SYSTEMD / "bin/systemctl").write_text("#!/bin/sh\necho refused >&2; exit 1\n")
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (_without_program, "engine.pyz: it is missing"),
+        (_in_a_shared_directory, "may be changed by somebody else"),
+        (_without_systemd_s_help, "systemctl daemon-reload: refused"),
+    ],
+)
+def test_without_the_unit_nothing_is_stopped(
+    estate: Estate, unit: RecoveryUnit, break_it: Callable[[RecoveryUnit], None], said: str
+) -> None:
+    break_it(unit)
+    with pytest.raises(MigrationError, match="nothing was stopped") as failed:
+        estate.cut_over()
+    assert said in str(failed.value)
+    assert_as_before(estate)
+    assert files_of(unit) == []
+
+
+def test_a_host_without_systemd_gets_no_unit(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recovery_unit, "SYSTEMD", tmp_path / "none")
+    with hooked("cutover.window.stop", False, lambda: files_of(unit) and no_space()):
+        estate.cut_over()
+    assert_live(estate)
