@@ -6,10 +6,12 @@ changes of the roles before it made already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
@@ -51,41 +53,44 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         roles = sorted(path.parent.parent.name for path in (_ROOT / "roles").glob("*/meta/argument_specs.yml"))
         texts = [path.read_text() for path in _files_that_read_variables()]
         yield from checks.find_misspelt_variables(variables, texts, (*(f"{role}_" for role in roles), *_PREFIXES))
+        values = self._values(roles, variables)
         if "estate_cutover_groups" in variables:
-            groups = self._value(variables["estate_cutover_groups"])
+            groups = values.get("estate_cutover_groups")
             yield from checks.find_estate_mistakes(groups)
             directory = Path(self._value(variables.get("schema_apply_directory")) or _ROOT / "files" / "sql")
             files = [path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.sql"))]
             yield from checks.find_rights_on_nothing(groups, files)
-        login_roles = self._value(variables.get("postgres_login_roles"))
+        login_roles = values.get("postgres_login_roles")
         if "postgres_role_passwords" in variables and isinstance(login_roles, list):
-            yield from checks.find_missing_passwords(login_roles, self._value(variables["postgres_role_passwords"]))
+            yield from checks.find_missing_passwords(login_roles, values.get("postgres_role_passwords"))
         for role in roles:
-            yield from self._invalid_options(role, variables)
+            for specification in _specifications(role):
+                told = {name: values[name] for name in specification if values.get(name) is not None}
+                yield from checks.find_invalid_options(role, specification, told)
 
-    def _invalid_options(self, role: str, variables: Mapping[str, Any]) -> Iterator[Problem]:
-        """Give every variable of a role that is not as the role describes it."""
-        directory = _ROOT / "roles" / role
-        defaults = directory / "defaults" / "main.yml"
-        known = self._load(defaults) if defaults.exists() else {}
-        templar = self._templar.copy_with_new_env(available_variables={**known, **variables})
-        for entry_point in self._load(directory / "meta" / "argument_specs.yml")["argument_specs"].values():
-            specification = entry_point.get("options") or {}
-            values = {}
-            for name in specification:
-                value = variables.get(name, known.get(name))
-                try:
-                    values[name] = _resolved(templar.template(value))
-                except AnsibleError:
-                    # It needs what is only known on the host. The role looks at it there.
-                    continue
-                if values[name] is None:
-                    del values[name]
-            yield from checks.find_invalid_options(role, specification, values)
+    def _values(self, roles: Iterable[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the estate's variables and the options of all roles stand for, by their names.
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        """Return the content of a YAML file of the project."""
-        return dict(self._loader.load_from_file(str(path), trusted_as_template=True) or {})
+        What needs something that is only known on the host is left out: the role looks at it there.
+        """
+        known: dict[str, Any] = {}
+        for role in roles:
+            defaults = _ROOT / "roles" / role / "defaults" / "main.yml"
+            if defaults.exists():
+                known.update(self._loader.load_from_file(str(defaults), trusted_as_template=True) or {})
+        known.update(variables)
+        options = (name for role in roles for specification in _specifications(role) for name in specification)
+        shared = (name for name in variables if name.startswith(_PREFIXES))
+        templar = self._templar.copy_with_new_env(available_variables=known)
+        values: dict[str, Any] = {}
+        for name in dict.fromkeys((*shared, *options)):
+            try:
+                values[name] = _resolved(templar.template(known.get(name)))
+            except AnsibleError:
+                continue
+            # Ansible would work it out again for each variable that refers to this one.
+            known[name] = values[name]
+        return values
 
     def _value(self, template: Any) -> Any:
         """Return what a template stands for; None if it needs what is not known here."""
@@ -96,15 +101,25 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
 
 
 def _resolved(value: Any) -> Any:
-    """Return a value with every template within it resolved, which Ansible leaves until somebody looks.
+    """Return a value as plain data, with every template within it resolved, which Ansible leaves until somebody looks.
 
     :raises AnsibleError: if one of them needs what is not known.
     """
     if isinstance(value, Mapping):
-        return {key: _resolved(item) for key, item in value.items()}
+        return {_resolved(key): _resolved(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_resolved(item) for item in value]
-    return value
+    # Ansible's own kind of text, which knows where it was written, takes long to copy.
+    return str(value) if isinstance(value, str) else value
+
+
+@cache
+def _specifications(role: str) -> tuple[dict[str, Any], ...]:
+    """Return the options of each entry point of a role."""
+    text = (_ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+    # Ansible's own loader notes the place of each word, which takes many times as long.
+    document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
+    return tuple(entry_point.get("options") or {} for entry_point in document["argument_specs"].values())
 
 
 def _files_that_read_variables() -> Iterator[Path]:
