@@ -68,6 +68,7 @@ def unit(estate: Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rec
         "stable_seconds": 0,
         "on_failure": "rollback",
         "estate_connections": {},
+        "estate_access": None,
         "work_directory": settings.work_directory,
         "rollback_directory": str(tmp_path / "dumps"),
         "lose_rows": None,
