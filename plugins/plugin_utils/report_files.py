@@ -44,9 +44,10 @@ def write(base: Path, report: Mapping[str, Any], check_mode: bool = False) -> di
     moment = datetime.fromisoformat(report["generated_at"])
     directory = base / moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     if not check_mode:
+        content, page = json.dumps(report, indent=2, ensure_ascii=False) + "\n", render(report)
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        _write_file(directory / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        _write_file(directory / "report.html", render(report))
+        _write_file(directory / "report.json", content)
+        _write_file(directory / "report.html", page)
         temporary = base / f".{_LATEST}-{os.getpid()}"
         temporary.symlink_to(directory.name)
         temporary.replace(latest)
@@ -74,6 +75,8 @@ def _lasting(value: Any) -> Any:
 def _write_file(path: Path, text: str) -> None:
     """Write a file of mode 0640 that is there whole or not at all."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+    # Half a surrogate pair, as a service may have stored it, has no UTF-8; JSON reads its escape as what it was.
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
     temporary.replace(path)

@@ -291,6 +291,14 @@ def test_check_mode_predicts_and_writes_nothing(live: dict[str, Any], tmp_path: 
     assert sorted(base.iterdir()) == before
 
 
+def test_half_a_surrogate_pair_is_written_as_its_escape(live: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "reports"
+    built = build(changed(live, information=["half \ud83d"]))
+    assert [report_files.write(base, built)["changed"] for _ in range(2)] == [True, False]
+    assert "half \ud83d" in json.loads((base / "latest" / "report.json").read_text())["groups"][0]["information"]
+    assert "half \\ud83d" in (base / "latest" / "report.html").read_text()
+
+
 def test_a_damaged_latest_report_is_replaced(live: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "reports"
     report_files.write(base, build(live))
