@@ -178,7 +178,7 @@ class ThrowawayHost:
         """
         environment = ("env", "-i", f"HOME=/home/{user}", "PATH=/usr/local/bin:/usr/bin:/bin")
         command = ["runuser", "-u", user, "--", *environment, "pm2", "-s", *arguments]
-        for _ in range(4 if arguments[0] in ("jlist", "delete", "stop", "save") else 0):
+        for _ in range(4 if arguments[0] in ("jlist", "delete", "start", "stop", "save") else 0):
             try:
                 return self.run(command)
             except RuntimeError:

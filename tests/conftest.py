@@ -236,6 +236,6 @@ def build_library() -> Callable[[str, str], None]:
         run("rm -rf node_modules dist dist-test ledger migrations; mkdir ledger migrations")
         for path, content in {**carried, **SHARED_STATEMENTS}.items():
             run(f"cat > {path}", content)
-        run("npm ci --ignore-scripts --prefer-offline --no-audit --no-fund && npm run build")
+        run("npm ci --ignore-scripts --prefer-offline --no-audit --no-fund --fetch-retries=5 && npm run build")
 
     return build

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / ".cache" / "examples"
 # Longest wait for one download, in seconds.
 PATIENCE = 300
+# A registry fails now and then.
+TRIES = 4
+SECONDS_BETWEEN_TRIES = 15.0
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,13 @@ def _download(example: Example, directory: Path) -> Path:
     what = f"{example.package} {example.version}, which holds the database of the example '{example.name}'"
     command = example.command(directory)
     try:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        for further in reversed(range(TRIES)):
+            result = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            if result.returncode == 0 or not further:
+                break
+            time.sleep(SECONDS_BETWEEN_TRIES)
     except FileNotFoundError:
         raise FetchError(
             f"{command[0]} is not installed: it is needed to download {what}. "

@@ -26,7 +26,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 
 # Reads .env as a service does. What it shall do on PostgreSQL stands in the file "behaviour" beside it:
-# "crash" ends at once, "write" first writes a row, "end" ends a moment after its first answer, "lazy" connects only
+# "crash" ends at once, "write" first writes a row, "end" ends seconds after its first answer, "lazy" connects only
 # when it is asked for /query.
 SERVICE = """
 import http.server, os, psycopg2, sqlite3, sys, threading, time
@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         if on_postgresql and "end" in behaviour:
-            threading.Timer(0.5, lambda: os._exit(1)).start()
+            threading.Timer(3, lambda: os._exit(1)).start()
     def log_message(self, *_):
         pass
 class Server(http.server.ThreadingHTTPServer):

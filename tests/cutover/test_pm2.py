@@ -126,7 +126,7 @@ def daemon_of(home: Path, *path: Path) -> Iterator[None]:
     title = f"PM2 v7.0.4: God Daemon ({home})"
     found = ":".join(map(str, [*path, "/usr/bin"]))
     # What it stands for is node in the place where nvm has put it.
-    command = ["bash", "-c", f"exec -a '{title}' sleep 60"]
+    command = ["bash", "-c", f"exec -a '{title}' sleep 600"]
     with subprocess.Popen(command, env={"PATH": found}) as process, socket.socket(socket.AF_UNIX) as listener:
         (home / "pm2.pid").write_text(f"{process.pid}\n")
         listener.bind(str(home / "rpc.sock"))

@@ -43,6 +43,8 @@ from .small_pm2 import SmallPm2
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+# Seconds for which a service is watched that ends after three; also after a rollback, so not more than needed.
+LONG = 8.0
 COMMAND = commands.playbook("rollback", service_env_rollback_groups="test")
 
 
@@ -87,7 +89,7 @@ class Estate:
 
     def ask(self, path: str) -> None:
         """Ask the service for something."""
-        urllib.request.urlopen(f"http://127.0.0.1:{self.pm2.port}{path}", timeout=5).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{self.pm2.port}{path}", timeout=60).close()
 
     def start_again(self) -> None:
         """Let pm2 start the service anew, and wait until it listens."""
@@ -227,7 +229,7 @@ def test_a_crash_loop_ends_the_wait_at_once(estate: Estate, most_restarts: int, 
 def test_a_service_that_ends_while_it_is_watched_has_failed(estate: Estate) -> None:
     estate.pm2.behave("end")
     with pytest.raises(MigrationError) as failed:
-        estate.move()
+        estate.move(stable_seconds=LONG)
     assert "it came up, answered, and was restarted soon after" in str(failed.value)
     assert estate.state() == "rehearsed"
 
@@ -237,7 +239,7 @@ def test_a_service_that_ends_while_it_is_watched_has_failed(estate: Estate) -> N
 def test_rows_of_a_service_that_failed_come_back_by_the_policy(estate: Estate, behaviour: str) -> None:
     estate.pm2.behave(behaviour)
     with pytest.raises(MigrationError) as failed:
-        estate.move(roll_back_on_failure=True)
+        estate.move(roll_back_on_failure=True, stable_seconds=LONG)
     assert "Its services have already written to PostgreSQL" in str(failed.value)
     assert "so it was rolled back with these rows" in str(failed.value)
     assert estate.state() == "rolled_back"
@@ -249,7 +251,7 @@ def test_rows_of_a_service_that_failed_come_back_by_the_policy(estate: Estate, b
 def test_rows_of_a_service_that_failed_stay_by_the_policy(estate: Estate) -> None:
     estate.pm2.behave("write end")
     with pytest.raises(MigrationError) as failed:
-        estate.move(health_timeout=5.0)
+        estate.move(health_timeout=5.0, stable_seconds=LONG)
     assert "Its services have already written to PostgreSQL, so it stays there" in str(failed.value)
     assert f"return to SQLite with every row: {COMMAND}" in str(failed.value)
     assert estate.state() == "live"
@@ -262,7 +264,7 @@ def test_a_rollback_that_is_refused_is_said_with_its_command(estate: Estate, mon
     monkeypatch.setattr(dump, "_PATH", "/nowhere")
     monkeypatch.setattr(dump, "_PROGRAM_DIRECTORIES", "/nowhere")
     with pytest.raises(MigrationError) as failed:
-        estate.move(roll_back_on_failure=True)
+        estate.move(roll_back_on_failure=True, stable_seconds=LONG)
     assert "the rollback did not succeed" in str(failed.value)
     assert f"then: {COMMAND}" in str(failed.value)
     assert estate.state() == "live"

@@ -260,22 +260,27 @@ def test_a_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_registry_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, "#!/bin/sh\necho 'no such host' >&2\nexit 1\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(fetch, "SECONDS_BETWEEN_TRIES", 0.0)
     example = next(entry for entry in fetch.EXAMPLES if entry.client == "npm")
     with pytest.raises(fetch.FetchError, match=r"Is the registry reachable(.|\n)*npm said: no such host"):
         fetch.fetch(example, tmp_path / "cache")
 
 
 def test_another_archive_of_the_same_name_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, '#!/bin/sh\nfor last; do :; done\necho other > "$last/n8n-mcp-2.87.0.tgz"\n')
+    # The registry fails once, and is asked again.
+    fails_once = f"mkdir {tmp_path}/asked && exit 1"
+    stand_in(tmp_path, f'#!/bin/sh\n{fails_once}\nfor last; do :; done\necho other > "$last/n8n-mcp-2.87.0.tgz"\n')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(fetch, "SECONDS_BETWEEN_TRIES", 0.0)
     example = next(entry for entry in fetch.EXAMPLES if entry.client == "npm")
     with pytest.raises(fetch.FetchError, match="is not the file that the example was written for"):
         fetch.fetch(example, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.*")), "nothing may be left behind"
 
 
-def test_a_file_that_was_changed_is_fetched_again(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source_of("gnucash")
+    monkeypatch.setattr(fetch, "SECONDS_BETWEEN_TRIES", 0.0)
     example = next(entry for entry in fetch.EXAMPLES if entry.name == "gnucash")
     damaged = tmp_path / example.name / example.file_name
     damaged.parent.mkdir()
