@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY
-from ..engine.convert.known_ids import with_ids_in_texts
 from ..engine.convert.server_text import ServerForms
 from ..engine.export import export
 from ..engine.plan.planner import plan_group
@@ -126,7 +125,6 @@ def _hash_frozen_rows(
     ):
         targets = catalog.read_catalog(connection, [table.target for table in group.tables])
         plans = plan_group(group, source, read_tables(source), targets, asks=False)
-        plans = with_ids_in_texts(connection, group, source, plans)
         forms = ServerForms(connection)
         refusals = recorded_refusals(connection, group.name)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=exact, refusals=refusals)

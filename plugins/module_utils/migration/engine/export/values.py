@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from ...sqlite.tables import Value, show
-from ..convert.ids_in_texts import with_other_ids
 from ..convert.refusals import Convert, Refused
 from ..convert.server_text import ServerForms
 from ..convert.values import converter
@@ -37,10 +36,6 @@ class ValueForms:
         self._forms: dict[int, Form] = {}
         self._converters: list[Convert] = [converter(column, _no_note) for column in plan.columns]
         self._readers = [source_reader(column, partial(forms.normal_form, plan, column)) for column in plan.columns]
-        self._old_ids = [
-            {} if column.ids is None else {new: old for old, new in column.ids.new_ids.items()}
-            for column in plan.columns
-        ]
         self._probe = _Probe(source, plan)
 
     def find(self, index: int, text: str, field_hash: str) -> Value:
@@ -53,8 +48,6 @@ class ValueForms:
         column = self._columns[index]
         if index not in self._forms:
             self._forms[index] = read_form(self._source, self._plan.source, column)
-        if self._old_ids[index]:
-            text = with_other_ids(text, column.kind, self._old_ids[index])
         for candidate in candidates(column, self._forms[index], text):
             stored = self._probe.stored(column.source, candidate)
             if stored is not None and self._reads_as(index, stored, field_hash):

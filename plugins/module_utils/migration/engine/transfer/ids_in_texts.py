@@ -1,4 +1,4 @@
-"""Old ids in texts and JSON, to which no foreign key leads: unless the inventory says to rewrite them, they stay."""
+"""Old ids in texts and JSON, to which no foreign key leads: they stay as they are while the ids become UUIDs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def ids_in_texts(
     connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]
 ) -> list[dict[str, Any]]:
-    """Return each column of texts or JSON that keeps ids which become others, with its rows and whose ids these are.
+    """Return each column of texts or JSON that holds ids which become others, with its rows and whose ids these are.
 
     Looked for are the ids of this group, and those of other groups that stand in the ledger already. Every text is read
     and every JSON text parsed: a dry run does so, and no run that moves rows.
@@ -25,7 +25,6 @@ def ids_in_texts(
     own = _text_ids(snapshot, plans)
     owners = [
         (
-            column.namespace,
             f"{plan.source.name}.{column.source}",
             f"SELECT {quote_name(column.source)} FROM {plan.source.relation} WHERE {_is_text_id(column)}",  # noqa: S608
         )
@@ -33,17 +32,15 @@ def ids_in_texts(
     ]
     names = _note_ids_of_others(connection, snapshot, [column.namespace for _, column in own])
     owners += [
-        (name, name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
+        (name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
         for number, name in enumerate(names)
     ]
     found = []
-    for namespace, owner, ids in owners:
+    for owner, ids in owners:
         for plan in plans:
             referring = {name for key in plan.foreign_keys for name in key.columns}
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
-                    continue
-                if namespace in other.options.rewrite_ids_of:
                     continue
                 name = quote_name(other.source)
                 holds = f"{name} IN ({ids}) OR (CASE WHEN {name} GLOB '[[{{]*' THEN json_valid({name}) END AND EXISTS ("
@@ -52,7 +49,7 @@ def ids_in_texts(
                 rows = snapshot.execute(query).fetchone()[0]
                 if rows:
                     place = f"{plan.source.name}.{other.source}"
-                    found.append({"column": place, "rows": rows, "ids_of": owner, "namespace": namespace})
+                    found.append({"column": place, "rows": rows, "ids_of": owner})
     return found
 
 

@@ -32,7 +32,6 @@ from ...core.group_detail import GroupDetail, changes
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
-from ..convert.known_ids import with_ids_in_texts
 from ..convert.server_text import ServerForms
 from ..plan.inverse import one_way_columns
 from ..plan.planner import PlanRefused, TablePlan, plan_group
@@ -482,7 +481,7 @@ def _plan(
     except PlanRefused as error:
         error.problems += _wrong_values(connection, group, source, error, directory)
         raise
-    return with_ids_in_texts(connection, group, source, plans)
+    return plans
 
 
 def _wrong_values(

@@ -25,7 +25,6 @@ from ...core.sql import table_name
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import snapshot
 from ...sqlite.tables import Value, open_snapshot, quote_name, read_rows, read_tables, row_key, to_json, to_json_text
-from ..convert.known_ids import with_ids_in_texts
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import prepare
@@ -84,9 +83,7 @@ def replay_rejects(
                 concerned = {row.table for row in rows}
                 plans = [
                     plan
-                    for plan in with_ids_in_texts(
-                        connection, group, source, plan_group(group, source, read_tables(source), targets, asks=False)
-                    )
+                    for plan in plan_group(group, source, read_tables(source), targets, asks=False)
                     if plan.source.name in concerned
                 ]
                 originals = [line for plan in plans for line in _put_in_place(source, group, plan, rows, reasons)]

@@ -27,8 +27,7 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
         rows = "1 row holds" if found["rows"] == 1 else f"{found['rows']:,} rows hold"
         warnings.append(
             f"{found['column']}: {rows} an id of {found['ids_of']} in a text or in JSON. It stays as it is, while that "
-            f"id becomes a UUID: set 'rewrite_ids_of: [{found['namespace']}]' for the column, or let the application "
-            "look it up in migration.id_map."
+            "id becomes a UUID: rewrite it by 'computed', or let the application look it up in migration.id_map."
         )
     if report["one_way_columns"]:
         warnings.append(
