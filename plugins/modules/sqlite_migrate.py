@@ -217,7 +217,7 @@ def synchronise(
 
             if check_mode:
                 result = migrate.migrate(connection, group, migrate.REHEARSAL, check_mode, work_directory)
-                result["warnings"] = report.warnings_of(result["report"])
+                result["warnings"] = [*report.warnings_of_group(group), *report.warnings_of(result["report"])]
             else:
                 result = rehearsal.rehearse(connection, group, work_directory, rehearse_rollback)
             return {**result, "state": record.state, "diff": _diff(result["report"])}

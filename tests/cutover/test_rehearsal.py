@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,16 @@ def test_a_process_that_would_stop_the_cutover_is_named_in_time(estate: Estate) 
     assert f"process {process.pid} (python3 -c)" in warning
     assert "the cutover will refuse" in warning
     assert rehearse(estate)["warnings"] == []
+
+
+@pytest.mark.promise("self-migrating-named")
+def test_services_that_change_their_tables_themselves_are_named_before_the_cutover(estate: Estate) -> None:
+    """With the cutover it ends: their role owns no table."""
+    estate.on_source("CREATE TABLE _prisma_migrations (id TEXT)")
+    estate.group = replace(estate.group, ignored_tables=(*estate.group.ignored_tables, "_prisma_migrations"))
+    (warning,) = rehearse(estate, rollback=False)["warnings"]
+    assert "its table _prisma_migrations shows that Prisma changes the services' tables" in warning
+    assert "switch these changes off before the cutover" in warning
 
 
 # ---------------------------------------------------------------- whether tables were written to

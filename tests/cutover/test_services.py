@@ -313,3 +313,13 @@ def test_a_work_directory_without_room_is_found_before_the_stop(estate: Estate, 
     assert f"{small}: " in str(failed.value)
     assert "bytes are free and" in str(failed.value)
     assert (estate.pm2.starts, estate.state()) == (1, "rehearsed")
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_server_that_is_stopped_before_the_cutover_stops_no_service(estate: Estate) -> None:
+    estate.ask("/health")
+    estate.login = replace(estate.login, port=free_port())
+    with pytest.raises(MigrationError, match="Cannot connect to PostgreSQL"):
+        estate.move()
+    estate.ask("/health")
+    assert (estate.pm2.starts, estate.state(), estate.notes()) == (1, "rehearsed", ["a"])

@@ -230,6 +230,20 @@ def test_a_corrupt_page_is_named(tmp_path: Path, take: Callable[..., Snapshot]) 
         take(source)
 
 
+@pytest.mark.promise("corrupt-source-refused")
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_truncated_source_is_refused_by_its_name(tmp_path: Path, take: Callable[..., Snapshot], kept: float) -> None:
+    """As a copy that was cut off leaves it, or a disk that was full."""
+    source = make_source(
+        tmp_path / "cut_off.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x)",
+        {"t": [(number, "x" * 100) for number in range(2000)]},
+    )
+    os.truncate(source, int(source.stat().st_size * kept))
+    with pytest.raises(MigrationError, match=r"cut_off\.db"):
+        take(source)
+
+
 # ---------------------------------------------------------------- what only the service knows
 
 

@@ -23,7 +23,7 @@ from ..core.group_detail import GroupDetail, changes
 from ..engine.export.export import ExportReport
 from ..engine.export.export import rehearse as rehearse_rollback
 from ..engine.transfer import baseline, migrate
-from ..engine.transfer.report import warnings_of
+from ..engine.transfer.report import warnings_of, warnings_of_group
 from ..host import open_files
 from ..host.pm2 import by_user
 from ..window.checks import foreign_processes
@@ -44,7 +44,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, rollback
         ``roles/sqlite_migrate/README.md``), ``msg`` and ``warnings``.
     :raises MigrationError: with every violation, or if the rollback would not give back what was loaded.
     """
-    warnings = _warnings(group)
+    warnings = [*_warnings(group), *warnings_of_group(group)]
     began = time.monotonic()
     result = migrate.migrate(connection, group, migrate.REHEARSAL, work_directory=work_directory)
     warnings += warnings_of(result["report"])

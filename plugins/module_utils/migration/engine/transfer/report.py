@@ -7,11 +7,37 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ...core.estate import Group
 from ...sqlite.snapshot import Snapshot
 from ..prepare.table import PreparedTable
 from ..proof.compare import Comparison
 from .incremental import Synced
 from .snapshot_diff import TableDifference
+
+# The tables in which tools that change a database's tables note what they have done.
+_KEPT_BY = {
+    "__drizzle_migrations": "Drizzle",
+    "_prisma_migrations": "Prisma",
+    "alembic_version": "Alembic",
+    "directus_migrations": "Directus",
+    "django_migrations": "Django",
+    "knex_migrations": "Knex",
+    "mikro_orm_migrations": "MikroORM",
+    "sequelizemeta": "Sequelize",
+    "typeorm_metadata": "TypeORM",
+}
+
+
+def warnings_of_group(group: Group) -> list[str]:
+    """Return a sentence on each sign that the services change their tables themselves, which ends with the cutover."""
+    names = sorted({*(mapping.source for mapping in group.tables), *group.ignored_tables})
+    return [
+        f"{group.name}: its table {name} shows that {_KEPT_BY[name.lower()]} changes the services' tables when they "
+        "start, or by hand. On PostgreSQL their role may not, and such a start fails with 'permission denied for "
+        "schema': switch these changes off before the cutover, and write later ones into files/sql (README.md)."
+        for name in names
+        if name.lower() in _KEPT_BY
+    ]
 
 
 def warnings_of(report: Mapping[str, Any]) -> list[str]:
