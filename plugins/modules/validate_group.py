@@ -189,6 +189,9 @@ def main() -> None:
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
+    for found in result:
+        for warning in found.pop("warnings"):
+            module.warn(f"{found['group']}: {warning}.")
     module.exit_json(changed=False, validations=result)
 
 

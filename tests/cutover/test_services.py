@@ -152,8 +152,10 @@ def test_a_service_without_a_session_is_left_running_with_a_warning(estate: Esta
     # With an address that asks the database nothing is left to say, and the daily look finds it well too.
     named = estate.with_addresses("/ping", "/query")
     with closing(connect(replace(server.superuser, database=estate.login.database))) as administrator:
-        assert "(see 'query_url')" in look_once(administrator, group)["service"]
-        assert look_once(administrator, named)["service"] == ""
+        (idle,) = look_once(administrator, group).values()
+        assert "(see 'query_url')" in idle.shortcoming
+        assert idle.lacks_session
+        assert look_once(administrator, named)["service"].shortcoming == ""
     kept = estate.move(named)
     assert (kept["changed"], kept["warnings"], estate.pm2.starts) == (False, [], starts)
 
@@ -171,7 +173,7 @@ def test_groups_that_are_looked_at_together_ask_pm2_once(estate: Estate, monkeyp
     listings = Listings()
     with closing(connect(estate.login)) as connection:
         for _ in range(2):
-            assert look_once(connection, group, listings) == {"service": "pm2 reports it as unknown"}
+            assert look_once(connection, group, listings)["service"].shortcoming == "pm2 reports it as unknown"
         assert times_asked == 1
         # What was said a while ago is asked anew.
         monkeypatch.setattr(service_health, "_LISTED_LATELY_SECONDS", -1.0)

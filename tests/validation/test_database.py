@@ -348,6 +348,11 @@ def test_each_service_is_asked_for_its_health(estate: Estate, address: str, path
 CONNECT = "import psycopg2, sys; c = psycopg2.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
 
 
+IDLE = "import sys; print('ready', flush=True); sys.stdin.read()"
+HOLD = "import sys; file = open(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
+WITH_OTHER_SETTINGS = f"import os, sys; os.execve(sys.executable, [sys.executable, '-c', {IDLE!r}], {{'PGHOST': 'x'}})"
+
+
 @contextmanager
 def process(code: str, *arguments: str) -> Iterator[int]:
     """A process of its own, for as long as the block runs."""
@@ -384,10 +389,10 @@ def test_only_a_session_of_its_own_process_shows_that_a_service_uses_postgresql(
         if look == "the daily check":
             return "; ".join(soak_check.services_failures(estate.connection, group))
         answers = [{"name": service.name, "shortcoming": ""}]
-        return "; ".join(problem.what for problem in validate_services.find_strays(estate.connection, group, answers))
+        findings, warnings = validate_services.find_strays(estate.connection, group, answers, True)
+        return "; ".join([*(problem.what for problem in findings), *warnings])
 
-    idle = "import sys; print('ready', flush=True); sys.stdin.read()"
-    with process(idle) as without, process(CONNECT, dsn) as with_session:
+    with process(IDLE) as without, process(CONNECT, dsn) as with_session:
         # The role has a session, and it is not the service's.
         pids[:] = [without]
         assert wrong()
@@ -402,6 +407,52 @@ def test_only_a_session_of_its_own_process_shows_that_a_service_uses_postgresql(
             assert f"comes from its process {without}: it uses another store" in wrong()
         finally:
             server.execute("REVOKE pg_read_all_stats FROM swarm_migrator")
+
+
+@pytest.mark.promise("services-asked")
+@pytest.mark.parametrize(
+    ("what", "code", "settings", "was_proven", "query_url", "is_finding"),
+    [
+        ("idle", IDLE, "PGHOST=localhost\n", True, "", False),
+        ("not proven at its cutover", IDLE, "PGHOST=localhost\n", False, "", True),
+        ("its query_url answers", IDLE, "PGHOST=localhost\n", True, "/200", True),
+        ("its settings are those of SQLite", IDLE, "PORT=1\n", True, "", True),
+        ("its variables beat them", WITH_OTHER_SETTINGS, "PGHOST=localhost\n", True, "", True),
+        ("it has the SQLite file open", HOLD, "PGHOST=localhost\n", True, "", True),
+    ],
+)
+def test_an_idle_service_is_a_warning_unless_something_speaks_for_another_store(
+    estate: Estate,
+    server: Server,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    code: str,
+    settings: str,
+    was_proven: bool,
+    query_url: str,
+    is_finding: bool,
+) -> None:
+    (tmp_path / ".env").write_text(settings)
+    service = replace(
+        estate.group.services[0],
+        user=pwd.getpwuid(os.geteuid()).pw_name,
+        directory=str(tmp_path),
+        health_url=f"{address}/200",
+        query_url=f"{address}{query_url}" if query_url else "",
+    )
+    group = replace(estate.group, services=(service,))
+    monkeypatch.setattr(Pm2, "problem", lambda _: None)
+    with process(code, str(estate.source)) as pid:
+        monkeypatch.setattr(Pm2, "processes", lambda _: [Process(service.name, pid, "online", 0, frozenset())])
+        answers = [{"name": service.name, "shortcoming": ""}]
+        findings, warnings = validate_services.find_strays(estate.connection, group, answers, was_proven)
+    assert (len(findings), len(warnings)) == (int(is_finding), int(not is_finding)), what
+    said = findings[0].what if is_finding else warnings[0]
+    assert f"no session of role {service.database_role} on the server comes from its process {pid}" in said
+    if not is_finding:
+        assert "'query_url' of the service in estate_cutover_groups" in said
 
 
 def test_a_process_that_has_the_frozen_file_open_is_a_finding(estate: Estate, address: str) -> None:

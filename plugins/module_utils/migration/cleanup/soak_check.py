@@ -39,7 +39,7 @@ def services_failures(connection: Connection, group: Group, listings: Listings |
         answers = look_once(connection, group, listings)
     except MigrationError as error:
         return _sentences(error)
-    return [f"service {name}: {shortcoming}" for name, shortcoming in answers.items() if shortcoming]
+    return [f"service {name}: {health.shortcoming}" for name, health in answers.items() if health.shortcoming]
 
 
 def frozen_file_failures(group: Group, record: ledger.GroupRecord, before: Any) -> tuple[list[str], dict[str, Any]]:

@@ -8,6 +8,7 @@ its ``.env`` holds, proves nothing.
 from __future__ import annotations
 
 import http.client
+import os
 import time
 import urllib.error
 import urllib.request
@@ -269,21 +270,21 @@ class Watcher:
             return answer
         family = open_files.family_of(result.pids)
         if store == SQLITE:
-            return self._stale_variables(family, {})
+            return _stale_variables(family, {})
         holding = [pid for pid in family if open_files.holds(pid, self.group.source_path)]
         if holding:
             return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
         password = self.role_passwords.get(service.database_role, "")
-        stale = self._stale_variables(family, self.services_login.values(service, password, len(processes)))
+        stale = _stale_variables(family, self.services_login.values(service, password, len(processes)))
         if stale:
             return stale
         connection = self._session(service.database_role, password)
         answer = ask(service.query_url) if service.query_url else ""
         if answer:
             return answer
-        result.session_pid, missing = find_sessions(connection, service, result.pids, self.services_login.host)
-        result.lacks_session = bool(missing)
-        return missing
+        sessions = find_sessions(connection, service, result.pids, self.services_login.host)
+        result.session_pid, result.lacks_session = sessions.server_pid, bool(sessions.missing)
+        return sessions.missing
 
     def silent_addresses(self, results: Iterable[Health]) -> list[str]:
         """Return one sentence for each service whose address answers without asking the database.
@@ -331,17 +332,6 @@ class Watcher:
             return None
         return [(int(pid), str(used)) for pid, port, used in sessions if port in ports or port == -1]
 
-    def _stale_variables(self, family: Iterable[int], wanted: Mapping[str, str]) -> str:
-        """Return which variables of a process would beat its ``.env`` with another value."""
-        for pid in family:
-            environment = open_files.environment_of(pid)
-            stale = [
-                key for key in dotenv_file.MANAGED_KEYS if environment.get(key, wanted.get(key)) != wanted.get(key)
-            ]
-            if stale:
-                return f"its process was started with {', '.join(stale)}, which beats the value in .env"
-        return ""
-
     def _session(self, role: str, password: str) -> Connection:
         """Return our own session as a role, which sees all that concerns its other sessions."""
         if role not in self._connections:
@@ -366,8 +356,22 @@ class Watcher:
             raise MigrationError("Not every service is healthy.", problems)
 
 
-def find_sessions(connection: Connection, service: Service, pids: Iterable[int], host: str) -> tuple[int | None, str]:
-    """Return the server's process for a session of a service, and what is missing; an empty text if nothing is.
+@dataclass(frozen=True)
+class Sessions:
+    """What the server knows of a service's sessions.
+
+    :param server_pid: the server's process for one of them.
+    :param missing: what is missing, empty if nothing is.
+    :param are_hidden: whether the login may not see them, so that they may be there all the same.
+    """
+
+    server_pid: int | None = None
+    missing: str = ""
+    are_hidden: bool = False
+
+
+def find_sessions(connection: Connection, service: Service, pids: Iterable[int], host: str) -> Sessions:
+    """Return what the server knows of the sessions of a service.
 
     Every process of the service needs a session of the service's role that comes from a socket of its own, or of a
     descendant: in cluster mode pm2 hands the requests to one process after the other. A session of the role that
@@ -400,16 +404,17 @@ def find_sessions(connection: Connection, service: Service, pids: Iterable[int],
             found = own[0]
             continue
         if any(port is None for _, port in sessions):
-            return None, (
-                f"it answers, but {login} may not see where the sessions of role {service.database_role} come from: "
-                f'GRANT pg_read_all_stats TO "{login}"'
+            return Sessions(
+                missing=f"it answers, but {login} may not see where the sessions of role {service.database_role} "
+                f'come from: GRANT pg_read_all_stats TO "{login}"',
+                are_hidden=True,
             )
-        return None, (
-            f"it answers, but no session of role {service.database_role} on the server comes from its process {pid}: "
-            "it uses another store"
+        return Sessions(
+            missing=f"it answers, but no session of role {service.database_role} on the server comes from its process "
+            f"{pid}: it uses another store"
             + ("" if service.query_url else ", or its address does not ask the database (see 'query_url')")
         )
-    return found, ""
+    return Sessions(found)
 
 
 @dataclass
@@ -432,8 +437,8 @@ class Listings:
         return self._listed[key][1]
 
 
-def look_once(connection: Connection, group: Group, listings: Listings | None = None) -> dict[str, str]:
-    """Return for each service of a group by name why it is not well on PostgreSQL; an empty text if it is.
+def look_once(connection: Connection, group: Group, listings: Listings | None = None) -> dict[str, Health]:
+    """Return for each service of a group by name why it is not well on PostgreSQL, if it is not.
 
     Nothing is stopped or started, and no password is needed.
 
@@ -441,7 +446,7 @@ def look_once(connection: Connection, group: Group, listings: Listings | None = 
     :param listings: shared by the groups that are looked at together.
     :raises MigrationError: if a service's user does not exist.
     """
-    answers: dict[str, str] = {}
+    answers: dict[str, Health] = {}
     listings = listings or Listings()
     for user, pm2 in by_user(group.services).items():
         problem = pm2.problem()
@@ -454,12 +459,15 @@ def look_once(connection: Connection, group: Group, listings: Listings | None = 
         for service in group.services:
             if service.user == user:
                 processes = [process for process in listed if process.name == service.name]
-                answers[service.name] = reason or _answer(connection, service, processes)
+                health = Health(service, tuple(process.pid for process in processes))
+                health.shortcoming = reason or _answer(connection, group, health, processes)
+                answers[service.name] = health
     return answers
 
 
-def _answer(connection: Connection, service: Service, processes: Sequence[Process]) -> str:
-    """Return why one service is not well on PostgreSQL."""
+def _answer(connection: Connection, group: Group, health: Health, processes: Sequence[Process]) -> str:
+    """Return why one service is not well on PostgreSQL, and note in its health if only a session is missing."""
+    service = health.service
     statuses = [process.status for process in processes]
     if not statuses or any(status != ONLINE for status in statuses):
         return f"pm2 reports it as {', '.join(statuses) or 'unknown'}"
@@ -467,10 +475,37 @@ def _answer(connection: Connection, service: Service, processes: Sequence[Proces
     if shortcoming:
         return shortcoming
     try:
-        host = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user)).get("PGHOST", "")
+        settings = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user))
     except (MigrationError, ValueError) as error:
         return f"{service.env_path} cannot be read: {error}"
-    return find_sessions(connection, service, [process.pid for process in processes], host)[1]
+    host = settings.get("PGHOST", "")
+    sessions = find_sessions(connection, service, health.pids, host)
+    if not sessions.missing or sessions.are_hidden:
+        return sessions.missing
+    # Without a session something else has to speak for the store.
+    if not host:
+        return f"{sessions.missing}; {service.env_path} sets no PGHOST"
+    family = open_files.family_of(health.pids)
+    stale = _stale_variables(family, settings)
+    if stale:
+        return f"{sessions.missing}; {stale}"
+    health.lacks_session = not any(_holds_source(pid, group) for pid in family)
+    return sessions.missing
+
+
+def _holds_source(pid: int, group: Group) -> bool:
+    """Return whether a process has the SQLite file of its group open, if there is one still."""
+    return os.path.exists(group.source_path) and open_files.holds(pid, group.source_path)
+
+
+def _stale_variables(family: Iterable[int], wanted: Mapping[str, str]) -> str:
+    """Return which variables of a process would beat its ``.env`` with another value."""
+    for pid in family:
+        environment = open_files.environment_of(pid)
+        stale = [key for key in dotenv_file.MANAGED_KEYS if environment.get(key, wanted.get(key)) != wanted.get(key)]
+        if stale:
+            return f"its process was started with {', '.join(stale)}, which beats the value in .env"
+    return ""
 
 
 def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) -> None:

@@ -55,7 +55,8 @@ def validate(
     :param unwritten_tables: target tables that no service writes to: what differs in them after the cutover is wrong.
     :param listings: shared by the groups that are validated together.
     :return: ``valid``, the ``findings`` that make it false, what is worth knowing without being wrong
-        (``information``), and everything the report shows of the group.
+        (``information``), what of it a person has to look after (``warnings``), and everything the report shows of the
+        group.
     :raises MigrationError: if the comparison cannot be made at all.
     """
     findings: list[Problem] = []
@@ -98,7 +99,13 @@ def validate(
         findings.extend(shortcomings)
         if state.is_on_postgresql(record.state):
             with _collecting(connection, group, findings):
-                findings.extend(find_strays(connection, group, result["service_health"], listings))
+                strays, warnings = find_strays(
+                    connection, group, result["service_health"], record.detail.proven, listings
+                )
+                findings.extend(strays)
+                result["warnings"] = warnings
+                # The report shows it too.
+                result["information"].extend(warnings)
     result["findings"] = [asdict(finding) for finding in findings]
     result["valid"] = not findings
     return result
@@ -140,6 +147,7 @@ def blank(group: Group, group_state: str) -> dict[str, Any]:
         "valid": True,
         "findings": [],
         "information": [],
+        "warnings": [],
         "tables": [],
         "sequences": [],
         "foreign_keys": [],

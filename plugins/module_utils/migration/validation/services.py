@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from ..core.estate import Group
 
 _RUN_VALIDATION = f"then run {playbook('5_validation')} again"
-_IDLE = (
-    ". If it only was not asked for anything: name an address that asks the database as 'query_url' of the service in "
-    "estate_cutover_groups"
-)
 
 
 def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -41,27 +37,37 @@ def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any
 
 
 def find_strays(
-    connection: Connection, group: Group, answers: list[dict[str, Any]], listings: Listings | None = None
-) -> list[Problem]:
-    """Return the services that answer, and of which a process has no session of its own on the server.
+    connection: Connection,
+    group: Group,
+    answers: list[dict[str, Any]],
+    was_proven: bool,
+    listings: Listings | None = None,
+) -> tuple[list[Problem], list[str]]:
+    """Return the services that answer and are on another store, and a warning for each of which nobody can tell.
 
-    The health address uses the database, so right after it was asked a session is there.
+    The health address uses the database, so right after it was asked a session is there. Where it does not, an idle
+    pool has none: such a service is well as far as anybody can see if its cutover was proven, its settings are right
+    and it leaves the SQLite file alone.
 
     :param answers: what :func:`look_at_services` returned.
+    :param was_proven: whether the services have been seen healthy on PostgreSQL since the cutover.
     :param listings: shared by the groups that are validated together.
     """
     well = {answer["name"] for answer in answers if not answer["shortcoming"]}
-    asks_by_another_address = {service.name for service in group.services if service.query_url}
-    return [
-        Problem(
-            f"service {name}",
-            shortcoming,
-            f"Run {playbook('4_service_cutover')}, which brings it to PostgreSQL again, {_RUN_VALIDATION}"
-            + ("" if name in asks_by_another_address else _IDLE),
-        )
-        for name, shortcoming in look_once(connection, group, listings).items()
-        if shortcoming and name in well
-    ]
+    findings, warnings = [], []
+    for name, health in look_once(connection, group, listings).items():
+        if not health.shortcoming or name not in well:
+            continue
+        if health.lacks_session and was_proven and not health.service.query_url:
+            warnings.append(
+                f"service {name}: it was asked again, and {health.shortcoming}. Its settings are right and it does not "
+                "have the SQLite file open, so its pool seems to be idle. Name an address that asks the database as "
+                "'query_url' of the service in estate_cutover_groups"
+            )
+            continue
+        fix = f"Run {playbook('4_service_cutover')}, which brings it to PostgreSQL again, {_RUN_VALIDATION}"
+        findings.append(Problem(f"service {name}", health.shortcoming, fix))
+    return findings, warnings
 
 
 def _holders(group: Group) -> list[Problem]:
