@@ -177,7 +177,8 @@ def _make_database(server: Server, template: str) -> Iterator[str]:
     name = f"test_{next(_DATABASE_NUMBERS)}"
     server.execute(
         f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
-        f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER}",
+        # Its files are copied, which takes half as long as writing each of their pages to the log too.
+        f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY FILE_COPY",
         f"GRANT CONNECT ON DATABASE {name} TO PUBLIC",
     )
     yield name

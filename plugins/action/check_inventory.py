@@ -80,7 +80,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
                 known.update(self._loader.load_from_file(str(defaults), trusted_as_template=True) or {})
         known.update(variables)
         options = (name for role in roles for specification in _specifications(role) for name in specification)
-        shared = (name for name in variables if name.startswith(_PREFIXES))
+        # What the options refer to comes first. Of secrets only those are read that one of these needs.
+        shared = (name for name in variables if name.startswith(("estate_", "postgres_")))
         templar = self._templar.copy_with_new_env(available_variables=known)
         values: dict[str, Any] = {}
         for name in dict.fromkeys((*shared, *options)):

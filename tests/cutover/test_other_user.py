@@ -106,6 +106,5 @@ def test_both_move_and_go_back_with_what_they_wrote() -> None:
     assert in_file(written)
     assert on_host("cat", f"{DIRECTORY}/.env") == original_env_of("swarm-tickets")
     assert on_host("stat", "-c", "%a %U %G", GROUP["source"]["path"]).split() == ["664", "swarm", "swarm"]
-    assert changed(play(ROLLBACK, *variables(rollback_groups="platform", groups=[GROUP]))) == 0
     # The other user may write to the file that was put in the place.
     assert in_file(record_attempt("on sqlite again"))

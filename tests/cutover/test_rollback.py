@@ -298,6 +298,8 @@ def test_a_dump_that_fails_leaves_the_group_on_postgresql() -> None:
     assert on_host("sh", "-c", "ls /var/lib/sqlite-migration/rollback | grep -c partial || true").strip() == "0"
 
 
+# tests/engine/test_rollback_window.py has it without a host; on it, a service that does not come up is started below.
+@pytest.mark.long_search
 def test_services_that_do_not_come_up_again_are_named() -> None:
     new_agent("deaf service")
     script = f"{REGISTRY['services'][0]['directory']}/server.js"

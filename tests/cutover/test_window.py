@@ -219,6 +219,8 @@ STEPS = [
     ("cutover.window.require_unchanged", False, "go live"),
     ("cutover.window.read_clock", True, "go live"),
 ]
+# Where a request to end comes in every run, not in long searches alone.
+REQUESTS_TO_END = (("cutover.window.checkpoint", True), ("cutover.window.sha256_of", False))
 PACKAGE = "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration"
 
 
@@ -268,8 +270,12 @@ def test_an_error_at_any_step_is_undone(estate: Estate, function: str, after: bo
     assert_live(estate)
 
 
+# It is undone as an error at the same step is; one in the main thread and one in that of the hash are in every run.
 @pytest.mark.promise("failed-cutover-back-on-sqlite")
-@pytest.mark.parametrize(("function", "after", "step"), STEPS)
+@pytest.mark.parametrize(
+    ("function", "after", "step"),
+    [pytest.param(*step, marks=[] if step[:2] in REQUESTS_TO_END else [pytest.mark.long_search]) for step in STEPS],
+)
 def test_a_request_to_end_at_any_step_is_undone(estate: Estate, function: str, after: bool, step: str) -> None:
     with hooked(function, after, ask_to_end), pytest.raises(MigrationError) as failed:
         estate.cut_over()

@@ -667,6 +667,10 @@ STEPS = [
 ]
 
 
+# Where a request to end comes in every run, not in long searches alone.
+REQUESTS_TO_END = ("engine.export.export.export_changes", "window.frozen_file.os.replace", "core.ledger.take_step")
+
+
 def heals_by_cutover(function: str) -> bool:
     """Return whether a kill there leaves a file that the next cutover has to put right."""
     return function.startswith(("window.frozen_file", "core.ledger"))
@@ -715,8 +719,12 @@ def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
     assert_on_sqlite(estate)
 
 
+# It is undone as a failure at the same step is; one before the commit and one behind it are in every run.
 @pytest.mark.promise("failed-rollback-stays-on-postgresql")
-@pytest.mark.parametrize(("function", "after"), STEPS)
+@pytest.mark.parametrize(
+    ("function", "after"),
+    [pytest.param(*step, marks=[] if step[0] in REQUESTS_TO_END else [pytest.mark.long_search]) for step in STEPS],
+)
 def test_a_request_to_end_at_any_step_leaves_the_group_on_one_store(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
 ) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,27 +153,29 @@ class Estate:
 
 
 @pytest.fixture
-def estate(server: Server, login: Login, tmp_path: Path) -> Iterator[Estate]:
-    """A source of many rows and its empty target."""
+def small_estate(server: Server, login: Login, tmp_path: Path) -> Iterator[Estate]:
+    """A source of three rows and its empty target."""
     server.execute(f"ALTER ROLE {login.user} PASSWORD '{PASSWORD}'")
     with closing(connect(replace(login, password=PASSWORD))) as connection:
         execute(connection, ledger.CREATE_LEDGER)
         execute(connection, "CREATE SCHEMA app; CREATE TABLE app.items (id integer PRIMARY KEY, name text)")
-    # Wide enough that what is still on its way to the server is a small part of all.
-    rows = ((number, f"item number {number}".ljust(150)) for number in range(ROWS))
-    make_source(tmp_path / "source.db", "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)", {"items": rows})
+    make_items(tmp_path, [(1, "one"), (2, "two"), (3, "three")])
     yield Estate(replace(login, password=PASSWORD), tmp_path)
     server.execute(f"ALTER ROLE {login.user} PASSWORD '{login.password}'")
 
 
 @pytest.fixture
-def small_estate(estate: Estate) -> Estate:
-    """The same with three rows."""
-    (estate.directory / "source.db").unlink()
-    rows = [(1, "one"), (2, "two"), (3, "three")]
-    script = "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)"
-    make_source(estate.directory / "source.db", script, {"items": rows})
-    return estate
+def estate(small_estate: Estate) -> Estate:
+    """The same with many rows."""
+    (small_estate.directory / "source.db").unlink()
+    # Wide enough that what is still on its way to the server is a small part of all.
+    make_items(small_estate.directory, ((number, f"item number {number}".ljust(150)) for number in range(ROWS)))
+    return small_estate
+
+
+def make_items(directory: Path, rows: Iterable[tuple[int, str]]) -> None:
+    """Make the source with these rows."""
+    make_source(directory / "source.db", "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)", {"items": rows})
 
 
 class Looker(threading.Thread):
@@ -256,27 +258,37 @@ def test_a_person_is_told_once_what_a_load_did(small_estate: Estate) -> None:
     assert lines[told + 2] == "  localhost: test: items → app.items: 3 rows, equal on both sides"
 
 
-def test_results_failures_and_dry_runs_are_those_of_the_module_alone(small_estate: Estate) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (("--check", "--diff"), ""),
+        (("-v",), "login"),
+        (("-v",), "group"),
+        pytest.param(("-v",), "group without a source", marks=pytest.mark.long_search),
+        pytest.param(("--check", "-v"), "login", marks=pytest.mark.long_search),
+    ],
+)
+def test_results_failures_and_dry_runs_are_those_of_the_module_alone(
+    small_estate: Estate, arguments: tuple[str, ...], wrong: str
+) -> None:
     alone = small_estate.directory / "collections"
     project = alone / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
     for name in ("meta", "plugins"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("action"))
-    nowhere = {**small_estate.login.__dict__, "password": "wrong"}
-    refused = {f"login_{name}": nowhere[name] for name in ("host", "port", "user", "password")}
-    refused["login_db"] = nowhere["database"]
-    variables = {"sqlite_migrate_login": refused}
-    cases: list[tuple[tuple[str, ...], bool, dict[str, Any]]] = [
-        (("--check", "--diff"), True, {}),
-        (("-v",), False, variables),
-        (("-v",), False, {"sqlite_migrate_groups": [{"name": "test"}]}),
-        (("-v",), False, {"sqlite_migrate_groups": [{}]}),
-        (("--check", "-v"), False, variables),
-    ]
-    for arguments, succeeds, more in cases:
-        watched = small_estate.played(*arguments, succeeds=succeeds, **more)
-        unwatched = small_estate.played(*arguments, succeeds=succeeds, collections=alone, **more)
-        assert without_times(watched.output) == without_times(unwatched.output)
-    with connected(small_estate.login) as connection:
+    login = small_estate.login
+    refused = {f"login_{name}": getattr(login, name) for name in ("host", "port", "user")}
+    variables: dict[str, dict[str, Any]] = {
+        "": {},
+        "login": {"sqlite_migrate_login": {**refused, "login_password": "wrong", "login_db": login.database}},
+        "group": {"sqlite_migrate_groups": [{}]},
+        "group without a source": {"sqlite_migrate_groups": [{"name": "test"}]},
+    }
+    watched, unwatched = (
+        small_estate.played(*arguments, succeeds=not wrong, collections=collections, **variables[wrong])
+        for collections in (ROOT / ".collections", alone)
+    )
+    assert without_times(watched.output) == without_times(unwatched.output)
+    with connected(login) as connection:
         assert query(connection, "SELECT count(*) FROM app.items") == [(0,)]
 
 
@@ -294,7 +306,8 @@ def test_an_interrupted_playbook_ends_at_once_and_the_next_run_finishes(estate: 
         assert reader.is_alive(), play.output
         time.sleep(0.1)
     play.process.send_signal(signal.SIGINT)
-    reader.join(120)
+    # The server goes on with what had been sent to it by then: up to some ten megabytes, a quarter of the load.
+    reader.join(300)
     assert not reader.is_alive(), "it waits for the load"
     assert play.process.returncode != 0
     estate.execute("ALTER TABLE app.items DROP CONSTRAINT be_slow")

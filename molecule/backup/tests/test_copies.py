@@ -73,7 +73,7 @@ def test_copies_over_ssh_are_read_back_and_their_failure_raises_the_alarm(
     backups: Backups, loaded_backup: str, other_account: str
 ) -> None:
     target = f"postgres_backup_copy_target={other_account}:{KEPT}"
-    configure(backups, "-e", "postgres_backup_copy_method=rsync", "-e", target)
+    configure(backups, "-e", "postgres_backup_copy_method=rsync", "-e", target, again=False)
     backups.start("postgres-backup")
     backups.start("postgres-backup-drill")
     backups.start("postgres-backup-check")
