@@ -82,8 +82,8 @@ def test_memory_does_not_grow_with_orphans(connection: Connection, tmp_path: Pat
 
 
 SMALL, LARGE = 2 << 20, 14 << 20  # bytes
-# SQLite, Python and the driver each hold a large value at least once, and each step makes something of it: measured are 3
-# for a dry run, 4 to 6 for a load, and 11 for a rollback that brings such a value back.
+# SQLite, Python and the driver each hold a large value at least once, and each step makes something of it: measured are
+# 3 times its size for a dry run, 4 to 6 for a load, and 11 for a rollback that brings such a value back.
 MULTIPLE, MULTIPLE_OF_A_ROLLBACK = 8, 16
 
 
