@@ -157,8 +157,8 @@ class Advice:
             if column.target in plan.target.key:
                 return []
             if plan.target.columns[column.target].not_null_by_domain:
-                place = f"{plan.target.name}.{column.target}"
-                return [f"give {place} the type {column.type_name} in files/sql, which allows NULL and holds all rows"]
+                where = f"{plan.target.name}.{column.target}"
+                return [f"give {where} the type {column.type_name} in files/sql, which allows NULL and holds all rows"]
             return [f"let {plan.target.name}.{column.target} be NULL in files/sql, which holds all rows"]
         place = (found.table, found.columns)
         if place not in self._found:
