@@ -110,6 +110,18 @@ report:
       description: Computed columns without an inverse, and required columns without a target, which a rollback lacks.
       type: list
       elements: str
+    row_level_security:
+      description: In a rehearsal, target tables of which a service sees only the rows that a policy allows its role.
+      type: list
+      elements: str
+    missing_views:
+      description: In a rehearsal, views of the source whose name nothing has in the schemas of the group.
+      type: list
+      elements: str
+    other_defaults:
+      description: In a rehearsal, columns in which a new row that names no value gets another one than in SQLite.
+      type: list
+      elements: str
     triggers:
       description: Triggers and rules of the target tables; they do not act on rows that are moved.
       type: list

@@ -45,6 +45,29 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
     "unconvertible, an index": ("v text); CREATE INDEX t_v ON t (v", "v TEXT", [(INCOMPRESSIBLE,), ("short",)]),
     "unconvertible, another day": ("v timetz", "v TEXT", [("now",), ("10:00:00+02",)]),
     "unconvertible, a limit": ("v tsvector", "v TEXT", [("'" + "a" * 3_000 + "'",)]),
+    "duplicate, excluded": ("v integer, EXCLUDE (v WITH =)", "v INTEGER", [(1,), (1,), (2,)]),
+    "invalid_json, a number": ("v jsonb", "v TEXT", [("[1]",), ("1e999999",)]),
+    "invalid_json, half a pair": ("v jsonb", "v TEXT", [("[1]",), ('["\\ud800"]',)]),
+    "nul_character, in JSON": ("v jsonb", "v TEXT", [("[1]",), ('["a\\u0000"]',)]),
+    "fraction, decimals": ("v numeric(6,1)", "v REAL", [(1.25,), (2.5,)]),
+    "out_of_range, digits": ("v numeric(3,1)", "v REAL", [(1234.5,), (2.5,)]),
+    "out_of_range, a time": ("v timestamptz", "v TEXT", [("9999-12-31 23:59:59-05",), ("2024-05-01 10:00:00",)]),
+    "null_value, a domain": ("v obliged", "v INTEGER", [(None,), (1,)]),
+    "unconvertible, too long": ("v varchar(3)", "v TEXT", [("abc",), ("abcdef",)]),
+    "unconvertible, a space": ("v char(5)", "v TEXT", [("abc",), ("ab ",)]),
+    "unconvertible, a BLOB": ("v text", "v", [("abc",), (b"ab",)]),
+    "unconvertible, a text": ("v integer", "v", [("abc",), (1,)]),
+    "unconvertible, a boolean": ("v boolean", "v", [(7,), (1,)]),
+    "unconvertible, single precision": ("v real", "v REAL", [(0.1,), (0.5,)]),
+    "unconvertible, double precision": ("v double precision", "v", [(2**53 + 1,), (1,)]),
+    "unconvertible, a damaged id": ("v uuid", "v", [(1.5,), (IDS[0],)]),
+    "unconvertible, nobody's id": ("v uuid", "v TEXT", [("role-1",), (IDS[0],)]),
+    "unconvertible, a time of day": ("v date", "v TEXT", [("2024-05-01 10:00",), ("2024-05-01",)]),
+    "unconvertible, an offset": ("v timestamp", "v TEXT", [("2024-05-01 10:00+02",), ("2024-05-01 10:00",)]),
+    "unconvertible, no time": ("v timestamptz", "v TEXT", [("soon",), ("2024-05-01 10:00",)]),
+    "unconvertible, no day": ("v date", "v TEXT", [("2023-02-30",), ("2024-05-01",)]),
+    "unconvertible, no time of day": ("v time", "v TEXT", [("24:00",), ("10:00",)]),
+    "unconvertible, no number": ("v numeric", "v TEXT", [("1.5x",), ("1.5",)]),
     "without_target": ("v integer", "v INTEGER, w TEXT", [(1, "kept"), (2, None)]),
     "duration without a unit": ("v interval", "v INTEGER", [(90,), (120,)]),
     "a time without a unit": ("v timestamptz", "v INTEGER", [(1,), (1_700_000_000,)]),
@@ -98,7 +121,8 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
     target, declared, rows = KINDS[kind]
     make_target(
         connection,
-        "CREATE TABLE parents (id integer PRIMARY KEY); CREATE TABLE words (id text PRIMARY KEY);"
+        "CREATE DOMAIN obliged AS integer NOT NULL; CREATE TABLE parents (id integer PRIMARY KEY);"
+        "CREATE TABLE words (id text PRIMARY KEY);"
         f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
     )
     source = make_source(

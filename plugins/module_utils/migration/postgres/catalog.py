@@ -24,6 +24,7 @@ class TargetColumn:
         the one that its default names. None if there is none.
     :param identity: ``a`` for GENERATED ALWAYS AS IDENTITY, ``d`` for BY DEFAULT, empty for neither.
     :param deterministic: whether only texts of the same bytes are equal in its collation.
+    :param not_null_by_domain: whether its type is a domain that is NOT NULL, whatever the column itself is.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TargetColumn:
     sequence: str | None
     identity: str = ""
     deterministic: bool = True
+    not_null_by_domain: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
     """Return the columns of one table in their order."""
     cursor.execute(
         """
-        WITH RECURSIVE resolved (attnum, type, modifier, not_null, has_default) AS (
-            SELECT a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.attidentity <> ''
+        WITH RECURSIVE resolved (attnum, type, modifier, not_null, has_default, by_domain) AS (
+            SELECT a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.attidentity <> '', false
             FROM pg_attribute a
             WHERE a.attrelid = %(table)s AND a.attnum > 0 AND NOT a.attisdropped
             UNION ALL
             SELECT r.attnum, d.typbasetype, d.typtypmod,
-                   r.not_null OR d.typnotnull, r.has_default OR d.typdefault IS NOT NULL
+                   r.not_null OR d.typnotnull, r.has_default OR d.typdefault IS NOT NULL, r.by_domain OR d.typnotnull
             FROM resolved r JOIN pg_type d ON d.oid = r.type AND d.typtype = 'd'
         )
         SELECT a.attname,
@@ -124,7 +126,8 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
                    CASE WHEN t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN l.name END
                ),
                a.attidentity::text,
-               coalesce((SELECT o.collisdeterministic FROM pg_collation o WHERE o.oid = a.attcollation), true)
+               coalesce((SELECT o.collisdeterministic FROM pg_collation o WHERE o.oid = a.attcollation), true),
+               r.by_domain
         FROM resolved r
         JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
         JOIN pg_namespace tn ON tn.oid = t.typnamespace

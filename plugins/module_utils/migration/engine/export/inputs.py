@@ -23,7 +23,7 @@ from ..convert.values import converter
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.table import PreparedTable
 from ..proof.canonical import define_functions, null_field, source_field, source_reader, target_field, target_value
-from ..proof.checksums import TargetField, concatenated, old_id_in, put_together
+from ..proof.checksums import TargetField, concatenated, digest_of, old_id_in, put_together
 from .clashes import locator_columns, locator_text, where
 
 if TYPE_CHECKING:
@@ -247,8 +247,8 @@ def _as_stored(value: Any, storage_class: bytes) -> Value:
 
 
 def hash_of(text: str) -> bytes:
-    """Return the MD5 of canonical fields."""
-    return _digest(text.encode("utf-8", "surrogateescape"))
+    """Return the MD5 of canonical fields, piece by piece: they may be large."""
+    return digest_of([text])
 
 
 def _digest(data: bytes) -> bytes:

@@ -156,6 +156,9 @@ class Advice:
         if found.policy == "null_value":
             if column.target in plan.target.key:
                 return []
+            if plan.target.columns[column.target].not_null_by_domain:
+                where = f"{plan.target.name}.{column.target}"
+                return [f"give {where} the type {column.type_name} in files/sql, which allows NULL and holds all rows"]
             return [f"let {plan.target.name}.{column.target} be NULL in files/sql, which holds all rows"]
         place = (found.table, found.columns)
         if place not in self._found:

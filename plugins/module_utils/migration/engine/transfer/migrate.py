@@ -48,6 +48,7 @@ from .ids_in_texts import ids_in_texts
 from .incremental import Sync
 from .progress import ProgressLog
 from .readings import number_readings, text_readings
+from .relied_on import missing_views, other_defaults, row_level_security
 from .report import source_report, synced_report, table_report
 from .sequences import read_sequences, set_sequences, unset_sequences
 from .snapshot_diff import difference
@@ -405,8 +406,19 @@ class _Run:
                 )
             ],
             "triggers": [str(trigger) for trigger in active_triggers(self.connection, plans)],
+            **self._relied_on(plans),
             "ignored_tables": list(self.group.ignored_tables),
             "left_out": read_left_out(self.source),
+        }
+
+    def _relied_on(self, plans: Sequence[TablePlan]) -> dict[str, list[str]]:
+        """Return what the application relies on and nothing moves; nothing while the services wait."""
+        if self.kind != REHEARSAL:
+            return {"row_level_security": [], "missing_views": [], "other_defaults": []}
+        return {
+            "row_level_security": row_level_security(self.connection, plans),
+            "missing_views": missing_views(self.connection, self.source, plans),
+            "other_defaults": other_defaults(self.connection, self.source, plans),
         }
 
     def _readings(self, plans: Sequence[TablePlan]) -> dict[str, list[dict[str, Any]]]:

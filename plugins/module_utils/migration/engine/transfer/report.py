@@ -67,6 +67,21 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             "services write. What they fill that SQLite does not hold (a search column, an audit table) is not filled "
             "for the moved rows: fill it by hand after the cutover if it is needed."
         )
+    if report["row_level_security"]:
+        warnings.append(
+            f"{', '.join(report['row_level_security'])}: row level security is on, so a service sees and changes only "
+            "the rows that a policy allows its role. See that there is a policy for each service's role."
+        )
+    if report["missing_views"]:
+        warnings.append(
+            f"{', '.join(report['missing_views'])}: views of the SQLite file, and PostgreSQL has nothing of that name. "
+            "Create in files/sql what the services read."
+        )
+    if report["other_defaults"]:
+        warnings.append(
+            f"{', '.join(report['other_defaults'])}: a new row that names no value gets another one than it did in "
+            "SQLite. Correct the default in files/sql, or see that the services always name the value."
+        )
     return warnings
 
 

@@ -1,0 +1,106 @@
+"""What an application relies on and no engine moves: named before the cutover, for a person to look at."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ...core.connection import first_row, psycopg2, sql
+from ...sqlite.tables import quote_name, read_left_out
+from ..convert.refusals import Refused
+from ..convert.values import converter
+from ..plan.planner import TablePlan
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+# What SQLite and PostgreSQL evaluate to the same value on any day: numbers, texts and words, maybe cast.
+_CONSTANT = re.compile(r"\(*\s*([+-]?[0-9.]+|'(?:[^']|'')*'|true|false)\s*\)*(::[\w\s.\"\[\]()]+)?\Z", re.IGNORECASE)
+
+
+def row_level_security(connection: Connection, plans: Sequence[TablePlan]) -> list[str]:
+    """Return the target tables of which a service sees only the rows that a policy allows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.relrowsecurity AND n.nspname || '.' || c.relname = ANY (%s) ORDER BY 1",
+            ([plan.target.name for plan in plans],),
+        )
+        return [str(name) for (name,) in cursor.fetchall()]
+
+
+def missing_views(connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[str]:
+    """Return the views of the source whose name nothing has in the schemas of the group."""
+    views = [found["name"] for found in read_left_out(snapshot) if found["kind"] == "view"]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT lower(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = ANY (%s) AND c.relkind IN ('v', 'm', 'r', 'p', 'f')",
+            ([plan.mapping.target_schema for plan in plans],),
+        )
+        known = {name for (name,) in cursor.fetchall()}
+    return [name for name in views if name.lower() not in known]
+
+
+def other_defaults(connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[str]:
+    """Return the columns in which SQLite puts another value than PostgreSQL if a new row names none.
+
+    Compared are defaults that are constants; any other of SQLite's only needs some default in PostgreSQL.
+    """
+    return [found for plan in plans for found in _other_defaults(connection, snapshot, plan)]
+
+
+def _other_defaults(connection: Connection, snapshot: sqlite3.Connection, plan: TablePlan) -> Iterator[str]:
+    """Yield those of one table, with both defaults."""
+    described = snapshot.execute(f"PRAGMA table_xinfo({quote_name(plan.source.name)})").fetchall()
+    in_sqlite = {row[1]: row[4] for row in described if row[4] is not None and row[4].upper() != "NULL"}
+    in_postgresql = _target_defaults(connection, plan)
+    for column in plan.columns:
+        if column.source not in in_sqlite or plan.target.columns[column.target].sequence is not None:
+            continue
+        here, there = in_sqlite[column.source], in_postgresql.get(column.target)
+        place = f"{plan.target.name}.{column.target}"
+        if there is None:
+            yield f"{place} ({here} in SQLite, none in PostgreSQL)"
+        elif _CONSTANT.match(here) and _CONSTANT.match(there):
+            value = snapshot.execute(f"SELECT {here}").fetchone()[0]
+            try:
+                moved = converter(column, lambda _: None)(value)
+            except Refused:
+                moved = None  # it is no value of the target's type, so the target cannot have it for a default
+            if not _is_same(connection, column.display_type, moved, there):
+                yield f"{place} ({here} in SQLite, {there} in PostgreSQL)"
+
+
+def _target_defaults(connection: Connection, plan: TablePlan) -> dict[str, str]:
+    """Return the default of each column of the target that has one, as SQL; that of a domain too."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT a.attname, coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) "
+            "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum) "
+            "WHERE n.nspname || '.' || c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+            (plan.target.name,),
+        )
+        return {name: default for name, default in cursor.fetchall() if default is not None}
+
+
+def _is_same(connection: Connection, display_type: str, value: str | None, default: str) -> bool:
+    """Return whether a value is the constant that PostgreSQL has for a default."""
+    kind = sql.SQL(display_type)
+    query = sql.SQL("SELECT {}::{}::text IS NOT DISTINCT FROM ({})::{}::text").format(
+        sql.Literal(value), kind, sql.SQL(default), kind
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT other_defaults")
+        try:
+            cursor.execute(query)
+            same = bool(first_row(cursor)[0])
+        except psycopg2.DatabaseError:
+            # The type, or its domain, has no such value.
+            cursor.execute("ROLLBACK TO SAVEPOINT other_defaults")
+            same = False
+        cursor.execute("RELEASE SAVEPOINT other_defaults")
+    return same
