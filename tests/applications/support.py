@@ -6,8 +6,8 @@ A directory here describes one application:
 - ``recipe.py`` or ``recipe.mjs``: run as ``recipe STEP URL``, with a URL such as ``sqlite:////path`` or
   ``postgresql://…``. The steps are ``schema`` (the application makes its tables with its own tool), ``rows`` (it fills
   them, on SQLite), ``change`` (it writes to what was moved) and ``read`` (it prints as JSON what it finds).
-- ``mapping.yml``: what is needed beyond "tables of the same name"; see :func:`group_of`. ``refused`` is the beginning of
-  a refusal that must come first, and ``sql`` the statement that answers it on PostgreSQL.
+- ``mapping.yml``: what is needed beyond "tables of the same name"; see :func:`group_of`. ``refused`` is a part of the
+  refusal that must come first, and ``sql`` the statement that answers it on PostgreSQL.
 """
 
 from __future__ import annotations
