@@ -121,7 +121,9 @@ def _quoted(name: str) -> str:
 
 
 def _tables_of_sqlite(source: sqlite3.Connection) -> list[str]:
-    listed = source.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    listed = source.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
     return sorted(name.decode() for (name,) in listed)
 
 
@@ -198,15 +200,18 @@ def _moment(value: Any) -> datetime:
     if isinstance(value, (int, float)) or str(value).isdigit():
         number = Decimal(str(value))
         seconds = number / 1000 if abs(number) > 10**11 else number
-        return datetime(1970, 1, 1) + timedelta(microseconds=int(seconds * 1_000_000))  # noqa: DTZ001
+        return datetime(1970, 1, 1) + timedelta(microseconds=int(seconds * 1_000_000))
     moment = datetime.fromisoformat(str(value))
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def _json(text: Any) -> str:
     """Return JSON with its keys in order, numbers exact."""
-    return json.dumps(json.loads(str(text), parse_float=lambda digits: f"number {Decimal(digits).normalize()}",
-                                 parse_int=lambda digits: f"number {Decimal(digits).normalize()}"), sort_keys=True)  # fmt: skip
+
+    def number(digits: str) -> str:
+        return f"number {Decimal(digits).normalize()}"
+
+    return json.dumps(json.loads(str(text), parse_float=number, parse_int=number), sort_keys=True)
 
 
 def storage_classes(file: str) -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""What an object-relational mapper finds in a database: every row of every model, as plain data that is printed as JSON.
+"""What an object-relational mapper finds in a database: every row of every model, as plain data for JSON.
 
 Recipes import it: it runs in the application's own environment.
 """

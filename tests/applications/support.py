@@ -6,7 +6,8 @@ A directory here describes one application:
 - ``recipe.py`` or ``recipe.mjs``: run as ``recipe STEP URL``, with a URL such as ``sqlite:////path`` or
   ``postgresql://…``. The steps are ``schema`` (the application makes its tables with its own tool), ``rows`` (it fills
   them, on SQLite), ``change`` (it writes to what was moved) and ``read`` (it prints as JSON what it finds).
-- ``mapping.yml``: what the mapping needs beyond "tables of the same name"; see :func:`group_of`.
+- ``mapping.yml``: what is needed beyond "tables of the same name"; see :func:`group_of`. ``refused`` is a part of the
+  refusal that must come first, and ``sql`` the statement that answers it on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -97,10 +98,11 @@ class Application:
 
     def _run(self, command: list[str], work: Path) -> str:
         """Run a command and return its output."""
+        # The clients' own settings; nothing else of the caller's reaches an application.
         environment = {
-            **{key: os.environ[key] for key in os.environ if key.lower().startswith(("npm_", "pip_", "https_", "ssl_"))},
+            **{key: value for key, value in os.environ.items() if key.lower().startswith(("npm_", "pip_", "ssl_"))},
             "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}",
-            "HOME": str(work) if "npm" not in command and "pip" not in command else os.environ.get("HOME", "/"),
+            "HOME": os.environ.get("HOME", "/") if "install" in command else str(work),
             "LANG": "C.UTF-8",
             "TZ": "UTC",
             # Recipes share orm_rows.py.
@@ -123,7 +125,7 @@ class Application:
 
     def read(self, url: str, work: Path) -> Any:
         """Return what the application finds in a database, as plain data."""
-        return json.loads(self.step("read", url, work).strip().splitlines()[-1])
+        return json.loads(self.step("read", url, work).strip().split("\n")[-1])
 
 
 def applications() -> list[Application]:
@@ -139,17 +141,19 @@ def tables_of(file: Path) -> list[str]:
 
 
 def group_of(name: str, file: Path, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry of ``estate_cutover_groups``: each table goes to the one of its name in schema ``public``.
+    """Return an entry of ``estate_cutover_groups``: each table goes to the one of its name.
 
-    :param mapping: ``tables`` (table → options of its entry) and ``ignored_tables``.
+    :param mapping: ``schema`` (of the target, else ``public``), ``tables`` (table → options of its entry) and
+        ``ignored_tables``.
     """
+    schema = mapping.get("schema", "public")
     options = mapping.get("tables", {})
     ignored = mapping.get("ignored_tables", [])
     return {
         "name": name,
         "source": {"path": str(file)},
         "tables": [
-            {"source": table, "target": f"public.{table}", **options.get(table, {})}
+            {"source": table, "target": f"{schema}.{table}", **options.get(table, {})}
             for table in tables_of(file)
             if table not in ignored
         ],

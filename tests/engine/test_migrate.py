@@ -466,3 +466,30 @@ def test_engine_names_the_report_as_documented(connection: Connection, family: P
     assert [table["source_hash"] for table in compared["tables"]] == [
         table["target_hash"] for table in report["tables"]
     ]
+
+
+@pytest.mark.promise("nothing-lost")
+def test_tables_that_refer_to_each_other_load_where_other_keys_wait_for_the_commit(
+    connection: Connection, tmp_path: Path
+) -> None:
+    # Django makes every foreign key so: one of a cycle is made again while the others still wait.
+    make_target(
+        connection,
+        "CREATE TABLE users (id integer PRIMARY KEY);"
+        "CREATE TABLE access (id integer PRIMARY KEY, owner integer REFERENCES users DEFERRABLE INITIALLY DEFERRED,"
+        " source integer);"
+        "CREATE TABLE refresh (id integer PRIMARY KEY, owner integer REFERENCES users DEFERRABLE INITIALLY DEFERRED,"
+        " access integer REFERENCES access DEFERRABLE INITIALLY DEFERRED);"
+        "ALTER TABLE access ADD FOREIGN KEY (source) REFERENCES refresh DEFERRABLE INITIALLY DEFERRED;",
+    )
+    source = make_source(
+        tmp_path / "tokens.db",
+        "CREATE TABLE users (id INTEGER PRIMARY KEY);"
+        "CREATE TABLE access (id INTEGER PRIMARY KEY, owner INTEGER, source INTEGER);"
+        "CREATE TABLE refresh (id INTEGER PRIMARY KEY, owner INTEGER, access INTEGER);",
+        {"users": [(1,)], "access": [(1, 1, 2), (2, 1, None)], "refresh": [(1, 1, 2), (2, 1, 1)]},
+    )
+    group = make_group(source, {"source": "users"}, {"source": "access"}, {"source": "refresh"})
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert all(table["equal"] for table in report["tables"])
+    assert [key["valid"] and not key["orphans"] for key in report["foreign_keys"]] == [True] * 4

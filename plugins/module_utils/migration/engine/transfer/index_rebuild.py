@@ -110,6 +110,9 @@ def rebuilt(cursor: Any, loaded: Sequence[str], large: Sequence[str], cyclic: Se
     indexes = [_Object(*row) for row in cursor.fetchall()]
     dropped = [each for each in (*foreign_keys, *indexes) if _dropped(cursor, each)]
     yield
+    if dropped:
+        # No table can be altered while a deferred key of its rows waits for its check; all rows are there now.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for each in sorted(dropped, key=foreign_keys.__contains__):
         cursor.execute(each.make())
         if each.comment is not None:
