@@ -262,6 +262,8 @@ from ..module_utils.migration.rollback.dump import DIRECTORY
 from ..module_utils.migration.rollback.rollback import put_right, roll_back
 from ..module_utils.migration.window.back_on_sqlite import RowsWritten
 from ..module_utils.migration.window.checks import Settings
+from ..module_utils.migration.window.host_lock import LOCK_SECONDS, locked_on_host
+from ..module_utils.migration.window.signals import server_errors
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},
@@ -319,6 +321,15 @@ def move(login: Login, group: Group, settings: Settings, check_mode: bool, optio
 
     :raises MigrationError: saying what failed and where the group is now.
     """
+    if check_mode:
+        return _move(login, group, settings, check_mode, options)
+    # Between a cutover that failed and its rollback nobody else may look after the group, as the recovery unit would.
+    with server_errors(group), locked_on_host(group.name, settings.work_directory, LOCK_SECONDS):
+        return _move(login, group, replace(settings, is_locked=True), check_mode, options)
+
+
+def _move(login: Login, group: Group, settings: Settings, check_mode: bool, options: Options) -> dict[str, Any]:
+    """Do what :func:`move` says."""
     before = put_right(login, group, settings, check_mode)
     try:
         result = cut_over(login, group, settings, check_mode)

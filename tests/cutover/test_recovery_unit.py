@@ -10,14 +10,20 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.engine_program import build
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    Busy,
+    MigrationError,
+    Problem,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import recovery_unit
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.recovery_unit import (
     RecoveryUnit,
@@ -29,6 +35,11 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     window as rollback_window,  # noqa: F401 (the module is looked up by its name, to be killed in it)
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Findings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.host_lock import (
+    locked_on_host,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import cutover_group
 from tests.conftest import PROGRAMS, PROJECT, Server
 from tests.engine.support import execute
 
@@ -298,3 +309,64 @@ def test_a_host_without_systemd_gets_no_unit(
     with hooked("cutover.window.stop", False, lambda: files_of(unit) and no_space()):
         estate.cut_over()
     assert_live(estate)
+
+
+def test_the_unit_stays_while_the_services_of_a_live_group_are_not_up(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, "cutover.window.start", False)
+    assert estate.record.state == "live"
+    refusing = Findings([Problem("pm2 of user app", "its daemon does not run", "Start it")])
+    with monkeypatch.context() as patch:
+        patch.setattr(cutover, "Findings", lambda: replace(refusing, violations=list(refusing.violations)))
+        # The unit, and a run by hand, whose checks find something.
+        assert run_unit(unit) == 1
+        with pytest.raises(MigrationError, match="cannot be looked after"):
+            estate.cut_over()
+    assert "its daemon does not run" in capsys.readouterr().out
+    assert len(files_of(unit)) == 3
+    assert run_unit(unit) == 0
+    assert estate.record.detail.proven
+    assert files_of(unit) == []
+
+
+def test_what_only_a_person_can_decide_is_left_to_the_person(estate: Estate, unit: RecoveryUnit) -> None:
+    settings = replace(estate.settings, roll_back_on_failure=False)
+
+    def write_and_fail() -> None:
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        no_space()
+
+    with hooked("cutover.window.start", True, write_and_fail), pytest.raises(MigrationError, match="so it stays there"):
+        cutover.cut_over(estate.login, estate.group, settings)
+    assert (estate.record.state, estate.record.detail.proven) == ("live", False)
+    assert files_of(unit) == []
+
+
+def test_nobody_comes_between_a_failed_cutover_and_its_rollback(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    seen: list[str] = []
+
+    def try_to_come_between(*arguments: Any, **options: Any) -> dict[str, Any]:
+        with pytest.raises(Busy), locked_on_host(estate.group.name, estate.settings.work_directory, 0.0):
+            pass
+        seen.append(f"{len(files_of(unit))} files")
+        return rollback.roll_back(*arguments, **options)
+
+    def write_and_fail() -> None:
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        no_space()
+
+    monkeypatch.setattr(cutover_group, "roll_back", try_to_come_between)
+    options = Options(str(unit.settings.parent / "dumps"))
+    with (
+        hooked("cutover.window.start", True, write_and_fail),
+        pytest.raises(MigrationError, match="so it was rolled back with these rows"),
+    ):
+        cutover_group.move(estate.login, estate.group, estate.settings, False, options)
+    assert seen == ["3 files"]
+    assert estate.record.state == "rolled_back"
+    assert "on postgresql" in estate.notes()
+    assert files_of(unit) == []

@@ -82,10 +82,9 @@ def _bring_to_an_end(call: Call) -> str:
 
 def _end(path: Path, name: str) -> int:
     """Return the exit code after a failure, and say what comes next if the window is still open."""
-    if not path.exists():
-        return 0
-    again = commands.playbook("4_service_cutover")
-    _say(f"Group {name} is tried again at the next boot. Correct the problems above, then run: {again}")
+    if path.exists():
+        again = commands.playbook("4_service_cutover")
+        _say(f"Group {name} is tried again at the next boot. Correct the problems above, then run: {again}")
     return 1
 
 

@@ -41,6 +41,10 @@ class RowsWritten(MigrationError):
         self.causes = causes
 
 
+class StaysOnPostgresql(MigrationError):
+    """A cutover failed after its services had written to PostgreSQL; they run there, and a person decides what next."""
+
+
 def revert(
     context: WindowContext,
     error: BaseException,
@@ -90,7 +94,7 @@ def revert(
                         # Nobody waits for a service that is stopped again at once.
                         return RowsWritten(f"{began}.", list(problems), written)
                     unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
-                    return MigrationError(
+                    return StaysOnPostgresql(
                         f"{began}, so it stays there; they were started again{how_they_are(unwell)}.",
                         [*problems, *written, *unwell, how_to_roll_back(context)],
                     )

@@ -42,6 +42,7 @@ class Settings:
     :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
         with its rows, by whoever calls the cutover.
     :param recovery_unit: what ends a window whose run has died; None for nobody.
+    :param is_locked: whether the caller holds the group's lock on this host, over more than one run.
     """
 
     services_login: ServicesLogin
@@ -54,6 +55,7 @@ class Settings:
     work_directory: str | None = None
     roll_back_on_failure: bool = False
     recovery_unit: RecoveryUnit | None = None
+    is_locked: bool = False
 
 
 @dataclass(frozen=True)
