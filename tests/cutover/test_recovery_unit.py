@@ -187,7 +187,9 @@ def test_the_unit_is_there_before_the_stop_and_gone_after_the_window(estate: Est
     assert [len(files) for files in seen] == [3, 3]
     assert files_of(unit) == []
     calls = Path(recovery_unit.SYSTEMD / CALLS).read_text().splitlines()
-    assert calls == ["daemon-reload", f"restart --no-block {unit.name}", "daemon-reload"] * 2
+    assert (
+        calls == ["daemon-reload", f"reset-failed {unit.name}", f"restart --no-block {unit.name}", "daemon-reload"] * 2
+    )
     # A run that opens no window puts nothing there.
     assert not estate.cut_over()["changed"]
     assert len(Path(recovery_unit.SYSTEMD / CALLS).read_text().splitlines()) == len(calls)
@@ -255,7 +257,7 @@ def test_what_cannot_be_undone_is_said_and_tried_at_the_next_boot(
         assert run_unit(unit) == 1
     said = capsys.readouterr().out
     assert "No space left on device" in said
-    assert "Group test is tried again at the next boot" in said
+    assert "Group test is tried again ten times, a minute apart, and at the next boot" in said
     assert "ansible-playbook playbooks/4_service_cutover.yml -l dev" in said
     assert len(files_of(unit)) == 3
     assert run_unit(unit) == 0
@@ -316,9 +318,9 @@ def test_the_unit_stays_while_the_services_of_a_live_group_are_not_up(
 ) -> None:
     killed(estate, "cutover.window.start", False)
     assert estate.record.state == "live"
-    refusing = Findings([Problem("pm2 of user app", "its daemon does not run", "Start it")])
+    found = [Problem("pm2 of user app", "its daemon does not run", "Start it")]
     with monkeypatch.context() as patch:
-        patch.setattr(cutover, "Findings", lambda: replace(refusing, violations=list(refusing.violations)))
+        patch.setattr(cutover, "Findings", lambda: Findings(list(found)))
         # The unit, and a run by hand, whose checks find something.
         assert run_unit(unit) == 1
         with pytest.raises(MigrationError, match="cannot be looked after"):
@@ -370,3 +372,36 @@ def test_nobody_comes_between_a_failed_cutover_and_its_rollback(
     assert estate.record.state == "rolled_back"
     assert "on postgresql" in estate.notes()
     assert files_of(unit) == []
+
+
+def test_the_unit_goes_on_after_a_server_that_has_ended_its_session(
+    estate: Estate, unit: RecoveryUnit, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, "cutover.window.stop", True)
+
+    def end_sessions() -> None:
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlite_to_postgresql' "
+            f"AND datname = '{estate.login.database}' AND pid <> {estate.connection.info.backend_pid}"
+        )
+
+    assert "\nRestart=on-failure\n" in (recovery_unit.UNITS / unit.name).read_text()
+    with hooked("core.ledger.read_group", False, end_sessions):
+        # As systemd starts it again after a failure.
+        statuses = [run_unit(unit), run_unit(unit)]
+    assert statuses == [1, 0]
+    assert "The server failed while cutover group test was looked after" in capsys.readouterr().out
+    assert_as_before(estate)
+
+
+def test_a_frozen_group_is_undone_whatever_the_checks_find(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(estate, "cutover.window.stop", True)
+    found = [Problem("pm2 of user app", "its daemon does not run", "Start it")]
+    monkeypatch.setattr(rollback, "Findings", lambda: Findings(list(found)))
+    # Who runs the playbook can correct it first.
+    with pytest.raises(MigrationError, match="cannot be brought back to SQLite"):
+        rollback.roll_back(estate.login, estate.group, estate.settings)
+    assert run_unit(unit) == 0
+    assert_as_before(estate)

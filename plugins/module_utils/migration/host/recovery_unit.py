@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ _UNIT = """\
 Description=Bring an interrupted cutover or rollback between SQLite and PostgreSQL to an end
 After={after}
 ConditionPathExists={settings}
+# Each try may stop and start services: one that does not help is not made for ever.
+StartLimitBurst=10
+StartLimitIntervalSec=1d
 
 [Service]
 ExecStart={command}
@@ -43,8 +47,8 @@ UMask=0077
 KillMode=process
 # It may be in the middle of bringing the services back.
 TimeoutStopSec=300
-Restart=on-abnormal
-RestartSec=5
+Restart=on-failure
+RestartSec=60
 
 [Install]
 WantedBy=multi-user.target
@@ -109,6 +113,9 @@ class RecoveryUnit:
         link.symlink_to(unit)
         sync_directory(link.parent)
         _systemctl("daemon-reload")
+        # The tries for an earlier window do not count; systemd refuses this where it knows of none.
+        with suppress(MigrationError):
+            _systemctl("reset-failed", self.name)
         # One that an earlier run has left may be waiting with the settings of that run.
         _systemctl("restart", "--no-block", self.name)
 

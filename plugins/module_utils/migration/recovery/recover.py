@@ -27,6 +27,7 @@ from ..core.errors import Busy, MigrationError
 from ..cutover.cutover import cut_over
 from ..rollback.rollback import put_right, roll_back
 from ..window.host_lock import locked_on_host
+from ..window.signals import server_errors
 from .call import Call
 
 # How long to wait until a server that does not answer is asked again.
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> int:
                 # The run has shut its window itself.
                 return 0
         try:
-            _say(_bring_to_an_end(call))
+            with server_errors(call.group):
+                _say(_bring_to_an_end(call))
             return 0
         except Busy:
             continue
@@ -84,7 +86,8 @@ def _end(path: Path, name: str) -> int:
     """Return the exit code after a failure, and say what comes next if the window is still open."""
     if path.exists():
         again = commands.playbook("4_service_cutover")
-        _say(f"Group {name} is tried again at the next boot. Correct the problems above, then run: {again}")
+        tries = "ten times, a minute apart, and at the next boot"
+        _say(f"Group {name} is tried again {tries}. Or correct the problems above and run: {again}")
     return 1
 
 
