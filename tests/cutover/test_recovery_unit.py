@@ -405,3 +405,25 @@ def test_a_frozen_group_is_undone_whatever_the_checks_find(
         rollback.roll_back(estate.login, estate.group, estate.settings)
     assert run_unit(unit) == 0
     assert_as_before(estate)
+
+
+def test_a_unit_that_is_left_over_touches_nothing(
+    estate: Estate, unit: RecoveryUnit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estate.cut_over()
+    unit.put(after=[])
+    # As after a move to another server, where the ledger of the old one still answers.
+    estate.env_file.write_text("PGHOST=of-another-server\n")
+    assert run_unit(unit) == 0
+    assert capsys.readouterr().out == "test: no window is open; nothing was touched.\n"
+    assert estate.env_file.read_text() == "PGHOST=of-another-server\n"
+    assert files_of(unit) == []
+
+
+def test_a_run_without_a_unit_takes_the_one_of_an_earlier_run_away(estate: Estate, unit: RecoveryUnit) -> None:
+    killed(estate, "cutover.window.stop", True)
+    assert len(files_of(unit)) == 3
+    estate.settings = Call.from_arguments({**unit.content["arguments"], "recovery_program": None}).settings
+    estate.cut_over()
+    assert_live(estate)
+    assert files_of(unit) == []

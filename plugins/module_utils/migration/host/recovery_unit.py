@@ -59,7 +59,8 @@ WantedBy=multi-user.target
 class RecoveryUnit:
     """The unit for one group.
 
-    :param program: the engine on this host, as the role engine_program installs it.
+    :param program: the engine on this host, as the role engine_program installs it; empty if no unit is to be put
+        there, and only one of an earlier run to be taken away.
     :param content: what the program has to know, passwords among it; read by :mod:`..recovery.recover`.
     :param work_directory: private directory for the file with the content; :data:`.core.files.WORK_DIRECTORY` if None.
     :param is_own_process: whether this is the unit's own process, which looks after the services already.
@@ -86,13 +87,13 @@ class RecoveryUnit:
         return any(os.path.lexists(path) for path in self._paths())
 
     def put(self, after: Iterable[str]) -> None:
-        """Write the unit and start it; nothing is done on a host without systemd.
+        """Write the unit and start it; nothing is done without a program, or on a host without systemd.
 
         :param after: units that bring the services up at boot.
         :raises MigrationError: if the program is missing, the work directory is not root's alone, or systemd refuses.
         :raises OSError: if it cannot be written.
         """
-        if self.is_own_process or not SYSTEMD.is_dir():
+        if self.is_own_process or not self.program or not SYSTEMD.is_dir():
             return
         if not Path(self.program).is_file():
             fix = "Run the playbook again: the role engine_program installs it"

@@ -7,6 +7,7 @@ It decides nothing itself. The ledger says which store the group has, and the co
 - PostgreSQL is the store (state ``live``): the services are brought up there, as ``playbooks/4_service_cutover.yml``
   does it, which undoes the move itself if they do not come up and have written nothing.
 - A rollback was interrupted: it is undone before its commit, and finished behind it, as every run does first.
+- No window is open: the unit is left over, and goes without touching anything.
 
 It moves no group, in neither direction.
 """
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,11 @@ def main(arguments: list[str]) -> int:
     call = Call.from_arguments(content["arguments"], of_recovery_unit=True)
     name, said = call.group.name, ""
     while True:
-        with locked_on_host(name, call.settings.work_directory, math.inf):
-            if not path.exists():
-                # The run has shut its window itself.
-                return 0
         try:
-            with server_errors(call.group):
+            with server_errors(call.group), locked_on_host(name, call.settings.work_directory, math.inf):
+                if not path.exists():
+                    # The run has shut its window itself.
+                    return 0
                 _say(_bring_to_an_end(call))
             return 0
         except Busy:
@@ -70,16 +71,23 @@ def main(arguments: list[str]) -> int:
 def _bring_to_an_end(call: Call) -> str:
     """Do what the group's state asks for, and return what was done, for a person.
 
+    The caller holds the group's lock on this host.
+
     :raises MigrationError: saying what failed and where the group is now.
     """
-    done = [put_right(call.login, call.group, call.settings)]
+    settings = replace(call.settings, is_locked=True)
+    done = put_right(call.login, call.group, settings)
     with connected(call.login, read_only=True) as connection:
-        record = ledger.read_group(connection, call.group.name, call.group.source_path)
-    if decide(record).on_postgresql:
-        result = cut_over(call.login, call.group, call.settings, may_move=False)
+        action = decide(ledger.read_group(connection, call.group.name, call.group.source_path))
+    if not action.window_is_open:
+        if settings.recovery_unit is not None and settings.recovery_unit.is_there():
+            settings.recovery_unit.remove()
+        return done or f"{call.group.name}: no window is open; nothing was touched."
+    if action.on_postgresql:
+        result = cut_over(call.login, call.group, settings, may_move=False)
     else:
-        result = roll_back(call.login, call.group, call.settings, may_leave=False)
-    return " ".join(filter(None, [*done, result["msg"], *result.get("warnings", [])]))
+        result = roll_back(call.login, call.group, settings, may_leave=False)
+    return " ".join(filter(None, [done, result["msg"], *result.get("warnings", [])]))
 
 
 def _end(path: Path, name: str) -> int:
