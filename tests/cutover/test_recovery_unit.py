@@ -427,3 +427,36 @@ def test_a_run_without_a_unit_takes_the_one_of_an_earlier_run_away(estate: Estat
     estate.cut_over()
     assert_live(estate)
     assert files_of(unit) == []
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_a_cutover_that_an_earlier_run_has_left_open_gets_a_unit(estate: Estate, unit: RecoveryUnit) -> None:
+    with_unit = estate.settings
+    estate.settings = replace(with_unit, recovery_unit=None)
+    killed(estate, "cutover.window.stop", True)
+    seen: list[int] = []
+    with hooked("window.back_on_sqlite.stop", False, lambda: seen.append(len(files_of(unit)))):
+        rollback.roll_back(estate.login, estate.group, with_unit)
+    assert (seen, files_of(unit)) == ([3], [])
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_a_rollback_that_an_earlier_run_has_left_open_gets_a_unit(estate: Estate, unit: RecoveryUnit) -> None:
+    with_unit = estate.settings
+    estate.settings = replace(with_unit, recovery_unit=None)
+    estate.cut_over()
+    killed(
+        estate, "rollback.window.stop", True, lambda: rollback.roll_back(estate.login, estate.group, estate.settings)
+    )
+    seen: list[int] = []
+    with hooked("rollback.undo.start", False, lambda: seen.append(len(files_of(unit)))):
+        assert "undone" in rollback.put_right(estate.login, estate.group, with_unit)
+    assert (seen, files_of(unit)) == ([3], [])
+
+
+def test_services_are_brought_back_where_the_unit_cannot_be_written(estate: Estate, unit: RecoveryUnit) -> None:
+    killed(estate, "cutover.window.stop", True)
+    unit.remove()
+    _without_systemd_s_help(unit)
+    rollback.roll_back(estate.login, estate.group, estate.settings)
+    assert_as_before(estate)

@@ -138,6 +138,7 @@ def to_sqlite(context: WindowContext, described: Mapping[str, Any]) -> list[Heal
     :raises MigrationError: if a service does not come up.
     """
     group, settings = context.group, context.settings
+    context.keep_recovery_unit()
     stop(context)
     problems: list[Problem] = []
     unset: set[str] = set()
