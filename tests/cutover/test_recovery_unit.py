@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.engine_program import build
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands, ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
     Busy,
     MigrationError,
@@ -41,7 +42,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import cutover_group
 from tests.conftest import PROGRAMS, PROJECT, Server
-from tests.engine.support import execute
+from tests.engine.support import execute, query
 
 from .test_window import Estate, assert_as_before, assert_live, estate, hooked, killed, no_space
 
@@ -459,4 +460,42 @@ def test_services_are_brought_back_where_the_unit_cannot_be_written(estate: Esta
     unit.remove()
     _without_systemd_s_help(unit)
     rollback.roll_back(estate.login, estate.group, estate.settings)
+    assert_as_before(estate)
+
+
+def test_the_server_ends_the_session_of_a_host_that_has_died(estate: Estate) -> None:
+    found = query(estate.connection, "SELECT name, reset_val FROM pg_settings WHERE name ~ '^tcp_' ORDER BY name")
+    assert dict(found) == {
+        "tcp_keepalives_count": "3",
+        "tcp_keepalives_idle": "30",
+        "tcp_keepalives_interval": "10",
+        "tcp_user_timeout": "60000",
+    }
+
+
+def test_who_is_waited_for_is_said_once(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, "cutover.window.stop", True)
+    monkeypatch.setattr(rollback, "LOCK_SECONDS", 0.2)
+    tries: list[Call] = []
+    bring_to_an_end = recover._bring_to_an_end
+
+    with ExitStack() as lock:
+        # The session of a host that has died, which the server ends after a while.
+        lock.enter_context(ledger.locked(estate.connection, "group test"))
+
+        def end_it_meanwhile(call: Call) -> str:
+            tries.append(call)
+            if len(tries) == 3:
+                lock.close()
+            done: str = bring_to_an_end(call)
+            return done
+
+        monkeypatch.setattr(recover, "_bring_to_an_end", end_it_meanwhile)
+        assert run_unit(unit) == 0
+    said = capsys.readouterr().out
+    assert said.count("Group test waits for it.") == 1
+    assert "session" in said
+    assert said.endswith("test: an interrupted cutover was undone; it runs on SQLite.\n")
     assert_as_before(estate)

@@ -56,8 +56,10 @@ def main(arguments: list[str]) -> int:
                     return 0
                 _say(_bring_to_an_end(call))
             return 0
-        except Busy:
-            continue
+        except Busy as error:
+            if str(error) != said:
+                said = str(error)
+                _say(f"{said}\nGroup {name} waits for it.")
         except MigrationError as error:
             if _server_answers(call.login):
                 _say(str(error))
