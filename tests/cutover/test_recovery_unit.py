@@ -499,3 +499,26 @@ def test_who_is_waited_for_is_said_once(
     assert "session" in said
     assert said.endswith("test: an interrupted cutover was undone; it runs on SQLite.\n")
     assert_as_before(estate)
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize("on_postgresql", [False, True])
+def test_a_host_that_cannot_have_the_unit_is_refused_by_the_dry_run_too(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, on_postgresql: bool
+) -> None:
+    if on_postgresql:
+        estate.cut_over()
+    run = rollback.roll_back if on_postgresql else cutover.cut_over
+    with monkeypatch.context() as patch:
+        # As good as one that is mounted read-only.
+        patch.setattr(recovery_unit, "UNITS", Path("/proc/self/no-units"))
+        with pytest.raises(MigrationError, match="nothing can be written there"):
+            run(estate.login, estate.group, estate.settings, check_mode=True)
+    unit.settings.parent.chmod(0o770)
+    with pytest.raises(MigrationError, match="may be changed by somebody else"):
+        run(estate.login, estate.group, estate.settings, check_mode=True)
+
+
+def test_the_unit_runs_the_interpreter_of_the_run(estate: Estate, unit: RecoveryUnit) -> None:
+    unit.put(after=[])
+    assert f'\nExecStart="{sys.executable}" "-I" ' in (recovery_unit.UNITS / unit.name).read_text()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,13 +20,12 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY, sync_directory
-from .safe_paths import private_directory
+from .safe_paths import private_directory, require_private
 
 UNITS = Path("/etc/systemd/system")
 # There while systemd manages this host.
 SYSTEMD = Path("/run/systemd/system")
 _WANTS = "multi-user.target.wants"
-_PYTHON = "/usr/bin/python3"
 _PROGRAM = "recovery.recover"
 _CALL_SECONDS = 60.0
 
@@ -86,6 +86,19 @@ class RecoveryUnit:
         """Return whether any part of the unit is on this host."""
         return any(os.path.lexists(path) for path in self._paths())
 
+    def require_possible(self) -> None:
+        """Refuse a host on which :meth:`put` could not write the unit; nothing is written.
+
+        :raises MigrationError: if the work directory is not root's alone, or units cannot be written.
+        """
+        if not self.program or not SYSTEMD.is_dir():
+            return
+        require_private(self.settings.parent)
+        if not os.access(UNITS, os.W_OK):
+            what = "nothing can be written there, so nothing would finish or undo the window if this host died in it"
+            fix = "Make it writable, or set service_env_recovery_unit: false"
+            raise MigrationError("The recovery unit cannot be written.", [Problem(str(UNITS), what, fix)])
+
     def put(self, after: Iterable[str]) -> None:
         """Write the unit and start it; nothing is done without a program, or on a host without systemd.
 
@@ -102,7 +115,8 @@ class RecoveryUnit:
         settings, unit, link = self._paths()
         with private_directory(settings.parent):
             _write(settings, json.dumps(dict(self.content)), 0o600)
-        words = [_PYTHON, "-I", self.program, _PROGRAM, str(settings)]
+        # The interpreter of the run itself, which has psycopg2.
+        words = [sys.executable, "-I", self.program, _PROGRAM, str(settings)]
         text = _UNIT.format(
             after=" ".join(["network-online.target", "postgresql.service", *sorted(set(after))]),
             settings=str(settings).replace("%", "%%"),

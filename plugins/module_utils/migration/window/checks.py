@@ -192,6 +192,13 @@ def startup_command(user: str, pm2: Pm2) -> str:
     return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
 
 
+def check_recovery_unit(settings: Settings, findings: Findings) -> None:
+    """Check that the unit can be put there that looks after the services if the run dies."""
+    if settings.recovery_unit is not None:
+        with findings.collecting():
+            settings.recovery_unit.require_possible()
+
+
 def check_health(group: Group, handles: Handles, findings: Findings) -> None:
     """Check that the services are well now, on SQLite: else nobody could tell whether the move has hurt them."""
     for service in group.services:
