@@ -522,3 +522,23 @@ def test_a_host_that_cannot_have_the_unit_is_refused_by_the_dry_run_too(
 def test_the_unit_runs_the_interpreter_of_the_run(estate: Estate, unit: RecoveryUnit) -> None:
     unit.put(after=[])
     assert f'\nExecStart="{sys.executable}" "-I" ' in (recovery_unit.UNITS / unit.name).read_text()
+
+
+@pytest.mark.promise("password-nowhere-else")
+@pytest.mark.parametrize("takes_it_away", ["the next window", "a run without a window"])
+def test_passwords_of_an_earlier_run_do_not_stay(estate: Estate, unit: RecoveryUnit, takes_it_away: str) -> None:
+    elsewhere = unit.settings.parent.with_name("work 100%")
+    earlier = replace(unit, work_directory=str(elsewhere))
+    earlier.put(after=[])
+    # One that was killed while it wrote them, too.
+    for settings in (earlier.settings, unit.settings):
+        settings.parent.mkdir(mode=0o700, exist_ok=True)
+        settings.with_name(f".{settings.name}.new").write_text("secret")
+    assert [path for path in elsewhere.iterdir() if "secret" in path.read_text()]
+    if takes_it_away == "the next window":
+        unit.put(after=[])
+        assert len(files_of(unit)) == 3
+    else:
+        unit.remove()
+    left = [path for path in (*elsewhere.iterdir(), *unit.settings.parent.iterdir()) if "recovery" in path.name]
+    assert left == ([unit.settings] if takes_it_away == "the next window" else [])

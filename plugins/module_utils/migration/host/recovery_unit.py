@@ -27,6 +27,8 @@ UNITS = Path("/etc/systemd/system")
 SYSTEMD = Path("/run/systemd/system")
 _WANTS = "multi-user.target.wants"
 _PROGRAM = "recovery.recover"
+# The setting of the unit that names the private file.
+_CONDITION = "ConditionPathExists"
 _CALL_SECONDS = 60.0
 
 _UNIT = """\
@@ -84,7 +86,7 @@ class RecoveryUnit:
 
     def is_there(self) -> bool:
         """Return whether any part of the unit is on this host."""
-        return any(os.path.lexists(path) for path in self._paths())
+        return any(os.path.lexists(path) for path in self._everything())
 
     def require_possible(self) -> None:
         """Refuse a host on which :meth:`put` could not write the unit; nothing is written.
@@ -113,6 +115,7 @@ class RecoveryUnit:
             what = "it is missing, so nothing would finish or undo the window if this host died in it"
             raise MigrationError("The recovery unit cannot be written.", [Problem(self.program, what, fix)])
         settings, unit, link = self._paths()
+        before = self._everything()
         with private_directory(settings.parent):
             _write(settings, json.dumps(dict(self.content)), 0o600)
         # The interpreter of the run itself, which has psycopg2.
@@ -127,6 +130,7 @@ class RecoveryUnit:
         link.unlink(missing_ok=True)
         link.symlink_to(unit)
         sync_directory(link.parent)
+        _unlink(path for path in before if path not in (settings, unit, link))
         _systemctl("daemon-reload")
         # The tries for an earlier window do not count; systemd refuses this where it knows of none.
         with suppress(MigrationError):
@@ -140,10 +144,7 @@ class RecoveryUnit:
         :raises MigrationError: if systemd refuses.
         :raises OSError: if a file cannot be removed.
         """
-        for path in self._paths():
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir():
-                sync_directory(path.parent)
+        _unlink(self._everything())
         if SYSTEMD.is_dir():
             _systemctl("daemon-reload")
 
@@ -151,10 +152,34 @@ class RecoveryUnit:
         """Return the private file, the unit, and the link that lets it start at boot."""
         return self.settings, UNITS / self.name, UNITS / _WANTS / self.name
 
+    def _everything(self) -> list[Path]:
+        """Return what may be there, files with passwords first: of a run that was killed while it wrote them too.
+
+        An earlier run may have had another work directory.
+        """
+        settings, unit, link = self._paths()
+        lines = unit.read_text(encoding="utf-8").splitlines() if unit.is_file() else []
+        named = [line.partition("=")[2].replace("%%", "%") for line in lines if line.startswith(f"{_CONDITION}=")]
+        private = dict.fromkeys([settings, *map(Path, named)])
+        return [*private, *map(_new, private), unit, _new(unit), link]
+
+
+def _new(path: Path) -> Path:
+    """Return where a file is written until it is whole."""
+    return path.with_name(f".{path.name}.new")
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    """Remove files where they are there, one by one, and bring that to the disk."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            sync_directory(path.parent)
+
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Write a file in a directory of root's, in one step, and bring it to the disk."""
-    new = path.with_name(f".{path.name}.new")
+    new = _new(path)
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), mode)
