@@ -542,3 +542,11 @@ def test_passwords_of_an_earlier_run_do_not_stay(estate: Estate, unit: RecoveryU
         unit.remove()
     left = [path for path in (*elsewhere.iterdir(), *unit.settings.parent.iterdir()) if "recovery" in path.name]
     assert left == ([unit.settings] if takes_it_away == "the next window" else [])
+
+
+def test_groups_of_one_name_in_two_estates_have_units_of_their_own(unit: RecoveryUnit) -> None:
+    other = replace(unit, source_path="/srv/other/data.db")
+    other.put(after=[])
+    unit.put(after=[])
+    unit.remove()
+    assert len(files_of(other)) == 3

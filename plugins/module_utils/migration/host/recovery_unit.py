@@ -61,6 +61,7 @@ WantedBy=multi-user.target
 class RecoveryUnit:
     """The unit for one group.
 
+    :param source_path: its SQLite file, which no two estates on a host share. The server may change between two runs.
     :param program: the engine on this host, as the role engine_program installs it; empty if no unit is to be put
         there, and only one of an earlier run to be taken away.
     :param content: what the program has to know, passwords among it; read by :mod:`..recovery.recover`.
@@ -69,6 +70,7 @@ class RecoveryUnit:
     """
 
     group_name: str
+    source_path: str
     program: str
     content: Mapping[str, Any] = field(repr=False)
     work_directory: str | None = None
@@ -76,8 +78,9 @@ class RecoveryUnit:
 
     @property
     def name(self) -> str:
-        """Return the name of the unit. A group may have any name."""
-        return f"sqlite-to-postgresql-recovery-{hashlib.sha256(self.group_name.encode()).hexdigest()[:16]}.service"
+        """Return the name of the unit. A group may have any name, and one of another estate may have the same."""
+        group = json.dumps([self.group_name, self.source_path])
+        return f"sqlite-to-postgresql-recovery-{hashlib.sha256(group.encode()).hexdigest()[:16]}.service"
 
     @property
     def settings(self) -> Path:

@@ -46,6 +46,7 @@ class Call:
             roll_back_on_failure=arguments["on_failure"] == ROLLBACK,
             recovery_unit=RecoveryUnit(
                 group.name,
+                group.source_path,
                 arguments["recovery_program"] or "",
                 {"arguments": dict(arguments), "run_limit": commands.limit()},
                 arguments["work_directory"],
