@@ -5,6 +5,7 @@ The unit under systemd, and a host that dies, are in test_on_a_host.py.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -550,3 +551,25 @@ def test_groups_of_one_name_in_two_estates_have_units_of_their_own(unit: Recover
     unit.put(after=[])
     unit.remove()
     assert len(files_of(other)) == 3
+
+
+def test_the_program_needs_nothing_of_its_file_once_it_runs(unit: RecoveryUnit) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import migration.recovery.recover\n"
+        "open(sys.argv[1], 'w').close()\n"
+        "from migration.engine.transfer import migrate; from migration.rollback import window"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, unit.program], check=True)
+
+
+def test_a_release_that_needs_more_than_the_unit_was_told_is_named(
+    estate: Estate, unit: RecoveryUnit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(estate, "cutover.window.stop", True)
+    content = json.loads(unit.settings.read_text())
+    del content["arguments"]["stable_seconds"]
+    unit.settings.write_text(json.dumps(content))
+    assert run_unit(unit) == 1
+    said = capsys.readouterr().out
+    assert "which needs 'stable_seconds' too" in said
+    assert "ansible-playbook playbooks/4_service_cutover.yml -l dev" in said

@@ -26,7 +26,11 @@ from ..core import commands, ledger
 from ..core.connection import Login, ServerUnreachable, connected
 from ..core.decide import decide
 from ..core.errors import Busy, MigrationError
+
+# A release of the engine may replace the program's file while it waits: then nothing more can be imported from it.
+from ..cutover import window as _cutover_window  # noqa: F401
 from ..cutover.cutover import cut_over
+from ..rollback import window as _rollback_window  # noqa: F401
 from ..rollback.rollback import put_right, roll_back
 from ..window.host_lock import locked_on_host
 from ..window.signals import server_errors
@@ -46,7 +50,14 @@ def main(arguments: list[str]) -> int:
     if content is None:
         return 0
     os.environ[commands.LIMIT_VARIABLE] = content["run_limit"]
-    call = Call.from_arguments(content["arguments"], of_recovery_unit=True)
+    try:
+        call = Call.from_arguments(content["arguments"], of_recovery_unit=True)
+    except KeyError as missing:
+        what = (
+            f"Another release of the engine, which needs {missing} too, has been installed on this host in the window."
+        )
+        _say(f"{what} Run: {commands.playbook('4_service_cutover')}")
+        return 1
     name, said = call.group.name, ""
     while True:
         try:
