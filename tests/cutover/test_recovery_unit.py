@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.engine_program import build
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands, ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
     Busy,
     MigrationError,
@@ -573,3 +574,23 @@ def test_a_release_that_needs_more_than_the_unit_was_told_is_named(
     said = capsys.readouterr().out
     assert "which needs 'stable_seconds' too" in said
     assert "ansible-playbook playbooks/4_service_cutover.yml -l dev" in said
+
+
+def test_services_are_back_on_sqlite_although_somebody_changes_the_schema(
+    estate: Estate, unit: RecoveryUnit, login: Login
+) -> None:
+    with closing(connect(login)) as colleague, ExitStack() as phase_1:
+
+        def begin_phase_1_and_fail() -> None:
+            phase_1.enter_context(ledger.locked(colleague, "schema"))
+            no_space()
+
+        with (
+            hooked("cutover.window.start", True, begin_phase_1_and_fail),
+            pytest.raises(MigrationError, match="its services run on SQLite again") as failed,
+        ):
+            estate.cut_over()
+    assert "the services may still write to its tables in PostgreSQL" in str(failed.value)
+    assert "1_infrastructure.yml" in str(failed.value)
+    assert_as_before(estate)
+    assert files_of(unit) == []
