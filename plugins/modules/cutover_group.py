@@ -126,7 +126,8 @@ options:
       - If it is given, a unit of systemd stands on the host while a window is open. It runs this program at boot and
         when the run's process is gone, and finishes or undoes the window. Until then what this call knows stands in
         a file in O(work_directory) that only root can read.
-      - Nothing is put on a host without systemd.
+      - Nothing is put on a host without systemd. Without this option one of an earlier run is taken away as soon as the
+        window is shut.
     type: path
   lose_rows:
     description: With O(state=sqlite) the exact number of rows that may be lost. All are kept if it is not given.
