@@ -190,9 +190,8 @@ def test_the_unit_is_there_before_the_stop_and_gone_after_the_window(estate: Est
     assert [len(files) for files in seen] == [3, 3]
     assert files_of(unit) == []
     calls = Path(recovery_unit.SYSTEMD / CALLS).read_text().splitlines()
-    assert (
-        calls == ["daemon-reload", f"reset-failed {unit.name}", f"restart --no-block {unit.name}", "daemon-reload"] * 2
-    )
+    forget = f"reset-failed {unit.name}"
+    assert calls == ["daemon-reload", forget, f"restart --no-block {unit.name}", forget] * 2
     # A run that opens no window puts nothing there.
     assert not estate.cut_over()["changed"]
     assert len(Path(recovery_unit.SYSTEMD / CALLS).read_text().splitlines()) == len(calls)
@@ -266,6 +265,16 @@ def test_what_cannot_be_undone_is_said_and_tried_at_the_next_boot(
     assert run_unit(unit) == 0
     assert_as_before(estate)
     assert files_of(unit) == []
+
+
+def test_the_unit_keeps_its_settings_in_systemd_until_it_has_ended(estate: Estate, unit: RecoveryUnit) -> None:
+    killed(estate, "cutover.window.stop", True)
+    calls = recovery_unit.SYSTEMD / CALLS
+    before = calls.read_text()
+    assert run_unit(unit) == 0
+    assert files_of(unit) == []
+    # A unit without a file has another KillMode: what the unit has started would end with it.
+    assert calls.read_text() == before
 
 
 def test_a_run_that_puts_the_window_right_takes_the_unit_away(estate: Estate, unit: RecoveryUnit) -> None:

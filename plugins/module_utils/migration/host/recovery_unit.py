@@ -135,21 +135,27 @@ class RecoveryUnit:
         sync_directory(link.parent)
         _unlink(path for path in before if path not in (settings, unit, link))
         _systemctl("daemon-reload")
-        # The tries for an earlier window do not count; systemd refuses this where it knows of none.
-        with suppress(MigrationError):
-            _systemctl("reset-failed", self.name)
+        # The tries for an earlier window do not count.
+        self._forget_failures()
         # One that an earlier run has left may be waiting with the settings of that run.
         _systemctl("restart", "--no-block", self.name)
 
     def remove(self) -> None:
         """Take the unit away, the passwords first; the process of it that waits for the lock then finds nothing to do.
 
-        :raises MigrationError: if systemd refuses.
+        systemd does not load its units anew here: it would forget ``KillMode``, and end a pm2 that the unit has started
+        together with the unit.
+
         :raises OSError: if a file cannot be removed.
         """
         _unlink(self._everything())
-        if SYSTEMD.is_dir():
-            _systemctl("daemon-reload")
+        if SYSTEMD.is_dir() and not self.is_own_process:
+            self._forget_failures()
+
+    def _forget_failures(self) -> None:
+        """Let systemd forget how often the unit has failed; it refuses this where it does not know the unit."""
+        with suppress(MigrationError):
+            _systemctl("reset-failed", self.name)
 
     def _paths(self) -> tuple[Path, Path, Path]:
         """Return the private file, the unit, and the link that lets it start at boot."""
