@@ -260,7 +260,7 @@ def test_what_cannot_be_undone_is_said_and_tried_at_the_next_boot(
         assert run_unit(unit) == 1
     said = capsys.readouterr().out
     assert "No space left on device" in said
-    assert "Group test is tried again ten times, a minute apart, and at the next boot" in said
+    assert "Group test is tried again up to ten times, a minute apart, and at the next boot" in said
     assert "ansible-playbook playbooks/4_service_cutover.yml -l dev" in said
     assert len(files_of(unit)) == 3
     assert run_unit(unit) == 0

@@ -107,7 +107,7 @@ def _end(path: Path, name: str) -> int:
     """Return the exit code after a failure, and say what comes next if the window is still open."""
     if path.exists():
         again = commands.playbook("4_service_cutover")
-        tries = "ten times, a minute apart, and at the next boot"
+        tries = "up to ten times, a minute apart, and at the next boot"
         _say(f"Group {name} is tried again {tries}. Or correct the problems above and run: {again}")
     return 1
 

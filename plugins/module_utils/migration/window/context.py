@@ -51,7 +51,6 @@ class WindowContext:
 
         They are brought back whether the unit can be written or not.
         """
-        unit = self.settings.recovery_unit
-        if unit is not None and not unit.is_there():
-            with suppress(MigrationError, OSError):
+        with suppress(MigrationError, OSError):
+            if self.settings.recovery_unit is not None and not self.settings.recovery_unit.is_there():
                 self.put_recovery_unit()
