@@ -126,7 +126,8 @@ options:
       - If it is given, a unit of systemd stands on the host while a window is open. It runs this program at boot and
         when the run's process is gone, and finishes or undoes the window. Until then what this call knows stands in
         a file in O(work_directory) that only root can read.
-      - Nothing is put on a host without systemd.
+      - Nothing is put on a host without systemd. Without this option one of an earlier run is taken away as soon as the
+        window is shut.
     type: path
   lose_rows:
     description: With O(state=sqlite) the exact number of rows that may be lost. All are kept if it is not given.
@@ -262,6 +263,8 @@ from ..module_utils.migration.rollback.dump import DIRECTORY
 from ..module_utils.migration.rollback.rollback import put_right, roll_back
 from ..module_utils.migration.window.back_on_sqlite import RowsWritten
 from ..module_utils.migration.window.checks import Settings
+from ..module_utils.migration.window.host_lock import LOCK_SECONDS, locked_on_host
+from ..module_utils.migration.window.signals import server_errors
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},
@@ -319,6 +322,15 @@ def move(login: Login, group: Group, settings: Settings, check_mode: bool, optio
 
     :raises MigrationError: saying what failed and where the group is now.
     """
+    if check_mode:
+        return _move(login, group, settings, check_mode, options)
+    # Between a cutover that failed and its rollback nobody else may look after the group, as the recovery unit would.
+    with server_errors(group), locked_on_host(group.name, settings.work_directory, LOCK_SECONDS):
+        return _move(login, group, replace(settings, is_locked=True), check_mode, options)
+
+
+def _move(login: Login, group: Group, settings: Settings, check_mode: bool, options: Options) -> dict[str, Any]:
+    """Do what :func:`move` says."""
     before = put_right(login, group, settings, check_mode)
     try:
         result = cut_over(login, group, settings, check_mode)

@@ -128,7 +128,10 @@ def connect(login: Login) -> Connection:
             # A limit for the sessions of services would end ours in the middle of a large table, and its locks with it.
             options="-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 "
             "-c client_min_messages=warning -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 "
-            "-c idle_session_timeout=0",
+            "-c idle_session_timeout=0 "
+            # Where our host has died, the server has to end our session, or its locks would stay for hours.
+            "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
+            "-c tcp_user_timeout=60000",
         )
     except psycopg2.OperationalError as error:
         raise _translate(login, str(error).strip()) from None

@@ -81,7 +81,7 @@ class Action:
     @property
     def window_is_open(self) -> bool:
         """Return whether a cutover or a rollback has begun and is neither finished nor undone."""
-        return self.cutover is Cutover.MOVE_AGAIN or self.interrupted is not Interrupted.NOTHING
+        return self.cutover in (Cutover.MOVE_AGAIN, Cutover.FINISH) or self.interrupted is not Interrupted.NOTHING
 
 
 def decide(record: GroupRecord) -> Action:

@@ -34,6 +34,7 @@ from ..window.checks import (
     boot_warnings,
     check_database,
     check_health,
+    check_recovery_unit,
     check_services,
     check_services_login,
     check_source,
@@ -115,6 +116,7 @@ def _act(
     try:
         if not interrupted:
             check_health(group, handles, findings)
+            check_recovery_unit(settings, findings)
         check_source(group, handles, findings)
         with findings.collecting():
             require_room(group.source_path, Path(settings.work_directory or WORK_DIRECTORY))

@@ -91,7 +91,8 @@ class Keeper:
                     write_protection.protect(source.descriptor)
             try:
                 if restart:
-                    self.context.put_recovery_unit()
+                    if self.action.window_is_open:
+                        self.context.keep_recovery_unit()
                     with steps.step("settings"):
                         write_env_files(self._env_files_of(restart), self.settings, POSTGRESQL)
                     with steps.step("start"):

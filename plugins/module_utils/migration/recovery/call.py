@@ -34,9 +34,6 @@ class Call:
         :raises MigrationError: if the group is not described as it should be.
         """
         group = parse_group(arguments["group"])
-        program = arguments["recovery_program"]
-        content = {"arguments": dict(arguments), "run_limit": commands.limit()}
-        unit = RecoveryUnit(group.name, program or "", content, arguments["work_directory"], of_recovery_unit)
         settings = Settings(
             services_login=ServicesLogin(**arguments["services_login"]),
             role_passwords=arguments["role_passwords"],
@@ -47,7 +44,14 @@ class Call:
             access=Access(**arguments["estate_access"]) if arguments["estate_access"] else None,
             work_directory=arguments["work_directory"],
             roll_back_on_failure=arguments["on_failure"] == ROLLBACK,
-            recovery_unit=unit if program else None,
+            recovery_unit=RecoveryUnit(
+                group.name,
+                group.source_path,
+                arguments["recovery_program"] or "",
+                {"arguments": dict(arguments), "run_limit": commands.limit()},
+                arguments["work_directory"],
+                of_recovery_unit,
+            ),
         )
         options = Options(arguments["rollback_directory"], arguments["lose_rows"])
         return cls(Login.from_arguments(arguments), group, settings, options)

@@ -7,6 +7,7 @@ It decides nothing itself. The ledger says which store the group has, and the co
 - PostgreSQL is the store (state ``live``): the services are brought up there, as ``playbooks/4_service_cutover.yml``
   does it, which undoes the move itself if they do not come up and have written nothing.
 - A rollback was interrupted: it is undone before its commit, and finished behind it, as every run does first.
+- No window is open: the unit is left over, and goes without touching anything.
 
 It moves no group, in neither direction.
 """
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,14 @@ from ..core import commands, ledger
 from ..core.connection import Login, ServerUnreachable, connected
 from ..core.decide import decide
 from ..core.errors import Busy, MigrationError
+
+# A release of the engine may replace the program's file while it waits: then nothing more can be imported from it.
+from ..cutover import window as _cutover_window  # noqa: F401
 from ..cutover.cutover import cut_over
+from ..rollback import window as _rollback_window  # noqa: F401
 from ..rollback.rollback import put_right, roll_back
 from ..window.host_lock import locked_on_host
+from ..window.signals import server_errors
 from .call import Call
 
 # How long to wait until a server that does not answer is asked again.
@@ -43,18 +50,27 @@ def main(arguments: list[str]) -> int:
     if content is None:
         return 0
     os.environ[commands.LIMIT_VARIABLE] = content["run_limit"]
-    call = Call.from_arguments(content["arguments"], of_recovery_unit=True)
+    try:
+        call = Call.from_arguments(content["arguments"], of_recovery_unit=True)
+    except KeyError as missing:
+        what = (
+            f"Another release of the engine, which needs {missing} too, has been installed on this host in the window."
+        )
+        _say(f"{what} Run: {commands.playbook('4_service_cutover')}")
+        return 1
     name, said = call.group.name, ""
     while True:
-        with locked_on_host(name, call.settings.work_directory, math.inf):
-            if not path.exists():
-                # The run has shut its window itself.
-                return 0
         try:
-            _say(_bring_to_an_end(call))
+            with server_errors(call.group), locked_on_host(name, call.settings.work_directory, math.inf):
+                if not path.exists():
+                    # The run has shut its window itself.
+                    return 0
+                _say(_bring_to_an_end(call))
             return 0
-        except Busy:
-            continue
+        except Busy as error:
+            if str(error) != said:
+                said = str(error)
+                _say(f"{said}\nGroup {name} waits for it.")
         except MigrationError as error:
             if _server_answers(call.login):
                 _say(str(error))
@@ -68,24 +84,31 @@ def main(arguments: list[str]) -> int:
 def _bring_to_an_end(call: Call) -> str:
     """Do what the group's state asks for, and return what was done, for a person.
 
+    The caller holds the group's lock on this host.
+
     :raises MigrationError: saying what failed and where the group is now.
     """
-    done = [put_right(call.login, call.group, call.settings)]
+    settings = replace(call.settings, is_locked=True)
+    done = put_right(call.login, call.group, settings)
     with connected(call.login, read_only=True) as connection:
-        record = ledger.read_group(connection, call.group.name, call.group.source_path)
-    if decide(record).on_postgresql:
-        result = cut_over(call.login, call.group, call.settings, may_move=False)
+        action = decide(ledger.read_group(connection, call.group.name, call.group.source_path))
+    if not action.window_is_open:
+        if settings.recovery_unit is not None and settings.recovery_unit.is_there():
+            settings.recovery_unit.remove()
+        return done or f"{call.group.name}: no window is open; nothing was touched."
+    if action.on_postgresql:
+        result = cut_over(call.login, call.group, settings, may_move=False)
     else:
-        result = roll_back(call.login, call.group, call.settings, may_leave=False)
-    return " ".join(filter(None, [*done, result["msg"], *result.get("warnings", [])]))
+        result = roll_back(call.login, call.group, settings, may_leave=False)
+    return " ".join(filter(None, [done, result["msg"], *result.get("warnings", [])]))
 
 
 def _end(path: Path, name: str) -> int:
     """Return the exit code after a failure, and say what comes next if the window is still open."""
-    if not path.exists():
-        return 0
-    again = commands.playbook("4_service_cutover")
-    _say(f"Group {name} is tried again at the next boot. Correct the problems above, then run: {again}")
+    if path.exists():
+        again = commands.playbook("4_service_cutover")
+        tries = "up to ten times, a minute apart, and at the next boot"
+        _say(f"Group {name} is tried again {tries}. Or correct the problems above and run: {again}")
     return 1
 
 

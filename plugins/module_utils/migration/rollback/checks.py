@@ -18,7 +18,7 @@ from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
 from ..window import frozen_file
 from ..window.back_on_sqlite import written_since
-from ..window.checks import Findings
+from ..window.checks import Findings, check_recovery_unit
 from ..window.context import WindowContext
 from ..window.services import identity_of
 from . import dump
@@ -66,6 +66,7 @@ def check(context: WindowContext, record: ledger.GroupRecord, options: Options, 
     source = Path(os.path.realpath(group.source_path))
     identity = identity_of(source) if source.exists() else ()
     frozen = None
+    check_recovery_unit(context.settings, findings)
     with findings.collecting():
         frozen = _check_frozen_file(group, record, findings)
     _check_names_of_the_file(group, findings)

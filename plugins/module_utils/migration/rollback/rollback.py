@@ -41,7 +41,8 @@ def roll_back(
 ) -> dict[str, Any]:
     """Bring a group's services to SQLite, or keep them there.
 
-    :param may_leave: False to look only after a group that is on SQLite, and to leave one on PostgreSQL alone.
+    :param may_leave: False to look only after a group that is on SQLite, and to leave one on PostgreSQL alone. The
+        window of a cutover is then undone whatever the checks find.
     :returns: ``changed``, ``state``, ``msg``, ``diff`` and, if services were moved, ``report``.
     :raises MigrationError: before anything is stopped, if a row would be lost or the file is not the frozen one.
     """
@@ -152,7 +153,9 @@ class _Run:
         if action.rollback is Rollback.LEAVE_POSTGRESQL:
             return self._leave_postgresql(context, record, findings, action.interrupted is Interrupted.UNDO)
         if action.rollback is Rollback.REVERT_CUTOVER:
-            findings.require_none(f"Cutover group {name} is frozen and cannot be brought back to SQLite.")
+            if may_leave:
+                findings.require_none(f"Cutover group {name} is frozen and cannot be brought back to SQLite.")
+            # Else the services are down and nobody is there to correct it: what can be started is.
             return self._revert_cutover(context, record)
         findings.require_none(f"Cutover group {name} is on SQLite, but cannot be looked after.")
         if action.rollback is Rollback.FINISH:

@@ -27,6 +27,7 @@ def bring_up_on_postgresql(
     :returns: what could not be done, and which services are not well.
     """
     group = context.group
+    context.keep_recovery_unit()
     with uninterruptible():
         left = [
             *attempted(put_file_back, group),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
 from ..core.commands import playbook
-from ..core.connection import Login, ServerUnreachable, connect
+from ..core.connection import Login, ServerUnreachable, connect, psycopg2
 from ..core.decide import Rollback, decide
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _RECONNECT_SECONDS = 10.0
+# How long putting a group back waits for who changes the schema or has locked a table.
+_RIGHTS_TIMEOUT = "2s"
 
 
 class RowsWritten(MigrationError):
@@ -39,6 +41,10 @@ class RowsWritten(MigrationError):
     def __init__(self, summary: str, causes: list[Problem], written: list[Problem]) -> None:
         super().__init__(summary, [*causes, *written])
         self.causes = causes
+
+
+class StaysOnPostgresql(MigrationError):
+    """A cutover failed after its services had written to PostgreSQL; they run there, and a person decides what next."""
 
 
 def revert(
@@ -90,14 +96,14 @@ def revert(
                         # Nobody waits for a service that is stopped again at once.
                         return RowsWritten(f"{began}.", list(problems), written)
                     unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
-                    return MigrationError(
+                    return StaysOnPostgresql(
                         f"{began}, so it stays there; they were started again{how_they_are(unwell)}.",
                         [*problems, *written, *unwell, how_to_roll_back(context)],
                     )
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
                 ledger.take_step(usable, group.name, "freeze", group.source_path)
-                context.settle_writing(usable)
+                problems = [*problems, *_stop_writing(context, usable)]
                 usable.commit()
             to_sqlite(context, (described or {}) if record is None else record.detail.file_before)
             if usable is not None:
@@ -127,6 +133,24 @@ def revert(
             )
 
 
+def _stop_writing(context: WindowContext, connection: Connection) -> list[Problem]:
+    """Take the services' right to write to the group's tables, in the open transaction, or say that this is left to do.
+
+    The services are stopped: they wait for SQLite, and not for somebody who changes the schema at this moment.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT rights")
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_RIGHTS_TIMEOUT,))
+        try:
+            context.settle_writing(connection)
+        except (MigrationError, psycopg2.Error) as error:
+            cursor.execute("ROLLBACK TO SAVEPOINT rights")
+            what = f"the services may still write to its tables in PostgreSQL: {str(error).strip().splitlines()[0]}"
+            fix = f"Run {playbook('1_infrastructure')}, which takes that right"
+            return [Problem(f"cutover group {context.group.name}", what, fix)]
+    return []
+
+
 def to_sqlite(context: WindowContext, described: Mapping[str, Any]) -> list[Health]:
     """Take our lines out of the services' settings, lift the write protection, and start the services on SQLite.
 
@@ -134,6 +158,7 @@ def to_sqlite(context: WindowContext, described: Mapping[str, Any]) -> list[Heal
     :raises MigrationError: if a service does not come up.
     """
     group, settings = context.group, context.settings
+    context.keep_recovery_unit()
     stop(context)
     problems: list[Problem] = []
     unset: set[str] = set()

@@ -42,6 +42,7 @@ class Settings:
     :param roll_back_on_failure: whether a group that fails after its services have written to PostgreSQL is rolled back
         with its rows, by whoever calls the cutover.
     :param recovery_unit: what ends a window whose run has died; None for nobody.
+    :param is_locked: whether the caller holds the group's lock on this host, over more than one run.
     """
 
     services_login: ServicesLogin
@@ -54,6 +55,7 @@ class Settings:
     work_directory: str | None = None
     roll_back_on_failure: bool = False
     recovery_unit: RecoveryUnit | None = None
+    is_locked: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,13 @@ def startup_command(user: str, pm2: Pm2) -> str:
         return f"pm2 startup systemd -u {user} --hp {shlex.quote(str(pm2.home.parent))}"
     # From a home directory it makes a PM2_HOME of the common name.
     return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
+
+
+def check_recovery_unit(settings: Settings, findings: Findings) -> None:
+    """Check that the unit can be put there that looks after the services if the run dies."""
+    if settings.recovery_unit is not None:
+        with findings.collecting():
+            settings.recovery_unit.require_possible()
 
 
 def check_health(group: Group, handles: Handles, findings: Findings) -> None:

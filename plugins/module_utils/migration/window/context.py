@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.connection import Login
+from ..core.errors import MigrationError
 from ..core.estate import Group, access_of
 from ..postgres import privileges
 from .checks import Handles, Settings
@@ -43,3 +45,12 @@ class WindowContext:
         if self.settings.recovery_unit is not None:
             units = [unit for pm2 in self.handles.daemons.values() for unit in pm2.boot_units()]
             self.settings.recovery_unit.put(after=units)
+
+    def keep_recovery_unit(self) -> None:
+        """Do the same for a window that an earlier run has left open, perhaps with the services stopped.
+
+        They are brought back whether the unit can be written or not.
+        """
+        with suppress(MigrationError, OSError):
+            if self.settings.recovery_unit is not None and not self.settings.recovery_unit.is_there():
+                self.put_recovery_unit()

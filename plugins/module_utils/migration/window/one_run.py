@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from ..core import ledger
@@ -11,6 +11,7 @@ from ..core.connection import Login, connected, psycopg2
 from ..core.decide import decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
+from .back_on_sqlite import StaysOnPostgresql
 from .checks import Settings
 from .host_lock import locked_on_host
 from .signals import interruptible, server_errors, uninterruptible
@@ -31,19 +32,25 @@ def one_run(
     with (
         server_errors(group),
         interruptible(),
-        locked_on_host(group.name, settings.work_directory, wait_seconds),
+        nullcontext() if settings.is_locked else locked_on_host(group.name, settings.work_directory, wait_seconds),
         ledger.locked(connection, f"group {group.name}", wait_seconds),
     ):
+        is_for_a_person = False
         try:
             yield
+        except StaysOnPostgresql:
+            is_for_a_person = True
+            raise
         finally:
-            _remove_recovery_unit(login, group, settings)
+            _remove_recovery_unit(login, group, settings, is_for_a_person)
 
 
-def _remove_recovery_unit(login: Login, group: Group, settings: Settings) -> None:
+def _remove_recovery_unit(login: Login, group: Group, settings: Settings, is_for_a_person: bool) -> None:
     """Take the recovery unit away if the group's window is shut.
 
-    Where the ledger says that it is open, or nobody can ask it, the unit tries once more when this run has ended.
+    Where the ledger says that it is open, or nobody can ask it, the unit goes on when this run has ended.
+
+    :param is_for_a_person: whatever the ledger says, only a person can go on.
     """
     unit = settings.recovery_unit
     if unit is None or not unit.is_there():
@@ -53,5 +60,5 @@ def _remove_recovery_unit(login: Login, group: Group, settings: Settings) -> Non
         # The run's own session may have been ended.
         with connected(login, read_only=True) as connection:
             record = ledger.read_group(connection, group.name, group.source_path)
-        if not decide(record).window_is_open:
+        if is_for_a_person or not decide(record).window_is_open:
             unit.remove()
