@@ -172,6 +172,24 @@ def _warnings(kept: Sequence[Privilege], unknown: Sequence[str]) -> list[str]:
     ]
 
 
+def lock_rights(connection: Connection) -> None:
+    """Let nobody else change the services' rights until the transaction ends; before it changes any itself.
+
+    :raises Busy: naming who holds the lock. The transaction can go on.
+    """
+    ledger.lock_until_commit(connection, "schema")
+
+
+def require_free(connection: Connection, wait_seconds: float) -> None:
+    """Refuse to go on while a run of schema_apply, or of the shared library, is at work; before services are stopped.
+
+    :param wait_seconds: how long to wait for its end.
+    :raises Busy: naming who holds the lock.
+    """
+    with ledger.locked(connection, "schema", wait_seconds):
+        pass
+
+
 def settle_writing(connection: Connection, group: str, access: Access) -> None:
     """Let those write to a group's tables who may, as the states in the ledger say now; the caller commits.
 
@@ -179,10 +197,10 @@ def settle_writing(connection: Connection, group: str, access: Access) -> None:
     whose rows are in SQLite, or may not where PostgreSQL is the store.
 
     :param access: of the whole estate, because services of other groups may use the tables too.
+    :raises Busy: if another run changes the rights.
     """
+    lock_rights(connection)
     with connection.cursor() as cursor:
-        # A run of schema_apply changes the same rights. The lock ends with the transaction.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext('schema'))", (ledger.LOCK_CLASS,))
         cursor.execute(
             "SELECT rolname FROM pg_roles WHERE rolname <> current_user AND rolname = ANY (%s)", (list(access.schemas),)
         )

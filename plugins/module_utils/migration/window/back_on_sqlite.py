@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
 from ..core.commands import playbook
-from ..core.connection import Login, ServerUnreachable, connect
+from ..core.connection import Login, ServerUnreachable, connect, psycopg2
 from ..core.decide import Rollback, decide
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
@@ -97,7 +97,7 @@ def revert(
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
                 ledger.take_step(usable, group.name, "freeze", group.source_path)
-                context.settle_writing(usable)
+                problems = [*problems, *_take_rights(context, usable)]
                 usable.commit()
             to_sqlite(context, (described or {}) if record is None else record.detail.file_before)
             if usable is not None:
@@ -125,6 +125,23 @@ def revert(
                     ),
                 ],
             )
+
+
+def _take_rights(context: WindowContext, connection: Connection) -> list[Problem]:
+    """Let nobody write to the group's tables any more, or return why not: no service stays stopped for that.
+
+    The services are told to use SQLite, and the next run of phase 1 takes the rights.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT before_rights")
+        try:
+            context.settle_writing(connection)
+        except (MigrationError, psycopg2.Error) as error:
+            cursor.execute("ROLLBACK TO SAVEPOINT before_rights")
+            why = "; ".join(problem.what for problem in problems_of(error, context.group))
+            what = f"its services could still write to its tables in PostgreSQL, whose rights were not changed: {why}"
+            return [Problem(f"cutover group {context.group.name}", what, f"Run {playbook('1_infrastructure')}")]
+    return []
 
 
 def to_sqlite(context: WindowContext, described: Mapping[str, Any]) -> list[Health]:
