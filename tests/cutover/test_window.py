@@ -324,7 +324,7 @@ def test_a_run_of_schema_apply_does_not_keep_a_failed_cutover_from_being_undone(
         with hooked("cutover.window.start", False, fail), pytest.raises(MigrationError) as failed:
             estate.cut_over()
     assert "failed in the step 'start' and was undone: its services run on SQLite again" in str(failed.value)
-    assert "whose rights were not changed: session" in str(failed.value)
+    assert "may still write to its tables in PostgreSQL: Another run is at work on schema" in str(failed.value)
     assert_as_before(estate)
     estate.cut_over()
     assert_live(estate)

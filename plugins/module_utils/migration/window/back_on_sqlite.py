@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _RECONNECT_SECONDS = 10.0
+# How long putting a group back waits for who changes the schema or has locked a table.
+_RIGHTS_TIMEOUT = "2s"
 
 
 class RowsWritten(MigrationError):
@@ -97,7 +99,7 @@ def revert(
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)
                 ledger.take_step(usable, group.name, "freeze", group.source_path)
-                problems = [*problems, *_take_rights(context, usable)]
+                problems = [*problems, *_stop_writing(context, usable)]
                 usable.commit()
             to_sqlite(context, (described or {}) if record is None else record.detail.file_before)
             if usable is not None:
@@ -127,20 +129,21 @@ def revert(
             )
 
 
-def _take_rights(context: WindowContext, connection: Connection) -> list[Problem]:
-    """Let nobody write to the group's tables any more, or return why not: no service stays stopped for that.
+def _stop_writing(context: WindowContext, connection: Connection) -> list[Problem]:
+    """Take the services' right to write to the group's tables, in the open transaction, or say that this is left to do.
 
-    The services are told to use SQLite, and the next run of phase 1 takes the rights.
+    The services are stopped: they wait for SQLite, and not for somebody who changes the schema at this moment.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SAVEPOINT before_rights")
+        cursor.execute("SAVEPOINT rights")
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_RIGHTS_TIMEOUT,))
         try:
             context.settle_writing(connection)
         except (MigrationError, psycopg2.Error) as error:
-            cursor.execute("ROLLBACK TO SAVEPOINT before_rights")
-            why = "; ".join(problem.what for problem in problems_of(error, context.group))
-            what = f"its services could still write to its tables in PostgreSQL, whose rights were not changed: {why}"
-            return [Problem(f"cutover group {context.group.name}", what, f"Run {playbook('1_infrastructure')}")]
+            cursor.execute("ROLLBACK TO SAVEPOINT rights")
+            what = f"the services may still write to its tables in PostgreSQL: {str(error).strip().splitlines()[0]}"
+            fix = f"Run {playbook('1_infrastructure')}, which takes that right"
+            return [Problem(f"cutover group {context.group.name}", what, fix)]
     return []
 
 
