@@ -16,6 +16,7 @@ from ..module_utils.promotion import collect, evidence, gate
 from ..module_utils.promotion.tree import read_tree
 from ..plugin_utils.gated import ROOT
 from ..plugin_utils.promotion import value_for_all_hosts
+from ..plugin_utils.run_inventory import inventory_options
 
 # As module promotion_evidence documents them.
 ARGUMENTS: dict[str, Any] = {
@@ -56,7 +57,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         problems = gate.problems_of_extra_variables(
             hostvars._variable_manager.extra_vars, value_for_all_hosts(variables, "promotion_extra_variables") or ()
         )
-        problems += collect.problems_of_hosts(environment, hosts, [str(found.get("host")) for found in validations])
+        seen = [str(found.get("host")) for found in validations]
+        problems += collect.problems_of_hosts(environment, hosts, seen, inventory_options(variables))
         if problems:
             raise MigrationError("Evidence is about all of an environment, as the inventory has it.", problems)
 

@@ -12,8 +12,9 @@ description:
     Without them a command means the hosts of another estate. A path below the project is relative to it.
 options:
   _terms:
-    description: With V(environment) the options of the run do not matter, so that what is written to a host stays the
-      same when the next run is started with others.
+    description: With V(environment) the limit of the run does not matter, nor how it names the project's own inventory,
+      so that what is written to a host stays the same when the next run is started with others. It is written as
+      systemd reads it between double quotes in a unit.
     type: list
     elements: str
 author:
@@ -34,14 +35,12 @@ _raw:
 """
 
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ansible import constants as constants
 from ansible.plugins.lookup import LookupBase
 
 from ..module_utils.migration.core.commands import UNKNOWN_LIMIT
+from ..plugin_utils.run_inventory import inventory_options
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without types
@@ -55,25 +54,5 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
         environment = known.get("environment_name")
         if not limit and environment:
             limit = self._templar.template(environment)
-        inventories = [] if stays else _given_inventories(known)
-        options = [f"-i {shlex.quote(source)}" for source in inventories]
-        return [" ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *options])]
-
-
-def _given_inventories(variables: Mapping[str, Any]) -> list[str]:
-    """Return the inventories of the run as ``-i`` takes them; none if they are those that ansible.cfg names."""
-    given = [str(source) for source in variables.get("ansible_inventory_sources") or ()]
-    usual, origin = constants.config.get_config_value_and_origin("DEFAULT_HOST_LIST")
-    # A shell in which the command is pasted later may not have the variable.
-    if given == usual and not str(origin).startswith("env"):
-        return []
-    return [_relative(source, variables.get("ansible_config_file")) for source in given]
-
-
-def _relative(source: str, configuration: Any) -> str:
-    """Return the path of an inventory as seen from the project, where commands are run; else the source as it is."""
-    # A list of hosts is no path: it holds a comma.
-    if not configuration or "," in source:
-        return source
-    project = Path(str(configuration)).parent
-    return str(Path(source).relative_to(project)) if Path(source).is_relative_to(project) else source
+        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *inventory_options(known, stays)])
+        return [text.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%") if stays else text]

@@ -112,6 +112,10 @@ options:
         description: For each cutover group its tables.
         type: dict
         required: true
+      roles:
+        description: For each cutover group the roles of its services.
+        type: dict
+        default: {}
   work_directory:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
@@ -292,6 +296,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
             "schemas": {"type": "dict", "required": True},
             "rights": {"type": "dict", "default": {}},
             "tables": {"type": "dict", "required": True},
+            "roles": {"type": "dict", "default": {}},
         },
     },
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},

@@ -41,6 +41,14 @@ options:
     description:
       - For each cutover group its tables, as C(schema.table). While SQLite is the group's store, no role of
         O(privileges) writes to them; the cutover gives that right.
+      - A role of a group that lives on PostgreSQL keeps such a right that it has already, with a warning.
+    type: dict
+    default: {}
+  roles:
+    description:
+      - For each cutover group the roles of its services.
+      - As long as the ledger knows a group on PostgreSQL that is not among them, as one that was renamed, each role
+        counts as one of that group's.
     type: dict
     default: {}
   drift:
@@ -75,6 +83,8 @@ EXAMPLES = r"""
       swarm_tickets: {auth.users.password_hash: none}
     tables:
       platform: [auth.users, auth.roles]
+    roles:
+      platform: [swarm_tickets]
     login_db: swarm
     login_user: swarm_migrator
     login_password: "{{ postgres_role_passwords.swarm_migrator }}"
@@ -137,20 +147,23 @@ def apply(
     check_mode: bool,
     rights_by_role: Mapping[str, Mapping[str, str]],
     tables_by_group: Mapping[str, Sequence[str]],
+    roles_by_group: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Return the module's result.
 
     :raises MigrationError: with every violation.
     """
     names = [file.name for file in files]
-    nothing: dict[str, Any] = {"granted": [], "revoked": []}
+    nothing: dict[str, Any] = {"granted": [], "revoked": [], "warnings": []}
     try:
         with connected(login) as connection:
             result = schema.apply(connection, files, check_mode, fail_on_drift)
             # In check mode the schemas that the privileges are for may be still to be made.
             given = nothing
             if not (check_mode and result["applied"]):
-                given = privileges.synchronise(connection, schemas_by_role, check_mode, rights_by_role, tables_by_group)
+                given = privileges.synchronise(
+                    connection, schemas_by_role, check_mode, rights_by_role, tables_by_group, roles_by_group
+                )
     except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise
@@ -183,6 +196,7 @@ def main() -> None:
             "privileges": {"type": "dict", "default": {}},
             "rights": {"type": "dict", "default": {}},
             "tables": {"type": "dict", "default": {}},
+            "roles": {"type": "dict", "default": {}},
             "drift": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
             **LOGIN_ARGUMENTS,
         },
@@ -198,11 +212,14 @@ def main() -> None:
             module.check_mode,
             parameters["rights"],
             parameters["tables"],
+            parameters["roles"],
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     for line in result["drift"]:
         module.warn(f"The target database is not as the applied files left it: {line}")
+    for line in result.pop("warnings"):
+        module.warn(line)
     if "login_refused" in result:
         module.warn(f"All files are listed, as nobody could look: {result['login_refused']}")
     module.exit_json(**result)

@@ -28,6 +28,7 @@ from .gated import (
     values_for_all_hosts,
 )
 from .messages import printable
+from .run_inventory import inventory_options
 
 # With one of these in --skip-tags the gate's own task does not run.
 _TAGS_OF_THE_GATE = ("all", "always", "tagged")
@@ -112,7 +113,8 @@ def require_host(
     is_dry: bool = False,
 ) -> None:
     """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
-    problems = gate.host_problems(protection, str(variables["inventory_hostname"]), HOST_FILE, text, machine_id)
+    host, options = str(variables["inventory_hostname"]), inventory_options(variables)
+    problems = gate.host_problems(protection, host, HOST_FILE, text, machine_id, options)
     if problems:
         require(protection, variables, problems, is_dry)
 

@@ -17,6 +17,7 @@ from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.lookup import run_limit
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands, state
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import run_inventory
 from tests.conftest import PROJECT
 
 PRINTED_COMMAND = re.compile(r"ansible-playbook|playbooks/\w+\.yml|site\.yml")
@@ -95,7 +96,8 @@ def test_every_play_and_unit_tells_its_programs_the_limit() -> None:
     assert without == []
     units = [path for path in (PROJECT / "roles").rglob("*.j2") if "engine_program_path" in path.read_text()]
     assert len(units) == 2
-    limit = f"Environment={commands.LIMIT_VARIABLE}={SETS_THE_LIMIT[:-4]}, 'environment') }}}}"
+    # The inventory of the run stands behind the limit: systemd reads all of it as one word.
+    limit = f"""Environment="{commands.LIMIT_VARIABLE}={SETS_THE_LIMIT[:-4]}, 'environment') }}}}\""""
     assert [path.name for path in units if limit not in path.read_text()] == []
 
 
@@ -143,7 +145,7 @@ def test_a_run_with_another_inventory_prints_commands_with_it(
     sources: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = ([INVENTORY], str(PROJECT / "ansible.cfg"))
-    monkeypatch.setattr(run_limit.constants.config, "get_config_value_and_origin", lambda _name: configured)
+    monkeypatch.setattr(run_inventory.constants.config, "get_config_value_and_origin", lambda _name: configured)
     variables = {
         "ansible_limit": "dev",
         "ansible_inventory_sources": sources,
@@ -155,8 +157,36 @@ def test_a_run_with_another_inventory_prints_commands_with_it(
     assert shlex.split(commands.playbook("rollback", service_env_rollback_groups="a")) == [
         "ansible-playbook", "playbooks/rollback.yml", "-l", "dev", *words, "-e", "service_env_rollback_groups=a"
     ]  # fmt: skip
-    # What is written to a host stays the same, whoever runs the next playbook from wherever.
-    assert lookup.run(["environment"], {**variables, "environment_name": "dev"}) == ["dev"]
+    # What is written to a host stays the same, whatever the next run is limited to.
+    variables |= {"environment_name": "dev", "ansible_limit": "one_host"}
+    assert shlex.split(lookup.run(["environment"], variables)[0]) == ["dev", *words]
+
+
+def test_systemd_reads_the_limit_letter_by_letter() -> None:
+    """A path may hold what systemd takes for something else between double quotes."""
+    variables = {"ansible_inventory_sources": ['/etc/50%/"a\\b c'], "environment_name": "dev"}
+    lookup = run_limit.LookupModule(templar=Templar(DataLoader()))
+    (found,) = lookup.run(["environment"], variables)
+    assert found == r"""dev -i '/etc/50%%/\"a\\b c'"""
+
+
+def test_a_run_with_another_configuration_names_its_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell in which a command is pasted may not have ANSIBLE_CONFIG, and would read the project's own."""
+    for configuration in ("ansible-shop.cfg", "ansible.cfg"):
+        configured = ([f"{PROJECT}/shop"], str(PROJECT / configuration))
+        monkeypatch.setattr(
+            run_inventory.constants.config, "get_config_value_and_origin", lambda _name, found=configured: found
+        )
+        variables = {"ansible_inventory_sources": configured[0], "ansible_config_file": configured[1]}
+        assert run_inventory.inventory_options(variables) == ([] if configuration == "ansible.cfg" else ["-i shop"])
+    monkeypatch.setattr(
+        run_inventory.constants.config,
+        "get_config_value_and_origin",
+        lambda _name: ([INVENTORY], "env: ANSIBLE_INVENTORY"),
+    )
+    variables = {"ansible_inventory_sources": [INVENTORY], "ansible_config_file": str(PROJECT / "ansible.cfg")}
+    assert run_inventory.inventory_options(variables) == ["-i inventory"]
+    assert run_inventory.inventory_options(variables, stays=True) == []
 
 
 def test_an_inventory_of_the_environments_variable_is_named_too(tmp_path: Path) -> None:

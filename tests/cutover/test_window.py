@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -298,6 +298,42 @@ def killed(estate: Estate, function: str, after: bool, run: Callable[[], object]
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
+
+
+@contextmanager
+def schema_lock(login: Login) -> Iterator[None]:
+    """Hold the lock that a run of schema_apply holds while it makes an index."""
+    with closing(connect(login)) as other, ledger.locked(other, "schema"):
+        yield
+
+
+def test_a_run_of_schema_apply_is_waited_for_before_anything_stops(estate: Estate) -> None:
+    with schema_lock(estate.login), pytest.raises(MigrationError) as failed:
+        estate.cut_over()
+    assert "nothing was stopped" in str(failed.value)
+    assert "session" in str(failed.value) and "holds its lock" in str(failed.value)
+    assert_as_before(estate)
+
+
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
+def test_a_run_of_schema_apply_does_not_keep_a_failed_cutover_from_being_undone(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group is live by then, and its services are stopped: they start on SQLite, whoever holds the rights up."""
+    monkeypatch.setattr(ledger.lock_until_commit, "__defaults__", (0.2,))
+    with ExitStack() as stack:
+
+        def fail() -> None:
+            stack.enter_context(schema_lock(estate.login))
+            no_space()
+
+        with hooked("cutover.window.start", False, fail), pytest.raises(MigrationError) as failed:
+            estate.cut_over()
+    assert "failed in the step 'start' and was undone: its services run on SQLite again" in str(failed.value)
+    assert "may still write to its tables in PostgreSQL: Another run is at work on schema" in str(failed.value)
+    assert_as_before(estate)
+    estate.cut_over()
+    assert_live(estate)
 
 
 @pytest.mark.promise("crash-is-finished", "killed-cutover-healed")

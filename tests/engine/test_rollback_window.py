@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -643,6 +643,29 @@ def test_the_commit_that_makes_postgresql_the_store_gives_the_rights_of_the_inve
         estate.connection.rollback()
     # A second run of phase 1 has nothing to do.
     assert not privileges.synchronise(estate.connection, schemas, True, access.rights, tables)["changed"]
+
+
+@pytest.mark.promise("rollback-write-lock", "failed-rollback-stays-on-postgresql")
+def test_no_rights_are_taken_while_phase_1_sets_them(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has seen the group live, and would give the rights back behind the commit."""
+    monkeypatch.setattr(ledger.lock_until_commit, "__defaults__", (0.2,))
+    execute(estate.connection, WRITE)
+    with ExitStack() as stack:
+
+        def begin_phase_1() -> None:
+            stack.enter_context(ledger.locked(stack.enter_context(closing(connect(estate.login))), "schema"))
+
+        with monkeypatch.context() as patch:
+            end_at(patch, "postgres.write_lock.hold", True, begin_phase_1)
+            with pytest.raises(MigrationError, match="it stays on PostgreSQL") as failed:
+                estate.roll_back()
+        assert "holds its lock" in str(failed.value)
+        with pytest.raises(MigrationError, match="Another run is at work on schema"):
+            estate.roll_back()
+        assert decide(estate.record).interrupted is Interrupted.NOTHING
+    assert_on_postgresql(estate)
+    estate.roll_back()
+    assert_on_sqlite(estate)
 
 
 # ---------------------------------------------------------------- what fails, and who is killed

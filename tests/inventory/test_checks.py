@@ -57,8 +57,15 @@ def test_every_mistake_of_every_group_is_told_at_once_with_the_nearest_key() -> 
     assert any("'database_rol'. Did you mean 'database_role'?" in line for line in told)
     assert any("two groups have the name 'web'" in line for line in told)
     assert any("str, not a mapping" in line for line in told)
-    assert checks.find_estate_mistakes([estate(), estate(name="shop")]) == []
+    other = estate(name="shop", tables=[{"source": "notes", "target": "shop.notes"}])
+    assert checks.find_estate_mistakes([estate(), other]) == []
     assert len(checks.find_estate_mistakes({"name": "web"})) == 1
+
+
+def test_two_groups_have_no_table_in_common() -> None:
+    """The one that has not moved would shut the table that the other's services write to."""
+    (problem,) = checks.find_estate_mistakes([estate(), estate(name="shop")])
+    assert problem.what == "the groups web, shop have the same target table web.notes"
 
 
 def with_rights(**rights: str) -> dict[str, Any]:

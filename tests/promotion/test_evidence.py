@@ -203,3 +203,8 @@ def test_a_check_that_no_environment_requires_may_be_missing() -> None:
     protected = {"prod": {"evidence_from": "dev", "required_checks": ["verification"]}, "x": {"evidence_from": "y"}}
     assert gate.required_checks(protected, "dev") == ["verification"]
     assert "backup_restored" in gate.required_checks(protected, "nobody_asks")
+
+
+def test_the_command_that_collects_evidence_names_the_inventory_of_the_run() -> None:
+    (problem,) = collect.problems_of_hosts("prod", ["shop-prod"], [], ["-i /etc/estates/shop"])
+    assert problem.fix.endswith("ansible-playbook playbooks/evidence.yml -l prod -i /etc/estates/shop")

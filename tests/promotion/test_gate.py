@@ -543,6 +543,8 @@ def test_the_command_that_names_a_host_names_no_other() -> None:
     assert protection is not None
     (problem,) = gate.host_problems(protection, "prod-2;x", "/etc/file", None, "1" * 32)
     assert "playbooks/1_infrastructure.yml -l 'prod-2;x' -e promotion_this_host_is=prod" in problem.fix
+    (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, ["-i /etc/estates/shop"])
+    assert "playbooks/1_infrastructure.yml -l shop -i /etc/estates/shop -e promotion_this_host_is=prod" in problem.fix
 
 
 def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:

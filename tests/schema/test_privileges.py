@@ -49,6 +49,7 @@ def test_a_service_reads_and_writes_its_own_tables_only(schema_database: Login) 
             "changed": False,
             "granted": [],
             "revoked": [],
+            "warnings": [],
         }
     run(schema_database, "swarm_registry", "INSERT INTO registry.agents (name, version, path) VALUES ('a', '1', '/')")
     for statement in (
@@ -361,6 +362,34 @@ def test_nobody_writes_to_a_groups_tables_before_its_cutover(schema_database: Lo
                 run(schema_database, "swarm_deploy", "DELETE FROM deploy.queue")
 
 
+@pytest.mark.promise("no-write-before-cutover")
+def test_a_table_is_shut_with_what_writes_to_it_and_not_with_what_reads_it(schema_database: Login) -> None:
+    with connected(schema_database) as connection:
+        with connection.cursor() as cursor:
+            for statement in (
+                "CREATE TABLE registry.seen (id integer) PARTITION BY RANGE (id)",
+                "CREATE TABLE registry.seen_1 PARTITION OF registry.seen FOR VALUES FROM (1) TO (9)",
+                "CREATE TABLE registry.seen_2 PARTITION OF registry.seen FOR VALUES FROM (9) TO (20)",
+                "CREATE VIEW registry.as_seen AS SELECT * FROM registry.seen",
+                "CREATE VIEW registry.counted AS SELECT count(*) FROM registry.seen_1",
+                "CREATE VIEW registry.joined AS SELECT a.name FROM registry.agents a JOIN registry.seen_1 s ON true",
+                "CREATE FUNCTION registry.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+                "CREATE TRIGGER nothing INSTEAD OF INSERT ON registry.joined "
+                "FOR EACH ROW EXECUTE FUNCTION registry.nothing()",
+                "CREATE VIEW registry.by_rule AS SELECT 1 AS id",
+                "CREATE RULE send AS ON INSERT TO registry.by_rule DO INSTEAD INSERT INTO registry.seen_1 VALUES (1)",
+            ):
+                cursor.execute(statement)
+        connection.commit()
+        tables = {"registry": ["registry.seen_1"]}
+        privileges.synchronise(connection, {"swarm_registry": ["registry"]}, False, None, tables)
+    for shut in ("seen", "seen_1", "as_seen", "by_rule"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            run(schema_database, "swarm_registry", f"INSERT INTO registry.{shut} VALUES (1)")
+    run(schema_database, "swarm_registry", "INSERT INTO registry.seen_2 VALUES (9)")
+    run(schema_database, "swarm_registry", "INSERT INTO registry.joined VALUES ('a')")
+
+
 @pytest.mark.promise("no-write-before-cutover", "service-privileges-exact")
 def test_a_cutover_gives_the_rights_that_the_inventory_says_by_then(schema_database: Login) -> None:
     """They may have been narrowed or widened while the group was on SQLite again."""
@@ -385,3 +414,46 @@ def test_a_cutover_gives_the_rights_that_the_inventory_says_by_then(schema_datab
             seen.append(cursor.fetchone())
     nothing = (False,) * 4
     assert seen == [(True,) * 4, nothing, (True, False, False, True), nothing, (True,) * 4]
+
+
+@pytest.mark.promise("no-write-before-cutover", "live-roles-keep-rights")
+def test_a_role_of_a_group_on_postgresql_keeps_what_its_services_may_need(schema_database: Login) -> None:
+    """An upgrade finds rights on the tables of groups that have not moved: who lives on PostgreSQL may need them."""
+    schemas = {"swarm_tickets": ["auth", "registry"], "swarm_registry": ["registry"]}
+    tables = {"platform": ["auth.users"], "registry": ["registry.agents"]}
+    roles = {"platform": ["swarm_tickets"], "registry": ["swarm_registry"]}
+    statements = [("swarm_tickets", "auth.users"), ("swarm_tickets", "registry.agents")]
+    with connected(schema_database) as connection:
+        privileges.synchronise(connection, schemas, check_mode=False)
+        set_state(connection, "platform", "live")
+        connection.commit()
+        found = privileges.synchronise(connection, schemas, False, None, tables, roles)
+        assert {line.partition(":")[0] for line in found["revoked"]} == {"swarm_registry"}
+        (warning,) = found["warnings"]
+        assert "swarm_tickets: INSERT on registry.agents" in warning and "swarm_registry" not in warning
+        for role, table in statements:
+            run(schema_database, role, f"DELETE FROM {table} WHERE false")
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            run(schema_database, "swarm_registry", "DELETE FROM registry.agents WHERE false")
+        again = privileges.synchronise(connection, schemas, False, None, tables, roles)
+        assert not again["changed"] and again["warnings"] == found["warnings"]
+        # A person's word takes them.
+        rights = {"swarm_tickets": {"registry": "read"}}
+        assert privileges.synchronise(connection, schemas, False, rights, tables, roles)["warnings"] == []
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            run(schema_database, "swarm_tickets", "DELETE FROM registry.agents WHERE false")
+
+
+@pytest.mark.promise("live-roles-keep-rights")
+def test_a_renamed_group_keeps_its_rights(schema_database: Login) -> None:
+    """The ledger knows the group by its old name, and the new one as never moved."""
+    with connected(schema_database) as connection:
+        privileges.synchronise(connection, {"swarm_tickets": ["auth"]}, check_mode=False)
+        set_state(connection, "platform", "live")
+        connection.commit()
+        found = privileges.synchronise(
+            connection, {"swarm_tickets": ["auth"]}, False, None, {"core": ["auth.users"]}, {"core": ["swarm_tickets"]}
+        )
+        assert (found["changed"], found["revoked"]) == (False, [])
+        assert "knows platform on PostgreSQL, which the inventory does not name" in found["warnings"][0]
+    run(schema_database, "swarm_tickets", "DELETE FROM auth.users WHERE false")

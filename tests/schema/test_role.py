@@ -67,6 +67,7 @@ def run(login: Login, tmp_path: Path) -> Run:
             },
             "schema_apply_services": [{"database_role": "swarm_deploy", "schemas": ["app"]}],
             "schema_apply_tables": {"app": ["app.t"]},
+            "schema_apply_roles": {"app": ["swarm_registry"]},
             **variables,
         }
         file = tmp_path / "variables.json"

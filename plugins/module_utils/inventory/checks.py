@@ -14,7 +14,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..migration.core.errors import MigrationError, Problem
-from ..migration.core.estate import Service, meant, parse_group
+from ..migration.core.estate import meant, parse_group
 from .sql_tables import read_tables
 
 # How much alike two names must be so that one counts as a misspelling of the other: 0 to 1, see difflib.
@@ -49,12 +49,21 @@ def find_estate_mistakes(groups: Any) -> list[Problem]:
     names = [group.get("name") for group in groups if isinstance(group, Mapping)]
     for name in sorted({str(name) for name in names if name and names.count(name) > 1}):
         problems.append(Problem("estate_cutover_groups", f"two groups have the name '{name}'", "Name each once"))
-    services: list[Service] = []
+    users: dict[str, list[str]] = {}
     for group in groups:
         try:
-            services.extend(parse_group(group).services)
+            parsed = parse_group(group)
         except MigrationError as error:
             problems.extend(error.problems)
+            continue
+        for target in dict.fromkeys(mapping.target for mapping in parsed.tables):
+            users.setdefault(target, []).append(parsed.name)
+    for target, own in sorted(users.items()):
+        # Two groups of one name have been told of.
+        if len(set(own)) > 1:
+            what = f"the groups {', '.join(own)} have the same target table {target}"
+            fix = "A group makes its tables equal to its own file: give each table to one group, or name another target"
+            problems.append(Problem("estate_cutover_groups", what, fix))
     return problems
 
 

@@ -49,13 +49,17 @@ def build(
     }
 
 
-def problems_of_hosts(environment: str, expected: Iterable[str], seen: Iterable[str]) -> list[Problem]:
+def problems_of_hosts(
+    environment: str, expected: Iterable[str], seen: Iterable[str], options: Sequence[str] = ()
+) -> list[Problem]:
     """Return what keeps a record from being about the whole environment, and about it alone.
 
     :param expected: the hosts of the environment.
     :param seen: those that were looked at.
+    :param options: what names the inventory of the run in a command.
     """
-    fix = f"Collect the evidence of all its hosts: {playbook_on(shlex.quote(environment), 'evidence')}"
+    command = playbook_on(" ".join([shlex.quote(environment), *options]), "evidence")
+    fix = f"Collect the evidence of all its hosts: {command}"
     missing, others = set(expected) - set(seen), set(seen) - set(expected)
     return [
         *(Problem(host, f"nobody looked at this host of {environment}", fix) for host in sorted(missing)),

@@ -216,19 +216,24 @@ def host_text(environment: str, machine_id: str) -> str:
     )
 
 
-def host_problems(protection: Protection, host: str, path: str, text: str | None, machine_id: str) -> list[Problem]:
+def host_problems(
+    protection: Protection, host: str, path: str, text: str | None, machine_id: str, options: Sequence[str] = ()
+) -> list[Problem]:
     """Return why a host is not known to be of the protected environment.
 
     :param path: the file by which it says so.
     :param text: the file's content, None if it is not there.
     :param machine_id: the content of the host's ``/etc/machine-id``.
+    :param options: what names the inventory of the run in a command.
     """
     where, environment = f"{host}: {path}", protection.environment
     said = _said(text)
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        command = playbook_on(shlex.quote(host), "1_infrastructure", **{THIS_HOST_IS: environment})
+        command = playbook_on(
+            " ".join([shlex.quote(host), *options]), "1_infrastructure", **{THIS_HOST_IS: environment}
+        )
         fix = f"If it is: {command}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
     look = "See which host this is. Remove the file by hand only if you know"

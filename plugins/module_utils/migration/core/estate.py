@@ -215,11 +215,13 @@ class Access:
     :param schemas: role → the schemas whose tables it may use.
     :param rights: role → ``schema``, ``schema.table`` or ``schema.table.column`` → one of :data:`RIGHTS`.
     :param tables: cutover group → its target tables: no service writes to them while SQLite is the group's store.
+    :param roles: cutover group → the roles of its services.
     """
 
     schemas: Mapping[str, Sequence[str]]
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def access_of(groups: Iterable[Group]) -> Access:
@@ -233,6 +235,7 @@ def access_of(groups: Iterable[Group]) -> Access:
         schemas={role: sorted(names) for role, names in sorted(schemas.items())},
         rights=rights_by_role(services),
         tables={group.name: sorted({mapping.target for mapping in group.tables}) for group in groups},
+        roles={group.name: sorted({service.database_role for service in group.services}) for group in groups},
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
 
 # The first half of every advisory lock key of ours: 'MIGR' in ASCII, as a 32-bit integer.
 LOCK_CLASS = 0x4D494752
@@ -309,19 +310,9 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
             cursor.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, key))
         except psycopg2.errors.LockNotAvailable:
             connection.rollback()
-            cursor.execute(
-                "SELECT a.pid, a.usename FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-                "WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s "
-                "AND l.objid = (%s::bigint & 4294967295)::oid",
-                (LOCK_CLASS, key),
-            )
-            holder = cursor.fetchone()
+            busy = _busy(cursor, name, key)
             connection.rollback()
-            who = "another session" if holder is None else f"session {holder[0]} of {holder[1]}"
-            raise Busy(
-                f"Another run is at work on {name}.",
-                [Problem(name, f"{who} holds its lock", "Wait until that run has ended, then run again")],
-            ) from None
+            raise busy from None
         finally:
             if not connection.closed:
                 cursor.execute("SELECT set_config('lock_timeout', %s, false)", (before,))
@@ -334,3 +325,43 @@ def locked(connection: Connection, name: str, wait_seconds: float = 10.0) -> Ite
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (LOCK_CLASS, key))
             connection.commit()
+
+
+def lock_until_commit(connection: Connection, name: str, wait_seconds: float = 10.0) -> None:
+    """Take the advisory lock called ``name`` for the transaction, which waits for no other lock longer from here on.
+
+    A transaction that cannot have it can go on.
+
+    :param name: as of :func:`locked`.
+    :param wait_seconds: how long to wait for another session before giving up.
+    :raises Busy: naming the session that holds the lock.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT hashtext(%s)", (name,))
+        (key,) = first_row(cursor)
+        cursor.execute("SAVEPOINT before_lock")
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(wait_seconds * 1000)}ms",))
+        try:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, key))
+        except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
+            cursor.execute("ROLLBACK TO SAVEPOINT before_lock")
+            raise _busy(cursor, name, key) from None
+
+
+def _busy(cursor: Cursor, name: str, key: int) -> Busy:
+    """Return the error that names the session which holds a lock.
+
+    :param key: the second half of the lock's key.
+    """
+    cursor.execute(
+        "SELECT a.pid, a.usename FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s "
+        "AND l.objid = (%s::bigint & 4294967295)::oid",
+        (LOCK_CLASS, key),
+    )
+    holder = cursor.fetchone()
+    who = "another session" if holder is None else f"session {holder[0]} of {holder[1]}"
+    return Busy(
+        f"Another run is at work on {name}.",
+        [Problem(name, f"{who} holds its lock", "Wait until that run has ended, then run again")],
+    )

@@ -21,6 +21,7 @@ from ..host import write_protection
 from ..host.downtime import DowntimeClient
 from ..host.safe_paths import sha256_of
 from ..host.service_health import POSTGRESQL
+from ..postgres import privileges
 from ..window import rollback_record
 from ..window.back_on_sqlite import revert
 from ..window.checks import boot_warnings
@@ -85,6 +86,8 @@ class Window:
             stack.callback(content.close)
             other_thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             try:
+                # The commit that makes PostgreSQL the store needs the lock, and nobody should wait for it then.
+                privileges.require_free(self.connection, self.settings.stop_timeout)
                 self.context.put_recovery_unit()
                 if not self._is_again:
                     client.wait_for_first_answers()
@@ -200,6 +203,7 @@ class Window:
         self._fingerprint = {
             name: {"rows": left["rows"], "writers": left["writers"]} for name, left in record.detail.loaded.items()
         }
+        privileges.lock_rights(self.connection)
         rollback_record.end(self.connection, self.group, self.record)
         detail = changes(fingerprint=self._fingerprint, clock=read_clock(self.connection), restored_at=None)
         self._step("go_live", frozen_sha256=frozen_sha256, detail=detail, rights=True)

@@ -83,6 +83,7 @@ def synchronise(
     check_mode: bool,
     rights_by_role: Mapping[str, Mapping[str, str]] | None = None,
     tables_by_group: Mapping[str, Iterable[str]] | None = None,
+    roles_by_group: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
     """Give each role exactly the privileges on its schemas. Acts as the owner of the schemas.
 
@@ -90,8 +91,11 @@ def synchronise(
     :param rights_by_role: role → ``schema``, ``schema.table`` or ``schema.table.column`` → ``write``, ``read`` or
         ``none``: what holds for these instead.
     :param tables_by_group: cutover group → its tables, which no role writes to while SQLite is the group's store; the
-        cutover gives this right, in :func:`settle_writing`.
-    :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege).
+        cutover gives this right, in :func:`settle_writing`. A role of a group that lives on PostgreSQL keeps what it
+        has: its services may need it at this moment, and only a person knows.
+    :param roles_by_group: cutover group → the roles of its services. As long as the ledger knows a group on PostgreSQL
+        that is not among them, as one that was renamed, each role may be one of that group's.
+    :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege), and ``warnings``.
     :raises MigrationError: naming the roles, schemas, tables and columns that do not exist.
     """
     rights_by_role = rights_by_role or {}
@@ -107,15 +111,28 @@ def synchronise(
         tables = _read_tables(cursor)
         _require(cursor, schemas_by_role, rights_by_role, tables)
         # Where SQLite is the store, nobody writes until the cutover opens the tables.
-        shut = _shut(connection, tables_by_group or {})
+        states = _states(connection)
+        shut = _shut(connection, states, tables_by_group or {})
         taken = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
-        wanted = {
+        allowed = set(_wanted(cursor, schemas_by_role, rights_by_role, tables))
+        withheld = {
             privilege
-            for privilege in _wanted(cursor, schemas_by_role, rights_by_role, tables)
-            if not _writes(privilege)
-            or ((privilege.schema, privilege.name) not in shut and (privilege.role, *privilege[2:4]) not in taken)
+            for privilege in allowed
+            if _writes(privilege)
+            and ((privilege.schema, privilege.name) in shut or (privilege.role, *privilege[2:4]) in taken)
         }
         present = set(_present(cursor, list(schemas_by_role)))
+        unknown = sorted(
+            group for group, state in states.items() if is_on_postgresql(state) and group not in (roles_by_group or {})
+        )
+        live = {
+            role
+            for group, roles in (roles_by_group or {}).items()
+            if is_on_postgresql(states.get(group, PENDING))
+            for role in roles
+        }
+        kept = {privilege for privilege in withheld & present if unknown or privilege.role in live}
+        wanted = allowed - withheld | kept
         missing = sorted(wanted - present)
         # Every role may use public: postgres_install lets it, as the extensions are there.
         surplus = sorted(
@@ -132,7 +149,45 @@ def synchronise(
         "changed": bool(missing or surplus),
         "granted": [str(privilege) for privilege in missing],
         "revoked": [str(privilege) for privilege in surplus],
+        "warnings": _warnings(sorted(kept), unknown),
     }
+
+
+def _warnings(kept: Sequence[Privilege], unknown: Sequence[str]) -> list[str]:
+    """Return what a person has to know of the rights that roles keep although SQLite is the tables' store.
+
+    :param unknown: groups that the ledger knows on PostgreSQL, and the inventory does not name.
+    """
+    if not kept:
+        return []
+    whose = "The roles are of groups that live on PostgreSQL."
+    if unknown:
+        whose = (
+            f"The ledger knows {', '.join(unknown)} on PostgreSQL, which the inventory does not name: if it was "
+            "renamed, give it its name back; until then each role counts as one of its services."
+        )
+    return [
+        f"{', '.join(map(str, kept))}: left as it is, though SQLite is the store of the tables it leads to. {whose} "
+        "If no service needs it, say so in the service's 'rights' (read), and run this again."
+    ]
+
+
+def lock_rights(connection: Connection) -> None:
+    """Let nobody else change the services' rights until the transaction ends; before it changes any itself.
+
+    :raises Busy: naming who holds the lock. The transaction can go on.
+    """
+    ledger.lock_until_commit(connection, "schema")
+
+
+def require_free(connection: Connection, wait_seconds: float) -> None:
+    """Refuse to go on while a run of schema_apply, or of the shared library, is at work; before services are stopped.
+
+    :param wait_seconds: how long to wait for its end.
+    :raises Busy: naming who holds the lock.
+    """
+    with ledger.locked(connection, "schema", wait_seconds):
+        pass
 
 
 def settle_writing(connection: Connection, group: str, access: Access) -> None:
@@ -142,16 +197,16 @@ def settle_writing(connection: Connection, group: str, access: Access) -> None:
     whose rows are in SQLite, or may not where PostgreSQL is the store.
 
     :param access: of the whole estate, because services of other groups may use the tables too.
+    :raises Busy: if another run changes the rights.
     """
+    lock_rights(connection)
     with connection.cursor() as cursor:
-        # A run of schema_apply changes the same rights. The lock ends with the transaction.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext('schema'))", (ledger.LOCK_CLASS,))
         cursor.execute(
             "SELECT rolname FROM pg_roles WHERE rolname <> current_user AND rolname = ANY (%s)", (list(access.schemas),)
         )
         schemas_by_role = {role: access.schemas[role] for (role,) in cursor.fetchall()}
         tables = _read_tables(cursor)
-        shut = _shut(connection, access.tables)
+        shut = _shut(connection, _states(connection), access.tables)
         own = set(reached(connection, access.tables.get(group, ())))
 
         def belongs(privilege: Privilege) -> bool:
@@ -173,13 +228,19 @@ def _writes(privilege: Privilege) -> bool:
     return privilege.kind == "TABLE" and privilege.privilege in WRITING
 
 
-def _shut(connection: Connection, tables_by_group: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
+def _states(connection: Connection) -> dict[str, str]:
+    """Return the state of each cutover group that the ledger knows."""
+    if not ledger.exists(connection):
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, state FROM migration.cutover_group")
+        return dict(cursor.fetchall())
+
+
+def _shut(
+    connection: Connection, states: Mapping[str, str], tables_by_group: Mapping[str, Iterable[str]]
+) -> set[tuple[str, str]]:
     """Return (schema, name) of all that leads to a table whose rows are in SQLite, by the states in the ledger."""
-    states: dict[str, str] = {}
-    if ledger.exists(connection):
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT name, state FROM migration.cutover_group")
-            states = dict(cursor.fetchall())
     names = [
         name
         for group, tables in tables_by_group.items()

@@ -31,19 +31,30 @@ if TYPE_CHECKING:
 
 WRITING = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
-# What a table is written to through: its partitions, and the views over it, which write with their owner's rights.
+# What a table is written to through: its partitions, the tables that it is a part of, which send rows into it, and the
+# views over these, which write with their owner's rights. Of a table that it is a part of the other parts are not its
+# own. A view that no statement can write through only reads; a trigger of a view writes with the rights of whoever
+# uses the view, who has none.
 _REACHED = """
-WITH RECURSIVE edges (base, oid) AS (
-  SELECT inhparent, inhrelid FROM pg_inherits
+WITH RECURSIVE edges (base, oid, down, up) AS (
+  SELECT inhparent, inhrelid, true, false FROM pg_inherits
   UNION ALL
-  SELECT d.refobjid, v.oid FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class
+  SELECT inhrelid, inhparent, false, true FROM pg_inherits
+  UNION ALL
+  SELECT d.refobjid, v.oid, false, false
+  FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class
   WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND v.relkind = 'v'
-), reached (oid) AS (
-  SELECT to_regclass(name)::oid FROM unnest(%(tables)s::text[]) AS name
+), reached (oid, whole) AS (
+  SELECT to_regclass(name)::oid, true FROM unnest(%(tables)s::text[]) AS name
   UNION
-  SELECT edges.oid FROM edges JOIN reached ON reached.oid = edges.base
+  SELECT edges.oid, reached.whole AND NOT edges.up
+  FROM edges JOIN reached ON reached.oid = edges.base
+  WHERE CASE WHEN edges.down THEN reached.whole
+             -- 8, 4 and 16 stand for INSERT, UPDATE and DELETE.
+             ELSE edges.up OR pg_relation_is_updatable(edges.oid, false) & 28 <> 0
+                  OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = edges.oid AND r.ev_type <> '1') END
 )
-SELECT n.nspname, c.relname
+SELECT DISTINCT n.nspname, c.relname
 FROM reached JOIN pg_class c ON c.oid = reached.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY 1, 2
 """

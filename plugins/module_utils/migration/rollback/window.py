@@ -23,7 +23,7 @@ from ..engine.export import export
 from ..engine.proof.target_state import read_writers
 from ..host.downtime import DowntimeClient
 from ..host.service_health import SQLITE
-from ..postgres import write_lock
+from ..postgres import privileges, write_lock
 from ..window import frozen_file, rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, sessions_left, to_sqlite, written_since
 from ..window.context import WindowContext
@@ -77,6 +77,8 @@ class Window:
         """
         with closing(DowntimeClient(self.group.services)) as client, ExitStack() as to_the_end:
             client.wait_for_first_answers()
+            # The commit that makes SQLite the store needs the lock, and nobody should wait for it then.
+            privileges.require_free(self.connection, self.settings.stop_timeout)
             self.context.put_recovery_unit()
             self.entry["stopped_at"] = datetime.now(UTC).isoformat()
             rollback_record.note(self.connection, self.group, self.entry)
@@ -192,6 +194,8 @@ class Window:
         if "old_file" not in self.entry:
             source = Path(os.path.realpath(self.group.source_path))
             require_unchanged(source, self.found.identity)
+        # Or phase 1, which has seen the group live, would give back at once what is taken here.
+        privileges.lock_rights(guard)
         rights = write_lock.take_rights(guard, self.group)
         self.entry |= {"phase": Phase.COMMITTED, "rights": rights, "steps": self.steps.steps}
         detail = changes(rollback=self.entry, baseline={})

@@ -63,12 +63,13 @@ def read_privileges(
     by_role, rights = access.schemas, access.rights
     fix = f"Run {playbook('1_infrastructure')}: schema_apply sets them, {_RUN_VALIDATION}"
     try:
-        found = privileges.synchronise(connection, by_role, True, rights, access.tables)
+        found = privileges.synchronise(connection, by_role, True, rights, access.tables, access.roles)
     except MigrationError as error:
         findings.extend(error.problems)
     else:
         findings.extend(Problem("privileges", f"missing: {line}", fix) for line in found["granted"])
         findings.extend(Problem("privileges", f"too much: {line}", fix) for line in found["revoked"])
+        information.extend(found["warnings"])
     with connection.cursor() as cursor:
         findings.extend(_powers(cursor, by_role))
         findings.extend(_memberships(cursor, by_role))
