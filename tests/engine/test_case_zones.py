@@ -110,3 +110,15 @@ def test_where_they_differ_a_time_that_was_written_on_postgresql_is_named_with_b
     assert problem.where.endswith("t.db: t.at")
     shown = "id=2: 2024-06-01 10:00:00+00 is '2024-06-01 11:00:00' here, and 2024-06-01 09:00:00+00 there"
     assert f"take for two in Europe/Berlin (1 row: {shown})" in problem.what
+
+
+@pytest.mark.parametrize("before", ["2024-01-10 10:00:00", "2024-01-10T10:00:00+02:00"])
+def test_the_last_moments_of_the_calendar_come_back_where_the_columns_own_form_has_no_year_for_them(
+    connection: Connection, tmp_path: Path, before: str
+) -> None:
+    group = estate(connection, tmp_path, before)
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.t VALUES (1, '9999-12-31 23:30+00')")
+    exported, copy = bring_back(connection, group)
+    assert counts(exported) == {"t": (1, 0, 0)}
+    assert rows_of(copy, "SELECT at FROM t ORDER BY id") == [(before,), ("9999-12-31T23:30:00.000000Z",)]
