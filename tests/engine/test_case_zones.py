@@ -144,9 +144,9 @@ def test_the_server_is_asked_about_many_times_at_once(connection: Connection, tm
             f"FROM generate_series(1, {rows}) n ON CONFLICT DO NOTHING",
         )
         CountingCursor.said = 0
-        connection.cursor_factory = CountingCursor
-        exported, copy = bring_back(connection, group)
-        connection.cursor_factory = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connection, "cursor_factory", CountingCursor)
+            exported, copy = bring_back(connection, group)
         said.append(CountingCursor.said)
         assert counts(exported) == {"t": (rows, 0, 0)}
     assert rows_of(copy, "SELECT at FROM t WHERE id = 400") == [("2024-06-17 18:00:00",)]
