@@ -104,6 +104,7 @@ report:
       description:
         - The same for texts in columns of times and days.
         - Each has its C(column), the C(time_zone) of texts without one, and what the C(first) and the C(last) become.
+        - C(time_zone) is null where the target's type has none, which then keeps what the text says.
       type: list
       elements: dict
     one_way_columns:

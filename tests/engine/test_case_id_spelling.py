@@ -199,6 +199,42 @@ def test_ids_with_a_name_of_their_own_are_found_by_that_name(
     assert rows_of(copy, "SELECT * FROM orders ORDER BY id") == [(1, "blue-2"), (2, "red-1")]
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_name_that_another_group_gave_its_ids_is_asked_for_where_their_spelling_needs_it(
+    connection: Connection, tmp_path: Path, spelling: str, check_mode: bool
+) -> None:
+    spell = SPELLINGS[spelling]
+    make_target(
+        connection,
+        "CREATE TABLE users (id integer PRIMARY KEY, ext uuid UNIQUE);"
+        "CREATE TABLE notes (id integer PRIMARY KEY, owner uuid REFERENCES users (ext));",
+    )
+    users = make_source(
+        tmp_path / "users.db",
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, ext TEXT UNIQUE)",
+        {"users": [(1, spell(OLD[0])), (2, spell(OLD[1]))]},
+    )
+    notes = make_source(
+        tmp_path / "notes.db",
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, owner TEXT)",
+        {"notes": [(1, spell(OLD[1]))]},
+    )
+    name = {"references": "shared.ext"}
+    rehearse(connection, make_group(users, {"source": "users", "columns": {"ext": name}}, name="users"), tmp_path)
+    group = make_group(notes, {"source": "notes"}, name="notes")
+    if spelling != "as PostgreSQL writes it":
+        with pytest.raises(MigrationError) as error:
+            rehearse(connection, group, tmp_path, check_mode)
+        (problem,) = error.value.problems
+        assert problem.where.endswith("notes.db: notes.owner")
+        assert problem.what == "it holds ids of app.users.ext, whose group names them shared.ext"
+        assert problem.fix.startswith("Write 'references: shared.ext' for the column")
+        group = make_group(notes, {"source": "notes", "columns": {"owner": name}}, name="notes")
+    report = rehearse(connection, group, tmp_path, check_mode)["report"]
+    assert check_mode or report["tables"][0]["equal"]
+
+
 def test_a_key_that_is_a_foreign_key_hands_its_ids_on(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,

@@ -135,10 +135,10 @@ def test_the_report_shows_how_texts_are_read(connection: Connection, tmp_path: P
           "last": "'2024-05-01 10:00' = 2024-05-01 10:00 Europe/Berlin"}  # fmt: skip
     assert report["text_readings"] == [
         at,
-        {"column": "t.day", "time_zone": "UTC", "first": "'1066-10-14' = 1066-10-14",
+        {"column": "t.day", "time_zone": None, "first": "'1066-10-14' = 1066-10-14",
          "last": "'2024-01-01 00:00' = 2024-01-01"},
-        {"column": "t.clock", "time_zone": "UTC", "first": "'07:00' = 07:00", "last": "'23:59' = 23:59"},
-        {"column": "t.{n}", "time_zone": "UTC", "first": "'2024-05-01T10:00:00Z' = 2024-05-01 10:00:00",
+        {"column": "t.clock", "time_zone": None, "first": "'07:00' = 07:00", "last": "'23:59' = 23:59"},
+        {"column": "t.{n}", "time_zone": None, "first": "'2024-05-01T10:00:00Z' = 2024-05-01 10:00:00",
          "last": "'2024-05-01T10:00:00Z' = 2024-05-01 10:00:00"},
     ]  # fmt: skip
     secret = {"at": {"time_zone": "Europe/Berlin", "secret": True}}

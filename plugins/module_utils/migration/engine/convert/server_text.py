@@ -98,9 +98,9 @@ class ServerForms:
         form = self._form(plan, column, text)
         return text if form is None else form
 
-    def reading(self, plan: TablePlan, column: ColumnPlan, text: str) -> str | None:
-        """Return a text as the column's type writes it, None if the type cannot read it; nothing is remembered."""
-        return self._ask(plan, column, [text])[text]
+    def readings(self, plan: TablePlan, column: ColumnPlan, texts: Iterable[str]) -> dict[str, str | None]:
+        """Return each text as the column's type writes it, None if the type cannot read it; nothing is remembered."""
+        return self._ask(plan, column, sorted(set(texts)))
 
     def _form(self, plan: TablePlan, column: ColumnPlan, text: str) -> str | None:
         known = self._forms.setdefault((plan.target.name, column.target), {})

@@ -272,12 +272,15 @@ def _shaped_moment(shape: tuple[str, bool, int, str], moment: datetime, zone: Zo
     """
     separator, seconds, digits, offset = shape
     match = _OFFSET.match(offset)
-    if match is not None:
-        sign, hours, minutes = match.groups(default="0")
-        distance = timedelta(hours=int(hours), minutes=int(minutes))
-        moment = moment.astimezone(timezone(-distance if sign == "-" else distance))
-    elif not offset and zone is not None:
-        moment = moment.astimezone(zone)
+    try:
+        if match is not None:
+            sign, hours, minutes = match.groups(default="0")
+            distance = timedelta(hours=int(hours), minutes=int(minutes))
+            moment = moment.astimezone(timezone(-distance if sign == "-" else distance))
+        elif not offset and zone is not None:
+            moment = moment.astimezone(zone)
+    except OverflowError:
+        return None  # there it is of a year before 1 or after 9999
     day, _, clock = moment.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds").partition(" ")
     if not separator:
         return day + offset if not clock.strip("0:.") else None

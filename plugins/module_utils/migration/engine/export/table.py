@@ -16,7 +16,7 @@ from .clashes import Held, is_clash, locator_of, where, without_triggers
 from .difference import Difference, found
 from .inputs import Sides, hash_of
 from .unmapped_columns import other_columns
-from .values import TwoReadings, ValueForms, shown_row, shown_value
+from .values import ValueForms, shown_row, shown_value
 from .violations import Violations
 
 _ROWS_AT_ONCE = 500
@@ -110,6 +110,7 @@ class _TableWriter:
         self._columns = sides.columns
         self._table = quote_name(plan.source.name)
         columns = {column.name for column in plan.source.columns if not column.generated}
+        self._value_forms = ValueForms(sides.source, plan, sides.forms)
         self._written = [index for index, column in enumerate(plan.columns) if column.source in columns]
         # What an inverse of the inventory's gives for computed columns.
         names = {name: target for (name, _), target in zip(plan.source.computed, plan.mapping.computed, strict=True)}
@@ -123,14 +124,13 @@ class _TableWriter:
         """Delete, update and insert, in this order."""
         for locator in difference.deleted():
             self._delete(locator)
-        value_forms = ValueForms(self._sides.source, self._plan, self._sides.forms)
         held = Held(self._writer, self._plan.source, self._sides.locator)
         for change, values in self._changed(difference.updated()):
-            self._update(change, values, value_forms, held)
+            self._update(change, values, held)
         for place, what, row in held.put_back():
             self._violations.add(place, what, row)
         for _, values in self._changed(difference.inserted()):
-            self._insert(values, value_forms)
+            self._insert(values)
 
     def _changed(self, rows: Iterable[tuple[str | None, str, int]]) -> Iterator[tuple[_Change, list[Any]]]:
         """Yield rows that differ with what PostgreSQL holds of them: hash of the field, then value, of each column."""
@@ -150,6 +150,7 @@ class _TableWriter:
         rows = self._sides.read_target([change.place for change in block])
         # So that the forms of all texts are asked for at once.
         first, last = len(self._columns), len(self._columns) + len(self._plan.columns)
+        self._value_forms.learn([(row[first:last], row[:first]) for row in rows.values()])
         values = [(*rows[change.place][first:last], number) for number, change in enumerate(block)]
         for learned in self._sides.forms.learned(self._plan, values):
             for *_, number in learned:
@@ -169,7 +170,7 @@ class _TableWriter:
             self._refused(error, "(secret)" if secret else locator)
         self._counts.deleted += 1
 
-    def _update(self, change: _Change, values: Sequence[Any], value_forms: ValueForms, held: Held) -> None:
+    def _update(self, change: _Change, values: Sequence[Any], held: Held) -> None:
         """Write the values of one row that differ."""
         row = self._shown(values)
         condition, bound = where(self._sides.locator, change.locator or ())
@@ -179,7 +180,7 @@ class _TableWriter:
         for index in (*self._written, *self._inverses):
             known = fields[index]
             if known is None or hash_of(known).hex() != values[index]:
-                self._say(index, values, row, value_forms, new)
+                self._say(index, values, row, new)
         if not new:
             return  # nothing, or what is computed from other columns: the proof names it
         self._prepared.rejected.pop(key, None)
@@ -202,12 +203,12 @@ class _TableWriter:
         except sqlite3.Error as error:
             self._refused(error, row)
 
-    def _insert(self, values: Sequence[Any], value_forms: ValueForms) -> None:
+    def _insert(self, values: Sequence[Any]) -> None:
         """Write one new row."""
         row = self._shown(values)
         new: dict[str, Value] = {}
         for index in (*self._written, *self._inverses):
-            self._say(index, values, row, value_forms, new)
+            self._say(index, values, row, new)
         self._counts.inserted += 1
         names = ", ".join(map(quote_name, new))
         marks = ", ".join("?" * len(new))
@@ -219,23 +220,14 @@ class _TableWriter:
         except sqlite3.Error as error:
             self._refused(error, row)
 
-    def _say(self, index: int, values: Sequence[Any], row: str, value_forms: ValueForms, new: dict[str, Value]) -> None:
+    def _say(self, index: int, values: Sequence[Any], row: str, new: dict[str, Value]) -> None:
         """Put the value of one column into ``new``, or note that the file cannot hold it."""
         column = self._columns[index]
         text = values[len(self._columns) + index]
         if text is None:
             self._put(index, None, row, new)
             return
-        try:
-            value = value_forms.find(index, text, values[index])
-        except TwoReadings as readings:
-            self._violations.add(
-                f"{self._plan.source.name}.{column.source}",
-                f"holds a time that the time zone data of this host and of the server take for two in "
-                f"{column.options.time_zone}",
-                f"{row}: {readings}",
-            )
-            return
+        value = self._value_forms.find(index, text, values[index])
         if value is None:
             self._violations.add(
                 f"{self._plan.source.name}.{column.source}",

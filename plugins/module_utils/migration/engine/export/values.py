@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,6 @@ _SHOWN_CHARACTERS = 60
 _SHOWN_KEYS = 5
 
 
-class TwoReadings(Exception):
-    """A time of a named zone that this host and the server read differently, with both readings."""
-
-
 class ValueForms:
     """Finds for each value of PostgreSQL the one that stands for it in the file."""
 
@@ -37,35 +33,58 @@ class ValueForms:
         self._converters: list[Convert] = [converter(column, _no_note) for column in plan.columns]
         self._readers = [source_reader(column, partial(forms.normal_form, plan, column)) for column in plan.columns]
         self._probe = _Probe(source, plan)
+        # How the server reads times of named zones: those of the rows that were learned, by column.
+        self._readings: dict[int, dict[str, str | None]] = {
+            index: {} for index, column in enumerate(plan.columns) if _is_of_named_zone(column)
+        }
+
+    def learn(self, rows: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> None:
+        """Ask the server at once what it makes of the times in a block of rows; the block before is forgotten.
+
+        :param rows: of each row the values and the MD5s of the canonical fields, see :meth:`find`.
+        """
+        for index, column in enumerate(self._columns):
+            if index not in self._readings:
+                continue
+            first = (
+                next(self._read_alike_here(index, text, fields[index]), None)
+                for values, fields in rows
+                if (text := values[index]) is not None
+            )
+            moved = [self._converters[index](found[1]) or "" for found in first if found is not None]
+            self._readings[index] = self._server.readings(self._plan, column, moved)
 
     def find(self, index: int, text: str, field_hash: str) -> Value:
         """Return a value that reads back, through SQLite and the mapping, as the same field; None if there is none.
 
         :param text: the value as :func:`.engine.proof.canonical.target_value` gives it.
         :param field_hash: MD5 of its canonical field.
-        :raises TwoReadings: if the server reads that value as another time.
         """
+        for candidate, stored in self._read_alike_here(index, text, field_hash):
+            if index not in self._readings or self._server_reads(index, stored) == text:
+                return candidate
+        return None
+
+    def _read_alike_here(self, index: int, text: str, field_hash: str) -> Iterator[tuple[Value, Value]]:
+        """Yield the values, and what SQLite makes of each, that this host reads back as the same field."""
         column = self._columns[index]
         if index not in self._forms:
             self._forms[index] = read_form(self._source, self._plan.source, column)
         for candidate in candidates(column, self._forms[index], text):
             stored = self._probe.stored(column.source, candidate)
             if stored is not None and self._reads_as(index, stored, field_hash):
-                self._require_same_reading(index, candidate, stored, text)
-                return candidate
-        return None
+                yield candidate, stored
 
-    def _require_same_reading(self, index: int, candidate: Value, stored: Value, text: str) -> None:
-        """Let the server say what a time of a named zone means, for this host has named it: their data may differ."""
-        column = self._columns[index]
-        if column.kind != "timestamp" or column.options.time_zone == "UTC":
-            return
+    def _server_reads(self, index: int, stored: Value) -> str | None:
+        """Return what the server says a time of a named zone means, for this host has named it: their data may differ.
+
+        Where they do, a form with an offset is left, which both read alike.
+        """
         moved = self._converters[index](stored) or ""
-        said = self._server.reading(self._plan, column, moved)
-        if said != text:
-            here = "a time" if column.options.secret else f"{text} is {show(candidate)} here"
-            there = "" if column.options.secret else f", and {said} there"
-            raise TwoReadings(here + there)
+        known = self._readings[index]
+        if moved not in known:
+            known.update(self._server.readings(self._plan, self._columns[index], [moved]))
+        return known[moved]
 
     def _reads_as(self, index: int, stored: Value, field_hash: str) -> bool:
         """Return whether a stored value would be moved as it is, and compare equal."""
@@ -138,6 +157,11 @@ def shown_row(sides: Sides, values: Sequence[Any]) -> str:
         )
         for index in list(positions)[:_SHOWN_KEYS]
     )
+
+
+def _is_of_named_zone(column: ColumnPlan) -> bool:
+    """Return whether a column holds times whose meaning depends on time zone data."""
+    return column.kind == "timestamp" and column.options.time_zone != "UTC"
 
 
 def _no_note(_conversion: str) -> None:

@@ -45,6 +45,7 @@ from . import baseline
 from .checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
 from .full_load import analyze, load
 from .ids_in_texts import ids_in_texts
+from .ids_of_other_groups import names_that_are_missing
 from .incremental import Sync
 from .progress import ProgressLog
 from .readings import number_readings, text_readings
@@ -490,6 +491,9 @@ def _plan(
     targets = read_catalog(connection, [mapping.target for mapping in group.tables])
     try:
         plans = plan_group(group, source, read_tables(source), targets, asks)
+        problems = names_that_are_missing(connection, source, group.source_path, plans) if asks else []
+        if problems:
+            raise PlanRefused(f"Cutover group {group.name} cannot be planned.", problems, plans)
     except PlanRefused as error:
         error.problems += _wrong_values(connection, group, source, error, directory)
         raise

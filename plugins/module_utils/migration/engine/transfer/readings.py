@@ -33,8 +33,8 @@ def number_readings(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) ->
 def text_readings(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
     """Return for each column whose texts are times or days: the zone of those without one, and the first and the last.
 
-    Each is shown as the text and what it becomes; of a secret column neither. First and last are those in the order
-    of their letters, which for texts of one form is that of their times.
+    The zone is None where the column's type has none. Each is shown as the text and what it becomes; of a secret column
+    neither. First and last are those in the order of their letters, which for texts of one form is that of their times.
     """
     found = []
     for plan in plans:
@@ -51,7 +51,8 @@ def text_readings(snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> l
                     ["(secret)"] * 2 if column.options.secret else [_shown(column, value) for value in (first, last)]
                 )
                 place = f"{plan.source.name}.{column.source}"
-                zone = column.options.time_zone
+                # All other types keep what the text says.
+                zone = column.options.time_zone if column.type_name == "timestamptz" else None
                 found.append({"column": place, "time_zone": zone, "first": shown[0], "last": shown[1]})
     return found
 
