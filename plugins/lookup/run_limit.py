@@ -13,8 +13,9 @@ description:
 options:
   _terms:
     description: With V(environment) the limit of the run does not matter, nor how it names the project's own inventory,
-      so that what is written to a host stays the same when the next run is started with others. It is written as
-      systemd reads it between double quotes in a unit.
+      so that what is written to a host stays the same when the next run is started with others. The commands of a run
+      whose inventory is outside the project then name no host, and are refused as they stand. It is written as systemd
+      reads it between double quotes in a unit.
     type: list
     elements: str
 author:
@@ -40,7 +41,7 @@ from typing import Any
 from ansible.plugins.lookup import LookupBase
 
 from ..module_utils.migration.core.commands import UNKNOWN_LIMIT
-from ..plugin_utils.run_inventory import inventory_options
+from ..plugin_utils.run_inventory import inventory_options, lasting_inventory_options
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without types
@@ -54,5 +55,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
         environment = known.get("environment_name")
         if not limit and environment:
             limit = self._templar.template(environment)
-        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *inventory_options(known, stays)])
+        options = lasting_inventory_options(known) if stays else inventory_options(known)
+        if options is None:
+            return [UNKNOWN_LIMIT]
+        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *options])
         return [text.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%") if stays else text]

@@ -125,6 +125,7 @@ def test_the_limit_is_that_of_the_run(
         "-e", "service_env_rollback_groups=a b", "-e", "service_env_rollback_lose_rows=3",
     ]  # fmt: skip
     if environment is not None:
+        variables["ansible_config_file"] = str(PROJECT / "ansible.cfg")
         assert lookup.run(["environment"], variables) == [environment]
 
 
@@ -132,17 +133,18 @@ INVENTORY = str(PROJECT / "inventory")
 
 
 @pytest.mark.parametrize(
-    ("sources", "words"),
+    ("sources", "words", "lasting"),
     [
-        ([INVENTORY], []),
-        ([f"{PROJECT}/inventories/my estate"], ["-i", "inventories/my estate"]),
-        (["/etc/estates/shop"], ["-i", "/etc/estates/shop"]),
-        (["one,two,"], ["-i", "one,two,"]),
-        ([INVENTORY, "/etc/more; id"], ["-i", "inventory", "-i", "/etc/more; id"]),
+        ([INVENTORY], [], True),
+        ([f"{PROJECT}/inventories/my estate"], ["-i", "inventories/my estate"], True),
+        ([INVENTORY, f"{PROJECT}/molecule/inventory"], ["-i", "inventory", "-i", "molecule/inventory"], True),
+        (["/etc/estates/shop"], ["-i", "/etc/estates/shop"], False),
+        (["one,two,"], ["-i", "one,two,"], False),
+        ([INVENTORY, "/etc/more; id"], ["-i", "inventory", "-i", "/etc/more; id"], False),
     ],
 )
 def test_a_run_with_another_inventory_prints_commands_with_it(
-    sources: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+    sources: list[str], words: list[str], lasting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = ([INVENTORY], str(PROJECT / "ansible.cfg"))
     monkeypatch.setattr(run_inventory.constants.config, "get_config_value_and_origin", lambda _name: configured)
@@ -157,17 +159,26 @@ def test_a_run_with_another_inventory_prints_commands_with_it(
     assert shlex.split(commands.playbook("rollback", service_env_rollback_groups="a")) == [
         "ansible-playbook", "playbooks/rollback.yml", "-l", "dev", *words, "-e", "service_env_rollback_groups=a"
     ]  # fmt: skip
-    # What is written to a host stays the same, whatever the next run is limited to.
+    # What is written to a host stays the same, whatever the next run is limited to, and from wherever it sees the
+    # inventory, and whatever a tool like Molecule adds for one run.
     variables |= {"environment_name": "dev", "ansible_limit": "one_host"}
-    assert shlex.split(lookup.run(["environment"], variables)[0]) == ["dev", *words]
+    written = ["dev", *words] if lasting else [commands.UNKNOWN_LIMIT]
+    assert shlex.split(lookup.run(["environment"], variables)[0]) == written
+    of_one_run = Path(run_inventory.constants.DEFAULT_LOCAL_TMP).parent / "molecule.x.default" / "inventory"
+    variables["ansible_inventory_sources"] = [str(of_one_run), *sources]
+    assert shlex.split(lookup.run(["environment"], variables)[0]) == written
 
 
 def test_systemd_reads_the_limit_letter_by_letter() -> None:
     """A path may hold what systemd takes for something else between double quotes."""
-    variables = {"ansible_inventory_sources": ['/etc/50%/"a\\b c'], "environment_name": "dev"}
+    variables = {
+        "ansible_inventory_sources": [str(PROJECT / '50%/"a\\b c')],
+        "ansible_config_file": str(PROJECT / "ansible.cfg"),
+        "environment_name": "dev",
+    }
     lookup = run_limit.LookupModule(templar=Templar(DataLoader()))
     (found,) = lookup.run(["environment"], variables)
-    assert found == r"""dev -i '/etc/50%%/\"a\\b c'"""
+    assert found == r"""dev -i '50%%/\"a\\b c'"""
 
 
 def test_a_run_with_another_configuration_names_its_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +197,8 @@ def test_a_run_with_another_configuration_names_its_inventory(monkeypatch: pytes
     )
     variables = {"ansible_inventory_sources": [INVENTORY], "ansible_config_file": str(PROJECT / "ansible.cfg")}
     assert run_inventory.inventory_options(variables) == ["-i inventory"]
-    assert run_inventory.inventory_options(variables, stays=True) == []
+    for spelling in (INVENTORY, f"{INVENTORY}/hosts.yml"):
+        assert run_inventory.lasting_inventory_options(variables | {"ansible_inventory_sources": [spelling]}) == []
 
 
 def test_an_inventory_of_the_environments_variable_is_named_too(tmp_path: Path) -> None:
