@@ -57,7 +57,7 @@ def compare(file: str, dsn: str, ignored: tuple[str, ...] = (), filler: tuple[st
             if table in ignored:
                 continue
             there = columns_there.pop(table.lower(), None)
-            here = [row[1].decode() for row in source.execute(f"PRAGMA table_xinfo({_quoted(table)})")]
+            here = _columns_of_sqlite(source, table)
             if there is None:
                 if source.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone() != (0,):
                     differences.append(f"{table}: it holds rows, and PostgreSQL has no such table")
@@ -66,7 +66,8 @@ def compare(file: str, dsn: str, ignored: tuple[str, ...] = (), filler: tuple[st
             missing -= {name.partition(".")[2] for name in filler if name.partition(".")[0] == table}
             differences += [f"{table}.{name}: it stands on one side only" for name in sorted(missing)]
             both = [name for name in here if name.lower() in there.columns]
-            in_source = Counter(there.meaning(both, row) for row in _rows_of_sqlite(source, table, both))
+            selected = source.execute(f"SELECT {', '.join(map(_quoted, both))} FROM {_quoted(table)}")
+            in_source = Counter(there.meaning(both, row) for row in selected)
             in_target = Counter(there.read(target, [name.lower() for name in both]))
             counts[table] = in_source.total()
             values += in_source.total() * len(both)
@@ -98,11 +99,15 @@ class _Table:
         return int(row[0]) if row else 0
 
     def meaning(self, names: list[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return a row of SQLite as what PostgreSQL's types mean.
+        """Return a row of SQLite as what PostgreSQL's types mean; a column that is not there has no meaning.
 
         :param names: the columns of the row.
         """
-        return tuple(_from_sqlite(value, self.columns[name.lower()][1]) for name, value in zip(names, row, strict=True))
+        return tuple(
+            _from_sqlite(value, self.columns[name.lower()][1])
+            for name, value in zip(names, row, strict=True)
+            if name.lower() in self.columns
+        )
 
     def read(self, target: extensions.connection, names: list[str]) -> list[tuple[Any, ...]]:
         """Return its rows, each value in a form that can be compared."""
@@ -129,8 +134,8 @@ def _tables_of_sqlite(source: sqlite3.Connection) -> list[str]:
     return sorted(name.decode() for (name,) in listed)
 
 
-def _rows_of_sqlite(source: sqlite3.Connection, table: str, names: list[str]) -> list[tuple[Any, ...]]:
-    return source.execute(f"SELECT {', '.join(map(_quoted, names))} FROM {_quoted(table)}").fetchall()
+def _columns_of_sqlite(source: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1].decode() for row in source.execute(f"PRAGMA table_xinfo({_quoted(table)})")]
 
 
 def _columns_of_postgresql(target: extensions.connection) -> dict[str, _Table]:
@@ -234,6 +239,21 @@ def _json(text: Any) -> Any:
     return form(json.loads(str(text), parse_float=Decimal, parse_int=Decimal, object_pairs_hook=members))
 
 
+def raw_rows(file: str) -> dict[str, Counter[tuple[Any, ...]]]:
+    """Return table → its rows, of all tables of a file: the bytes of each value, then the storage class of each.
+
+    The classes stand there because 1 equals 1.0 in Python, and a text is read as bytes.
+    """
+    found: dict[str, Counter[tuple[Any, ...]]] = {}
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as source:
+        source.text_factory = bytes
+        for table in _tables_of_sqlite(source):
+            names = [_quoted(name) for name in _columns_of_sqlite(source, table)]
+            wanted = ", ".join([*names, *(f"typeof({name})" for name in names)])
+            found[table] = Counter(source.execute(f"SELECT {wanted} FROM {_quoted(table)}").fetchall())
+    return found
+
+
 def rewritten(before: str, after: str, dsn: str) -> list[str]:
     """Return the rows of a file that mean what they meant in an earlier copy, and are written in another way.
 
@@ -242,26 +262,20 @@ def rewritten(before: str, after: str, dsn: str) -> list[str]:
     """
     found: list[str] = []
     with (
-        closing(sqlite3.connect(f"file:{before}?mode=ro", uri=True)) as earlier,
-        closing(sqlite3.connect(f"file:{after}?mode=ro", uri=True)) as later,
+        closing(sqlite3.connect(f"file:{before}?mode=ro", uri=True)) as source,
         closing(psycopg2.connect(dsn)) as target,
     ):
-        earlier.text_factory = later.text_factory = bytes
+        source.text_factory = bytes
         columns_there = _columns_of_postgresql(target)
-        for table in _tables_of_sqlite(earlier):
-            there = columns_there.get(table.lower())
-            if there is None:
-                continue
-            listed = earlier.execute(f"PRAGMA table_xinfo({_quoted(table)})")
-            names = [row[1].decode() for row in listed if row[1].decode().lower() in there.columns]
-            # The storage class stands beside each value: 1 equals 1.0 in Python, and a text is read as bytes.
-            wanted = f"{', '.join(map(_quoted, names))}, {', '.join(f'typeof({_quoted(name)})' for name in names)}"
-            here, back = (
-                Counter(source.execute(f"SELECT {wanted} FROM {_quoted(table)}").fetchall())
-                for source in (earlier, later)
-            )
-            lost = {there.meaning(names, row[: len(names)]) for row in here - back}
-            found += [f"{table}: {row}" for row in back - here if there.meaning(names, row[: len(names)]) in lost]
+        columns_here = {table: _columns_of_sqlite(source, table) for table in _tables_of_sqlite(source)}
+    later = raw_rows(after)
+    for table, rows in raw_rows(before).items():
+        there = columns_there.get(table.lower())
+        if there is not None:
+            names = columns_here[table]
+            lost = {there.meaning(names, row[: len(names)]) for row in rows - later[table]}
+            gained = later[table] - rows
+            found += [f"{table}: {row}" for row in gained if there.meaning(names, row[: len(names)]) in lost]
     return found
 
 

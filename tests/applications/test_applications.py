@@ -29,7 +29,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from tests.conftest import Server
 
-from .compare import compare, rewritten, storage_classes
+from .compare import compare, raw_rows, rewritten, storage_classes
 from .support import Application, ApplicationError, applications, group_of
 
 
@@ -122,10 +122,11 @@ def move_and_bring_back(application: Application, login: Login, tmp_path: Path) 
     print(f"filled by its own migrations: {by_its_migrations}")
     the_same(file)
     assert not migrate()["changed"]
-    # Brought back before anything was written there, it is the same file.
+    # Brought back before anything was written there, each value has its very bytes. The file itself may differ: it
+    # learns which ids PostgreSQL's sequences have given out.
     untouched = tmp_path / "untouched.db"
     assert not bring_back(untouched)
-    assert untouched.read_bytes() == file.read_bytes()
+    assert raw_rows(str(untouched)) == raw_rows(str(file))
 
     assert differing(found, application.read(at_postgresql, work)) == []
     application.step("change", at_postgresql, work)

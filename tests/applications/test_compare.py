@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Server
 
-from .compare import compare, rewritten
+from .compare import compare, raw_rows, rewritten
 
 # Type of PostgreSQL, value in the file, value there.
 DIFFERENT = [
@@ -82,6 +82,7 @@ def test_a_value_that_is_written_in_another_way_is_seen(
     place = sent(server, database, kind, None)
     made(tmp_path / "before.db", before)
     made(tmp_path / "after.db", after)
+    assert raw_rows(str(tmp_path / "before.db")) != raw_rows(str(tmp_path / "after.db"))
     assert rewritten(str(tmp_path / "before.db"), str(tmp_path / "before.db"), place) == []
     assert len(rewritten(str(tmp_path / "before.db"), str(tmp_path / "after.db"), place)) == 1
     made(tmp_path / "changed.db", "2")

@@ -21,7 +21,8 @@ async function rows() {
     })
     await adapter.linkAccount({ userId: user.id, type: 'oauth', provider: 'p', providerAccountId: `00${number}`,
       refresh_token: 'tab\tnew\nline', access_token: 'x'.repeat(2000), expires_at: 2 ** 33 + number, scope: 'a b' })
-    await adapter.createSession({ sessionToken: `s${number}`, userId: user.id, expires: new Date(Date.UTC(2031, 6, number)) })
+    await adapter.createSession({
+      sessionToken: `s${number}`, userId: user.id, expires: new Date(Date.UTC(2031, 6, number)) })
     await adapter.createVerificationToken({ identifier: `u${number}`, token: `t${number}`, expires: new Date(number) })
   }
 }
@@ -32,7 +33,8 @@ async function change() {
   await adapter.deleteUser((await adapter.getUserByEmail('u4@example.org')).id)
   await adapter.useVerificationToken({ identifier: 'u5', token: 't5' })
   const added = await adapter.createUser({ name: null, email: 'new@example.org', emailVerified: null })
-  await adapter.linkAccount({ userId: added.id, type: 'oauth', provider: 'q', providerAccountId: '1', expires_at: null })
+  await adapter.linkAccount({
+    userId: added.id, type: 'oauth', provider: 'q', providerAccountId: '1', expires_at: null })
 }
 
 async function read() {

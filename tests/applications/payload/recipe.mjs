@@ -59,7 +59,7 @@ const payload = await getPayload({
   }),
 })
 
-// In an array a number of 15 digits at most: Payload reads arrays of SQLite through its json_array(), which rounds to that.
+// Numbers in arrays have 15 digits at most: Payload reads arrays of SQLite through json_array(), which rounds to that.
 async function rows() {
   const authors = []
   for (const [number, name] of ['Zoë', "O'Brien", '名前', '"quoted" \\N'].entries()) {
@@ -105,7 +105,8 @@ async function read() {
   const found = {}
   for (const locale of ['en', 'de']) {
     for (const collection of ['authors', 'articles']) {
-      const options = { collection, sort: 'id', limit: 1000, depth: 1, locale, showHiddenFields: true, fallbackLocale: false }
+      const options = {
+        collection, sort: 'id', limit: 1000, depth: 1, locale, showHiddenFields: true, fallbackLocale: false }
       found[`${collection} ${locale}`] = (await payload.find(options)).docs
     }
     found[`versions ${locale}`] =
