@@ -57,7 +57,7 @@ def compare(file: str, dsn: str, ignored: tuple[str, ...] = (), filler: tuple[st
             if table in ignored:
                 continue
             there = columns_there.pop(table.lower(), None)
-            here = [row[1].decode() for row in source.execute(f"PRAGMA table_xinfo({_quoted(table)})")]
+            here = _columns_of_sqlite(source, table)
             if there is None:
                 if source.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone() != (0,):
                     differences.append(f"{table}: it holds rows, and PostgreSQL has no such table")
@@ -66,12 +66,8 @@ def compare(file: str, dsn: str, ignored: tuple[str, ...] = (), filler: tuple[st
             missing -= {name.partition(".")[2] for name in filler if name.partition(".")[0] == table}
             differences += [f"{table}.{name}: it stands on one side only" for name in sorted(missing)]
             both = [name for name in here if name.lower() in there.columns]
-            in_source = Counter(
-                tuple(
-                    _from_sqlite(value, there.columns[name.lower()][1]) for name, value in zip(both, row, strict=True)
-                )
-                for row in source.execute(f"SELECT {', '.join(map(_quoted, both))} FROM {_quoted(table)}")
-            )
+            selected = source.execute(f"SELECT {', '.join(map(_quoted, both))} FROM {_quoted(table)}")
+            in_source = Counter(there.meaning(both, row) for row in selected)
             in_target = Counter(there.read(target, [name.lower() for name in both]))
             counts[table] = in_source.total()
             values += in_source.total() * len(both)
@@ -102,6 +98,17 @@ class _Table:
             row = cursor.fetchone()
         return int(row[0]) if row else 0
 
+    def meaning(self, names: list[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a row of SQLite as what PostgreSQL's types mean; a column that is not there has no meaning.
+
+        :param names: the columns of the row.
+        """
+        return tuple(
+            _from_sqlite(value, self.columns[name.lower()][1])
+            for name, value in zip(names, row, strict=True)
+            if name.lower() in self.columns
+        )
+
     def read(self, target: extensions.connection, names: list[str]) -> list[tuple[Any, ...]]:
         """Return its rows, each value in a form that can be compared."""
         kinds = [self.columns[name][1] for name in names]
@@ -125,6 +132,10 @@ def _tables_of_sqlite(source: sqlite3.Connection) -> list[str]:
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
     return sorted(name.decode() for (name,) in listed)
+
+
+def _columns_of_sqlite(source: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1].decode() for row in source.execute(f"PRAGMA table_xinfo({_quoted(table)})")]
 
 
 def _columns_of_postgresql(target: extensions.connection) -> dict[str, _Table]:
@@ -155,13 +166,13 @@ def _from_sqlite(value: Any, kind: str) -> Any:
     if kind == "boolean":
         return {"0": False, "1": True, "true": True, "false": False}[str(text).lower()]
     if kind == "numeric":
-        return Decimal(str(text)).normalize()
+        return Decimal(str(text))
     if kind in ("real", "double precision"):
         return float(text)
     if kind.startswith("timestamp"):
         return _moment(text)
     if kind == "date":
-        return date.fromisoformat(str(text)[:10])
+        return _day(str(text))
     if kind.startswith("time"):
         return time.fromisoformat(str(text))
     if kind == "interval":
@@ -180,7 +191,7 @@ def _from_postgresql(value: Any, kind: str) -> Any:
     if kind == "bytea":
         return bytes(value)
     if kind == "numeric":
-        return Decimal(value).normalize()
+        return Decimal(value)
     if kind.startswith("timestamp"):
         return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
     if kind == "uuid":
@@ -205,13 +216,67 @@ def _moment(value: Any) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def _json(text: Any) -> str:
-    """Return JSON with its keys in order, numbers exact."""
+def _day(text: str) -> date:
+    """Return a date; a time of day behind it stays, so that it equals no date, unless it is midnight."""
+    moment = datetime.fromisoformat(text)
+    return moment.date() if moment.timetz() in (time(), time(tzinfo=UTC)) else moment
 
-    def number(digits: str) -> str:
-        return f"number {Decimal(digits).normalize()}"
 
-    return json.dumps(json.loads(str(text), parse_float=number, parse_int=number), sort_keys=True)
+def _json(text: Any) -> Any:
+    """Return JSON in a form that can be compared: members in order of their keys, each with its type, numbers exact.
+
+    A key that stands twice stays twice, in the order of the text.
+    """
+
+    def form(value: Any) -> Any:
+        if isinstance(value, tuple):  # an object, which has its form
+            return value
+        return ("list", *map(form, value)) if isinstance(value, list) else (type(value).__name__, value)
+
+    def members(pairs: list[tuple[str, Any]]) -> Any:
+        return ("object", *sorted(((key, form(value)) for key, value in pairs), key=lambda pair: pair[0]))
+
+    return form(json.loads(str(text), parse_float=Decimal, parse_int=Decimal, object_pairs_hook=members))
+
+
+def raw_rows(file: str) -> dict[str, Counter[tuple[Any, ...]]]:
+    """Return table → its rows, of all tables of a file: the bytes of each value, then the storage class of each.
+
+    The classes stand there because 1 equals 1.0 in Python, and a text is read as bytes.
+    """
+    found: dict[str, Counter[tuple[Any, ...]]] = {}
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as source:
+        source.text_factory = bytes
+        for table in _tables_of_sqlite(source):
+            names = [_quoted(name) for name in _columns_of_sqlite(source, table)]
+            wanted = ", ".join([*names, *(f"typeof({name})" for name in names)])
+            found[table] = Counter(source.execute(f"SELECT {wanted} FROM {_quoted(table)}").fetchall())
+    return found
+
+
+def rewritten(before: str, after: str, dsn: str) -> list[str]:
+    """Return the rows of a file that mean what they meant in an earlier copy, and are written in another way.
+
+    :param before: the earlier copy.
+    :param dsn: the database whose types say what a value means.
+    """
+    found: list[str] = []
+    with (
+        closing(sqlite3.connect(f"file:{before}?mode=ro", uri=True)) as source,
+        closing(psycopg2.connect(dsn)) as target,
+    ):
+        source.text_factory = bytes
+        columns_there = _columns_of_postgresql(target)
+        columns_here = {table: _columns_of_sqlite(source, table) for table in _tables_of_sqlite(source)}
+    later = raw_rows(after)
+    for table, rows in raw_rows(before).items():
+        there = columns_there.get(table.lower())
+        if there is not None:
+            names = columns_here[table]
+            lost = {there.meaning(names, row[: len(names)]) for row in rows - later[table]}
+            gained = later[table] - rows
+            found += [f"{table}: {row}" for row in gained if there.meaning(names, row[: len(names)]) in lost]
+    return found
 
 
 def storage_classes(file: str) -> dict[str, set[str]]:

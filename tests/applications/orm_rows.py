@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
+
+# normalize() rounds to 28 digits, unless it is told otherwise.
+EXACT = Context(prec=10_000)
 
 
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it, its type beside it where JSON has no such type."""
     if isinstance(value, Decimal):
-        return f"Decimal {value.normalize()}"
+        return f"Decimal {value.normalize(EXACT)}"
     if isinstance(value, float):
         return f"float {value!r}"
     if isinstance(value, (datetime, date, time, timedelta, UUID)):

@@ -2,7 +2,7 @@
 
 A directory here describes one application:
 
-- ``requirements.txt`` or ``package.json``: what is installed, with exact versions.
+- ``requirements.txt``, or ``package.json`` and ``package-lock.json``: what is installed, with exact versions.
 - ``recipe.py`` or ``recipe.mjs``: run as ``recipe STEP URL``, with a URL such as ``sqlite:////path`` or
   ``postgresql://…``. The steps are ``schema`` (the application makes its tables with its own tool), ``rows`` (it fills
   them, on SQLite), ``change`` (it writes to what was moved) and ``read`` (it prints as JSON what it finds).
@@ -63,7 +63,7 @@ class Application:
         :raises ApplicationError: if the registry cannot be reached, or its client is not there.
         """
         is_python = (self.directory / "requirements.txt").exists()
-        wanted = self.directory / ("requirements.txt" if is_python else "package.json")
+        wanted = self.directory / ("requirements.txt" if is_python else "package-lock.json")
         digest = hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]
         place = CACHE / f"{self.name}-{digest}"
         complete = place / "is-complete"
@@ -76,8 +76,9 @@ class Application:
             pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             self._run([*pip, "--requirement", str(wanted)], place)
         else:
-            shutil.copy(wanted, place)
-            self._run(["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"], place)
+            for file in (wanted, self.directory / "package.json"):
+                shutil.copy(file, place)
+            self._run(["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], place)
         complete.touch()
         return place
 
@@ -98,11 +99,12 @@ class Application:
 
     def _run(self, command: list[str], work: Path) -> str:
         """Run a command and return its output."""
+        is_installation = "install" in command or "ci" in command
         # The clients' own settings; nothing else of the caller's reaches an application.
         environment = {
             **{key: value for key, value in os.environ.items() if key.lower().startswith(("npm_", "pip_", "ssl_"))},
             "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}",
-            "HOME": os.environ.get("HOME", "/") if "install" in command else str(work),
+            "HOME": os.environ.get("HOME", "/") if is_installation else str(work),
             "LANG": "C.UTF-8",
             "TZ": "UTC",
             # Recipes share orm_rows.py.
@@ -119,7 +121,7 @@ class Application:
             raise ApplicationError(f"{where}: no end after {PATIENCE} seconds") from None
         if done.returncode:
             said = (done.stdout[-2000:] + done.stderr[-6000:]).strip()
-            hint = "\nIs the package registry reachable?" if "install" in command else ""
+            hint = "\nIs the package registry reachable?" if is_installation else ""
             raise ApplicationError(f"{where}: exit code {done.returncode}{hint}\n{said}")
         return done.stdout
 
