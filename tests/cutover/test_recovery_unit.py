@@ -584,7 +584,7 @@ def test_a_release_that_needs_more_than_the_unit_was_told_is_named(
     unit.settings.write_text(json.dumps(content))
     assert run_unit(unit) == 1
     said = capsys.readouterr().out
-    assert "which needs 'stable_seconds' too" in said
+    assert "reads its settings otherwise ('stable_seconds')" in said
     assert "ansible-playbook playbooks/4_service_cutover.yml -l dev" in said
 
 

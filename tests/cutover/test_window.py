@@ -317,10 +317,9 @@ def test_a_run_of_schema_apply_is_waited_for_before_anything_stops(estate: Estat
 
 @pytest.mark.promise("failed-cutover-back-on-sqlite")
 def test_a_run_of_schema_apply_does_not_keep_a_failed_cutover_from_being_undone(
-    estate: Estate, monkeypatch: pytest.MonkeyPatch
+    estate: Estate,
 ) -> None:
     """The group is live by then, and its services are stopped: they start on SQLite, whoever holds the rights up."""
-    monkeypatch.setattr(ledger.lock_until_commit, "__defaults__", (0.2,))
     with ExitStack() as stack:
 
         def fail() -> None:

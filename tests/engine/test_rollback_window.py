@@ -648,7 +648,7 @@ def test_the_commit_that_makes_postgresql_the_store_gives_the_rights_of_the_inve
 @pytest.mark.promise("rollback-write-lock", "failed-rollback-stays-on-postgresql")
 def test_no_rights_are_taken_while_phase_1_sets_them(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has seen the group live, and would give the rights back behind the commit."""
-    monkeypatch.setattr(ledger.lock_until_commit, "__defaults__", (0.2,))
+    monkeypatch.setattr(privileges.lock_rights, "__defaults__", (0.2,))
     execute(estate.connection, WRITE)
     with ExitStack() as stack:
 
@@ -814,6 +814,18 @@ def killed(estate: Estate, function: str, after: bool) -> None:
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.promise("killed-rollback-healed")
+def test_services_of_a_killed_run_are_started_though_somebody_changes_the_schema(estate: Estate) -> None:
+    killed(estate, "postgres.write_lock.hold", True)
+    with closing(connect(estate.login)) as other, ledger.locked(other, "schema"):
+        with pytest.raises(MigrationError, match="were started again and are well") as failed:
+            estate.roll_back()
+        assert "schema: session" in str(failed.value)
+        assert_on_postgresql(estate)
+    estate.roll_back()
+    assert_on_sqlite(estate)
 
 
 @pytest.mark.promise("killed-rollback-healed")

@@ -437,6 +437,10 @@ def test_a_role_of_a_group_on_postgresql_keeps_what_its_services_may_need(schema
             run(schema_database, "swarm_registry", "DELETE FROM registry.agents WHERE false")
         again = privileges.synchronise(connection, schemas, False, None, tables, roles)
         assert not again["changed"] and again["warnings"] == found["warnings"]
+        # Nor does the other group's cutover take them when it is undone.
+        privileges.settle_writing(connection, "registry", Access(schemas, tables=tables, roles=roles))
+        connection.commit()
+        run(schema_database, "swarm_tickets", "DELETE FROM registry.agents WHERE false")
         # A person's word takes them.
         rights = {"swarm_tickets": {"registry": "read"}}
         assert privileges.synchronise(connection, schemas, False, rights, tables, roles)["warnings"] == []

@@ -125,12 +125,7 @@ def synchronise(
         unknown = sorted(
             group for group, state in states.items() if is_on_postgresql(state) and group not in (roles_by_group or {})
         )
-        live = {
-            role
-            for group, roles in (roles_by_group or {}).items()
-            if is_on_postgresql(states.get(group, PENDING))
-            for role in roles
-        }
+        live = _live_roles(states, roles_by_group or {})
         kept = {privilege for privilege in withheld & present if unknown or privilege.role in live}
         wanted = allowed - withheld | kept
         missing = sorted(wanted - present)
@@ -153,6 +148,16 @@ def synchronise(
     }
 
 
+def _live_roles(states: Mapping[str, str], roles_by_group: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return the roles of the services of groups on PostgreSQL, by the states in the ledger."""
+    return {
+        role
+        for group, roles in roles_by_group.items()
+        if is_on_postgresql(states.get(group, PENDING))
+        for role in roles
+    }
+
+
 def _warnings(kept: Sequence[Privilege], unknown: Sequence[str]) -> list[str]:
     """Return what a person has to know of the rights that roles keep although SQLite is the tables' store.
 
@@ -172,12 +177,13 @@ def _warnings(kept: Sequence[Privilege], unknown: Sequence[str]) -> list[str]:
     ]
 
 
-def lock_rights(connection: Connection) -> None:
+def lock_rights(connection: Connection, wait_seconds: float = 10.0) -> None:
     """Let nobody else change the services' rights until the transaction ends; before it changes any itself.
 
+    :param wait_seconds: how long to wait, for this and for each later lock of the transaction.
     :raises Busy: naming who holds the lock. The transaction can go on.
     """
-    ledger.lock_until_commit(connection, "schema")
+    ledger.lock_until_commit(connection, "schema", wait_seconds)
 
 
 def require_free(connection: Connection, wait_seconds: float) -> None:
@@ -190,34 +196,35 @@ def require_free(connection: Connection, wait_seconds: float) -> None:
         pass
 
 
-def settle_writing(connection: Connection, group: str, access: Access) -> None:
+def settle_writing(connection: Connection, group: str, access: Access, wait_seconds: float = 10.0) -> None:
     """Let those write to a group's tables who may, as the states in the ledger say now; the caller commits.
 
     It is called in the commit that changes the group's state, so that at no moment a service may write to a table
-    whose rows are in SQLite, or may not where PostgreSQL is the store.
+    whose rows are in SQLite, or may not where PostgreSQL is the store. A role of another group that lives on
+    PostgreSQL keeps what it has, as in :func:`synchronise`.
 
     :param access: of the whole estate, because services of other groups may use the tables too.
+    :param wait_seconds: how long to wait for another run.
     :raises Busy: if another run changes the rights.
     """
-    lock_rights(connection)
+    lock_rights(connection, wait_seconds)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT rolname FROM pg_roles WHERE rolname <> current_user AND rolname = ANY (%s)", (list(access.schemas),)
         )
         schemas_by_role = {role: access.schemas[role] for (role,) in cursor.fetchall()}
-        tables = _read_tables(cursor)
-        shut = _shut(connection, _states(connection), access.tables)
+        tables, states = _read_tables(cursor), _states(connection)
+        shut = _shut(connection, states, access.tables)
+        others = _live_roles(states, {name: roles for name, roles in access.roles.items() if name != group})
         own = set(reached(connection, access.tables.get(group, ())))
 
         def belongs(privilege: Privilege) -> bool:
             return _writes(privilege) and (privilege.schema, privilege.name) in own
 
-        wanted = {
-            privilege
-            for privilege in _wanted(cursor, schemas_by_role, access.rights, tables)
-            if belongs(privilege) and (privilege.schema, privilege.name) not in shut
-        }
-        for privilege in sorted(set(filter(belongs, _present(cursor, list(schemas_by_role)))) - wanted):
+        allowed = set(filter(belongs, _wanted(cursor, schemas_by_role, access.rights, tables)))
+        wanted = {privilege for privilege in allowed if (privilege.schema, privilege.name) not in shut}
+        kept = {privilege for privilege in allowed if privilege.role in others}
+        for privilege in sorted(set(filter(belongs, _present(cursor, list(schemas_by_role)))) - wanted - kept):
             cursor.execute(_statement("REVOKE", privilege))
         for privilege in sorted(wanted - set(_present(cursor, list(schemas_by_role)))):
             cursor.execute(_statement("GRANT", privilege))

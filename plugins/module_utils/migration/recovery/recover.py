@@ -52,9 +52,10 @@ def main(arguments: list[str]) -> int:
     os.environ[commands.LIMIT_VARIABLE] = content["run_limit"]
     try:
         call = Call.from_arguments(content["arguments"], of_recovery_unit=True)
-    except KeyError as missing:
+    except (KeyError, TypeError) as other:
         what = (
-            f"Another release of the engine, which needs {missing} too, has been installed on this host in the window."
+            f"Another release of the engine, which reads its settings otherwise ({other}), has been installed on this "
+            "host in the window."
         )
         _say(f"{what} Run: {commands.playbook('4_service_cutover')}")
         return 1

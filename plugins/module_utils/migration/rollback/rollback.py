@@ -15,6 +15,7 @@ from ..core.decide import Interrupted, Rollback, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
 from ..host.service_health import SQLITE
+from ..postgres import privileges
 from ..window import rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, to_sqlite
 from ..window.checks import EnvFile, Findings, Settings, check_services
@@ -181,6 +182,9 @@ class _Run:
                 f"Cutover group {group.name} cannot be rolled back; "
                 + ("it stays on PostgreSQL." if interrupted else "nothing was stopped.")
             )
+            if not self.check_mode:
+                # The commit that makes SQLite the store needs the lock, and nobody should wait for it then.
+                privileges.require_free(self.connection, context.settings.stop_timeout)
         except BaseException as error:
             if not interrupted or self.check_mode:
                 raise

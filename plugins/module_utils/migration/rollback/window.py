@@ -77,8 +77,6 @@ class Window:
         """
         with closing(DowntimeClient(self.group.services)) as client, ExitStack() as to_the_end:
             client.wait_for_first_answers()
-            # The commit that makes SQLite the store needs the lock, and nobody should wait for it then.
-            privileges.require_free(self.connection, self.settings.stop_timeout)
             self.context.put_recovery_unit()
             self.entry["stopped_at"] = datetime.now(UTC).isoformat()
             rollback_record.note(self.connection, self.group, self.entry)

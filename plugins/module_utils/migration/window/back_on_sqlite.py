@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _RECONNECT_SECONDS = 10.0
 # How long putting a group back waits for who changes the schema or has locked a table.
-_RIGHTS_TIMEOUT = "2s"
+_RIGHTS_SECONDS = 2.0
 
 
 class RowsWritten(MigrationError):
@@ -140,9 +140,8 @@ def _stop_writing(context: WindowContext, connection: Connection) -> list[Proble
     """
     with connection.cursor() as cursor:
         cursor.execute("SAVEPOINT rights")
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_RIGHTS_TIMEOUT,))
         try:
-            context.settle_writing(connection)
+            context.settle_writing(connection, _RIGHTS_SECONDS)
         except (MigrationError, psycopg2.Error) as error:
             cursor.execute("ROLLBACK TO SAVEPOINT rights")
             what = f"the services may still write to its tables in PostgreSQL: {str(error).strip().splitlines()[0]}"

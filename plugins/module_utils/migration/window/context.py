@@ -33,9 +33,14 @@ class WindowContext:
     handles: Handles
     removed: set[str] = field(default_factory=set)
 
-    def settle_writing(self, connection: Connection) -> None:
-        """Let the services write to the group's tables, or not, as the ledger's state says now; the caller commits."""
-        privileges.settle_writing(connection, self.group.name, self.settings.access or access_of([self.group]))
+    def settle_writing(self, connection: Connection, wait_seconds: float = 10.0) -> None:
+        """Let the services write to the group's tables, or not, as the ledger's state says now; the caller commits.
+
+        :param wait_seconds: how long to wait for another run that changes the rights.
+        :raises Busy: if that run takes longer.
+        """
+        access = self.settings.access or access_of([self.group])
+        privileges.settle_writing(connection, self.group.name, access, wait_seconds)
 
     def put_recovery_unit(self) -> None:
         """Let systemd look after the services from here on, should this run die; called before they are stopped.
