@@ -818,6 +818,7 @@ def killed(estate: Estate, function: str, after: bool) -> None:
 
 @pytest.mark.promise("killed-rollback-healed")
 def test_services_of_a_killed_run_are_started_though_somebody_changes_the_schema(estate: Estate) -> None:
+    execute(estate.connection, WRITE)
     killed(estate, "postgres.write_lock.hold", True)
     with closing(connect(estate.login)) as other, ledger.locked(other, "schema"):
         with pytest.raises(MigrationError, match="were started again and are well") as failed:
