@@ -372,7 +372,7 @@ def test_the_playbook_writes_the_report_on_the_controller(live: dict[str, Any], 
         {"directory": str(tmp_path / "reports"), "check_mode": False},
         {"directory": str(tmp_path / "file"), "check_mode": False},
     ]
-    play = {
+    play: dict[str, Any] = {
         "hosts": "localhost",
         "connection": "local",
         "gather_facts": False,
