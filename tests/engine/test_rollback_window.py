@@ -830,6 +830,22 @@ def test_services_of_a_killed_run_are_started_though_somebody_changes_the_schema
 
 
 @pytest.mark.promise("killed-rollback-healed")
+def test_services_of_a_killed_run_are_started_though_no_recovery_unit_can_be_put(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise MigrationError("The recovery unit cannot be set up.", [])
+
+    execute(estate.connection, WRITE)
+    killed(estate, "postgres.write_lock.hold", True)
+    with monkeypatch.context() as patch:
+        end_at(patch, "window.context.WindowContext.put_recovery_unit", False, refuse)
+        with pytest.raises(MigrationError, match="were started again and are well"):
+            estate.roll_back()
+    assert_on_postgresql(estate)
+
+
+@pytest.mark.promise("killed-rollback-healed")
 @pytest.mark.parametrize(
     ("function", "after", "heals"),
     [

@@ -185,6 +185,7 @@ class _Run:
             if not self.check_mode:
                 # The commit that makes SQLite the store needs the lock, and nobody should wait for it then.
                 privileges.require_free(self.connection, context.settings.stop_timeout)
+                context.put_recovery_unit()
         except BaseException as error:
             if not interrupted or self.check_mode:
                 raise

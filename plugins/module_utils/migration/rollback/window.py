@@ -77,7 +77,6 @@ class Window:
         """
         with closing(DowntimeClient(self.group.services)) as client, ExitStack() as to_the_end:
             client.wait_for_first_answers()
-            self.context.put_recovery_unit()
             self.entry["stopped_at"] = datetime.now(UTC).isoformat()
             rollback_record.note(self.connection, self.group, self.entry)
             began = time.monotonic()
