@@ -14,10 +14,13 @@ the server is too busy to answer.
 from __future__ import annotations
 
 import copy
+import os
 import shlex
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from ansible import constants
@@ -49,15 +52,17 @@ class ActionModule(GatedAction):
     def _watched(self, path: str, host: str) -> Iterator[None]:
         """Show lines while the block runs."""
         ended = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(path, host, ended), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join(_PATIENCE_SECONDS)
+        showing = threading.Lock()
+        thread = threading.Thread(target=self._watch, args=(path, host, ended, showing), daemon=True)
+        with signals_wait_for(showing):
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join(_PATIENCE_SECONDS)
 
-    def _watch(self, path: str, host: str, ended: threading.Event) -> None:
+    def _watch(self, path: str, host: str, ended: threading.Event, showing: threading.Lock) -> None:
         """Read the file now and then, and show each new line."""
         display = Display()
         command = f"cat {shlex.quote(path)}"
@@ -70,10 +75,11 @@ class ActionModule(GatedAction):
             except Exception:  # noqa: S112 (the module's own result says what is wrong with the host)
                 continue
             line = printable(answer["stdout"]) if answer["rc"] == 0 else ""
-            if line not in ("", shown) and not ended.is_set():
-                # To stderr: what reads stdout may expect YAML or JSON there, and stderr is never held back.
-                display.display(messages.progress_message(host, line), color=constants.COLOR_VERBOSE, stderr=True)
-                shown = line
+            with showing:
+                if line not in ("", shown) and not ended.is_set():
+                    # To stderr: what reads stdout may expect YAML or JSON there, and stderr is never held back.
+                    display.display(messages.progress_message(host, line), color=constants.COLOR_VERBOSE, stderr=True)
+                    shown = line
 
     def _with_own_connection(self) -> ActionModule:
         """Return a copy that shares nothing which changes from command to command with the running module."""
@@ -82,6 +88,38 @@ class ActionModule(GatedAction):
         other._connection._shell = copy.copy(self._connection._shell)
         other._connection.become = copy.copy(self._connection.become)
         return other
+
+
+@contextmanager
+def signals_wait_for(lock: threading.Lock) -> Iterator[None]:
+    """Let a signal that ends this process first wait for a lock, so that nobody who holds it is cut off.
+
+    A line reaches the terminal through a queue that all processes of ansible-playbook share. A worker that ends while
+    one of its threads holds the queue's own lock takes that lock with it, and the interrupted playbook then waits for
+    it without end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Kept from then on: nothing more is to be shown.
+        lock.acquire(timeout=_PATIENCE_SECONDS)
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.signal(number, handler or signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in handlers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def watched_file(arguments: Mapping[str, Any]) -> str | None:

@@ -303,9 +303,30 @@ def without_times(output: str) -> str:
     return re.sub(r"\d\.\d+|\d{4}-\d\d-\d\dT\S+|inode: \d+", "…", output)
 
 
-def test_an_interrupted_playbook_ends_at_once_and_the_next_run_finishes(estate: Estate) -> None:
+# The thread that shows a line keeps the lock of the queue to the terminal for some time after the line has arrived, as
+# it does by chance on a busy machine.
+SLOW_QUEUE = """
+import multiprocessing.queues, threading, time
+
+def put(self, value):
+    data = multiprocessing.queues._ForkingPickler.dumps(value)
+    with self._wlock:
+        self._writer.send_bytes(data)
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(1)
+
+multiprocessing.queues.SimpleQueue.put = put
+"""
+
+
+def test_an_interrupted_playbook_ends_at_once_and_the_next_run_finishes(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     estate.execute(SLOW.replace("0.04", "2"))  # The load would take ten minutes.
-    play = estate.play()
+    (estate.directory / "sitecustomize.py").write_text(SLOW_QUEUE)
+    with monkeypatch.context() as slow:
+        slow.setenv("PYTHONPATH", str(estate.directory))
+        play = estate.play()
     reader = threading.Thread(target=play.read)
     reader.start()
     while not play.progress:
