@@ -6,6 +6,10 @@
 
 Some checks run at the same time, because each spends much of its time waiting for a service, a server or a container.
 They start in the order of CHECKS, where the longest stands first.
+
+When all have ended, those that failed are run once more, one at a time, if they are few. A test that passes then failed
+because of what else the machine did, or for a fault that shows now and then. Such a test is named at the end, with the
+log of its failure, so that somebody finds out which of the two it was.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
 
@@ -36,6 +41,9 @@ LIMIT_MINUTES_OF_A_LONG_RUN = 360.0
 # How long a check may take to put away what it has made, after it was asked to end.
 SECONDS_TO_END = 60.0
 READY_HOSTS = "ready hosts"
+# With more failures than these, the tree is at fault and not chance.
+MOST_TRIED_AGAIN = 3
+SECOND_TRY = ", second try"
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,14 @@ class Check:
 
     :param after: name of the check that has to pass before this one begins.
     :param environment: variables for the command.
+    :param fails_by_chance: whether it depends on servers, containers and time, and so may be tried again.
     """
 
     name: str
     command: tuple[str, ...]
     after: str = ""
     environment: tuple[tuple[str, str], ...] = ()
+    fails_by_chance: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,14 +121,14 @@ CHECKS: tuple[Check, ...] = (
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
     tests("backup tests", "tests/backup"),
     tests("sample estate tests", "tests/sample_estate"),
-    Check("linters", ("scripts/lint.sh",)),
+    Check("linters", ("scripts/lint.sh",), fails_by_chance=False),
 )
 
 
 class Queue:
     """The checks that are still to be run, and how the others ended."""
 
-    def __init__(self, checks: tuple[Check, ...]) -> None:
+    def __init__(self, checks: Sequence[Check]) -> None:
         self._waiting = list(checks)
         self._ended: dict[str, Outcome] = {}
         self._changed = Condition()
@@ -153,21 +163,28 @@ class Queue:
 
 
 class Run:
-    """One run of all checks.
+    """One run of checks.
 
     :param limit_minutes: after which what still runs is ended, and what has not begun has failed.
+    :param started: when the time began to count, on the monotonic clock; now by default.
     """
 
-    def __init__(self, checks: tuple[Check, ...], limit_minutes: float, limit_minutes_of_each: float) -> None:
+    def __init__(
+        self,
+        checks: Sequence[Check],
+        limit_minutes: float,
+        limit_minutes_of_each: float,
+        started: float | None = None,
+    ) -> None:
         self.queue = Queue(checks)
-        self._started = time.monotonic()
+        self.started = time.monotonic() if started is None else started
         self._limit = limit_minutes * 60
         self._limit_of_each = limit_minutes_of_each * 60
 
     @property
     def seconds(self) -> float:
         """Return the seconds since the start."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     def work(self) -> None:
         """Run one check after the other until none is left."""
@@ -184,6 +201,41 @@ class Run:
             # In one piece: others print as well.
             print(told(outcome, text), flush=True)
             self.queue.end(outcome)
+
+
+def second_tries(outcomes: Sequence[Outcome]) -> list[Check]:
+    """Return the checks that are worth a second try after these outcomes: all that failed, or none.
+
+    Of pytest only the files in which a test failed are run again: as a whole, because tests of a file share a host.
+    """
+    failed = [outcome.check for outcome in outcomes if outcome.problem]
+    if len(failed) > MOST_TRIED_AGAIN or not all(check.fails_by_chance for check in failed):
+        return []
+    names = {check.name for check in failed}
+    return [
+        replace(
+            check,
+            name=check.name + SECOND_TRY,
+            command=again(check.command, failed_tests(check)),
+            after=check.after + SECOND_TRY if check.after in names else "",
+        )
+        for check in failed
+    ]
+
+
+def again(command: tuple[str, ...], tests: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs the files of these tests instead of everything, or the same if there are none."""
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    if command[0] != "pytest" or not files:
+        return command
+    return (*(part for part in command if not part.startswith(("tests", "--ignore="))), *files)
+
+
+def failed_tests(check: Check) -> list[str]:
+    """Return the tests that failed by the summary of the pytest session in the log of a check."""
+    log = log_of(check)
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return re.findall(r"^(?:FAILED|ERROR) (tests/\S+)", text, re.MULTILINE)
 
 
 def run_command(check: Check, limit: float) -> tuple[str, str]:
@@ -247,7 +299,7 @@ def descendants_of(ancestor: int) -> set[int]:
 
 def log_of(check: Check) -> Path:
     """Return the file that holds the output of a check."""
-    return LOGS / f"{check.name.replace(' ', '_')}.log"
+    return LOGS / f"{check.name.replace(',', '').replace(' ', '_')}.log"
 
 
 def told(outcome: Outcome, text: str) -> str:
@@ -265,7 +317,7 @@ def test_summaries(text: str) -> list[str]:
     return re.findall(r"^=* ?(\d+ (?:passed|failed|error)[^=]* in \d[^=]*?) ?=*$", text, re.MULTILINE)
 
 
-def table(outcomes: list[Outcome]) -> str:
+def table(outcomes: Sequence[Outcome]) -> str:
     """Return when each check began and how long it took, in minutes, the longest first."""
     width = max(len(outcome.check.name) for outcome in outcomes)
     lines = [f"{'check':<{width}}  began  minutes"]
@@ -297,15 +349,41 @@ def main() -> int:
         for worker in [executor.submit(run.work) for _ in range(options.workers)]:
             worker.result()
     outcomes = run.queue.outcomes
-    failed = [outcome.check.name for outcome in outcomes if outcome.problem]
-    print(f"\n{table(outcomes)}\nAll together: {run.seconds / 60:.1f} minutes")
+    tries = second_tries(outcomes)
+    if tries:
+        print(
+            f"\nRunning once more, one at a time: {', '.join(check.name.removesuffix(SECOND_TRY) for check in tries)}"
+        )
+    second = Run(tries, limit, limit_of_each, run.started)
+    second.work()
+    failed, by_chance = verdicts(outcomes, second.queue.outcomes)
+    minutes = run.seconds / 60
+    print(f"\n{table([*outcomes, *second.queue.outcomes])}\nAll together: {minutes:.1f} minutes")
     if options.long:
-        full_test_runs.note(run.seconds / 60, failed)
+        full_test_runs.note(minutes, failed)
     print(full_test_runs.age())
+    for check in by_chance:
+        names = ", ".join(failed_tests(check)) or "no single test"
+        print(
+            f"{check.name} FAILED AT FIRST and passed at the second try: {names}. "
+            f"Find out why before somebody relies on it: {log_of(check).relative_to(ROOT)}"
+        )
     if failed:
         print(f"These checks failed: {', '.join(failed)}. Their output is above.")
-    print(f"Checks: {len(outcomes) - len(failed)} passed, {len(failed)} failed")
+    print(
+        f"Checks: {len(outcomes) - len(failed)} passed, {len(failed)} failed, {len(by_chance)} at the second try only"
+    )
     return 1 if failed else 0
+
+
+def verdicts(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[str], list[Check]]:
+    """Return the names of the checks that have failed, and the checks that passed at the second try only."""
+    passed = {outcome.check.name.removesuffix(SECOND_TRY) for outcome in second if not outcome.problem}
+    failed = [outcome.check for outcome in first if outcome.problem]
+    return (
+        [check.name for check in failed if check.name not in passed],
+        [check for check in failed if check.name in passed],
+    )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scripts import full_test_runs, run_all_checks
-from scripts.run_all_checks import CHECKS, Check, Run
+from scripts.run_all_checks import CHECKS, Check, Outcome, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +112,55 @@ def test_the_minutes_and_the_summaries_are_printed(capsys: pytest.CaptureFixture
     lines = run_all_checks.table(run.queue.outcomes).splitlines()
     assert lines[0].split() == ["check", "began", "minutes"]
     assert {tuple(line.split()[3:]) for line in lines[1:] if line.startswith("two")} == {("FAILED",)}
+
+
+def failing(name: str, *failed: str) -> Outcome:
+    """Return how a check of tests ended in which these failed, with its log."""
+    check = Check(name, ("pytest", "--durations=15", "tests/a", "tests/b", "--ignore=tests/a/c"))
+    lines = [f"FAILED {test} - AssertionError" for test in failed]
+    run_all_checks.log_of(check).write_text("\n".join(["=== short test summary info ===", *lines, ""]))
+    return Outcome(check, "exit code 1", 0.0, 1.0)
+
+
+def test_files_with_failed_tests_are_run_once_more() -> None:
+    (check,) = run_all_checks.second_tries(
+        [
+            failing(
+                "some tests", "tests/a/test_x.py::test_1[a::b]", "tests/a/test_x.py::test_2", "tests/b/test_y.py::t"
+            ),
+            Outcome(python("fine", ""), "", 0.0, 1.0),
+        ]
+    )
+    assert check.command == ("pytest", "--durations=15", "tests/a/test_x.py", "tests/b/test_y.py")
+    assert check.name == "some tests, second try"
+    # A session that ended before it could name a test is run as a whole, and so is what is no pytest.
+    (check,) = run_all_checks.second_tries([failing("some tests")])
+    assert check.command == ("pytest", "--durations=15", "tests/a", "tests/b", "--ignore=tests/a/c")
+
+
+def test_what_waited_for_a_failed_check_waits_for_its_second_try() -> None:
+    checks = (python("first", "raise SystemExit(1)"), python("second", "", after="first"))
+    run = Run(checks, 10.0, 1.0)
+    assert list(problems(run).values()).count("") == 0
+    assert [check.after for check in run_all_checks.second_tries(run.queue.outcomes)] == ["", "first, second try"]
+
+
+def test_faults_of_the_tree_are_not_tried_again() -> None:
+    many = [failing(f"check {number}", "tests/a/test_x.py::t") for number in range(4)]
+    assert run_all_checks.second_tries(many) == []
+    assert len(run_all_checks.second_tries(many[:3])) == 3
+    linters = Outcome(replace(python("linters", ""), fails_by_chance=False), "exit code 1", 0.0, 1.0)
+    assert run_all_checks.second_tries([many[0], linters]) == []
+
+
+def test_a_check_that_fails_twice_has_failed_and_one_that_passes_then_is_named(tmp_path: Path) -> None:
+    chance = f"import pathlib; p = pathlib.Path({str(tmp_path / 'tried')!r}); t = p.exists(); p.touch(); exit(not t)"
+    run = Run((python("always", "raise SystemExit(1)"), python("by chance", chance)), 10.0, 1.0)
+    problems(run)
+    second = Run(run_all_checks.second_tries(run.queue.outcomes), 10.0, 1.0, run.started)
+    problems(second)
+    failed, by_chance = run_all_checks.verdicts(run.queue.outcomes, second.queue.outcomes)
+    assert (failed, [check.name for check in by_chance]) == (["always"], ["by chance"])
 
 
 def test_full_runs_are_noted_and_their_age_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
