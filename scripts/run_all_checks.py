@@ -335,6 +335,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=(os.cpu_count() or 2) + 1, help="checks at the same time")
     options = parser.parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
+    for old in LOGS.glob("*.log"):
+        old.unlink()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     # The logs are for reading.

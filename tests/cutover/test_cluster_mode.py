@@ -121,7 +121,7 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     groups = [GROUP, group_of("registry")]
     before = {name: processes(name) for name in SCRIPTS}
     output = play(CUTOVER, *variables(groups=groups))
-    assert output.count("as a client saw it") == 2
+    assert output.count("as seen by a client") == 2
     assert "Nothing starts the services" not in " ".join(output.split())
     after = {name: processes(name) for name in SCRIPTS}
     for name, pids in after.items():

@@ -86,8 +86,9 @@ def downtime_sentence(report: Mapping[str, Any]) -> str:
     if report["measured_by"] == MEASURED_BY_STEPS:
         return f"{text}, from their stop until they were found healthy."
     return (
-        f"{text}, as a client saw it that polled them throughout "
-        f"(their own stop and start {report['services_seconds']:.1f}, our steps {report['own_seconds']:.1f})."
+        f"{text}, as seen by a client that polled them throughout. "
+        f"The window took {report['window_seconds']:.1f} s: {report['services_seconds']:.1f} s for their own stop and "
+        f"start, {report['own_seconds']:.1f} s for our steps."
     )
 
 
