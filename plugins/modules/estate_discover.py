@@ -70,6 +70,52 @@ options:
     description: How many files that no service uses are read. How many others there are is said.
     type: int
     default: 200
+  existing_schemas:
+    description:
+      - Schemas of the target database in which applications have made their tables themselves. The sources are mapped
+        onto those tables, and no SQL is drafted.
+      - Needs O(login). The tables are only read.
+    type: list
+    elements: str
+    default: []
+  login:
+    description: How to log in to the target database, where something is asked of it. Needs psycopg2 on the host.
+    type: dict
+    suboptions:
+      login_host:
+        description: Address of the PostgreSQL server, or the directory of its Unix socket.
+        type: str
+        default: 127.0.0.1
+      login_port:
+        description: Port of the server.
+        type: int
+        default: 5432
+      login_db:
+        description: The target database.
+        type: str
+        required: true
+      login_user:
+        description: Role to log in as.
+        type: str
+        required: true
+      login_password:
+        description: Password of that role.
+        type: str
+      session_role:
+        description: Role to become after the login, the owner of the tables.
+        type: str
+      ssl_mode:
+        description: How the connection is protected, as in libpq.
+        type: str
+        default: prefer
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+      ca_cert:
+        description: File with the certificate authorities that may have signed the server's certificate.
+        type: path
+      connect_timeout:
+        description: Seconds to wait for the server.
+        type: int
+        default: 10
 attributes:
   check_mode:
     description: Looks at the host all the same, and writes no draft.
@@ -84,6 +130,13 @@ EXAMPLES = r"""
     draft_directory: "{{ playbook_dir }}/../drafts/{{ inventory_hostname }}"
     host: "{{ inventory_hostname }}"
     directories: [/opt]
+
+- name: Map what stands on this host onto tables that an application has made
+  swarm.sqlite_to_postgresql.estate_discover:
+    draft_directory: "{{ playbook_dir }}/../drafts/{{ inventory_hostname }}"
+    host: "{{ inventory_hostname }}"
+    existing_schemas: [public]
+    login: "{{ postgres_migrator_login }}"
 """
 
 RETURN = r"""
@@ -131,6 +184,7 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.discovery import discover, render
 from ..module_utils.migration.discovery.files import Limits
@@ -152,6 +206,8 @@ def main() -> None:
             "file_seconds": {"type": "int", "default": 1800},
             "total_seconds": {"type": "int", "default": 14400},
             "unused_files": {"type": "int", "default": 200},
+            "existing_schemas": {"type": "list", "elements": "str", "default": []},
+            "login": {"type": "dict", "options": LOGIN_ARGUMENTS},
         },
         supports_check_mode=True,
     )
@@ -169,6 +225,8 @@ def main() -> None:
         asked["file_seconds"],
         asked["total_seconds"],
         asked["unused_files"],
+        Login.from_arguments(asked["login"]) if asked["login"] else None,
+        tuple(asked["existing_schemas"]),
     )
     try:
         found = discover.discover(options)

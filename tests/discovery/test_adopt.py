@@ -16,12 +16,17 @@ import yaml
 from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.estate_discover import ActionModule
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import adopt, render
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
+    adopt,
+    draft_directory,
+    render,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.draft_directory import (
     Written,
 )
-from tests.conftest import PROJECT
+from tests.conftest import MIGRATOR, OWNER, PROJECT
 
 from .support import holding, look_at, make_database
 
@@ -71,6 +76,35 @@ def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Pa
         adopt.adopt(draft, inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
     assert (inventory / "hosts.yml").read_text() == "edited"
     assert [path.name for path in inventory.parent.iterdir()] == ["own-host"]
+
+
+@pytest.mark.promise("discover-maps-existing-tables")
+def test_a_draft_onto_tables_of_an_application_is_adopted_without_sql(tmp_path: Path, login: Login) -> None:
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            'CREATE SCHEMA shop; CREATE TABLE shop."User" (id integer PRIMARY KEY, name text, "apiToken" text)'
+        )
+        connection.commit()
+    database = make_database(tmp_path / "app.db")
+    with holding(database):
+        files = render.files(look_at(tmp_path, login=login, existing_schemas=("shop",)), "own-host")
+    written = draft_directory.write(str(tmp_path / "drafts" / "own-host"), files)
+    with pytest.raises(MigrationError, match="The draft was not written"):
+        draft_directory.write(
+            str(tmp_path / "drafts" / "own-host"), {**files, render.NO_SQL_FILE: "schema_apply_x: /etc"}
+        )
+    inventory = tmp_path / "inventories" / "own-host"
+    with pytest.raises(MigrationError, match="discover_existing_schemas"):
+        adopt.adopt(Path(written.directory), inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
+    names = {"postgres_database": login.database, "postgres_owner_role": OWNER, "postgres_migrator_role": MIGRATOR}
+    adopt.adopt(Path(written.directory), inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION, names)
+    found = variables_of(inventory)
+    assert found.items() >= {**names, "schema_apply_directory": ""}.items()
+    (group,) = found["estate_cutover_groups"]
+    (table,) = group["tables"]
+    assert (table["source"], table["target"]) == ("users", "shop.User")
+    assert table["columns"] == {"api_token": {"secret": True, "target": "apiToken"}}
+    assert not (inventory / "sql").exists()
 
 
 @pytest.mark.promise("discover-follows-no-trap")

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from ..core.connection import Login
 from ..core.errors import MigrationError, Problem
 from ..draft.draft import Draft
+from ..draft.existing import Existing, map_onto
 from ..draft.names import Namer, schema_name
 from ..host import open_files, safe_paths
-from . import files, health, reader, services, settings
+from . import existing_tables, files, health, reader, services, settings
 from .files import Database, Found, Inode, Limits, is_text, told
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 
@@ -30,6 +32,8 @@ class Options:
     :param seconds: how long one file may be read.
     :param total_seconds: how long all files together may be read.
     :param unused_files: how many files that nobody uses are read.
+    :param login: to the target database, None where nothing is asked of it.
+    :param existing_schemas: schemas there whose tables applications have made; without any, the tables are drafted.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -38,6 +42,8 @@ class Options:
     seconds: float = 1800
     total_seconds: float = 14_400
     unused_files: int = 200
+    login: Login | None = None
+    existing_schemas: tuple[str, ...] = ()
 
 
 @dataclass
@@ -106,6 +112,8 @@ class Discovery:
 
     :param problems: what could not be told, without a place in the draft yet.
     :param unfinished: directory → which limit has ended the search there.
+    :param existing_schemas: schemas whose tables applications have made, so that no SQL is drafted.
+    :param unused_tables: tables there that no table of a file is mapped to.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -113,11 +121,20 @@ class Discovery:
     addresses: dict[Service, Address] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unfinished: dict[str, str] = field(default_factory=dict)
+    existing_schemas: tuple[str, ...] = ()
+    unused_tables: tuple[str, ...] = ()
 
 
 def discover(options: Options) -> Discovery:
-    """Return what stands on this host. Nothing is changed but for private snapshots, which are removed again."""
+    """Return what stands on this host. Nothing is changed but for private snapshots, which are removed again.
+
+    :raises MigrationError: if the tables that are there cannot be looked at.
+    """
     result = Discovery()
+    existing = None
+    if options.existing_schemas:
+        # What the server says is asked for before hours are spent on reading files.
+        existing = existing_tables.read(options.login, options.existing_schemas)
     held = open_files.find_databases()
     listed = services.find_services(held)
     result.problems += listed.problems
@@ -129,6 +146,8 @@ def discover(options: Options) -> Discovery:
     _search(result, options, listed.found, found, users)
     _divide(result, found, users)
     _read(result, options)
+    if existing is not None:
+        _use_existing(result, existing)
     for service in dict.fromkeys(service for source in result.sources for service in source.users):
         ports = tuple(sorted(_ports_of(service)))
         result.addresses[service] = Address(ports, health.find_health(ports))
@@ -292,6 +311,16 @@ def _read(result: Discovery, options: Options) -> None:
             entry.rows = reader.read_counts(entry.database, entry.database.owner, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
+
+
+def _use_existing(result: Discovery, existing: Existing) -> None:
+    """Map each source onto tables that are there."""
+    mapped = map_onto({source.group: source.draft for source in result.sources if source.draft}, existing)
+    for source in result.sources:
+        source.draft = mapped.get(source.group)
+    taken = {table["target"] for drafted in mapped.values() for table in drafted.tables}
+    result.existing_schemas = existing.schemas
+    result.unused_tables = tuple(name for name in existing.tables if name not in taken)
 
 
 def _out_of_time(where: str, what: str, options: Options) -> Problem:

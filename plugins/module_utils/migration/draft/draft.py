@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
@@ -31,12 +31,13 @@ class Draft:
     """What was drafted from one file.
 
     :param group: the name of the cutover group and of the schema.
-    :param sql: one file for ``files/sql``.
+    :param sql: one file for ``files/sql``; empty if it is mapped onto tables that are there.
     :param mapping: the entry of ``estate_cutover_groups``.
     :param choices: table → column → what needs an answer, and the answers there are.
     :param questions: what only a person can decide.
     :param tables: for each table ``source``, ``target``, ``rows`` and ``columns``, and for each column ``source``,
-        ``target``, ``declared``, ``type``, ``why``, ``values`` and ``secret``.
+        ``target``, ``declared``, ``type``, ``why``, ``values``, ``secret`` and ``generated``.
+    :param notes: table → lines of comments for its place in the mapping, also of tables that are not mapped.
     """
 
     group: str
@@ -45,6 +46,7 @@ class Draft:
     choices: dict[str, dict[str, list[str]]]
     questions: list[Problem]
     tables: list[dict[str, Any]]
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def draft(path: str, group: str, work_directory: str | None = None, read_from: str = "", frozen: bool = False) -> Draft:
@@ -132,6 +134,7 @@ def _as_data(group: str, drafted: DraftedTable, entry: Mapping[str, Any]) -> dic
                 "why": column.choice.why,
                 "values": column.profile.values,
                 "secret": column.column.name in secret,
+                "generated": column.expression is not None,
             }
             for column in drafted.columns.values()
         ],
