@@ -17,7 +17,7 @@ description:
   - Changes nothing on the host. The draft is written on the controller. One that is there is never written to again; a
     later run writes beside it if it finds something else than rows changed.
   - No value of a row and no value of a setting is returned or written; counts and the names of tables, columns and
-    settings are.
+    settings are. Only with O(try_draft) some values that the engine refuses stand in the draft.
 options:
   draft_directory:
     description: Directory on the controller for the draft of this host. What holds it must belong to who runs this.
@@ -78,6 +78,14 @@ options:
     type: list
     elements: str
     default: []
+  try_draft:
+    description:
+      - Whether the drafted SQL is put into a scratch database of the server, where the engine says what it would
+        refuse. The policies that these values need stand in the draft as comments, with examples of the values; those
+        of columns that look like secrets are left out. The database is removed again, whatever happens.
+      - Needs O(login) as a role that may create databases. Cannot be together with O(existing_schemas).
+    type: bool
+    default: false
   login:
     description: How to log in to the target database, where something is asked of it. Needs psycopg2 on the host.
     type: dict
@@ -188,6 +196,7 @@ from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.discovery import discover, render
 from ..module_utils.migration.discovery.files import Limits
+from ..module_utils.migration.window.signals import interruptible
 
 
 def main() -> None:
@@ -207,6 +216,7 @@ def main() -> None:
             "total_seconds": {"type": "int", "default": 14400},
             "unused_files": {"type": "int", "default": 200},
             "existing_schemas": {"type": "list", "elements": "str", "default": []},
+            "try_draft": {"type": "bool", "default": False},
             "login": {"type": "dict", "options": LOGIN_ARGUMENTS},
         },
         supports_check_mode=True,
@@ -227,9 +237,11 @@ def main() -> None:
         asked["unused_files"],
         Login.from_arguments(asked["login"]) if asked["login"] else None,
         tuple(asked["existing_schemas"]),
+        asked["try_draft"],
     )
     try:
-        found = discover.discover(options)
+        with interruptible():
+            found = discover.discover(options)
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     module.exit_json(changed=False, discovery=render.summary(found), files=render.files(found, asked["host"]))

@@ -44,7 +44,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "backup": {"core", "postgres"},
     "validation": _ENGINE | {"host", "window"},
     "draft": {"core", "sqlite", "postgres", "engine.plan", "engine.convert"},
-    "discovery": {"core", "sqlite", "postgres", "host", "draft"},
+    "discovery": {"core", "sqlite", "postgres", "host", "window", "draft", "engine.transfer"},
     "report": {"core", "validation"},
 }
 

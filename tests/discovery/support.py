@@ -104,6 +104,7 @@ def look_at(
     unused_files: int = 200,
     login: Login | None = None,
     existing_schemas: tuple[str, ...] = (),
+    tries: bool = False,
     **limits: int,
 ) -> Discovery:
     """Return what is found, but for what other processes of this machine have open elsewhere."""
@@ -121,6 +122,7 @@ def look_at(
         unused_files,
         login,
         existing_schemas,
+        tries,
     )
     found = discover.discover(options)
     assert list(work.iterdir()) == []

@@ -6,15 +6,15 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ..core.connection import Login
+from ..core.connection import Login, connected
 from ..core.errors import MigrationError, Problem
-from ..draft.draft import Draft
+from ..draft.draft import Draft, with_refusals
 from ..draft.existing import Existing, map_onto
 from ..draft.names import Namer, schema_name
 from ..host import open_files, safe_paths
-from . import existing_tables, files, health, reader, services, settings
+from . import existing_tables, files, health, reader, scratch, services, settings
 from .files import Database, Found, Inode, Limits, is_text, told
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 
@@ -34,6 +34,7 @@ class Options:
     :param unused_files: how many files that nobody uses are read.
     :param login: to the target database, None where nothing is asked of it.
     :param existing_schemas: schemas there whose tables applications have made; without any, the tables are drafted.
+    :param tries: whether the drafts are tried in a scratch database of that server.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -44,6 +45,7 @@ class Options:
     unused_files: int = 200
     login: Login | None = None
     existing_schemas: tuple[str, ...] = ()
+    tries: bool = False
 
 
 @dataclass
@@ -128,10 +130,12 @@ class Discovery:
 def discover(options: Options) -> Discovery:
     """Return what stands on this host. Nothing is changed but for private snapshots, which are removed again.
 
-    :raises MigrationError: if the tables that are there cannot be looked at.
+    :raises MigrationError: if the tables that are there cannot be looked at, or drafts cannot be tried as was asked.
     """
     result = Discovery()
     existing = None
+    if options.tries:
+        _require_trial(options)
     if options.existing_schemas:
         # What the server says is asked for before hours are spent on reading files.
         existing = existing_tables.read(options.login, options.existing_schemas)
@@ -148,6 +152,8 @@ def discover(options: Options) -> Discovery:
     _read(result, options)
     if existing is not None:
         _use_existing(result, existing)
+    if options.tries and options.login is not None:
+        _try_drafts(result, options, options.login)
     for service in dict.fromkeys(service for source in result.sources for service in source.users):
         ports = tuple(sorted(_ports_of(service)))
         result.addresses[service] = Address(ports, health.find_health(ports))
@@ -321,6 +327,48 @@ def _use_existing(result: Discovery, existing: Existing) -> None:
     taken = {table["target"] for drafted in mapped.values() for table in drafted.tables}
     result.existing_schemas = existing.schemas
     result.unused_tables = tuple(name for name in existing.tables if name not in taken)
+
+
+def _require_trial(options: Options) -> None:
+    """Refuse to try what cannot be tried, before hours are spent on reading files.
+
+    :raises MigrationError: if there is no server for it.
+    """
+    if options.login is None:
+        fix = "Name how to log in as discovery_login"
+        raise MigrationError("Nothing was discovered.", [Problem("discovery_login", "it is not given", fix)])
+    if options.existing_schemas:
+        what = "where applications have made the tables, there is no SQL to try"
+        fix = "Leave it out; the dry run of site.yml compares with those tables"
+        raise MigrationError("Nothing was discovered.", [Problem("discovery_try", what, fix)])
+    scratch.require_right(options.login)
+
+
+def _try_drafts(result: Discovery, options: Options, login: Login) -> None:
+    """Let PostgreSQL make the drafted tables in a scratch database, and the engine say what it would refuse there."""
+    drafted = [(source, source.draft) for source in result.sources if source.draft is not None]
+    if not drafted:
+        return
+    with scratch.scratch_database(login) as place:
+        with connected(place) as connection:
+            refused = scratch.make_tables(connection, {source.group: draft.sql for source, draft in drafted})
+        for source, draft in drafted:
+            if source.group in refused:
+                what = f"PostgreSQL does not take it: {refused[source.group]}"
+                question = Problem("the file", what, "Correct it there")
+                source.draft = replace(draft, questions=[*draft.questions, question])
+                continue
+            service = next(iter(source.users))
+            work, seconds = options.work_directory, options.seconds
+            try:
+                with connected(place) as connection:
+                    problems = reader.read_refusals(
+                        source.database, service.uid, draft.mapping, source.held, connection, work, seconds
+                    )
+            except MigrationError as error:
+                result.problems += error.problems
+            else:
+                source.draft = with_refusals(draft, problems)
 
 
 def _out_of_time(where: str, what: str, options: Options) -> Problem:

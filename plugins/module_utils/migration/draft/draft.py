@@ -141,6 +141,29 @@ def _as_data(group: str, drafted: DraftedTable, entry: Mapping[str, Any]) -> dic
     }
 
 
+def with_refusals(drafted: Draft, refused: Sequence[Problem]) -> Draft:
+    """Return a draft with what the engine has refused when it was tried: as comments where the answers go.
+
+    :param refused: each at ``table``, ``table.column`` or what lies in them.
+    """
+    choices = mappings.with_refusals(drafted.choices, drafted.tables, refused)
+    places = {f"{table['source']}.{column['source']}" for table in drafted.tables for column in table["columns"]}
+    notes = {table: list(lines) for table, lines in drafted.notes.items()}
+    questions = list(drafted.questions)
+    for problem in refused:
+        if problem.where.partition("+")[0] not in places:
+            # It is about a table as a whole.
+            names = [table["source"] for table in drafted.tables if problem.where.startswith(table["source"])]
+            notes.setdefault(max(names, key=len, default=""), []).append(f"DECIDE: {problem}")
+        # The values themselves stand beside the answers alone.
+        what = "the engine refuses values of it, as it found when it tried the draft"
+        fix = "Choose one of the answers that stand as comments there in the mapping, or correct the SQL"
+        question = Problem(problem.where, what, fix)
+        if question not in questions:
+            questions.append(question)
+    return replace(drafted, choices=choices, questions=questions, notes=notes)
+
+
 # --- types --------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,9 @@ def with_refusals(
     for problem in refused:
         for table, column in places:
             # A key of several columns is named a+b.
-            if not any(problem.where.endswith(f": {table}.{column}{end}") for end in ("", *_key_ends(problem.where))):
+            if not any(
+                f": {problem.where}".endswith(f": {table}.{column}{end}") for end in ("", *_key_ends(problem.where))
+            ):
                 continue
             lines = result.setdefault(table, {}).setdefault(column, [])
             found = [f"{problem.what}. {problem.fix}"]
