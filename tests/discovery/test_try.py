@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,7 +25,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import interruptible
 from tests.conftest import MIGRATOR, Server
 
-from .support import holding, look_at, make_database, source_at, state_of
+from .support import NOBODY_UID, holding, look_at, make_database, source_at, state_of
 
 # The second order is of nobody, and two notes have the same text but for what PostgreSQL's text cannot hold.
 SCRIPT = """
@@ -90,6 +91,30 @@ def test_what_the_engine_refuses_stands_beside_its_answers_and_no_secret_does(tm
         assert scratch.make_tables(connection, {"app": source.draft.sql}) == {}
         arguments = (source.database, os.geteuid(), entry, False, connection, str(tmp_path / "snapshots"), 60)
         assert reader.read_refusals(*arguments) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read as somebody else")
+def test_a_trial_reads_with_the_rights_of_the_services_user(creator: Login) -> None:
+    # Not below pytest's own directory, which nobody else may enter.
+    with tempfile.TemporaryDirectory(prefix="discovery-") as place:
+        Path(place).chmod(0o711)
+        path = make_database(Path(place) / "app" / "app.db", SCRIPT)
+        for mine in (path.parent, path):
+            os.chown(mine, NOBODY_UID, NOBODY_UID)
+            mine.chmod(0o700)
+        with holding(path, directory=path.parent, uid=NOBODY_UID):
+            found = look_at(Path(place), login=creator, tries=True)
+        source = source_at(found, path)
+        assert source.draft is not None
+        assert "orphan: set_null" in source.draft.choices["orders"]["user_id"]
+        assert "(1 row: id=2: 99)" in str(source.draft.choices["orders"]["user_id"])
+        # What only root may read is not tried.
+        path.chmod(0)
+        path.parent.chmod(0)
+        with scratch.scratch_database(creator) as there, closing(connect(there)) as connection:
+            arguments = (source.database, NOBODY_UID, source.draft.mapping, True, connection, place, 60)
+            with pytest.raises(MigrationError, match=f"user id {NOBODY_UID} cannot read it"):
+                reader.read_refusals(*arguments)
 
 
 @pytest.mark.promise("discover-tries-its-draft")
