@@ -15,7 +15,7 @@ from .render import ESTATE_FILE, ESTATE_KEYS, FACTS_FILE, NO_SQL, NO_SQL_FILE, P
 # The names that the rendered files have; what is relative and without ".." stays in the directory of the draft.
 _NAME = re.compile(
     rf"{re.escape(PAGE_FILE)}|{re.escape(FACTS_FILE)}|{re.escape(ESTATE_FILE)}|{re.escape(NO_SQL_FILE)}"
-    r"|sql/[0-9]{{3,6}}_[a-z0-9_]{{1,63}}\.sql"
+    r"|sql/[0-9]{3,6}_[a-z0-9_]{1,63}\.sql"
 )
 _MOST_BYTES = 64 << 20
 _MOST_PROBLEMS = 20
