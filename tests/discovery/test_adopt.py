@@ -98,6 +98,9 @@ def test_a_draft_onto_tables_of_an_application_is_adopted_without_sql(tmp_path: 
     database = make_database(tmp_path / "app.db")
     with holding(database):
         files = render.files(look_at(tmp_path, login=login, existing_schemas=("shop",)), "own-host")
+    # The command that the page prints finds the same.
+    asked = f"-e discover_existing_schemas=shop -e discover_existing_database={login.database} -e discover_adopt=true"
+    assert asked in files[render.PAGE_FILE]
     written = draft_directory.write(str(tmp_path / "drafts" / "own-host"), files)
     with pytest.raises(MigrationError, match="The draft was not written"):
         draft_directory.write(

@@ -116,6 +116,7 @@ class Discovery:
     :param unfinished: directory → which limit has ended the search there.
     :param existing_schemas: schemas whose tables applications have made, so that no SQL is drafted.
     :param unused_tables: tables there that no table of a file is mapped to.
+    :param asked: the variables of the playbook with which this was found: a run without them finds something else.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -125,6 +126,7 @@ class Discovery:
     unfinished: dict[str, str] = field(default_factory=dict)
     existing_schemas: tuple[str, ...] = ()
     unused_tables: tuple[str, ...] = ()
+    asked: dict[str, str] = field(default_factory=dict)
 
 
 def discover(options: Options) -> Discovery:
@@ -135,10 +137,13 @@ def discover(options: Options) -> Discovery:
     result = Discovery()
     existing = None
     if options.tries:
+        result.asked["discover_try"] = "true"
         _require_trial(options)
     if options.existing_schemas:
         # What the server says is asked for before hours are spent on reading files.
         existing = existing_tables.read(options.login, options.existing_schemas)
+        result.asked["discover_existing_schemas"] = ",".join(options.existing_schemas)
+        result.asked["discover_existing_database"] = options.login.database if options.login else ""
     held = open_files.find_databases()
     listed = services.find_services(held)
     result.problems += listed.problems

@@ -294,7 +294,7 @@ def _page_lines(found: Discovery, host: str, decisions: list[Problem]) -> Iterat
     yield f"- `{FACTS_FILE}` is what a later discovery compares with. Do not edit it."
     yield ""
     yield "Nothing on the host was changed. Correct the inventory and the SQL, copy them into your own (or run"
-    yield f"`{playbook('discover', discover_adopt='true')}`), and begin with a dry run."
+    yield f"`{playbook('discover', **found.asked, discover_adopt='true')}`), and begin with a dry run."
     yield from ("", "## Decisions for a person", "")
     yield from (f"- {cell(str(decision))}" for decision in decisions)
     if not decisions:
