@@ -6,8 +6,9 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,47 @@ def test_a_role_that_may_not_create_databases_is_told_before_anything_is_read(tm
         tried(tmp_path, login)
     with pytest.raises(MigrationError, match="there is no SQL to try"):
         look_at(tmp_path, login=login, tries=True, existing_schemas=("public",))
+
+
+def may_enter(login: Login) -> bool:
+    """Return whether the server lets a login in."""
+    with suppress(MigrationError), closing(connect(login)):
+        return True
+    return False
+
+
+@contextmanager
+def rules_first(server: Server, *lines: str) -> Iterator[None]:
+    """Put rules before those of the server's pg_hba.conf, of which the last closes other databases to the migrator."""
+    file = server.data / "pg_hba.conf"
+    before = file.read_text()
+
+    def use(text: str, opened: bool) -> None:
+        file.write_text(text)
+        server.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 120
+        while may_enter(closed) is not opened:
+            assert time.monotonic() < deadline, "the server has not read its rules again"
+            time.sleep(0.05)
+
+    closed = replace(server.superuser, user=MIGRATOR)
+    try:
+        use("\n".join((*lines, before)), opened=False)
+        yield
+    finally:
+        use(before, opened=True)
+
+
+@pytest.mark.promise("discover-tries-its-draft")
+def test_a_server_that_lets_nobody_into_new_databases_is_told_before_anything_is_read(
+    tmp_path: Path, server: Server, creator: Login
+) -> None:
+    rules = [f"host {creator.database} all all trust", f"host all {MIGRATOR} all reject"]
+    with rules_first(server, *rules), pytest.raises(MigrationError) as refused:
+        tried(tmp_path, creator)
+    assert "may not enter a database that it has made" in str(refused.value)
+    assert "postgres_config_hba_extra_rules" in str(refused.value)
+    assert left_behind(creator) == []
 
 
 @pytest.mark.promise("discover-tries-its-draft")

@@ -346,7 +346,7 @@ def _require_trial(options: Options) -> None:
         what = "where applications have made the tables, there is no SQL to try"
         fix = "Leave it out; the dry run of site.yml compares with those tables"
         raise MigrationError("Nothing was discovered.", [Problem("discovery_try", what, fix)])
-    scratch.require_right(options.login)
+    scratch.require_place(options.login)
 
 
 def _try_drafts(result: Discovery, options: Options, login: Login) -> None:

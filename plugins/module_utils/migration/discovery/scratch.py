@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core import ledger
-from ..core.connection import Login, connected, explained, first_row, psycopg2, sql
+from ..core.commands import playbook
+from ..core.connection import (
+    Login,
+    LoginRefused,
+    ServerUnreachable,
+    connect,
+    connected,
+    explained,
+    first_row,
+    psycopg2,
+    sql,
+)
 from ..core.errors import MigrationError, Problem
 from ..draft.names import quote
 from ..window.signals import uninterruptible
@@ -26,10 +37,10 @@ WHERE starts_with(datname, %s) AND pg_get_userbyid(datdba) = current_user
 """
 
 
-def require_right(login: Login) -> None:
-    """Refuse a role that may not create databases.
+def require_place(login: Login) -> None:
+    """Refuse a role that may not create databases, and a server that does not let it into them.
 
-    :raises MigrationError: if it is one, or the server cannot be asked.
+    :raises MigrationError: if it is so, or the server cannot be asked.
     """
     with connected(_itself(login), read_only=True) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT rolsuper OR rolcreatedb, current_user FROM pg_roles WHERE rolname = current_user")
@@ -40,7 +51,9 @@ def require_right(login: Login) -> None:
                 "away again. Or name another login as discovery_login"
             )
             problem = Problem(f"role {role}", "it may not create databases (CREATEDB)", fix)
-            raise MigrationError(f"A draft cannot be tried on {login.host}:{login.port}.", [problem])
+            raise _no_place(login, problem)
+    with scratch_database(login):
+        pass
 
 
 @contextmanager
@@ -50,6 +63,7 @@ def scratch_database(login: Login) -> Iterator[Login]:
     What earlier runs have left behind, because they were killed, is dropped too.
 
     :param login: to any database of the server, as a role that may create others.
+    :raises MigrationError: if the server does not let this role into it.
     """
     own = _itself(login)
     scratch = replace(own, database=_PREFIX + secrets.token_hex(8))
@@ -64,8 +78,18 @@ def scratch_database(login: Login) -> Iterator[Login]:
                     cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
                 create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")
                 cursor.execute(create.format(sql.Identifier(scratch.database)))
-            with connected(scratch):
-                connection.close()
+            try:
+                guard = connect(scratch)
+            except (LoginRefused, ServerUnreachable) as error:
+                fix = (
+                    "Let it into new databases for this run, by a rule of postgres_config_hba_extra_rules with "
+                    f"{{type: host, database: all, user: {own.user}, …}} and {playbook('1_infrastructure')}; or name "
+                    "another login or server as discovery_login"
+                )
+                what = f"it may not enter a database that it has made: {error.problems[0].what}"
+                raise _no_place(login, Problem(f"role {own.user}", what, fix)) from None
+            connection.close()
+            with closing(guard):
                 yield scratch
     finally:
         with uninterruptible(), connected(own) as connection:
@@ -96,6 +120,11 @@ def make_tables(connection: Connection, files: Mapping[str, str]) -> dict[str, s
                 cursor.execute("ROLLBACK TO SAVEPOINT file")
     connection.commit()
     return refused
+
+
+def _no_place(login: Login, problem: Problem) -> MigrationError:
+    """Return the error for a server on which nothing can be tried."""
+    return MigrationError(f"A draft cannot be tried on {login.host}:{login.port}.", [problem])
 
 
 def _itself(login: Login) -> Login:
