@@ -120,14 +120,20 @@ def test_what_is_not_certain_is_a_decision_at_its_place(connection: Connection, 
         CREATE TABLE orders (id INTEGER PRIMARY KEY);
         INSERT INTO orders VALUES (1);
         CREATE TABLE audit_log_2 (id INTEGER PRIMARY KEY, line TEXT);
-        INSERT INTO audit_log_2 VALUES (1, 'x')""",
+        INSERT INTO audit_log_2 VALUES (1, 'x');
+        CREATE TABLE log (line TEXT);
+        INSERT INTO log VALUES ('x')""",
     )
     drafted = mapped(drafted, login, "shop", "old")
     asked = {question.where: question.what for question in drafted.questions}
-    assert asked.keys() == {"users", "users.alias_name", "users.team", "orders", "audit_log_2"}
-    assert "holds 1 rows already" in asked["users"]
+    assert asked.keys() == {"users", "users.alias_name", "users.team", "orders", "audit_log_2", "log"}
+    assert "holds 1 row already" in asked["users"]
     assert "may be old.order or shop.Order" in asked["orders"]
     assert [table["source"] for table in written(drafted)["tables"]] == ["users"]
+    # Each comment names what it is about.
+    lines = "\n".join(group_lines(drafted.mapping, drafted.choices, drafted.notes))
+    assert "      # DECIDE: log: it holds 1 row, and no table of shop, old has that name." in lines
+    assert "      # - source: log\n      #   target: SCHEMA.TABLE\n" in lines
     entry = written(
         drafted,
         (
@@ -146,6 +152,7 @@ def test_what_is_not_certain_is_a_decision_at_its_place(connection: Connection, 
     users = next(table for table in entry["tables"] if table["source"] == "users")
     assert users["columns"] == {"alias_name": {"target": "alias"}}
     users["computed"] = {"team": "'all'"}
+    entry["ignored_tables"] = ["log"]
     with pytest.raises(MigrationError, match=r"shop\.users"):
         rehearse(connection, parse_group(entry), tmp_path)
     execute(connection, "TRUNCATE shop.users")

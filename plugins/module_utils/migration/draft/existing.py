@@ -132,7 +132,7 @@ class _Mapper:
     def _ask(self, table: str, where: str, what: str, fix: str, choices: Sequence[str] = ()) -> None:
         """Note a question on a table, with what could be written for it."""
         self._questions.append(Problem(where, what, fix))
-        self._notes.setdefault(table, []).extend([f"DECIDE: {what}. {fix}", *choices])
+        self._notes.setdefault(table, []).extend([f"DECIDE: {where}: {what}. {fix}", *choices])
 
     # --- tables ---------------------------------------------------------------------------------
 
@@ -142,16 +142,18 @@ class _Mapper:
         candidates = list(self._unsure.get(source, ()))
         schemas = ", ".join(self._existing.schemas)
         if not rows and not candidates:
-            self._notes.setdefault(source, []).append(f"{source} is empty, and {schemas} has no table for it.")
+            self._notes.setdefault(source, []).append(f"{source} is empty, and no table of {schemas} has that name.")
             return
-        what = f"it holds {rows:,} rows, and {schemas} has no table of that name"
+        held = _counted(rows, "row")
+        what = f"it holds {held}, and no table of {schemas} has that name"
         if candidates:
-            what = f"it holds {rows:,} rows, and its target may be {' or '.join(candidates)}"
+            what = f"it holds {held}, and its target may be {' or '.join(candidates)}"
             if len(candidates) == 1:
                 what += ", which another table could have too"
         else:
             near = {name.partition(".")[2]: name for name in self._free}
             candidates = [near[name] for name in get_close_matches(source, near, _SUGGESTIONS)]
+        candidates = candidates or ["SCHEMA.TABLE"]
         lines = [line for name in candidates for line in (f"- source: {source}", f"  target: {name}")]
         self._ask(source, source, what, "Name its target, or list it under 'ignored_tables' to leave its rows", lines)
 
@@ -200,7 +202,8 @@ class _Mapper:
             self._ask(source, source, what, fix)
         rows = self._existing.rows[target.name]
         if rows:
-            what = f"its target {target.name} holds {rows:,} rows already, and rows are only moved into an empty table"
+            held = _counted(rows, "row")
+            what = f"its target {target.name} holds {held} already, and rows are only moved into an empty table"
             fix = (
                 f"If the application has put them there and the file holds them too, empty it: TRUNCATE {sql_name}; "
                 "(in one statement with the tables that refer to it). Or list it under 'ignored_tables', which leaves "
@@ -222,9 +225,10 @@ class _Mapper:
         if not column["values"] or column["generated"]:
             return
         name = column["source"]
-        what = f"it holds {column['values']:,} values, and {target.name} has no column of that name that takes them"
+        held = _counted(column["values"], "value")
+        what = f"it holds {held}, and {target.name} has no column of that name that takes them"
         if candidates:
-            what = f"it holds {column['values']:,} values, and its target may be {' or '.join(candidates)}"
+            what = f"it holds {held}, and its target may be {' or '.join(candidates)}"
         possible = [other for other in free if not target.columns[other].generated]
         near = list(candidates) or get_close_matches(name, possible, _SUGGESTIONS) or possible[:_SUGGESTIONS]
         fix = "Name its 'target', or keep its values in the ledger by 'without_target: keep'"
@@ -247,6 +251,11 @@ class _Mapper:
                 fix = "Name the 'target' of a column, give the value under 'computed', or give the column a default"
                 example = f'computed: {{{column.name}: "an expression of SQLite"}}'
                 self._ask(table, f"{table}.{column.name}", what, fix, [example])
+
+
+def _counted(number: int, thing: str) -> str:
+    """Return a number of things in words."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _needs_value(column: TargetColumn) -> bool:
