@@ -160,6 +160,19 @@ def test_what_is_not_certain_is_a_decision_at_its_place(connection: Connection, 
     assert all(table["equal"] for table in report["tables"])
 
 
+def test_rows_that_refer_to_no_row_are_a_decision_whatever_the_types_are(
+    connection: Connection, login: Login, tmp_path: Path
+) -> None:
+    execute(connection, ledger.CREATE_LEDGER + TARGET)
+    drafted = mapped(draft_of(tmp_path, SOURCE + "INSERT INTO order_items VALUES (2, 99, 1);"), login)
+    assert [question.where for question in drafted.questions] == ["order_items.user_id"]
+    entry = written(drafted)
+    with pytest.raises(MigrationError, match="does not exist"):
+        rehearse(connection, parse_group(entry), tmp_path)
+    text = "\n".join(group_lines(drafted.mapping, drafted.choices, drafted.notes))
+    assert "# user_id: {target: userId, orphan: set_null}\n" in text
+
+
 def test_tables_of_another_owner_are_named_with_the_statement(
     server: Server, connection: Connection, login: Login, tmp_path: Path
 ) -> None:

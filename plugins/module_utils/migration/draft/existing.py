@@ -241,6 +241,8 @@ class _Mapper:
         lines = self._drafted.choices.get(table, {}).get(column, ())
         kept = list(_answers_of_any_type(lines))
         if kept:
+            fix = "Choose one of the answers that stand as comments there"
+            self._questions.append(Problem(f"{table}.{column}", kept[0], fix))
             self._choices.setdefault(table, {}).setdefault(column, []).extend(kept)
 
     def _ask_for_values(self, table: str, target: TargetTable, filled: set[str]) -> None:
