@@ -17,23 +17,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from psycopg2 import DatabaseError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".collections"))
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connect,
+    connected,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
     MigrationError,
     Problem,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import scratch
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft import mapping, page
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.draft import Draft, draft
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.names import schema_name
@@ -47,7 +49,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import report_files
 from scripts.run_demo import title
-from scripts.throwaway_postgres import ThrowawayPostgres, throwaway_postgres
+from scripts.throwaway_postgres import throwaway_postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAFTS = ROOT / "drafts"
@@ -55,7 +57,6 @@ USAGE = "Name an SQLite file: make demo-own FILE=path/to/any.db"
 _HEADER = b"SQLite format 3\x00"
 # Lines of one kind that are printed; the page in the folder has all.
 _SHOWN = 15
-_SCRATCH = "scratch"
 
 
 class Stopped(Exception):
@@ -136,26 +137,16 @@ def read_mapping(folder: Path, source: Path) -> Group:
     return found[0]
 
 
-def make_tables(server: ThrowawayPostgres, folder: Path) -> Login:
-    """Make a scratch database with the ledger and the drafted tables, and return the login to it.
+def make_tables(login: Login, folder: Path) -> None:
+    """Make the ledger and the drafted tables.
 
     :raises Stopped: if PostgreSQL does not take the SQL.
     """
-    with closing(connect(server.superuser)) as connection:
-        connection.rollback()
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {_SCRATCH}")
-    login = replace(server.superuser, database=_SCRATCH)
-    with closing(connect(login)) as connection, connection.cursor() as cursor:
-        cursor.execute(ledger.CREATE_LEDGER)
-        for file in sorted(folder.glob("*.sql")):
-            try:
-                cursor.execute(file.read_text(encoding="utf-8"))
-            except DatabaseError as error:
-                raise Stopped(f"PostgreSQL does not take {file}:\n{error}") from None
-        connection.commit()
-    return login
+    files = {str(file): file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.sql"))}
+    with connected(login) as connection:
+        refused = scratch.make_tables(connection, files)
+    for file, said in refused.items():
+        raise Stopped(f"PostgreSQL does not take {file}:\n{said}")
 
 
 def move(login: Login, group: Group, work_directory: str) -> dict[str, Any]:
@@ -233,8 +224,8 @@ def run(file: str, earlier_draft: str, work_directory: str) -> int:
     if not earlier_draft:
         print_types(drafted, f"{there}/README.md")
     mapped = read_mapping(folder, source)
-    with throwaway_postgres() as server:
-        login = make_tables(server, folder)
+    with throwaway_postgres() as server, scratch.scratch_database(server.superuser) as login:
+        make_tables(login, folder)
         try:
             report = move(login, mapped, work_directory)
         except MigrationError as error:

@@ -57,9 +57,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         if "estate_cutover_groups" in variables:
             groups = values.get("estate_cutover_groups")
             yield from checks.find_estate_mistakes(groups)
-            directory = Path(self._value(variables.get("schema_apply_directory")) or _ROOT / "files" / "sql")
-            files = [path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.sql"))]
-            yield from checks.find_rights_on_nothing(groups, files)
+            directory = self._value(variables.get("schema_apply_directory"))
+            # Where applications make their tables themselves, only the server knows them.
+            if directory != "":
+                paths = sorted(Path(directory or _ROOT / "files" / "sql").glob("*.sql"))
+                yield from checks.find_rights_on_nothing(groups, [path.read_text(encoding="utf-8") for path in paths])
         login_roles = values.get("postgres_login_roles")
         if "postgres_role_passwords" in variables and isinstance(login_roles, list):
             yield from checks.find_missing_passwords(login_roles, values.get("postgres_role_passwords"))

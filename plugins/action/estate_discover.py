@@ -39,7 +39,8 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
         inventory = self._task.args.get("adopt_as")
         if inventory and not check_mode:
             try:
-                environment = self._adopt(written, Path(inventory), task_vars or {})
+                login = self._task.args.get("login") or {}
+                environment = self._adopt(written, Path(inventory), task_vars or {}, login)
             except MigrationError as error:
                 result.update(failed=True, msg=str(error), problems=error.as_dicts())
             else:
@@ -48,9 +49,12 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
                 result["summary"].append(f"An inventory of its own: {inventory}. Next: {command}")
         return result
 
-    def _adopt(self, written: Written, inventory: Path, variables: Mapping[str, Any]) -> str:
+    def _adopt(
+        self, written: Written, inventory: Path, variables: Mapping[str, Any], login: Mapping[str, Any] | None = None
+    ) -> str:
         """Make an inventory from the draft, and return the group of its host.
 
+        :param login: to the target database, where applications have made their tables there.
         :raises MigrationError: if there is one, or something else stands on the host than an earlier draft says.
         """
         if written.differences:
@@ -65,13 +69,25 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
             if variables.get(name) is not None
         }
         try:
-            adopt.adopt(Path(written.directory), inventory, _ROOT / "inventory", host, environment, connection)
+            draft, model = Path(written.directory), _ROOT / "inventory"
+            adopt.adopt(draft, inventory, model, host, environment, connection, names_of(login or {}))
         except (OSError, UnicodeError) as error:
             place = getattr(error, "filename", None) or written.directory
             fix = "Correct it, and adopt the draft again; nothing was made of it yet"
             problem = Problem(str(place), getattr(error, "strerror", None) or str(error), fix)
             raise MigrationError("The draft was not adopted.", [problem]) from None
         return environment
+
+
+def names_of(login: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of database and roles that this run logs in with, nothing if it does not."""
+    if not login:
+        return {}
+    return {
+        "postgres_database": str(login["login_db"]),
+        "postgres_owner_role": str(login.get("session_role") or login["login_user"]),
+        "postgres_migrator_role": str(login["login_user"]),
+    }
 
 
 def summary(found: Mapping[str, Any], written: Written, check_mode: bool) -> Iterator[str]:

@@ -17,7 +17,7 @@ description:
   - Changes nothing on the host. The draft is written on the controller. One that is there is never written to again; a
     later run writes beside it if it finds something else than rows changed.
   - No value of a row and no value of a setting is returned or written; counts and the names of tables, columns and
-    settings are.
+    settings are. Only with O(try_draft) some values that the engine refuses stand in the draft.
 options:
   draft_directory:
     description: Directory on the controller for the draft of this host. What holds it must belong to who runs this.
@@ -70,6 +70,60 @@ options:
     description: How many files that no service uses are read. How many others there are is said.
     type: int
     default: 200
+  existing_schemas:
+    description:
+      - Schemas of the target database in which applications have made their tables themselves. The sources are mapped
+        onto those tables, and no SQL is drafted.
+      - Needs O(login). The tables are only read.
+    type: list
+    elements: str
+    default: []
+  try_draft:
+    description:
+      - Whether the drafted SQL is put into a scratch database of the server, where the engine says what it would
+        refuse. The policies that these values need stand in the draft as comments, with examples of the values; those
+        of columns that look like secrets are left out. The database is removed again, whatever happens.
+      - Needs O(login) as a role that may create databases. Cannot be together with O(existing_schemas).
+    type: bool
+    default: false
+  login:
+    description: How to log in to the target database, where something is asked of it. Needs psycopg2 on the host.
+    type: dict
+    suboptions:
+      login_host:
+        description: Address of the PostgreSQL server, or the directory of its Unix socket.
+        type: str
+        default: 127.0.0.1
+      login_port:
+        description: Port of the server.
+        type: int
+        default: 5432
+      login_db:
+        description: The target database.
+        type: str
+        required: true
+      login_user:
+        description: Role to log in as.
+        type: str
+        required: true
+      login_password:
+        description: Password of that role.
+        type: str
+      session_role:
+        description: Role to become after the login, the owner of the tables.
+        type: str
+      ssl_mode:
+        description: How the connection is protected, as in libpq.
+        type: str
+        default: prefer
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+      ca_cert:
+        description: File with the certificate authorities that may have signed the server's certificate.
+        type: path
+      connect_timeout:
+        description: Seconds to wait for the server.
+        type: int
+        default: 10
 attributes:
   check_mode:
     description: Looks at the host all the same, and writes no draft.
@@ -84,6 +138,13 @@ EXAMPLES = r"""
     draft_directory: "{{ playbook_dir }}/../drafts/{{ inventory_hostname }}"
     host: "{{ inventory_hostname }}"
     directories: [/opt]
+
+- name: Map what stands on this host onto tables that an application has made
+  swarm.sqlite_to_postgresql.estate_discover:
+    draft_directory: "{{ playbook_dir }}/../drafts/{{ inventory_hostname }}"
+    host: "{{ inventory_hostname }}"
+    existing_schemas: [public]
+    login: "{{ postgres_migrator_login }}"
 """
 
 RETURN = r"""
@@ -131,9 +192,11 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.discovery import discover, render
 from ..module_utils.migration.discovery.files import Limits
+from ..module_utils.migration.window.signals import interruptible
 
 
 def main() -> None:
@@ -152,6 +215,9 @@ def main() -> None:
             "file_seconds": {"type": "int", "default": 1800},
             "total_seconds": {"type": "int", "default": 14400},
             "unused_files": {"type": "int", "default": 200},
+            "existing_schemas": {"type": "list", "elements": "str", "default": []},
+            "try_draft": {"type": "bool", "default": False},
+            "login": {"type": "dict", "options": LOGIN_ARGUMENTS},
         },
         supports_check_mode=True,
     )
@@ -169,9 +235,13 @@ def main() -> None:
         asked["file_seconds"],
         asked["total_seconds"],
         asked["unused_files"],
+        Login.from_arguments(asked["login"]) if asked["login"] else None,
+        tuple(asked["existing_schemas"]),
+        asked["try_draft"],
     )
     try:
-        found = discover.discover(options)
+        with interruptible():
+            found = discover.discover(options)
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     module.exit_json(changed=False, discovery=render.summary(found), files=render.files(found, asked["host"]))

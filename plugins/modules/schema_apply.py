@@ -15,10 +15,10 @@ description:
   - Then gives each service's role exactly the privileges on its schemas that it needs.
 options:
   files:
-    description: The files, in any order.
+    description: The files, in any order. Without this option applications make their tables themselves, and nothing is
+      applied.
     type: list
     elements: dict
-    required: true
     suboptions:
       name:
         description: Name of the file, for example C(001_auth_schema.sql).
@@ -187,7 +187,6 @@ def main() -> None:
             "files": {
                 "type": "list",
                 "elements": "dict",
-                "required": True,
                 "options": {
                     "name": {"type": "str", "required": True},
                     "content": {"type": "str", "required": True},
@@ -206,7 +205,7 @@ def main() -> None:
     try:
         result = apply(
             Login.from_arguments(parameters),
-            schema_files.read_files(parameters["files"]),
+            [] if parameters["files"] is None else schema_files.read_files(parameters["files"]),
             parameters["privileges"],
             parameters["drift"] == "fail",
             module.check_mode,

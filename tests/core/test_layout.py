@@ -43,8 +43,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "cleanup": {"core", "sqlite", "host", "quarantine"},
     "backup": {"core", "postgres"},
     "validation": _ENGINE | {"host", "window"},
-    "draft": {"core", "sqlite", "engine.plan", "engine.convert"},
-    "discovery": {"core", "sqlite", "host", "draft"},
+    "draft": {"core", "sqlite", "postgres", "engine.plan", "engine.convert"},
+    "discovery": {"core", "sqlite", "postgres", "host", "window", "draft", "engine.transfer"},
     "report": {"core", "validation"},
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import discover
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.discover import (
     Discovery,
@@ -101,6 +102,9 @@ def look_at(
     left_out: Sequence[str] = (),
     total_seconds: float = 60,
     unused_files: int = 200,
+    login: Login | None = None,
+    existing_schemas: tuple[str, ...] = (),
+    tries: bool = False,
     **limits: int,
 ) -> Discovery:
     """Return what is found, but for what other processes of this machine have open elsewhere."""
@@ -116,6 +120,9 @@ def look_at(
         60,
         total_seconds,
         unused_files,
+        login,
+        existing_schemas,
+        tries,
     )
     found = discover.discover(options)
     assert list(work.iterdir()) == []

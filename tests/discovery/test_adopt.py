@@ -16,12 +16,17 @@ import yaml
 from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.action.estate_discover import ActionModule
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import adopt, render
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import (
+    adopt,
+    draft_directory,
+    render,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.draft_directory import (
     Written,
 )
-from tests.conftest import PROJECT
+from tests.conftest import MIGRATOR, OWNER, PROJECT
 
 from .support import holding, look_at, make_database
 
@@ -51,6 +56,16 @@ def variables_of(inventory: Path) -> dict[str, Any]:
     return found
 
 
+def run_ansible(*arguments: str, program: str = "ansible") -> subprocess.CompletedProcess[str]:
+    """Run a program of Ansible's with our settings."""
+    environment = {
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    }
+    command = [str(Path(sys.executable).parent / program), *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.promise("draft-never-overwritten")
 def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Path, draft: Path) -> None:
     inventory = tmp_path / "inventories" / "own-host"
@@ -71,6 +86,69 @@ def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Pa
         adopt.adopt(draft, inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
     assert (inventory / "hosts.yml").read_text() == "edited"
     assert [path.name for path in inventory.parent.iterdir()] == ["own-host"]
+
+
+@pytest.mark.promise("discover-maps-existing-tables")
+def test_a_draft_onto_tables_of_an_application_is_adopted_without_sql(tmp_path: Path, login: Login) -> None:
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            'CREATE SCHEMA shop; CREATE TABLE shop."User" (id integer PRIMARY KEY, name text, "apiToken" text)'
+        )
+        connection.commit()
+    database = make_database(tmp_path / "app.db")
+    with holding(database):
+        files = render.files(look_at(tmp_path, login=login, existing_schemas=("shop",)), "own-host")
+    # The command that the page prints finds the same.
+    asked = f"-e discover_existing_schemas=shop -e discover_existing_database={login.database} -e discover_adopt=true"
+    assert asked in files[render.PAGE_FILE]
+    written = draft_directory.write(str(tmp_path / "drafts" / "own-host"), files)
+    with pytest.raises(MigrationError, match="The draft was not written"):
+        draft_directory.write(
+            str(tmp_path / "drafts" / "own-host"), {**files, render.NO_SQL_FILE: "schema_apply_x: /etc"}
+        )
+    inventory = tmp_path / "inventories" / "own-host"
+    with pytest.raises(MigrationError, match="discover_existing_schemas"):
+        adopt.adopt(Path(written.directory), inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION)
+    names = {"postgres_database": login.database, "postgres_owner_role": OWNER, "postgres_migrator_role": MIGRATOR}
+    adopt.adopt(Path(written.directory), inventory, PROJECT / "inventory", "own-host", "dev", CONNECTION, names)
+    found = variables_of(inventory)
+    assert found.items() >= {**names, "schema_apply_directory": ""}.items()
+    (group,) = found["estate_cutover_groups"]
+    (table,) = group["tables"]
+    assert (table["source"], table["target"]) == ("users", "shop.User")
+    assert table["columns"] == {"api_token": {"secret": True, "target": "apiToken"}}
+    assert not (inventory / "sql").exists()
+    # The first thing that site.yml does with it.
+    done = run_ansible("-i", str(inventory), "own-host", "-m", "swarm.sqlite_to_postgresql.check_inventory")
+    assert "SUCCESS" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_role_passes_its_options_on(tmp_path: Path, login: Login) -> None:
+    play = [{"hosts": "localhost", "gather_facts": False, "roles": ["discovery"]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "discovery_draft_directory": str(tmp_path / "draft"),
+        # Nothing of this machine.
+        "discovery_left_out": ["*"],
+        "discovery_directories": [],
+        "discovery_work_directory": str(tmp_path),
+    }
+    (tmp_path / "variables.json").write_text(json.dumps(variables))
+    command = ["-i", "localhost,", "-e", f"@{tmp_path}/variables.json", str(tmp_path / "play.yml")]
+    # An inventory that knows no server is enough.
+    done = run_ansible(*command, program="ansible-playbook")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "draft" / render.ESTATE_FILE).exists()
+    own = {"login_host": login.host, "login_port": login.port, "login_user": login.user, "session_role": OWNER}
+    server = {"postgres_database": "none", "postgres_migrator_login": own, "discovery_existing_schemas": "nowhere,shop"}
+    server["discovery_existing_database"] = login.database
+    own["login_password"] = login.password
+    done = run_ansible(*command, "-e", json.dumps(server), program="ansible-playbook")
+    assert done.returncode != 0
+    assert f"discovery_existing_schemas: shop: database {login.database} has no table" in done.stdout
+    assert str(login.password) not in done.stdout + done.stderr
 
 
 @pytest.mark.promise("discover-follows-no-trap")

@@ -95,7 +95,7 @@ def test_the_type_that_holds_all_values_comes_first_and_holds_them(
     connection: Connection, tmp_path: Path, type_name: str, values: list[Any], wider: str, computed: list[Any] | None
 ) -> None:
     source, problem = refusal(connection, tmp_path, type_name, values)
-    found = re.match(r"Give app\.t\.v the type (.+?) in files/sql, which holds ", problem.fix)
+    found = re.match(r"Give app\.t\.v the type (.+?) in files/sql \(or .+?\), which holds ", problem.fix)
     assert (found.group(1) if found else "") == wider, problem.fix
     if wider:
         execute(connection, f"ALTER TABLE app.t ALTER v TYPE {wider} USING NULL")
@@ -180,7 +180,8 @@ def test_a_type_is_not_offered_that_a_foreign_key_does_not_allow(connection: Con
 def test_null_where_none_may_be_names_what_would_allow_it(connection: Connection, tmp_path: Path) -> None:
     _, problem = refusal(connection, tmp_path, "text NOT NULL", ["a", None, None])
     assert problem.fix == (
-        "Let app.t.v be NULL in files/sql, which holds all rows; or set 'null_value' for the column: reject (2 rows)"
+        "Let app.t.v be NULL in files/sql (or the application's own migrations), which holds all rows; or set "
+        "'null_value' for the column: reject (2 rows)"
     )
 
 
@@ -196,7 +197,8 @@ def test_many_texts_of_many_lengths_are_one_problem(connection: Connection, tmp_
     assert problem.what.endswith(" and 2,997 more)")
     assert problem.what.count("id=") == 3
     assert problem.fix.startswith(
-        "Give app.t.v the type character varying(3010) in files/sql, which holds all 3,001 values; or set "
+        "Give app.t.v the type character varying(3010) in files/sql (or the application's own migrations), which holds "
+        "all 3,001 values; or set "
     )
 
 

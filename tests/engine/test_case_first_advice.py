@@ -86,7 +86,9 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
         execute(connection, f"ALTER TABLE {found[1]} ALTER {found[2]} TYPE {found[3]} USING NULL")
     elif found := re.match(r"Let (app\.t)\.(\w+) be NULL in files/sql", first):
         execute(connection, f"ALTER TABLE {found[1]} ALTER {found[2]} DROP NOT NULL")
-    elif found := re.match(r"Let the check constraint (\w+) allow them in files/sql, if they are right", first):
+    elif found := re.match(
+        r"Let the check constraint (\w+) allow them in files/sql \(or .+?\), if they are right", first
+    ):
         execute(connection, f"ALTER TABLE app.t DROP CONSTRAINT {found[1]}")
     elif found := re.match(r"Let the index (\w+) be one of (md5\(\w+\)) in files/sql", first):
         execute(connection, f"DROP INDEX app.{found[1]}; CREATE INDEX {found[1]} ON app.t ({found[2]})")

@@ -122,6 +122,26 @@ def test_a_refused_login_fails_and_does_not_hinder_a_dry_run(run: Run) -> None:
     assert "All files are listed, as nobody could look: role swarm_migrator: " in announced.output
 
 
+def test_without_a_directory_the_tables_of_an_application_stay_and_the_privileges_are_set(
+    run: Run, login: Login
+) -> None:
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA app; CREATE TABLE app.t (v text)")
+        connection.commit()
+    before = run("--check", schema_apply_directory="")
+    assert (before.status, before.recap("changed")) == (0, 1)
+    first = run(schema_apply_directory="")
+    assert (first.status, first.recap("changed")) == (0, 1)
+    assert "+swarm_deploy: SELECT on app.t" in first.output
+    again = run("--check", schema_apply_directory="")
+    assert (again.status, again.recap("changed")) == (0, 0)
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM migration.applied_file")
+        assert cursor.fetchone() == (0,)
+    # Files that are applied do not vanish unnoticed.
+    assert run().status != 0
+
+
 def test_a_directory_without_files_is_named(run: Run, tmp_path: Path) -> None:
     outcome = run("--check", schema_apply_directory=str(tmp_path))
     assert outcome.status != 0

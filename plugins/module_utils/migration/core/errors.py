@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+# Where a table is made and changed: in our SQL files, or by the application itself where it makes its own.
+TABLE_SQL = "files/sql (or the application's own migrations)"
+
 
 @dataclass(frozen=True)
 class Problem:

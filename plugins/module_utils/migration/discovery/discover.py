@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ..core.connection import Login, connected
 from ..core.errors import MigrationError, Problem
-from ..draft.draft import Draft
+from ..draft.draft import Draft, with_refusals
+from ..draft.existing import Existing, map_onto
 from ..draft.names import Namer, schema_name
 from ..host import open_files, safe_paths
-from . import files, health, reader, services, settings
+from . import existing_tables, files, health, reader, scratch, services, settings
 from .files import Database, Found, Inode, Limits, is_text, told
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 
@@ -30,6 +32,9 @@ class Options:
     :param seconds: how long one file may be read.
     :param total_seconds: how long all files together may be read.
     :param unused_files: how many files that nobody uses are read.
+    :param login: to the target database, None where nothing is asked of it.
+    :param existing_schemas: schemas there whose tables applications have made; without any, the tables are drafted.
+    :param tries: whether the drafts are tried in a scratch database of that server.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -38,6 +43,9 @@ class Options:
     seconds: float = 1800
     total_seconds: float = 14_400
     unused_files: int = 200
+    login: Login | None = None
+    existing_schemas: tuple[str, ...] = ()
+    tries: bool = False
 
 
 @dataclass
@@ -106,6 +114,9 @@ class Discovery:
 
     :param problems: what could not be told, without a place in the draft yet.
     :param unfinished: directory → which limit has ended the search there.
+    :param existing_schemas: schemas whose tables applications have made, so that no SQL is drafted.
+    :param unused_tables: tables there that no table of a file is mapped to.
+    :param asked: the variables of the playbook with which this was found: a run without them finds something else.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -113,11 +124,26 @@ class Discovery:
     addresses: dict[Service, Address] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unfinished: dict[str, str] = field(default_factory=dict)
+    existing_schemas: tuple[str, ...] = ()
+    unused_tables: tuple[str, ...] = ()
+    asked: dict[str, str] = field(default_factory=dict)
 
 
 def discover(options: Options) -> Discovery:
-    """Return what stands on this host. Nothing is changed but for private snapshots, which are removed again."""
+    """Return what stands on this host. Nothing is changed but for private snapshots, which are removed again.
+
+    :raises MigrationError: if the tables that are there cannot be looked at, or drafts cannot be tried as was asked.
+    """
     result = Discovery()
+    existing = None
+    if options.tries:
+        result.asked["discover_try"] = "true"
+        _require_trial(options)
+    if options.existing_schemas:
+        # What the server says is asked for before hours are spent on reading files.
+        existing = existing_tables.read(options.login, options.existing_schemas)
+        result.asked["discover_existing_schemas"] = ",".join(options.existing_schemas)
+        result.asked["discover_existing_database"] = options.login.database if options.login else ""
     held = open_files.find_databases()
     listed = services.find_services(held)
     result.problems += listed.problems
@@ -129,6 +155,10 @@ def discover(options: Options) -> Discovery:
     _search(result, options, listed.found, found, users)
     _divide(result, found, users)
     _read(result, options)
+    if existing is not None:
+        _use_existing(result, existing)
+    if options.tries and options.login is not None:
+        _try_drafts(result, options, options.login)
     for service in dict.fromkeys(service for source in result.sources for service in source.users):
         ports = tuple(sorted(_ports_of(service)))
         result.addresses[service] = Address(ports, health.find_health(ports))
@@ -292,6 +322,58 @@ def _read(result: Discovery, options: Options) -> None:
             entry.rows = reader.read_counts(entry.database, entry.database.owner, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
+
+
+def _use_existing(result: Discovery, existing: Existing) -> None:
+    """Map each source onto tables that are there."""
+    mapped = map_onto({source.group: source.draft for source in result.sources if source.draft}, existing)
+    for source in result.sources:
+        source.draft = mapped.get(source.group)
+    taken = {table["target"] for drafted in mapped.values() for table in drafted.tables}
+    result.existing_schemas = existing.schemas
+    result.unused_tables = tuple(name for name in existing.tables if name not in taken)
+
+
+def _require_trial(options: Options) -> None:
+    """Refuse to try what cannot be tried, before hours are spent on reading files.
+
+    :raises MigrationError: if there is no server for it.
+    """
+    if options.login is None:
+        fix = "Name how to log in as discovery_login"
+        raise MigrationError("Nothing was discovered.", [Problem("discovery_login", "it is not given", fix)])
+    if options.existing_schemas:
+        what = "where applications have made the tables, there is no SQL to try"
+        fix = "Leave it out; the dry run of site.yml compares with those tables"
+        raise MigrationError("Nothing was discovered.", [Problem("discovery_try", what, fix)])
+    scratch.require_place(options.login)
+
+
+def _try_drafts(result: Discovery, options: Options, login: Login) -> None:
+    """Let PostgreSQL make the drafted tables in a scratch database, and the engine say what it would refuse there."""
+    drafted = [(source, source.draft) for source in result.sources if source.draft is not None]
+    if not drafted:
+        return
+    with scratch.scratch_database(login) as place:
+        with connected(place) as connection:
+            refused = scratch.make_tables(connection, {source.group: draft.sql for source, draft in drafted})
+        for source, draft in drafted:
+            if source.group in refused:
+                what = f"PostgreSQL does not take it: {refused[source.group]}"
+                question = Problem("the file", what, "Correct it there")
+                source.draft = replace(draft, questions=[*draft.questions, question])
+                continue
+            service = next(iter(source.users))
+            work, seconds = options.work_directory, options.seconds
+            try:
+                with connected(place) as connection:
+                    problems = reader.read_refusals(
+                        source.database, service.uid, draft.mapping, source.held, connection, work, seconds
+                    )
+            except MigrationError as error:
+                result.problems += error.problems
+            else:
+                source.draft = with_refusals(draft, problems)
 
 
 def _out_of_time(where: str, what: str, options: Options) -> Problem:

@@ -13,20 +13,25 @@ import shutil
 import signal
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
+from ..core.estate import parse_group
 from ..draft.draft import Draft, draft
+from ..engine.transfer import migrate
 from ..host import safe_paths
 from ..sqlite.snapshot import snapshot
 from ..sqlite.tables import count_rows, open_snapshot, read_tables
 from .files import Database
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
 # Of what is told of one database.
 _MOST_BYTES = 16 << 20
@@ -68,6 +73,38 @@ def read_counts(database: Database, uid: int, parent: str, seconds: float) -> di
     return dict(_as_user(database, uid, parent, seconds, read))
 
 
+def read_refusals(
+    database: Database,
+    uid: int,
+    mapping: Mapping[str, Any],
+    held: bool,
+    connection: Connection,
+    parent: str,
+    seconds: float,
+) -> list[Problem]:
+    """Return what the engine refuses when it would move a database, as its dry run finds it; nothing is moved.
+
+    :param mapping: the entry of its cutover group. The other parameters are as above.
+    :param connection: to a database that holds the ledger and the tables. Nobody else may use it meanwhile.
+    """
+
+    def read(work: str) -> list[dict[str, str]]:
+        # One that is not held may have its journals beside it, which SQLite would clear up in its place.
+        copy = "" if held else _private_copy(database.path, work)
+        group = parse_group({**mapping, "source": {"path": copy or database.path}})
+        try:
+            migrate.migrate(connection, group, migrate.REHEARSAL, check_mode=True, work_directory=f"{work}/snapshots")
+        except MigrationError as error:
+            problems = error.problems or [Problem(group.source_path, error.summary, "Correct the draft")]
+            return [
+                asdict(replace(problem, where=problem.where.removeprefix(f"{group.source_path}: ")))
+                for problem in problems
+            ]
+        return []
+
+    return [Problem(**problem) for problem in _as_user(database, uid, parent, seconds, read)]
+
+
 def _copy(path: str, work: str, held: bool) -> str:
     """Return the path of a private copy of a database that nobody has open, with its journals.
 
@@ -76,6 +113,11 @@ def _copy(path: str, work: str, held: bool) -> str:
     """
     if held or not any(os.path.lexists(path + end) for end in _BESIDE):
         return ""
+    return _private_copy(path, work)
+
+
+def _private_copy(path: str, work: str) -> str:
+    """Return the path of a private copy of a database and of its journals."""
     copy = f"{work}/{os.path.basename(path)}"
     for end in ("", *_BESIDE):
         with suppress(FileNotFoundError), safe_paths.regular_file(path + end, follow=False) as source:

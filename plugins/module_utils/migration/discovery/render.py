@@ -20,6 +20,11 @@ ESTATE_FILE = "inventory/group_vars/all/estate.yml"
 PAGE_FILE = "README.md"
 # One line for each thing that was found, without anything that changes while services only write rows.
 FACTS_FILE = "facts.txt"
+# Stands in the draft where applications have made the tables themselves.
+NO_SQL_FILE = "inventory/group_vars/all/sql.yml"
+NO_SQL = (
+    '---\n# The applications make their tables themselves: this project applies no SQL.\nschema_apply_directory: ""\n'
+)
 # The variables that the inventory of a draft has.
 ESTATE_KEYS = ("estate_name", "estate_cutover_groups", "estate_legacy_files")
 # What Ansible takes for a template: a text that holds one, or begins with settings for templates.
@@ -40,6 +45,9 @@ def files(found: Discovery, host: str) -> dict[str, str]:
         PAGE_FILE: "\n".join(_page_lines(found, host, decisions)) + "\n",
         FACTS_FILE: "\n".join(sorted(_facts(found, decisions))) + "\n",
     }
+    if found.existing_schemas:
+        written[NO_SQL_FILE] = NO_SQL
+        return written
     for source, name in _sql_files(found):
         if source.draft is not None:
             written[name] = source.draft.sql
@@ -126,7 +134,8 @@ def _decisions(found: Discovery) -> Iterator[Problem]:
             what = f"{source.database.path} could not be read, so nothing is drafted for it"
             yield Problem(_place(source.group), what, f"See why below, then run it again: {playbook('discover')}")
             continue
-        yield from (Problem(f"{name}: {entry.where}", entry.what, entry.fix) for entry in source.draft.questions)
+        place = f"{_place(source.group)}, tables" if found.existing_schemas else name
+        yield from (Problem(f"{place}: {entry.where}", entry.what, entry.fix) for entry in source.draft.questions)
         for service in source.users:
             yield from _decisions_of(found, source, service)
     for entry in found.legacy:
@@ -194,7 +203,7 @@ def _estate_lines(found: Discovery, host: str) -> Iterator[str]:
             continue
         entry = dict(source.draft.mapping)
         entry["source"] = {**entry["source"], "aliases": list(source.aliases)}
-        yield from mapping.group_lines(entry, source.draft.choices)
+        yield from mapping.group_lines(entry, source.draft.choices, source.draft.notes)
         yield from _service_lines(found, source)
     yield ""
     yield "# Files that no service uses."
@@ -240,9 +249,16 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
     if service.instances > 1:
         yield f"  # {service.instances} processes"
     yield from (f"  {key}: {scalar(value)}" for key, value in entry.items())
-    yield f"  schemas: [{scalar(source.group)}]"
+    yield f"  schemas: [{', '.join(map(scalar, _schemas_of(found, source)))}]"
     if address.health_url:
         yield f"  health_url: {scalar(address.health_url)}"
+
+
+def _schemas_of(found: Discovery, source: Source) -> list[str]:
+    """Return the schemas that the tables of a source go to."""
+    tables = source.draft.mapping["tables"] if source.draft and found.existing_schemas else ()
+    used = {table["target"].partition(".")[0] for table in tables}
+    return sorted(used) or list(found.existing_schemas) or [source.group]
 
 
 def _comment(text: str) -> str:
@@ -269,12 +285,16 @@ def _page_lines(found: Discovery, host: str, decisions: list[Problem]) -> Iterat
     yield ""
     yield f"- `{ESTATE_FILE}` describes the databases, the services that use each, and the files that no"
     yield "  service uses."
-    yield "- `sql/` holds the target's tables. Each choice that the declared type alone does not explain has its reason"
-    yield "  above it."
+    if found.existing_schemas:
+        yield f"- `{NO_SQL_FILE}` says that this project applies no SQL: the applications have made the"
+        yield f"  tables of {cell(', '.join(found.existing_schemas))} themselves."
+    else:
+        yield "- `sql/` holds the target's tables. Each choice that the declared type alone does not explain has its"
+        yield "  reason above it."
     yield f"- `{FACTS_FILE}` is what a later discovery compares with. Do not edit it."
     yield ""
     yield "Nothing on the host was changed. Correct the inventory and the SQL, copy them into your own (or run"
-    yield f"`{playbook('discover', discover_adopt='true')}`), and begin with a dry run."
+    yield f"`{playbook('discover', **found.asked, discover_adopt='true')}`), and begin with a dry run."
     yield from ("", "## Decisions for a person", "")
     yield from (f"- {cell(str(decision))}" for decision in decisions)
     if not decisions:
@@ -310,8 +330,12 @@ def _page_lines(found: Discovery, host: str, decisions: list[Problem]) -> Iterat
         yield "None was found."
     for source, name in _sql_files(found):
         if source.draft is not None:
-            yield from ("", f"## Tables of {cell(source.database.path)}, in `{name}`", "")
+            where = f"in `{name}`" if not found.existing_schemas else "and what they are mapped to"
+            yield from ("", f"## Tables of {cell(source.database.path)}, {where}", "")
             yield from page.table_lines(source.draft)
+    if found.unused_tables:
+        yield from ("", "## Tables of PostgreSQL that nothing is moved to", "")
+        yield from (f"- {cell(name)}" for name in found.unused_tables)
 
 
 def _row(*cells: str) -> str:

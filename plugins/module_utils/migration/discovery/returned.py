@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from ..core.errors import MigrationError, Problem
-from .render import ESTATE_FILE, ESTATE_KEYS, FACTS_FILE, PAGE_FILE, TEMPLATE
+from .render import ESTATE_FILE, ESTATE_KEYS, FACTS_FILE, NO_SQL, NO_SQL_FILE, PAGE_FILE, TEMPLATE
 
 # The names that the rendered files have; what is relative and without ".." stays in the directory of the draft.
 _NAME = re.compile(
-    rf"{re.escape(PAGE_FILE)}|{re.escape(FACTS_FILE)}|{re.escape(ESTATE_FILE)}|sql/[0-9]{{3,6}}_[a-z0-9_]{{1,63}}\.sql"
+    rf"{re.escape(PAGE_FILE)}|{re.escape(FACTS_FILE)}|{re.escape(ESTATE_FILE)}|{re.escape(NO_SQL_FILE)}"
+    r"|sql/[0-9]{3,6}_[a-z0-9_]{1,63}\.sql"
 )
 _MOST_BYTES = 64 << 20
 _MOST_PROBLEMS = 20
@@ -52,6 +53,8 @@ def _problems(files: Any) -> Iterator[Problem]:
     for name in (ESTATE_FILE, FACTS_FILE):
         if name not in files:
             yield _no_draft(name, "the host returned a draft without it")
+    if NO_SQL_FILE in files and files[NO_SQL_FILE] != NO_SQL:
+        yield _no_draft(NO_SQL_FILE, "the host returned another text than that no SQL is applied")
     if size > _MOST_BYTES:
         yield _no_draft("the draft", f"the host returned {size:,} bytes, and no draft has more than {_MOST_BYTES:,}")
     elif isinstance(estate := files.get(ESTATE_FILE), str):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
@@ -31,12 +31,13 @@ class Draft:
     """What was drafted from one file.
 
     :param group: the name of the cutover group and of the schema.
-    :param sql: one file for ``files/sql``.
+    :param sql: one file for ``files/sql``; empty if it is mapped onto tables that are there.
     :param mapping: the entry of ``estate_cutover_groups``.
     :param choices: table → column → what needs an answer, and the answers there are.
     :param questions: what only a person can decide.
     :param tables: for each table ``source``, ``target``, ``rows`` and ``columns``, and for each column ``source``,
-        ``target``, ``declared``, ``type``, ``why``, ``values`` and ``secret``.
+        ``target``, ``declared``, ``type``, ``why``, ``values``, ``secret`` and ``generated``.
+    :param notes: table → lines of comments for its place in the mapping, also of tables that are not mapped.
     """
 
     group: str
@@ -45,6 +46,7 @@ class Draft:
     choices: dict[str, dict[str, list[str]]]
     questions: list[Problem]
     tables: list[dict[str, Any]]
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def draft(path: str, group: str, work_directory: str | None = None, read_from: str = "", frozen: bool = False) -> Draft:
@@ -132,10 +134,34 @@ def _as_data(group: str, drafted: DraftedTable, entry: Mapping[str, Any]) -> dic
                 "why": column.choice.why,
                 "values": column.profile.values,
                 "secret": column.column.name in secret,
+                "generated": column.expression is not None,
             }
             for column in drafted.columns.values()
         ],
     }
+
+
+def with_refusals(drafted: Draft, refused: Sequence[Problem]) -> Draft:
+    """Return a draft with what the engine has refused when it was tried: as comments where the answers go.
+
+    :param refused: each at ``table``, ``table.column`` or what lies in them.
+    """
+    choices = mappings.with_refusals(drafted.choices, drafted.tables, refused)
+    places = {f"{table['source']}.{column['source']}" for table in drafted.tables for column in table["columns"]}
+    notes = {table: list(lines) for table, lines in drafted.notes.items()}
+    questions = list(drafted.questions)
+    for problem in refused:
+        if problem.where.partition("+")[0] not in places:
+            # It is about a table as a whole.
+            names = [table["source"] for table in drafted.tables if problem.where.startswith(table["source"])]
+            notes.setdefault(max(names, key=len, default=""), []).append(f"DECIDE: {problem}")
+        # The values themselves stand beside the answers alone.
+        what = "the engine refuses values of it, as it found when it tried the draft"
+        fix = "Choose one of the answers that stand as comments there in the mapping, or correct the SQL"
+        question = Problem(problem.where, what, fix)
+        if question not in questions:
+            questions.append(question)
+    return replace(drafted, choices=choices, questions=questions, notes=notes)
 
 
 # --- types --------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ _POLICY = re.compile(r"'(\w+)' for the column: ([^;.]*)")
 
 # Table → column → the answers that a person may choose, each as ``policy: answer``, behind what they answer.
 Choices = Mapping[str, Mapping[str, Sequence[str]]]
+# Table → lines of comments for its place.
+Notes = Mapping[str, Sequence[str]]
 
 
 def mapping(
@@ -94,7 +96,9 @@ def with_refusals(
     for problem in refused:
         for table, column in places:
             # A key of several columns is named a+b.
-            if not any(problem.where.endswith(f": {table}.{column}{end}") for end in ("", *_key_ends(problem.where))):
+            if not any(
+                f": {problem.where}".endswith(f": {table}.{column}{end}") for end in ("", *_key_ends(problem.where))
+            ):
                 continue
             lines = result.setdefault(table, {}).setdefault(column, [])
             found = [f"{problem.what}. {problem.fix}"]
@@ -117,8 +121,9 @@ def write_estate(estate: str, entry: Mapping[str, Any], open_choices: Choices) -
     return "\n".join(lines) + "\n"
 
 
-def group_lines(entry: Mapping[str, Any], open_choices: Choices) -> Iterator[str]:
+def group_lines(entry: Mapping[str, Any], open_choices: Choices, notes: Notes | None = None) -> Iterator[str]:
     """Yield the lines of one entry of ``estate_cutover_groups``, but those of its services."""
+    notes = notes or {}
     yield f"  - name: {scalar(entry['name'])}"
     yield "    source:"
     yield f"      path: {scalar(entry['source']['path'])}"
@@ -127,10 +132,20 @@ def group_lines(entry: Mapping[str, Any], open_choices: Choices) -> Iterator[str
         yield from (f"        - {scalar(alias)}" for alias in entry["source"]["aliases"])
     yield "    tables:" if entry["tables"] else "    tables: []"
     for table in entry["tables"]:
+        yield from _note_lines(notes.get(table["source"], ()))
         yield from _table_lines(table, open_choices.get(table["source"], {}))
+    mapped = {table["source"] for table in entry["tables"]}
+    for name, lines in notes.items():
+        if name not in mapped:
+            yield from _note_lines(lines)
     if entry.get("ignored_tables"):
-        yield "    # Their rows cannot be moved: see the page beside this file."
+        yield "    # Their rows are not moved: see the page beside this file."
         yield f"    ignored_tables: [{', '.join(map(scalar, entry['ignored_tables']))}]"
+
+
+def _note_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Yield comments at the place of a table."""
+    yield from (f"      # {part}" for line in lines for part in printable(line).split("\n"))
 
 
 def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -147,7 +162,7 @@ def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]])
             yield f"          {scalar(name)}: {_flow(columns[name])}"
         for line in answers.get(name, ()):
             policy, separator, answer = line.partition(": ")
-            if separator and policy in POLICIES and answer in POLICIES[policy]:
+            if separator and (policy == "target" or (policy in POLICIES and answer in POLICIES[policy])):
                 line = f"{scalar(name)}: {_flow({**columns.get(name, {}), policy: answer})}"
             yield from (f"          # {part}" for part in printable(line).split("\n"))
 

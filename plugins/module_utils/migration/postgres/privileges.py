@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import ledger
 from ..core.commands import playbook
 from ..core.connection import explained, first_row, sql
-from ..core.errors import MigrationError, Problem
+from ..core.errors import TABLE_SQL, MigrationError, Problem
 from ..core.estate import RIGHTS, Access, meant
 from ..core.state import PENDING, is_on_postgresql
 from .write_lock import WRITING, reached, rights_taken
@@ -296,7 +296,7 @@ def _require(
             Problem(
                 f"estate_cutover_groups: schema {name} of role {role}",
                 "it does not exist, or is not ours",
-                "Correct 'schemas' of the service, or add the schema to files/sql",
+                f"Correct 'schemas' of the service, or add the schema to {TABLE_SQL}",
             )
             for name in names
             if name not in schemas
@@ -305,7 +305,7 @@ def _require(
         for name in rights if role in schemas_by_role else ():
             schema, table, column = (*name.split("."), "", "")[:3]
             known = tables[schema, table].columns if (schema, table) in tables else []
-            fix = "Correct 'rights' of the service, or add it to files/sql"
+            fix = f"Correct 'rights' of the service, or add it to {TABLE_SQL}"
             if schema in schemas and table and (schema, table) not in tables:
                 near = meant(table, [other for owner, other in tables if owner == schema])
                 problems.append(Problem(f"right of role {role} on {name}", "there is no such table", near + fix))

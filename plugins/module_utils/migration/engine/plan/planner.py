@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...core.errors import MigrationError, Problem
+from ...core.errors import TABLE_SQL, MigrationError, Problem
 from ...core.estate import REFUSE, ColumnOptions, Group, TableMapping
 from ...postgres.catalog import ForeignKey, TargetColumn, TargetTable
 from ...sqlite.tables import SourceTable, VirtualTable, count_rows, quote_name, read_virtual_tables
@@ -204,7 +204,7 @@ def plan_group(
                 Problem(
                     f"{file_name}: table {mapping.source}",
                     f"its target {mapping.target} does not exist in PostgreSQL",
-                    "Correct 'target' under tables in estate_cutover_groups, or add the table to files/sql",
+                    f"Correct 'target' under tables in estate_cutover_groups, or add the table to {TABLE_SQL}",
                 )
             )
         if source is not None and target is not None:
@@ -338,7 +338,7 @@ def _plan_table(
                     f"{where}",
                     f"target column {mapping.target}.{column.name} needs a value and no source column provides one",
                     "Name the source column's 'target' or a value under 'computed' in the inventory, "
-                    "or give the column a default in files/sql",
+                    f"or give the column a default in {TABLE_SQL}",
                 )
             )
     names = [column.source for column in columns] + [option.name for option in kept]
@@ -476,7 +476,7 @@ def _plan_column(
                 Problem(
                     f"{where}.{options.name}",
                     f"its 'sequence' {options.sequence} does not exist in PostgreSQL",
-                    "Correct 'sequence' in the inventory (schema.name), or create it in files/sql",
+                    f"Correct 'sequence' in the inventory (schema.name), or create it in {TABLE_SQL}",
                 )
             )
     return ColumnPlan(

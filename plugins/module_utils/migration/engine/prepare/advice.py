@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from ...core.errors import TABLE_SQL
 from ...core.estate import COMPUTED, REFUSE
 from ...sqlite.tables import SourceTable, Value, quote_name
 from ..convert.refusals import Convert, Refused
@@ -158,8 +159,10 @@ class Advice:
                 return []
             if plan.target.columns[column.target].not_null_by_domain:
                 where = f"{plan.target.name}.{column.target}"
-                return [f"give {where} the type {column.type_name} in files/sql, which allows NULL and holds all rows"]
-            return [f"let {plan.target.name}.{column.target} be NULL in files/sql, which holds all rows"]
+                return [
+                    f"give {where} the type {column.type_name} in {TABLE_SQL}, which allows NULL and holds all rows"
+                ]
+            return [f"let {plan.target.name}.{column.target} be NULL in {TABLE_SQL}, which holds all rows"]
         place = (found.table, found.columns)
         if place not in self._found:
             self._found[place] = [*self._types(plan, column), *self._expressions(plan, column)]
@@ -179,7 +182,7 @@ class Advice:
                 return
         written = trials[0].written()
         held = "its value" if count == 1 else f"all {count:,} values"
-        yield f"give {plan.target.name}.{column.target} the type {written} in files/sql, which holds {held}"
+        yield f"give {plan.target.name}.{column.target} the type {written} in {TABLE_SQL}, which holds {held}"
 
     def _allowed_types(self, plan: TablePlan, column: ColumnPlan) -> Sequence[str]:
         """Return the types that a column can have without another one having to change too."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...core.errors import TABLE_SQL
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
@@ -44,11 +46,11 @@ def cures(what: str, target: str) -> list[str]:
     """
     _, violates, constraint = what.partition(VIOLATES)
     if violates:
-        return [f"let the check constraint {constraint} allow them in files/sql, if they are right"]
+        return [f"let the check constraint {constraint} allow them in {TABLE_SQL}, if they are right"]
     _, too_long, index = what.partition(TOO_LONG)
     if too_long:
         name = index.partition(":")[0]
-        return [f"let the index {name} be one of md5({target}) in files/sql, which is short for every value"]
+        return [f"let the index {name} be one of md5({target}) in {TABLE_SQL}, which is short for every value"]
     return []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.connection import CONNECTION_LOST, as_server_error, first_row, psycopg2, sql
-from ...core.errors import MigrationError, Problem, RowsRefused
+from ...core.errors import TABLE_SQL, MigrationError, Problem, RowsRefused
 from ...core.sql import table_name
 from ..plan.planner import TablePlan
 from ..prepare.fast_path import copy_blocks
@@ -39,7 +39,7 @@ _SERVER_FIXES = {
     "55P03": "Another session holds a lock on the table; end it, then run again",
     "23503": "Repair the row in the source, or set 'orphan' for the column in the inventory",
     "23505": "Repair the rows in the source: the target allows each key once",
-    "23514": "Repair the row in the source, or correct the check constraint in files/sql",
+    "23514": f"Repair the row in the source, or correct the check constraint in {TABLE_SQL}",
 }
 
 

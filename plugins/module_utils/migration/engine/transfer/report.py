@@ -7,36 +7,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ...core.errors import TABLE_SQL
 from ...core.estate import Group
+from ...core.migration_tools import tool_of
 from ...sqlite.snapshot import Snapshot
 from ..prepare.table import PreparedTable
 from ..proof.compare import Comparison
 from .incremental import Synced
 from .snapshot_diff import TableDifference
 
-# The tables in which tools that change a database's tables note what they have done.
-_KEPT_BY = {
-    "__drizzle_migrations": "Drizzle",
-    "_prisma_migrations": "Prisma",
-    "alembic_version": "Alembic",
-    "directus_migrations": "Directus",
-    "django_migrations": "Django",
-    "knex_migrations": "Knex",
-    "mikro_orm_migrations": "MikroORM",
-    "sequelizemeta": "Sequelize",
-    "typeorm_metadata": "TypeORM",
-}
-
 
 def warnings_of_group(group: Group) -> list[str]:
     """Return a sentence on each sign that the services change their tables themselves, which ends with the cutover."""
     names = sorted({*(mapping.source for mapping in group.tables), *group.ignored_tables})
     return [
-        f"{group.name}: its table {name} shows that {_KEPT_BY[name.lower()]} changes the services' tables when they "
+        f"{group.name}: its table {name} shows that {tool} changes the services' tables when they "
         "start, or by hand. On PostgreSQL their role may not, and such a start fails with 'permission denied for "
-        "schema': switch these changes off before the cutover, and write later ones into files/sql (README.md)."
+        "schema': switch these changes off before the cutover, and write later ones into files/sql, or run them by "
+        "hand as the tables' owner where the application makes its tables itself (README.md)."
         for name in names
-        if name.lower() in _KEPT_BY
+        if (tool := tool_of(name)) is not None
     ]
 
 
@@ -75,12 +65,12 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
     if report["missing_views"]:
         warnings.append(
             f"{', '.join(report['missing_views'])}: views of the SQLite file, and PostgreSQL has nothing of that name. "
-            "Create in files/sql what the services read."
+            f"Create in {TABLE_SQL} what the services read."
         )
     if report["other_defaults"]:
         warnings.append(
             f"{', '.join(report['other_defaults'])}: a new row that names no value gets another one than it did in "
-            "SQLite. Correct the default in files/sql, or see that the services always name the value."
+            f"SQLite. Correct the default in {TABLE_SQL}, or see that the services always name the value."
         )
     return warnings
 
