@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -130,6 +131,30 @@ def test_two_runs_at_once_wait_for_each_other(schema_database: Login) -> None:
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(synchronise) for _ in range(3)]
     assert sorted(run.result() for run in runs) == [False, False, True]
+
+
+@pytest.mark.promise("service-privileges-exact")
+def test_whoever_changes_a_view_is_waited_for_and_not_for_ever(
+    schema_database: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    with connected(schema_database) as connection, connected(schema_database) as other:
+        with other.cursor() as cursor:
+            cursor.execute("CREATE VIEW auth.names AS SELECT id FROM auth.users")
+            other.commit()
+            cursor.execute("ALTER VIEW auth.names RENAME TO other_names")
+        tables = {"auth": ["auth.users"]}
+
+        def synchronise() -> dict[str, Any]:
+            return privileges.synchronise(connection, SERVICES, False, {}, tables, lock_timeout_seconds=0.05)
+
+        monkeypatch.setattr(time, "sleep", waits.append)
+        with pytest.raises(MigrationError, match="Another session has a table locked"):
+            synchronise()
+        assert waits == [0.5, 1.0, 1.5, 2.0]
+        # It is tried again: this time the other ends while we wait.
+        monkeypatch.setattr(time, "sleep", lambda _: other.commit())
+        assert synchronise()["changed"]
 
 
 def test_the_use_of_schema_public_is_not_ours_to_take_away(server: Any, schema_database: Login) -> None:

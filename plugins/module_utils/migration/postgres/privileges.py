@@ -5,15 +5,17 @@ Desired state: what is missing is granted, what is too much is taken away.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
 from ..core.commands import playbook
-from ..core.connection import explained, first_row, sql
+from ..core.connection import explained, first_row, psycopg2, sql
 from ..core.errors import TABLE_SQL, MigrationError, Problem
 from ..core.estate import RIGHTS, Access, meant
 from ..core.state import PENDING, is_on_postgresql
+from .schema import LOCK_ATTEMPTS, limit_waiting
 from .write_lock import WRITING, reached, rights_taken
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ def synchronise(
     rights_by_role: Mapping[str, Mapping[str, str]] | None = None,
     tables_by_group: Mapping[str, Iterable[str]] | None = None,
     roles_by_group: Mapping[str, Iterable[str]] | None = None,
+    lock_timeout_seconds: float = 5.0,
 ) -> dict[str, Any]:
     """Give each role exactly the privileges on its schemas. Acts as the owner of the schemas.
 
@@ -95,24 +98,46 @@ def synchronise(
         has: its services may need it at this moment, and only a person knows.
     :param roles_by_group: cutover group → the roles of its services. As long as the ledger knows a group on PostgreSQL
         that is not among them, as one that was renamed, each role may be one of that group's.
+    :param lock_timeout_seconds: how long a statement waits for a lock, before all of it is tried again.
     :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege), and ``warnings``.
-    :raises MigrationError: naming the roles, schemas, tables and columns that do not exist.
+    :raises MigrationError: naming the roles, schemas, tables and columns that do not exist, or if somebody keeps a
+        table or a view locked.
     """
-    rights_by_role = rights_by_role or {}
-    with (
-        explained("setting the services' privileges"),
-        ledger.locked(connection, "schema"),
-        connection.cursor() as cursor,
-    ):
+    access = Access(
+        {role: list(names) for role, names in schemas_by_role.items()},
+        rights_by_role or {},
+        {group: list(names) for group, names in (tables_by_group or {}).items()},
+        {group: list(names) for group, names in (roles_by_group or {}).items()},
+    )
+    with explained("setting the services' privileges"), ledger.locked(connection, "schema"):
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                return _synchronise(connection, access, check_mode, lock_timeout_seconds)
+            except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
+                if attempt == LOCK_ATTEMPTS:
+                    raise
+                connection.rollback()
+                time.sleep(0.5 * attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _synchronise(
+    connection: Connection, access: Access, check_mode: bool, lock_timeout_seconds: float
+) -> dict[str, Any]:
+    """Do what :func:`synchronise` says, once."""
+    rights_by_role, roles_by_group = access.rights, access.roles
+    with connection.cursor() as cursor:
         cursor.execute("SELECT current_user")
         # An owner has every right already: what is revoked from it here, it would lose.
         owner = first_row(cursor)[0]
-        schemas_by_role = {role: names for role, names in schemas_by_role.items() if role != owner}
+        schemas_by_role = {role: names for role, names in access.schemas.items() if role != owner}
+        # Whoever changes a view at this moment may take long.
+        limit_waiting(cursor, lock_timeout_seconds)
         tables = _read_tables(cursor)
         _require(cursor, schemas_by_role, rights_by_role, tables)
         # Where SQLite is the store, nobody writes until the cutover opens the tables.
         states = _states(connection)
-        shut = _shut(connection, states, tables_by_group or {})
+        shut = _shut(connection, states, access.tables)
         taken = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
         allowed = set(_wanted(cursor, schemas_by_role, rights_by_role, tables))
         withheld = {
@@ -123,9 +148,9 @@ def synchronise(
         }
         present = set(_present(cursor, list(schemas_by_role)))
         unknown = sorted(
-            group for group, state in states.items() if is_on_postgresql(state) and group not in (roles_by_group or {})
+            group for group, state in states.items() if is_on_postgresql(state) and group not in roles_by_group
         )
-        live = _live_roles(states, roles_by_group or {})
+        live = _live_roles(states, roles_by_group)
         kept = {privilege for privilege in withheld & present if unknown or privilege.role in live}
         wanted = allowed - withheld | kept
         missing = sorted(wanted - present)

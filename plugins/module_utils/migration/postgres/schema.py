@@ -180,7 +180,7 @@ def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> lis
     :raises MigrationError: if a table is locked against everybody.
     """
     with connection.cursor() as cursor:
-        _limit_waiting(cursor, lock_timeout_seconds)
+        limit_waiting(cursor, lock_timeout_seconds)
         cursor.execute("SELECT catalog FROM migration.applied_file ORDER BY number DESC LIMIT 1")
         row = cursor.fetchone()
         if row is None:
@@ -201,7 +201,7 @@ def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> lis
     ]
 
 
-def _limit_waiting(cursor: Cursor, lock_timeout_seconds: float) -> None:
+def limit_waiting(cursor: Cursor, lock_timeout_seconds: float) -> None:
     """Let no statement of this transaction wait longer for a lock."""
     cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(lock_timeout_seconds * 1000)}ms",))
 
@@ -212,7 +212,7 @@ def _apply_file(connection: Connection, file: SqlFile, lock_timeout_seconds: flo
         started = time.monotonic()
         try:
             with connection.cursor() as cursor:
-                _limit_waiting(cursor, lock_timeout_seconds)
+                limit_waiting(cursor, lock_timeout_seconds)
                 for statement in split_statements(file.content):
                     _execute(cursor, file, statement)
                 cursor.execute(
