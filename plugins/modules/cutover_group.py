@@ -268,6 +268,7 @@ from ..module_utils.migration.rollback.rollback import put_right, roll_back
 from ..module_utils.migration.window.back_on_sqlite import RowsWritten
 from ..module_utils.migration.window.checks import Settings
 from ..module_utils.migration.window.host_lock import LOCK_SECONDS, locked_on_host
+from ..module_utils.migration.window.one_run import leave_to_a_person
 from ..module_utils.migration.window.signals import server_errors
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -344,6 +345,7 @@ def _move(login: Login, group: Group, settings: Settings, check_mode: bool, opti
         try:
             back = roll_back(login, group, settings, options=options)
         except MigrationError as second:
+            leave_to_a_person(login, group, settings)
             again = playbook("rollback", service_env_rollback_groups=group.name)
             fix = f"Repair its services there, or correct the problems above, then: {again}"
             raise MigrationError(

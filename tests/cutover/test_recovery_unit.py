@@ -389,6 +389,53 @@ def test_nobody_comes_between_a_failed_cutover_and_its_rollback(
     assert files_of(unit) == []
 
 
+def test_after_a_rollback_that_was_refused_the_unit_starts_nothing_once_more(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+
+    def write_and_fail() -> None:
+        execute(estate.connection, "ALTER TABLE app.notes ADD COLUMN more text DEFAULT ''")
+        execute(estate.connection, "INSERT INTO app.notes (text, more) VALUES ('on postgresql', 'x')")
+        no_space()
+
+    options = Options(str(unit.settings.parent / "dumps"))
+    with (
+        hooked("cutover.window.start", True, write_and_fail),
+        pytest.raises(MigrationError, match="the rollback did not succeed") as failed,
+    ):
+        cutover_group.move(estate.login, estate.group, estate.settings, False, options)
+    assert "app.notes.more: holds data, and the file has no such column" in str(failed.value)
+    assert (estate.record.state, estate.record.detail.proven) == ("live", False)
+    assert files_of(unit) == []
+
+
+@pytest.mark.promise("dead-window-ended")
+def test_services_that_a_dead_run_was_starting_on_sqlite_are_started_there(
+    estate: Estate, unit: RecoveryUnit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The group is back, so no window is open; somebody has put the settings of PostgreSQL back."""
+    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    on_sqlite = estate.env_file.read_text()
+    estate.cut_over()
+    on_postgresql = estate.env_file.read_text()
+    assert on_postgresql != on_sqlite
+
+    def roll_back() -> None:
+        options = Options(str(unit.settings.parent / "dumps"))
+        rollback.roll_back(estate.login, estate.group, estate.settings, options=options)
+
+    roll_back()
+    assert (estate.record.state, estate.env_file.read_text()) == ("rolled_back", on_sqlite)
+    estate.env_file.write_text(on_postgresql)
+    killed(estate, "window.back_on_sqlite.stop", True, roll_back)
+    assert (len(files_of(unit)), estate.env_file.read_text()) == (3, on_postgresql)
+    assert run_unit(unit) == 0
+    assert "test is on SQLite; its services were started again" in capsys.readouterr().out
+    assert estate.env_file.read_text() == on_sqlite
+    assert files_of(unit) == []
+
+
 def test_the_unit_goes_on_after_a_server_that_has_ended_its_session(
     estate: Estate, unit: RecoveryUnit, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -499,11 +546,11 @@ def test_who_is_waited_for_is_said_once(
         # The session of a host that has died, which the server ends after a while.
         lock.enter_context(ledger.locked(estate.connection, "group test"))
 
-        def end_it_meanwhile(call: Call) -> str:
+        def end_it_meanwhile(call: Call, keeps_on_sqlite: bool) -> str:
             tries.append(call)
             if len(tries) == 3:
                 lock.close()
-            done: str = bring_to_an_end(call)
+            done: str = bring_to_an_end(call, keeps_on_sqlite)
             return done
 
         monkeypatch.setattr(recover, "_bring_to_an_end", end_it_meanwhile)

@@ -104,10 +104,11 @@ class RecoveryUnit:
             fix = "Make it writable, or set service_env_recovery_unit: false"
             raise MigrationError("The recovery unit cannot be written.", [Problem(str(UNITS), what, fix)])
 
-    def put(self, after: Iterable[str]) -> None:
+    def put(self, after: Iterable[str], **more: Any) -> None:
         """Write the unit and start it; nothing is done without a program, or on a host without systemd.
 
         :param after: units that bring the services up at boot.
+        :param more: what the program has to know besides ``content``.
         :raises MigrationError: if the program is missing, the work directory is not root's alone, or systemd refuses.
         :raises OSError: if it cannot be written.
         """
@@ -120,7 +121,7 @@ class RecoveryUnit:
         settings, unit, link = self._paths()
         before = self._everything()
         with private_directory(settings.parent):
-            _write(settings, json.dumps(dict(self.content)), 0o600)
+            _write(settings, json.dumps({**self.content, **more}), 0o600)
         # The interpreter of the run itself, which has psycopg2.
         words = [sys.executable, "-I", self.program, _PROGRAM, str(settings)]
         text = _UNIT.format(

@@ -7,7 +7,8 @@ It decides nothing itself. The ledger says which store the group has, and the co
 - PostgreSQL is the store (state ``live``): the services are brought up there, as ``playbooks/4_service_cutover.yml``
   does it, which undoes the move itself if they do not come up and have written nothing.
 - A rollback was interrupted: it is undone before its commit, and finished behind it, as every run does first.
-- No window is open: the unit is left over, and goes without touching anything.
+- No window is open: the unit is left over, and goes without touching anything. Only one of a run that was starting the
+  services of a group that is back on SQLite starts them.
 
 It moves no group, in neither direction.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 from ..core import commands, ledger
 from ..core.connection import Login, ServerUnreachable, connected
-from ..core.decide import decide
+from ..core.decide import Rollback, decide
 from ..core.errors import Busy, MigrationError
 
 # A release of the engine may replace the program's file while it waits: then nothing more can be imported from it.
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
                 if not path.exists():
                     # The run has shut its window itself.
                     return 0
-                _say(_bring_to_an_end(call))
+                _say(_bring_to_an_end(call, content.get("keeps_on_sqlite", False)))
             return 0
         except Busy as error:
             if str(error) != said:
@@ -82,10 +83,12 @@ def main(arguments: list[str]) -> int:
             time.sleep(_SERVER_SECONDS)
 
 
-def _bring_to_an_end(call: Call) -> str:
+def _bring_to_an_end(call: Call, keeps_on_sqlite: bool) -> str:
     """Do what the group's state asks for, and return what was done, for a person.
 
     The caller holds the group's lock on this host.
+
+    :param keeps_on_sqlite: whether the run was starting the services of a group that is back on SQLite.
 
     :raises MigrationError: saying what failed and where the group is now.
     """
@@ -93,7 +96,7 @@ def _bring_to_an_end(call: Call) -> str:
     done = put_right(call.login, call.group, settings)
     with connected(call.login, read_only=True) as connection:
         action = decide(ledger.read_group(connection, call.group.name, call.group.source_path))
-    if not action.window_is_open:
+    if not action.window_is_open and not (keeps_on_sqlite and action.rollback is Rollback.KEEP_ON_SQLITE):
         if settings.recovery_unit is not None and settings.recovery_unit.is_there():
             settings.recovery_unit.remove()
         return done or f"{call.group.name}: no window is open; nothing was touched."

@@ -248,6 +248,8 @@ class _Run:
             return _unchanged(group, state.ROLLED_BACK)
         if not self.check_mode:
             with uninterruptible():
+                # No window is open that would tell it what to do.
+                context.keep_recovery_unit(keeps_on_sqlite=True)
                 to_sqlite(context, {})
         done = "would be" if self.check_mode else "were"
         msg = f"{group.name} is on SQLite; its services {done} started again with the right settings."

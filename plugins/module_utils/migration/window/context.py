@@ -42,20 +42,23 @@ class WindowContext:
         access = self.settings.access or access_of([self.group])
         privileges.settle_writing(connection, self.group.name, access, wait_seconds)
 
-    def put_recovery_unit(self) -> None:
+    def put_recovery_unit(self, **more: bool) -> None:
         """Let systemd look after the services from here on, should this run die; called before they are stopped.
 
+        :param more: what the unit has to know besides, by the names of :mod:`..recovery.recover`.
         :raises MigrationError: if there is to be such a unit and it cannot be written.
         """
         if self.settings.recovery_unit is not None:
             units = [unit for pm2 in self.handles.daemons.values() for unit in pm2.boot_units()]
-            self.settings.recovery_unit.put(after=units)
+            self.settings.recovery_unit.put(after=units, **more)
 
-    def keep_recovery_unit(self) -> None:
+    def keep_recovery_unit(self, **more: bool) -> None:
         """Do the same for a window that an earlier run has left open, perhaps with the services stopped.
 
         They are brought back whether the unit can be written or not.
+
+        :param more: as of :meth:`put_recovery_unit`.
         """
         with suppress(MigrationError, OSError):
             if self.settings.recovery_unit is not None and not self.settings.recovery_unit.is_there():
-                self.put_recovery_unit()
+                self.put_recovery_unit(**more)

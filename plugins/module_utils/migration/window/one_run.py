@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..core import ledger
 from ..core.connection import Login, connected, psycopg2
-from ..core.decide import decide
+from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group
 from .back_on_sqlite import StaysOnPostgresql
@@ -43,6 +43,20 @@ def one_run(
             raise
         finally:
             _remove_recovery_unit(login, group, settings, is_for_a_person)
+
+
+def leave_to_a_person(login: Login, group: Group, settings: Settings) -> None:
+    """Take the recovery unit away after a rollback was refused: it could only start the services once more.
+
+    It stays while a rollback has begun and is neither finished nor undone, or where nobody can ask the ledger.
+    """
+    unit = settings.recovery_unit
+    if unit is not None and unit.is_there():
+        with uninterruptible(), suppress(MigrationError, psycopg2.Error, OSError):
+            with connected(login, read_only=True) as connection:
+                record = ledger.read_group(connection, group.name, group.source_path)
+            if decide(record).interrupted is Interrupted.NOTHING:
+                unit.remove()
 
 
 def _remove_recovery_unit(login: Login, group: Group, settings: Settings, is_for_a_person: bool) -> None:
