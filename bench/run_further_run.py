@@ -74,7 +74,7 @@ def measure(host: ThrowawayHost, playbook: str) -> dict[str, Any]:
     environment = {
         **os.environ,
         **host.environment,
-        "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
+        "ANSIBLE_CALLBACKS_ENABLED": "swarm.sqlite_to_postgresql.preload,ansible.posix.profile_tasks",
         "PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all",
     }
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
