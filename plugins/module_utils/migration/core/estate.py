@@ -62,6 +62,10 @@ POLICIES: dict[str, tuple[str, ...]] = {
 }
 
 
+# What starts a service.
+PM2 = "pm2"
+MANAGERS = (PM2,)
+
 # What a role may do with a table or column. "write" includes "read".
 RIGHTS = ("write", "read", "none")
 
@@ -140,10 +144,11 @@ class TableMapping:
 
 @dataclass(frozen=True)
 class Service:
-    """One Node service under pm2.
+    """One service.
 
     :param name: its name in pm2.
     :param user: the system user whose pm2 runs it.
+    :param manager: what starts it, one of :data:`MANAGERS`.
     :param directory: its working directory, absolute.
     :param ecosystem_file: pm2's file for it, relative to ``directory`` or absolute.
     :param env_file: its dotenv file, relative to ``directory`` or absolute.
@@ -174,6 +179,7 @@ class Service:
     shared_library: bool | None = None
     pm2_home: str = ""
     pm2_path: str = ""
+    manager: str = PM2
 
     @property
     def env_path(self) -> str:
