@@ -27,6 +27,7 @@ class Process:
     :param restarts: how often the manager has started it again.
     :param variables: names of the variables that the manager has cached for it; never their values.
     :param directory: its working directory.
+    :param given_up: whether the manager does not start it any more.
     :param control_group: path of the control group that holds this service and nothing else; empty if it has none.
     """
 
@@ -37,6 +38,7 @@ class Process:
     variables: frozenset[str]
     directory: str = ""
     control_group: str = ""
+    given_up: bool = False
 
 
 def family_of(processes: Iterable[Process]) -> set[int]:

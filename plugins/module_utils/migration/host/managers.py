@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..core.estate import Service
+from ..core.estate import PM2, SYSTEMD, Service
 from . import pm2
 from .manager import Manager
+from .systemd import Systemd
 
 
 def key_of(service: Service) -> str:
     """Return what tells the manager of a service from others on its host, in words."""
-    return f"pm2 of user {service.user}"
+    return f"pm2 of user {service.user}" if service.manager == PM2 else service.manager
 
 
 def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
@@ -20,8 +21,14 @@ def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
     :raises MigrationError: naming the users that do not exist, or of whom several pm2 are named.
     """
     services = list(services)
-    daemons = pm2.by_user(services)
-    return {key_of(service): daemons[service.user] for service in services}
+    daemons = pm2.by_user(service for service in services if service.manager == PM2)
+    units = Systemd(service for service in services if service.manager == SYSTEMD)
+    return {key_of(service): daemons[service.user] if service.manager == PM2 else units for service in services}
+
+
+def log_command(service: Service) -> str:
+    """Return a command that shows what a service says."""
+    return f"pm2 logs {service.name}" if service.manager == PM2 else f"journalctl --unit {service.unit}"
 
 
 def each_with_services(

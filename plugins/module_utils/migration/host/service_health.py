@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.connection import Login, connect, first_row
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Group, Service
+from ..core.estate import PM2, Group, Service
 from . import dotenv_file, open_files
 from .manager import ERRORED, ONLINE, Manager, Process, family_of
 from .managers import each_with_services, key_of, managers_of
+from .service_settings import settings_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -265,6 +266,8 @@ class Watcher:
     def _shortcoming(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> str:
         """Return the first thing that is wrong with a service, or an empty text."""
         service = result.service
+        if not processes and service.manager != PM2:
+            return f"{service.manager} does not know it any more"
         if not processes:
             return f"pm2 of user {service.user} does not know it: its ecosystem file starts no application of this name"
         for process in processes:
@@ -278,13 +281,15 @@ class Watcher:
         if answer:
             return answer
         family = family_of(result.processes)
+        password = self.role_passwords.get(service.database_role, "")
+        wanted = self.services_login.values(service, password, len(processes))
         if store == SQLITE:
-            return _stale_variables(family, {})
+            # systemd hands over what stands in the settings, and there may stand another connection than ours.
+            return _stale_variables(family, {}) if service.manager == PM2 else _our_variables(family, wanted)
         holding = [pid for pid in family if open_files.holds(pid, self.group.source_path)]
         if holding:
             return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
-        password = self.role_passwords.get(service.database_role, "")
-        stale = _stale_variables(family, self.services_login.values(service, password, len(processes)))
+        stale = _stale_variables(family, wanted)
         if stale:
             return stale
         connection = self._session(service.database_role, password)
@@ -482,7 +487,8 @@ def _answer(connection: Connection, group: Group, health: Health, processes: Seq
     if shortcoming:
         return shortcoming
     try:
-        settings = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user))
+        own_settings = settings_of(service)
+        settings = own_settings.values_of(own_settings.read())
     except (MigrationError, ValueError) as error:
         return f"{service.env_path} cannot be read: {error}"
     host = settings.get("PGHOST", "")
@@ -515,6 +521,16 @@ def _stale_variables(family: Iterable[int], wanted: Mapping[str, str]) -> str:
     return ""
 
 
+def _our_variables(family: Iterable[int], ours: Mapping[str, str]) -> str:
+    """Return which variables of a process still lead it to PostgreSQL."""
+    for pid in family:
+        environment = open_files.environment_of(pid)
+        left = [key for key in ("PGPASSWORD", "DATABASE_URL") if environment.get(key) == ours[key]]
+        if left:
+            return f"its process was started with {', '.join(left)}, which leads it to PostgreSQL"
+    return ""
+
+
 def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) -> None:
     """Note that a service ends again and again, or that its manager does not start it any more.
 
@@ -522,7 +538,7 @@ def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) ->
     """
     if not result.shortcoming:
         return
-    if any(process.status == ERRORED for process in processes):
+    if any(process.status == ERRORED or process.given_up for process in processes):
         result.has_given_up = True
         result.shortcoming = (
             f"{result.service.manager} does not start it any more, because it ended soon after each start"

@@ -12,12 +12,13 @@ from ..core.commands import playbook
 from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Access, Group, Service
-from ..host import dotenv_file, login_test, open_files
+from ..host import login_test, open_files
 from ..host.manager import ONLINE, Manager, Process, family_of
 from ..host.managers import each_with_services, key_of, managers_of
 from ..host.recovery_unit import RecoveryUnit
 from ..host.safe_paths import open_owned
 from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
+from ..host.service_settings import settings_of
 from ..sqlite.snapshot import resolve_source
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class EnvFile:
-    """A service's ``.env``. What has to stand in it is rendered when it is asked for, and kept nowhere.
+    """The file with a service's settings. What has to stand in it is rendered when it is asked for, and kept nowhere.
 
     :param processes: how many processes of the service read it.
     """
@@ -69,15 +70,23 @@ class EnvFile:
 
     def read(self) -> str:
         """Return the file as it is."""
-        return dotenv_file.read(self.service.env_path, self.service.user)
+        return settings_of(self.service).read()
+
+    def write(self, text: str) -> None:
+        """Replace the file in one step, where it is not so already."""
+        settings_of(self.service).write(text)
+
+    def is_private(self) -> bool:
+        """Return whether nobody but its owner may read the file."""
+        return settings_of(self.service).is_private()
 
     def render(self, text: str, settings: Settings, store: str) -> str:
         """Return the file as it has to be on a store, made of what it is."""
         password = settings.role_passwords.get(self.service.database_role)
         if store == SQLITE or not password:
-            return text if store == POSTGRESQL else dotenv_file.remove_keys(text)
+            return text if store == POSTGRESQL else settings_of(self.service).without_values(text)
         values = settings.services_login.values(self.service, password, self.processes)
-        return dotenv_file.set_keys(text, values)
+        return settings_of(self.service).with_values(text, values)
 
 
 @dataclass
@@ -336,9 +345,9 @@ def _check_env_file(findings: Findings, handles: Handles, service: Service, sett
         )
     else:
         values = settings.services_login.values(service, password, processes)
-        findings.violations += dotenv_file.problems_of_values(f"service {service.name}", values.items())
+        findings.violations += settings_of(service).problems_of_values(f"service {service.name}", values)
     entry = EnvFile(service, processes)
     with findings.collecting():
-        dotenv_file.remove_keys(entry.read())
+        settings_of(service).without_values(entry.read())
         return entry
     return None

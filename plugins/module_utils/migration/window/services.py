@@ -78,7 +78,7 @@ def write_env_files(env_files: Iterable[EnvFile], settings: Settings, store: str
     """Write the dotenv files for a store, where they are not already so."""
     for entry in env_files:
         wanted = entry.render(entry.read(), settings, store)
-        dotenv_file.write(entry.service.env_path, wanted, entry.service.user)
+        entry.write(wanted)
 
 
 def diff(env_files: Iterable[EnvFile], settings: Settings, to: str) -> list[dict[str, str]]:
