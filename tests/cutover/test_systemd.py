@@ -88,6 +88,55 @@ def test_a_host_without_systemd_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "it does not manage this host" in str(manager.problem())
 
 
+# ---------------------------------------------------------------- the unit as systemd shows it
+
+SHOWN = {
+    "Id": "shop.service",
+    "LoadState": "loaded",
+    "User": getpass.getuser(),
+    "DynamicUser": "no",
+    "KillMode": "control-group",
+    "RefuseManualStop": "no",
+    "RefuseManualStart": "no",
+    "NeedDaemonReload": "no",
+    "EnvironmentFiles": "/etc/shop.env (ignore_errors=no)\n/etc/default/shop (ignore_errors=yes)",
+    "Environment": 'PGHOST=old "NAME=two words"',
+}
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ({}, []),
+        ({"User": "", "DynamicUser": "yes"}, ["DynamicUser=yes: it has another user at each start"]),
+        ({"User": "somebody"}, ["its unit runs as user somebody, and the inventory says"]),
+        ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "nobody can stop it"]),
+        ({"LoadState": "masked"}, ["systemd reports its unit shop.service as masked"]),
+        ({"Id": "web.service"}, ["shop.service is another name of web.service"]),
+        ({"NeedDaemonReload": "yes"}, ["have changed since systemd has loaded shop.service"]),
+    ],
+)
+def test_a_unit_that_cannot_be_moved_is_refused(shown: dict[str, str], said: list[str]) -> None:
+    problems = systemd._problems_of_unit(described(), {**SHOWN, **shown}, again=False)
+    assert len(problems) == len(said)
+    assert all(text in problem.what for text, problem in zip(said, problems, strict=True))
+
+
+def test_a_run_after_a_crash_is_not_stopped_by_our_own_drop_in() -> None:
+    assert systemd._problems_of_unit(described(), {**SHOWN, "NeedDaemonReload": "yes"}, again=True) == []
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_settings_that_would_not_reach_the_service_are_refused() -> None:
+    service = described(env_file="/etc/default/shop")
+    assert systemd._problems_of_settings(service, SHOWN) == []
+    elsewhere = systemd._problems_of_settings(service, {**SHOWN, "Environment": "PGSERVICE=old"})
+    assert [problem.where for problem in elsewhere] == ["shop.service: Environment=PGSERVICE"]
+    (unread,) = systemd._problems_of_settings(described(env_file=".env"), SHOWN)
+    assert "its unit shop.service names /etc/shop.env, /etc/default/shop as EnvironmentFile=" in unread.what
+
+
 # ---------------------------------------------------------------- a file that the unit names
 
 
