@@ -48,6 +48,7 @@ STEPS = {
     "proof": "The proof, or the ledger, is not what it must be",
     "transfer": "The load, or a replay of rejected rows, cannot go on",
     "export": "The rollback cannot bring the changes back",
+    "host": "The host, what runs a service, or a service's own files do not allow it",
     "window": "The window of a cutover or of a rollback cannot begin, or cannot go on",
     "cutover": "The cutover cannot be done",
     "rollback": "The rollback cannot be done",

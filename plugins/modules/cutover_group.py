@@ -144,7 +144,7 @@ attributes:
     description: Shows each C(.env) before and after, with every secret masked.
     support: full
 requirements:
-  - pm2 and its running daemon
+  - pm2 and its running daemon, or systemd, as the group's services say
 extends_documentation_fragment:
   - swarm.sqlite_to_postgresql.postgres_login
 author:
@@ -201,7 +201,7 @@ report:
       description: Time from the call for the stop until every service was proven healthy.
       type: float
     services_seconds:
-      description: The part of it in which pm2 and the services stopped and started.
+      description: The part of it in which the managers and the services stopped and started.
       type: float
     own_seconds:
       description: The rest of it, our own steps.

@@ -163,10 +163,10 @@ rehearsal:
       description: Time of a sync of what the services wrote meanwhile, which is what the window does too.
       type: float
     services_seconds:
-      description: Time that pm2 and the services take to stop and start.
+      description: Time that the managers and the services take to stop and start.
       type: float
     services_seconds_from:
-      description: Where that is known from. Two calls of pm2 do not hold what the services themselves take.
+      description: Where that is known from. Two calls of pm2 or systemd do not hold what the services themselves take.
       type: str
     expected_downtime_seconds:
       description: Their sum.

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import Problem
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import (
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.manager import (
     ERRORED,
     ONLINE,
-    Application,
     Process,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import Application, Pm2
 
 # Reads .env as a service does. What it shall do on PostgreSQL stands in the file "behaviour" beside it:
 # "crash" ends at once, "write" first writes a row, "end" ends seconds after its first answer, "lazy" connects only
@@ -75,7 +75,7 @@ Server(("127.0.0.1", port), Handler).serve_forever()
 
 
 @dataclass
-class SmallPm2:
+class SmallPm2(Pm2):
     """One service under supervision.
 
     :param place: directory of the service, with its ``.env``.

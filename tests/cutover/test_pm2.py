@@ -27,7 +27,6 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import startup_command
 
 # Notes each call; fails as often as the file `failures` has lines, each time with the first line's words.
 PROGRAM = """#!/bin/sh
@@ -202,7 +201,7 @@ def test_a_printed_command_holds_no_text_that_a_shell_would_obey(elsewhere: Path
     with daemon_of(home, elsewhere):
         found = only(service_of())
         assert found.command == f"PM2_HOME='{home}' pm2"
-        assert startup_command("someone", found) == f"PM2_HOME='{home}' pm2 startup systemd -u someone"
+        assert pm2.startup_command("someone", found) == f"PM2_HOME='{home}' pm2 startup systemd -u someone"
 
 
 def test_the_services_of_one_user_name_one_pm2() -> None:

@@ -23,7 +23,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     service_health,
     write_protection,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import Process
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.manager import Process
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import key_of
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     Listings,
     ServicesLogin,
@@ -121,7 +122,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
     made = Estate(connection, login, tmp_path)
     for module in (checks, service_health):
-        monkeypatch.setattr(module, "by_user", lambda _: {made.pm2.user: made.pm2})
+        monkeypatch.setattr(module, "managers_of", lambda _: {key_of(made.group.services[0]): made.pm2})
     with closing(made.pm2):
         made.start_again()
         yield made

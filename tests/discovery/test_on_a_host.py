@@ -143,7 +143,10 @@ def test_services_of_other_managers_are_named(drafts: Path) -> None:
     if not (drafts / "host").exists():
         discover(drafts)
     found = groups_in((drafts / "host" / ESTATE).read_text())
-    assert found["/srv/notes/notes.db"]["services"] == found["/srv/loose/loose.db"]["services"] == {}
+    assert found["/srv/loose/loose.db"]["services"] == {}
+    assert found["/srv/notes/notes.db"]["services"] == {
+        "notes": ("notes", "/srv/notes", "http://127.0.0.1:4010/api/health")
+    }
     assert found["/srv/counter/counter.db"]["services"] == {
         "counter": ("swarm", "/srv/counter", "http://127.0.0.1:4011/health")
     }
@@ -153,6 +156,7 @@ def test_services_of_other_managers_are_named(drafts: Path) -> None:
     assert "under nobody, user notes" in facts
     page = (drafts / "host" / "README.md").read_text().replace("\\", "")
     assert "NOTES_URL in /etc/notes.env" in page
-    assert "services, notes: it runs under systemd, and services are only moved under pm2 yet" in page
+    assert "it runs under nobody, and services are only moved under pm2 or systemd yet" in page
+    assert "manager: systemd" in (drafts / "host" / ESTATE).read_text().replace('"', "")
     assert "its settings name /srv/counter/counter.db, and none of its processes has that open" in page
     assert "2 processes" in (drafts / "host" / ESTATE).read_text()

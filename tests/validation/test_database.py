@@ -18,7 +18,8 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import soak_check
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import Pm2, Process
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.manager import Process
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import Pm2
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import (
     privileges,
     schema,

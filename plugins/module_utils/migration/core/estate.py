@@ -6,6 +6,7 @@ everywhere, all mistakes at once, before anything is touched.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .errors import MigrationError, Problem
+from .files import UNIT_SETTINGS
 
 REFUSE = "refuse"
 DURATION_UNITS = ("microseconds", "milliseconds", "seconds", "minutes", "hours", "days")
@@ -61,6 +63,14 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "without_target": (REFUSE, "keep"),
 }
 
+
+# What starts a service.
+PM2, SYSTEMD = "pm2", "systemd"
+MANAGERS = (PM2, SYSTEMD)
+# Keys of a service that only its manager knows.
+_KEYS_OF_PM2 = ("ecosystem_file", "pm2_home", "pm2_path")
+_OTHER_UNITS = (".socket", ".timer", ".path", ".target", ".mount", ".slice", ".scope", ".device", ".automount", ".swap")
+_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.-]*(@[A-Za-z0-9:_.-]+)?\Z")
 
 # What a role may do with a table or column. "write" includes "read".
 RIGHTS = ("write", "read", "none")
@@ -140,13 +150,15 @@ class TableMapping:
 
 @dataclass(frozen=True)
 class Service:
-    """One Node service under pm2.
+    """One service.
 
-    :param name: its name in pm2.
-    :param user: the system user whose pm2 runs it.
+    :param name: its name in pm2, or of its unit of systemd.
+    :param user: the system user whose pm2 runs it, or whom its unit names.
+    :param manager: what starts it, one of :data:`MANAGERS`.
     :param directory: its working directory, absolute.
     :param ecosystem_file: pm2's file for it, relative to ``directory`` or absolute.
-    :param env_file: its dotenv file, relative to ``directory`` or absolute.
+    :param env_file: its dotenv file, or one that its unit names as ``EnvironmentFile=``, relative to ``directory`` or
+        absolute; empty for a unit that gets a file of our own.
     :param database_role: the PostgreSQL role it logs in as.
     :param schemas: the schemas whose tables it may read and write.
     :param rights: ``schema``, ``schema.table`` or ``schema.table.column`` → one of :data:`RIGHTS`, where that differs.
@@ -174,11 +186,19 @@ class Service:
     shared_library: bool | None = None
     pm2_home: str = ""
     pm2_path: str = ""
+    manager: str = PM2
 
     @property
     def env_path(self) -> str:
-        """Return the absolute path of the dotenv file."""
+        """Return the absolute path of the file that holds its settings."""
+        if self.manager == SYSTEMD and not self.env_file:
+            return str(PurePosixPath(UNIT_SETTINGS) / f"{self.unit}.env")
         return str(PurePosixPath(self.directory) / self.env_file)
+
+    @property
+    def unit(self) -> str:
+        """Return the name of its unit of systemd."""
+        return self.name if self.name.endswith(".service") else f"{self.name}.service"
 
     @property
     def ecosystem_path(self) -> str:
@@ -326,7 +346,7 @@ def parse_group(data: Any) -> Group:
     for kind, names in (
         ("source table", [table.source for table in tables] + list(ignored)),
         ("target table", [table.target for table in tables]),
-        ("service", [service.name for service in services]),
+        ("service", [service.name if service.manager == PM2 else service.unit for service in services]),
     ):
         for duplicate in sorted({entry for entry in names if entry and names.count(entry) > 1}):
             reader.complain(f"{kind} '{duplicate}' is named twice", "Name each once")
@@ -464,6 +484,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "query_url",
         "pool_size",
         "shared_library",
+        "manager",
         "pm2_home",
         "pm2_path",
     )
@@ -471,6 +492,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
     schemas = tuple(str(schema) for schema in reader.list("schemas"))
     if not schemas:
         reader.complain("'schemas' is empty", "List the schemas whose tables this service may use")
+    manager = _parse_manager(reader)
     return Service(
         name=reader.text("name"),
         user=reader.text("user"),
@@ -481,12 +503,44 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         health_url=reader.text("health_url", check=_is_address),
         query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
-        env_file=reader.text("env_file", default=".env"),
+        env_file=reader.text("env_file", default=".env") if manager != SYSTEMD or "env_file" in reader.data else "",
+        manager=manager,
         pool_size=reader.integer("pool_size", 5),
         pm2_home=reader.text("pm2_home", check=_is_absolute) if "pm2_home" in reader.data else "",
         pm2_path=reader.text("pm2_path", check=_are_absolute) if "pm2_path" in reader.data else "",
         shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
     )
+
+
+def _parse_manager(reader: _Reader) -> str:
+    """Return what starts a service, and note what does not belong to that."""
+    manager = reader.data.get("manager", PM2)
+    if manager not in MANAGERS:
+        fix = f"{meant(str(manager), MANAGERS)}Choose one of {', '.join(MANAGERS)}; no others are supported yet"
+        reader.complain(f"'manager' is {manager!r}", fix)
+        return PM2
+    if manager == SYSTEMD:
+        for key in _KEYS_OF_PM2:
+            if key in reader.data:
+                reader.complain(f"'{key}' is for services under pm2, and its manager is {manager}", "Take it out")
+        name = str(reader.data.get("name", ""))
+        what, fix = problem_of_unit(name) if name else ("", "")
+        if what:
+            reader.complain(f"'name' is {name!r}, {what}", fix)
+    return str(manager)
+
+
+def problem_of_unit(name: str) -> tuple[str, str]:
+    """Return why a name cannot be that of a service's unit of systemd, and how to correct it; else two empty texts."""
+    unit = name.removesuffix(".service")
+    if unit.endswith("@"):
+        fix = f"Name an instance of it, for example {unit}one, each as a service of its own"
+        return "a template of units, which nothing can start", fix
+    if not _UNIT.match(unit):
+        return "which is no unit of systemd that can be moved", "Write its name without a path, or rename the unit"
+    if unit.endswith(_OTHER_UNITS):
+        return "which is no service", "Name the service itself; what starts it is stopped and started with it"
+    return "", ""
 
 
 def _parse_rights(reader: _Reader, schemas: Collection[str]) -> dict[str, str]:

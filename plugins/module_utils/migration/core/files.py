@@ -12,6 +12,8 @@ from pathlib import Path
 
 # Where private files of a run lie, mode 0700, unless the inventory names another directory.
 WORK_DIRECTORY = "/var/lib/sqlite-migration"
+# Where the settings of units of systemd lie, mode 0700: they have to stay there as long as the services use them.
+UNIT_SETTINGS = "/var/lib/sqlite-to-postgresql/units"
 _CHUNK_BYTES = 1 << 20
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger, state
 from ..core.decide import Cutover, Interrupted, decide
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Service
-from ..host import dotenv_file, open_files, write_protection
+from ..core.estate import PM2, Service
+from ..host import open_files, write_protection
 from ..host.safe_paths import Opened, sha256_of
 from ..host.service_health import POSTGRESQL, Health, Watcher
 from ..window.back_on_sqlite import how_to_roll_back, problems_of, revert, written_since
@@ -140,7 +140,7 @@ class Keeper:
         stale = {
             entry.service.name
             for entry in self.context.handles.env_files
-            if _is_stale(entry, self.settings) or not dotenv_file.is_private(entry.service.env_path, entry.service.user)
+            if _is_stale(entry, self.settings) or not entry.is_private()
         }
         patience = 0.0 if stale else _PATIENCE_SECONDS
         healths = watcher.look(self.group.services, POSTGRESQL, patience, just_listed=self.context.handles.processes)
@@ -233,8 +233,10 @@ class Keeper:
             msg = f"{self.group.name} lives on PostgreSQL; started again with the right settings: {names}."
         elif protected:
             msg = f"{self.group.name} lives on PostgreSQL; its frozen SQLite file is write-protected again."
-        elif saved:
+        elif saved and any(service.manager == PM2 for service in self.group.services):
             msg = f"{self.group.name} lives on PostgreSQL; pm2's list for the next boot was brought up to date."
+        elif saved:
+            msg = f"{self.group.name} lives on PostgreSQL; what an interrupted run had left stopped was started again."
         else:
             msg = f"{self.group.name} lives on PostgreSQL since {self.record.cutover_at:%Y-%m-%d %H:%M:%S} UTC."
         return {

@@ -25,15 +25,15 @@ from ..engine.export.export import rehearse as rehearse_rollback
 from ..engine.transfer import baseline, migrate
 from ..engine.transfer.report import warnings_of, warnings_of_group
 from ..host import open_files
-from ..host.pm2 import by_user
+from ..host.manager import family_of
+from ..host.managers import key_of, managers_of
 from ..window.checks import foreign_processes
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-# Where the time of pm2 and the services in a window is known from.
+# Where the time of the managers and the services in a window is known from.
 FROM_CUTOVER = "an earlier cutover on this host"
-FROM_PM2 = "two calls of pm2"
 
 
 def rehearse(connection: Connection, group: Group, work_directory: str, rollback: bool = True) -> dict[str, Any]:
@@ -116,10 +116,11 @@ def _measure_services(connection: Connection, group: Group) -> tuple[float, str]
         return max(0.0, float(row[0])), FROM_CUTOVER
     began = time.monotonic()
     with suppress(MigrationError):
-        for pm2 in by_user(group.services).values():
-            if pm2.problem() is None:
-                pm2.processes()
-    return 2 * (time.monotonic() - began), FROM_PM2
+        for manager in managers_of(group.services).values():
+            if manager.problem() is None:
+                manager.processes()
+    names = dict.fromkeys(service.manager for service in group.services)
+    return 2 * (time.monotonic() - began), f"two calls of {' and '.join(names) or 'pm2'}"
 
 
 def _rehearse_rollback(connection: Connection, group: Group, detail: GroupDetail, work: Path) -> dict[str, Any] | None:
@@ -186,15 +187,15 @@ def _warnings(group: Group) -> list[str]:
     return []
 
 
-def _pids_of_services(group: Group) -> list[int]:
-    """Return the processes of the group's services; those of a pm2 that cannot be asked do not run under it."""
+def _pids_of_services(group: Group) -> set[int]:
+    """Return the processes of the group's services; those of a manager that cannot be asked do not run under it."""
     names = {service.name for service in group.services}
-    pids = []
-    for user in sorted({service.user for service in group.services}):
+    pids = set()
+    for key in sorted({key_of(service) for service in group.services}):
         with suppress(MigrationError):
-            pm2 = by_user(service for service in group.services if service.user == user)[user]
-            if pm2.problem() is None:
-                pids += [process.pid for process in pm2.processes() if process.name in names]
+            manager = managers_of(service for service in group.services if key_of(service) == key)[key]
+            if manager.problem() is None:
+                pids |= family_of(process for process in manager.processes() if process.name in names)
     return pids
 
 

@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 from ..core.commands import playbook
 from ..core.errors import Problem
+from ..core.estate import problem_of_unit
 from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
 from ..draft.page import cell
 from .discover import Discovery, Legacy, Source
-from .services import CONTAINER, PM2, Service
+from .services import CONTAINER, PM2, SYSTEMD, Service
 
 ESTATE_FILE = "inventory/group_vars/all/estate.yml"
 PAGE_FILE = "README.md"
@@ -157,10 +158,13 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
         what = f"it uses this source too, and can only move with one group, which is {group}"
         yield Problem(place, what, "Move the tables of both sources in one window, or split the service")
         return
-    if service.manager != PM2:
+    if service.manager == SYSTEMD and not _is_moved(service):
+        what = f"its unit {service.name} {problem_of_unit(service.name)[0]}, so it stands there as a comment"
+        yield Problem(place, what, "Give the unit another name, or stop, switch and start it by hand")
+    elif not _is_moved(service):
         whose = {CONTAINER: "a container's engine"}.get(service.manager, service.manager)
-        what = f"it runs under {whose}, and services are only moved under pm2 yet, so it stands there as a comment"
-        yield Problem(place, what, "Stop, switch and start it by hand, or run it under pm2")
+        what = f"it runs under {whose}, and services are only moved under pm2 or systemd yet, so it stands as a comment"
+        yield Problem(place, what, "Stop, switch and start it by hand, or run it under pm2 or systemd")
     address = found.addresses[service]
     if not address.health_url:
         tried = f"asked on port {', '.join(map(str, address.ports))}" if address.ports else "it listens on no port"
@@ -175,7 +179,8 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
     if service.manager == PM2 and not service.ecosystem_file:
         what = f"{service.directory} holds no ecosystem file, without which pm2 cannot start it anew"
         yield Problem(f"{place}.ecosystem_file", what, "Name the file from which pm2 starts it, or write one")
-    if len(service.settings_files) > 1:
+    # A unit gets its settings beside its own files.
+    if len(service.settings_files) > 1 and service.manager != SYSTEMD:
         what = f"it has several files of settings: {', '.join(service.settings_files)}"
         yield Problem(f"{place}.env_file", what, "Name the one that the connection is to be written to")
 
@@ -223,7 +228,7 @@ def _without_templates(line: str) -> str:
 def _service_lines(found: Discovery, source: Source) -> Iterator[str]:
     """Yield the lines of the services of a group."""
     first = {service: group == source.group for service, group in _groups_of_services(found).items()}
-    ours = [service for service in source.users if service.manager == PM2 and first[service]]
+    ours = [service for service in source.users if _is_moved(service) and first[service]]
     yield "    services:" if ours else "    services: []"
     for service in source.users:
         decisions = list(_decisions_of(found, source, service))
@@ -232,19 +237,27 @@ def _service_lines(found: Discovery, source: Source) -> Iterator[str]:
         yield from (f"      {line}" if service in ours else f"      # {line}" for line in lines)
 
 
+def _is_moved(service: Service) -> bool:
+    """Return whether a service can be moved by the manager that it has."""
+    return service.manager == PM2 or (service.manager == SYSTEMD and not problem_of_unit(service.name)[0])
+
+
 def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[str]:
     """Yield the lines of one service."""
     address = found.addresses[service]
     entry: dict[str, str] = {"user": service.user, "directory": service.directory}
+    if service.manager == SYSTEMD:
+        entry = {"manager": SYSTEMD, **entry, "directory": service.directory or "/"}
     if service.ecosystem_file not in ("", _DEFAULT_ECOSYSTEM_FILE):
         entry["ecosystem_file"] = service.ecosystem_file
-    if service.settings_files and service.settings_files[0] != f"{service.directory}/.env":
-        entry["env_file"] = service.settings_files[0]
+    named = service.settings_files[:1] if service.manager != SYSTEMD else ()
+    if named and named[0] != f"{service.directory}/.env":
+        entry["env_file"] = named[0]
     if service.manager_home:
         entry["pm2_home"] = service.manager_home
     entry["database_role"] = schema_name(service.name)
     yield f"- name: {scalar(service.name)}"
-    if service.manager != PM2:
+    if service.manager not in (PM2, SYSTEMD):
         yield f"  # under {service.manager}"
     if service.instances > 1:
         yield f"  # {service.instances} processes"

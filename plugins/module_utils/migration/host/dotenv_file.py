@@ -11,7 +11,7 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
@@ -179,16 +179,17 @@ def connection_values(
     return values
 
 
-def set_keys(text: str, values: Mapping[str, str]) -> str:
+def set_keys(text: str, values: Mapping[str, str], quote: Callable[[str], str] = quote_value) -> str:
     """Return the text with our lines at its top, and every other definition of :data:`MANAGED_KEYS` set aside.
 
+    :param quote: how a value is written.
     :raises ValueError: if the text cannot be parsed, or a value cannot be written.
     """
     text = remove_keys(text)
     mark = _BYTE_ORDER_MARK if text.startswith(_BYTE_ORDER_MARK) else ""
     text = text.removeprefix(mark)
     line_end = "\r\n" if re.match(r"[^\n]*\r\n", text) else "\n"
-    ours = [HEADER, *(f"{key}={quote_value(value)}" for key, value in values.items())]
+    ours = [HEADER, *(f"{key}={quote(value)}" for key, value in values.items())]
     kept: list[str] = []
     for entry in parse(text):
         if entry.key in MANAGED_KEYS or entry.text.startswith(SET_ASIDE):
@@ -234,40 +235,42 @@ def masked(text: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def read(path: str, user: str) -> str:
+def read(path: str, user: str, or_root: bool = False) -> str:
     """Return a dotenv file's text.
 
     :param user: the service's user, who has to own the file: the file is later replaced on its behalf.
+    :param or_root: whether root may own it instead, where nobody else can exchange it.
     :raises MigrationError: if it is missing, not the user's, or not to be parsed.
     """
-    with _opened(path, user) as file:
+    with _opened(path, user, or_root) as file:
         return _text_of(path, file)
 
 
-def is_private(path: str, user: str) -> bool:
-    """Return whether nobody but the service's user may read a dotenv file.
+def is_private(path: str, user: str, or_root: bool = False) -> bool:
+    """Return whether nobody but its owner may read a dotenv file.
 
     :raises MigrationError: as :func:`read`.
     """
-    with _opened(path, user) as file:
+    with _opened(path, user, or_root) as file:
         return _mode_of(file) == _PRIVATE_MODE
 
 
-def write(path: str, text: str, user: str) -> None:
+def write(path: str, text: str, user: str, or_root: bool = False) -> None:
     """Replace a dotenv file in one step: whoever reads it sees the old file or the new one, whole, never another mode.
 
     Where it already holds the text, and is private, it stays as it is.
 
     :param user: the service's user, to whom it belongs.
+    :param or_root: as in :func:`read`.
     :raises MigrationError: if it is not a file of the user's, or is exchanged meanwhile.
     """
-    with _opened(path, user) as file:
+    with _opened(path, user, or_root) as file:
         if _mode_of(file) != _PRIVATE_MODE or _text_of(path, file) != text:
             _replace(file, text.encode("utf-8"))
 
 
 @contextmanager
-def _opened(path: str, user: str) -> Iterator[Opened]:
+def _opened(path: str, user: str, or_root: bool) -> Iterator[Opened]:
     """Open a dotenv file that belongs to its service's user, who may exchange it at any moment.
 
     :raises MigrationError: if it is missing, or another file than it should be.
@@ -278,7 +281,10 @@ def _opened(path: str, user: str) -> Iterator[Opened]:
         what = f"its user {user} does not exist on this host"
         raise _unusable(path, what, "Correct 'user' in estate_cutover_groups") from None
     try:
-        with safe_paths.open_owned(path, [user]) as file:
+        with safe_paths.open_owned(path, [user, *(["root"] if or_root else [])]) as file:
+            if or_root and file.status.st_uid == 0:
+                # Who may write to its directory could put another file of root's there.
+                safe_paths.require_private(file.path.parent, secret=False)
             # Whoever may put a file there could also take ours away.
             if os.fstat(file.directory).st_mode & stat.S_IWOTH:
                 what = f"everybody may write to its directory {file.path.parent} and exchange the file"
@@ -377,14 +383,22 @@ def _remove_leftover(file: Opened, name: str) -> None:
     os.unlink(name, dir_fd=file.directory)
 
 
-def problems_of_values(where: str, values: Iterable[tuple[str, str]]) -> list[Problem]:
-    """Return a problem for each value that no dotenv file can hold, without showing it."""
+def problems_of_values(
+    where: str,
+    values: Iterable[tuple[str, str]],
+    quote: Callable[[str], str] = quote_value,
+    kind: str = "a .env",
+) -> list[Problem]:
+    """Return a problem for each value that no file of a kind can hold, without showing it.
+
+    :param quote: how a value is written there.
+    """
     problems = []
     for key, value in values:
         try:
-            quote_value(value)
+            quote(value)
         except ValueError as error:
-            problems.append(Problem(f"{where}: {key}", f"cannot be written to a .env: {error}", "Choose another value"))
+            problems.append(Problem(f"{where}: {key}", f"cannot be written to {kind}: {error}", "Choose another value"))
     return problems
 
 

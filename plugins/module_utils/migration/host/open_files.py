@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +175,13 @@ def control_group_of(pid: int) -> str:
         return ""
     paths = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
     return paths.get("name=systemd") or paths.get("", "")
+
+
+def members_of(control_groups: Collection[str]) -> set[int]:
+    """Return every process in some control groups, or in a control group below one of them."""
+    below = tuple(f"{group}/" for group in control_groups)
+    paths = {pid: control_group_of(pid) for pid in _process_ids()}
+    return {pid for pid, path in paths.items() if path in control_groups or path.startswith(below)}
 
 
 def listening_ports(pid: int) -> set[int]:

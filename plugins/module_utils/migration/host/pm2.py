@@ -24,7 +24,8 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
-from . import open_files
+from . import dotenv_file, open_files
+from .manager import Checked, Process
 from .recovery_unit import SYSTEMD
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -37,9 +38,6 @@ _CHUNK_BYTES = 1 << 16
 # A busy pm2 fails now and then without a word. What may be asked twice is asked again.
 _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
-ONLINE = "online"
-# It ended so often that pm2 does not start it any more.
-ERRORED = "errored"
 
 # Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
 _READ_ECOSYSTEM = """
@@ -56,24 +54,6 @@ console.log(JSON.stringify(apps.map((app) => [app.name || '', Object.keys(app.en
 _READABLE_ECOSYSTEMS = (".js", ".cjs", ".json")
 # What of a process makes its entry in the dump another one.
 _DUMPED = ("pm_exec_path", "pm_cwd", "exec_mode", "args", "node_args", "status")
-
-
-@dataclass(frozen=True)
-class Process:
-    """One process in pm2's list.
-
-    :param pid: 0 while it is stopped.
-    :param restarts: how often pm2 has started it again.
-    :param variables: names of the variables that pm2 has cached for it; never their values.
-    :param directory: its working directory.
-    """
-
-    name: str
-    pid: int
-    status: str
-    restarts: int
-    variables: frozenset[str]
-    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,6 +250,88 @@ class Pm2:
             )
         return changed
 
+    # ------------------------------------------------------------ what every manager does
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Return what tells this pm2 from others: its user and its directory."""
+        return "pm2", self.user, str(self.home)
+
+    def check_known(self, service: Service, processes: Sequence[Process]) -> list[Problem]:
+        """Return why pm2 does not know a service by its name."""
+        known = sorted({process.name for process in processes})
+        if service.name in known:
+            return []
+        what = f"pm2 of user {self.user} does not know this name; it knows {', '.join(known) or 'none'}"
+        fix = "Correct 'name' or 'user' of the service in estate_cutover_groups"
+        return [Problem(f"service {service.name}", what, fix)]
+
+    def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
+        """Return what is wrong with a service's directory and ecosystem file, and how many processes that starts."""
+        path = service.ecosystem_path
+        if not Path(service.directory).is_dir():
+            problem = Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")
+            return Checked([problem])
+        if not Path(path).is_file():
+            fix = "Correct 'ecosystem_file', or write one for the service"
+            return Checked([Problem(path, "pm2's ecosystem file does not exist", fix)])
+        if not usable:
+            return Checked()
+        try:
+            applications = self.read_ecosystem(path)
+        except MigrationError as error:
+            return Checked(list(error.problems))
+        if applications is None:
+            return Checked()
+        if service.name not in applications:
+            what = f"it starts {', '.join(sorted(applications)) or 'nothing'}, but not {service.name}"
+            return Checked([Problem(path, what, "Give the application this name, or correct 'ecosystem_file'")])
+        application = applications[service.name]
+        problems = []
+        if application.processes > service.pool_size:
+            what = (
+                f"it starts {application.processes} processes, and the service's pool_size is {service.pool_size}: "
+                "each process needs a connection at least"
+            )
+            fix = "Raise 'pool_size' of the service in estate_cutover_groups, or start fewer processes"
+            problems.append(Problem(f"{path}: instances", what, fix))
+        for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
+            what = "it would beat the value in .env"
+            problems.append(Problem(f"{path}: env.{key}", what, "Remove it from the ecosystem file"))
+        return Checked(problems, application.processes)
+
+    def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
+        """Stop services and remove them from pm2's list, with one call.
+
+        Each call of pm2 costs a good part of a second, and before it starts a service pm2 has to forget it anyway: a
+        variable that pm2 has cached would beat the ``.env``.
+        """
+        names = [service.name for service in services]
+        self.delete(names, [name for name in names if listed and listed.get(name)])
+
+    def start_service(self, service: Service) -> None:
+        """Start a service anew from its ecosystem file."""
+        self.start(service.ecosystem_path, service.name)
+
+    def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
+        """Let pm2 write its list for the next boot where that would change it, and return whether it was changed."""
+        return self.save([service.name for service in services], secrets, check_mode)
+
+    def boot_warnings(self) -> list[str]:
+        """Return a sentence if nobody would start the user's services again after a reboot."""
+        if self.is_started_at_boot() is not False:
+            return []
+        return [
+            f"Nothing starts the services of pm2's user {self.user} at boot: no enabled unit of systemd runs "
+            f"'pm2 resurrect' for it. A reboot would leave them stopped. Run: {startup_command(self.user, self)}"
+        ]
+
+    def log_advice(self, service: Service) -> str:
+        """Return where a person finds what a service says."""
+        return f"Look at its log as user {self.user}: {self.command} logs {service.name} --nostream"
+
+    # ------------------------------------------------------------ pm2 itself
+
     def _is_running(self) -> bool:
         """Return whether the daemon named in the pid file lives and is this user's."""
         try:
@@ -414,6 +476,15 @@ class Pm2:
             finally:
                 os.close(descriptor)
         return False
+
+
+def startup_command(user: str, pm2: Pm2) -> str:
+    """Return the command that lets systemd start a user's services at boot."""
+    # Its user has chosen the name of the directory, and root pastes the command.
+    if pm2.home.name == ".pm2":
+        return f"pm2 startup systemd -u {user} --hp {shlex.quote(str(pm2.home.parent))}"
+    # From a home directory it makes a PM2_HOME of the common name.
+    return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
 
 
 def _printed_by(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:

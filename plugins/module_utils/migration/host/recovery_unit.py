@@ -121,7 +121,7 @@ class RecoveryUnit:
         settings, unit, link = self._paths()
         before = self._everything()
         with private_directory(settings.parent):
-            _write(settings, json.dumps({**self.content, **more}), 0o600)
+            write_whole(settings, json.dumps({**self.content, **more}), 0o600)
         # The interpreter of the run itself, which has psycopg2.
         words = [sys.executable, "-I", self.program, _PROGRAM, str(settings)]
         text = _UNIT.format(
@@ -129,7 +129,7 @@ class RecoveryUnit:
             settings=str(settings).replace("%", "%%"),
             command=" ".join(map(_quoted, words)),
         )
-        _write(unit, text, 0o644)
+        write_whole(unit, text, 0o644)
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(unit)
@@ -187,7 +187,7 @@ def _unlink(paths: Iterable[Path]) -> None:
             sync_directory(path.parent)
 
 
-def _write(path: Path, text: str, mode: int) -> None:
+def write_whole(path: Path, text: str, mode: int) -> None:
     """Write a file in a directory of root's, in one step, and bring it to the disk."""
     new = _new(path)
     new.unlink(missing_ok=True)

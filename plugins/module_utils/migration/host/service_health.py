@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.connection import Login, connect, first_row
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Group, Service
+from ..core.estate import PM2, Group, Service
 from . import dotenv_file, open_files
-from .pm2 import ERRORED, ONLINE, Pm2, Process, by_user
+from .manager import ERRORED, ONLINE, Manager, Process, family_of
+from .managers import each_with_services, key_of, managers_of
+from .service_settings import settings_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -85,19 +87,24 @@ class Health:
 
     :param shortcoming: what is missing, empty if it is healthy on the wanted store.
     :param lacks_session: nothing else is missing than a session on the server: its pool may be empty for now.
-    :param has_given_up: it ends again and again, or pm2 does not start it any more: waiting is of no use.
+    :param has_given_up: it ends again and again, or its manager does not start it any more: waiting is of no use.
     :param session_pid: process on the server that serves its session.
     :param healthy_at: :func:`time.monotonic` when it was first found healthy.
     """
 
     service: Service
-    pids: tuple[int, ...] = ()
+    processes: tuple[Process, ...] = ()
     restarts: int = 0
     shortcoming: str = "it was not looked at"
     lacks_session: bool = False
     has_given_up: bool = False
     session_pid: int | None = None
     healthy_at: float = 0.0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the processes that its manager lists."""
+        return tuple(process.pid for process in self.processes)
 
     def report(self, store: str) -> dict[str, Any]:
         """Return the service's part of the report."""
@@ -113,12 +120,12 @@ class Health:
 class Watcher:
     """Looks at a group's services until they are healthy, all at the same time.
 
-    :param daemons: the pm2 of each user.
+    :param managers: the managers of the services by their keys.
     :param values: for each service by name the values of its ``.env`` on PostgreSQL.
     """
 
     group: Group
-    daemons: Mapping[str, Pm2]
+    managers: Mapping[str, Manager]
     services_login: ServicesLogin
     role_passwords: Mapping[str, str] = field(repr=False)
     _connections: dict[str, Connection] = field(default_factory=dict, repr=False)
@@ -131,11 +138,12 @@ class Watcher:
         self._connections.clear()
 
     def processes(self) -> dict[str, list[Process]]:
-        """Return pm2's processes of the group's services by their names."""
+        """Return the managers' processes of the group's services by their names."""
         found: dict[str, list[Process]] = {service.name: [] for service in self.group.services}
-        listed = {user: pm2.processes() for user, pm2 in self.daemons.items()}
-        for service in self.group.services:
-            found[service.name] = [entry for entry in listed[service.user] if entry.name == service.name]
+        for manager, services in each_with_services(self.managers, self.group.services):
+            listed = manager.processes()
+            for service in services:
+                found[service.name] = [entry for entry in listed if entry.name == service.name]
         return found
 
     def wait(
@@ -165,7 +173,7 @@ class Watcher:
         listed = self.processes()
         for result in results:
             now = listed[result.service.name]
-            # pm2 may not have noticed yet that it has ended.
+            # Its manager may not have noticed yet that it has ended.
             is_same = tuple(entry.pid for entry in now) == result.pids and _are_alive(result.pids)
             if not is_same or _restarts(now) != result.restarts:
                 result.shortcoming = "it came up, answered, and was restarted soon after"
@@ -248,7 +256,7 @@ class Watcher:
 
     def _look_at(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> None:
         """Bring one service's health up to date."""
-        result.pids = tuple(process.pid for process in processes)
+        result.processes = tuple(processes)
         result.restarts = _restarts(processes)
         result.lacks_session = False
         result.shortcoming = self._shortcoming(result, processes, store, old_pids)
@@ -258,31 +266,37 @@ class Watcher:
     def _shortcoming(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> str:
         """Return the first thing that is wrong with a service, or an empty text."""
         service = result.service
+        if not processes and service.manager != PM2:
+            return f"{service.manager} does not know it any more"
         if not processes:
             return f"pm2 of user {service.user} does not know it: its ecosystem file starts no application of this name"
         for process in processes:
-            if process.status != ONLINE or not _are_alive((process.pid,)):
-                return f"pm2 reports it as {process.status}" if process.status != ONLINE else "its process has ended"
+            if process.status != ONLINE:
+                return f"{service.manager} reports it as {process.status}"
+            if not _are_alive((process.pid,)):
+                return "its process has ended"
             if process.pid in old_pids:
                 return "its old process still runs"
         answer = ask(service.health_url)
         if answer:
             return answer
-        family = open_files.family_of(result.pids)
+        family = family_of(result.processes)
+        password = self.role_passwords.get(service.database_role, "")
+        wanted = self.services_login.values(service, password, len(processes))
         if store == SQLITE:
-            return _stale_variables(family, {})
+            # systemd hands over what stands in the settings, and there may stand another connection than ours.
+            return _stale_variables(family, {}) if service.manager == PM2 else _our_variables(family, wanted)
         holding = [pid for pid in family if open_files.holds(pid, self.group.source_path)]
         if holding:
             return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
-        password = self.role_passwords.get(service.database_role, "")
-        stale = _stale_variables(family, self.services_login.values(service, password, len(processes)))
+        stale = _stale_variables(family, wanted)
         if stale:
             return stale
         connection = self._session(service.database_role, password)
         answer = ask(service.query_url) if service.query_url else ""
         if answer:
             return answer
-        sessions = find_sessions(connection, service, result.pids, self.services_login.host)
+        sessions = find_sessions(connection, service, result.processes, self.services_login.host)
         result.session_pid, result.lacks_session = sessions.server_pid, bool(sessions.missing)
         return sessions.missing
 
@@ -320,7 +334,7 @@ class Watcher:
     def _uses_of_sessions(self, result: Health) -> list[tuple[int, str]] | None:
         """Return when each session of a service was used last; None if the server does not keep that."""
         service = result.service
-        ports = set().union(*(open_files.local_ports(pid) for pid in open_files.family_of(result.pids)))
+        ports = set().union(*(open_files.local_ports(pid) for pid in family_of(result.processes)))
         password = self.role_passwords.get(service.database_role, "")
         with self._session(service.database_role, password).cursor() as cursor:
             cursor.execute(
@@ -346,8 +360,7 @@ class Watcher:
             Problem(
                 f"service {result.service.name}",
                 result.shortcoming,
-                f"Look at its log as user {result.service.user}: "
-                f"{self.daemons[result.service.user].command} logs {result.service.name} --nostream",
+                self.managers[key_of(result.service)].log_advice(result.service),
             )
             for result in results
             if result.shortcoming
@@ -370,7 +383,7 @@ class Sessions:
     are_hidden: bool = False
 
 
-def find_sessions(connection: Connection, service: Service, pids: Iterable[int], host: str) -> Sessions:
+def find_sessions(connection: Connection, service: Service, processes: Iterable[Process], host: str) -> Sessions:
     """Return what the server knows of the sessions of a service.
 
     Every process of the service needs a session of the service's role that comes from a socket of its own, or of a
@@ -395,8 +408,8 @@ def find_sessions(connection: Connection, service: Service, pids: Iterable[int],
     if not connection.autocommit:
         connection.rollback()
     found: int | None = None
-    for pid in pids:
-        ports = set().union(*(open_files.local_ports(member) for member in open_files.family_of([pid])))
+    for process in processes:
+        ports = set().union(*(open_files.local_ports(member) for member in family_of([process])))
         own = [
             int(server_pid) for server_pid, port in sessions if port in ports or (port == -1 and host.startswith("/"))
         ]
@@ -411,7 +424,7 @@ def find_sessions(connection: Connection, service: Service, pids: Iterable[int],
             )
         return Sessions(
             missing=f"it answers, but no session of role {service.database_role} on the server comes from its process "
-            f"{pid}: it uses another store"
+            f"{process.pid}: it uses another store"
             + ("" if service.query_url else ", or its address does not ask the database (see 'query_url')")
         )
     return Sessions(found)
@@ -419,21 +432,21 @@ def find_sessions(connection: Connection, service: Service, pids: Iterable[int],
 
 @dataclass
 class Listings:
-    """What the pm2 of each user has listed, so that several groups that are looked at together ask it once.
+    """What each manager has listed, so that several groups that are looked at together ask it once.
 
     Each call of pm2 takes most of a second. What it said some seconds ago is asked anew.
     """
 
-    _listed: dict[tuple[str, str], tuple[float, list[Process]]] = field(default_factory=dict)
+    _listed: dict[object, tuple[float, list[Process]]] = field(default_factory=dict)
 
-    def processes_of(self, pm2: Pm2) -> list[Process]:
-        """Return what a pm2 knows, as :meth:`.Pm2.processes` does.
+    def processes_of(self, manager: Manager) -> list[Process]:
+        """Return what a manager knows, as :meth:`.Manager.processes` does.
 
-        :raises MigrationError: if pm2 does not answer.
+        :raises MigrationError: if it does not answer.
         """
-        key = pm2.user, str(pm2.home)
+        key = manager.identity
         if key not in self._listed or time.monotonic() - self._listed[key][0] > _LISTED_LATELY_SECONDS:
-            self._listed[key] = time.monotonic(), pm2.processes()
+            self._listed[key] = time.monotonic(), manager.processes()
         return self._listed[key][1]
 
 
@@ -448,20 +461,19 @@ def look_once(connection: Connection, group: Group, listings: Listings | None = 
     """
     answers: dict[str, Health] = {}
     listings = listings or Listings()
-    for user, pm2 in by_user(group.services).items():
-        problem = pm2.problem()
+    for manager, services in each_with_services(managers_of(group.services), group.services):
+        problem = manager.problem()
         reason = f"{problem.where}: {problem.what}" if problem else ""
         listed: list[Process] = []
         try:
-            listed = [] if problem else listings.processes_of(pm2)
+            listed = [] if problem else listings.processes_of(manager)
         except MigrationError as error:
             reason = "; ".join(f"{entry.where}: {entry.what}" for entry in error.problems) or error.summary
-        for service in group.services:
-            if service.user == user:
-                processes = [process for process in listed if process.name == service.name]
-                health = Health(service, tuple(process.pid for process in processes))
-                health.shortcoming = reason or _answer(connection, group, health, processes)
-                answers[service.name] = health
+        for service in services:
+            processes = [process for process in listed if process.name == service.name]
+            health = Health(service, tuple(processes))
+            health.shortcoming = reason or _answer(connection, group, health, processes)
+            answers[service.name] = health
     return answers
 
 
@@ -470,22 +482,23 @@ def _answer(connection: Connection, group: Group, health: Health, processes: Seq
     service = health.service
     statuses = [process.status for process in processes]
     if not statuses or any(status != ONLINE for status in statuses):
-        return f"pm2 reports it as {', '.join(statuses) or 'unknown'}"
+        return f"{service.manager} reports it as {', '.join(statuses) or 'unknown'}"
     shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
     if shortcoming:
         return shortcoming
     try:
-        settings = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user))
+        own_settings = settings_of(service)
+        settings = own_settings.values_of(own_settings.read())
     except (MigrationError, ValueError) as error:
         return f"{service.env_path} cannot be read: {error}"
     host = settings.get("PGHOST", "")
-    sessions = find_sessions(connection, service, health.pids, host)
+    sessions = find_sessions(connection, service, health.processes, host)
     if not sessions.missing or sessions.are_hidden:
         return sessions.missing
     # Without a session something else has to speak for the store.
     if not host:
         return f"{sessions.missing}; {service.env_path} sets no PGHOST"
-    family = open_files.family_of(health.pids)
+    family = family_of(health.processes)
     stale = _stale_variables(family, settings)
     if stale:
         return f"{sessions.missing}; {stale}"
@@ -508,23 +521,37 @@ def _stale_variables(family: Iterable[int], wanted: Mapping[str, str]) -> str:
     return ""
 
 
-def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) -> None:
-    """Note that a service ends again and again, or that pm2 does not start it any more.
+def _our_variables(family: Iterable[int], ours: Mapping[str, str]) -> str:
+    """Return which variables of a process still lead it to PostgreSQL."""
+    for pid in family:
+        environment = open_files.environment_of(pid)
+        left = [key for key in ("PGPASSWORD", "DATABASE_URL") if environment.get(key) == ours[key]]
+        if left:
+            return f"its process was started with {', '.join(left)}, which leads it to PostgreSQL"
+    return ""
 
-    :param restarts: how often pm2 has started it again since it is looked at.
+
+def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) -> None:
+    """Note that a service ends again and again, or that its manager does not start it any more.
+
+    :param restarts: how often its manager has started it again since it is looked at.
     """
     if not result.shortcoming:
         return
-    if any(process.status == ERRORED for process in processes):
+    if any(process.status == ERRORED or process.given_up for process in processes):
         result.has_given_up = True
-        result.shortcoming = "pm2 does not start it any more, because it ended soon after each start"
+        result.shortcoming = (
+            f"{result.service.manager} does not start it any more, because it ended soon after each start"
+        )
     elif restarts >= _RESTARTS_OF_A_LOOP * max(1, len(processes)):
         result.has_given_up = True
-        result.shortcoming = f"it ends soon after each start: pm2 has already started it {restarts} times again"
+        result.shortcoming = (
+            f"it ends soon after each start: {result.service.manager} has already started it {restarts} times again"
+        )
 
 
 def _restarts(processes: Iterable[Process]) -> int:
-    """Return how often pm2 has restarted a service."""
+    """Return how often its manager has restarted a service."""
     return sum(process.restarts for process in processes)
 
 

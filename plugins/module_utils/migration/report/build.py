@@ -39,7 +39,8 @@ def build(
         {
             "where": f"functional check '{check['name']}'",
             "what": check["reason"],
-            "fix": f"Look at the service's log (pm2 logs), correct it, then run {playbook('5_validation')} again",
+            "fix": "Look at the service's log (pm2 logs or journalctl), correct it, then run "
+            f"{playbook('5_validation')} again",
         }
         for check in checks
         if check["result"] == functional_checks.FAILED

@@ -8,6 +8,7 @@ from ..core import state
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..host import open_files
+from ..host.managers import log_command
 from ..host.service_health import Listings, ask, look_once
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def look_at_services(group: Group, group_state: str) -> tuple[list[dict[str, Any
         shortcoming = ask(service.health_url)
         answers.append({"name": service.name, "health_url": service.health_url, "shortcoming": shortcoming})
         if shortcoming:
-            fix = f"Look at its log (pm2 logs {service.name}), correct it, {_RUN_VALIDATION}"
+            fix = f"Look at its log ({log_command(service)}), correct it, {_RUN_VALIDATION}"
             findings.append(Problem(f"service {service.name}", f"it is not well: {shortcoming}", fix))
     if group_state == state.LIVE:
         findings.extend(_holders(group))

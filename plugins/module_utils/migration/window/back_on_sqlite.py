@@ -77,9 +77,9 @@ def revert(
         if record is not None and decide(record).rollback not in (Rollback.REVERT_CUTOVER, Rollback.LEAVE_POSTGRESQL):
             # The services are stopped only after "frozen" is committed.
             return MigrationError(f"Cutover group {group.name} failed in {step}; nothing was stopped.", problems)
-        # The pm2 that had the services, also if its daemon does not run at this moment.
-        daemons = context.handles.daemons or None
-        handles = check_services(group, settings, Findings(), may_be_missing=True, daemons=daemons)
+        # The managers that had the services, also if a daemon of pm2 does not run at this moment.
+        managers = context.handles.managers or None
+        handles = check_services(group, settings, Findings(), may_be_missing=True, managers=managers)
         context = replace(context, connection=usable or context.connection, handles=handles, removed=set())
         try:
             if usable is not None and record is not None and decide(record).on_postgresql:

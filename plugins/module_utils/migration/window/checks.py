@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.commands import playbook
 from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Access, Group, Service
-from ..host import dotenv_file, login_test, open_files
-from ..host.pm2 import ONLINE, Application, Pm2, Process, by_user
+from ..host import login_test, open_files
+from ..host.manager import ONLINE, Manager, Process, family_of
+from ..host.managers import each_with_services, key_of, managers_of
 from ..host.recovery_unit import RecoveryUnit
 from ..host.safe_paths import open_owned
 from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
+from ..host.service_settings import settings_of
 from ..sqlite.snapshot import resolve_source
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class EnvFile:
-    """A service's ``.env``. What has to stand in it is rendered when it is asked for, and kept nowhere.
+    """The file with a service's settings. What has to stand in it is rendered when it is asked for, and kept nowhere.
 
     :param processes: how many processes of the service read it.
     """
@@ -70,15 +70,23 @@ class EnvFile:
 
     def read(self) -> str:
         """Return the file as it is."""
-        return dotenv_file.read(self.service.env_path, self.service.user)
+        return settings_of(self.service).read()
+
+    def write(self, text: str) -> None:
+        """Replace the file in one step, where it is not so already."""
+        settings_of(self.service).write(text)
+
+    def is_private(self) -> bool:
+        """Return whether nobody but its owner may read the file."""
+        return settings_of(self.service).is_private()
 
     def render(self, text: str, settings: Settings, store: str) -> str:
         """Return the file as it has to be on a store, made of what it is."""
         password = settings.role_passwords.get(self.service.database_role)
         if store == SQLITE or not password:
-            return text if store == POSTGRESQL else dotenv_file.remove_keys(text)
+            return text if store == POSTGRESQL else settings_of(self.service).without_values(text)
         values = settings.services_login.values(self.service, password, self.processes)
-        return dotenv_file.set_keys(text, values)
+        return settings_of(self.service).with_values(text, values)
 
 
 @dataclass
@@ -107,12 +115,12 @@ class Findings:
 class Handles:
     """What a run takes hold of a group's services by, as the checks have found it.
 
-    :param daemons: the pm2 of each user.
-    :param processes: pm2's processes by the service's name.
-    :param instances: how many processes each ecosystem file starts, by the service's name, where we can read it.
+    :param managers: the managers of the services by their keys.
+    :param processes: the managers' processes by the service's name.
+    :param instances: how many processes are started of each service, by its name, where a file tells.
     """
 
-    daemons: Mapping[str, Pm2] = field(default_factory=dict)
+    managers: Mapping[str, Manager] = field(default_factory=dict)
     processes: Mapping[str, list[Process]] = field(default_factory=dict)
     instances: Mapping[str, int] = field(default_factory=dict)
     env_files: Sequence[EnvFile] = ()
@@ -122,8 +130,13 @@ class Handles:
         """Return the processes of all services that run."""
         return [process.pid for processes in self.processes.values() for process in processes if process.pid]
 
+    @property
+    def family(self) -> set[int]:
+        """Return all processes that belong to the services, as they are now."""
+        return family_of(process for processes in self.processes.values() for process in processes)
+
     def processes_of(self, service: Service) -> int:
-        """Return how many processes of a service pm2 starts: as its ecosystem file says, else as many as run now."""
+        """Return how many processes of a service are started: as a file says, else as many as run now."""
         return self.instances.get(service.name) or max(1, len(self.processes.get(service.name, ())))
 
 
@@ -132,38 +145,45 @@ def check_services(
     settings: Settings,
     findings: Findings,
     may_be_missing: bool = False,
-    daemons: Mapping[str, Pm2] | None = None,
+    managers: Mapping[str, Manager] | None = None,
 ) -> Handles:
-    """Check pm2, files and passwords of a group's services, and return what they are taken hold of by.
+    """Check managers, files and passwords of a group's services, and return what they are taken hold of by.
 
-    :param may_be_missing: an earlier run may have been killed between pm2's ``delete`` and ``start``.
-    :param daemons: the pm2 of each user, if that is known already.
+    :param may_be_missing: an earlier run may have been killed between their stop and their start.
+    :param managers: the managers by their keys, if they are known already.
     """
     if not group.services:
         findings.violations.append(
             Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
         )
-    if daemons is None:
-        daemons = {}
+    if managers is None:
+        managers = {}
         with findings.collecting():
-            daemons = by_user(group.services)
+            managers = managers_of(group.services)
     usable = {}
-    for user, pm2 in daemons.items():
-        problem = pm2.problem()
+    for key, manager in managers.items():
+        problem = manager.problem()
         if problem:
             findings.violations.append(problem)
         else:
-            usable[user] = pm2
+            usable[key] = manager
     processes: dict[str, list[Process]] = {}
-    for user, pm2 in usable.items():
+    for manager, services in each_with_services(usable, group.services):
         with findings.collecting():
-            processes |= _check_names(findings, group, user, pm2.processes(), may_be_missing)
+            listed = manager.processes()
+            for service in services:
+                processes[service.name] = [process for process in listed if process.name == service.name]
+                if not may_be_missing:
+                    findings.violations += manager.check_known(service, listed)
     instances = {}
-    for service in group.services:
-        application = _check_files(findings, service, usable.get(service.user))
-        if application is not None:
-            instances[service.name] = application.processes
-    handles = Handles(daemons, processes, instances)
+    for key, manager in managers.items():
+        for service in group.services:
+            if key_of(service) == key:
+                checked = manager.check_service(service, key in usable, may_be_missing)
+                findings.violations += checked.problems
+                if checked.processes is not None:
+                    instances[service.name] = checked.processes
+    handles = Handles(managers, processes, instances)
     env_files = [
         entry for service in group.services if (entry := _check_env_file(findings, handles, service, settings))
     ]
@@ -174,22 +194,8 @@ def check_services(
 
 
 def boot_warnings(handles: Handles) -> list[str]:
-    """Return a sentence for each user whose services nobody would start again after a reboot."""
-    return [
-        f"Nothing starts the services of pm2's user {user} at boot: no enabled unit of systemd runs 'pm2 resurrect' "
-        f"for it. A reboot would leave them stopped. Run: {startup_command(user, pm2)}"
-        for user, pm2 in handles.daemons.items()
-        if pm2.is_started_at_boot() is False
-    ]
-
-
-def startup_command(user: str, pm2: Pm2) -> str:
-    """Return the command that lets systemd start a user's services at boot."""
-    # Its user has chosen the name of the directory, and root pastes the command.
-    if pm2.home.name == ".pm2":
-        return f"pm2 startup systemd -u {user} --hp {shlex.quote(str(pm2.home.parent))}"
-    # From a home directory it makes a PM2_HOME of the common name.
-    return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
+    """Return a sentence for each service, or user, of which nobody would start anything again after a reboot."""
+    return [warning for manager in handles.managers.values() for warning in manager.boot_warnings()]
 
 
 def check_recovery_unit(settings: Settings, findings: Findings) -> None:
@@ -207,7 +213,7 @@ def check_health(group: Group, handles: Handles, findings: Findings) -> None:
             continue
         shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
         if all(process.status != ONLINE for process in processes):
-            shortcoming = f"pm2 reports it as {processes[0].status}"
+            shortcoming = f"{service.manager} reports it as {processes[0].status}"
         if shortcoming:
             fix = "Repair it while it is on SQLite, or correct 'health_url' or 'query_url' in estate_cutover_groups"
             findings.violations.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
@@ -235,7 +241,7 @@ def check_source(group: Group, handles: Handles, findings: Findings) -> None:
                         "A copy needs a cutover group of its own; else make the symlink again",
                     )
                 )
-        findings.violations.extend(foreign_processes(str(source), handles.pids))
+        findings.violations.extend(foreign_processes(str(source), handles.family))
 
 
 def foreign_processes(path: str, pids: Iterable[int]) -> list[Problem]:
@@ -325,73 +331,6 @@ def _check_connections(connection: Connection, group: Group, settings: Settings,
         )
 
 
-def _check_names(
-    findings: Findings, group: Group, user: str, processes: list[Process], may_be_missing: bool
-) -> dict[str, list[Process]]:
-    """Check that pm2 knows every service of one user by its name; return the processes of each."""
-    found = {}
-    known = sorted({process.name for process in processes})
-    for service in group.services:
-        if service.user != user:
-            continue
-        found[service.name] = [process for process in processes if process.name == service.name]
-        if service.name not in known and not may_be_missing:
-            findings.violations.append(
-                Problem(
-                    f"service {service.name}",
-                    f"pm2 of user {user} does not know this name; it knows {', '.join(known) or 'none'}",
-                    "Correct 'name' or 'user' of the service in estate_cutover_groups",
-                )
-            )
-    return found
-
-
-def _check_files(findings: Findings, service: Service, pm2: Pm2 | None) -> Application | None:
-    """Check a service's directory and what its ecosystem file starts; return that, if it can be read."""
-    if not Path(service.directory).is_dir():
-        findings.violations.append(Problem(service.directory, "the directory does not exist", _INVENTORY))
-        return None
-    path = service.ecosystem_path
-    if not Path(path).is_file():
-        findings.violations.append(
-            Problem(
-                path, "pm2's ecosystem file does not exist", "Correct 'ecosystem_file', or write one for the service"
-            )
-        )
-        return None
-    if pm2 is None:
-        return None
-    with findings.collecting():
-        applications = pm2.read_ecosystem(path)
-        if applications is None:
-            return None
-        if service.name not in applications:
-            findings.violations.append(
-                Problem(
-                    path,
-                    f"it starts {', '.join(sorted(applications)) or 'nothing'}, but not {service.name}",
-                    "Give the application this name, or correct 'ecosystem_file'",
-                )
-            )
-            return None
-        application = applications[service.name]
-        if application.processes > service.pool_size:
-            findings.violations.append(
-                Problem(
-                    f"{path}: instances",
-                    f"it starts {application.processes} processes, and the service's pool_size is {service.pool_size}: "
-                    "each process needs a connection at least",
-                    "Raise 'pool_size' of the service in estate_cutover_groups, or start fewer processes",
-                )
-            )
-        for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
-            findings.violations.append(
-                Problem(f"{path}: env.{key}", "it would beat the value in .env", "Remove it from the ecosystem file")
-            )
-        return application
-    return None
-
-
 def _check_env_file(findings: Findings, handles: Handles, service: Service, settings: Settings) -> EnvFile | None:
     """Check a service's dotenv file and what has to be written to it; None if it cannot be read."""
     password = settings.role_passwords.get(service.database_role)
@@ -406,9 +345,9 @@ def _check_env_file(findings: Findings, handles: Handles, service: Service, sett
         )
     else:
         values = settings.services_login.values(service, password, processes)
-        findings.violations += dotenv_file.problems_of_values(f"service {service.name}", values.items())
+        findings.violations += settings_of(service).problems_of_values(f"service {service.name}", values)
     entry = EnvFile(service, processes)
     with findings.collecting():
-        dotenv_file.remove_keys(entry.read())
+        settings_of(service).without_values(entry.read())
         return entry
     return None

@@ -23,7 +23,7 @@ class WindowContext:
     :param connection: holds the group's lock in the ledger.
     :param login: for further sessions on the server.
     :param handles: what the group's services are taken hold of by.
-    :param removed: run state: names of services that we have taken out of pm2's list since.
+    :param removed: run state: names of services that we have stopped since.
     """
 
     connection: Connection
@@ -49,7 +49,7 @@ class WindowContext:
         :raises MigrationError: if there is to be such a unit and it cannot be written.
         """
         if self.settings.recovery_unit is not None:
-            units = [unit for pm2 in self.handles.daemons.values() for unit in pm2.boot_units()]
+            units = [unit for manager in self.handles.managers.values() for unit in manager.boot_units()]
             self.settings.recovery_unit.put(after=units, **more)
 
     def keep_recovery_unit(self, **more: bool) -> None:

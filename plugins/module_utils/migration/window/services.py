@@ -15,6 +15,7 @@ from urllib.parse import quote
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group, Service
 from ..host import dotenv_file, open_files
+from ..host.managers import each_with_services, key_of
 from ..host.safe_paths import Opened, files_as_owner, open_owned, refused
 from ..host.service_health import Health, Watcher
 from .checks import EnvFile, Settings
@@ -30,32 +31,25 @@ LOG_SECONDS = 10.0
 def watch(context: WindowContext) -> Watcher:
     """Return a watcher of a group's services."""
     settings = context.settings
-    return Watcher(context.group, context.handles.daemons, settings.services_login, settings.role_passwords)
+    return Watcher(context.group, context.handles.managers, settings.services_login, settings.role_passwords)
 
 
 def stop(context: WindowContext) -> None:
-    """Stop a group's services and remove them from pm2's list, those of one user with one call.
-
-    Each call of pm2 costs a good part of a second, and before it starts a service pm2 has to forget it anyway:
-    a variable that pm2 has cached would beat the ``.env``.
-    """
-    for user, pm2 in context.handles.daemons.items():
-        names = [service.name for service in context.group.services if service.user == user]
-        pm2.delete(names, [name for name in names if context.handles.processes.get(name)])
-        context.removed.update(names)
+    """Stop a group's services, so that nothing starts them again."""
+    for manager, services in each_with_services(context.handles.managers, context.group.services):
+        manager.stop_services(services, context.handles.processes)
+        context.removed.update(service.name for service in services)
 
 
 def start(context: WindowContext, services: Iterable[Service]) -> None:
-    """Start services anew from their ecosystem files, all at the same time."""
+    """Start services anew, all at the same time, with the settings that they have now."""
     services = list(services)
-    daemons, removed = context.handles.daemons, context.removed
-    for user, pm2 in daemons.items():
-        pm2.delete(service.name for service in services if service.user == user and service.name not in removed)
+    managers, removed = context.handles.managers, context.removed
+    for manager, own in each_with_services(managers, services):
+        manager.stop_services([service for service in own if service.name not in removed], None)
     removed.difference_update(service.name for service in services)
     with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
-        for started in [
-            pool.submit(daemons[service.user].start, service.ecosystem_path, service.name) for service in services
-        ]:
+        for started in [pool.submit(managers[key_of(service)].start_service, service) for service in services]:
             started.result()
 
 
@@ -72,12 +66,11 @@ def require_healthy(context: WindowContext, store: str, old_pids: Iterable[int] 
 
 
 def save(context: WindowContext, check_mode: bool = False) -> bool:
-    """Let pm2 write its list for the next boot where that would change it, and return whether it was changed."""
+    """Let the next boot start the services as they run now, and return whether something was changed for that."""
     changed = False
-    for user, pm2 in context.handles.daemons.items():
-        services = [service for service in context.group.services if service.user == user]
+    for manager, services in each_with_services(context.handles.managers, context.group.services):
         secrets = [context.settings.role_passwords.get(service.database_role, "") for service in services]
-        changed |= pm2.save([service.name for service in services], secrets, check_mode)
+        changed |= manager.save_services(services, secrets, check_mode)
     return changed
 
 
@@ -85,7 +78,7 @@ def write_env_files(env_files: Iterable[EnvFile], settings: Settings, store: str
     """Write the dotenv files for a store, where they are not already so."""
     for entry in env_files:
         wanted = entry.render(entry.read(), settings, store)
-        dotenv_file.write(entry.service.env_path, wanted, entry.service.user)
+        entry.write(wanted)
 
 
 def diff(env_files: Iterable[EnvFile], settings: Settings, to: str) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ KIND = "cutover"
 # Who has measured a downtime.
 MEASURED_BY_CLIENT = "client"
 MEASURED_BY_STEPS = "steps"
-# In these steps of a window pm2 and the services are at work; the others are our own.
+# In these steps of a window the managers and the services are at work; the others are our own.
 _STEPS_OF_SERVICES = ("stop", "start")
 
 

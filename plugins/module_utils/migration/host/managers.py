@@ -1,0 +1,39 @@
+"""Which manager each service has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ..core.estate import PM2, SYSTEMD, Service
+from . import pm2
+from .manager import Manager
+from .systemd import Systemd
+
+
+def key_of(service: Service) -> str:
+    """Return what tells the manager of a service from others on its host, in words."""
+    return f"pm2 of user {service.user}" if service.manager == PM2 else service.manager
+
+
+def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
+    """Return each manager of these services once, by its key.
+
+    :raises MigrationError: naming the users that do not exist, or of whom several pm2 are named.
+    """
+    services = list(services)
+    daemons = pm2.by_user(service for service in services if service.manager == PM2)
+    units = Systemd(service for service in services if service.manager == SYSTEMD)
+    return {key_of(service): daemons[service.user] if service.manager == PM2 else units for service in services}
+
+
+def log_command(service: Service) -> str:
+    """Return a command that shows what a service says."""
+    return f"pm2 logs {service.name}" if service.manager == PM2 else f"journalctl --unit {service.unit}"
+
+
+def each_with_services(
+    managers: Mapping[str, Manager], services: Sequence[Service]
+) -> Iterator[tuple[Manager, list[Service]]]:
+    """Yield each manager with those of some services that it runs."""
+    for key, manager in managers.items():
+        yield manager, [service for service in services if key_of(service) == key]

@@ -1,0 +1,237 @@
+"""A service as a unit of systemd, without systemd: how it is described, and the files that its settings stand in."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import estate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    dotenv_file,
+    pm2,
+    systemd,
+    unit_settings,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import managers_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_settings import (
+    settings_of,
+)
+
+PASSWORD = 'it\'s $1 \\ "#" `x` '
+VALUES = dotenv_file.connection_values("127.0.0.1", 5432, "shop", "shop_web", PASSWORD, pool_size=5)
+
+
+def described(**changes: Any) -> Service:
+    """Return a service of an inventory."""
+    service = {
+        "name": "shop",
+        "user": getpass.getuser(),
+        "directory": "/opt/shop",
+        "database_role": "shop_web",
+        "schemas": ["shop"],
+        "health_url": "http://127.0.0.1:3000/health",
+        "manager": "systemd",
+        **changes,
+    }
+    group = {"name": "shop", "source": {"path": "/opt/shop/shop.db"}, "services": [service]}
+    return estate.parse_group(group).services[0]
+
+
+# ---------------------------------------------------------------- the description
+
+
+def test_a_service_runs_under_pm2_unless_the_inventory_says_otherwise() -> None:
+    assert described(manager="pm2").env_path == "/opt/shop/.env"
+    unit = described()
+    assert (unit.unit, unit.env_path) == ("shop.service", "/var/lib/sqlite-to-postgresql/units/shop.service.env")
+    assert described(name="shop@one.service").unit == "shop@one.service"
+    assert described(env_file="/etc/default/shop").env_path == "/etc/default/shop"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"manager": "systemdd"}, "Did you mean 'systemd'? Choose one of pm2, systemd"),
+        ({"manager": "compose"}, "Choose one of pm2, systemd; no others are supported yet"),
+        ({"manager": None}, "'manager' is None"),
+        ({"ecosystem_file": "a.js", "pm2_home": "/opt/pm2"}, "'ecosystem_file' is for services under pm2"),
+        ({"name": "shop@"}, "a template of units, which nothing can start"),
+        ({"name": "shop@.service"}, "a template of units, which nothing can start"),
+        ({"name": "shop.socket"}, "'name' is 'shop.socket', which is no service"),
+        ({"name": "../shop"}, "which is no unit of systemd"),
+        ({"name": "shop other"}, "which is no unit of systemd"),
+        ({"name": "--help"}, "which is no unit of systemd"),
+    ],
+)
+def test_a_wrong_description_is_refused_on_the_controller(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MigrationError) as refused:
+        described(**changes)
+    assert said in str(refused.value)
+
+
+def test_a_host_without_services_under_pm2_is_not_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pm2, "Pm2", None)
+    (manager,) = managers_of([described(), described(name="other")]).values()
+    assert manager.boot_units() == ["other.service", "shop.service"]
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_host_without_systemd_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(systemd, "SYSTEMD", tmp_path / "missing")
+    (manager,) = managers_of([described()]).values()
+    assert "it does not manage this host" in str(manager.problem())
+
+
+# ---------------------------------------------------------------- the unit as systemd shows it
+
+SHOWN = {
+    "Id": "shop.service",
+    "LoadState": "loaded",
+    "User": getpass.getuser(),
+    "DynamicUser": "no",
+    "KillMode": "control-group",
+    "RefuseManualStop": "no",
+    "RefuseManualStart": "no",
+    "NeedDaemonReload": "no",
+    "EnvironmentFiles": "/etc/shop.env (ignore_errors=no)\n/etc/default/shop (ignore_errors=yes)",
+    "Environment": 'PGHOST=old "NAME=two words"',
+}
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ({}, []),
+        ({"User": "", "DynamicUser": "yes"}, ["DynamicUser=yes: it has another user at each start"]),
+        ({"User": "somebody"}, ["its unit runs as user somebody, and the inventory says"]),
+        ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "nobody can stop it"]),
+        ({"LoadState": "masked"}, ["systemd reports its unit shop.service as masked"]),
+        ({"Id": "web.service"}, ["shop.service is another name of web.service"]),
+        ({"NeedDaemonReload": "yes"}, ["have changed since systemd has loaded shop.service"]),
+    ],
+)
+def test_a_unit_that_cannot_be_moved_is_refused(shown: dict[str, str], said: list[str]) -> None:
+    problems = systemd._problems_of_unit(described(), {**SHOWN, **shown}, again=False)
+    assert len(problems) == len(said)
+    assert all(text in problem.what for text, problem in zip(said, problems, strict=True))
+
+
+def test_a_run_after_a_crash_is_not_stopped_by_our_own_drop_in() -> None:
+    assert systemd._problems_of_unit(described(), {**SHOWN, "NeedDaemonReload": "yes"}, again=True) == []
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_settings_that_would_not_reach_the_service_are_refused() -> None:
+    service = described(env_file="/etc/default/shop")
+    assert systemd._problems_of_settings(service, SHOWN) == []
+    elsewhere = systemd._problems_of_settings(service, {**SHOWN, "Environment": "PGSERVICE=old"})
+    assert [problem.where for problem in elsewhere] == ["shop.service: Environment=PGSERVICE"]
+    (unread,) = systemd._problems_of_settings(described(env_file=".env"), SHOWN)
+    assert "its unit shop.service names /etc/shop.env, /etc/default/shop as EnvironmentFile=" in unread.what
+
+
+# ---------------------------------------------------------------- a file that the unit names
+
+
+def test_our_lines_come_out_as_they_went_in(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    before = "; a comment\nPORT=3000\nDATABASE_URL=sqlite:////opt/shop/shop.db\nNAME='two words'\n"
+    path.write_text(before)
+    settings = settings_of(described(env_file=str(path)))
+    text = settings.with_values(settings.read(), VALUES)
+    settings.write(text)
+    assert {key: settings.values_of(settings.read()).get(key) for key in VALUES} == VALUES
+    assert settings.is_private()
+    settings.write(settings.without_values(settings.read()))
+    assert path.read_text() == before
+
+
+def test_a_line_that_goes_on_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    for text, refused in (("A=1\\\nPGHOST=x\n", True), ("# a comment \\\nA=1\n", True), ("A=b\\\\\n", False)):
+        path.write_text(text)
+        if refused:
+            with pytest.raises(MigrationError, match="ends in a backslash"):
+                settings_of(described(env_file=str(path))).read()
+        else:
+            assert settings_of(described(env_file=str(path))).read() == text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of its own in directories of others")
+def test_a_file_of_roots_in_a_directory_of_others_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("A=1\n")
+    service = described(env_file=str(path), user="nobody")
+    assert settings_of(service).read() == "A=1\n"
+    tmp_path.chmod(0o777)
+    with pytest.raises(MigrationError):
+        settings_of(service).read()
+    tmp_path.chmod(0o755)
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(MigrationError, match="may be changed by somebody else"):
+        settings_of(service).read()
+    path.unlink()
+    (tmp_path / "other").write_text("A=1\n")
+    path.symlink_to(tmp_path / "other")
+    with pytest.raises(MigrationError):
+        settings_of(service).read()
+
+
+# ---------------------------------------------------------------- a drop-in of our own
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The directories of the units and of their settings."""
+    units, values = tmp_path / "units", tmp_path / "values"
+    units.mkdir()
+    monkeypatch.setattr(unit_settings, "UNITS", units)
+    monkeypatch.setattr(estate, "UNIT_SETTINGS", str(values))
+    return units / "shop.service.d", values
+
+
+def test_a_drop_in_gives_the_settings_and_goes_again(places: tuple[Path, Path]) -> None:
+    drop_ins, values = places
+    settings = settings_of(described())
+    assert settings.read() == ""
+    text = settings.with_values("", VALUES)
+    settings.write(text)
+    (drop_in,) = drop_ins.iterdir()
+    assert f"EnvironmentFile={values / 'shop.service.env'}\n" in drop_in.read_text()
+    assert "UnsetEnvironment=PGSSLMODE PGHOSTADDR PGSERVICE" in drop_in.read_text()
+    assert VALUES["PGPASSWORD"] not in drop_in.read_text()
+    assert (values.stat().st_mode & 0o777, settings.is_private()) == (0o700, True)
+    assert settings.values_of(settings.read()) == VALUES
+    stamp = drop_in.stat().st_mtime_ns
+    settings.write(text)
+    assert drop_in.stat().st_mtime_ns == stamp
+    # Without the drop-in nothing leads to the file.
+    drop_in.unlink()
+    assert settings.read() == ""
+    settings.write(text)
+    settings.write(settings.without_values(settings.read()))
+    assert (drop_ins.exists(), list(values.iterdir())) == (False, [])
+
+
+def test_a_drop_in_of_somebody_else_is_left_alone(places: tuple[Path, Path]) -> None:
+    drop_ins, values = places
+    drop_ins.mkdir()
+    theirs = drop_ins / "zz-sqlite-to-postgresql.conf"
+    theirs.write_text("[Service]\nNice=5\n")
+    settings = settings_of(described())
+    for attempt in (settings.read, lambda: settings.write("A=1\n"), lambda: settings.write("")):
+        with pytest.raises(MigrationError, match="not written by the role service_env"):
+            attempt()
+    assert theirs.read_text() == "[Service]\nNice=5\n"
+    assert not values.exists()
+    theirs.rename(drop_ins / "nice.conf")
+    settings.write("A=1\n")
+    settings.write("")
+    assert [path.name for path in drop_ins.iterdir()] == ["nice.conf"]
