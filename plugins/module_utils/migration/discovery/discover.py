@@ -344,7 +344,7 @@ def _require_trial(options: Options) -> None:
         raise MigrationError("Nothing was discovered.", [Problem("discovery_login", "it is not given", fix)])
     if options.existing_schemas:
         what = "where applications have made the tables, there is no SQL to try"
-        fix = "Leave it out; the dry run of site.yml compares with those tables"
+        fix = "Leave it out; a dry run of the move compares with those tables"
         raise MigrationError("Nothing was discovered.", [Problem("discovery_try", what, fix)])
     scratch.require_place(options.login)
 
