@@ -94,7 +94,9 @@ def scenario(name: str, after: str = READY_HOSTS) -> Check:
 # The tests of one check have a server of their own, so that folders run beside each other.
 _FOLDERS = ("engine", "cleanup", "backup", "validation", "shared_library", "sample_estate", "crash", "random_order")
 _CUTOVER_ON_A_HOST = "tests/cutover/test_on_a_host.py"
-_CUTOVER_FAULTS = tuple(f"tests/cutover/test_{name}.py" for name in ("cluster_mode", "faults", "other_user"))
+_CUTOVER_FAULTS = tuple(
+    f"tests/cutover/test_{name}.py" for name in ("cluster_mode", "faults", "other_user", "systemd_on_a_host")
+)
 _ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
 CHECKS: tuple[Check, ...] = (
     # First, because others wait for them, or take longest.
