@@ -1,41 +1,49 @@
-"""Old ids that stand in texts and JSON are named with counts before anything is moved."""
+"""Old ids in texts and JSON are named with counts before anything is moved, or rewritten and brought back."""
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import values
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.report import (
     warnings_of,
 )
 
-from .support import make_group, make_source, make_target, rehearse
+from .support import execute, make_group, make_source, make_target, query, rehearse
+from .test_export import bring_back, rows_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 SOME_UUID = "6fa459ea-ee8a-4ca4-894e-db77e160355e"
-HOLDERS: list[tuple[str, Any, int]] = [
-    ("jsonb", '[{"agent": "forge-1"}]', 1),
-    ("json", '{"a": {"b": ["x", "forge-1"]}}', 1),
-    ("text", "forge-1", 1),
-    ("text", '{"agent": "forge-1"}', 1),
-    ("varchar(20)", "forge-1", 1),
-    ("text", "the agent forge-1", 0),
-    ("text", SOME_UUID, 0),
-    ("jsonb", f'["{SOME_UUID}"]', 0),
-    ("jsonb", '{"forge-1": 1}', 0),
-    ("text", "[not json", 0),
-    ("integer", 1, 0),
-    ("uuid REFERENCES agents", "forge-1", 0),
+# Type of the target, what the file holds, whether an id stands there as a value, and as the name of a member.
+HOLDERS: list[tuple[str, Any, int, int]] = [
+    ("jsonb", '[{"agent": "forge-1"}]', 1, 0),
+    ("json", '{"a": {"b": ["x", "forge-1"]}}', 1, 0),
+    ("text", "forge-1", 1, 0),
+    ("text", '{"agent": "forge-1"}', 1, 0),
+    ("varchar(20)", "forge-1", 1, 0),
+    ("text", "the agent forge-1", 0, 0),
+    ("text", SOME_UUID, 0, 0),
+    ("jsonb", f'["{SOME_UUID}"]', 0, 0),
+    ("jsonb", '{"forge-1": 1}', 0, 1),
+    ("text", '{"a": [{"forge-1": "forge-1"}]}', 1, 1),
+    ("text", "[not json", 0, 0),
+    ("integer", 1, 0, 0),
+    ("uuid REFERENCES agents", "forge-1", 0, 0),
 ]
 
 
-@pytest.mark.parametrize(("type_name", "value", "rows"), HOLDERS)
+@pytest.mark.parametrize(("type_name", "value", "rows", "members"), HOLDERS)
 def test_ids_in_texts_and_json_are_named(
-    connection: Connection, tmp_path: Path, type_name: str, value: Any, rows: int
+    connection: Connection, tmp_path: Path, type_name: str, value: Any, rows: int, members: int
 ) -> None:
     make_target(
         connection, f"CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v {type_name})"
@@ -46,8 +54,13 @@ def test_ids_in_texts_and_json_are_named(
     )
     group = make_group(source, {"source": "agents"}, {"source": "t"})
     report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
-    assert report["ids_in_texts"] == ([{"column": "t.v", "rows": 1, "ids_of": "agents.id"}] if rows else [])
-    assert ("t.v: 1 row holds an id of agents.id" in " ".join(warnings_of(report))) == bool(rows)
+    found = {"column": "t.v", "rows": rows, "rows_of_member_names": members}
+    found |= {"ids_of": "agents.id", "namespace": "app.agents"}
+    assert report["ids_in_texts"] == ([found] if rows or members else [])
+    said = " ".join(warnings_of(report))
+    assert ("t.v: 1 row holds an id of agents.id in a text" in said) == bool(rows)
+    assert ("set 'rewrite_ids_of: [app.agents]' for the column" in said) == bool(rows)
+    assert ("t.v: 1 row holds an id of agents.id as the name of a member" in said) == bool(members)
     assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
 
 
@@ -71,7 +84,162 @@ def test_ids_of_another_group_in_texts_are_named(connection: Connection, tmp_pat
     holders = make_group(flows, {"source": "flows"}, name="other")
     assert rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"] == []
     rehearse(connection, owners, tmp_path)
+    of_agents = {"ids_of": "app.agents", "namespace": "app.agents"}
     assert rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"] == [
-        {"column": "flows.agent", "rows": 2, "ids_of": "app.agents"},
-        {"column": "flows.steps", "rows": 1, "ids_of": "app.agents"},
+        {"column": "flows.agent", "rows": 2, "rows_of_member_names": 0, **of_agents},
+        {"column": "flows.steps", "rows": 1, "rows_of_member_names": 0, **of_agents},
     ]
+    rewritten = {"columns": {name: {"rewrite_ids_of": ["app.agents"]} for name in ("agent", "steps")}}
+    group = make_group(flows, {"source": "flows", **rewritten}, name="other")
+    assert rehearse(connection, group, tmp_path, check_mode=True)["report"]["ids_in_texts"] == []
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+    ((found,),) = query(
+        connection,
+        "SELECT count(*) FROM app.flows JOIN app.agents AS a ON a.id::text = agent OR steps @> "
+        "jsonb_build_array(jsonb_build_object('agent', a.id)) WHERE note = '1'",
+    )
+    assert found == 1
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM flows") == rows_of(flows, "SELECT * FROM flows")
+
+
+SPELLED, BARE = SOME_UUID.upper(), "0f8fad5bd9cb469fa16570867728950e"
+QUOTED = 'say "hé\\\n"'
+# Type of the target, what the file holds, and what becomes of it: U+0001 stands for the UUID of forge-1, and so on.
+REWRITTEN: list[tuple[str, Any, Any]] = [
+    ("text", "forge-1", "\x01"),
+    ("varchar(36)", "forge-1", "\x01"),
+    ("char(36)", "forge-1", "\x01"),
+    ("text", SPELLED, SOME_UUID),
+    ("text", "the agent forge-1", "the agent forge-1"),
+    ("text", '[ "forge-1",  {"forge-1" : "forge-1", "n": 1.50} ]', '[ "\x01",  {"forge-1" : "\x01", "n": 1.50} ]'),
+    ("text", '["forge-1"', '["forge-1"'),
+    ("text", '"forge-1"', '"forge-1"'),
+    ("json", '{"a" : ["x", "f\\u006frge-1"]}', '{"a" : ["x", "\x01"]}'),
+    ("json", '"forge-1"', '"\x01"'),
+    ("jsonb", '{"a":{"forge-1":["forge-1","forge-2"]}}', '{"a": {"forge-1": ["\x01", "forge-2"]}}'),
+    ("jsonb", f'["{SPELLED}", "{BARE}", 1]', f'["{SOME_UUID}", "0f8fad5b-d9cb-469f-a165-70867728950e", 1]'),
+    ("jsonb", '["\\"forge-1\\"", "\\\\", "forge-1"]', '["\\"forge-1\\"", "\\\\", "\x01"]'),
+    ("text", 1, "1"),
+    ("text", None, None),
+    # Beginnings of other ids, characters that JSON escapes, and digits: a text is an id, a number is none.
+    ("text", "forge-10", "\x02"),
+    ("text", "forge-", "forge-"),
+    ("jsonb", '["forge-10", "forge-1", "forge-100"]', '["\x02", "\x01", "forge-100"]'),
+    ("text", QUOTED, "\x03"),
+    ("json", json.dumps([QUOTED, "é"]), '["\x03", "\\u00e9"]'),
+    ("jsonb", json.dumps({QUOTED: QUOTED}), '{"say \\"hé\\\\\\n\\"": "\x03"}'),
+    ("text", "7", "\x04"),
+    ("text", 7, "7"),
+    ("jsonb", '["7", 7, "07"]', '["\x04", 7, "07"]'),
+    ("json", "7", "7"),
+    ("json", 7, "7"),
+]
+OLD_IDS = {"\x01": "forge-1", "\x02": "forge-10", "\x03": QUOTED, "\x04": "7"}
+
+
+@pytest.mark.parametrize(("type_name", "value", "becomes"), REWRITTEN)
+def test_ids_in_a_value_are_rewritten_and_come_back(
+    connection: Connection, tmp_path: Path, type_name: str, value: Any, becomes: Any
+) -> None:
+    make_target(
+        connection, f"CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v {type_name})"
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v)"
+    agents = [*((old,) for old in OLD_IDS.values()), (SPELLED,), (BARE,)]
+    source = make_source(tmp_path / "t.db", script, {"agents": agents, "t": [(1, value), (2, None)]})
+    source.chmod(0o600)
+    group = make_group(
+        source, {"source": "agents"}, {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    )
+    dry = rehearse(connection, group, tmp_path, check_mode=True)["report"]
+    assert all(found["rows"] == 0 for found in dry["ids_in_texts"])
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert all(table["equal"] for table in report["tables"])
+    new_ids = dict(query(connection, "SELECT old_id, new_id::text FROM migration.id_map"))
+    ((held,),) = query(connection, "SELECT v::text FROM app.t WHERE id = 1")
+    changes = becomes is not None and (SOME_UUID in becomes or any(mark in becomes for mark in OLD_IDS))
+    for mark, old in OLD_IDS.items():
+        becomes = None if becomes is None else becomes.replace(mark, new_ids[old])
+    assert held == becomes
+    rewritten = {"column": "v", "conversion": "ids in it to uuid", "rows": 1}
+    assert (rewritten in report["tables"][1]["conversions"]) == changes
+    assert not rehearse(connection, group, tmp_path)["changed"]
+    # What a service writes on PostgreSQL comes back with the ids of the file, also those of rows that are gone.
+    execute(connection, "INSERT INTO app.t SELECT 3, v FROM app.t WHERE id = 1")
+    execute(connection, "DELETE FROM app.agents WHERE id = %s", new_ids["forge-1"])
+    _, copy = bring_back(connection, group)
+    came_back = rows_of(copy, "SELECT v FROM t WHERE id = 3")
+    assert rows_of(copy, "SELECT v FROM t WHERE id < 3") == rows_of(source, "SELECT v FROM t WHERE id < 3")
+    if type_name.startswith("json") and isinstance(value, str):
+        assert json.loads(came_back[0][0]) == json.loads(value)
+    else:
+        # A number in a column of texts may come back as its text.
+        assert came_back in ([(value,)], [(str(value),)])
+
+
+def test_rows_that_are_added_between_two_runs_are_rewritten_too(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection, "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v text)"
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, "a-1"), (2, "a-2")]})
+    group = make_group(
+        source, {"source": "agents"}, {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    )
+    rehearse(connection, group, tmp_path)
+    with closing(sqlite3.connect(source)) as opened:
+        # The new id makes one of what was a mere text before.
+        opened.executescript("INSERT INTO agents VALUES ('a-2'); INSERT INTO t VALUES (3, 'a-1')")
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    joined = query(connection, "SELECT t.id FROM app.t JOIN app.agents AS a ON a.id::text = v ORDER BY 1")
+    assert joined == [(1,), (2,), (3,)]
+
+
+def test_the_proof_finds_an_id_that_was_not_rewritten(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_target(
+        connection, "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v jsonb)"
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, '["a-1"]')]})
+    group = make_group(
+        source, {"source": "agents"}, {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    )
+    monkeypatch.setattr(values, "with_other_ids", lambda text, *_: text)
+    with pytest.raises(MigrationError, match=r"in SQLite and .* in PostgreSQL"):
+        rehearse(connection, group, tmp_path)
+    assert query(connection, "SELECT count(*) FROM app.t") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("column", "options", "what"),
+    [
+        ("n", ["app.agents"], "'rewrite_ids_of' is for texts and JSON, and its target is integer"),
+        ("v", ["app.nothing"], "names app.nothing, and neither this group nor the ledger has ids of that name"),
+        (
+            "v",
+            ["app.agents", "app.flows"],
+            "1 id stands in app.agents and in app.flows, so nobody can tell which of both a text means: 'one'",
+        ),
+    ],
+)
+def test_what_cannot_be_rewritten_is_said(
+    connection: Connection, tmp_path: Path, column: str, options: list[str], what: str
+) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE flows (id uuid PRIMARY KEY);"
+        "CREATE TABLE t (id integer PRIMARY KEY, v text, n integer)",
+    )
+    script = (
+        "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE flows (id TEXT PRIMARY KEY);"
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, n INTEGER)"
+    )
+    source = make_source(tmp_path / "t.db", script, {"agents": [("one",)], "flows": [("one",)], "t": [(1, "one", 1)]})
+    table = {"source": "t", "columns": {column: {"rewrite_ids_of": options}}}
+    with pytest.raises(MigrationError, match="cannot be planned") as error:
+        rehearse(connection, make_group(source, {"source": "agents"}, {"source": "flows"}, table), tmp_path)
+    assert what in str(error.value)
+    assert f"t.{column}" in error.value.problems[0].where

@@ -28,6 +28,7 @@ from ...core.estate import Group
 from ...core.files import copy_private, sha256_of
 from ...postgres.catalog import read_catalog
 from ...sqlite.tables import add_missing_collations, read_tables
+from ..convert.recorded_ids import with_recorded_ids
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import Prepared, prepare
@@ -229,7 +230,8 @@ def _reading(
             if any(mapping.row_filter for mapping in group.tables):
                 group = left_behind.excluded(group, source, tables)
                 plans = plan_group(group, source, tables, targets, asks=False)
-            yield _Reading(connection, group, directory, source, with_spellings(source, plans))
+            plans = with_recorded_ids(connection, group.name, with_spellings(source, plans))
+            yield _Reading(connection, group, directory, source, plans)
     except sqlite3.Error as error:
         raise MigrationError(
             f"SQLite cannot bring the changes of cutover group {group.name} back.",

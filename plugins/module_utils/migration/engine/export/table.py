@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from ...core.errors import MigrationError, Problem
-from ...sqlite.tables import Value, quote_name, unknown_collations
+from ...sqlite.tables import Value, quote_name, row_key, unknown_collations
+from ..convert.policies import AS_WRITTEN
+from ..plan.ids_in_texts import AsWritten
 from ..proof.checksums import sum_source, sum_target
 from .clashes import Held, is_clash, locator_of, where, without_triggers
 from .difference import Difference, found
@@ -112,6 +114,8 @@ class _TableWriter:
         columns = {column.name for column in plan.source.columns if not column.generated}
         self._value_forms = ValueForms(sides.source, plan, sides.forms)
         self._written = [index for index, column in enumerate(plan.columns) if column.source in columns]
+        # Columns of the row at hand in which ids of the file are what a service has written.
+        self._as_written: set[str] = set()
         # What an inverse of the inventory's gives for computed columns.
         names = {name: target for (name, _), target in zip(plan.source.computed, plan.mapping.computed, strict=True)}
         self._inverses = {
@@ -177,6 +181,7 @@ class _TableWriter:
         before, key = self._sides.source_row(change.locator or ())
         fields = self._sides.source_fields(before, key)
         new: dict[str, Value] = {}
+        self._as_written.clear()
         for index in (*self._written, *self._inverses):
             known = fields[index]
             if known is None or hash_of(known).hex() != values[index]:
@@ -187,6 +192,8 @@ class _TableWriter:
         repaired = self._prepared.changes.get(key, {})
         if repaired.keys() & new.keys():
             self._prepared.changes[key] = {name: done for name, done in repaired.items() if name not in new}
+        if self._as_written:
+            self._note_as_written(key)
         self._counts.updated += 1
         assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
         try:
@@ -207,18 +214,36 @@ class _TableWriter:
         """Write one new row."""
         row = self._shown(values)
         new: dict[str, Value] = {}
+        self._as_written.clear()
         for index in (*self._written, *self._inverses):
             self._say(index, values, row, new)
         self._counts.inserted += 1
         names = ", ".join(map(quote_name, new))
         marks = ", ".join("?" * len(new))
         try:
-            self._writer.execute(
+            inserted = self._writer.execute(
                 f"INSERT OR ABORT INTO {self._table} ({names}) VALUES ({marks})",  # noqa: S608 (quoted)
                 tuple(new.values()),
             )
         except sqlite3.Error as error:
             self._refused(error, row)
+            return
+        if self._as_written:
+            self._note_as_written(self._key_of_new_row(new, inserted.lastrowid))
+
+    def _key_of_new_row(self, new: Mapping[str, Value], row_id: int | None) -> str:
+        """Return the key of a row that was just written, as text."""
+        key = self._plan.source.key
+        condition = " AND ".join(f"{quote_name(name)} = ?" for name in key)
+        bound = [new[name] for name in key if name in new] if set(key) <= new.keys() else [row_id]
+        names = ", ".join(map(quote_name, key))
+        found = self._writer.execute(f"SELECT {names} FROM {self._table} WHERE {condition}", bound)  # noqa: S608 (quoted)
+        return row_key(self._plan.source, found.fetchone())
+
+    def _note_as_written(self, key: str) -> None:
+        """Let the proof take the ids in these values of a row as they are."""
+        kept = dict.fromkeys(self._as_written, (AS_WRITTEN,))
+        self._prepared.changes[key] = {**self._prepared.changes.get(key, {}), **kept}
 
     def _say(self, index: int, values: Sequence[Any], row: str, new: dict[str, Value]) -> None:
         """Put the value of one column into ``new``, or note that the file cannot hold it."""
@@ -229,12 +254,18 @@ class _TableWriter:
             return
         value = self._value_forms.find(index, text, values[index])
         if value is None:
+            what = f"holds a value of type {column.display_type} that the file cannot say exactly"
+            if self._value_forms.mixes_ids(index, text):
+                what = "holds ids of the file beside UUIDs that such became, and the file cannot tell them apart"
             self._violations.add(
                 f"{self._plan.source.name}.{column.source}",
-                f"holds a value of type {column.display_type} that the file cannot say exactly",
+                what,
                 row if column.options.secret else f"{row}: {shown_value(column, text)}",
             )
             return
+        if isinstance(value, AsWritten):
+            self._as_written.add(column.source)
+            value = str(value)
         self._put(index, value, row, new)
 
     def _put(self, index: int, value: Value, row: str, new: dict[str, Value]) -> None:

@@ -1,4 +1,4 @@
-"""Old ids in texts and JSON, to which no foreign key leads: they stay as they are while the ids become UUIDs."""
+"""Old ids in texts and JSON, to which no foreign key leads: unless the inventory says to rewrite them, they stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def ids_in_texts(
     connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]
 ) -> list[dict[str, Any]]:
-    """Return each column of texts or JSON that holds ids which become others, with its rows and whose ids these are.
+    """Return each column of texts or JSON that keeps ids which become others, with its rows and whose ids these are.
+
+    Names of members of JSON are counted apart: nothing rewrites them.
 
     Looked for are the ids of this group, and those of other groups that stand in the ledger already. Every text is read
     and every JSON text parsed: a dry run does so, and no run that moves rows.
@@ -25,6 +27,7 @@ def ids_in_texts(
     own = _text_ids(snapshot, plans)
     owners = [
         (
+            column.namespace,
             f"{plan.source.name}.{column.source}",
             f"SELECT {quote_name(column.source)} FROM {plan.source.relation} WHERE {_is_text_id(column)}",  # noqa: S608
         )
@@ -32,25 +35,42 @@ def ids_in_texts(
     ]
     names = _note_ids_of_others(connection, snapshot, [column.namespace for _, column in own])
     owners += [
-        (name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
+        (name, name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
         for number, name in enumerate(names)
     ]
     found = []
-    for owner, ids in owners:
+    for namespace, owner, ids in owners:
         for plan in plans:
             referring = {name for key in plan.foreign_keys for name in key.columns}
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                name = quote_name(other.source)
-                holds = f"{name} IN ({ids}) OR (CASE WHEN {name} GLOB '[[{{]*' THEN json_valid({name}) END AND EXISTS ("
-                holds += f"SELECT 1 FROM json_tree({name}) AS j WHERE j.type = 'text' AND j.atom IN ({ids})))"  # noqa: S608 (quoted)
-                query = f"SELECT count(*) FROM {plan.source.relation} WHERE typeof({name}) = 'text' AND ({holds})"  # noqa: S608
-                rows = snapshot.execute(query).fetchone()[0]
-                if rows:
+                rewritten = namespace in other.options.rewrite_ids_of
+                values, members = _count(snapshot, plan, other, ids)
+                values = 0 if rewritten else values
+                if values or members:
                     place = f"{plan.source.name}.{other.source}"
-                    found.append({"column": place, "rows": rows, "ids_of": owner})
+                    entry = {"column": place, "rows": values, "rows_of_member_names": members, "ids_of": owner}
+                    found.append({**entry, "namespace": namespace})
     return found
+
+
+def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int]:
+    """Return how many rows hold an id as a text or as a string of JSON, and how many as the name of a member of JSON.
+
+    :param ids: the query of the ids.
+    """
+    name = quote_name(column.source)
+    is_value, is_member = f"j.type = 'text' AND j.atom IN ({ids})", f"typeof(j.key) = 'text' AND j.key IN ({ids})"
+    holds = f"SELECT max({is_value}) + 2 * max({is_member}) FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
+    is_json = f"CASE WHEN {name} GLOB '[[{{]*' THEN json_valid({name}) END"
+    query = (
+        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2) FROM ("  # noqa: S608
+        f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {is_json} THEN ({holds}) ELSE 0 END AS held "
+        f"FROM {plan.source.relation} WHERE typeof({name}) = 'text')"
+    )
+    values, members = snapshot.execute(query).fetchone()
+    return int(values), int(members)
 
 
 def _note_ids_of_others(connection: Connection, snapshot: sqlite3.Connection, own: Sequence[str | None]) -> list[str]:

@@ -32,6 +32,8 @@ from ...core.group_detail import GroupDetail, changes
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
+from ..convert.known_ids import with_ids_of_now
+from ..convert.recorded_ids import find_changed_ids, record_ids, with_recorded_ids
 from ..convert.server_text import ServerForms
 from ..plan.inverse import one_way_columns
 from ..plan.planner import PlanRefused, TablePlan, plan_group
@@ -158,6 +160,7 @@ def compare(
         closing(open_snapshot(copy.path)) as source,
     ):
         plans = _plan(connection, group, source, copy.directory, asks=False)
+        plans = with_recorded_ids(connection, group.name, plans)
         forms = ServerForms(connection)
         refusals = recorded_refusals(connection, group.name)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False, refusals=refusals)
@@ -265,6 +268,7 @@ class _Run:
         """Return the plan of every table; refuse what cannot be loaded before anything is converted."""
         asks = self.kind == REHEARSAL
         plans = _plan(self.connection, self.group, self.source, self.copy.directory, asks)
+        plans = with_ids_of_now(self.connection, self.group, self.source, plans)
         active_triggers(self.connection, plans)
         return plans
 
@@ -449,7 +453,8 @@ class _Run:
         rehearse = self.kind == REHEARSAL and record.state != state.REHEARSED
         is_run = changed or rehearse or self.kind == FINAL
         # What other code has left is renewed, else the window would load every row.
-        if not is_run and self.detail.baseline.get("digest") == baseline.digest(plans):
+        is_known = self.detail.baseline.get("digest") == baseline.digest(plans)
+        if not is_run and is_known and not find_changed_ids(connection, group.name):
             return
         work_directory = self.copy.directory.parent
         with self.clock.step("commit"):
@@ -464,6 +469,7 @@ class _Run:
                 for name, present in read_target_state(connection, plans, {}).items()
             }
             content = {} if kept is None else {"ledger_content": kept}
+            content["rewritten_ids"] = record_ids(connection, group.name, plans)
             if self.kind == REHEARSAL:
                 token = baseline.keep(self.copy, group.name)
                 detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)}, **content)
