@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import values
@@ -54,12 +56,12 @@ def test_ids_in_texts_and_json_are_named(
     )
     group = make_group(source, {"source": "agents"}, {"source": "t"})
     report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
-    found = {"column": "t.v", "rows": rows, "rows_of_member_names": members}
-    found |= {"ids_of": "agents.id", "namespace": "app.agents"}
+    found = {"column": "t.v", "rows": rows, "rows_of_member_names": members, "ids_of": "agents.id"}
+    found["policy"] = "columns: {v: {rewrite_ids_of: [app.agents]}}"
     assert report["ids_in_texts"] == ([found] if rows or members else [])
     said = " ".join(warnings_of(report))
     assert ("t.v: 1 row holds an id of agents.id in a text" in said) == bool(rows)
-    assert ("set 'rewrite_ids_of: [app.agents]' for the column" in said) == bool(rows)
+    assert (f"write '{found['policy']}' for the table in the inventory" in said) == bool(rows)
     assert ("t.v: 1 row holds an id of agents.id as the name of a member" in said) == bool(members)
     assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
 
@@ -84,12 +86,13 @@ def test_ids_of_another_group_in_texts_are_named(connection: Connection, tmp_pat
     holders = make_group(flows, {"source": "flows"}, name="other")
     assert rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"] == []
     rehearse(connection, owners, tmp_path)
-    of_agents = {"ids_of": "app.agents", "namespace": "app.agents"}
-    assert rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"] == [
-        {"column": "flows.agent", "rows": 2, "rows_of_member_names": 0, **of_agents},
-        {"column": "flows.steps", "rows": 1, "rows_of_member_names": 0, **of_agents},
-    ]
-    rewritten = {"columns": {name: {"rewrite_ids_of": ["app.agents"]} for name in ("agent", "steps")}}
+    named = rehearse(connection, holders, tmp_path, check_mode=True)["report"]["ids_in_texts"]
+    assert [(found["column"], found["rows"], found["ids_of"]) for found in named] == [
+        ("flows.agent", 2, "app.agents"), ("flows.steps", 1, "app.agents"),
+    ]  # fmt: skip
+    # The advice is followed as it is written.
+    policies = [yaml.safe_load(found["policy"]) for found in named]
+    rewritten = {"columns": {name: option for policy in policies for name, option in policy["columns"].items()}}
     group = make_group(flows, {"source": "flows", **rewritten}, name="other")
     assert rehearse(connection, group, tmp_path, check_mode=True)["report"]["ids_in_texts"] == []
     assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
@@ -176,6 +179,25 @@ def test_ids_in_a_value_are_rewritten_and_come_back(
     else:
         # A number in a column of texts may come back as its text.
         assert came_back in ([(value,)], [(str(value),)])
+
+
+def test_a_column_that_is_too_short_for_the_uuids_is_refused_with_the_type_that_holds_them(
+    connection: Connection, tmp_path: Path
+) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v varchar(20))",
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v)"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("forge-1",)], "t": [(1, "forge-1"), (2, "a text")]})
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    group = make_group(source, {"source": "agents"}, table)
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, group, tmp_path, check_mode=True)
+    said = re.search(r"Give app\.t\.v the type (.*) in files/sql, which holds all 2 values", str(error.value))
+    assert said is not None
+    execute(connection, f"ALTER TABLE app.t ALTER v TYPE {said.group(1)}")
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
 
 
 def test_rows_that_are_added_between_two_runs_are_rewritten_too(connection: Connection, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ from ..prepare.duplicates import is_any_uuid
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
 
 
 def ids_in_texts(
@@ -27,7 +31,7 @@ def ids_in_texts(
     own = _text_ids(snapshot, plans)
     owners = [
         (
-            column.namespace,
+            column.namespace or "",
             f"{plan.source.name}.{column.source}",
             f"SELECT {quote_name(column.source)} FROM {plan.source.relation} WHERE {_is_text_id(column)}",  # noqa: S608
         )
@@ -45,14 +49,21 @@ def ids_in_texts(
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                rewritten = namespace in other.options.rewrite_ids_of
+                named = other.options.rewrite_ids_of
                 values, members = _count(snapshot, plan, other, ids)
-                values = 0 if rewritten else values
+                values = 0 if namespace in named else values
                 if values or members:
-                    place = f"{plan.source.name}.{other.source}"
-                    entry = {"column": place, "rows": values, "rows_of_member_names": members, "ids_of": owner}
-                    found.append({**entry, "namespace": namespace})
+                    entry = {"column": f"{plan.source.name}.{other.source}", "ids_of": owner}
+                    entry["policy"] = (
+                        f"columns: {{{other.source}: {{rewrite_ids_of: [{', '.join((*named, namespace))}]}}}}"
+                    )
+                    found.append({**entry, "rows": values, "rows_of_member_names": members})
     return found
+
+
+def _in_yaml(name: str) -> str:
+    """Return a name as YAML reads it."""
+    return name if _PLAIN_NAME.match(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int]:

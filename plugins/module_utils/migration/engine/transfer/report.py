@@ -53,8 +53,8 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
         if found["rows"]:
             warnings.append(
                 f"{found['column']}: {_hold(found['rows'])} an id of {found['ids_of']} in a text or in JSON. It stays "
-                f"as it is, while that id becomes a UUID: set 'rewrite_ids_of: [{found['namespace']}]' for the column, "
-                "or let the application look it up in migration.id_map."
+                f"as it is, while that id becomes a UUID: write '{found['policy']}' for the table in the inventory, or "
+                "let the application look it up in migration.id_map."
             )
         if found["rows_of_member_names"]:
             warnings.append(
