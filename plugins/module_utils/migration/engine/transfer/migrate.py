@@ -37,7 +37,7 @@ from ..convert.recorded_ids import find_changed_ids, record_ids, with_recorded_i
 from ..convert.server_text import ServerForms
 from ..plan.inverse import one_way_columns
 from ..plan.planner import PlanRefused, TablePlan, plan_group
-from ..prepare.prepare import prepare
+from ..prepare.prepare import Prepared, prepare
 from ..prepare.server_refusals import recorded_refusals
 from ..proof.compare import Comparison, compare_tables
 from ..proof.ledger_content import as_record, read_sums
@@ -45,7 +45,7 @@ from ..proof.parallel_checksums import PlainSums, summing
 from ..proof.target_state import read_target_state
 from . import baseline
 from .checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
-from .full_load import analyze, load
+from .full_load import analyze, load, write_kept
 from .ids_in_texts import ids_in_texts
 from .ids_of_other_groups import names_that_are_missing
 from .incremental import Sync
@@ -371,16 +371,20 @@ class _Run:
             with clock.step("verify"):
                 comparisons = compare_tables(connection, self.source, prepared.tables, known)
                 require_equal(self.group, [table.plan for table in prepared.tables], comparisons)
+        loaded = changed
+        if not loaded:
+            kept = self._keep_what_no_table_holds(prepared)
+            changed = kept is not None
         differed = [not comparison.equal for comparison in before] or [True for _ in prepared.tables]
         shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
         report = {
             **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, plans, sequences),
             "tables": [
-                table_report(table, comparison, changed and differs)
+                table_report(table, comparison, loaded and differs)
                 for table, comparison, differs in zip(prepared.tables, shown, differed, strict=True)
             ],
             # Those that were just made again were checked by PostgreSQL itself.
-            "foreign_keys": check_foreign_keys(connection, plans, count_orphans=not changed or self.check_mode),
+            "foreign_keys": check_foreign_keys(connection, plans, count_orphans=not loaded or self.check_mode),
             "rejects": [
                 {"table": table.plan.source.name, "key": key, "reason": reason}
                 for table in prepared.tables
@@ -390,6 +394,25 @@ class _Run:
         if not self.check_mode:
             self._commit(plans, comparisons, changed, report, kept)
         return changed, report
+
+    def _keep_what_no_table_holds(self, prepared: Prepared) -> dict[str, Any] | None:
+        """Bring the rejected rows and the original values up to date where all loaded rows are equal already.
+
+        What the last run has recorded counts, so that damage since then stays a finding.
+
+        :returns: the sums of what the ledger keeps now, None if they are those of the last run.
+        """
+        connection, name = self.connection, self.group.name
+        before = self.detail.ledger_content
+        if before is None:
+            before = as_record(read_sums(connection, name))
+        with self.clock.step("load"), connection.cursor() as cursor:
+            cursor.execute("SAVEPOINT before_kept")
+            write_kept(cursor, name, prepared)
+            now = as_record(read_sums(connection, name))
+            if now == before or self.check_mode:
+                cursor.execute("ROLLBACK TO SAVEPOINT before_kept")
+        return None if now == before else now
 
     def _report(self, way: str, plans: Sequence[TablePlan], sequences: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the parts of the report that are the same whichever way was taken."""
