@@ -489,13 +489,17 @@ class Estate:
         return column.kind.make(self.choose)
 
     def _with_id(self, table: Table, kind: Kind) -> Pair:
-        """Return a value with the id of a row of a table; of a new row only where the file spells it as PostgreSQL."""
-        canonical = table.spelling in ("as PostgreSQL", "text")
-        tags = [tag for tag in table.rows if canonical or not self.moved or tag in self.moved]
+        """Return a value with the id of a row of a table; a new id only where the file spells it as PostgreSQL."""
+        nobody = ("[]", "[]") if kind is IDS_IN_JSON else ("nobody", "nobody")
+        if not table.rows:
+            return nobody  # the table may not be made yet
+        ids = dict(self.by_hand.execute(f"SELECT tag, id FROM {quoted(table.name)}").fetchall())
+        any_id = table.spelling in ("as PostgreSQL", "text") or not self.moved
+        tags = [tag for tag in table.rows if any_id or ids[tag] == self.original.get(tag, {}).get("id")]
         if not tags:
-            return ("[]", "[]") if kind is IDS_IN_JSON else ("nobody", "nobody")
+            return nobody
         tag = self.choose.choice(tags)
-        ((old,),) = self.by_hand.execute(f"SELECT id FROM {quoted(table.name)} WHERE tag = ?", (tag,)).fetchall()
+        old = ids[tag]
         if kind is IDS_IN_TEXT:
             return old, f"id:{tag}"
         return json.dumps([{"id": old, "note": f"by {old}"}, 1], ensure_ascii=False), f"ids:{tag}:{old}"
