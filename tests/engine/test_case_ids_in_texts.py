@@ -57,7 +57,7 @@ def test_ids_in_texts_and_json_are_named(
     group = make_group(source, {"source": "agents"}, {"source": "t"})
     report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
     found = {"column": "t.v", "rows": rows, "rows_of_member_names": members, "ids_of": "agents.id"}
-    found["policy"] = "columns: {v: {rewrite_ids_of: [app.agents]}}"
+    found["policy"] = "columns: {v: {rewrite_ids_of: [app.agents]}}" if rows else ""
     assert report["ids_in_texts"] == ([found] if rows or members else [])
     said = " ".join(warnings_of(report))
     assert ("t.v: 1 row holds an id of agents.id in a text" in said) == bool(rows)
@@ -90,20 +90,65 @@ def test_ids_of_another_group_in_texts_are_named(connection: Connection, tmp_pat
     assert [(found["column"], found["rows"], found["ids_of"]) for found in named] == [
         ("flows.agent", 2, "app.agents"), ("flows.steps", 1, "app.agents"),
     ]  # fmt: skip
-    # The advice is followed as it is written.
-    policies = [yaml.safe_load(found["policy"]) for found in named]
-    rewritten = {"columns": {name: option for policy in policies for name, option in policy["columns"].items()}}
-    group = make_group(flows, {"source": "flows", **rewritten}, name="other")
-    assert rehearse(connection, group, tmp_path, check_mode=True)["report"]["ids_in_texts"] == []
-    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
-    ((found,),) = query(
-        connection,
-        "SELECT count(*) FROM app.flows JOIN app.agents AS a ON a.id::text = agent OR steps @> "
-        "jsonb_build_array(jsonb_build_object('agent', a.id)) WHERE note = '1'",
+    # The ids of another group change by themselves: they are named, and not rewritten.
+    assert [found["policy"] for found in named] == ["", ""]
+    said = warnings_of(rehearse(connection, holders, tmp_path, check_mode=True)["report"])
+    assert "flows.agent: 2 rows hold an id of app.agents in a text" in said[0]
+    assert "rewrite it by 'computed', or let the application look it up in migration.id_map" in said[0]
+    columns = {"agent": {"rewrite_ids_of": ["app.agents"]}}
+    asking = make_group(flows, {"source": "flows", "columns": columns}, name="other")
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError, match=r"names app\.agents, and group other moves no table of that name"):
+            rehearse(connection, asking, tmp_path, check_mode)
+    assert query(connection, "SELECT count(*) FROM app.flows") == [(0,)]
+
+
+def test_a_column_that_refers_to_another_group_does_not_stand_for_its_table(
+    connection: Connection, tmp_path: Path
+) -> None:
+    tables = "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE flows (id integer, owner uuid, agent text)"
+    make_target(connection, tables)
+    agents = make_source(
+        tmp_path / "a.db", "CREATE TABLE agents (id TEXT PRIMARY KEY)", {"agents": [("a-1",), ("a-2",)]}
     )
-    assert found == 1
-    _, copy = bring_back(connection, group)
-    assert rows_of(copy, "SELECT * FROM flows") == rows_of(flows, "SELECT * FROM flows")
+    script = "CREATE TABLE flows (id INTEGER PRIMARY KEY, owner TEXT, agent TEXT)"
+    flows = make_source(tmp_path / "f.db", script, {"flows": [(1, "a-1", "a-2")]})
+    rehearse(connection, make_group(agents, {"source": "agents"}, name="owners"), tmp_path)
+    owner = {"references": "app.agents"}
+    plain = make_group(flows, {"source": "flows", "columns": {"owner": owner}})
+    named = rehearse(connection, plain, tmp_path, check_mode=True)["report"]["ids_in_texts"]
+    # The column's own ids are known, and a-2 is none of them: what the other group holds besides is named too.
+    assert [(found["column"], found["rows"], found["policy"]) for found in named] == [("flows.agent", 1, "")]
+    columns = {"owner": owner, "agent": {"rewrite_ids_of": ["app.agents"]}}
+    with pytest.raises(MigrationError, match="moves no table of that name"):
+        rehearse(connection, make_group(flows, {"source": "flows", "columns": columns}), tmp_path)
+
+
+def test_the_policy_of_the_warning_can_be_written_as_it_stands(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE agents (id uuid PRIMARY KEY, note text); CREATE TABLE orgs (id uuid PRIMARY KEY);"
+        'CREATE TABLE t (id integer PRIMARY KEY, "a: b" text)',
+    )
+    script = (
+        "CREATE TABLE agents (id TEXT PRIMARY KEY, note TEXT); CREATE TABLE orgs (id TEXT PRIMARY KEY);"
+        'CREATE TABLE t (id INTEGER PRIMARY KEY, "a: b" TEXT)'
+    )
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "agents": [("a-1", "a-1")], "orgs": [("o-1",)], "t": [(1, "a-1"), (2, "o-1"), (3, ' ["a-1"]')],
+    }  # fmt: skip
+    source = make_source(tmp_path / "t.db", script, rows)
+    tables = [{"source": "agents"}, {"source": "orgs"}]
+    found = rehearse(connection, make_group(source, *tables, {"source": "t"}), tmp_path, check_mode=True)["report"]
+    policies = {entry["column"]: entry["policy"] for entry in found["ids_in_texts"]}
+    # What a table says of itself may be a mere word.
+    assert policies["agents.note"] == ""
+    group = make_group(source, *tables, {"source": "t", **yaml.safe_load(policies["t.a: b"])})
+    report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
+    assert [entry["column"] for entry in report["ids_in_texts"]] == ["agents.note"]
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    joined = 'a.id::text = "a: b" OR "a: b" = \' ["\' || a.id || \'"]\''
+    assert query(connection, f"SELECT t.id FROM app.t JOIN app.agents AS a ON {joined} ORDER BY 1") == [(1,), (3,)]
 
 
 SPELLED, BARE = SOME_UUID.upper(), "0f8fad5bd9cb469fa16570867728950e"
@@ -238,13 +283,9 @@ def test_the_proof_finds_an_id_that_was_not_rewritten(
 @pytest.mark.parametrize(
     ("column", "options", "what"),
     [
-        ("n", ["app.agents"], "'rewrite_ids_of' is for texts and JSON, and its target is integer"),
-        ("v", ["app.nothing"], "names app.nothing, and neither this group nor the ledger has ids of that name"),
-        (
-            "v",
-            ["app.agents", "app.flows"],
-            "1 id stands in app.agents and in app.flows, so nobody can tell which of both a text means: 'one'",
-        ),
+        ("n", ["app.agents"], "cannot be safe in this column: its target is integer, no text and no JSON"),
+        ("v", ["app.nothing"], "names app.nothing, and group test moves no table of that name"),
+        ("v", ["app.t"], "names app.t, and group test moves no table of that name"),
     ],
 )
 def test_what_cannot_be_rewritten_is_said(
@@ -265,3 +306,146 @@ def test_what_cannot_be_rewritten_is_said(
         rehearse(connection, make_group(source, {"source": "agents"}, {"source": "flows"}, table), tmp_path)
     assert what in str(error.value)
     assert f"t.{column}" in error.value.problems[0].where
+
+
+WATCHED: list[tuple[str, str, dict[str, str], str]] = [
+    ("v text UNIQUE", "v TEXT", {}, "the index app.t_v_key in PostgreSQL"),
+    ("v varchar(99), EXCLUDE (v WITH =)", "v TEXT", {}, "the index app.t_v_excl in PostgreSQL"),
+    ("v text REFERENCES codes", "v TEXT", {}, "the foreign key t_v_fkey in PostgreSQL"),
+    ("v text, g integer GENERATED ALWAYS AS (length(v)) STORED", "v TEXT", {}, "the generated column g in PostgreSQL"),
+    ("v text", "v TEXT UNIQUE", {}, "the unique index sqlite_autoindex_t_1 in the file"),
+    ("v text", "v TEXT REFERENCES codes", {}, "the foreign key to codes in the file"),
+    ("v text", "v TEXT, g AS (length(v))", {}, "a generated column in the file, which may read it"),
+    ("v text", "v TEXT", {"nul_character": "remove"}, "'nul_character: remove' may change the same value"),
+    ("v text", "v TEXT", {"invalid_utf8": "replace"}, "'invalid_utf8: replace' may change the same value"),
+]
+
+
+@pytest.mark.parametrize(("target", "file", "policies", "what"), WATCHED)
+def test_a_column_that_something_else_looks_at_is_refused(
+    connection: Connection, tmp_path: Path, target: str, file: str, policies: dict[str, str], what: str
+) -> None:
+    codes = "CREATE TABLE codes (code text PRIMARY KEY);"
+    made = f"CREATE TABLE agents (id uuid PRIMARY KEY); {codes} CREATE TABLE t (id integer PRIMARY KEY, {target})"
+    make_target(connection, made)
+    script = f"CREATE TABLE agents (id TEXT PRIMARY KEY); {codes} CREATE TABLE t (id INTEGER PRIMARY KEY, {file});"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "codes": [("a-1",)]})
+    with closing(sqlite3.connect(source)) as opened:
+        opened.executescript("INSERT INTO t (id, v) VALUES (1, 'a-1')")
+    others = [{"source": "agents"}, {"source": "codes"}]
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"], **policies}}}
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError, match="cannot be planned") as error:
+            rehearse(connection, make_group(source, *others, table), tmp_path, check_mode)
+        assert f"'rewrite_ids_of' cannot be safe in this column: {what}" in str(error.value)
+    assert query(connection, "SELECT count(*) FROM app.t") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("target", "file", "what"),
+    [
+        ("CREATE INDEX i ON t (upper(v))", "", "the index app.i in PostgreSQL"),
+        ("CREATE INDEX i ON t (n) WHERE v <> ''", "", "the index app.i in PostgreSQL"),
+        ("CREATE UNIQUE INDEX i ON t (v); CREATE TABLE c (v text REFERENCES t (v))", "", "in PostgreSQL"),
+        ("", "CREATE UNIQUE INDEX u ON t (lower(v))", "the unique index u in the file"),
+        ("", "CREATE TABLE c (v TEXT REFERENCES t (v))", "the foreign key of c in the file"),
+    ],
+)
+def test_what_stands_beside_the_table_counts_too(
+    connection: Connection, tmp_path: Path, target: str, file: str, what: str
+) -> None:
+    tables = "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, n integer, v text);"
+    make_target(connection, tables + target)
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, n, v TEXT);"
+    source = make_source(tmp_path / "t.db", script + file, {"agents": [("a-1",)], "t": [(1, 1, "a-1")]})
+    named = rehearse(connection, make_group(source, {"source": "agents"}, {"source": "t"}), tmp_path, True)["report"]
+    assert [(entry["column"], entry["policy"]) for entry in named["ids_in_texts"]] == [("t.v", "")]
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    with pytest.raises(MigrationError, match="cannot be safe in this column") as error:
+        rehearse(connection, make_group(source, {"source": "agents"}, table), tmp_path, check_mode=True)
+    assert what in str(error.value)
+
+
+INDEXED = """
+CREATE TABLE agents (id uuid PRIMARY KEY);
+CREATE TABLE t (id integer PRIMARY KEY, v text);
+CREATE INDEX ON t (v);
+"""
+
+
+def test_a_text_that_refers_to_the_named_table_in_the_file_is_rewritten(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, INDEXED)
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v REFERENCES agents)"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, "a-1")]})
+    source.chmod(0o600)
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    group = make_group(source, {"source": "agents"}, table)
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.t SELECT 2, id::text FROM app.agents")
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM t") == [(1, "a-1"), (2, "a-1")]
+
+
+def test_a_value_whose_uuids_do_not_fit_an_index_is_named_by_a_dry_run(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, INDEXED)
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    ids = [f"{number:02d}" for number in range(100)]
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "agents": [(old,) for old in ids], "t": [(1, json.dumps(ids, separators=(",", ":")))],
+    }  # fmt: skip
+    source = make_source(tmp_path / "t.db", script, rows)
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    said = []
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError) as error:
+            rehearse(connection, make_group(source, {"source": "agents"}, table), tmp_path, check_mode)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert "id=1" in said[0]
+
+
+@pytest.mark.parametrize("value", ["one", '{"by": ["one"]}', SOME_UUID, BARE])
+def test_only_a_value_that_holds_an_unclear_id_is_refused(connection: Connection, tmp_path: Path, value: str) -> None:
+    tables = "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE orgs (id uuid PRIMARY KEY);"
+    make_target(connection, tables + "CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    script = (
+        "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE orgs (id TEXT PRIMARY KEY);"
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    )
+    # One id in two tables, and UUIDs that two tables spell otherwise.
+    ids = {"agents": [("one",), ("a-1",), (SOME_UUID,), (BARE,)]}
+    ids["orgs"] = [("one",), (SOME_UUID.upper(),), (BARE.upper(),)]
+    source = make_source(tmp_path / "t.db", script, {**ids, "t": [(1, "a-1"), (2, '{"one": 1}')]})
+    columns = {"v": {"rewrite_ids_of": ["app.agents", "app.orgs"]}}
+    group = make_group(source, {"source": "agents"}, {"source": "orgs"}, {"source": "t", "columns": columns})
+    assert rehearse(connection, group, tmp_path)["report"]["tables"][2]["equal"]
+    with closing(sqlite3.connect(source)) as opened:
+        opened.execute("INSERT INTO t VALUES (3, ?)", (value,))
+        opened.commit()
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError, match="holds an id that stands in two of the tables") as error:
+            rehearse(connection, group, tmp_path, check_mode)
+        assert "id=3" in str(error.value)
+        assert "id=1" not in str(error.value)
+
+
+def test_two_spellings_of_one_id_in_its_table_are_unclear(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, INDEXED)
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    agents = {"source": "agents", "columns": {"id": {"duplicate": "reject"}}}
+    source = make_source(tmp_path / "t.db", script, {"agents": [(BARE,), (BARE.upper(),)], "t": [(1, BARE.upper())]})
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    with pytest.raises(MigrationError, match="or whose UUID has two spellings there") as error:
+        rehearse(connection, make_group(source, agents, table), tmp_path, check_mode=True)
+    assert "id=1" in str(error.value)
+
+
+def test_an_id_that_is_longer_than_an_entry_of_an_index_is_recorded(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, INDEXED.replace("CREATE INDEX ON t (v);", ""))
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    long = "".join(chr(33 + (number * number * 7 + number // 90) % 90) for number in range(2_660))
+    source = make_source(tmp_path / "t.db", script, {"agents": [(long,)], "t": [(1, long)]})
+    source.chmod(0o600)
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    group = make_group(source, {"source": "agents"}, table)
+    assert all(found["equal"] for found in rehearse(connection, group, tmp_path)["report"]["tables"])

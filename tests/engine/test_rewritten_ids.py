@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -20,12 +21,17 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     converter,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.export.export import (
+    ExportReport,
     count_changes,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.replay import (
     RepairedRow,
     replay_rejects,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.window import (
+    EXPORTED,
+    describe,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validation
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation.frozen_file import (
@@ -94,79 +100,28 @@ def way_of(connection: Connection, group: Group, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def two_groups(connection: Connection, tmp_path: Path) -> tuple[Path, Group, Group]:
-    """Flows that were loaded with the ids of another group, of which one comes to be an id only afterwards."""
+def loaded(connection: Connection, tmp_path: Path) -> tuple[Path, Group]:
+    """Flows that were loaded with the ids of their agents; the text a-2 is no id."""
     make_target(connection, TARGET)
-    agents = make_source(tmp_path / "agents.db", AGENTS, {"agents": [("a-1",)]})
-    flows = flows_of(tmp_path / "flows.db", (1, "a-1", '["a-1", "a-2"]', "x"), (2, "a-2", '["a-2"]', "y"))
-    owners, holders = make_group(agents, {"source": "agents"}, name="owners"), group_of(flows)
-    rehearse(connection, owners, tmp_path)
-    rehearse(connection, holders, tmp_path)
-    change(agents, "INSERT INTO agents VALUES ('a-2'), ('x')")
-    return flows, owners, holders
+    rows = [(1, "a-1", '["a-1", "a-2"]', "x"), (2, "a-2", '["a-2"]', "y")]
+    flows = flows_of(tmp_path / "flows.db", *rows, agents=["a-1"])
+    group = group_of(flows, {"source": "agents"})
+    rehearse(connection, group, tmp_path)
+    return flows, group
 
 
-def test_a_rehearsal_of_another_group_changes_nothing_of_what_was_loaded(
-    connection: Connection, two_groups: tuple[Path, Group, Group], tmp_path: Path
+def test_the_proof_of_a_cutover_can_be_repeated(
+    connection: Connection, loaded: tuple[Path, Group], tmp_path: Path
 ) -> None:
-    flows, owners, holders = two_groups
-    before = migrate.compare(connection, holders, str(tmp_path / "work"))
-    way_of(connection, owners, tmp_path)
-    assert uuid_of(connection, "a-2")
-    assert migrate.compare(connection, holders, str(tmp_path / "work")) == before
-    assert before["tables"][0]["equal"]
-    assert [counts.total for counts in count_changes(connection, holders, flows, tmp_path).values()] == [0]
-    _, copy = bring_back(connection, holders)
-    assert copy.read_bytes() == flows.read_bytes()
-    execute(connection, "UPDATE app.flows SET note = 'z', steps = steps || steps WHERE id = 1")
-    _, copy = bring_back(connection, holders)
-    assert rows_of(copy, "SELECT agent, note FROM flows") == [("a-1", "z"), ("a-2", "y")]
-    ((steps,),) = rows_of(copy, "SELECT steps FROM flows WHERE id = 1")
-    assert json.loads(steps) == ["a-1", "a-2", "a-1", "a-2"]
-
-
-def test_the_proof_of_a_cutover_can_be_repeated_after_a_rehearsal_of_another_group(
-    connection: Connection, two_groups: tuple[Path, Group, Group], tmp_path: Path
-) -> None:
-    _, owners, holders = two_groups
-    run = rehearse(connection, holders, tmp_path)["report"]
-    way_of(connection, owners, tmp_path)
-    result: dict[str, Any] = {"information": []}
-    findings: list[Any] = []
-    check_proof(connection, holders, run, str(tmp_path / "work"), result, findings)
-    assert (findings, result) == ([], {"information": [], "proof_repeated": True})
-
-
-def test_the_next_load_rewrites_the_ids_of_its_day(
-    connection: Connection, two_groups: tuple[Path, Group, Group], tmp_path: Path
-) -> None:
-    flows, owners, holders = two_groups
-    way_of(connection, owners, tmp_path)
-    assert way_of(connection, holders, tmp_path) == migrate.PLAIN_ROWS
-    one, two = uuid_of(connection, "a-1"), uuid_of(connection, "a-2")
-    assert [row[1:3] for row in rows_of_target(connection)] == [(one, [one, two]), (two, [two])]
-    _, copy = bring_back(connection, holders)
-    assert copy.read_bytes() == flows.read_bytes()
-
-
-def test_ids_that_no_text_holds_yet_are_recorded_though_nothing_is_loaded(
-    connection: Connection, tmp_path: Path
-) -> None:
-    make_target(connection, TARGET)
-    agents = make_source(tmp_path / "agents.db", AGENTS, {"agents": [("a-1",)]})
-    flows = flows_of(tmp_path / "flows.db", (1, "a-1", "[]", None))
-    owners, holders = make_group(agents, {"source": "agents"}, name="owners"), group_of(flows)
-    rehearse(connection, owners, tmp_path)
-    rehearse(connection, holders, tmp_path)
-    change(agents, "INSERT INTO agents VALUES ('a-2')")
-    rehearse(connection, owners, tmp_path)
-    assert not rehearse(connection, holders, tmp_path)["changed"]
-    change(flows, "INSERT INTO flows VALUES (2, 'a-2', '[\"a-2\"]', NULL)")
-    # One row was moved with the new id: it must come back with it.
-    assert way_of(connection, holders, tmp_path) == migrate.CHANGED_ROWS
-    assert rows_of_target(connection)[1][1] == uuid_of(connection, "a-2")
-    _, copy = bring_back(connection, holders)
-    assert copy.read_bytes() == flows.read_bytes()
+    flows, group = loaded
+    run = rehearse(connection, group, tmp_path)["report"]
+    edited = group_of(flows, {"source": "agents"}, columns={})
+    for asked in (group, edited):
+        result: dict[str, Any] = {"information": []}
+        findings: list[Any] = []
+        check_proof(connection, asked, run, str(tmp_path / "work"), result, findings)
+        assert (findings, result) == ([], {"information": [], "proof_repeated": True})
+        assert [counts.total for counts in count_changes(connection, asked, flows, tmp_path).values()] == [0, 0]
 
 
 def rows_of_target(connection: Connection) -> list[tuple[Any, ...]]:
@@ -257,10 +212,114 @@ def test_old_ids_that_a_service_writes_on_postgresql_come_back_as_they_are(
     assert rows_of(copy, "SELECT * FROM t") == [
         (1, '["a-1", 1]', 1), (2, '["a-1"]', 7), (3, '["a-1"]', 3), (9, '["a-1"]', 9),
     ]  # fmt: skip
-    # Beside the UUID that it became, such an id cannot be told from it in the file.
+    # Beside the UUID that it became, such an id cannot be told from it in the file: both stay as they stand.
     new = uuid_of(connection, "a-1")
     execute(connection, f'UPDATE app.t SET v = \'["a-1", "{new}"]\' WHERE id = 3')
-    assert "t.v: holds ids of the file beside UUIDs that such became" in refusal(connection, group)
+    report, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT v FROM t WHERE id = 3") == [(f'["a-1", "{new}"]',)]
+    # Each value that the next move would change, or that names no row of the file, is counted.
+    assert report.tables[1].ids_as_written == {"v": 3}
+    assert ids_in_description(report) == "3 of t.v"
+
+
+def ids_in_description(report: ExportReport) -> str:
+    """Return what a rollback says of values that hold ids as they were written."""
+    whole = {**report.as_dict(), "group": "test", "way": EXPORTED, "downtime_seconds": 1}
+    found = re.search(r"of the values that services have written, (.*) hold ids that are not as", describe(whole))
+    return found.group(1) if found else ""
+
+
+def test_words_that_are_ids_come_back_and_are_counted(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, "CREATE TABLE roles (id uuid PRIMARY KEY, name text); CREATE TABLE t (id integer, v jsonb)")
+    script = "CREATE TABLE roles (id TEXT PRIMARY KEY, name TEXT); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "roles": [("admin", "admin"), ("user", "user")], "t": [(1, '{"role": "admin", "type": "x"}'), (2, "[]")],
+    }  # fmt: skip
+    source = make_source(tmp_path / "t.db", script, rows)
+    source.chmod(0o600)
+    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.roles"]}}}
+    group = make_group(source, {"source": "roles"}, table)
+    rehearse(connection, group, tmp_path)
+    execute(connection, "UPDATE app.t SET v = jsonb_set(v, '{type}', '\"user\"') WHERE id = 1")
+    execute(connection, "UPDATE app.t SET v = '[1]' WHERE id = 2")
+    report, copy = bring_back(connection, group)
+    ((value,),) = rows_of(copy, "SELECT v FROM t WHERE id = 1")
+    assert json.loads(value) == {"role": uuid_of(connection, "admin"), "type": "user"}
+    assert ids_in_description(report) == "1 of t.v"
+
+
+def test_an_old_id_whose_row_gets_another_key_comes_back(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE agents (id uuid PRIMARY KEY);"
+        "CREATE TABLE t (code text PRIMARY KEY, id integer UNIQUE, u text UNIQUE, v text)",
+    )
+    script = AGENTS + "CREATE TABLE t (id INTEGER PRIMARY KEY, code TEXT UNIQUE, u TEXT UNIQUE, v TEXT)"
+    rows = [(1, "c1", "p", "a-1"), (2, "c2", "q", "x"), (3, "c3", "r", "x")]
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": rows})
+    source.chmod(0o600)
+    group = make_group(source, {"source": "agents"}, {"source": "t", "columns": {"v": REWRITE}})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "UPDATE app.t SET id = 7, v = 'a-1' WHERE code = 'c2'")
+    report, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT id, code, v FROM t ORDER BY 1") == [(1, "c1", "a-1"), (3, "c3", "x"), (7, "c2", "a-1")]
+    assert report.tables[1].ids_as_written == {"v": 1}
+    # Rows that change places are held back until both are free, and each keeps what is known of it.
+    execute(connection, "UPDATE app.t SET id = id + 100, u = u || '#'")
+    execute(connection, "UPDATE app.t SET id = 1, u = 'q', v = 'a-1' WHERE code = 'c2'")
+    execute(connection, "UPDATE app.t SET id = 2, u = 'p', v = 'a-1' WHERE code = 'c1'")
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT id, code, u, v FROM t ORDER BY 1") == [
+        (1, "c2", "q", "a-1"), (2, "c1", "p", "a-1"), (103, "c3", "r#", "x"),
+    ]  # fmt: skip
+
+
+def test_uuids_that_the_file_spells_otherwise_are_counted(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, TARGET)
+    bare, new = "0f8fad5bd9cb469fa16570867728950e", "6fa459ea-ee8a-4ca4-894e-db77e160355e"
+    flows = flows_of(tmp_path / "t.db", (1, bare, json.dumps([bare]), None), agents=[bare])
+    group = group_of(flows, {"source": "agents"})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.agents VALUES (%s)", new)
+    execute(connection, "INSERT INTO app.flows SELECT 2, %s, jsonb_build_array(id) FROM app.agents LIMIT 1", new)
+    execute(connection, "INSERT INTO app.flows SELECT 3, id::text FROM app.agents WHERE id <> %s", new)
+    report, copy = bring_back(connection, group)
+    # The table gets its new id without hyphens, and a text cannot say that it means that one.
+    assert rows_of(copy, "SELECT id FROM agents ORDER BY 1") == [(bare,), (new.replace("-", ""),)]
+    assert rows_of(copy, "SELECT agent FROM flows WHERE id > 1") == [(new,), (bare,)]
+    assert report.tables[1].ids_as_written["agent"] == 1
+    assert "of flows.agent" in ids_in_description(report)
+
+
+def test_a_uuid_that_the_column_cannot_hold_as_its_id_is_counted(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, TARGET + "CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    script = "CREATE TABLE agents (id INTEGER PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)"
+    source = make_source(tmp_path / "t.db", script, {"agents": [(7,), (8,)], "t": [(1, 7)]})
+    source.chmod(0o600)
+    group = make_group(source, {"source": "agents"}, {"source": "t", "columns": {"v": REWRITE}})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.t VALUES (2, %s)", uuid_of(connection, "8"))
+    report, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT v FROM t") == [(7,), (uuid_of(connection, "8"),)]
+    assert ids_in_description(report) == "1 of t.v"
+
+
+def test_an_unclear_id_that_a_service_writes_comes_back_and_is_counted(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, TARGET + "CREATE TABLE orgs (id uuid PRIMARY KEY)")
+    script = AGENTS + FLOWS + "CREATE TABLE orgs (id TEXT PRIMARY KEY);"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",), ("one",)], "orgs": [("one",)]})
+    source.chmod(0o600)
+    columns = {"agent": {"rewrite_ids_of": ["app.agents", "app.orgs"]}}
+    group = group_of(source, {"source": "agents"}, {"source": "orgs"}, columns=columns)
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.flows SELECT 1, id::text FROM app.orgs")
+    execute(connection, "INSERT INTO app.flows VALUES (2, 'one')")
+    execute(connection, "INSERT INTO app.flows VALUES (3, %s)", uuid_of(connection, "a-1"))
+    report, copy = bring_back(connection, group)
+    ((first,), *others) = rows_of(copy, "SELECT agent FROM flows ORDER BY id")
+    assert [(first,)] == query(connection, "SELECT id::text FROM app.orgs")
+    assert others == [("one",), ("a-1",)]
+    assert ids_in_description(report) == "2 of flows.agent"
 
 
 def test_old_ids_of_rows_without_a_number_of_their_own_come_back(connection: Connection, tmp_path: Path) -> None:
@@ -303,17 +362,16 @@ def test_a_computed_column_comes_back_by_its_inverse(connection: Connection, tmp
 
 
 def test_a_repaired_row_is_replayed_with_the_ids_of_the_load(
-    connection: Connection, two_groups: tuple[Path, Group, Group], tmp_path: Path
+    connection: Connection, loaded: tuple[Path, Group], tmp_path: Path
 ) -> None:
-    flows, owners, _ = two_groups
+    flows, _ = loaded
     change(flows, "INSERT INTO flows VALUES (3, 'a-1', '{', NULL), (4, NULL, NULL, 'x')")
     columns = {"agent": REWRITE, "steps": {**REWRITE, "invalid_json": "reject"}}
-    group = group_of(flows, columns=columns)
+    group = group_of(flows, {"source": "agents"}, columns=columns)
     rehearse(connection, group, tmp_path)
     for step in ("freeze", "go_live"):
         ledger.take_step(connection, group.name, step, group.source_path)
     connection.commit()
-    rehearse(connection, owners, tmp_path)
     repaired = [RepairedRow("flows", "id=3", {"steps": '["a-1", "a-2"]'})]
     replay_rejects(connection, group, repaired, work_directory=str(tmp_path / "work"))
     one = uuid_of(connection, "a-1")
@@ -331,13 +389,13 @@ def test_a_repaired_row_is_replayed_with_the_ids_of_the_load(
         "DELETE FROM migration.rewritten_id WHERE old_id = 'a-1'",
         "UPDATE migration.rewritten_id SET old_id = 'b' WHERE old_id = 'a-1'",
         "INSERT INTO migration.rewritten_id SELECT group_name, ids_hash, 'y', new_id FROM migration.rewritten_id",
+        "TRUNCATE migration.rewritten_id",
     ],
 )
 def test_a_record_that_somebody_has_changed_is_never_believed(
-    connection: Connection, two_groups: tuple[Path, Group, Group], tmp_path: Path, statement: str
+    connection: Connection, loaded: tuple[Path, Group], tmp_path: Path, statement: str
 ) -> None:
-    flows, owners, holders = two_groups
-    change(Path(owners.source_path), "DELETE FROM agents WHERE id <> 'a-1'")
+    flows, holders = loaded
     assert findings(connection, holders, tmp_path) == ""
     execute(connection, statement)
     said = "migration.rewritten_id: what it keeps of group test is not what the last run wrote there"
@@ -351,6 +409,15 @@ def test_a_record_that_somebody_has_changed_is_never_believed(
     assert findings(connection, holders, tmp_path) == ""
     _, copy = bring_back(connection, holders)
     assert copy.read_bytes() == flows.read_bytes()
+
+
+def test_a_record_whose_table_is_gone_is_a_finding(
+    connection: Connection, loaded: tuple[Path, Group], tmp_path: Path
+) -> None:
+    execute(connection, "DROP TABLE migration.rewritten_id")
+    said = "migration.rewritten_id: what it keeps of group test is not what the last run wrote there"
+    assert said in findings(connection, loaded[1], tmp_path)
+    assert said in refusal(connection, loaded[1])
 
 
 def test_a_text_cannot_name_another_uuid_than_the_row_has(

@@ -96,9 +96,11 @@ CREATE TABLE IF NOT EXISTS migration.rewritten_id (
   group_name text NOT NULL,
   ids_hash text NOT NULL,
   old_id text NOT NULL,
-  new_id uuid NOT NULL,
-  PRIMARY KEY (group_name, ids_hash, old_id)
+  new_id uuid NOT NULL
 );
+
+-- An id may be longer than an entry of an index can be.
+CREATE INDEX IF NOT EXISTS rewritten_id_group ON migration.rewritten_id (group_name, ids_hash);
 
 CREATE TABLE IF NOT EXISTS migration.backup (
   name text PRIMARY KEY,

@@ -8,26 +8,33 @@ deleted meanwhile can change how a group's rows are read.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
-from ...sqlite.tables import quote_name, show
+from ...sqlite.tables import Value, quote_name
 from ..plan.ids_in_texts import IdsInTexts
-from ..plan.planner import TablePlan
+from ..plan.planner import ColumnPlan, TablePlan
 from .recorded_ids import require_place
 from .refusals import Refused
+from .rewritable import why_not
 from .values import converter
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-_SHOWN_IDS = 3
 
-_Namespaces = Mapping[str, Mapping[str, str]]
+def owners_of_ids(plans: Sequence[TablePlan]) -> dict[str, str]:
+    """Return the target tables whose ids can be rewritten in texts of their group, each with its source table."""
+    return {
+        plan.target.name: plan.source.name
+        for plan in plans
+        for column in plan.columns
+        if column.records_ids and plan.target.key == (column.target,) and column.namespace == plan.target.name
+    }
 
 
 def with_ids_of_now(
@@ -35,118 +42,98 @@ def with_ids_of_now(
 ) -> list[TablePlan]:
     """Return the plans of a load in which each column with ``rewrite_ids_of`` knows these ids and their UUIDs.
 
-    Those of the group's own tables are read from its file, those of other groups from the id map.
+    They are those of the group's own tables, read from the same state of its file as the texts.
 
-    :raises MigrationError: if ids are named that are nowhere, or if it is not certain which UUID is meant.
+    :raises MigrationError: for ids of other tables, and for columns in which rewriting ids would not be safe.
     """
-    wanted = {name for plan in plans for column in plan.columns for name in column.options.rewrite_ids_of}
-    if not wanted:
+    if not any(column.options.rewrite_ids_of for plan in plans for column in plan.columns):
         return list(plans)
     require_place(connection)
-    namespaces, secret = _ids_of_group(snapshot, plans, wanted)
-    others = wanted - namespaces.keys()
-    namespaces |= _ids_of_others(connection, others)
-    # Nobody knows whether another group holds its ids secret.
-    secret |= others
-    made: dict[tuple[str, ...], IdsInTexts] = {}
-    problems: list[Problem] = []
+    owners = owners_of_ids(plans)
+    problems = [
+        problem
+        for plan in plans
+        for column in plan.columns
+        if column.options.rewrite_ids_of
+        for problem in _problems_of(connection, group, snapshot, plan, column, owners)
+    ]
+    if problems:
+        raise MigrationError(f"Cutover group {group.name} cannot be planned.", problems)
+    # Columns that name the same tables share their ids.
+    made: dict[tuple[str, ...], IdsInTexts | None] = {(): None}
     for plan in plans:
         for column in plan.columns:
             names = column.options.rewrite_ids_of
-            if not names:
-                continue
-            where = f"{group.source_path}: {plan.source.name}.{column.source}"
-            found = _problems_of(where, names, namespaces, secret)
-            problems += found
-            if not found and names not in made:
-                made[names] = IdsInTexts({old: new for name in names for old, new in namespaces[name].items()})
-    if problems:
-        raise MigrationError(f"Cutover group {group.name} cannot be planned.", problems)
+            if names not in made:
+                made[names] = _ids_of(snapshot, plans, names)
     return [
         replace(
-            plan, columns=tuple(replace(column, ids=made.get(column.options.rewrite_ids_of)) for column in plan.columns)
+            plan, columns=tuple(replace(column, ids=made[column.options.rewrite_ids_of]) for column in plan.columns)
         )
         for plan in plans
     ]
 
 
-def _problems_of(where: str, names: Sequence[str], namespaces: _Namespaces, secret: set[str]) -> list[Problem]:
-    """Return what is wrong with the ids that one column names."""
-    problems = [
-        Problem(
-            where,
-            f"'rewrite_ids_of' names {name}, and neither this group nor the ledger has ids of that name",
-            "Correct it (schema.table of the key, or what 'references' calls its ids); those of another group are "
-            "known once it was rehearsed",
-        )
-        for name in names
-        if name not in namespaces
-    ]
-    if problems:
-        return problems
-    # Old id → UUID, and the other way round: both must be certain.
-    forward: dict[str, tuple[str, str]] = {}
-    back: dict[str, tuple[str, str]] = {}
-    unclear: dict[tuple[str, str], list[str]] = {}
-    for name in names:
-        for old, new in namespaces[name].items():
-            other, other_new = forward.setdefault(old, (name, new))
-            if other_new != new:
-                unclear.setdefault((other, name), []).append(old)
-                continue
-            other, other_old = back.setdefault(new, (name, old))
-            if other_old != old:
-                unclear.setdefault((other, name), []).append(old)
-    for (one, other), ids in unclear.items():
-        count = "1 id stands" if len(ids) == 1 else f"{len(ids):,} ids stand"
-        shown = "" if {one, other} & secret else f": {', '.join(show(each) for each in sorted(ids)[:_SHOWN_IDS])}"
-        more = " and more" if shown and len(ids) > _SHOWN_IDS else ""
-        problems.append(
-            Problem(
+def _problems_of(
+    connection: Connection,
+    group: Group,
+    snapshot: sqlite3.Connection,
+    plan: TablePlan,
+    column: ColumnPlan,
+    owners: dict[str, str],
+) -> Iterator[Problem]:
+    """Yield what is wrong with the ids that one column names, or with the column."""
+    where = f"{group.source_path}: {plan.source.name}.{column.source}"
+    for name in column.options.rewrite_ids_of:
+        if name not in owners:
+            yield Problem(
                 where,
-                f"{count} in {one} and in {other}, so nobody can tell which of both a text means{shown}{more}",
-                "Name in 'rewrite_ids_of' only those whose ids the column holds",
+                f"'rewrite_ids_of' names {name}, and group {group.name} moves no table of that name whose primary key "
+                "is one column of UUIDs with ids of its own",
+                "Name a target table of this group, or move both in one group: ids of another group change by "
+                "themselves, so that nobody could keep them equal. Else rewrite them by 'computed', or let the "
+                "application look them up in migration.id_map",
             )
+    named = [owners[name] for name in column.options.rewrite_ids_of if name in owners]
+    reason = why_not(connection, snapshot, plan, column, named)
+    if reason:
+        yield Problem(
+            where,
+            f"'rewrite_ids_of' cannot be safe in this column: {reason}",
+            "Leave 'rewrite_ids_of' out: rewrite the ids by 'computed', or let the application look them up in "
+            "migration.id_map",
         )
-    return problems
 
 
-def _ids_of_group(
-    snapshot: sqlite3.Connection, plans: Sequence[TablePlan], wanted: set[str]
-) -> tuple[dict[str, dict[str, str]], set[str]]:
-    """Return by namespace the ids in the file that become UUIDs of another spelling, with these; and which are secret.
+def _ids_of(snapshot: sqlite3.Connection, plans: Sequence[TablePlan], names: Sequence[str]) -> IdsInTexts:
+    """Return the ids of some tables in the file that become UUIDs of another spelling, with these.
 
-    A number counts with its digits, as it does in the id map.
+    A number counts with its digits, as it does in the id map. An id that is a UUID already counts only where another
+    id becomes the same one, so that both are known as unclear.
     """
-    found: dict[str, dict[str, str]] = {}
-    secret = set()
-    for plan in plans:
-        for column in plan.columns:
-            if not column.records_ids or column.namespace not in wanted:
-                continue
-            if column.options.secret:
-                secret.add(column.namespace)
-            convert = converter(column, lambda _: None)
-            name = quote_name(column.source)
-            ids = found.setdefault(column.namespace, {})
-            for (old,) in snapshot.execute(
-                f"SELECT DISTINCT {name} FROM {plan.source.relation} WHERE typeof({name}) IN ('text', 'integer')"  # noqa: S608 (quoted)
-            ):
-                with suppress(Refused):
-                    new = convert(old)
-                    if new is not None and new != old:
-                        ids[str(old)] = new
-    return found, secret
+    columns = [
+        (plan, column)
+        for plan in plans
+        for column in plan.columns
+        if column.records_ids and column.namespace is not None and column.namespace in names
+    ]
+    pairs = set()
+    for plan, column in columns:
+        convert = converter(column, lambda _: None)
+        for old in _values(snapshot, plan, column):
+            with suppress(Refused):
+                new = convert(old)
+                if new is not None and new != old:
+                    pairs.add((str(old), new))
+    uuids = {new for _, new in pairs}
+    for plan, column in columns:
+        pairs.update((old, old) for old in _values(snapshot, plan, column) if isinstance(old, str) and old in uuids)
+    return IdsInTexts(pairs)
 
 
-def _ids_of_others(connection: Connection, namespaces: set[str]) -> dict[str, dict[str, str]]:
-    """Return the same from the id map."""
-    found: dict[str, dict[str, str]] = {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT namespace, old_id, new_id::text FROM migration.id_map WHERE namespace = ANY (%s)",
-            (sorted(namespaces),),
-        )
-        for namespace, old, new in cursor:
-            found.setdefault(namespace, {})[old] = new
-    return found
+def _values(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> Iterator[Value]:
+    """Yield the ids in a column of the file."""
+    name = quote_name(column.source)
+    query = f"SELECT DISTINCT {name} FROM {plan.source.relation} WHERE typeof({name}) IN ('text', 'integer')"  # noqa: S608
+    for (old,) in snapshot.execute(query):
+        yield old

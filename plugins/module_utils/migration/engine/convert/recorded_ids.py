@@ -6,7 +6,7 @@ an edited inventory, another group's ids or a changed ledger cannot make other r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,7 @@ def require_place(connection: Connection) -> None:
     :raises MigrationError: telling to run ``schema_apply``.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (_PLACE,))
-        if not first_row(cursor)[0]:
+        if not _has_place(cursor):
             raise MigrationError(
                 "The ledger cannot hold the ids that 'rewrite_ids_of' names.",
                 [Problem(_PLACE, "it does not exist yet", f"Run {playbook('1_infrastructure')}")],
@@ -63,13 +62,15 @@ def record_ids(connection: Connection, group_name: str, plans: Sequence[TablePla
             cursor.execute(
                 "INSERT INTO migration.rewritten_id (group_name, ids_hash, old_id, new_id) "
                 "SELECT %s, %s, * FROM unnest(%s::text[], %s::uuid[])",
-                (group_name, digest, list(ids.new_ids), list(ids.new_ids.values())),
+                (group_name, digest, [old for old, _ in ids.pairs], [new for _, new in ids.pairs]),
             )
-            _require_those_of_the_rows(cursor, group_name, digest, names)
+            _require_those_of_the_rows(cursor, group_name, digest, names, ids.unclear)
     return columns
 
 
-def _require_those_of_the_rows(cursor: Cursor, group_name: str, digest: str, names: Sequence[str]) -> None:
+def _require_those_of_the_rows(
+    cursor: Cursor, group_name: str, digest: str, names: Sequence[str], unclear: Collection[str]
+) -> None:
     """Refuse ids that became another UUID in a text than in the row that they name.
 
     The id map holds what the proof of the rows' own ids has found equal.
@@ -78,8 +79,9 @@ def _require_those_of_the_rows(cursor: Cursor, group_name: str, digest: str, nam
     """
     cursor.execute(
         "SELECT count(*) FROM migration.rewritten_id AS r JOIN migration.id_map AS m ON m.old_id = r.old_id "
-        "WHERE r.group_name = %s AND r.ids_hash = %s AND m.namespace = ANY (%s) AND m.new_id <> r.new_id",
-        (group_name, digest, list(names)),
+        "WHERE r.group_name = %s AND r.ids_hash = %s AND m.namespace = ANY (%s) AND m.new_id <> r.new_id "
+        "AND r.old_id <> ALL (%s)",
+        (group_name, digest, list(names), sorted(unclear)),
     )
     (count,) = first_row(cursor)
     if count:
@@ -117,17 +119,25 @@ def find_changed_ids(connection: Connection, group_name: str) -> list[Problem]:
     return []
 
 
+def _has_place(cursor: Cursor) -> bool:
+    """Return whether the ledger has a table for the ids."""
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (_PLACE,))
+    return bool(first_row(cursor)[0])
+
+
 def _read(connection: Connection, group_name: str, digest: str) -> IdsInTexts:
     """Return one set of ids.
 
     :raises MigrationError: if it is not the one that was written.
     """
+    found = IdsInTexts(())
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT old_id, new_id::text FROM migration.rewritten_id WHERE group_name = %s AND ids_hash = %s",
-            (group_name, digest),
-        )
-        found = IdsInTexts(dict(cursor.fetchall()))
+        if _has_place(cursor):
+            cursor.execute(
+                "SELECT old_id, new_id::text FROM migration.rewritten_id WHERE group_name = %s AND ids_hash = %s",
+                (group_name, digest),
+            )
+            found = IdsInTexts(cursor.fetchall())
     if found.digest != digest:
         raise MigrationError(
             f"The ledger does not hold the ids any more that were rewritten in texts of cutover group {group_name}.",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,12 +29,16 @@ _BYTES_AT_ONCE = 4 << 20
 
 @dataclass
 class Written:
-    """Rows written to one table, and the columns of its target of which nobody can tell what they hold."""
+    """Rows written to one table, and the columns of its target of which nobody can tell what they hold.
+
+    :param ids_as_written: see :class:`.export.TableExport`.
+    """
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     not_told: tuple[str, ...] = ()
+    ids_as_written: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class _TableWriter:
         self._written = [index for index, column in enumerate(plan.columns) if column.source in columns]
         # Columns of the row at hand in which ids of the file are what a service has written.
         self._as_written: set[str] = set()
+        # The key and these columns of each row that is updated so: other rows may still hold its key.
+        self._updated_as_written: list[tuple[list[Value], tuple[str, ...]]] = []
         # What an inverse of the inventory's gives for computed columns.
         names = {name: target for (name, _), target in zip(plan.source.computed, plan.mapping.computed, strict=True)}
         self._inverses = {
@@ -133,6 +140,8 @@ class _TableWriter:
             self._update(change, values, held)
         for place, what, row in held.put_back():
             self._violations.add(place, what, row)
+        for key_values, names in self._updated_as_written:
+            self._note_as_written(key_values, names)
         for _, values in self._changed(difference.inserted()):
             self._insert(values)
 
@@ -193,7 +202,8 @@ class _TableWriter:
         if repaired.keys() & new.keys():
             self._prepared.changes[key] = {name: done for name, done in repaired.items() if name not in new}
         if self._as_written:
-            self._note_as_written(key)
+            key_values = self._key_after(change.locator or (), new)
+            self._updated_as_written.append((key_values, tuple(self._as_written)))
         self._counts.updated += 1
         assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
         try:
@@ -229,21 +239,30 @@ class _TableWriter:
             self._refused(error, row)
             return
         if self._as_written:
-            self._note_as_written(self._key_of_new_row(new, inserted.lastrowid))
+            key = self._plan.source.key
+            key_values = [new[name] for name in key] if set(key) <= new.keys() else [inserted.lastrowid]
+            self._note_as_written(key_values, self._as_written)
 
-    def _key_of_new_row(self, new: Mapping[str, Value], row_id: int | None) -> str:
-        """Return the key of a row that was just written, as text."""
+    def _key_after(self, locator: Sequence[Value], new: Mapping[str, Value]) -> list[Value]:
+        """Return the values of the key that a row will have."""
         key = self._plan.source.key
-        condition = " AND ".join(f"{quote_name(name)} = ?" for name in key)
-        bound = [new[name] for name in key if name in new] if set(key) <= new.keys() else [row_id]
+        condition, bound = where(self._sides.locator, locator)
         names = ", ".join(map(quote_name, key))
         found = self._writer.execute(f"SELECT {names} FROM {self._table} WHERE {condition}", bound)  # noqa: S608 (quoted)
-        return row_key(self._plan.source, found.fetchone())
+        return [new.get(name, value) for name, value in zip(key, found.fetchone(), strict=True)]
 
-    def _note_as_written(self, key: str) -> None:
-        """Let the proof take the ids in these values of a row as they are."""
-        kept = dict.fromkeys(self._as_written, (AS_WRITTEN,))
-        self._prepared.changes[key] = {**self._prepared.changes.get(key, {}), **kept}
+    def _note_as_written(self, key_values: Sequence[Value], columns: Iterable[str]) -> None:
+        """Let the proof take the ids in these columns of a row that was written as they are."""
+        key = self._plan.source.key
+        condition, bound = where(key, key_values)
+        names = ", ".join(map(quote_name, key))
+        # As SQLite has stored them.
+        query = f"SELECT {names} FROM {self._table} WHERE {condition}"  # noqa: S608 (quoted)
+        found = self._writer.execute(query, bound).fetchone()
+        if found is not None:  # else SQLite has refused the row
+            stored = row_key(self._plan.source, found)
+            kept = dict.fromkeys(columns, (AS_WRITTEN,))
+            self._prepared.changes[stored] = {**self._prepared.changes.get(stored, {}), **kept}
 
     def _say(self, index: int, values: Sequence[Any], row: str, new: dict[str, Value]) -> None:
         """Put the value of one column into ``new``, or note that the file cannot hold it."""
@@ -254,15 +273,14 @@ class _TableWriter:
             return
         value = self._value_forms.find(index, text, values[index])
         if value is None:
-            what = f"holds a value of type {column.display_type} that the file cannot say exactly"
-            if self._value_forms.mixes_ids(index, text):
-                what = "holds ids of the file beside UUIDs that such became, and the file cannot tell them apart"
             self._violations.add(
                 f"{self._plan.source.name}.{column.source}",
-                what,
+                f"holds a value of type {column.display_type} that the file cannot say exactly",
                 row if column.options.secret else f"{row}: {shown_value(column, text)}",
             )
             return
+        if self._value_forms.leaves_ids(index, value):
+            self._counts.ids_as_written[column.source] += 1
         if isinstance(value, AsWritten):
             self._as_written.add(column.source)
             value = str(value)

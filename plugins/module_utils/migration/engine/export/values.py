@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import struct
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ...sqlite.tables import Value, show
-from ..convert.ids_in_texts import with_other_ids
+from ..convert.ids_in_texts import texts_in, with_other_ids
 from ..convert.refusals import Convert, Refused
 from ..convert.server_text import ServerForms
 from ..convert.values import converter
@@ -22,6 +23,7 @@ from .sqlite_text import Form, candidates, read_form
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_KEYS = 5
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
 class ValueForms:
@@ -35,10 +37,6 @@ class ValueForms:
         self._forms: dict[int, Form] = {}
         self._converters: list[Convert] = [converter(column, _no_note) for column in plan.columns]
         self._readers = [source_reader(column, partial(forms.normal_form, plan, column)) for column in plan.columns]
-        self._old_ids = [
-            {} if column.ids is None else {new: old for old, new in column.ids.new_ids.items()}
-            for column in plan.columns
-        ]
         self._as_written: dict[int, tuple[Convert, Read]] = {}
         self._probe = _Probe(source, plan)
         # How the server reads times of named zones: those of the rows that were learned, by column.
@@ -76,12 +74,12 @@ class ValueForms:
         return self._with_ids_as_written(index, text, field_hash)
 
     def _with_ids_as_written(self, index: int, text: str, field_hash: str) -> Value:
-        """Return a text in which a service has written ids of the file, None if UUIDs that they became stand there too.
+        """Return a text in which a service has written ids of the file, also beside UUIDs that such became.
 
         Such a text would be moved with UUIDs: that it reads back holds as long as its ids are taken as they are.
         """
         column = self._columns[index]
-        if column.ids is None or self._with_old_ids(index, text) != text:
+        if column.ids is None:
             return None
         if index not in self._as_written:
             plain = replace(column, ids=None)
@@ -93,19 +91,24 @@ class ValueForms:
                 return AsWritten(candidate)
         return None
 
-    def mixes_ids(self, index: int, text: str) -> bool:
-        """Return whether a text holds ids of the file beside UUIDs that such became."""
+    def leaves_ids(self, index: int, value: Value) -> bool:
+        """Return whether a value found for the file holds ids that are not those of the file's rows, or not for long.
+
+        It holds ids of the file that the next move makes UUIDs of, or UUIDs that the file's rows do not have: that
+        of a row of the file, or where such rows spell theirs otherwise perhaps that of a new one.
+        """
         column = self._columns[index]
-        return (
-            column.ids is not None
-            and self._with_old_ids(index, text) != text
-            and with_other_ids(text, column.kind, column.ids.new_ids) != text
+        if column.ids is None or not isinstance(value, str):
+            return False
+        return isinstance(value, AsWritten) or any(
+            text in column.ids.uuids or (column.spelling is not None and _UUID.match(text) is not None)
+            for text, _ in texts_in(value, column.kind)
         )
 
     def _with_old_ids(self, index: int, text: str) -> str:
         """Return a text in which UUIDs are the ids of the file again."""
-        old_ids = self._old_ids[index]
-        return with_other_ids(text, self._columns[index].kind, old_ids) if old_ids else text
+        column = self._columns[index]
+        return text if column.ids is None else with_other_ids(text, column.kind, column.ids.old_ids)
 
     def _read_alike_here(self, index: int, text: str, field_hash: str) -> Iterator[tuple[Value, Value]]:
         """Yield the values, and what SQLite makes of each, that this host reads back as the same field."""

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from ...core.errors import Problem
+from collections import Counter
+from collections.abc import Iterable
 
 # Hexadecimal digits of a hash, which stands beside each id in the ledger.
 _DIGITS = 32
 
 
-@dataclass(frozen=True, repr=False)
 class IdsInTexts:
-    """The ids that a column of texts or JSON may hold: as they stand in the file → the UUIDs that they become.
+    """The ids that a column of texts or JSON may hold, each as it stands in the file with the UUID that it becomes.
 
-    :param digest: a hash of them; a plan is known by its ``repr``, which is another one for other ids.
+    A plan is known by its ``repr``, which is another one for other ids.
+
+    :ivar pairs: all of them, in order.
+    :ivar new_ids: old id → UUID, of those that are certain in both directions.
+    :ivar old_ids: the same, UUID → old id.
+    :ivar unclear: the old ids that are not certain: one stands for two UUIDs, or one UUID has two old ids.
+    :ivar uuids: every UUID that an old id becomes, certain or not.
+    :ivar digest: a hash of all pairs.
     """
 
-    new_ids: Mapping[str, str]
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Hash the ids once: there may be a million."""
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Tell the certain ids from the others, once: there may be a million."""
+        self.pairs = tuple(sorted(set(pairs)))
+        of_old, of_new = Counter(old for old, _ in self.pairs), Counter(new for _, new in self.pairs)
+        self.new_ids = {old: new for old, new in self.pairs if of_old[old] == of_new[new] == 1}
+        self.old_ids = {new: old for old, new in self.new_ids.items()}
+        self.unclear = frozenset(of_old.keys() - self.new_ids.keys())
+        self.uuids = frozenset(of_new)
         found = hashlib.sha256()
-        for old, new in sorted(self.new_ids.items()):
+        for old, new in self.pairs:
             found.update(f"{len(old)} {old} {new}\n".encode("utf-8", "surrogatepass"))
-        object.__setattr__(self, "digest", found.hexdigest()[:_DIGITS])
+        self.digest = found.hexdigest()[:_DIGITS]
 
     def __repr__(self) -> str:
         """Return a short text."""
@@ -36,9 +43,3 @@ class IdsInTexts:
 
 class AsWritten(str):
     """A text in which an old id is what was written, no id that became a UUID: a service has written it since."""
-
-
-def not_rewritable(where: str, display_type: str) -> Problem:
-    """Return the problem of a column that is told to rewrite ids and holds no texts."""
-    what = f"'rewrite_ids_of' is for texts and JSON, and its target is {display_type}"
-    return Problem(where, what, "Leave it out; for a column of UUIDs name 'references'")

@@ -16,7 +16,7 @@ from ...postgres.catalog import ForeignKey, TargetColumn, TargetTable
 from ...sqlite.tables import SourceTable, VirtualTable, count_rows, quote_name, read_virtual_tables
 from .epoch_units import epoch_units
 from .id_namespaces import with_namespaces
-from .ids_in_texts import IdsInTexts, not_rewritable
+from .ids_in_texts import IdsInTexts
 from .inverse import inverse_problems
 from .selection import half_surrogates, select
 
@@ -471,8 +471,6 @@ def _plan_column(
             namespace, records_ids = target.name, True
         else:
             namespace, records_ids, text_ids = f"{target.name}.{column.name}", True, False
-    if options.rewrite_ids_of and kind not in ("text", "char", "json"):
-        problems.append(not_rewritable(f"{where}.{options.name}", column.display_type))
     sequence = column.sequence
     if sequence is None and options.sequence is not None:
         sequence = target.sequences.get(options.sequence)

@@ -259,7 +259,9 @@ def _with_new_ids(text: str, new_ids: Mapping[str, str], is_json: bool) -> str:
         if text in new_ids:
             return new_ids[text]
         try:
-            is_json = text[:1] in ("[", "{") and json.loads(text) is not None
+            is_json = text.lstrip(" \t\r\n").startswith(("[", "{"))
+            if is_json:
+                json.loads(text, object_pairs_hook=lambda _: 0)  # the members are dropped as soon as they are read
         except (ValueError, RecursionError):
             return text
     parts, done = [], 0

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...sqlite.tables import quote_name
+from ..convert.known_ids import owners_of_ids
+from ..convert.rewritable import why_not
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.duplicates import is_any_uuid
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+_BLANKS = "' ' || char(9, 10, 13)"
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
 
 
@@ -37,28 +40,40 @@ def ids_in_texts(
         )
         for plan, column in own
     ]
+    sources = owners_of_ids(plans)
     names = _note_ids_of_others(connection, snapshot, [column.namespace for _, column in own])
     owners += [
         (name, name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
         for number, name in enumerate(names)
     ]
-    found = []
+    found: list[dict[str, Any]] = []
+    # Column → all that 'rewrite_ids_of' can name there, and how that is written.
+    advised: dict[str, list[str]] = {}
+    policies: dict[str, str] = {}
     for namespace, owner, ids in owners:
         for plan in plans:
             referring = {name for key in plan.foreign_keys for name in key.columns}
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                named = other.options.rewrite_ids_of
                 values, members = _count(snapshot, plan, other, ids)
-                values = 0 if namespace in named else values
-                if values or members:
-                    entry = {"column": f"{plan.source.name}.{other.source}", "ids_of": owner}
-                    entry["policy"] = (
-                        f"columns: {{{other.source}: {{rewrite_ids_of: [{', '.join((*named, namespace))}]}}}}"
-                    )
-                    found.append({**entry, "rows": values, "rows_of_member_names": members})
-    return found
+                values = 0 if namespace in other.options.rewrite_ids_of else values
+                if not values and not members:
+                    continue
+                column = f"{plan.source.name}.{other.source}"
+                found.append({"column": column, "rows": values, "rows_of_member_names": members, "ids_of": owner})
+                # What stands in a table's own texts is a word of the application more often than an id of its rows.
+                if (
+                    values
+                    and namespace in sources
+                    and namespace != plan.target.name
+                    and not why_not(connection, snapshot, plan, other, [sources[namespace]])
+                ):
+                    names = advised.setdefault(column, list(other.options.rewrite_ids_of))
+                    names.append(namespace)
+                    listed = ", ".join(map(_in_yaml, names))
+                    policies[column] = f"columns: {{{_in_yaml(other.source)}: {{rewrite_ids_of: [{listed}]}}}}"
+    return [{**entry, "policy": policies.get(entry["column"], "") if entry["rows"] else ""} for entry in found]
 
 
 def _in_yaml(name: str) -> str:
@@ -74,7 +89,7 @@ def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, id
     name = quote_name(column.source)
     is_value, is_member = f"j.type = 'text' AND j.atom IN ({ids})", f"typeof(j.key) = 'text' AND j.key IN ({ids})"
     holds = f"SELECT max({is_value}) + 2 * max({is_member}) FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
-    is_json = f"CASE WHEN {name} GLOB '[[{{]*' THEN json_valid({name}) END"
+    is_json = f"CASE WHEN ltrim({name}, {_BLANKS}) GLOB '[[{{]*' THEN json_valid({name}) END"
     query = (
         "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2) FROM ("  # noqa: S608
         f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {is_json} THEN ({holds}) ELSE 0 END AS held "

@@ -53,8 +53,8 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
         if found["rows"]:
             warnings.append(
                 f"{found['column']}: {_hold(found['rows'])} an id of {found['ids_of']} in a text or in JSON. It stays "
-                f"as it is, while that id becomes a UUID: write '{found['policy']}' for the table in the inventory, or "
-                "let the application look it up in migration.id_map."
+                f"as it is, while that id becomes a UUID: {_cure(found['policy'])}, or let the application look it up "
+                "in migration.id_map."
             )
         if found["rows_of_member_names"]:
             warnings.append(
@@ -90,6 +90,11 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             "SQLite. Correct the default in files/sql, or see that the services always name the value."
         )
     return warnings
+
+
+def _cure(policy: str) -> str:
+    """Return how ids in a column are rewritten, by the policy if it can be had there."""
+    return f"write '{policy}' for the table in the inventory" if policy else "rewrite it by 'computed'"
 
 
 def _hold(rows: int) -> str:
