@@ -17,7 +17,7 @@ from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
 from ...sqlite.tables import quote_name, show
 from ..plan.ids_in_texts import IdsInTexts
-from ..plan.planner import TablePlan
+from ..plan.planner import ColumnPlan, TablePlan
 from .recorded_ids import require_place
 from .refusals import Refused
 from .values import converter
@@ -44,8 +44,10 @@ def with_ids_of_now(
         return list(plans)
     require_place(connection)
     namespaces, secret = _ids_of_group(snapshot, plans, wanted)
-    others = wanted - namespaces.keys()
-    namespaces |= _ids_of_others(connection, others)
+    # A group that merely refers to such ids holds some of them.
+    others = wanted - {column.namespace for plan in plans for column in plan.columns if _is_key(plan, column)}
+    for name, ids in _ids_of_others(connection, others).items():
+        namespaces[name] = ids | namespaces.get(name, {})
     # Nobody knows whether another group holds its ids secret.
     secret |= others
     made: dict[tuple[str, ...], IdsInTexts] = {}
@@ -109,6 +111,11 @@ def _problems_of(where: str, names: Sequence[str], namespaces: _Namespaces, secr
             )
         )
     return problems
+
+
+def _is_key(plan: TablePlan, column: ColumnPlan) -> bool:
+    """Return whether a column is the key whose ids its namespace holds, all of which stand in the file."""
+    return column.records_ids and plan.target.key == (column.target,)
 
 
 def _ids_of_group(
