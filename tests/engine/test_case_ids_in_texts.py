@@ -38,6 +38,8 @@ HOLDERS: list[tuple[str, Any, int, int]] = [
     ("jsonb", '{"forge-1": 1}', 0, 1),
     ("text", '{"a": [{"forge-1": "forge-1"}]}', 1, 1),
     ("text", "[not json", 0, 0),
+    ("text", ' \n["forge-1"]', 1, 0),
+    ("text", json.dumps({"payload": '{"agent": "forge-1"}', "no": "[not json"}), 0, 0),
     ("integer", 1, 0, 0),
     ("uuid REFERENCES agents", "forge-1", 0, 0),
 ]
@@ -56,13 +58,16 @@ def test_ids_in_texts_and_json_are_named(
     )
     group = make_group(source, {"source": "agents"}, {"source": "t"})
     report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
+    inside = int("\\" in str(value))
     found = {"column": "t.v", "rows": rows, "rows_of_member_names": members, "ids_of": "agents.id"}
+    found["rows_of_json_in_strings"] = inside
     found["policy"] = "columns: {v: {rewrite_ids_of: [app.agents]}}" if rows else ""
-    assert report["ids_in_texts"] == ([found] if rows or members else [])
+    assert report["ids_in_texts"] == ([found] if rows or members or inside else [])
     said = " ".join(warnings_of(report))
     assert ("t.v: 1 row holds an id of agents.id in a text" in said) == bool(rows)
     assert (f"write '{found['policy']}' for the table in the inventory" in said) == bool(rows)
     assert ("t.v: 1 row holds an id of agents.id as the name of a member" in said) == bool(members)
+    assert ("t.v: 1 row holds an id of agents.id in JSON that is itself a string" in said) == bool(inside)
     assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
 
 
@@ -162,6 +167,8 @@ REWRITTEN: list[tuple[str, Any, Any]] = [
     ("text", "the agent forge-1", "the agent forge-1"),
     ("text", '[ "forge-1",  {"forge-1" : "forge-1", "n": 1.50} ]', '[ "\x01",  {"forge-1" : "\x01", "n": 1.50} ]'),
     ("text", '["forge-1"', '["forge-1"'),
+    ("text", ' \n["forge-1"]', ' \n["\x01"]'),
+    ("text", json.dumps(['{"agent": "forge-1"}']), json.dumps(['{"agent": "forge-1"}'])),
     ("text", '"forge-1"', '"forge-1"'),
     ("json", '{"a" : ["x", "f\\u006frge-1"]}', '{"a" : ["x", "\x01"]}'),
     ("json", '"forge-1"', '"\x01"'),
@@ -315,7 +322,7 @@ WATCHED: list[tuple[str, str, dict[str, str], str]] = [
     ("v text, g integer GENERATED ALWAYS AS (length(v)) STORED", "v TEXT", {}, "the generated column g in PostgreSQL"),
     ("v text", "v TEXT UNIQUE", {}, "the unique index sqlite_autoindex_t_1 in the file"),
     ("v text", "v TEXT REFERENCES codes", {}, "the foreign key to codes in the file"),
-    ("v text", "v TEXT, g AS (length(v))", {}, "a generated column in the file, which may read it"),
+    ("v text", "v TEXT, g AS (length(v))", {}, "a generated column in the file perhaps looks at its values"),
     ("v text", "v TEXT", {"nul_character": "remove"}, "'nul_character: remove' may change the same value"),
     ("v text", "v TEXT", {"invalid_utf8": "replace"}, "'invalid_utf8: replace' may change the same value"),
 ]

@@ -58,7 +58,8 @@ def why_not(
     with connection.cursor() as cursor:
         cursor.execute(_WATCHED, {"table": table_name(plan.target.name).as_string(connection)})
         watched = next((what for name, what in cursor.fetchall() if name == column.target), "")
-    return watched or next(_watched_in_file(snapshot, plan, column, owners), "")
+    watched = watched or next(_watched_in_file(snapshot, plan, column, owners), "")
+    return f"{watched} looks at its values" if watched else ""
 
 
 def _watched_in_file(
@@ -72,7 +73,7 @@ def _watched_in_file(
         yield "the primary key in the file"
     # SQLite does not say which columns an expression reads.
     if any(row[6] in (2, 3) for row in described):
-        yield "a generated column in the file, which may read it"
+        yield "a generated column in the file perhaps"
     for _, index, unique, _, partial in snapshot.execute(f"PRAGMA index_list({table})").fetchall():
         names = [row[2] for row in snapshot.execute(f"PRAGMA index_xinfo({quote_name(index)})") if row[5]]
         if unique and (partial or None in names or name in (str(each).lower() for each in names)):

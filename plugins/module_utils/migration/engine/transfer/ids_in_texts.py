@@ -26,7 +26,7 @@ def ids_in_texts(
 ) -> list[dict[str, Any]]:
     """Return each column of texts or JSON that keeps ids which become others, with its rows and whose ids these are.
 
-    Names of members of JSON are counted apart: nothing rewrites them.
+    Names of members of JSON are counted apart, and JSON inside a string of JSON: nothing rewrites them.
 
     Looked for are the ids of this group, and those of other groups that stand in the ledger already. Every text is read
     and every JSON text parsed: a dry run does so, and no run that moves rows.
@@ -56,12 +56,13 @@ def ids_in_texts(
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                values, members = _count(snapshot, plan, other, ids)
+                values, members, inside = _count(snapshot, plan, other, ids)
                 values = 0 if namespace in other.options.rewrite_ids_of else values
-                if not values and not members:
+                if not values and not members and not inside:
                     continue
                 column = f"{plan.source.name}.{other.source}"
-                found.append({"column": column, "rows": values, "rows_of_member_names": members, "ids_of": owner})
+                rows = {"rows": values, "rows_of_member_names": members, "rows_of_json_in_strings": inside}
+                found.append({"column": column, "ids_of": owner, **rows})
                 # What stands in a table's own texts is a word of the application more often than an id of its rows.
                 if (
                     values
@@ -81,22 +82,32 @@ def _in_yaml(name: str) -> str:
     return name if _PLAIN_NAME.match(name) else json.dumps(name, ensure_ascii=False)
 
 
-def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int]:
-    """Return how many rows hold an id as a text or as a string of JSON, and how many as the name of a member of JSON.
+def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int, int]:
+    """Return how many rows hold an id as a text or as a string of JSON, as the name of a member, and inside a string.
+
+    The last are those in which a string of the JSON is itself JSON that holds an id.
 
     :param ids: the query of the ids.
     """
     name = quote_name(column.source)
     is_value, is_member = f"j.type = 'text' AND j.atom IN ({ids})", f"typeof(j.key) = 'text' AND j.key IN ({ids})"
-    holds = f"SELECT max({is_value}) + 2 * max({is_member}) FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
-    is_json = f"CASE WHEN ltrim({name}, {_BLANKS}) GLOB '[[{{]*' THEN json_valid({name}) END"
+    inner = f"SELECT 1 FROM json_tree(j.atom) AS k WHERE k.type = 'text' AND k.atom IN ({ids})"  # noqa: S608
+    is_inside = f"CASE WHEN j.type = 'text' AND {_is_json('j.atom')} THEN EXISTS ({inner}) ELSE 0 END"
+    bits = f"max({is_value}) + 2 * max({is_member}) + 4 * max({is_inside})"
+    holds = f"SELECT {bits} FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
     query = (
-        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2) FROM ("  # noqa: S608
-        f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {is_json} THEN ({holds}) ELSE 0 END AS held "
+        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2), "  # noqa: S608
+        "count(*) FILTER (WHERE held & 4) FROM ("
+        f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {_is_json(name)} THEN ({holds}) ELSE 0 END AS held "
         f"FROM {plan.source.relation} WHERE typeof({name}) = 'text')"
     )
-    values, members = snapshot.execute(query).fetchone()
-    return int(values), int(members)
+    values, members, inside = snapshot.execute(query).fetchone()
+    return int(values), int(members), int(inside)
+
+
+def _is_json(text: str) -> str:
+    """Return the SQL that is true for a text that is an array or an object of JSON."""
+    return f"CASE WHEN ltrim({text}, {_BLANKS}) GLOB '[[{{]*' THEN json_valid({text}) ELSE 0 END"
 
 
 def _note_ids_of_others(connection: Connection, snapshot: sqlite3.Connection, own: Sequence[str | None]) -> list[str]:

@@ -62,6 +62,12 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
                 "a member in JSON. 'rewrite_ids_of' leaves such names as they are: rewrite them by 'computed', or let "
                 "the application look them up in migration.id_map."
             )
+        if found["rows_of_json_in_strings"]:
+            warnings.append(
+                f"{found['column']}: {_hold(found['rows_of_json_in_strings'])} an id of {found['ids_of']} in JSON that "
+                "is itself a string in JSON. 'rewrite_ids_of' leaves it as it is: rewrite it by 'computed', or let the "
+                "application look it up in migration.id_map."
+            )
     if report["one_way_columns"]:
         warnings.append(
             f"{', '.join(report['one_way_columns'])}: what the services write there on PostgreSQL does not come back "
