@@ -314,12 +314,20 @@ def test_an_unclear_id_that_a_service_writes_comes_back_and_is_counted(connectio
     rehearse(connection, group, tmp_path)
     execute(connection, "INSERT INTO app.flows SELECT 1, id::text FROM app.orgs")
     execute(connection, "INSERT INTO app.flows VALUES (2, 'one')")
-    execute(connection, "INSERT INTO app.flows VALUES (3, %s)", uuid_of(connection, "a-1"))
+    one = uuid_of(connection, "a-1")
+    execute(connection, "INSERT INTO app.flows VALUES (3, %s), (4, %s)", one, f'{{"{one}": 1}}')
     report, copy = bring_back(connection, group)
     ((first,), *others) = rows_of(copy, "SELECT agent FROM flows ORDER BY id")
     assert [(first,)] == query(connection, "SELECT id::text FROM app.orgs")
-    assert others == [("one",), ("a-1",)]
-    assert ids_in_description(report) == "2 of flows.agent"
+    assert others == [("one",), ("a-1",), (f'{{"{one}": 1}}',)]
+    assert ids_in_description(report) == "3 of flows.agent"
+    # As soon as one of both rows is gone, it is clear whom a text means.
+    change(source, "DELETE FROM orgs; INSERT INTO flows VALUES (1, 'one', NULL, NULL)")
+    execute(connection, "TRUNCATE app.flows")
+    way_of(connection, group, tmp_path)
+    assert query(connection, "SELECT agent FROM app.flows") == query(
+        connection, "SELECT new_id::text FROM migration.id_map WHERE namespace = 'app.agents' AND old_id = 'one'"
+    )
 
 
 def test_old_ids_of_rows_without_a_number_of_their_own_come_back(connection: Connection, tmp_path: Path) -> None:

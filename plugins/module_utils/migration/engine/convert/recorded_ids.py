@@ -6,7 +6,7 @@ an edited inventory, another group's ids or a changed ledger cannot make other r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,24 +64,22 @@ def record_ids(connection: Connection, group_name: str, plans: Sequence[TablePla
                 "SELECT %s, %s, * FROM unnest(%s::text[], %s::uuid[])",
                 (group_name, digest, [old for old, _ in ids.pairs], [new for _, new in ids.pairs]),
             )
-            _require_those_of_the_rows(cursor, group_name, digest, names, ids.unclear)
+            _require_those_of_the_rows(cursor, ids, names)
     return columns
 
 
-def _require_those_of_the_rows(
-    cursor: Cursor, group_name: str, digest: str, names: Sequence[str], unclear: Collection[str]
-) -> None:
+def _require_those_of_the_rows(cursor: Cursor, ids: IdsInTexts, names: Sequence[str]) -> None:
     """Refuse ids that became another UUID in a text than in the row that they name.
 
-    The id map holds what the proof of the rows' own ids has found equal.
+    The id map holds what the proof of the rows' own ids has found equal, and ids of rows that are gone since.
 
     :raises MigrationError: with their number.
     """
     cursor.execute(
-        "SELECT count(*) FROM migration.rewritten_id AS r JOIN migration.id_map AS m ON m.old_id = r.old_id "
-        "WHERE r.group_name = %s AND r.ids_hash = %s AND m.namespace = ANY (%s) AND m.new_id <> r.new_id "
-        "AND r.old_id <> ALL (%s)",
-        (group_name, digest, list(names), sorted(unclear)),
+        "SELECT count(*) FROM (SELECT FROM unnest(%s::text[], %s::uuid[]) AS r (old_id, new_id) "
+        "JOIN migration.id_map AS m ON m.old_id = r.old_id WHERE m.namespace = ANY (%s) "
+        "GROUP BY r.old_id, r.new_id HAVING NOT bool_or(m.new_id = r.new_id)) AS wrong",
+        (list(ids.new_ids), list(ids.new_ids.values()), list(names)),
     )
     (count,) = first_row(cursor)
     if count:
