@@ -44,6 +44,7 @@ OTHER_CURES = {
 # Package → why a problem is told there that is none of a single value.
 STEPS = {
     "plan": "The inventory does not fit the source or the target",
+    "convert": "Ids in texts and JSON cannot be rewritten",
     "prepare": "A value does not fit its column",
     "proof": "The proof, or the ledger, is not what it must be",
     "transfer": "The load, or a replay of rejected rows, cannot go on",

@@ -91,7 +91,10 @@ report:
       type: list
       elements: str
     ids_in_texts:
-      description: In check mode, columns of texts and JSON that hold ids which become UUIDs, with their rows.
+      description: >-
+        In check mode, columns of texts and JSON that keep ids which become UUIDs, with their rows, and with those in
+        which such an id is the name of a member or stands in JSON inside a string, and the policy that rewrites
+        them where one can.
       type: list
       elements: dict
     number_readings:

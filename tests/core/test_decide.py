@@ -123,13 +123,13 @@ def test_what_is_written_is_read_again_under_the_keys_of_every_version() -> None
     stopped_at = datetime(2026, 1, 2, tzinfo=UTC)
     written = changes(
         loaded={"a.b": {"rows": 1}}, baseline={"token": "t"}, ledger_content={"reject": {}}, rehearsal={"token": "t"},
-        file_before={"mode": "0640"},
+        file_before={"mode": "0640"}, rewritten_ids={"t": {"v": "hash"}},
         stopped_at=stopped_at, proven=True, fingerprint={"a.b": {"rows": 1}}, clock=clock, restored_at="then",
         rollback={"phase": Phase.OPEN}, archive={"directory": "/a"},
     )  # fmt: skip
     assert set(written) == set(KEYS.values()) == {
         "loaded", "kept_snapshot", "rehearsal", "fence", "stopped_at", "proven", "fingerprint", "clock", "restored_at",
-        "way_back", "archive", "ledger_content",
+        "way_back", "archive", "ledger_content", "rewritten_ids",
     }  # fmt: skip
     read = GroupDetail.from_ledger(written)
     assert (read.stopped_at, read.clock, read.phase, read.proven) == (stopped_at, clock, Phase.OPEN, True)

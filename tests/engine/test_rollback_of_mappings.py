@@ -230,6 +230,9 @@ KINDS = (
     Kind("TEXT", "jsonb", _wrapped, forward="CASE WHEN {v} IS NOT NULL THEN json_array({v}) END",
          back="json_extract({w}, '$[0]')"),
 )  # fmt: skip
+# What refers to rows of another table from inside a text: the values are made where the rows are known.
+IDS_IN_JSON = Kind("TEXT", "jsonb", lambda _: (None, None))
+IDS_IN_TEXT = Kind("TEXT", "text", lambda _: (None, None))
 FILTER = Kind("TEXT", "timestamptz", _time("%Y-%m-%d %H:%M:%S"))
 
 
@@ -266,6 +269,7 @@ class Table:
     :param parent: the table that ``owner`` refers to, and ``refers_to`` the column there.
     :param policies: column → policy, answer, offending value.
     :param filtered: whether rows with ``gone`` stay behind.
+    :param ids_of: the table whose ids stand in its columns of :data:`IDS_IN_JSON` and :data:`IDS_IN_TEXT`.
     :param orphan: the answer for owners that do not exist, if there are such.
     :param rows: the tags of the rows that PostgreSQL holds.
     """
@@ -282,6 +286,7 @@ class Table:
     filtered: bool
     autoincrement: bool
     clustered: bool
+    ids_of: Table | None = None
     orphan: str | None = None
     rows: list[str] = field(default_factory=list)
 
@@ -336,6 +341,9 @@ class Table:
         for column in self.columns:
             kind, policy = column.kind, self.policies.get(column.name)
             answers = {} if policy is None else {policy[0]: policy[1]}
+            if self.ids_of is not None and kind in (IDS_IN_JSON, IDS_IN_TEXT):
+                columns[column.name] = {"target": column.target, "rewrite_ids_of": [f"app.{self.ids_of.target}"]}
+                continue
             if not kind.forward:
                 columns[column.name] = {"target": column.target, **kind.options, **answers}
                 continue
@@ -391,7 +399,11 @@ def tables(choose: Random) -> list[Table]:
                 clustered=not autoincrement and choose.random() < 0.3,
             )
         )
+    holders = [table for table in made if table.key == "ids"]
     for table in made:
+        if holders and choose.random() < 0.6:
+            table.ids_of = choose.choice(holders)
+            table.columns += [Column("steps", "steps", IDS_IN_JSON), Column("agent", "agent in text", IDS_IN_TEXT)]
         if table.parent is not None and table.key != "owned" and choose.random() < 0.4:
             table.orphan = "set_null"
         if not any(child.parent is table for child in made) and choose.random() < 0.4:
@@ -450,7 +462,7 @@ class Estate:
                 values[column.name] = policy[2]
                 answers.add(policy[1])
             else:
-                values[column.name] = self._value(column, complete)[0]
+                values[column.name] = self._value(table, column, complete)[0]
         # Of ids of two kinds the first one says how a UUID is spelled.
         tag, keys = self._new_key(table, NEW_ID if complete and table.spelling == "text and capitals" else SPELLINGS)
         values |= {name: pair[0] for name, pair in keys.items()}
@@ -469,8 +481,28 @@ class Estate:
         identity = uuid.UUID(int=self.choose.getrandbits(128))
         return NEW_ID[parent.spelling](self.choose, identity) if parent.key == "ids" else _code(parent, identity)
 
-    def _value(self, column: Column, complete: bool = False) -> Pair:
-        return (None, None) if not complete and self.choose.random() < 0.2 else column.kind.make(self.choose)
+    def _value(self, table: Table, column: Column, complete: bool = False) -> Pair:
+        if not complete and self.choose.random() < 0.2:
+            return None, None
+        if column.kind in (IDS_IN_JSON, IDS_IN_TEXT) and table.ids_of is not None:
+            return self._with_id(table.ids_of, column.kind)
+        return column.kind.make(self.choose)
+
+    def _with_id(self, table: Table, kind: Kind) -> Pair:
+        """Return a value with the id of a row of a table; a new id only where the file spells it as PostgreSQL."""
+        nobody = ("[]", "[]") if kind is IDS_IN_JSON else ("nobody", "nobody")
+        if not table.rows:
+            return nobody  # the table may not be made yet
+        ids = dict(self.by_hand.execute(f"SELECT tag, id FROM {quoted(table.name)}").fetchall())
+        any_id = table.spelling in ("as PostgreSQL", "text") or not self.moved
+        tags = [tag for tag in table.rows if any_id or ids[tag] == self.original.get(tag, {}).get("id")]
+        if not tags:
+            return nobody
+        tag = self.choose.choice(tags)
+        old = ids[tag]
+        if kind is IDS_IN_TEXT:
+            return old, f"id:{tag}"
+        return json.dumps([{"id": old, "note": f"by {old}"}, 1], ensure_ascii=False), f"ids:{tag}:{old}"
 
     def _new_key(
         self, table: Table, spellings: dict[str, Callable[[Random, uuid.UUID], str]]
@@ -534,7 +566,7 @@ class Estate:
             return False
         tag, values = self._new_key(table, NEW_ID)
         for column in table.columns:
-            values[column.name] = self._value(column)
+            values[column.name] = self._value(table, column)
         given_out = table.key == "number" and (table.autoincrement or self.choose.random() < 0.5)
         if given_out:
             del values["id"]
@@ -551,7 +583,7 @@ class Estate:
 
     def _update(self, connection: Connection, table: Table, tag: str) -> bool:
         changed = self.choose.sample(table.columns, self.choose.randint(1, len(table.columns)))
-        values = {column.name: self._value(column) for column in changed}
+        values = {column.name: self._value(table, column) for column in changed}
         if table.parent is not None and table.key != "owned" and self.choose.random() < 0.5:
             values["owner"] = self._reference(table, self.choose.choice([*table.parent.rows, None]))
         self._set(connection, table, tag, values)
@@ -625,6 +657,16 @@ class Estate:
             if text is not None and text.startswith("tag:") and table.parent is not None:
                 marks.append(f"(SELECT {table.refers_to} FROM app.{quoted(table.parent.target)} WHERE tag = \x01)")
                 bound.append(text.removeprefix("tag:"))
+            elif text is not None and text.startswith("id:") and table.ids_of is not None:
+                marks.append(f"(SELECT id::text FROM app.{quoted(table.ids_of.target)} WHERE tag = \x01)")
+                bound.append(text.removeprefix("id:"))
+            elif text is not None and text.startswith("ids:") and table.ids_of is not None:
+                _, tag, old = text.split(":", 2)
+                pair = "jsonb_build_object('id', id, 'note', \x01::text)"
+                marks.append(
+                    f"(SELECT jsonb_build_array({pair}, 1) FROM app.{quoted(table.ids_of.target)} WHERE tag = \x01)"
+                )
+                bound += [f"by {old}", tag]
             else:
                 marks.append("\x01")
                 bound.append(text)

@@ -228,6 +228,8 @@ def test_every_row_comes_back_and_a_dump_is_kept(estate: Estate) -> None:
     assert stat.S_IMODE(dump.stat().st_mode) == 0o600
     assert stat.S_IMODE(dump.parent.stat().st_mode) == 0o700
     assert report["dump"]["rows"]["app.users"] == 3
+    # What tells whose ids stood in the texts is kept with them.
+    assert "migration.rewritten_id" in report["dump"]["rows"]
     listed = subprocess.run(
         [PROGRAMS / "pg_restore", "--list", dump], capture_output=True, text=True, check=True
     ).stdout

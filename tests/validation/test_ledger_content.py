@@ -162,3 +162,38 @@ def test_rejected_rows_are_no_finding_after_the_cutover(moved: Moved) -> None:
     result = validation.validate(moved.connection, moved.group, str(moved.work / "work"), ask_services=False)
     assert result["findings"] == []
     assert result["proof_repeated"]
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_rejected_row_that_is_the_only_change_is_kept(
+    connection: Connection, tmp_path: Path, check_mode: bool
+) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, j jsonb)")
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, j TEXT)", {"t": [(1, "[]")]})
+    rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
+    group = make_group(source, {"source": "t", "columns": {"j": {"invalid_json": "reject"}}})
+    moved = Moved(connection, group, source, tmp_path)
+    moved.on_source("INSERT INTO t VALUES (2, '{')")
+    run = rehearse(connection, group, tmp_path, check_mode)
+    assert run["changed"]
+    assert [table["changed"] for table in run["report"]["tables"]] == [False]
+    assert query(connection, "SELECT row_key FROM migration.reject") == ([] if check_mode else [("id=2",)])
+    assert moved.findings() == []
+    assert not rehearse(connection, group, tmp_path, check_mode)["changed"] or check_mode
+
+
+def test_a_value_without_a_column_in_the_target_that_is_the_only_change_is_kept(
+    connection: Connection, tmp_path: Path
+) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY)")
+    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, k TEXT)"
+    source = make_source(tmp_path / "t.db", script, {"t": [(1, "a"), (2, "b")]})
+    group = make_group(source, {"source": "t", "columns": {"k": {"without_target": "keep"}}})
+    rehearse(connection, group, tmp_path)
+    moved = Moved(connection, group, source, tmp_path)
+    moved.on_source("UPDATE t SET k = 'z' WHERE id = 2")
+    moved.cut_over()
+    assert query(connection, "SELECT row_key, value FROM migration.original_value ORDER BY 1") == [
+        ("id=1", {"text": "a"}), ("id=2", {"text": "z"}),
+    ]  # fmt: skip
+    assert moved.findings() == []

@@ -95,6 +95,8 @@ class ColumnOptions:
     :param time_zone: IANA name of the zone of times without one.
     :param sequence: ``schema.name`` of the sequence that feeds the target column, where no column
         owns it.
+    :param rewrite_ids_of: for texts and JSON: the namespaces whose ids, where they stand in a value, are rewritten
+        to the UUIDs that they become.
     :param policies: answer for each policy in :data:`POLICIES`.
     """
 
@@ -106,6 +108,7 @@ class ColumnOptions:
     duration_unit: str | None = None
     time_zone: str = "UTC"
     sequence: str | None = None
+    rewrite_ids_of: tuple[str, ...] = ()
     policies: Mapping[str, str] = field(default_factory=dict)
 
     def policy(self, name: str) -> str:
@@ -437,7 +440,10 @@ def _parse_column(
 ) -> ColumnOptions:
     """Return the options of one source column, or of one that the table's ``computed`` make."""
     own = name.removeprefix(COMPUTED)
-    known = ("target", "secret", "references", "epoch_unit", "duration_unit", "time_zone", "sequence", *POLICIES)
+    known = (
+        "target", "secret", "references", "epoch_unit", "duration_unit", "time_zone", "sequence", "rewrite_ids_of",
+        *POLICIES,
+    )  # fmt: skip
     reader = _Reader(where, data, problems, known)
     policies = {}
     for policy, answers in POLICIES.items():
@@ -453,8 +459,18 @@ def _parse_column(
         duration_unit=reader.choice("duration_unit", DURATION_UNITS, None),
         time_zone=_parse_time_zone(reader),
         sequence=reader.text("sequence") if "sequence" in reader.data else None,
+        rewrite_ids_of=_parse_names(reader, "rewrite_ids_of"),
         policies=policies,
     )
+
+
+def _parse_names(reader: _Reader, key: str) -> tuple[str, ...]:
+    """Return a list of names, each once."""
+    entries = reader.list(key)
+    if not all(isinstance(entry, str) and entry for entry in entries):
+        reader.complain(f"'{key}' is {entries!r}", "Write a list of names, for example [auth.agents]")
+        return ()
+    return tuple(dict.fromkeys(entries))
 
 
 def _parse_time_zone(reader: _Reader) -> str:

@@ -38,6 +38,7 @@ class GroupDetail:
     :param baseline: ``token`` of the baseline snapshot, and ``digest`` of how it was moved.
     :param ledger_content: sums of the rejected rows and original values in the ledger; None if no run
         has recorded them.
+    :param rewritten_ids: source table → column → hash of the ids that the last run has rewritten in its texts.
     :param rehearsal: what the last rehearsal found.
     :param file_before: owner and mode of the SQLite file before its write protection.
     :param stopped_at: when a cutover stopped the services.
@@ -53,6 +54,7 @@ class GroupDetail:
     loaded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata={"key": "loaded"})
     baseline: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "kept_snapshot"})
     ledger_content: Mapping[str, Any] | None = field(default=None, metadata={"key": "ledger_content"})
+    rewritten_ids: Mapping[str, Mapping[str, str]] = field(default_factory=dict, metadata={"key": "rewritten_ids"})
     rehearsal: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "rehearsal"})
     file_before: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "fence"})
     stopped_at: datetime | None = field(default=None, metadata={"key": "stopped_at"})

@@ -2,8 +2,9 @@
 
 ``schema_apply`` creates it. It holds the history of applied SQL files, the state of each cutover
 group, each run's counts and hashes, the id map, the rejected rows, the original of every value
-that a policy changed or that has no column in the target, the backups with the time at which each
-was proven to restore, the daily checks of the soak time, and what cleanup has shown and done.
+that a policy changed or that has no column in the target, the ids that were rewritten inside texts,
+the backups with the time at which each was proven to restore, the daily checks of the soak time, and
+what cleanup has shown and done.
 """
 
 from __future__ import annotations
@@ -90,6 +91,16 @@ CREATE TABLE IF NOT EXISTS migration.original_value (
   value jsonb NOT NULL,
   PRIMARY KEY (group_name, source_table, row_key, column_name)
 );
+
+CREATE TABLE IF NOT EXISTS migration.rewritten_id (
+  group_name text NOT NULL,
+  ids_hash text NOT NULL,
+  old_id text NOT NULL,
+  new_id uuid NOT NULL
+);
+
+-- An id may be longer than an entry of an index can be.
+CREATE INDEX IF NOT EXISTS rewritten_id_group ON migration.rewritten_id (group_name, ids_hash);
 
 CREATE TABLE IF NOT EXISTS migration.backup (
   name text PRIMARY KEY,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DIRECTORY = "/var/lib/sqlite-migration/rollback"
 # Without the id map nobody can tell whose id a UUID was.
 _LEDGER_TABLES = ("migration.id_map", "migration.reject", "migration.original_value")
+_REWRITTEN_IDS = "migration.rewritten_id"
 _PROGRAM_DIRECTORIES = "/usr/lib/postgresql"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAM_SECONDS = 60
@@ -363,8 +364,11 @@ def _identifiers(text: bytes) -> list[str]:
 
 def _tables_with_rows(connection: Connection, names: Sequence[str]) -> list[str]:
     """Return the tables that hold the rows of these and of the ledger: of a partitioned one its parts."""
-    quoted = [table_name(name).as_string(connection) for name in (*names, *_LEDGER_TABLES)]
     with connection.cursor() as cursor:
+        # An older ledger has no ids that were rewritten in texts.
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (_REWRITTEN_IDS,))
+        more = (_REWRITTEN_IDS,) if first_row(cursor)[0] else ()
+        quoted = [table_name(name).as_string(connection) for name in (*names, *_LEDGER_TABLES, *more)]
         cursor.execute(
             """
             WITH RECURSIVE part (oid) AS (

@@ -370,6 +370,16 @@ def describe(report: dict[str, Any]) -> str:
         not_told = [f"{table['target']}.{column}" for table in tables for column in table["not_told"]]
         if not_told:
             parts.append(f"the file has no place for {', '.join(not_told)}, whose values stand in the dump alone")
+        ids = [
+            f"{count:,} of {table['source']}.{column}"
+            for table in tables
+            for column, count in table.get("ids_as_written", {}).items()
+        ]
+        if ids:
+            parts.append(
+                f"of the values that services have written, {', '.join(ids)} hold ids that are not as the file has "
+                "them: UUIDs that its rows may not have, or ids that the next move makes UUIDs of (look at them)"
+            )
     elif report["way"] == GIVEN_UP:
         parts.append(f"on its file as it was frozen; {report['lost_rows']:,} rows were given up, as asked for")
     else:

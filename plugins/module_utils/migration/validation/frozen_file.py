@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY
+from ..engine.convert.recorded_ids import with_recorded_ids
 from ..engine.convert.server_text import ServerForms
 from ..engine.export import export
 from ..engine.plan.planner import plan_group
@@ -125,6 +126,7 @@ def _hash_frozen_rows(
     ):
         targets = catalog.read_catalog(connection, [table.target for table in group.tables])
         plans = plan_group(group, source, read_tables(source), targets, asks=False)
+        plans = with_recorded_ids(connection, group.name, plans)
         forms = ServerForms(connection)
         refusals = recorded_refusals(connection, group.name)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False, exact=exact, refusals=refusals)

@@ -21,6 +21,7 @@ from ..core.commands import playbook
 from ..core.connection import explained
 from ..core.decide import Interrupted, decide
 from ..core.errors import MigrationError, Problem
+from ..engine.convert.recorded_ids import find_changed_ids
 from ..engine.proof.ledger_content import find_changes
 from ..engine.proof.target_state import since
 from ..engine.transfer import migrate
@@ -90,6 +91,7 @@ def validate(
         recorded = record.detail.ledger_content
         if recorded is not None:
             findings.extend(find_changes(connection, group.name, recorded))
+            findings.extend(find_changed_ids(connection, group.name))
         elif result["rejects"]["total"] or result["original_values"]["total"]:
             result["information"].append(
                 "The ledger holds no hash of the rejected rows and original values: so changes go unseen"

@@ -15,11 +15,15 @@ from typing import Any
 
 from ...sqlite.tables import Value
 from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAY_OF_1970, JULIAN_DAYS
+from ..plan.ids_in_texts import AsWritten
 from ..plan.planner import ColumnPlan
 
 SET_NULL = "set_null"
 # The value goes to PostgreSQL as it is, and PostgreSQL makes another of it.
 KEEP = "keep"
+
+# On the rollback: the ids in the value are those of the file, and stay.
+AS_WRITTEN = "as_written"
 
 # The value becomes another one, which follows these words.
 _BECOMES = "becomes "
@@ -61,6 +65,8 @@ def repair(value: Value, answer: str, scale: int | None = None) -> Value:
         return None
     if answer == KEEP:
         return value
+    if answer == AS_WRITTEN and isinstance(value, str):
+        return AsWritten(value)
     if answer == "keep_last" and isinstance(value, str):
         return _write(json.loads(value, parse_float=_Number, parse_int=_Number))
     if answer == "as_json_string":

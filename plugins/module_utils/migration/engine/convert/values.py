@@ -20,6 +20,7 @@ from typing import Any
 
 from ...sqlite.tables import Value, has_invalid_utf8
 from ..plan.planner import INTEGER_RANGES, ColumnPlan
+from .ids_in_texts import texts_in, with_other_ids
 from .refusals import Convert, Note, Refused, needs, storage_class
 from .times import date_converter, time_converter, timestamp_converter
 
@@ -101,6 +102,8 @@ def _text(column: ColumnPlan, note: Note) -> Convert:
         if not isinstance(value, str):
             note(f"{storage_class(value)} to text")
             value = _number_to_text(value)  # type: ignore[arg-type] # None never gets here
+        elif column.ids is not None:
+            value = _with_new_ids(column, value, note)
         if "\x00" in value:
             raise Refused("nul_character", "holds the character U+0000, which PostgreSQL's text cannot")
         if column.max_length is not None and len(value) > column.max_length:
@@ -214,9 +217,23 @@ def _json(column: ColumnPlan, note: Note) -> Convert:
             note(f"{storage_class(value)} to JSON number")
             text = _number_to_text(value)  # type: ignore[arg-type]
         _check_json(text, column)
-        return text
+        return _with_new_ids(column, text, note)
 
     return convert
+
+
+def _with_new_ids(column: ColumnPlan, text: str, note: Note) -> str:
+    """Return a text in which the ids that the inventory names are UUIDs."""
+    if column.ids is None:
+        return text
+    unclear = column.ids.unclear
+    if unclear and any(each in unclear for each, names_a_member in texts_in(text, column.kind) if not names_a_member):
+        what = "holds an id that stands in two of the tables of 'rewrite_ids_of', or whose UUID has two spellings there"
+        raise Refused("unconvertible", f"{what}: nobody can tell which row it means")
+    rewritten = with_other_ids(text, column.kind, column.ids.new_ids)
+    if rewritten != text:
+        note("ids in it to uuid")
+    return rewritten
 
 
 def _refuse_constant(name: str) -> Any:

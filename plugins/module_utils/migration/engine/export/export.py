@@ -16,7 +16,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +28,7 @@ from ...core.estate import Group
 from ...core.files import copy_private, sha256_of
 from ...postgres.catalog import read_catalog
 from ...sqlite.tables import add_missing_collations, read_tables
+from ..convert.recorded_ids import with_recorded_ids
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import Prepared, prepare
@@ -58,6 +59,8 @@ class TableExport:
     :param kept_rows: rows that never went to PostgreSQL and stay: rejected, or left behind by ``row_filter``.
     :param not_told: columns of the target that the source lacks, and whose default is not one value
         (``now()``, for example), so that nobody can tell whether something else stands in them.
+    :param ids_as_written: column of the file → values that hold ids as a service has written them on PostgreSQL, and
+        not as the file has them: see :meth:`.values.ValueForms.leaves_ids`.
     """
 
     source: str
@@ -69,6 +72,7 @@ class TableExport:
     content_hash: str
     kept_rows: int
     not_told: tuple[str, ...] = ()
+    ids_as_written: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,8 @@ def _reading(
             if any(mapping.row_filter for mapping in group.tables):
                 group = left_behind.excluded(group, source, tables)
                 plans = plan_group(group, source, tables, targets, asks=False)
-            yield _Reading(connection, group, directory, source, with_spellings(source, plans))
+            plans = with_spellings(source, with_recorded_ids(connection, group.name, plans))
+            yield _Reading(connection, group, directory, source, plans)
     except sqlite3.Error as error:
         raise MigrationError(
             f"SQLite cannot bring the changes of cutover group {group.name} back.",
@@ -356,6 +361,7 @@ class _Export:
                     content_hash=comparison.source_hash,
                     kept_rows=len(table.rejected) + table.plan.filtered_rows,
                     not_told=written[table.plan.target.name].not_told,
+                    ids_as_written=dict(written[table.plan.target.name].ids_as_written),
                 )
                 for table, comparison in zip(prepared.tables, comparisons, strict=True)
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...sqlite.tables import quote_name
@@ -29,13 +29,17 @@ def with_spellings(source: sqlite3.Connection, plans: Sequence[TablePlan]) -> li
     return [
         replace(
             plan,
-            columns=tuple(
-                replace(column, spelling=spellings.get(column.namespace or "") if column.kind == "uuid" else None)
-                for column in plan.columns
-            ),
+            columns=tuple(replace(column, spelling=_spelling_of(column, spellings)) for column in plan.columns),
         )
         for plan in plans
     ]
+
+
+def _spelling_of(column: ColumnPlan, spellings: Mapping[str, IdSpelling]) -> IdSpelling | None:
+    """Return the spelling of a column of UUIDs, and for one with ids in texts that of any table of the group."""
+    if column.kind == "uuid":
+        return spellings.get(column.namespace or "")
+    return next(iter(spellings.values()), None) if column.ids is not None else None
 
 
 def _signs(source: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> list[bool]:

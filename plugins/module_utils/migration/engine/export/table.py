@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from ...core.errors import MigrationError, Problem
-from ...sqlite.tables import Value, quote_name, unknown_collations
+from ...sqlite.tables import Value, quote_name, row_key, unknown_collations
+from ..convert.policies import AS_WRITTEN
+from ..plan.ids_in_texts import AsWritten
 from ..proof.checksums import sum_source, sum_target
 from .clashes import Held, is_clash, locator_of, where, without_triggers
 from .difference import Difference, found
@@ -26,12 +29,16 @@ _BYTES_AT_ONCE = 4 << 20
 
 @dataclass
 class Written:
-    """Rows written to one table, and the columns of its target of which nobody can tell what they hold."""
+    """Rows written to one table, and the columns of its target of which nobody can tell what they hold.
+
+    :param ids_as_written: see :class:`.export.TableExport`.
+    """
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     not_told: tuple[str, ...] = ()
+    ids_as_written: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,10 @@ class _TableWriter:
         columns = {column.name for column in plan.source.columns if not column.generated}
         self._value_forms = ValueForms(sides.source, plan, sides.forms)
         self._written = [index for index, column in enumerate(plan.columns) if column.source in columns]
+        # Columns of the row at hand in which ids of the file are what a service has written.
+        self._as_written: set[str] = set()
+        # The key and these columns of each row that is updated so: other rows may still hold its key.
+        self._updated_as_written: list[tuple[list[Value], tuple[str, ...]]] = []
         # What an inverse of the inventory's gives for computed columns.
         names = {name: target for (name, _), target in zip(plan.source.computed, plan.mapping.computed, strict=True)}
         self._inverses = {
@@ -129,6 +140,8 @@ class _TableWriter:
             self._update(change, values, held)
         for place, what, row in held.put_back():
             self._violations.add(place, what, row)
+        for key_values, names in self._updated_as_written:
+            self._note_as_written(key_values, names)
         for _, values in self._changed(difference.inserted()):
             self._insert(values)
 
@@ -177,6 +190,7 @@ class _TableWriter:
         before, key = self._sides.source_row(change.locator or ())
         fields = self._sides.source_fields(before, key)
         new: dict[str, Value] = {}
+        self._as_written.clear()
         for index in (*self._written, *self._inverses):
             known = fields[index]
             if known is None or hash_of(known).hex() != values[index]:
@@ -187,6 +201,9 @@ class _TableWriter:
         repaired = self._prepared.changes.get(key, {})
         if repaired.keys() & new.keys():
             self._prepared.changes[key] = {name: done for name, done in repaired.items() if name not in new}
+        if self._as_written:
+            key_values = self._key_after(change.locator or (), new)
+            self._updated_as_written.append((key_values, tuple(self._as_written)))
         self._counts.updated += 1
         assignments = ", ".join(f"{quote_name(name)} = ?" for name in new)
         try:
@@ -207,18 +224,45 @@ class _TableWriter:
         """Write one new row."""
         row = self._shown(values)
         new: dict[str, Value] = {}
+        self._as_written.clear()
         for index in (*self._written, *self._inverses):
             self._say(index, values, row, new)
         self._counts.inserted += 1
         names = ", ".join(map(quote_name, new))
         marks = ", ".join("?" * len(new))
         try:
-            self._writer.execute(
+            inserted = self._writer.execute(
                 f"INSERT OR ABORT INTO {self._table} ({names}) VALUES ({marks})",  # noqa: S608 (quoted)
                 tuple(new.values()),
             )
         except sqlite3.Error as error:
             self._refused(error, row)
+            return
+        if self._as_written:
+            key = self._plan.source.key
+            key_values = [new[name] for name in key] if set(key) <= new.keys() else [inserted.lastrowid]
+            self._note_as_written(key_values, self._as_written)
+
+    def _key_after(self, locator: Sequence[Value], new: Mapping[str, Value]) -> list[Value]:
+        """Return the values of the key that a row will have."""
+        key = self._plan.source.key
+        condition, bound = where(self._sides.locator, locator)
+        names = ", ".join(map(quote_name, key))
+        found = self._writer.execute(f"SELECT {names} FROM {self._table} WHERE {condition}", bound)  # noqa: S608 (quoted)
+        return [new.get(name, value) for name, value in zip(key, found.fetchone(), strict=True)]
+
+    def _note_as_written(self, key_values: Sequence[Value], columns: Iterable[str]) -> None:
+        """Let the proof take the ids in these columns of a row that was written as they are."""
+        key = self._plan.source.key
+        condition, bound = where(key, key_values)
+        names = ", ".join(map(quote_name, key))
+        # As SQLite has stored them.
+        query = f"SELECT {names} FROM {self._table} WHERE {condition}"  # noqa: S608 (quoted)
+        found = self._writer.execute(query, bound).fetchone()
+        if found is not None:  # else SQLite has refused the row
+            stored = row_key(self._plan.source, found)
+            kept = dict.fromkeys(columns, (AS_WRITTEN,))
+            self._prepared.changes[stored] = {**self._prepared.changes.get(stored, {}), **kept}
 
     def _say(self, index: int, values: Sequence[Any], row: str, new: dict[str, Value]) -> None:
         """Put the value of one column into ``new``, or note that the file cannot hold it."""
@@ -235,6 +279,11 @@ class _TableWriter:
                 row if column.options.secret else f"{row}: {shown_value(column, text)}",
             )
             return
+        if self._value_forms.leaves_ids(index, value):
+            self._counts.ids_as_written[column.source] += 1
+        if isinstance(value, AsWritten):
+            self._as_written.add(column.source)
+            value = str(value)
         self._put(index, value, row, new)
 
     def _put(self, index: int, value: Value, row: str, new: dict[str, Value]) -> None:

@@ -16,6 +16,7 @@ from ...postgres.catalog import ForeignKey, TargetColumn, TargetTable
 from ...sqlite.tables import SourceTable, VirtualTable, count_rows, quote_name, read_virtual_tables
 from .epoch_units import epoch_units
 from .id_namespaces import with_namespaces
+from .ids_in_texts import IdsInTexts
 from .inverse import inverse_problems
 from .selection import half_surrogates, select
 
@@ -69,6 +70,7 @@ class ColumnPlan:
     :param epoch_unit: unit of the numbers in a time column, None if it holds none.
     :param spelling: for a uuid in a rollback: how one that is not in the id map is written, None as by PostgreSQL.
     :param sequence: the sequence that gives out the next values, quoted for SQL; None if there is none.
+    :param ids: the ids that are rewritten where they stand in a text or in JSON, None if none are.
     """
 
     source: str
@@ -87,6 +89,7 @@ class ColumnPlan:
     sequence: str | None = None
     text_ids: bool = True
     spelling: IdSpelling | None = None
+    ids: IdsInTexts | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -259,8 +260,16 @@ class _Trial:
             if self._digits is not None and not self._widened(value, *self._digits):
                 return False
         if self.column.kind == "text" and not isinstance(value, bytes):
-            self._longest = max(self._longest, len(value if isinstance(value, str) else repr(value)))
+            self._longest = max(self._longest, self._length(value))
         return _holds(self.column, self._convert, value)
+
+    def _length(self, value: Value) -> int:
+        """Return the characters that a value takes in PostgreSQL, where the ids in it may be longer."""
+        if self.column.ids is None:
+            return len(value if isinstance(value, str) else repr(value))
+        with suppress(Refused):
+            return len(self._convert(value) or "")
+        return 0
 
     def _widened(self, value: Value, whole: int, decimals: int) -> bool:
         """Let the number of digits grow with one more value; return whether it is a number at all."""

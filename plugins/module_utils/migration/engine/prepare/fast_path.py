@@ -229,6 +229,9 @@ def _rule(column: ColumnPlan, affinity: str) -> _Rule | None:
         return None
     name = quote_name(column.source)
     rule = build(column, name)
+    if rule is not None and column.ids is not None:
+        # Only Python finds ids inside a value.
+        rule = _Rule(f"{name} IS NOT NULL", "NULL")
     if rule is None or column.options.policy("invalid_utf8") != REFUSE:
         # There is no test for UTF-8 in SQL: where a policy may answer, Python looks at each value.
         return None

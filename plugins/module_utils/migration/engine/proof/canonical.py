@@ -17,19 +17,21 @@ import json
 import re
 import sqlite3
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import md5
-from json import encoder
+from json import decoder, encoder
 from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 from ...core.connection import sql
 from ...sqlite.tables import Value, quote_name, show_both
 from ...sqlite.tables import show as show_value
+from ..plan.ids_in_texts import AsWritten
 from ..plan.planner import ColumnPlan
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ _CLOSED = {
     "real": "d", "jsonb": "j",
 }  # fmt: skip
 _LONGEST_SHOWN_FIELD = 60  # characters
+# What tells that the string of JSON before it names a member.
+_MEMBER = re.compile(r"\s*:")
 
 
 def show_difference(one: str, other: str) -> tuple[str, str]:
@@ -227,6 +231,14 @@ def source_reader(column: ColumnPlan, normal_form: Callable[[str], str]) -> Read
 
     :param normal_form: for a type that only the server knows: how the server writes a text.
     """
+    if column.ids is not None:
+        read = source_reader(replace(column, ids=None), normal_form)
+        new_ids, is_json = column.ids.new_ids, column.kind == "json"
+        return lambda value: read(
+            _with_new_ids(value, new_ids, is_json)
+            if isinstance(value, str) and not isinstance(value, AsWritten)
+            else value
+        )
     if column.kind == "timestamp":
         return _timestamp_reader(column)
     if column.kind == "date":
@@ -239,6 +251,28 @@ def source_reader(column: ColumnPlan, normal_form: Callable[[str], str]) -> Read
     if column.type_name == "json":
         return lambda value: _free_text("t", _as_text(value))
     return _READERS[column.kind]
+
+
+def _with_new_ids(text: str, new_ids: Mapping[str, str], is_json: bool) -> str:
+    """Return a text in which ids are the UUIDs that they became: all of it, or strings in JSON but names of members."""
+    if not is_json:
+        if text in new_ids:
+            return new_ids[text]
+        try:
+            is_json = text.lstrip(" \t\r\n").startswith(("[", "{"))
+            if is_json:
+                json.loads(text, object_pairs_hook=lambda _: 0)  # the members are dropped as soon as they are read
+        except (ValueError, RecursionError):
+            return text
+    parts, done = [], 0
+    start = text.find('"') if is_json else -1
+    while start >= 0:
+        found, end = cast(Any, decoder).scanstring(text, start + 1)
+        if found in new_ids and not _MEMBER.match(text, end):
+            parts += [text[done:start], f'"{new_ids[found]}"']
+            done = end
+        start = text.find('"', end)
+    return "".join([*parts, text[done:]])
 
 
 def null_field(column: ColumnPlan) -> str:

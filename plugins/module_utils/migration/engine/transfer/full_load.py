@@ -161,6 +161,13 @@ def write_ledger(
     """
     with server_errors("writing migration.id_map"):
         _write_id_map(cursor, prepared.id_map)
+    write_kept(cursor, group_name, prepared, only)
+
+
+def write_kept(
+    cursor: Any, group_name: str, prepared: Prepared, only: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Write the rejected rows and the original values of the group, as :func:`write_ledger` does."""
     for table, path in (("reject", prepared.rejects), ("original_value", prepared.originals)):
         with server_errors(f"writing migration.{table}"), path.open("rb") as file:
             name = sql.Identifier("migration", table)

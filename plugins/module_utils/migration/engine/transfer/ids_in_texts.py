@@ -1,23 +1,32 @@
-"""Old ids in texts and JSON, to which no foreign key leads: they stay as they are while the ids become UUIDs."""
+"""Old ids in texts and JSON, to which no foreign key leads: unless the inventory says to rewrite them, they stay."""
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...sqlite.tables import quote_name
+from ..convert.known_ids import owners_of_ids
+from ..convert.rewritable import why_not
 from ..plan.planner import ColumnPlan, TablePlan
 from ..prepare.duplicates import is_any_uuid
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+_BLANKS = "' ' || char(9, 10, 13)"
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
+
 
 def ids_in_texts(
     connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]
 ) -> list[dict[str, Any]]:
-    """Return each column of texts or JSON that holds ids which become others, with its rows and whose ids these are.
+    """Return each column of texts or JSON that keeps ids which become others, with its rows and whose ids these are.
+
+    Names of members of JSON are counted apart, and JSON inside a string of JSON: nothing rewrites them.
 
     Looked for are the ids of this group, and those of other groups that stand in the ledger already. Every text is read
     and every JSON text parsed: a dry run does so, and no run that moves rows.
@@ -25,32 +34,80 @@ def ids_in_texts(
     own = _text_ids(snapshot, plans)
     owners = [
         (
+            column.namespace or "",
             f"{plan.source.name}.{column.source}",
             f"SELECT {quote_name(column.source)} FROM {plan.source.relation} WHERE {_is_text_id(column)}",  # noqa: S608
         )
         for plan, column in own
     ]
+    sources = owners_of_ids(plans)
     names = _note_ids_of_others(connection, snapshot, [column.namespace for _, column in own])
     owners += [
-        (name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
+        (name, name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
         for number, name in enumerate(names)
     ]
-    found = []
-    for owner, ids in owners:
+    found: list[dict[str, Any]] = []
+    # Column → all that 'rewrite_ids_of' can name there, and how that is written.
+    advised: dict[str, list[str]] = {}
+    policies: dict[str, str] = {}
+    for namespace, owner, ids in owners:
         for plan in plans:
             referring = {name for key in plan.foreign_keys for name in key.columns}
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                name = quote_name(other.source)
-                holds = f"{name} IN ({ids}) OR (CASE WHEN {name} GLOB '[[{{]*' THEN json_valid({name}) END AND EXISTS ("
-                holds += f"SELECT 1 FROM json_tree({name}) AS j WHERE j.type = 'text' AND j.atom IN ({ids})))"  # noqa: S608 (quoted)
-                query = f"SELECT count(*) FROM {plan.source.relation} WHERE typeof({name}) = 'text' AND ({holds})"  # noqa: S608
-                rows = snapshot.execute(query).fetchone()[0]
-                if rows:
-                    place = f"{plan.source.name}.{other.source}"
-                    found.append({"column": place, "rows": rows, "ids_of": owner})
-    return found
+                values, members, inside = _count(snapshot, plan, other, ids)
+                values = 0 if namespace in other.options.rewrite_ids_of else values
+                if not values and not members and not inside:
+                    continue
+                column = f"{plan.source.name}.{other.source}"
+                rows = {"rows": values, "rows_of_member_names": members, "rows_of_json_in_strings": inside}
+                found.append({"column": column, "ids_of": owner, **rows})
+                # What stands in a table's own texts is a word of the application more often than an id of its rows.
+                if (
+                    values
+                    and namespace in sources
+                    and namespace != plan.target.name
+                    and not why_not(connection, snapshot, plan, other, [sources[namespace]])
+                ):
+                    names = advised.setdefault(column, list(other.options.rewrite_ids_of))
+                    names.append(namespace)
+                    listed = ", ".join(map(_in_yaml, names))
+                    policies[column] = f"columns: {{{_in_yaml(other.source)}: {{rewrite_ids_of: [{listed}]}}}}"
+    return [{**entry, "policy": policies.get(entry["column"], "") if entry["rows"] else ""} for entry in found]
+
+
+def _in_yaml(name: str) -> str:
+    """Return a name as YAML reads it."""
+    return name if _PLAIN_NAME.match(name) else json.dumps(name, ensure_ascii=False)
+
+
+def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int, int]:
+    """Return how many rows hold an id as a text or as a string of JSON, as the name of a member, and inside a string.
+
+    The last are those in which a string of the JSON is itself JSON that holds an id.
+
+    :param ids: the query of the ids.
+    """
+    name = quote_name(column.source)
+    is_value, is_member = f"j.type = 'text' AND j.atom IN ({ids})", f"typeof(j.key) = 'text' AND j.key IN ({ids})"
+    inner = f"SELECT 1 FROM json_tree(j.atom) AS k WHERE k.type = 'text' AND k.atom IN ({ids})"  # noqa: S608
+    is_inside = f"CASE WHEN j.type = 'text' AND {_is_json('j.atom')} THEN EXISTS ({inner}) ELSE 0 END"
+    bits = f"max({is_value}) + 2 * max({is_member}) + 4 * max({is_inside})"
+    holds = f"SELECT {bits} FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
+    query = (
+        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2), "  # noqa: S608
+        "count(*) FILTER (WHERE held & 4) FROM ("
+        f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {_is_json(name)} THEN ({holds}) ELSE 0 END AS held "
+        f"FROM {plan.source.relation} WHERE typeof({name}) = 'text')"
+    )
+    values, members, inside = snapshot.execute(query).fetchone()
+    return int(values), int(members), int(inside)
+
+
+def _is_json(text: str) -> str:
+    """Return the SQL that is true for a text that is an array or an object of JSON."""
+    return f"CASE WHEN ltrim({text}, {_BLANKS}) GLOB '[[{{]*' THEN json_valid({text}) ELSE 0 END"
 
 
 def _note_ids_of_others(connection: Connection, snapshot: sqlite3.Connection, own: Sequence[str | None]) -> list[str]:

@@ -32,10 +32,12 @@ from ...core.group_detail import GroupDetail, changes
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import Snapshot, snapshot
 from ...sqlite.tables import count_rows, open_snapshot, read_left_out, read_tables
+from ..convert.known_ids import with_ids_of_now
+from ..convert.recorded_ids import find_changed_ids, record_ids, with_recorded_ids
 from ..convert.server_text import ServerForms
 from ..plan.inverse import one_way_columns
 from ..plan.planner import PlanRefused, TablePlan, plan_group
-from ..prepare.prepare import prepare
+from ..prepare.prepare import Prepared, prepare
 from ..prepare.server_refusals import recorded_refusals
 from ..proof.compare import Comparison, compare_tables
 from ..proof.ledger_content import as_record, read_sums
@@ -43,7 +45,7 @@ from ..proof.parallel_checksums import PlainSums, summing
 from ..proof.target_state import read_target_state
 from . import baseline
 from .checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
-from .full_load import analyze, load
+from .full_load import analyze, load, write_kept
 from .ids_in_texts import ids_in_texts
 from .ids_of_other_groups import names_that_are_missing
 from .incremental import Sync
@@ -158,6 +160,7 @@ def compare(
         closing(open_snapshot(copy.path)) as source,
     ):
         plans = _plan(connection, group, source, copy.directory, asks=False)
+        plans = with_recorded_ids(connection, group.name, plans)
         forms = ServerForms(connection)
         refusals = recorded_refusals(connection, group.name)
         prepared = prepare(group, source, plans, copy.directory, forms, spool=False, refusals=refusals)
@@ -265,6 +268,7 @@ class _Run:
         """Return the plan of every table; refuse what cannot be loaded before anything is converted."""
         asks = self.kind == REHEARSAL
         plans = _plan(self.connection, self.group, self.source, self.copy.directory, asks)
+        plans = with_ids_of_now(self.connection, self.group, self.source, plans)
         active_triggers(self.connection, plans)
         return plans
 
@@ -367,16 +371,20 @@ class _Run:
             with clock.step("verify"):
                 comparisons = compare_tables(connection, self.source, prepared.tables, known)
                 require_equal(self.group, [table.plan for table in prepared.tables], comparisons)
+        loaded = changed
+        if not loaded:
+            kept = self._keep_what_no_table_holds(prepared)
+            changed = kept is not None
         differed = [not comparison.equal for comparison in before] or [True for _ in prepared.tables]
         shown = comparisons or [Comparison(source_rows=table.rows) for table in prepared.tables]
         report = {
             **self._report(EVERY_ROW if plain_sums is None else PLAIN_ROWS, plans, sequences),
             "tables": [
-                table_report(table, comparison, changed and differs)
+                table_report(table, comparison, loaded and differs)
                 for table, comparison, differs in zip(prepared.tables, shown, differed, strict=True)
             ],
             # Those that were just made again were checked by PostgreSQL itself.
-            "foreign_keys": check_foreign_keys(connection, plans, count_orphans=not changed or self.check_mode),
+            "foreign_keys": check_foreign_keys(connection, plans, count_orphans=not loaded or self.check_mode),
             "rejects": [
                 {"table": table.plan.source.name, "key": key, "reason": reason}
                 for table in prepared.tables
@@ -386,6 +394,25 @@ class _Run:
         if not self.check_mode:
             self._commit(plans, comparisons, changed, report, kept)
         return changed, report
+
+    def _keep_what_no_table_holds(self, prepared: Prepared) -> dict[str, Any] | None:
+        """Bring the rejected rows and the original values up to date where all loaded rows are equal already.
+
+        What the last run has recorded counts, so that damage since then stays a finding.
+
+        :returns: the sums of what the ledger keeps now, None if they are those of the last run.
+        """
+        connection, name = self.connection, self.group.name
+        before = self.detail.ledger_content
+        if before is None:
+            before = as_record(read_sums(connection, name))
+        with self.clock.step("load"), connection.cursor() as cursor:
+            cursor.execute("SAVEPOINT before_kept")
+            write_kept(cursor, name, prepared)
+            now = as_record(read_sums(connection, name))
+            if now == before or self.check_mode:
+                cursor.execute("ROLLBACK TO SAVEPOINT before_kept")
+        return None if now == before else now
 
     def _report(self, way: str, plans: Sequence[TablePlan], sequences: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the parts of the report that are the same whichever way was taken."""
@@ -449,7 +476,8 @@ class _Run:
         rehearse = self.kind == REHEARSAL and record.state != state.REHEARSED
         is_run = changed or rehearse or self.kind == FINAL
         # What other code has left is renewed, else the window would load every row.
-        if not is_run and self.detail.baseline.get("digest") == baseline.digest(plans):
+        is_known = self.detail.baseline.get("digest") == baseline.digest(plans)
+        if not is_run and is_known and not find_changed_ids(connection, group.name):
             return
         work_directory = self.copy.directory.parent
         with self.clock.step("commit"):
@@ -464,6 +492,7 @@ class _Run:
                 for name, present in read_target_state(connection, plans, {}).items()
             }
             content = {} if kept is None else {"ledger_content": kept}
+            content["rewritten_ids"] = record_ids(connection, group.name, plans)
             if self.kind == REHEARSAL:
                 token = baseline.keep(self.copy, group.name)
                 detail = changes(loaded=left, baseline={"token": token, "digest": baseline.digest(plans)}, **content)

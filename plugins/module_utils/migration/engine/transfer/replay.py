@@ -25,6 +25,7 @@ from ...core.sql import table_name
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import snapshot
 from ...sqlite.tables import Value, open_snapshot, quote_name, read_rows, read_tables, row_key, to_json, to_json_text
+from ..convert.recorded_ids import with_recorded_ids
 from ..convert.server_text import ServerForms
 from ..plan.planner import TablePlan, plan_group
 from ..prepare.prepare import prepare
@@ -83,7 +84,9 @@ def replay_rejects(
                 concerned = {row.table for row in rows}
                 plans = [
                     plan
-                    for plan in plan_group(group, source, read_tables(source), targets, asks=False)
+                    for plan in with_recorded_ids(
+                        connection, group.name, plan_group(group, source, read_tables(source), targets, asks=False)
+                    )
                     if plan.source.name in concerned
                 ]
                 originals = [line for plan in plans for line in _put_in_place(source, group, plan, rows, reasons)]

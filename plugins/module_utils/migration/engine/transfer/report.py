@@ -40,11 +40,24 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             "hand before the services use them."
         )
     for found in report["ids_in_texts"]:
-        rows = "1 row holds" if found["rows"] == 1 else f"{found['rows']:,} rows hold"
-        warnings.append(
-            f"{found['column']}: {rows} an id of {found['ids_of']} in a text or in JSON. It stays as it is, while that "
-            "id becomes a UUID: rewrite it by 'computed', or let the application look it up in migration.id_map."
-        )
+        if found["rows"]:
+            warnings.append(
+                f"{found['column']}: {_hold(found['rows'])} an id of {found['ids_of']} in a text or in JSON. It stays "
+                f"as it is, while that id becomes a UUID: {_cure(found['policy'])}, or let the application look it up "
+                "in migration.id_map."
+            )
+        if found["rows_of_member_names"]:
+            warnings.append(
+                f"{found['column']}: {_hold(found['rows_of_member_names'])} an id of {found['ids_of']} as the name of "
+                "a member in JSON. 'rewrite_ids_of' leaves such names as they are: rewrite them by 'computed', or let "
+                "the application look them up in migration.id_map."
+            )
+        if found["rows_of_json_in_strings"]:
+            warnings.append(
+                f"{found['column']}: {_hold(found['rows_of_json_in_strings'])} an id of {found['ids_of']} in JSON that "
+                "is itself a string in JSON. 'rewrite_ids_of' leaves it as it is: rewrite it by 'computed', or let the "
+                "application look it up in migration.id_map."
+            )
     if report["one_way_columns"]:
         warnings.append(
             f"{', '.join(report['one_way_columns'])}: what the services write there on PostgreSQL does not come back "
@@ -73,6 +86,16 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             f"SQLite. Correct the default in {TABLE_SQL}, or see that the services always name the value."
         )
     return warnings
+
+
+def _cure(policy: str) -> str:
+    """Return how ids in a column are rewritten, by the policy if it can be had there."""
+    return f"write '{policy}' for the table in the inventory" if policy else "rewrite it by 'computed'"
+
+
+def _hold(rows: int) -> str:
+    """Return the beginning of a sentence on what some rows hold."""
+    return "1 row holds" if rows == 1 else f"{rows:,} rows hold"
 
 
 def source_report(copy: Snapshot) -> dict[str, Any]:
