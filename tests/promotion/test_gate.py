@@ -484,18 +484,19 @@ def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None
 @pytest.mark.promise("host-says-what-it-is")
 def test_a_host_is_named_once_and_then_known(clone: Clone) -> None:
     clone.collect(clone.key)
-    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod")
+    plan = clone.plan()
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *plan)
     assert status != 0
     assert "the host does not say that it is prod" in output
     assert "-e promotion_this_host_is=prod" in output
     word = ("-e", "promotion_this_host_is=prod")
-    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *word)
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *word, *plan)
     assert status != 0, "only phase 1 names a host"
     assert not clone.host_file.exists()
-    assert "changed=1" in clone.passes("1_infrastructure", *word)
+    assert "changed=1" in clone.passes("1_infrastructure", *word, *plan)
     assert "environment: prod\n" in clone.host_file.read_text()
-    assert "changed=0" in clone.passes("1_infrastructure", *word)
-    assert "changed=0" in clone.passes("2_shared_library")
+    assert "changed=0" in clone.passes("1_infrastructure", *word, *plan)
+    assert "changed=0" in clone.passes("2_shared_library", *plan)
 
 
 @pytest.mark.promise("host-says-what-it-is")

@@ -268,6 +268,59 @@ def _back_up(source: Path, copy: Path, frozen: bool) -> None:
         writer.execute("PRAGMA journal_mode = OFF")
 
 
+def read_structure(source_path: str, directory: str | None = None, frozen: bool = False) -> dict[str, list[str]]:
+    """Return each table of a source with its columns, without a snapshot where SQLite can read the file in place.
+
+    :param directory: as in :func:`snapshot`, as is ``frozen``.
+    :returns: by table a text for each column: its name, declared type, NOT NULL, and place in the key. What a table
+        holds has no part in it.
+    :raises MigrationError: if the source is missing, not SQLite, or cannot be read.
+    """
+    source = resolve_source(source_path)
+    in_place = not (frozen and has_pages(Path(f"{source}-journal")))
+    address = f"file:{quote(str(source))}?{'immutable=1' if frozen else 'mode=ro'}"
+    try:
+        if in_place:
+            with closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader:
+                return _structure(reader)
+    except sqlite3.Error:
+        # The snapshot knows each way to read it, and explains why none works.
+        pass
+    with snapshot(source_path, directory, frozen) as copy, closing(open_snapshot(copy.path)) as reader:
+        return _structure(reader)
+
+
+def _structure(reader: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return each table of an open source with its columns, as :func:`read_structure` does."""
+    reader.text_factory = lambda data: data.decode("utf-8", "replace")
+    reader.execute("BEGIN")
+    rows = reader.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    ).fetchall()
+    found: dict[str, list[str]] = {}
+    for name, statement in sorted(rows):
+        try:
+            columns = reader.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
+        except sqlite3.Error:
+            # A virtual table whose module this host does not have.
+            found[name] = [str(statement)]
+            continue
+        found[name] = [
+            " ".join(filter(None, (row[1], row[2], "NOT NULL" if row[3] else "", f"key {row[5]}" if row[5] else "")))
+            for row in columns
+        ]
+    return found
+
+
+def size_of_source(source_path: str) -> int:
+    """Return the bytes of a source and its journals together.
+
+    :raises MigrationError: if it is missing or no source.
+    """
+    source = resolve_source(source_path)
+    return source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
+
+
 def _copy_and_recover(source: Path, copy: Path) -> None:
     """Copy the file with its journals, and let SQLite roll back or replay them in the copy.
 
@@ -468,8 +521,7 @@ def require_room(source_path: str, work: Path) -> int:
     :returns: bytes of the source and its journals together.
     :raises MigrationError: saying what is missing, or that the source is.
     """
-    source = resolve_source(source_path)
-    size = source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
+    size = size_of_source(source_path)
     needed = size * DISK_FACTOR
     existing = next(place for place in (work, *work.absolute().parents) if place.exists())
     status = os.statvfs(existing)

@@ -1,0 +1,52 @@
+"""Runs the module of the same name, and refuses a host that is no longer as it was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action.normal import ActionModule as NormalAction
+
+from ..module_utils.migration.core.commands import site_on
+from ..module_utils.migration.core.errors import MigrationError, Problem
+from ..module_utils.promotion import plan
+from ..plugin_utils import promotion
+from ..plugin_utils.gated import ROOT
+
+
+class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
+    """Compares on the controller what the module has found with the plan that the run names."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what was found, or a failure with every difference."""
+        result = dict(super().run(tmp, task_vars))
+        name = str(self._task.args.get("plan") or "")
+        if not name or result.get("failed") or result.get("unreachable") or result.get("skipped"):
+            return result
+        variables = task_vars or {}
+        try:
+            self._compare(name, result["found"]["decides"], variables)
+        except MigrationError as error:
+            result.update(failed=True, msg=error.message(), problems=error.as_dicts())
+        return result
+
+    def _compare(self, name: str, found: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+        """Refuse what was not planned.
+
+        :raises MigrationError: with every difference, unless the operator has given a reason to go on.
+        """
+        protection = promotion.find_protection(variables, self._templar)
+        environment = protection.environment if protection else str(variables["environment_name"])
+        host = str(variables["inventory_hostname"])
+        command = site_on(promotion.limit_of_run(variables, environment), dry_run=True)
+        fix = f"See what the run would do now, and name that plan: {command}"
+        try:
+            planned = plan.read(ROOT, environment, name, fix)["hosts"].get(host)
+            told = ["it says nothing of this host"] if planned is None else plan.differences(planned["decides"], found)
+            problems = [Problem(f"{host}, plan {name}", text, fix) for text in told]
+        except MigrationError as error:
+            problems = list(error.problems)
+        if problems and protection is not None:
+            promotion.require(protection, variables, problems, needs_plan=True)
+        elif problems:
+            raise MigrationError("What is there is not what was planned, and nothing was changed.", problems)

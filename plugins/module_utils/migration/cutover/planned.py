@@ -1,0 +1,131 @@
+"""What a run would find on a host and do there, for the plan of a run. Reads only, and takes no copy of a source.
+
+What decides is apart from the figures that change by themselves while the services write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core import ledger, state
+from ..core.connection import Login, LoginRefused, ServerUnreachable, connected, explained
+from ..core.decide import decide
+from ..core.estate import parse_group
+from ..core.ledger import GroupRecord
+from ..sqlite.snapshot import DISK_FACTOR, read_structure, size_of_source
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+
+def find(
+    described: Sequence[Mapping[str, Any]], login: Login, files: Mapping[str, str], work_directory: str
+) -> dict[str, Any]:
+    """Return what decides about a run on this host, and what is shown beside it.
+
+    :param described: the cutover groups of the host, as the inventory describes them.
+    :param files: the SQL files of the schema, each with its SHA-256.
+    :param work_directory: where snapshots will be made; it need not exist yet.
+    :returns: ``decides`` and ``shown``, as :mod:`promotion.plan` compares and shows them.
+    :raises MigrationError: if the inventory is not right, or a source cannot be read.
+    """
+    with ExitStack() as stack:
+        connection, version, applied = None, 0, set[str]()
+        # Before phase 1 there is no server, no database, or no password yet.
+        with suppress(ServerUnreachable, LoginRefused):
+            connection = stack.enter_context(connected(login, read_only=True))
+        if connection is not None:
+            stack.enter_context(explained("reading the ledger"))
+            version = connection.server_version // 10000
+            if ledger.exists(connection):
+                applied = _read_applied(connection)
+            else:
+                connection = None
+        return _found(described, connection, version, files, applied, work_directory)
+
+
+def _found(
+    described: Sequence[Mapping[str, Any]],
+    connection: Connection | None,
+    version: int,
+    files: Mapping[str, str],
+    applied: set[str],
+    work_directory: str,
+) -> dict[str, Any]:
+    """Return both halves of what was found.
+
+    :param connection: to the ledger, None if there is none.
+    :param version: major version of the server, 0 if none answers.
+    """
+    groups: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
+    for description in described:
+        group = parse_group(description)
+        record = ledger.unknown_group(group.name, group.source_path)
+        if connection is not None:
+            record = ledger.read_group(connection, group.name, group.source_path)
+        groups[group.name] = _decides(description, record, work_directory)
+        rehearsal = record.detail.rehearsal
+        shown[group.name] = {
+            "bytes": None if state.is_on_postgresql(record.state) else size_of_source(group.source_path),
+            "downtime_seconds": rehearsal.get("expected_downtime_seconds"),
+            "tables": {mapping.source: mapping.target for mapping in group.tables},
+            "services": [service.name for service in group.services],
+            "files": sorted({service.env_path for service in group.services}),
+        }
+    sizes = [entry["bytes"] for entry in shown.values() if entry["bytes"] is not None]
+    work = Path(work_directory)
+    existing = next(place for place in (work, *work.absolute().parents) if place.exists())
+    return {
+        "decides": {
+            "server": version,
+            "files": dict(sorted(files.items())),
+            "pending": sorted(set(files) - applied),
+            "groups": groups,
+        },
+        "shown": {
+            "groups": shown,
+            "directory": work_directory,
+            "bytes_needed": DISK_FACTOR * max(sizes, default=0),
+            "bytes_free": shutil.disk_usage(existing).free,
+        },
+    }
+
+
+def _decides(description: Mapping[str, Any], record: GroupRecord, work_directory: str) -> dict[str, Any]:
+    """Return what decides about one group: the ledger, the inventory, and the columns that its source has."""
+    action = decide(record)
+    group = parse_group(description)
+    columns = None
+    # What the services left behind does not decide any more, and may be in quarantine.
+    if not action.on_postgresql:
+        columns = read_structure(group.source_path, work_directory, record.state == state.FROZEN)
+    return {
+        "state": record.state,
+        "interrupted": action.interrupted.value,
+        "rehearsal": action.rehearsal.value,
+        "cutover": action.cutover.value,
+        "source": group.source_path,
+        "columns": columns,
+        "tables": {str(entry["source"]): _digest(entry) for entry in description["tables"]},
+        "services": {str(entry["name"]): _digest(entry) for entry in description.get("services") or ()},
+        "rest": _digest({name: value for name, value in description.items() if name not in ("tables", "services")}),
+    }
+
+
+def _digest(value: Any) -> str:
+    """Return what stands for a part of the inventory."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_applied(connection: Connection) -> set[str]:
+    """Return the names of the SQL files that the ledger knows."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM migration.applied_file")
+        return {str(name) for (name,) in cursor}

@@ -1,0 +1,407 @@
+"""The plan that a run names: what its id stands for, what differs from it, and each way around it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import (
+    Login,
+    connected,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.planned import find
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import plan
+from tests.conftest import PROJECT
+
+from .conftest import Clone
+
+FILES = {"001_notes.sql": "a" * 64, "002_more.sql": "b" * 64}
+TREE = "c" * 64
+# Nothing answers at this port.
+NO_SERVER = Login("127.0.0.1", 1, "none", "nobody")
+
+
+def described(source: Path) -> dict[str, Any]:
+    """Return a cutover group as the inventory describes it."""
+    service = {
+        "name": "notes",
+        "user": "swarm",
+        "directory": "/opt/notes",
+        "database_role": "notes",
+        "schemas": ["notes"],
+        "health_url": "http://127.0.0.1:4001/health",
+    }
+    tables = [{"source": "notes", "target": "notes.notes"}, {"source": "tags", "target": "notes.tags"}]
+    return {"name": "notes", "source": {"path": str(source)}, "tables": tables, "services": [service]}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a database with two tables."""
+    path = tmp_path / "notes.db"
+    change(path, "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT NOT NULL); CREATE TABLE tags (name TEXT)")
+    return path
+
+
+def change(path: Path, script: str) -> None:
+    """Run statements in a database."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+def look(source: Path, login: Login = NO_SERVER, /, **differently: Any) -> dict[str, Any]:
+    """Return what would be found with a source, described a little differently."""
+    return find([{**described(source), **differently}], login, FILES, str(source.parent / "work"))
+
+
+# --- what the id stands for ---------------------------------------------------------------------
+
+
+def id_of(found: dict[str, Any], environment: str = "prod", tree: str = TREE, host: str = "a") -> str:
+    """Return the id of the plan of one host."""
+    return plan.plan_id(environment, tree, {host: found})
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_the_id_stays_while_services_write(source: Path) -> None:
+    before = look(source)
+    change(source, "INSERT INTO notes VALUES ('a', 'b'); CREATE INDEX quick ON notes (body)")
+    after = look(source)
+    assert before["shown"]["groups"]["notes"]["bytes"] < after["shown"]["groups"]["notes"]["bytes"]
+    assert id_of(before) == id_of(after)
+    assert plan.differences(before["decides"], after["decides"]) == []
+
+
+def test_the_id_is_another_for_another_tree_environment_or_host(source: Path) -> None:
+    found = look(source)
+    ids = {id_of(found), id_of(found, tree="d" * 64), id_of(found, environment="stage"), id_of(found, host="b")}
+    assert len(ids) == 4
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("ALTER TABLE notes ADD COLUMN extra TEXT", "notes: table notes of its source has other columns: extra TEXT"),
+        ("CREATE TABLE more (a)", "notes: table more is new"),
+        ("DROP TABLE tags", "notes: table tags is there no more"),
+    ],
+)
+def test_a_source_of_another_structure_is_another_plan(source: Path, script: str, told: str) -> None:
+    before = look(source)
+    change(source, script)
+    after = look(source)
+    assert id_of(before) != id_of(after)
+    assert plan.differences(before["decides"], after["decides"]) == [told]
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_what_the_inventory_of_the_environment_says_is_part_of_the_plan(source: Path) -> None:
+    before = look(source)["decides"]
+    entry = described(source)
+    tables = [{**entry["tables"][0], "target": "notes.others"}, entry["tables"][1]]
+    services = [{**entry["services"][0], "directory": "/opt/others"}]
+    others = [
+        ({"tables": tables}, "notes: the mapping of table notes has changed"),
+        ({"services": services}, "notes: service notes has changed"),
+        (
+            {"source": {"path": str(source), "aliases": ["/opt/a.db"]}},
+            "describes its source otherwise",
+        ),
+    ]
+    for differently, told in others:
+        found = look(source, **differently)["decides"]
+        assert told in "; ".join(plan.differences(before, found))
+    renamed = find([{**entry, "name": "others"}], NO_SERVER, FILES, "/nowhere")["decides"]
+    assert plan.differences(before, renamed) == ["cutover group notes is there no more", "cutover group others is new"]
+    edited = find([entry], NO_SERVER, {**FILES, "002_more.sql": "0" * 64}, "/nowhere")["decides"]
+    assert plan.differences(before, edited) == ["SQL file 002_more.sql has changed"]
+
+
+def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(source: Path) -> None:
+    source.write_bytes(b"no database at all, but some text")
+    with pytest.raises(MigrationError, match="not an SQLite database"):
+        look(source)
+    source.unlink()
+    with pytest.raises(MigrationError, match="the file does not exist"):
+        look(source)
+    assert list(source.parent.iterdir()) == []
+
+
+def test_a_source_with_rows_in_its_journal_is_read_as_it_is(source: Path) -> None:
+    with closing(sqlite3.connect(source)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE later (a INTEGER)")
+        writer.commit()
+        assert look(source)["decides"]["groups"]["notes"]["columns"]["later"] == ["a INTEGER"]
+        # A writer at work is not disturbed, and what it has not committed is not seen.
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("ALTER TABLE later ADD COLUMN b")
+        assert look(source)["decides"]["groups"]["notes"]["columns"]["later"] == ["a INTEGER"]
+        writer.rollback()
+
+
+# --- what is no difference ----------------------------------------------------------------------
+
+
+def take(login: Login, *steps: str) -> None:
+    """Take a group through steps of its life."""
+    with connected(login) as connection:
+        for step in steps:
+            ledger.take_step(connection, "notes", step, "/opt/notes.db")
+        connection.commit()
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_what_the_planned_work_has_changed_is_no_difference(source: Path, login: Login) -> None:
+    """A run that was interrupted anywhere goes on under the same plan; a later plan does not go back."""
+    before = look(source)
+    assert (before["decides"]["server"], before["decides"]["pending"]) == (0, sorted(FILES))
+    found = [before, look(source, login)]
+    with connected(login) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        for number, name in enumerate(FILES, 1):
+            cursor.execute(
+                "INSERT INTO migration.applied_file (number, name, sha256, duration_ms, catalog) "
+                "VALUES (%s, %s, %s, 1, '{}')",
+                (number, name, FILES[name]),
+            )
+            connection.commit()
+            found.append(look(source, login))
+    for step in ("rehearse", "freeze", "go_live"):
+        take(login, step)
+        found.append(look(source, login))
+    assert found[1]["decides"]["server"] >= 15
+    assert [entry["decides"]["groups"]["notes"]["state"] for entry in found[-3:]] == ["rehearsed", "frozen", "live"]
+    ids = [id_of(entry) for entry in found]
+    assert len(set(ids)) == len(ids)
+    for index, planned in enumerate(found):
+        for later in found[index:]:
+            assert plan.differences(planned["decides"], later["decides"]) == []
+    for earlier in found[:4]:
+        assert plan.differences(found[-1]["decides"], earlier["decides"]) != []
+    told = plan.differences(found[-1]["decides"], found[0]["decides"])
+    assert "none answers" in told[0]
+    assert told[1:] == [
+        "SQL files are to be applied that were applied already: 001_notes.sql, 002_more.sql",
+        "notes: its state was 'live', and now is 'pending'",
+        "notes: table notes is new",
+        "notes: table tags is new",
+    ]
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_group_that_went_back_needs_a_new_plan(source: Path, login: Login) -> None:
+    with connected(login) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        connection.commit()
+    planned = look(source, login)
+    take(login, "rehearse", "freeze", "go_live", "roll_back")
+    back = look(source, login)
+    told = plan.differences(planned["decides"], back["decides"])
+    assert told == ["notes: its state was 'pending', and now is 'rolled_back'"]
+    # The new one brings it there again.
+    for step in ("rehearse", "freeze", "go_live"):
+        take(login, step)
+        assert plan.differences(back["decides"], look(source, login)["decides"]) == []
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_window_that_failed_leads_back_to_its_begin(source: Path, login: Login) -> None:
+    with connected(login) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        connection.commit()
+    take(login, "rehearse", "freeze")
+    frozen = look(source, login)
+    take(login, "thaw")
+    assert plan.differences(frozen["decides"], look(source, login)["decides"]) == []
+
+
+def test_a_rollback_that_was_interrupted_since_is_a_difference(source: Path) -> None:
+    planned = look(source)["decides"]
+    found = copy.deepcopy(planned)
+    found["groups"]["notes"]["interrupted"] = "undo"
+    told = plan.differences(planned, found)
+    assert told == ["notes: a rollback was interrupted since, and the run would undo it"]
+    assert plan.differences(found, planned) == []
+
+
+# --- what the controller knows of a plan --------------------------------------------------------
+
+
+@pytest.fixture
+def problems(source: Path, tmp_path: Path) -> Callable[..., str]:
+    """Return a function that says why a run may not keep to a plan that was just made of host a in prod."""
+    root = tmp_path / "project"
+    name = plan.write(root, "prod", TREE, {"a": look(source)})
+
+    def ask(**differently: Any) -> str:
+        given = {"environment": "prod", "name": name, "tree": TREE, "host": "a", "maximum_age_days": 3.0, "fix": "Fix."}
+        return "\n".join(map(str, plan.problems_of(root, **{**given, **differently})))
+
+    assert ask() == ""
+    return ask
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_plan_is_known_young_and_of_this_tree_and_host(problems: Callable[..., str], tmp_path: Path) -> None:
+    assert "it names no plan" in problems(name="")
+    assert "no plan of prod with this id was made" in problems(name="0" * 12)
+    assert "no plan of stage with this id was made" in problems(environment="stage")
+    assert "it was made for another tree" in problems(tree="d" * 64)
+    assert "it says nothing of b" in problems(host="b")
+    assert "3.2 days old; 3 are allowed" in problems(now=datetime.now(UTC) + timedelta(days=3.2))
+    assert "it was made in the future" in problems(now=datetime.now(UTC) - timedelta(days=1))
+    (path,) = (tmp_path / "project" / "reports" / "prod" / "plans").iterdir()
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_plan_that_was_altered_does_not_count(problems: Callable[..., str], tmp_path: Path) -> None:
+    (path,) = (tmp_path / "project" / "reports" / "prod" / "plans").iterdir()
+    whole = json.loads(path.read_text())
+    for change_of in (
+        {"tree": "d" * 64},
+        {"environment": "stage"},
+        {"made_at": "some day"},
+        {"hosts": {**whole["hosts"], "b": whole["hosts"]["a"]}},
+    ):
+        path.write_text(json.dumps({**whole, **change_of}))
+        assert "was altered since it was made" in problems()
+    path.write_text("{")
+    assert "was altered since it was made" in problems()
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_an_id_names_no_other_file(problems: Callable[..., str], tmp_path: Path) -> None:
+    (path,) = (tmp_path / "project" / "reports" / "prod" / "plans").iterdir()
+    path.rename(path.parent.parent / path.name)
+    assert "no plan of prod with this id was made" in problems(name=f"../{path.stem}")
+
+
+def test_a_plan_can_be_read(source: Path) -> None:
+    found = look(source)
+    found["shown"]["groups"]["notes"]["rows"] = {"notes": 1234}
+    text = "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": found}, "the command"))
+    for told in (
+        "Plan 000000000000 of prod, for the tree cccccccccccc:",
+        "a has no PostgreSQL that answers yet. SQL files to apply: 001_notes.sql, 002_more.sql.",
+        "notes is rehearsed and moved to PostgreSQL: 2 tables",
+        "notes to notes.notes: 1,234 rows",
+        "tags to notes.tags\n",
+        "services: notes; files: /opt/notes/.env; expected downtime: known once it is rehearsed",
+        "Snapshots need",
+        "Next: the command",
+    ):
+        assert told in text
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_run_names_its_plan_and_finds_what_was_planned(clone: Clone) -> None:
+    clone.collect(clone.key)
+    clone.be_named()
+    output = clone.refuses("3_data_migration")
+    assert "it names no plan. See what a run would do; it ends with the plan's id: " in output
+    assert "ansible-playbook site.yml -l prod --check --diff" in output
+    assert "no plan of prod with this id was made" in clone.refuses("3_data_migration", "-e", "plan=../../x")
+    named = clone.plan()
+    clone.passes("3_data_migration", *named)
+    assert clone.plan() == named
+    # Whatever tags are chosen, the first task compares.
+    clone.change_source("ALTER TABLE agents ADD COLUMN extra TEXT")
+    options = ("-l", "prod", "--tags", "no_such_tag", *named)
+    status, output = clone.run("ansible-playbook", "playbooks/3_data_migration.yml", *options)
+    assert (status != 0, "registry: table agents of its source has other columns: extra TEXT" in output) == (True,) * 2
+    assert "See what the run would do now, and name that plan: ansible-playbook site.yml -l prod --check" in output
+    reason = ("-e", json.dumps({"promotion_override_reason": "The column was added by the fix itself."}))
+    assert "has other columns: extra TEXT" in clone.passes("3_data_migration", *named, *reason)
+    assert "it names no plan" in clone.passes("3_data_migration", *reason)
+    (clone.host / "registry.db").unlink()
+    status, output = clone.run("ansible-playbook", "playbooks/3_data_migration.yml", *options)
+    assert (status != 0, "the file does not exist" in output) == (True, True), output
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_every_module_that_moves_forward_asks_for_the_plan(clone: Clone) -> None:
+    """A play of somebody's own in a tree that has evidence; cleanup and a replay name by themselves what they do."""
+    asked = ("schema_apply", "shared_library", "sqlite_migrate", "cutover_group")
+    names = (*asked, "sqlite_cleanup", "sqlite_migrate_replay")
+    tasks = [{f"swarm.sqlite_to_postgresql.{name}": {}, "ignore_unreachable": True} for name in names]
+    for task in tasks:
+        task["ignore_errors"] = True
+    clone.edit("playbooks/own.yml", yaml.safe_dump([{"hosts": "prod", "gather_facts": False, "tasks": tasks}]))
+    clone.add("playbooks/own.yml")
+    clone.collect(clone.key)
+    clone.be_named()
+    output = clone.run("ansible-playbook", "playbooks/own.yml", "-l", "prod")[1]
+    # Each is told twice: as the message, and among the problems, which Ansible's own output shows too.
+    assert output.count("what: it names no plan") == len(asked), output
+    command = ("swarm-prod", "-m", "swarm.sqlite_to_postgresql.schema_apply", "--playbook-dir", str(clone.root))
+    output = clone.run("ansible", *command, *clone.plan())[1]
+    assert "the command ansible does not compare what it finds with a plan" in output
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_dry_run_of_a_protected_environment_ends_with_its_plan(clone: Clone) -> None:
+    """The one of all phases: its other tasks are left out here."""
+    only = ("--tags", "plan")
+    status, output = clone.run("ansible-playbook", "site.yml", "-l", "prod", "--check", "--diff", *only)
+    assert status == 0, output
+    named = clone.plan()
+    told = f"Next: ansible-playbook site.yml -l prod {' '.join(named)}"
+    assert told in output
+    clone.collect(clone.key)
+    clone.be_named()
+    status, output = clone.run("ansible-playbook", "site.yml", "-l", "prod", *named, *only)
+    assert (status, "Next:" in output) == (0, False), output
+    status, output = clone.run("ansible-playbook", "site.yml", "-l", "dev", "--check", *only)
+    assert (status, "Next:" in output) == (0, False), output
+
+
+def test_an_environment_that_is_not_protected_may_use_a_plan(clone: Clone) -> None:
+    nothing = ("playbooks/2_shared_library.yml", "-l", "dev", "--tags", "no_such_tag")
+    assert clone.run("ansible-playbook", *nothing)[0] == 0
+    named = clone.plan("dev")
+    assert clone.run("ansible-playbook", *nothing, *named)[0] == 0
+    clone.change_source("CREATE TABLE more (a)")
+    status, output = clone.run("ansible-playbook", *nothing, *named)
+    assert (status != 0, "registry: table more is new" in output) == (True, True), output
+    assert "What is there is not what was planned, and nothing was changed." in output
+
+
+def test_a_host_that_failed_leaves_no_plan(clone: Clone) -> None:
+    hosts = {host: {"ansible_connection": "local"} for host in ("a", "b")}
+    (clone.root / "two.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    fail = {"ansible.builtin.fail": {"msg": "No."}, "when": "inventory_hostname == 'b'"}
+    keep = {
+        "swarm.sqlite_to_postgresql.promotion_plan_record": {"environment_name": "prod", "found": {"a": {}}},
+        "run_once": True,
+    }
+    plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]} for task in (fail, keep)]
+    clone.edit("own.yml", yaml.safe_dump(plays))
+    status, output = clone.run("ansible-playbook", "-i", "two.yml", "own.yml")
+    assert status != 0
+    assert "There is no plan, because it is about all hosts of the run." in output
+    assert "b: the dry run has failed there" in output
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+@pytest.mark.parametrize("phase", ["1_infrastructure", "2_shared_library", "3_data_migration", "4_service_cutover"])
+def test_no_variable_of_the_inventory_takes_the_plan_from_a_phase(phase: str) -> None:
+    """What a playbook gives to a role itself counts more than any inventory."""
+    gate = yaml.safe_load((PROJECT / "playbooks" / f"{phase}.yml").read_text())[0]["roles"][1]
+    assert gate["vars"]["promotion_gate_needs_plan"] is True
