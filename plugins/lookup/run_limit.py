@@ -8,6 +8,7 @@ short_description: The hosts and the inventory that the commands of this run nam
 description:
   - Gives the run's own limit, else the name of its environment, as one word for a shell.
   - It stands behind C(-l) in every command that is shown to an operator. Without it a command means every environment.
+  - If the run names a plan with C(-e plan), the command does so too.
   - If the run was started with C(-i), or with E(ANSIBLE_INVENTORY), the same inventories follow, each behind C(-i).
     Without them a command means the hosts of another estate. A path below the project is relative to it.
 options:
@@ -41,6 +42,7 @@ from typing import Any
 from ansible.plugins.lookup import LookupBase
 
 from ..module_utils.migration.core.commands import UNKNOWN_LIMIT
+from ..plugin_utils.gated import plan_of_run
 from ..plugin_utils.run_inventory import inventory_options, lasting_inventory_options
 
 
@@ -58,5 +60,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
         options = lasting_inventory_options(known) if stays else inventory_options(known)
         if options is None:
             return [UNKNOWN_LIMIT]
-        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *options])
+        plan = "" if stays or "hostvars" not in known else plan_of_run(known)
+        named = [f"-e {shlex.quote(f'plan={plan}')}"] if plan else []
+        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *options, *named])
         return [text.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%") if stays else text]

@@ -24,6 +24,7 @@ from .gated import (
     PROTECTED,
     ROOT,
     environment_names,
+    plan_of_run,
     read_host,
     values_for_all_hosts,
 )
@@ -123,7 +124,7 @@ def require_host(
 ) -> None:
     """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
     host, options = str(variables["inventory_hostname"]), inventory_options(variables)
-    problems = gate.host_problems(protection, host, HOST_FILE, text, machine_id, options)
+    problems = gate.host_problems(protection, host, HOST_FILE, text, machine_id, options, plan_of_run(variables))
     if problems:
         require(protection, variables, problems, is_dry)
 

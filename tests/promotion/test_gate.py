@@ -41,7 +41,7 @@ CHANGING_MODULES = (
     "cutover_group",
 )
 # They only read, write into a backup or on the controller, or lead back.
-OPEN = ("5_validation", "backup", "discover", "evidence", "restore", "rollback")
+OPEN = ("5_validation", "backup", "discover", "evidence", "plan", "restore", "rollback")
 PROTECTED = "prod is protected, and nothing was changed there."
 NO_EVIDENCE = "there is no evidence for this very tree"
 
@@ -526,7 +526,8 @@ def test_a_host_that_is_another_one_is_refused(clone: Clone, environment: str, m
 def test_the_action_of_a_module_asks_the_host_too(clone: Clone) -> None:
     clone.collect(clone.key)
     clone.be_named(machine_id="2" * 32)
-    name = "swarm.sqlite_to_postgresql.schema_apply"
+    # It needs no plan of a run, which the command ansible could not keep to.
+    name = "swarm.sqlite_to_postgresql.sqlite_cleanup"
     given = ("swarm-prod", "-m", name, "--playbook-dir", str(clone.root))
     assert "written on another machine, and copied" in clone.run("ansible", *given)[1]
     clone.be_named()
@@ -546,6 +547,8 @@ def test_the_command_that_names_a_host_names_no_other() -> None:
     assert "playbooks/1_infrastructure.yml -l 'prod-2;x' -e promotion_this_host_is=prod" in problem.fix
     (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, ["-i /etc/estates/shop"])
     assert "playbooks/1_infrastructure.yml -l shop -i /etc/estates/shop -e promotion_this_host_is=prod" in problem.fix
+    (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, named_plan="3f0a86c1d2b7")
+    assert problem.fix.endswith("-l shop -e promotion_this_host_is=prod -e plan=3f0a86c1d2b7")
 
 
 def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:

@@ -26,6 +26,7 @@ SHORTEST_REASON = 15
 # What an operator says to the gate itself.
 OVERRIDE = "promotion_override_reason"
 THIS_HOST_IS = "promotion_this_host_is"
+NAMED_PLAN = plan.NAMED
 SECRETS_BEGIN_WITH = "vault_"
 
 _DEFAULT_DAYS = 14.0
@@ -82,7 +83,7 @@ class Call:
     @property
     def plan(self) -> str:
         """Return the id of the plan that the run names; empty if it names none."""
-        return str(self.extra_variables.get(plan.NAMED, "")).strip()
+        return str(self.extra_variables.get(NAMED_PLAN, "")).strip()
 
     @property
     def override_reason(self) -> str:
@@ -178,9 +179,7 @@ def _problems_of_the_plan(root: Path, protection: Protection, call: Call, host: 
         fix = "Run the playbook of a phase"
         return [Problem("this run", "the command ansible does not compare what it finds with a plan", fix)]
     fix = f"See what a run would do; it ends with the plan's id: {site_on(call.limit, dry_run=True)}"
-    return plan.problems_of(
-        root, protection.environment, call.plan, tree, host, protection.plan_maximum_age_days, fix
-    )
+    return plan.problems_of(root, protection.environment, call.plan, tree, host, protection.plan_maximum_age_days, fix)
 
 
 def problems_of_extra_variables(given: Iterable[str], allowed: Sequence[str]) -> list[Problem]:
@@ -197,7 +196,7 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
         Problem("this run", f"{option} leaves out the gate", "Run the playbook of a phase without it")
         for option in call.options
     ]
-    words = (OVERRIDE, THIS_HOST_IS, plan.NAMED)
+    words = (OVERRIDE, THIS_HOST_IS, NAMED_PLAN)
     problems += problems_of_extra_variables(call.extra_variables, (*call.allowed_variables, *words))
     if call.configuration is None or call.configuration.resolve() != root / "ansible.cfg":
         what = f"its configuration is {call.configuration or 'none'}, not that of the tree"
@@ -245,7 +244,13 @@ def host_text(environment: str, machine_id: str) -> str:
 
 
 def host_problems(
-    protection: Protection, host: str, path: str, text: str | None, machine_id: str, options: Sequence[str] = ()
+    protection: Protection,
+    host: str,
+    path: str,
+    text: str | None,
+    machine_id: str,
+    options: Sequence[str] = (),
+    named_plan: str = "",
 ) -> list[Problem]:
     """Return why a host is not known to be of the protected environment.
 
@@ -253,15 +258,15 @@ def host_problems(
     :param text: the file's content, None if it is not there.
     :param machine_id: the content of the host's ``/etc/machine-id``.
     :param options: what names the inventory of the run in a command.
+    :param named_plan: the id of the plan that the run names, empty if it names none.
     """
     where, environment = f"{host}: {path}", protection.environment
     said = _said(text)
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        command = playbook_on(
-            " ".join([shlex.quote(host), *options]), "1_infrastructure", **{THIS_HOST_IS: environment}
-        )
+        words = {THIS_HOST_IS: environment, **({NAMED_PLAN: named_plan} if named_plan else {})}
+        command = playbook_on(" ".join([shlex.quote(host), *options]), "1_infrastructure", **words)
         fix = f"If it is: {command}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
     look = "See which host this is. Remove the file by hand only if you know"
