@@ -300,10 +300,9 @@ def test_a_plan_can_be_read(source: Path) -> None:
     text = "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": found}, "the command"))
     for told in (
         "Plan 000000000000 of prod, for the tree cccccccccccc:",
-        "a has no PostgreSQL that answers yet. SQL files to apply: 001_notes.sql, 002_more.sql.",
+        "a has no PostgreSQL yet that lets the run in. SQL files to apply: 001_notes.sql, 002_more.sql.",
         "notes is rehearsed and moved to PostgreSQL: 2 tables",
-        "notes to notes.notes: 1,234 rows",
-        "tags to notes.tags\n",
+        "tables: notes to notes.notes (1,234 rows), tags to notes.tags\n",
         "services: notes; files: /opt/notes/.env; expected downtime: known once it is rehearsed",
         "Snapshots need",
         "Next: the command",

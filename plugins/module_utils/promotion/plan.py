@@ -238,7 +238,11 @@ def lines(name: str, environment: str, tree: str, hosts: Mapping[str, Mapping[st
     told = [f"Plan {name} of {environment}, for the tree {tree[:12]}:"]
     for host, found in hosts.items():
         decides, shown = found["decides"], found["shown"]
-        server = f"runs PostgreSQL {decides['server']}" if decides["server"] else "has no PostgreSQL that answers yet"
+        server = (
+            f"runs PostgreSQL {decides['server']}"
+            if decides["server"]
+            else "has no PostgreSQL yet that lets the run in"
+        )
         told.append(f"  {host} {server}. SQL files to apply: {', '.join(decides['pending']) or 'none'}.")
         for group, entry in decides["groups"].items():
             told += [f"    {line}" for line in _lines_of_group(group, entry, shown["groups"][group])]
@@ -259,8 +263,11 @@ def _lines_of_group(name: str, decides: Mapping[str, Any], shown: Mapping[str, A
     size = "" if shown["bytes"] is None else f", {shown['bytes'] / 1e6:,.1f} MB in {decides['source']}"
     yield f"{name} {done}: {len(shown['tables'])} tables{size}."
     rows = shown.get("rows") or {}
-    for source, target in shown["tables"].items():
-        yield f"  {source} to {target}" + (f": {rows[source]:,} rows" if source in rows else "")
+    tables = (
+        f"{source} to {target}" + (f" ({rows[source]:,} rows)" if source in rows else "")
+        for source, target in shown["tables"].items()
+    )
+    yield f"  tables: {', '.join(tables)}"
     seconds = shown["downtime_seconds"]
     downtime = "known once it is rehearsed" if seconds is None else f"about {seconds:.1f} s"
     services = ", ".join(shown["services"]) or "none"
