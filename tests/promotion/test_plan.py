@@ -133,13 +133,17 @@ def test_what_the_inventory_of_the_environment_says_is_part_of_the_plan(source: 
     assert plan.differences(before, edited) == ["SQL file 002_more.sql has changed"]
 
 
-def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(source: Path) -> None:
+def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(source: Path, login: Login) -> None:
+    planned = look(source)["decides"]
     source.write_bytes(b"no database at all, but some text")
     with pytest.raises(MigrationError, match="not an SQLite database"):
-        look(source)
+        look(source, login)
     source.unlink()
     with pytest.raises(MigrationError, match="the file does not exist"):
-        look(source)
+        look(source, login)
+    # While no server answers, the group may be on PostgreSQL, and its source in quarantine.
+    told = plan.differences(planned, look(source)["decides"])
+    assert told == [f"notes: its source {source} cannot be read any more"]
     assert list(source.parent.iterdir()) == []
 
 

@@ -199,7 +199,10 @@ def _of_group(planned: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[
     yield from _changes("the mapping of table", planned["tables"], found["tables"])
     yield from _changes("service", planned["services"], found["services"])
     # A group that has come to PostgreSQL since has no use for its source any more.
-    if found["columns"] is not None:
+    if found["columns"] is None:
+        if planned["columns"] is not None and not state.is_on_postgresql(found["state"]):
+            yield f"its source {found['source']} cannot be read any more"
+    else:
         before = planned["columns"] or {}
         yield from _changes("table", dict.fromkeys(before, ""), dict.fromkeys(found["columns"], ""))
         for table in sorted(before.keys() & found["columns"].keys()):

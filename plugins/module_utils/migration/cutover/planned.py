@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger, state
 from ..core.connection import Login, LoginRefused, ServerUnreachable, connected, explained
 from ..core.decide import decide
+from ..core.errors import MigrationError
 from ..core.estate import parse_group
 from ..core.ledger import GroupRecord
 from ..sqlite.snapshot import DISK_FACTOR, read_structure, size_of_source
@@ -70,10 +71,10 @@ def _found(
         record = ledger.unknown_group(group.name, group.source_path)
         if connection is not None:
             record = ledger.read_group(connection, group.name, group.source_path)
-        groups[group.name] = _decides(description, record, work_directory)
+        groups[group.name] = entry = _decides(description, record, work_directory, is_certain=bool(version))
         rehearsal = record.detail.rehearsal
         shown[group.name] = {
-            "bytes": None if state.is_on_postgresql(record.state) else size_of_source(group.source_path),
+            "bytes": None if entry["columns"] is None else size_of_source(group.source_path),
             "downtime_seconds": rehearsal.get("expected_downtime_seconds"),
             "tables": {mapping.source: mapping.target for mapping in group.tables},
             "services": [service.name for service in group.services],
@@ -98,14 +99,23 @@ def _found(
     }
 
 
-def _decides(description: Mapping[str, Any], record: GroupRecord, work_directory: str) -> dict[str, Any]:
-    """Return what decides about one group: the ledger, the inventory, and the columns that its source has."""
+def _decides(
+    description: Mapping[str, Any], record: GroupRecord, work_directory: str, is_certain: bool
+) -> dict[str, Any]:
+    """Return what decides about one group: the ledger, the inventory, and the columns that its source has.
+
+    :param is_certain: whether the server has answered; else nobody knows whether the group still needs its source.
+    """
     action = decide(record)
     group = parse_group(description)
     columns = None
     # What the services left behind does not decide any more, and may be in quarantine.
     if not action.on_postgresql:
-        columns = read_structure(group.source_path, work_directory, record.state == state.FROZEN)
+        try:
+            columns = read_structure(group.source_path, work_directory, record.state == state.FROZEN)
+        except MigrationError:
+            if is_certain:
+                raise
     return {
         "state": record.state,
         "interrupted": action.interrupted.value,
