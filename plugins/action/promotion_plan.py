@@ -10,8 +10,10 @@ from ansible.plugins.action.normal import ActionModule as NormalAction
 from ..module_utils.migration.core.commands import site_on
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import plan
+from ..module_utils.promotion.gate import machine_of
 from ..plugin_utils import promotion
-from ..plugin_utils.gated import ROOT
+from ..plugin_utils.gated import ROOT, read_host
+from ..plugin_utils.host_settings import digests_of_settings
 
 
 class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
@@ -21,14 +23,29 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
         """Return what was found, or a failure with every difference."""
         result = dict(super().run(tmp, task_vars))
         name = str(self._task.args.get("plan") or "")
-        if not name or result.get("failed") or result.get("unreachable") or result.get("skipped"):
+        if result.get("failed") or result.get("unreachable") or result.get("skipped"):
             return result
         variables = task_vars or {}
         try:
+            result["found"]["decides"].update(self._find_where(variables))
+            if not name:
+                return result
             self._compare(name, result["found"]["decides"], variables)
         except MigrationError as error:
             result.update(failed=True, msg=error.message(), problems=error.as_dicts())
         return result
+
+    def _find_where(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return which machine the task's host is, and what the inventory says of it.
+
+        :raises MigrationError: if two sources of the inventory contradict each other.
+        """
+        words = promotion.value_for_all_hosts(variables, "promotion_extra_variables") or ()
+        _, machine_id = read_host(self, becomes=False)
+        return {
+            "machine": machine_of(machine_id),
+            "settings": digests_of_settings(variables, frozenset(map(str, words))),
+        }
 
     def _compare(self, name: str, found: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
         """Refuse what was not planned.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import EncryptedString
 from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.lookup import run_limit
@@ -26,6 +27,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.planned import find
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import plan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import host_settings
 from tests.conftest import PROJECT
 
 from .conftest import Clone
@@ -66,7 +68,14 @@ def change(path: Path, script: str) -> None:
 
 def look(source: Path, login: Login = NO_SERVER, /, **differently: Any) -> dict[str, Any]:
     """Return what would be found with a source, described a little differently."""
-    return find([{**described(source), **differently}], login, FILES, str(source.parent / "work"))
+    return find_there([{**described(source), **differently}], login, FILES, str(source.parent / "work"))
+
+
+def find_there(*arguments: Any) -> dict[str, Any]:
+    """Return what would be found on this machine, of which the inventory says nothing else."""
+    found = find(*arguments)
+    found["decides"].update(machine="this one", settings={})
+    return found
 
 
 # --- what the id stands for ---------------------------------------------------------------------
@@ -127,9 +136,9 @@ def test_what_the_inventory_of_the_environment_says_is_part_of_the_plan(source: 
     for differently, told in others:
         found = look(source, **differently)["decides"]
         assert told in "; ".join(plan.differences(before, found))
-    renamed = find([{**entry, "name": "others"}], NO_SERVER, FILES, "/nowhere")["decides"]
+    renamed = find_there([{**entry, "name": "others"}], NO_SERVER, FILES, "/nowhere")["decides"]
     assert plan.differences(before, renamed) == ["cutover group notes is there no more", "cutover group others is new"]
-    edited = find([entry], NO_SERVER, {**FILES, "002_more.sql": "0" * 64}, "/nowhere")["decides"]
+    edited = find_there([entry], NO_SERVER, {**FILES, "002_more.sql": "0" * 64}, "/nowhere")["decides"]
     assert plan.differences(before, edited) == ["SQL file 002_more.sql has changed"]
 
 
@@ -177,6 +186,8 @@ def test_what_the_planned_work_has_changed_is_no_difference(source: Path, login:
     before = look(source)
     assert (before["decides"]["server"], before["decides"]["pending"]) == (0, sorted(FILES))
     found = [before, look(source, login)]
+    # There was no server at the same address.
+    before["decides"]["login"] = found[1]["decides"]["login"]
     with connected(login) as connection, connection.cursor() as cursor:
         cursor.execute(ledger.CREATE_LEDGER)
         for number, name in enumerate(FILES, 1):
@@ -421,3 +432,74 @@ def test_no_variable_of_the_inventory_takes_the_plan_from_a_phase(phase: str) ->
     """What a playbook gives to a role itself counts more than any inventory."""
     gate = yaml.safe_load((PROJECT / "playbooks" / f"{phase}.yml").read_text())[0]["roles"][1]
     assert gate["vars"]["promotion_gate_needs_plan"] is True
+    assert gate["vars"]["promotion_gate_leads_back"] is False
+
+
+BEFORE = """
+postgres_port: "{{ named_otherwise }}"
+named_otherwise: 1
+"""
+AFTER = """
+postgres_port: "{{ named_otherwise }}"
+named_otherwise: 2
+postgres_database: other
+service_env_on_failure: stay
+"""
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_run_that_goes_elsewhere_is_not_the_planned_one(clone: Clone) -> None:
+    """Another target, another policy, and another machine; a password is none of the plan's business."""
+    more = clone.root / "inventory" / "group_vars" / "prod" / "more.yml"
+    more.write_text(BEFORE)
+    clone.collect(clone.key)
+    clone.be_named()
+    named = clone.plan()
+    clone.passes("2_shared_library", *named)
+    more.write_text(AFTER)
+    passwords = more.with_name("vault.yml")
+    passwords.write_text(passwords.read_text().replace("for-tests", "others"))
+    (clone.host / "etc" / "machine-id").write_text("2" * 32 + "\n")
+    clone.be_named(machine_id="2" * 32)
+    options = ("-l", "prod", "--tags", "no_such_tag", *named)
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", *options)
+    assert status != 0
+    for text in (
+        "it is another machine",
+        "the target was swarm_migrator@127.0.0.1:1/swarm, as swarm_owner, and now is swarm_migrator@127.0.0.1:2/other",
+        "the inventory's postgres_database has changed",
+        "the inventory's service_env_on_failure is new",
+        "the inventory's named_otherwise has changed",
+    ):
+        assert text in output
+    assert "passwords has" not in output
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_no_variable_of_the_inventory_empties_a_plan(clone: Clone) -> None:
+    """What a plan is about is written in the role, in variables that count more than any inventory."""
+    more = clone.root / "inventory" / "group_vars" / "prod" / "more.yml"
+    login = {"login_host": "192.0.2.9", "login_db": "a", "login_user": "b", "login_password": "c"}
+    others = {"groups": [], "login": login, "sql_directory": "/nowhere", "work_directory": "/nowhere"}
+    names = {f"{begin}promotion_gate_{name}": value for begin in ("", "__") for name, value in others.items()}
+    more.write_text(yaml.safe_dump(names))
+    status, output = clone.run("ansible-playbook", "playbooks/plan.yml", "-l", "prod")
+    assert status == 0, output
+    (path,) = (clone.root / "reports" / "prod" / "plans").iterdir()
+    for told in ("registry is rehearsed and moved to PostgreSQL", "SQL files to apply: 001_", f"in {clone.host}/work;"):
+        assert told in output
+    assert json.loads(path.read_text())["hosts"]["swarm-prod"]["decides"]["login"].startswith("swarm_migrator@127")
+
+
+def test_a_secret_has_no_part_in_what_the_inventory_says() -> None:
+    """Not even as a hash, which would let a short one be guessed."""
+    encrypted = EncryptedString(ciphertext="$ANSIBLE_VAULT;1.1;AES256\n00")
+    assert host_settings.without_secrets(
+        {
+            "login_password": "abc",
+            "api_key": "abc",
+            "token": ["abc"],
+            "address": "https://user:abc@example.org/x",
+            "other": [encrypted, {"vault_of_all": "abc", "port": 5432}],
+        }
+    ) == {"address": "https://example.org/x", "other": ["", {"port": 5432}]}

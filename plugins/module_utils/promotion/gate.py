@@ -239,7 +239,7 @@ def host_text(environment: str, machine_id: str) -> str:
     """Return the content of the file by which a host says what environment it is."""
     return (
         "# Written once by phase 1, with the operator's word. It counts on this machine only.\n"
-        f"environment: {environment}\nmachine: {_machine(machine_id)}\n"
+        f"environment: {environment}\nmachine: {machine_of(machine_id)}\n"
     )
 
 
@@ -272,7 +272,7 @@ def host_problems(
     look = "See which host this is. Remove the file by hand only if you know"
     if said.get("environment") != environment:
         return [Problem(where, f"the host says that it is {said.get('environment') or 'nothing'}", look)]
-    if said.get("machine") != _machine(machine_id):
+    if said.get("machine") != machine_of(machine_id):
         return [Problem(where, "the file was written on another machine, and copied", look)]
     return []
 
@@ -285,7 +285,7 @@ def problems_of_another(protected: Iterable[str], host: str, path: str, text: st
     said = _said(text)
     environment = said.get("environment", "")
     # A copy of the file on another machine says nothing.
-    if environment not in protected or said.get("machine") != _machine(machine_id):
+    if environment not in protected or said.get("machine") != machine_of(machine_id):
         return []
     fix = f"Correct ansible_host of {host}. Remove the file by hand only if this machine is {environment} no more"
     return [Problem(f"{host}: {path}", f"the host says that it is {environment}", fix)]
@@ -297,7 +297,7 @@ def _said(text: str | None) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
 
 
-def _machine(machine_id: str) -> str:
+def machine_of(machine_id: str) -> str:
     """Return what a machine is known by; its id itself should not be told, see machine-id(5)."""
     return hashlib.sha256(f"sqlite-to-postgresql {machine_id.strip()}".encode()).hexdigest()
 

@@ -172,6 +172,11 @@ def differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
     :param found: ``decides`` of the host as it is.
     """
     told = []
+    if planned["machine"] != found["machine"]:
+        told.append("it is another machine")
+    if planned["login"] != found["login"]:
+        told.append(f"the target was {planned['login']}, and now is {found['login']}")
+    told += _changes("the inventory's", planned["settings"], found["settings"])
     if planned["server"] not in (0, found["server"]):
         now = f"PostgreSQL {found['server']}" if found["server"] else "none answers"
         told.append(f"the server was PostgreSQL {planned['server']}, and now {now}")

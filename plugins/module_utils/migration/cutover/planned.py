@@ -48,7 +48,9 @@ def find(
                 applied = _read_applied(connection)
             else:
                 connection = None
-        return _found(described, connection, version, files, applied, work_directory)
+        found = _found(described, connection, version, files, applied, work_directory)
+    found["decides"]["login"] = f"{login}, as {login.session_role}" if login.session_role else str(login)
+    return found
 
 
 def _found(
