@@ -514,8 +514,9 @@ def test_a_host_that_is_another_one_is_refused(clone: Clone, environment: str, m
     clone.collect(clone.key)
     clone.be_named(environment, machine_id)
     before = clone.host_file.read_text()
+    plan = clone.plan()
     for word in ((), ("-e", "promotion_this_host_is=prod")):
-        options = ("-l", "prod", "--tags", "no_such_tag", *word)
+        options = ("-l", "prod", "--tags", "no_such_tag", *plan, *word)
         status, output = clone.run("ansible-playbook", "playbooks/1_infrastructure.yml", *options)
         assert status != 0
         assert told in output
