@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +72,11 @@ def look(source: Path, login: Login = NO_SERVER, /, **differently: Any) -> dict[
     return find_there([{**described(source), **differently}], login, FILES, str(source.parent / "work"))
 
 
+def differences(planned: dict[str, Any], found: dict[str, Any], made_at: str = "") -> list[str]:
+    """Return what differs from a plan that was made just now."""
+    return plan.differences(planned, found, made_at or datetime.now(UTC).isoformat())
+
+
 def find_there(*arguments: Any) -> dict[str, Any]:
     """Return what would be found on this machine, of which the inventory says nothing else."""
     found = find(*arguments)
@@ -81,25 +87,26 @@ def find_there(*arguments: Any) -> dict[str, Any]:
 # --- what the id stands for ---------------------------------------------------------------------
 
 
-def id_of(found: dict[str, Any], environment: str = "prod", tree: str = TREE, host: str = "a") -> str:
-    """Return the id of the plan of one host."""
-    return plan.plan_id(environment, tree, {host: found})
+def id_of(found: dict[str, Any], **differently: Any) -> str:
+    """Return the id of a plan that decides what was found on one host."""
+    content = {"made_at": "2026-01-01T00:00:00+00:00", "by": "anna", "tree": TREE, "hosts": {"a": found["decides"]}}
+    return plan.plan_id({**content, **differently})
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
-def test_the_id_stays_while_services_write(source: Path) -> None:
+def test_what_decides_stays_while_services_write(source: Path) -> None:
     before = look(source)
     change(source, "INSERT INTO notes VALUES ('a', 'b'); CREATE INDEX quick ON notes (body)")
     after = look(source)
     assert before["shown"]["groups"]["notes"]["bytes"] < after["shown"]["groups"]["notes"]["bytes"]
     assert id_of(before) == id_of(after)
-    assert plan.differences(before["decides"], after["decides"]) == []
+    assert differences(before["decides"], after["decides"]) == []
 
 
-def test_the_id_is_another_for_another_tree_environment_or_host(source: Path) -> None:
+def test_the_id_stands_for_everything_in_the_plan(source: Path) -> None:
     found = look(source)
-    ids = {id_of(found), id_of(found, tree="d" * 64), id_of(found, environment="stage"), id_of(found, host="b")}
-    assert len(ids) == 4
+    others = ({"tree": "d" * 64}, {"made_at": "2026-01-02T00:00:00+00:00"}, {"by": "ben"}, {"hosts": {"b": {}}})
+    assert len({id_of(found), *(id_of(found, **other) for other in others)}) == 5
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
@@ -116,7 +123,7 @@ def test_a_source_of_another_structure_is_another_plan(source: Path, script: str
     change(source, script)
     after = look(source)
     assert id_of(before) != id_of(after)
-    assert plan.differences(before["decides"], after["decides"]) == [told]
+    assert differences(before["decides"], after["decides"]) == [told]
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
@@ -135,11 +142,11 @@ def test_what_the_inventory_of_the_environment_says_is_part_of_the_plan(source: 
     ]
     for differently, told in others:
         found = look(source, **differently)["decides"]
-        assert told in "; ".join(plan.differences(before, found))
+        assert told in "; ".join(differences(before, found))
     renamed = find_there([{**entry, "name": "others"}], NO_SERVER, FILES, "/nowhere")["decides"]
-    assert plan.differences(before, renamed) == ["cutover group notes is there no more", "cutover group others is new"]
+    assert differences(before, renamed) == ["cutover group notes is there no more", "cutover group others is new"]
     edited = find_there([entry], NO_SERVER, {**FILES, "002_more.sql": "0" * 64}, "/nowhere")["decides"]
-    assert plan.differences(before, edited) == ["SQL file 002_more.sql has changed"]
+    assert differences(before, edited) == ["SQL file 002_more.sql has changed"]
 
 
 def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(source: Path, login: Login) -> None:
@@ -151,7 +158,7 @@ def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(sour
     with pytest.raises(MigrationError, match="the file does not exist"):
         look(source, login)
     # While no server answers, the group may be on PostgreSQL, and its source in quarantine.
-    told = plan.differences(planned, look(source)["decides"])
+    told = differences(planned, look(source)["decides"])
     assert told == [f"notes: its source {source} cannot be read any more"]
     assert list(source.parent.iterdir()) == []
 
@@ -207,10 +214,10 @@ def test_what_the_planned_work_has_changed_is_no_difference(source: Path, login:
     assert len(set(ids)) == len(ids)
     for index, planned in enumerate(found):
         for later in found[index:]:
-            assert plan.differences(planned["decides"], later["decides"]) == []
+            assert differences(planned["decides"], later["decides"]) == []
     for earlier in found[:4]:
-        assert plan.differences(found[-1]["decides"], earlier["decides"]) != []
-    told = plan.differences(found[-1]["decides"], found[0]["decides"])
+        assert differences(found[-1]["decides"], earlier["decides"]) != []
+    told = differences(found[-1]["decides"], found[0]["decides"])
     assert "none answers" in told[0]
     assert told[1:] == [
         "SQL files are to be applied that were applied already: 001_notes.sql, 002_more.sql",
@@ -228,12 +235,12 @@ def test_a_group_that_went_back_needs_a_new_plan(source: Path, login: Login) -> 
     planned = look(source, login)
     take(login, "rehearse", "freeze", "go_live", "roll_back")
     back = look(source, login)
-    told = plan.differences(planned["decides"], back["decides"])
+    told = differences(planned["decides"], back["decides"])
     assert told == ["notes: its state was 'pending', and now is 'rolled_back'"]
     # The new one brings it there again.
     for step in ("rehearse", "freeze", "go_live"):
         take(login, step)
-        assert plan.differences(back["decides"], look(source, login)["decides"]) == []
+        assert differences(back["decides"], look(source, login)["decides"]) == []
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
@@ -244,16 +251,92 @@ def test_a_window_that_failed_leads_back_to_its_begin(source: Path, login: Login
     take(login, "rehearse", "freeze")
     frozen = look(source, login)
     take(login, "thaw")
-    assert plan.differences(frozen["decides"], look(source, login)["decides"]) == []
+    assert differences(frozen["decides"], look(source, login)["decides"]) == []
 
 
 def test_a_rollback_that_was_interrupted_since_is_a_difference(source: Path) -> None:
     planned = look(source)["decides"]
     found = copy.deepcopy(planned)
     found["groups"]["notes"]["interrupted"] = "undo"
-    told = plan.differences(planned, found)
+    told = differences(planned, found)
     assert told == ["notes: a rollback was interrupted since, and the run would undo it"]
-    assert plan.differences(found, planned) == []
+    assert differences(found, planned) == []
+
+
+# --- what was planned without the server --------------------------------------------------------
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_plan_that_was_made_without_the_server_fits_no_older_ledger(source: Path, login: Login) -> None:
+    """While it is down, every group looks as if it had never been moved."""
+    blind = look(source)["decides"]
+    with connected(login) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        cursor.execute(
+            "INSERT INTO migration.applied_file (number, name, sha256, applied_at, duration_ms, catalog) "
+            "VALUES (1, '001_notes.sql', %s, '2026-01-01 12:00+00', 1, '{}')",
+            (FILES["001_notes.sql"],),
+        )
+        connection.commit()
+    take(login, "rehearse", "freeze", "go_live")
+    found = look(source, login)["decides"]
+    blind["login"] = found["login"]
+    told = "a ledger is there since 2026-01-01T12:00:00+00:00, which the plan did not see"
+    assert differences(blind, found) == [told]
+    assert differences(blind, found, "2026-01-01T11:59:00+00:00") == []
+    another = {**found, "ledger_since": "2026-01-02T12:00:00+00:00"}
+    assert "its ledger began at 2026-01-01T12:00:00+00:00, and now another is there" in differences(found, another)[0]
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_login_that_is_refused_is_not_taken_for_no_server(source: Path, login: Login) -> None:
+    there = look(source, login)["decides"]
+    for wrong in ({"database": "no_such_database"}, {"session_role": "no_such_role"}, {"user": "nobody_at_all"}):
+        found = look(source, replace(login, **wrong))
+        assert "exist" in found["decides"]["refused"] or "authentication" in found["decides"]["refused"]
+        found["decides"]["login"] = there["login"]
+        assert found["decides"]["refused"] in differences(there, found["decides"])[0]
+        assert found["shown"]["silent"] == ""
+    found = look(source)
+    assert (found["decides"]["refused"], "Is the server running" in found["shown"]["silent"]) == ("", True)
+
+
+def test_a_certificate_that_is_not_trusted_is_one_of_a_server(source: Path, login: Login) -> None:
+    found = look(source, replace(login, ssl_mode="verify-full"))
+    assert found["shown"]["silent"] == ""
+    assert found["decides"]["refused"] != ""
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_no_plan_is_made_of_a_server_that_refuses_the_login(clone: Clone, login: Login) -> None:
+    more = f"postgres_port: {login.port}\npostgres_host: {login.host}\npostgres_database: no_such_database\n"
+    (clone.root / "inventory" / "group_vars" / "prod" / "more.yml").write_text(more)
+    status, output = clone.run("ansible-playbook", "playbooks/plan.yml", "-l", "prod")
+    assert status != 0
+    assert "There is no plan, because a server answers, and refuses the login." in output
+    assert not (clone.root / "reports").exists()
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_who_cannot_look_may_go_on_with_a_reason(clone: Clone, login: Login) -> None:
+    """A source is gone that the ledger, which answers, takes for needed: an old plan locks nobody out."""
+    variables = {"host": login.host, "port": login.port, "database": login.database}
+    directory = clone.root / "inventory" / "group_vars" / "prod"
+    (directory / "more.yml").write_text(
+        yaml.safe_dump({f"postgres_{name}": value for name, value in variables.items()})
+    )
+    passwords = directory / "vault.yml"
+    passwords.write_text(passwords.read_text().replace(f"{login.user}: for-tests", f"{login.user}: '{login.password}'"))
+    clone.collect(clone.key)
+    clone.be_named()
+    named = clone.plan()
+    nothing = ("playbooks/2_shared_library.yml", "-l", "prod", "--tags", "no_such_tag", *named)
+    (clone.host / "registry.db").unlink()
+    status, output = clone.run("ansible-playbook", *nothing)
+    assert (status != 0, "registry.db: the file does not exist" in output) == (True, True), output
+    reason = ("-e", json.dumps({"promotion_override_reason": "The old file is gone, and this very run repairs it."}))
+    status, output = clone.run("ansible-playbook", *nothing, *reason)
+    assert (status, "registry.db: the file does not exist" in output) == (0, True), output
 
 
 # --- what the controller knows of a plan --------------------------------------------------------
@@ -294,6 +377,8 @@ def test_a_plan_that_was_altered_does_not_count(problems: Callable[..., str], tm
         {"tree": "d" * 64},
         {"environment": "stage"},
         {"made_at": "some day"},
+        {"made_at": datetime.now(UTC).isoformat()},
+        {"by": "somebody else"},
         {"hosts": {**whole["hosts"], "b": whole["hosts"]["a"]}},
     ):
         path.write_text(json.dumps({**whole, **change_of}))
@@ -315,7 +400,8 @@ def test_a_plan_can_be_read(source: Path) -> None:
     text = "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": found}, "the command"))
     for told in (
         "Plan 000000000000 of prod, for the tree cccccccccccc:",
-        "a has no PostgreSQL yet that lets the run in. SQL files to apply: 001_notes.sql, 002_more.sql.",
+        "a has no PostgreSQL yet that answers. SQL files to apply: 001_notes.sql, 002_more.sql.",
+        "This is right only if no group was ever moved there: no server was asked (127.0.0.1:1: ",
         "notes is rehearsed and moved to PostgreSQL: 2 tables",
         "tables: notes to notes.notes (1,234 rows), tags to notes.tags\n",
         "services: notes; files: /opt/notes/.env; expected downtime: known once it is rehearsed",

@@ -1,8 +1,9 @@
 """The plan of a run: what a dry run has found on each host and would do there, under an id that a real run names.
 
-The id stands for what decides. Figures that change by themselves while services write are shown beside it. A plan is a
-file on the controller, ``reports/ENVIRONMENT/plans/ID.json``: ``format``, ``made_at``, ``by``, ``environment``,
-``tree``, and for each host ``decides`` and ``shown``, as :mod:`migration.cutover.planned` finds them.
+Figures that change by themselves while services write are shown beside what decides. The id stands for both, and for
+the plan's age. A plan is a file on the controller, ``reports/ENVIRONMENT/plans/ID.json``: ``format``, ``made_at``,
+``by``, ``environment``, ``tree``, and for each host ``decides`` and ``shown``, as :mod:`migration.cutover.planned`
+finds them.
 """
 
 from __future__ import annotations
@@ -39,15 +40,9 @@ _WILL_BE_DONE = {
 }
 
 
-def plan_id(environment: str, tree: str, hosts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the id of a plan.
-
-    :param tree: digest of the files that decide what a run does.
-    :param hosts: by host what was found, of which ``decides`` counts.
-    """
-    decides = {"format": FORMAT, "environment": environment, "tree": tree}
-    decided = {**decides, "hosts": {host: found["decides"] for host, found in hosts.items()}}
-    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:12]
+def plan_id(content: Mapping[str, Any]) -> str:
+    """Return the id of a plan, which stands for all that it says: what decides, what is shown, its age, who made it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def path_of(root: Path, environment: str, name: str) -> Path:
@@ -60,12 +55,10 @@ def path_of(root: Path, environment: str, name: str) -> Path:
 
 
 def write(root: Path, environment: str, tree: str, hosts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write a plan down for its owner alone, in place of an older one of the same id, and return its id.
+    """Write a plan down for its owner alone, and return its id.
 
     :raises MigrationError: if it cannot be written.
     """
-    name = plan_id(environment, tree, hosts)
-    path = path_of(root, environment, name)
     content = {
         "format": FORMAT,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,6 +67,8 @@ def write(root: Path, environment: str, tree: str, hosts: Mapping[str, Mapping[s
         "tree": tree,
         "hosts": hosts,
     }
+    name = plan_id(content)
+    path = path_of(root, environment, name)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)
@@ -108,11 +103,7 @@ def read(root: Path, environment: str, name: str, fix: str) -> dict[str, Any]:
         raise MigrationError(summary, [Problem(f"plan {name}", what, fix)])
     try:
         content: dict[str, Any] = json.loads(text)
-        is_whole = (
-            content["format"] == FORMAT
-            and plan_id(content["environment"], content["tree"], content["hosts"]) == name
-            and content["environment"] == environment
-        )
+        is_whole = content["format"] == FORMAT and plan_id(content) == name and content["environment"] == environment
         datetime.fromisoformat(content["made_at"]).astimezone(UTC)
     except (ValueError, KeyError, TypeError):
         is_whole = False
@@ -162,7 +153,7 @@ def problems_of(
 # --- what differs from the plan -----------------------------------------------------------------
 
 
-def differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def differences(planned: Mapping[str, Any], found: Mapping[str, Any], made_at: str) -> list[str]:
     """Return how a host differs from what was planned, one sentence each.
 
     What the planned work itself has changed is no difference, or a run that was interrupted could not be finished: SQL
@@ -170,6 +161,7 @@ def differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
 
     :param planned: ``decides`` of the plan.
     :param found: ``decides`` of the host as it is.
+    :param made_at: when the plan was made, as ISO 8601.
     """
     told = []
     if planned["machine"] != found["machine"]:
@@ -178,8 +170,9 @@ def differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
         told.append(f"the target was {planned['login']}, and now is {found['login']}")
     told += _changes("the inventory's", planned["settings"], found["settings"])
     if planned["server"] not in (0, found["server"]):
-        now = f"PostgreSQL {found['server']}" if found["server"] else "none answers"
+        now = f"PostgreSQL {found['server']}" if found["server"] else found["refused"] or "none answers"
         told.append(f"the server was PostgreSQL {planned['server']}, and now {now}")
+    told += _of_ledger(planned["ledger_since"], found["ledger_since"], made_at)
     told += _changes("SQL file", planned["files"], found["files"])
     unplanned = sorted(set(found["pending"]) - set(planned["pending"]) - (set(found["files"]) - set(planned["files"])))
     if unplanned:
@@ -189,6 +182,18 @@ def differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
         if name in found["groups"]:
             told += [f"{name}: {text}" for text in _of_group(planned["groups"][name], found["groups"][name])]
     return told
+
+
+def _of_ledger(planned: str, found: str, made_at: str) -> Iterator[str]:
+    """Give why the ledger that was found is not the one that the plan knew, or that the planned work has begun.
+
+    A plan that was made while no server answered takes every group for one that was never moved.
+    """
+    if planned and found and planned != found:
+        yield f"its ledger began at {planned}, and now another is there, which began at {found}"
+    begin = datetime.fromisoformat(found) if found and not planned else None
+    if begin is not None and begin < datetime.fromisoformat(made_at) - _CLOCK_TOLERANCE:
+        yield f"a ledger is there since {found}, which the plan did not see"
 
 
 def _of_group(planned: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
@@ -246,12 +251,12 @@ def lines(name: str, environment: str, tree: str, hosts: Mapping[str, Mapping[st
     told = [f"Plan {name} of {environment}, for the tree {tree[:12]}:"]
     for host, found in hosts.items():
         decides, shown = found["decides"], found["shown"]
-        server = (
-            f"runs PostgreSQL {decides['server']}"
-            if decides["server"]
-            else "has no PostgreSQL yet that lets the run in"
-        )
+        server = f"runs PostgreSQL {decides['server']}" if decides["server"] else "has no PostgreSQL yet that answers"
         told.append(f"  {host} {server}. SQL files to apply: {', '.join(decides['pending']) or 'none'}.")
+        if shown["silent"]:
+            told.append(
+                f"    This is right only if no group was ever moved there: no server was asked ({shown['silent']})."
+            )
         for group, entry in decides["groups"].items():
             told += [f"    {line}" for line in _lines_of_group(group, entry, shown["groups"][group])]
         if shown["bytes_needed"]:

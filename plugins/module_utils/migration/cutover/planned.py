@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger, state
-from ..core.connection import Login, LoginRefused, ServerUnreachable, connected, explained
+from ..core.connection import Login, LoginRefused, ServerUnreachable, connected, explained, first_row
 from ..core.decide import decide
 from ..core.errors import MigrationError
 from ..core.estate import parse_group
@@ -23,6 +25,9 @@ from ..sqlite.snapshot import DISK_FACTOR, read_structure, size_of_source
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+# What libpq says of a server that answers, and does not let us in.
+_OF_A_SERVER = re.compile(r"FATAL:|SSL|certificate", re.IGNORECASE)
 
 
 def find(
@@ -36,19 +41,29 @@ def find(
     :returns: ``decides`` and ``shown``, as :mod:`promotion.plan` compares and shows them.
     :raises MigrationError: if the inventory is not right, or a source cannot be read.
     """
+    silent, refused, since = "", "", ""
     with ExitStack() as stack:
         connection, version, applied = None, 0, set[str]()
-        # Before phase 1 there is no server, no database, or no password yet.
-        with suppress(ServerUnreachable, LoginRefused):
+        try:
             connection = stack.enter_context(connected(login, read_only=True))
+        except (ServerUnreachable, LoginRefused) as error:
+            silent = error.problems[0].what
+            # A server that starts, or whose certificate is not trusted, is there all the same.
+            if isinstance(error, LoginRefused) or _OF_A_SERVER.search(silent):
+                silent, refused = "", silent
+            else:
+                silent = f"{error.problems[0].where}: {silent}"
         if connection is not None:
             stack.enter_context(explained("reading the ledger"))
             version = connection.server_version // 10000
             if ledger.exists(connection):
                 applied = _read_applied(connection)
+                since = _begin_of_ledger(connection)
             else:
                 connection = None
         found = _found(described, connection, version, files, applied, work_directory)
+    found["decides"].update(refused=refused, ledger_since=since)
+    found["shown"]["silent"] = silent
     found["decides"]["login"] = f"{login}, as {login.session_role}" if login.session_role else str(login)
     return found
 
@@ -134,6 +149,14 @@ def _decides(
 def _digest(value: Any) -> str:
     """Return what stands for a part of the inventory."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _begin_of_ledger(connection: Connection) -> str:
+    """Return when the first SQL file was applied, as ISO 8601 in UTC; empty if none was. Nothing comes before it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT min(applied_at) FROM migration.applied_file")
+        (begin,) = first_row(cursor)
+    return "" if begin is None else str(begin.astimezone(UTC).isoformat())
 
 
 def _read_applied(connection: Connection) -> set[str]:
