@@ -19,6 +19,10 @@ options:
       reads it between double quotes in a unit.
     type: list
     elements: str
+  plan:
+    description: Whether a plan that the run names still counts for what comes after it. After a rollback it does not.
+    type: bool
+    default: true
 author:
   - The maintainers of this project (!UNKNOWN)
 """
@@ -49,7 +53,7 @@ from ..plugin_utils.run_inventory import inventory_options, lasting_inventory_op
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without types
     """Looks at the variables of the run."""
 
-    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **_options: Any) -> list[str]:
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **options: Any) -> list[str]:
         """Return the pattern and the inventories, as one text alone in a list."""
         known = variables or {}
         stays = "environment" in terms
@@ -57,10 +61,11 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
         environment = known.get("environment_name")
         if not limit and environment:
             limit = self._templar.template(environment)
-        options = lasting_inventory_options(known) if stays else inventory_options(known)
-        if options is None:
+        inventories = lasting_inventory_options(known) if stays else inventory_options(known)
+        if inventories is None:
             return [UNKNOWN_LIMIT]
-        plan = "" if stays or "hostvars" not in known else plan_of_run(known)
+        is_over = stays or not options.get("plan", True)
+        plan = "" if is_over or "hostvars" not in known else plan_of_run(known)
         named = [f"-e {shlex.quote(f'plan={plan}')}"] if plan else []
-        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *options, *named])
+        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *inventories, *named])
         return [text.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%") if stays else text]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -105,7 +107,12 @@ def test_what_decides_stays_while_services_write(source: Path) -> None:
 
 def test_the_id_stands_for_everything_in_the_plan(source: Path) -> None:
     found = look(source)
-    others = ({"tree": "d" * 64}, {"made_at": "2026-01-02T00:00:00+00:00"}, {"by": "ben"}, {"hosts": {"b": {}}})
+    others: tuple[dict[str, Any], ...] = (
+        {"tree": "d" * 64},
+        {"made_at": "2026-01-02T00:00:00+00:00"},
+        {"by": "ben"},
+        {"hosts": {"b": {}}},
+    )
     assert len({id_of(found), *(id_of(found, **other) for other in others)}) == 5
 
 
@@ -174,6 +181,43 @@ def test_a_source_with_rows_in_its_journal_is_read_as_it_is(source: Path) -> Non
         writer.execute("ALTER TABLE later ADD COLUMN b")
         assert look(source)["decides"]["groups"]["notes"]["columns"]["later"] == ["a INTEGER"]
         writer.rollback()
+
+
+def test_a_look_leaves_nothing_beside_a_source_of_a_stopped_service(source: Path, tmp_path: Path) -> None:
+    """With a write-ahead log that was folded into the file, one of a killed service, and without its index."""
+    with closing(sqlite3.connect(source)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE later (a INTEGER)")
+        writer.commit()
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        for suffix in ("", "-wal"):
+            (killed / f"notes.db{suffix}").write_bytes(Path(f"{source}{suffix}").read_bytes())
+    assert Path(f"{source}-wal").exists() is False
+    for path in (source, killed / "notes.db"):
+        before = {entry: entry.read_bytes() for entry in path.parent.iterdir() if entry.is_file()}
+        assert look(path)["decides"]["groups"]["notes"]["columns"]["later"] == ["a INTEGER"]
+        assert {entry: entry.read_bytes() for entry in path.parent.iterdir() if entry.is_file()} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_source_is_opened_with_the_rights_of_its_owner(source: Path) -> None:
+    """A service that puts a link to somebody else's file at the source's place learns nothing of it."""
+    nobody = 65534
+    # Nobody may enter pytest's own directory.
+    with tempfile.TemporaryDirectory() as directory:
+        own, foreign = Path(directory) / "notes.db", Path(directory) / "foreign.db"
+        Path(directory).chmod(0o755)
+        for path in (own, foreign):
+            path.write_bytes(source.read_bytes())
+            path.chmod(0o600)
+        os.chown(own, nobody, nobody)
+        assert look(own)["decides"]["groups"]["notes"]["columns"]["tags"] == ["name TEXT"]
+        own.unlink()
+        own.symlink_to(foreign)
+        assert look(own)["decides"]["groups"]["notes"]["columns"]["tags"] == ["name TEXT"]
+        os.chown(own, nobody, nobody, follow_symlinks=False)
+        assert look(own)["decides"]["groups"]["notes"]["columns"] is None
 
 
 # --- what is no difference ----------------------------------------------------------------------
@@ -291,7 +335,12 @@ def test_a_plan_that_was_made_without_the_server_fits_no_older_ledger(source: Pa
 @pytest.mark.promise("run-keeps-to-its-plan")
 def test_a_login_that_is_refused_is_not_taken_for_no_server(source: Path, login: Login) -> None:
     there = look(source, login)["decides"]
-    for wrong in ({"database": "no_such_database"}, {"session_role": "no_such_role"}, {"user": "nobody_at_all"}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"database": "no_such_database"},
+        {"session_role": "no_such_role"},
+        {"user": "nobody_at_all"},
+    )
+    for wrong in wrongs:
         found = look(source, replace(login, **wrong))
         assert "exist" in found["decides"]["refused"] or "authentication" in found["decides"]["refused"]
         found["decides"]["login"] = there["login"]
@@ -420,6 +469,11 @@ def test_every_command_that_a_run_prints_names_its_plan() -> None:
     lookup = run_limit.LookupModule(templar=Templar(DataLoader()))
     assert lookup.run([], variables) == ["prod -e plan=3f0a86c1d2b7"]
     assert lookup.run(["environment"], variables) == ["prod"]
+    # What a rollback prints comes after it, and the plan came before.
+    assert lookup.run([], variables, plan=False) == ["prod"]
+    for name in ("rollback", "restore"):
+        text = (PROJECT / "playbooks" / f"{name}.yml").read_text()
+        assert text.count("run_limit', plan=false)") == text.count("run_limit'") > 0
     manager.extra_vars["plan"] = "x; reboot"
     assert lookup.run([], variables) == ["prod -e 'plan=x; reboot'"]
 
@@ -566,7 +620,7 @@ def test_no_variable_of_the_inventory_empties_a_plan(clone: Clone) -> None:
     """What a plan is about is written in the role, in variables that count more than any inventory."""
     more = clone.root / "inventory" / "group_vars" / "prod" / "more.yml"
     login = {"login_host": "192.0.2.9", "login_db": "a", "login_user": "b", "login_password": "c"}
-    others = {"groups": [], "login": login, "sql_directory": "/nowhere", "work_directory": "/nowhere"}
+    others: dict[str, Any] = {"groups": [], "login": login, "sql_directory": "/nowhere", "work_directory": "/nowhere"}
     names = {f"{begin}promotion_gate_{name}": value for begin in ("", "__") for name, value in others.items()}
     more.write_text(yaml.safe_dump(names))
     status, output = clone.run("ansible-playbook", "playbooks/plan.yml", "-l", "prod")

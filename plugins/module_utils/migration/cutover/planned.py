@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from ..core.decide import decide
 from ..core.errors import MigrationError
 from ..core.estate import parse_group
 from ..core.ledger import GroupRecord
+from ..host import safe_paths
 from ..sqlite.snapshot import DISK_FACTOR, read_structure, size_of_source
 
 if TYPE_CHECKING:
@@ -129,7 +131,9 @@ def _decides(
     # What the services left behind does not decide any more, and may be in quarantine.
     if not action.on_postgresql:
         try:
-            columns = read_structure(group.source_path, work_directory, record.state == state.FROZEN)
+            _require_right_to_read(group.source_path)
+            rights = _rights_of_owner(group.source_path)
+            columns = read_structure(group.source_path, work_directory, record.state == state.FROZEN, rights)
         except MigrationError:
             if is_certain:
                 raise
@@ -144,6 +148,29 @@ def _decides(
         "services": {str(entry["name"]): _digest(entry) for entry in description.get("services") or ()},
         "rest": _digest({name: value for name, value in description.items() if name not in ("tables", "services")}),
     }
+
+
+def _rights_of_owner(path: str) -> AbstractContextManager[None]:
+    """Return with whose rights a source is opened: its owner's symlink then leads only where that user may look."""
+    if os.geteuid() != 0 or not os.path.lexists(path):
+        return nullcontext()
+    return safe_paths.rights_of(os.lstat(path).st_uid)
+
+
+def _require_right_to_read(path: str) -> None:
+    """Refuse a source that its owner may not read: the owner could have put a link to somebody else's file there.
+
+    :raises MigrationError: if so.
+    """
+    try:
+        with _rights_of_owner(path), safe_paths.regular_file(path):
+            pass
+    except PermissionError:
+        fix = "Let 'path' in estate_cutover_groups name the service's own file"
+        raise safe_paths.refused(path, "its owner may not read what it leads to", fix) from None
+    except OSError:
+        # The snapshot says what is wrong with it.
+        pass
 
 
 def _digest(value: Any) -> str:

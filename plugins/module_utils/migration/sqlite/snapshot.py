@@ -19,7 +19,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
@@ -237,8 +237,9 @@ def snapshot(
 
 def _take(source: Path, copy: Path, frozen: bool) -> None:
     """Bring all pages of one moment into the copy, by the gentlest way that works."""
-    if frozen and has_pages(Path(f"{source}-journal")):
-        # Opened as immutable, SQLite would not look at the journal and read half a transaction.
+    if (frozen and has_pages(Path(f"{source}-journal"))) or (not frozen and _needs_new_index(source)):
+        # Opened as immutable, SQLite would not look at the journal and read half a transaction. Opened otherwise, it
+        # would leave a file of ours beside that of a service that was killed.
         _copy_and_recover(source, copy)
         return
     try:
@@ -268,20 +269,33 @@ def _back_up(source: Path, copy: Path, frozen: bool) -> None:
         writer.execute("PRAGMA journal_mode = OFF")
 
 
-def read_structure(source_path: str, directory: str | None = None, frozen: bool = False) -> dict[str, list[str]]:
+def read_structure(
+    source_path: str,
+    directory: str | None = None,
+    frozen: bool = False,
+    rights: AbstractContextManager[None] | None = None,
+) -> dict[str, list[str]]:
     """Return each table of a source with its columns, without a snapshot where SQLite can read the file in place.
 
+    Nothing is created beside the source.
+
     :param directory: as in :func:`snapshot`, as is ``frozen``.
+    :param rights: with whose rights the file is opened in place, ours if not given.
     :returns: by table a text for each column: its name, declared type, NOT NULL, and place in the key. What a table
         holds has no part in it.
     :raises MigrationError: if the source is missing, not SQLite, or cannot be read.
     """
     source = resolve_source(source_path)
-    in_place = not (frozen and has_pages(Path(f"{source}-journal")))
-    address = f"file:{quote(str(source))}?{'immutable=1' if frozen else 'mode=ro'}"
+    # Nobody writes to what is write-protected, nor but through its journal to a file that has none of its pages there.
+    immutable = frozen or (_is_in_wal_mode(source) and not _size_or_zero(Path(f"{source}-wal")))
+    address = f"file:{quote(str(source))}?{'immutable=1' if immutable else 'mode=ro'}"
+    in_place = not (_needs_new_index(source) or (frozen and has_pages(Path(f"{source}-journal"))))
     try:
         if in_place:
-            with closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader:
+            with (
+                rights or nullcontext(),
+                closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader,
+            ):
                 return _structure(reader)
     except sqlite3.Error:
         # The snapshot knows each way to read it, and explains why none works.
@@ -310,6 +324,17 @@ def _structure(reader: sqlite3.Connection) -> dict[str, list[str]]:
             for row in columns
         ]
     return found
+
+
+def _is_in_wal_mode(source: Path) -> bool:
+    """Return whether a source's header says that its writers use a write-ahead log."""
+    with source.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
+
+
+def _needs_new_index(source: Path) -> bool:
+    """Return whether SQLite would have to create the ``-shm`` file to read what the write-ahead log holds."""
+    return _size_or_zero(Path(f"{source}-wal")) > 0 and not Path(f"{source}-shm").exists()
 
 
 def size_of_source(source_path: str) -> int:
