@@ -58,7 +58,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 found:
-  description: C(decides), which a plan's id stands for, and C(shown), the figures beside it.
+  description: C(decides), which is compared with a plan, and C(shown), the figures beside it.
   returned: success
   type: dict
 problems:

@@ -10,8 +10,7 @@ short_description: Keep the plan of a run, and say its id
 description:
   - Makes a plan of what M(swarm.sqlite_to_postgresql.promotion_plan) has found on every host of the run, and writes it
     to C(reports/ENVIRONMENT/plans/ID.json) on the controller, mode 0600, in a dry run too.
-  - The id stands for the tree, the hosts, and on each of them the SQL files, those that are pending, the state of each
-    cutover group and what is done with it, its tables and services, and the columns of its source.
+  - The id stands for all that the plan says, when it was made and by whom too.
   - Fails if a host of the run has failed, because the plan is about all of them.
 options:
   environment_name:

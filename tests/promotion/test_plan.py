@@ -455,6 +455,7 @@ def test_a_plan_can_be_read(source: Path) -> None:
         "tables: notes to notes.notes (1,234 rows), tags to notes.tags\n",
         "services: notes; files: /opt/notes/.env; expected downtime: known once it is rehearsed",
         "Snapshots need",
+        "The plan does not cover passwords, what the services' own files hold, ",
         "Next: the command",
     ):
         assert told in text

@@ -262,6 +262,10 @@ def lines(name: str, environment: str, tree: str, hosts: Mapping[str, Mapping[st
         if shown["bytes_needed"]:
             free = f"{shown['bytes_free'] / 1e6:,.1f} MB are free"
             told.append(f"    Snapshots need {shown['bytes_needed'] / 1e6:,.1f} MB in {shown['directory']}; {free}.")
+    told.append(
+        "  The plan does not cover passwords, what the services' own files hold, the packages that phase 1 installs, "
+        "and the rows that are written until then."
+    )
     return [*told, f"Next: {command}"]
 
 
