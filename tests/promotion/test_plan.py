@@ -165,8 +165,10 @@ def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(sour
     with pytest.raises(MigrationError, match="the file does not exist"):
         look(source, login)
     # While no server answers, the group may be on PostgreSQL, and its source in quarantine.
-    told = differences(planned, look(source)["decides"])
+    gone = look(source)
+    told = differences(planned, gone["decides"])
     assert told == [f"notes: its source {source} cannot be read any more"]
+    assert f"2 tables, but {source} cannot be read." in "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": gone}, "it"))
     assert list(source.parent.iterdir()) == []
 
 

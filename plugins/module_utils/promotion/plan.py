@@ -278,6 +278,8 @@ def _lines_of_group(name: str, decides: Mapping[str, Any], shown: Mapping[str, A
         yield f"{name} {done}."
         return
     size = "" if shown["bytes"] is None else f", {shown['bytes'] / 1e6:,.1f} MB in {decides['source']}"
+    if decides["columns"] is None and not state.is_on_postgresql(decides["state"]):
+        size = f", but {decides['source']} cannot be read"
     yield f"{name} {done}: {len(shown['tables'])} tables{size}."
     rows = shown.get("rows") or {}
     tables = (
