@@ -11,13 +11,14 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ..plugin_utils.gated import PROTECTED, may_be_protected, read_host, values_for_all_hosts
+from ..plugin_utils.gated import PROTECTED, may_be_protected, plan_of_run, read_host, values_for_all_hosts
 from ..plugin_utils.messages import printable
 
 # As module promotion_gate documents them.
 ARGUMENTS: dict[str, Any] = {
     "leads_back": {"type": "bool", "default": False},
     "may_name_host": {"type": "bool", "default": False},
+    "needs_plan": {"type": "bool", "default": True},
 }
 
 
@@ -28,11 +29,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
     _supports_check_mode = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return whether the host was named, or a failure with everything that is missing."""
+        """Return whether the host was named and which plan counts, or a failure with everything that is missing."""
         result = dict(super().run(tmp, task_vars))
         _, arguments = self.validate_argument_spec(ARGUMENTS)
-        result.update(changed=False, environment="")
         variables = task_vars or {}
+        # A run names a plan where it must, and may elsewhere; a dry run makes one.
+        named = "" if arguments["leads_back"] or not arguments["needs_plan"] else plan_of_run(variables)
+        result.update(changed=False, environment="", plan="" if self._task.check_mode else named)
         # What the host says of itself, where the inventory does not protect it.
         said: tuple[str | None, str] | None = None
         if not may_be_protected(variables, self._templar):
@@ -57,7 +60,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
                 promotion.require_no_other(variables, *(said or read_host(self, becomes=False)))
             else:
                 result["environment"] = protection.environment
-                result["changed"] = promotion.require_all(self, protection, variables, arguments["may_name_host"])
+                result["changed"] = promotion.require_all(
+                    self, protection, variables, arguments["may_name_host"], arguments["needs_plan"]
+                )
         except MigrationError as error:
             if self._task.check_mode:
                 told = printable(error.message())

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from ..plugin_utils.gated import GatedAction as ActionModule
+from ..plugin_utils.gated import GatedAction
 
-__all__ = ["ActionModule"]
+
+class ActionModule(GatedAction):
+    """The module's own action behind the gate."""
+
+    # A person has named each row.
+    NEEDS_PLAN = False

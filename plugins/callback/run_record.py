@@ -9,9 +9,10 @@ short_description: A record of each run, and a page that lists them
 description:
   - Writes what a run of C(ansible-playbook) does into a file of its own below O(directory)C(/runs), mode 0600, as it
     happens. A run that is interrupted or killed leaves a record that says where it stopped.
-  - A record holds the playbooks, the limit, the SHA-256 of the inventory, versions, each play, the tasks that each host
-    began, those that changed something, failures with their message, the downtime of each cutover group, and the
-    verdict. It holds nothing else of a result, and nothing of one that C(no_log) hides. A dry run is recorded as such.
+  - A record holds the playbooks, the limit, the plan that the run names with C(-e plan), the SHA-256 of the inventory,
+    versions, each play, the tasks that each host began, those that changed something, failures with their message, the
+    downtime of each cutover group, and the verdict. It holds nothing else of a result, and nothing of one that
+    C(no_log) hides. A dry run is recorded as such.
   - O(directory)C(/index.html) lists all runs of every host, with verdict, duration and downtime.
   - If a record cannot be written the run warns once and goes on without it. Records are never removed.
 options:
@@ -81,6 +82,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._record: run_record.RunRecord | None = None
         self._has_begun = False
         self._has_ended = False
+        self._has_named_plan = False
         self._process = os.getpid()
         self._started: dict[str, float] = {}
 
@@ -117,7 +119,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._write_index()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Record the name of a play."""
+        """Record the name of a play, and before the first one the plan that the run names."""
+        plan = str(play.get_variable_manager().extra_vars.get("plan", ""))
+        if plan and not self._has_named_plan:
+            self._has_named_plan = True
+            self._add("plan", plan=messages.printable(plan))
         self._add("play", play=messages.printable(play.get_name().strip()))
 
     def v2_playbook_on_stats(self, stats: Any) -> None:

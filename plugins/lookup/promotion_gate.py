@@ -16,6 +16,10 @@ options:
     description: Nothing, or one value. If it is true, the play takes back what an earlier one has done, and is open.
     type: list
     elements: raw
+  plan:
+    description: Whether the run has to name a plan. Phase 6 and the replay of rows name by themselves what they do.
+    type: bool
+    default: true
 author:
   - The maintainers of this project (!UNKNOWN)
 """
@@ -46,7 +50,7 @@ from ..plugin_utils.gated import may_be_protected
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without types
     """Asks the gate."""
 
-    def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **_options: Any) -> list[str]:
+    def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **options: Any) -> list[str]:
         """Return an empty text.
 
         :raises AnsibleError: with everything that is missing.
@@ -60,7 +64,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
         try:
             protection = promotion.find_protection(known, self._templar)
             if protection is not None:
-                promotion.require(protection, known)
+                promotion.require(protection, known, needs_plan=bool(options.get("plan", True)))
         except MigrationError as error:
             raise AnsibleError(error.message()) from None
         return [""]

@@ -8,6 +8,7 @@ short_description: The hosts and the inventory that the commands of this run nam
 description:
   - Gives the run's own limit, else the name of its environment, as one word for a shell.
   - It stands behind C(-l) in every command that is shown to an operator. Without it a command means every environment.
+  - If the run names a plan with C(-e plan), the command does so too.
   - If the run was started with C(-i), or with E(ANSIBLE_INVENTORY), the same inventories follow, each behind C(-i).
     Without them a command means the hosts of another estate. A path below the project is relative to it.
 options:
@@ -18,6 +19,10 @@ options:
       reads it between double quotes in a unit.
     type: list
     elements: str
+  plan:
+    description: Whether a plan that the run names still counts for what comes after it. After a rollback it does not.
+    type: bool
+    default: true
 author:
   - The maintainers of this project (!UNKNOWN)
 """
@@ -41,13 +46,14 @@ from typing import Any
 from ansible.plugins.lookup import LookupBase
 
 from ..module_utils.migration.core.commands import UNKNOWN_LIMIT
+from ..plugin_utils.gated import plan_of_run
 from ..plugin_utils.run_inventory import inventory_options, lasting_inventory_options
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without types
     """Looks at the variables of the run."""
 
-    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **_options: Any) -> list[str]:
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **options: Any) -> list[str]:
         """Return the pattern and the inventories, as one text alone in a list."""
         known = variables or {}
         stays = "environment" in terms
@@ -55,8 +61,11 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible ships without t
         environment = known.get("environment_name")
         if not limit and environment:
             limit = self._templar.template(environment)
-        options = lasting_inventory_options(known) if stays else inventory_options(known)
-        if options is None:
+        inventories = lasting_inventory_options(known) if stays else inventory_options(known)
+        if inventories is None:
             return [UNKNOWN_LIMIT]
-        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *options])
+        is_over = stays or not options.get("plan", True)
+        plan = "" if is_over or "hostvars" not in known else plan_of_run(known)
+        named = [f"-e {shlex.quote(f'plan={plan}')}"] if plan else []
+        text = " ".join([shlex.quote(str(limit or UNKNOWN_LIMIT)), *inventories, *named])
         return [text.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%") if stays else text]

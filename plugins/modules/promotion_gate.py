@@ -24,6 +24,13 @@ options:
     description: Whether a host that does not say yet what it is may be told so, by C(-e promotion_this_host_is).
     type: bool
     default: false
+  needs_plan:
+    description:
+      - Whether the run has to name, by C(-e plan), the plan that a dry run has shown.
+      - Only what the controller knows of the plan is looked at.
+        M(swarm.sqlite_to_postgresql.promotion_plan) compares it with the host.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Warns of what would be refused, and refuses nothing, because a dry run changes nothing.
@@ -44,6 +51,10 @@ EXAMPLES = r"""
 RETURN = r"""
 environment:
   description: The protected environment, or nothing.
+  returned: always
+  type: str
+plan:
+  description: The id of the plan that the host is to be compared with, or nothing.
   returned: always
   type: str
 problems:

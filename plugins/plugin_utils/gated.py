@@ -30,13 +30,16 @@ _MACHINE_ID = "/etc/machine-id"
 class GatedAction(NormalAction):  # type: ignore[misc]  # Ansible ships without types
     """Runs the module of the same name, in a protected environment only if the gate lets it."""
 
+    # Whether the run has to name a plan. What does less names what it does by itself.
+    NEEDS_PLAN = True
+
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result, or the gate's refusal."""
         variables = task_vars or {}
         if not self.leads_back() and may_be_protected(variables, self._templar):
             from .promotion import refuse
 
-            refusal = refuse(self, variables)
+            refusal = refuse(self, variables, self.NEEDS_PLAN)
             if refusal:
                 return refusal
         return dict(super().run(tmp, task_vars))
@@ -57,6 +60,11 @@ def may_be_protected(variables: Mapping[str, Any], templar: Any) -> bool:
     return any(name.startswith(ONLY_IN_THE_INVENTORY) for name in given) or any(
         name in values[0] for name in environment_names(variables, templar)
     )
+
+
+def plan_of_run(variables: Mapping[str, Any]) -> str:
+    """Return the id of the plan that a run names with ``-e plan``; empty if it names none."""
+    return str(variables["hostvars"]._variable_manager.extra_vars.get("plan", "")).strip()
 
 
 def environment_names(variables: Mapping[str, Any], templar: Any) -> list[str]:

@@ -24,6 +24,7 @@ from .gated import (
     PROTECTED,
     ROOT,
     environment_names,
+    plan_of_run,
     read_host,
     values_for_all_hosts,
 )
@@ -34,12 +35,15 @@ from .run_inventory import inventory_options
 _TAGS_OF_THE_GATE = ("all", "always", "tagged")
 
 
-def refuse(action: ActionBase, variables: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the failed result of a task that may not change its host, None if it may."""
+def refuse(action: ActionBase, variables: Mapping[str, Any], needs_plan: bool) -> dict[str, Any] | None:
+    """Return the failed result of a task that may not change its host, None if it may.
+
+    :param needs_plan: whether the run has to name a plan.
+    """
     try:
         protection = find_protection(variables, action._templar)
         if protection is not None and not action._task.check_mode:
-            require(protection, variables)
+            require(protection, variables, needs_plan=needs_plan)
             require_host(protection, variables, *read_host(action))
     except MigrationError as error:
         return {"failed": True, "changed": False, "msg": error.message(), "problems": error.as_dicts()}
@@ -77,16 +81,22 @@ def value_for_all_hosts(variables: Mapping[str, Any], name: str) -> Any:
 
 
 def require(
-    protection: gate.Protection, variables: Mapping[str, Any], more: list[Problem] | None = None, is_dry: bool = False
+    protection: gate.Protection,
+    variables: Mapping[str, Any],
+    more: list[Problem] | None = None,
+    is_dry: bool = False,
+    needs_plan: bool = False,
 ) -> None:
     """Let this tree change a protected environment, or refuse it.
 
     :param more: problems that the host has shown.
     :param is_dry: whether nothing is going to be changed.
+    :param needs_plan: whether the run has to name a plan; a dry run makes it.
     :raises MigrationError: with everything that is missing, unless the operator has given a reason to go on.
     """
-    call = _call(variables)
-    problems = [*gate.find_problems(ROOT, protection, call), *(more or ())]
+    call = _call(variables, protection.environment)
+    host = str(variables["inventory_hostname"]) if needs_plan and not is_dry else ""
+    problems = [*gate.find_problems(ROOT, protection, call, host), *(more or ())]
     if problems and call.override_reason:
         unreasonable = gate.reason_problems(call)
         if not unreasonable:
@@ -114,7 +124,7 @@ def require_host(
 ) -> None:
     """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
     host, options = str(variables["inventory_hostname"]), inventory_options(variables)
-    problems = gate.host_problems(protection, host, HOST_FILE, text, machine_id, options)
+    problems = gate.host_problems(protection, host, HOST_FILE, text, machine_id, options, plan_of_run(variables))
     if problems:
         require(protection, variables, problems, is_dry)
 
@@ -133,10 +143,15 @@ def require_no_other(variables: Mapping[str, Any], text: str | None, machine_id:
 
 
 def require_all(
-    action: ActionBase, protection: gate.Protection, variables: Mapping[str, Any], may_name_host: bool
+    action: ActionBase,
+    protection: gate.Protection,
+    variables: Mapping[str, Any],
+    may_name_host: bool,
+    needs_plan: bool,
 ) -> bool:
     """Let a run change a protected environment, or refuse it; return whether the host has got a name, or would get it.
 
+    :param needs_plan: whether the run has to name a plan.
     :raises MigrationError: with everything that is missing.
     """
     said = variables["hostvars"]._variable_manager.extra_vars.get(gate.THIS_HOST_IS)
@@ -146,7 +161,7 @@ def require_all(
         problems.append(Problem(gate.THIS_HOST_IS, what, "See which host this is"))
     # What the controller knows is told before a host is asked.
     is_dry = action._task.check_mode
-    require(protection, variables, problems, is_dry)
+    require(protection, variables, problems, is_dry, needs_plan)
     text, machine_id = read_host(action)
     is_named = text is None and said is not None and may_name_host and bool(machine_id.strip())
     if is_named:
@@ -170,7 +185,7 @@ def _name_host(action: ActionBase, text: str) -> None:
         raise MigrationError("The host could not be named.", [problem])
 
 
-def _call(variables: Mapping[str, Any]) -> gate.Call:
+def _call(variables: Mapping[str, Any], environment: str) -> gate.Call:
     """Return how this run was called."""
     directory = variables.get("playbook_dir")
     given = context.CLIARGS.get("args") or ()
@@ -185,7 +200,17 @@ def _call(variables: Mapping[str, Any]) -> gate.Call:
         constants.DEFAULT_ROLES_PATH,
         [str(source) for source in variables["hostvars"]._inventory._sources],
         names_of_secrets(variables["hostvars"]._loader, ROOT),
+        limit_of_run(variables, environment),
     )
+
+
+def limit_of_run(variables: Mapping[str, Any], otherwise: str) -> str:
+    """Return the hosts of the run and what names its inventory, as they stand in a command.
+
+    :param otherwise: what stands for hosts of a run without a limit.
+    """
+    limit = variables.get("ansible_limit") or otherwise
+    return " ".join([shlex.quote(str(limit)), *inventory_options(variables)])
 
 
 def names_of_secrets(loader: Any, root: Path) -> list[str]:

@@ -1,16 +1,19 @@
 """A clone of the project in which runs on a protected host can be tried: the host is a program in place of ssh.
 
-It carries out nothing but what the gate asks a host, below a directory of its own. So a gate that is open by mistake
-changes nothing on this machine.
+It carries out nothing but what the gate asks a host, below a directory of its own, and the module that looks whether
+the host is as it was planned. So a gate that is open by mistake changes nothing on this machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +38,7 @@ all:
     ansible_connection: ssh
     ansible_become: false
     ansible_ssh_executable: {program}
+    ansible_python_interpreter: {python}
   children:
     dev: {{hosts: {{swarm-dev: {{ansible_host: 192.0.2.1}}}}}}
     prod: {{hosts: {{swarm-prod: {{ansible_host: 192.0.2.2}}}}}}
@@ -48,8 +52,34 @@ echo "$last" >> "{directory}/asked"
 case "$last" in
   *'cat /etc/machine-id'*|*'mkdir -p /etc/sqlite-to-postgresql'*)
     exec sh -c "$(printf '%s' "$last" | sed 's,/etc/,{directory}/etc/,g')" ;;
+  *{python}*)
+    # A module comes through the connection itself.
+    module=$(mktemp -p "{directory}")
+    cat > "$module"
+    if grep -q 'sqlite_to_postgresql.plugins.modules.promotion_plan' "$module"; then
+      sh -c "$last" < "$module"; status=$?
+      rm "$module"
+      exit $status
+    fi
+    rm "$module" ;;
 esac
 exit 255
+"""
+# What differs between environments is outside the tree: one small source on this machine, and no server.
+ESTATE = """
+postgres_port: 1
+sqlite_migrate_work_directory: {directory}/work
+estate_cutover_groups:
+  - name: registry
+    source: {{path: {directory}/registry.db}}
+    tables: [{{source: agents, target: registry.agents}}]
+    services:
+      - name: swarm-registry
+        user: swarm
+        directory: /opt/swarm-registry
+        database_role: swarm_registry
+        schemas: [registry]
+        health_url: http://127.0.0.1:4001/health
 """
 PASSWORDS = "vault_postgres_role_passwords: {{{}}}\n".format(
     ", ".join(f"swarm_{name}: for-tests" for name in ("migrator", "registry", "deploy", "tickets", "platform"))
@@ -81,11 +111,14 @@ class Clone:
         (self.host / "etc" / "sqlite-to-postgresql").mkdir(parents=True)
         (self.host / "etc" / "machine-id").write_text("11111111111111111111111111111111\n")
         program = self.host / "ssh"
-        program.write_text(HOST.format(directory=self.host))
+        program.write_text(HOST.format(directory=self.host, python=sys.executable))
         program.chmod(0o755)
         # Hosts and secrets are outside the tree that the evidence is about.
-        self.edit("inventory/hosts.yml", HOSTS.format(program=program))
+        self.edit("inventory/hosts.yml", HOSTS.format(program=program, python=sys.executable))
         (self.root / "inventory" / "group_vars" / "prod" / "vault.yml").write_text(PASSWORDS)
+        for environment in ("dev", "prod"):
+            self.edit(f"inventory/group_vars/{environment}/estate.yml", ESTATE.format(directory=self.host))
+        self.change_source("CREATE TABLE agents (id TEXT PRIMARY KEY, name TEXT)")
 
     @property
     def asked(self) -> str:
@@ -114,6 +147,11 @@ class Clone:
         """Commit what was edited of the files that Git knows."""
         git(self.root, "commit", "-qam", "A change")
 
+    def add(self, name: str) -> None:
+        """Commit a new file."""
+        git(self.root, "add", name)
+        self.commit()
+
     def collect(self, key: Path | None = None, namespace: str = evidence.NAMESPACE, **changes: Any) -> Path:
         """Write a record of a passed run on dev, with changes, sign it with a key, and return its path."""
         path = self.record
@@ -135,6 +173,19 @@ class Clone:
     def be_named(self, environment: str = "prod", machine_id: str = "1" * 32) -> None:
         """Let the host say what it is."""
         self.host_file.write_text(gate.host_text(environment, machine_id))
+
+    def change_source(self, statement: str) -> None:
+        """Run a statement in the host's source."""
+        with closing(sqlite3.connect(self.host / "registry.db")) as connection:
+            connection.execute(statement)
+            connection.commit()
+
+    def plan(self, environment: str = "prod") -> tuple[str, str]:
+        """Show the plan of a run, and return the option that names it."""
+        status, output = self.run("ansible-playbook", "playbooks/plan.yml", "-l", environment)
+        found = re.search(rf"Plan ([0-9a-f]{{12}}) of {environment}", output)
+        assert (status, found is None) == (0, False), output
+        return "-e", f"plan={found[1]}" if found else ""
 
     def problems(self, **differently: Any) -> str:
         """Return what the gate says to this tree and to a call that differs so from a right one, one problem a line."""

@@ -41,7 +41,7 @@ CHANGING_MODULES = (
     "cutover_group",
 )
 # They only read, write into a backup or on the controller, or lead back.
-OPEN = ("5_validation", "backup", "discover", "evidence", "restore", "rollback")
+OPEN = ("5_validation", "backup", "discover", "evidence", "plan", "restore", "rollback")
 PROTECTED = "prod is protected, and nothing was changed there."
 NO_EVIDENCE = "there is no evidence for this very tree"
 
@@ -484,18 +484,19 @@ def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None
 @pytest.mark.promise("host-says-what-it-is")
 def test_a_host_is_named_once_and_then_known(clone: Clone) -> None:
     clone.collect(clone.key)
-    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod")
+    plan = clone.plan()
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *plan)
     assert status != 0
     assert "the host does not say that it is prod" in output
     assert "-e promotion_this_host_is=prod" in output
     word = ("-e", "promotion_this_host_is=prod")
-    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *word)
+    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *word, *plan)
     assert status != 0, "only phase 1 names a host"
     assert not clone.host_file.exists()
-    assert "changed=1" in clone.passes("1_infrastructure", *word)
+    assert "changed=1" in clone.passes("1_infrastructure", *word, *plan)
     assert "environment: prod\n" in clone.host_file.read_text()
-    assert "changed=0" in clone.passes("1_infrastructure", *word)
-    assert "changed=0" in clone.passes("2_shared_library")
+    assert "changed=0" in clone.passes("1_infrastructure", *word, *plan)
+    assert "changed=0" in clone.passes("2_shared_library", *plan)
 
 
 @pytest.mark.promise("host-says-what-it-is")
@@ -513,8 +514,9 @@ def test_a_host_that_is_another_one_is_refused(clone: Clone, environment: str, m
     clone.collect(clone.key)
     clone.be_named(environment, machine_id)
     before = clone.host_file.read_text()
+    plan = clone.plan()
     for word in ((), ("-e", "promotion_this_host_is=prod")):
-        options = ("-l", "prod", "--tags", "no_such_tag", *word)
+        options = ("-l", "prod", "--tags", "no_such_tag", *plan, *word)
         status, output = clone.run("ansible-playbook", "playbooks/1_infrastructure.yml", *options)
         assert status != 0
         assert told in output
@@ -525,7 +527,8 @@ def test_a_host_that_is_another_one_is_refused(clone: Clone, environment: str, m
 def test_the_action_of_a_module_asks_the_host_too(clone: Clone) -> None:
     clone.collect(clone.key)
     clone.be_named(machine_id="2" * 32)
-    name = "swarm.sqlite_to_postgresql.schema_apply"
+    # It needs no plan of a run, which the command ansible could not keep to.
+    name = "swarm.sqlite_to_postgresql.sqlite_cleanup"
     given = ("swarm-prod", "-m", name, "--playbook-dir", str(clone.root))
     assert "written on another machine, and copied" in clone.run("ansible", *given)[1]
     clone.be_named()
@@ -545,6 +548,8 @@ def test_the_command_that_names_a_host_names_no_other() -> None:
     assert "playbooks/1_infrastructure.yml -l 'prod-2;x' -e promotion_this_host_is=prod" in problem.fix
     (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, ["-i /etc/estates/shop"])
     assert "playbooks/1_infrastructure.yml -l shop -i /etc/estates/shop -e promotion_this_host_is=prod" in problem.fix
+    (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, named_plan="3f0a86c1d2b7")
+    assert problem.fix.endswith("-l shop -e promotion_this_host_is=prod -e plan=3f0a86c1d2b7")
 
 
 def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:

@@ -54,9 +54,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def failed(bench: Bench) -> Outcome:
     """A run on two hosts, one of which fails."""
-    return bench.run(
-        PLAYS, "--limit", "one,two", ANSIBLE_STDOUT_CALLBACK="default", SQLITE_TO_POSTGRESQL_RUN_RECORD="true"
-    )
+    options = ("--limit", "one,two", "-e", "plan=3f0a86c1d2b7")
+    return bench.run(PLAYS, *options, ANSIBLE_STDOUT_CALLBACK="default", SQLITE_TO_POSTGRESQL_RUN_RECORD="true")
 
 
 def events_of(outcome: Outcome) -> list[dict[str, Any]]:
@@ -82,6 +81,7 @@ def test_a_record_says_what_was_run_and_how_it_ended(failed: Outcome) -> None:
         ("one", "Change"),
         ("two", "Change"),
     }
+    assert [event["plan"] for event in events if event["event"] == "plan"] == ["3f0a86c1d2b7"]
     (failure,) = [event for event in events if event["event"] == "failed"]
     assert (failure["host"], failure["task"], failure["message"]) == ("two", "Fail", "<b>It is wrong</b>")
     assert end["event"] == "end" and end["verdict"] == "failed"

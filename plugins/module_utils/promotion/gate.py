@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..migration.core.commands import playbook_on
+from ..migration.core.commands import UNKNOWN_LIMIT, playbook_on, site_on
 from ..migration.core.errors import MigrationError, Problem
-from . import evidence
+from . import evidence, plan
 from .tree import SECRETS, is_playbook, read_tree
 
 EVIDENCE_DIRECTORY = "evidence"
@@ -26,9 +26,11 @@ SHORTEST_REASON = 15
 # What an operator says to the gate itself.
 OVERRIDE = "promotion_override_reason"
 THIS_HOST_IS = "promotion_this_host_is"
+NAMED_PLAN = plan.NAMED
 SECRETS_BEGIN_WITH = "vault_"
 
 _DEFAULT_DAYS = 14.0
+_DEFAULT_DAYS_OF_A_PLAN = 3.0
 _DEFAULT_CHECKS = ("groups_on_postgresql", "verification", "functional_checks", "backup_restored", "rollback_rehearsed")
 _MOST_SHOWN = 5
 
@@ -41,12 +43,14 @@ class Protection:
     :param evidence_from: the environment whose evidence counts.
     :param maximum_age_days: how old that evidence may be.
     :param required_checks: the checks that must have passed.
+    :param plan_maximum_age_days: how old the plan may be that a run names.
     """
 
     environment: str
     evidence_from: str
     maximum_age_days: float
     required_checks: tuple[str, ...]
+    plan_maximum_age_days: float = _DEFAULT_DAYS_OF_A_PLAN
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Call:
     :param roles_path: where roles are looked for.
     :param inventories: the sources of the inventory, as they were given.
     :param secrets: names of the variables that the file of all environments' secrets sets, which is outside the tree.
+    :param limit: the hosts of the run and what names its inventory, as they stand in a command.
     """
 
     extra_variables: Mapping[str, Any]
@@ -73,6 +78,12 @@ class Call:
     roles_path: Sequence[str]
     inventories: Sequence[str]
     secrets: Sequence[str]
+    limit: str = UNKNOWN_LIMIT
+
+    @property
+    def plan(self) -> str:
+        """Return the id of the plan that the run names; empty if it names none."""
+        return str(self.extra_variables.get(NAMED_PLAN, "")).strip()
 
     @property
     def override_reason(self) -> str:
@@ -100,17 +111,19 @@ def find_protection(protected: Any, names: Iterable[str]) -> Protection | None:
     name, said = found[0], dict(protected[found[0]])
     source, days = said.pop("evidence_from", None), said.pop("maximum_age_days", _DEFAULT_DAYS)
     checks = said.pop("required_checks", _DEFAULT_CHECKS)
+    days_of_a_plan = said.pop("plan_maximum_age_days", _DEFAULT_DAYS_OF_A_PLAN)
     wrong = [f"{key}: this key is not known" for key in said]
     if not isinstance(source, str) or not source:
         wrong.append("evidence_from: it does not name the environment whose evidence counts")
-    if isinstance(days, bool) or not isinstance(days, int | float) or not days > 0:
-        wrong.append("maximum_age_days: it is no number above 0")
+    for key, value in (("maximum_age_days", days), ("plan_maximum_age_days", days_of_a_plan)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            wrong.append(f"{key}: it is no number above 0")
     if isinstance(checks, str) or not isinstance(checks, Sequence) or not checks:
         wrong.append("required_checks: it is no list of checks")
     if wrong:
         problems = [Problem(f"{where}: {name}", text, example) for text in wrong]
         raise MigrationError("The inventory is not right.", problems)
-    return Protection(name, str(source), float(days), tuple(map(str, checks)))
+    return Protection(name, str(source), float(days), tuple(map(str, checks)), float(days_of_a_plan))
 
 
 def required_checks(protected: Any, source: str) -> list[str]:
@@ -126,14 +139,17 @@ def required_checks(protected: Any, source: str) -> list[str]:
     return list(dict.fromkeys(asked or _DEFAULT_CHECKS))
 
 
-def find_problems(root: Path, protection: Protection, call: Call) -> list[Problem]:
+def find_problems(root: Path, protection: Protection, call: Call, planned_host: str = "") -> list[Problem]:
     """Return everything because of which this tree may not change the environment.
 
     :param root: the project's folder.
+    :param planned_host: the host, if the run has to name a plan of it.
     """
     problems = _problems_of_the_call(root, call)
     try:
         tree = read_tree(root)
+        if planned_host:
+            problems += _problems_of_the_plan(root, protection, call, planned_host, tree.digest)
         if tree.differences:
             shown = ", ".join(tree.differences[:_MOST_SHOWN])
             more = len(tree.differences) - _MOST_SHOWN
@@ -156,6 +172,16 @@ def find_problems(root: Path, protection: Protection, call: Call) -> list[Proble
     return problems
 
 
+def _problems_of_the_plan(root: Path, protection: Protection, call: Call, host: str, tree: str) -> list[Problem]:
+    """Return why a run may not change a host, as far as its plan goes and the controller knows."""
+    if not call.playbooks:
+        # Only a playbook begins with the task that looks whether the host is still as it was planned.
+        fix = "Run the playbook of a phase"
+        return [Problem("this run", "the command ansible does not compare what it finds with a plan", fix)]
+    fix = f"See what a run would do; it ends with the plan's id: {site_on(call.limit, dry_run=True)}"
+    return plan.problems_of(root, protection.environment, call.plan, tree, host, protection.plan_maximum_age_days, fix)
+
+
 def problems_of_extra_variables(given: Iterable[str], allowed: Sequence[str]) -> list[Problem]:
     """Return which of the variables given with ``-e`` would make the run another one than the evidence is about."""
     others = sorted(name for name in given if name not in allowed)
@@ -170,7 +196,8 @@ def _problems_of_the_call(root: Path, call: Call) -> list[Problem]:
         Problem("this run", f"{option} leaves out the gate", "Run the playbook of a phase without it")
         for option in call.options
     ]
-    problems += problems_of_extra_variables(call.extra_variables, (*call.allowed_variables, OVERRIDE, THIS_HOST_IS))
+    words = (OVERRIDE, THIS_HOST_IS, NAMED_PLAN)
+    problems += problems_of_extra_variables(call.extra_variables, (*call.allowed_variables, *words))
     if call.configuration is None or call.configuration.resolve() != root / "ansible.cfg":
         what = f"its configuration is {call.configuration or 'none'}, not that of the tree"
         problems.append(Problem("this run", what, f"export ANSIBLE_CONFIG={root / 'ansible.cfg'}"))
@@ -212,12 +239,18 @@ def host_text(environment: str, machine_id: str) -> str:
     """Return the content of the file by which a host says what environment it is."""
     return (
         "# Written once by phase 1, with the operator's word. It counts on this machine only.\n"
-        f"environment: {environment}\nmachine: {_machine(machine_id)}\n"
+        f"environment: {environment}\nmachine: {machine_of(machine_id)}\n"
     )
 
 
 def host_problems(
-    protection: Protection, host: str, path: str, text: str | None, machine_id: str, options: Sequence[str] = ()
+    protection: Protection,
+    host: str,
+    path: str,
+    text: str | None,
+    machine_id: str,
+    options: Sequence[str] = (),
+    named_plan: str = "",
 ) -> list[Problem]:
     """Return why a host is not known to be of the protected environment.
 
@@ -225,21 +258,21 @@ def host_problems(
     :param text: the file's content, None if it is not there.
     :param machine_id: the content of the host's ``/etc/machine-id``.
     :param options: what names the inventory of the run in a command.
+    :param named_plan: the id of the plan that the run names, empty if it names none.
     """
     where, environment = f"{host}: {path}", protection.environment
     said = _said(text)
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        command = playbook_on(
-            " ".join([shlex.quote(host), *options]), "1_infrastructure", **{THIS_HOST_IS: environment}
-        )
+        words = {THIS_HOST_IS: environment, **({NAMED_PLAN: named_plan} if named_plan else {})}
+        command = playbook_on(" ".join([shlex.quote(host), *options]), "1_infrastructure", **words)
         fix = f"If it is: {command}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
     look = "See which host this is. Remove the file by hand only if you know"
     if said.get("environment") != environment:
         return [Problem(where, f"the host says that it is {said.get('environment') or 'nothing'}", look)]
-    if said.get("machine") != _machine(machine_id):
+    if said.get("machine") != machine_of(machine_id):
         return [Problem(where, "the file was written on another machine, and copied", look)]
     return []
 
@@ -252,7 +285,7 @@ def problems_of_another(protected: Iterable[str], host: str, path: str, text: st
     said = _said(text)
     environment = said.get("environment", "")
     # A copy of the file on another machine says nothing.
-    if environment not in protected or said.get("machine") != _machine(machine_id):
+    if environment not in protected or said.get("machine") != machine_of(machine_id):
         return []
     fix = f"Correct ansible_host of {host}. Remove the file by hand only if this machine is {environment} no more"
     return [Problem(f"{host}: {path}", f"the host says that it is {environment}", fix)]
@@ -264,7 +297,7 @@ def _said(text: str | None) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
 
 
-def _machine(machine_id: str) -> str:
+def machine_of(machine_id: str) -> str:
     """Return what a machine is known by; its id itself should not be told, see machine-id(5)."""
     return hashlib.sha256(f"sqlite-to-postgresql {machine_id.strip()}".encode()).hexdigest()
 

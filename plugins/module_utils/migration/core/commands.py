@@ -49,10 +49,14 @@ def playbook_on(hosts: str, name: str, **variables: str | int) -> str:
     return " ".join([f"ansible-playbook playbooks/{name}.yml -l {hosts}", *given])
 
 
-def site_on(hosts: str, inventory: str = "", dry_run: bool = False) -> str:
+def site_on(hosts: str, inventory: str = "", dry_run: bool = False, plan: str = "") -> str:
     """Return the command that runs all phases on some hosts.
 
     :param inventory: another inventory than that of the project.
+    :param plan: the id of the plan that the run keeps to.
     """
     given = ["-i", shlex.quote(inventory)] if inventory else []
-    return " ".join(["ansible-playbook", *given, f"site.yml -l {hosts}", *(["--check", "--diff"] if dry_run else [])])
+    options = ["--check", "--diff"] if dry_run else []
+    if plan:
+        options += ["-e", shlex.quote(f"plan={plan}")]
+    return " ".join(["ansible-playbook", *given, f"site.yml -l {hosts}", *options])

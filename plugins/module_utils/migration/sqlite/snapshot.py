@@ -19,7 +19,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
@@ -237,8 +237,9 @@ def snapshot(
 
 def _take(source: Path, copy: Path, frozen: bool) -> None:
     """Bring all pages of one moment into the copy, by the gentlest way that works."""
-    if frozen and has_pages(Path(f"{source}-journal")):
-        # Opened as immutable, SQLite would not look at the journal and read half a transaction.
+    if (frozen and has_pages(Path(f"{source}-journal"))) or (not frozen and _needs_new_index(source)):
+        # Opened as immutable, SQLite would not look at the journal and read half a transaction. Opened otherwise, it
+        # would leave a file of ours beside that of a service that was killed.
         _copy_and_recover(source, copy)
         return
     try:
@@ -266,6 +267,83 @@ def _back_up(source: Path, copy: Path, frozen: bool) -> None:
         reader.backup(writer)
         # The copy is ours alone: no -wal beside it, and readers need no lock file.
         writer.execute("PRAGMA journal_mode = OFF")
+
+
+def read_structure(
+    source_path: str,
+    directory: str | None = None,
+    frozen: bool = False,
+    rights: AbstractContextManager[None] | None = None,
+) -> dict[str, list[str]]:
+    """Return each table of a source with its columns, without a snapshot where SQLite can read the file in place.
+
+    Nothing is created beside the source.
+
+    :param directory: as in :func:`snapshot`, as is ``frozen``.
+    :param rights: with whose rights the file is opened in place, ours if not given.
+    :returns: by table a text for each column: its name, declared type, NOT NULL, and place in the key. What a table
+        holds has no part in it.
+    :raises MigrationError: if the source is missing, not SQLite, or cannot be read.
+    """
+    source = resolve_source(source_path)
+    # Nobody writes to what is write-protected, nor but through its journal to a file that has none of its pages there.
+    immutable = frozen or (_is_in_wal_mode(source) and not _size_or_zero(Path(f"{source}-wal")))
+    address = f"file:{quote(str(source))}?{'immutable=1' if immutable else 'mode=ro'}"
+    in_place = not (_needs_new_index(source) or (frozen and has_pages(Path(f"{source}-journal"))))
+    try:
+        if in_place:
+            with (
+                rights or nullcontext(),
+                closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader,
+            ):
+                return _structure(reader)
+    except sqlite3.Error:
+        # The snapshot knows each way to read it, and explains why none works.
+        pass
+    with snapshot(source_path, directory, frozen) as copy, closing(open_snapshot(copy.path)) as reader:
+        return _structure(reader)
+
+
+def _structure(reader: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return each table of an open source with its columns, as :func:`read_structure` does."""
+    reader.text_factory = lambda data: data.decode("utf-8", "replace")
+    reader.execute("BEGIN")
+    rows = reader.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    ).fetchall()
+    found: dict[str, list[str]] = {}
+    for name, statement in sorted(rows):
+        try:
+            columns = reader.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
+        except sqlite3.Error:
+            # A virtual table whose module this host does not have.
+            found[name] = [str(statement)]
+            continue
+        found[name] = [
+            " ".join(filter(None, (row[1], row[2], "NOT NULL" if row[3] else "", f"key {row[5]}" if row[5] else "")))
+            for row in columns
+        ]
+    return found
+
+
+def _is_in_wal_mode(source: Path) -> bool:
+    """Return whether a source's header says that its writers use a write-ahead log."""
+    with source.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
+
+
+def _needs_new_index(source: Path) -> bool:
+    """Return whether SQLite would have to create the ``-shm`` file to read what the write-ahead log holds."""
+    return _size_or_zero(Path(f"{source}-wal")) > 0 and not Path(f"{source}-shm").exists()
+
+
+def size_of_source(source_path: str) -> int:
+    """Return the bytes of a source and its journals together.
+
+    :raises MigrationError: if it is missing or no source.
+    """
+    source = resolve_source(source_path)
+    return source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
 
 
 def _copy_and_recover(source: Path, copy: Path) -> None:
@@ -468,8 +546,7 @@ def require_room(source_path: str, work: Path) -> int:
     :returns: bytes of the source and its journals together.
     :raises MigrationError: saying what is missing, or that the source is.
     """
-    source = resolve_source(source_path)
-    size = source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
+    size = size_of_source(source_path)
     needed = size * DISK_FACTOR
     existing = next(place for place in (work, *work.absolute().parents) if place.exists())
     status = os.statvfs(existing)
