@@ -11,6 +11,7 @@ from ..core.errors import Problem
 from ..core.migration_tools import tool_of
 from ..postgres.catalog import TargetColumn, TargetTable
 from .draft import Draft
+from .mapping import flow, scalar
 from .matching import match
 from .names import quote
 
@@ -142,7 +143,8 @@ class _Mapper:
         candidates = list(self._unsure.get(source, ()))
         schemas = ", ".join(self._existing.schemas)
         if not rows and not candidates:
-            self._notes.setdefault(source, []).append(f"{source} is empty, and no table of {schemas} has that name.")
+            note = f"Table {source} is empty, and no table of {schemas} has that name."
+            self._notes.setdefault(source, []).append(note)
             return
         held = _counted(rows, "row")
         what = f"it holds {held}, and no table of {schemas} has that name"
@@ -154,7 +156,7 @@ class _Mapper:
             near = {name.partition(".")[2]: name for name in self._free}
             candidates = [near[name] for name in get_close_matches(source, near, _SUGGESTIONS)]
         candidates = candidates or ["SCHEMA.TABLE"]
-        lines = [line for name in candidates for line in (f"- source: {source}", f"  target: {name}")]
+        lines = [line for name in candidates for line in (f"- source: {scalar(source)}", f"  target: {scalar(name)}")]
         self._ask(source, source, what, "Name its target, or list it under 'ignored_tables' to leave its rows", lines)
 
     def _map(self, table: Mapping[str, Any], target: TargetTable) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -251,7 +253,7 @@ class _Mapper:
             if column.name not in filled and _needs_value(column):
                 what = f"the target's column {target.name}.{column.name} needs a value, and no column provides one"
                 fix = "Name the 'target' of a column, give the value under 'computed', or give the column a default"
-                example = f'computed: {{{column.name}: "an expression of SQLite"}}'
+                example = f"computed: {flow({column.name: 'an expression of SQLite'})}"
                 self._ask(table, f"{table}.{column.name}", what, fix, [example])
 
 
