@@ -126,7 +126,9 @@ options:
         default: 10
 attributes:
   check_mode:
-    description: Looks at the host all the same, and writes no draft.
+    description: >-
+      Looks at the host all the same, and writes no draft. With O(try_draft) no database is made: it only asks whether
+      the role may create one, and what a trial would have found is missing.
     support: full
 author:
   - The maintainers of this project (!UNKNOWN)
@@ -238,6 +240,7 @@ def main() -> None:
         Login.from_arguments(asked["login"]) if asked["login"] else None,
         tuple(asked["existing_schemas"]),
         asked["try_draft"],
+        module.check_mode,
     )
     try:
         with interruptible():

@@ -105,6 +105,7 @@ def look_at(
     login: Login | None = None,
     existing_schemas: tuple[str, ...] = (),
     tries: bool = False,
+    check_mode: bool = False,
     **limits: int,
 ) -> Discovery:
     """Return what is found, but for what other processes of this machine have open elsewhere."""
@@ -123,6 +124,7 @@ def look_at(
         login,
         existing_schemas,
         tries,
+        check_mode,
     )
     found = discover.discover(options)
     assert list(work.iterdir()) == []

@@ -182,13 +182,45 @@ def test_nothing_is_left_on_the_server(creator: Login, end: str) -> None:
 
 
 def test_what_a_killed_run_has_left_is_dropped_and_not_what_another_run_uses(server: Server, creator: Login) -> None:
-    for name in ("discovery_try_killed", "discovery_try_used"):
-        server.execute(f"CREATE DATABASE {name} OWNER {MIGRATOR}")
-    with closing(connect(replace(creator, database="discovery_try_used", session_role=None))):
-        with scratch.scratch_database(creator) as place:
-            assert sorted(left_behind(creator)) == sorted(["discovery_try_used", place.database])
-        assert left_behind(creator) == ["discovery_try_used"]
-    server.execute("DROP DATABASE discovery_try_used WITH (FORCE)")
+    with (
+        scratch.scratch_database(creator) as place,
+        closing(connect(place)) as connection,
+        connection.cursor() as cursor,
+    ):
+        what = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()"
+        cursor.execute(what)
+        ((mark,),) = cursor.fetchall()
+    killed, used = (f"discovery_try_{sign * 16}" for sign in "ab")
+    # Somebody else has made these: one has a name of ours, the other only begins like one.
+    unmarked, longer = f"discovery_try_{'c' * 16}", "discovery_try_results"
+    kept = sorted((used, unmarked, longer))
+    try:
+        for name in (killed, *kept):
+            server.execute(f"CREATE DATABASE {name} OWNER {MIGRATOR}")
+            if name != unmarked:
+                server.execute(f"COMMENT ON DATABASE {name} IS '{mark}'")
+        with closing(connect(replace(creator, database=used, session_role=None))):
+            with scratch.scratch_database(creator) as place:
+                assert sorted(left_behind(creator)) == sorted([*kept, place.database])
+            assert sorted(left_behind(creator)) == kept
+    finally:
+        for name in (killed, *kept):
+            server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.mark.promise("discover-tries-its-draft")
+def test_check_mode_makes_no_database_and_only_asks_for_the_right(
+    tmp_path: Path, server: Server, login: Login, creator: Login
+) -> None:
+    path = make_database(tmp_path / "app" / "app.db", SCRIPT)
+    # Whoever makes a scratch database ends here, because nobody is let into it.
+    rules = [f"host {creator.database} all all trust", f"host all {MIGRATOR} all reject"]
+    with rules_first(server, *rules), holding(path, directory=path.parent):
+        found = look_at(tmp_path, login=creator, tries=True, check_mode=True)
+    assert source_at(found, path).draft is not None
+    server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB")
+    with pytest.raises(MigrationError, match=f"ALTER ROLE {MIGRATOR} CREATEDB"):
+        look_at(tmp_path, login=login, tries=True, check_mode=True)
 
 
 def test_sql_that_postgresql_does_not_take_is_named_and_nothing_of_it_is_left(creator: Login) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.draft import Draft
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.existing import map_onto
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.mapping import group_lines
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.page import table_lines
 from tests.conftest import MIGRATOR, OWNER, Server
 from tests.engine.support import rehearse
 
@@ -158,6 +159,31 @@ def test_what_is_not_certain_is_a_decision_at_its_place(connection: Connection, 
     execute(connection, "TRUNCATE shop.users")
     report = rehearse(connection, parse_group(entry), tmp_path)["report"]
     assert all(table["equal"] for table in report["tables"])
+
+
+@pytest.mark.promise("discover-maps-existing-tables")
+def test_a_match_that_is_not_exact_has_its_reason_in_the_draft_and_on_the_page(
+    connection: Connection, login: Login, tmp_path: Path
+) -> None:
+    target = """CREATE SCHEMA shop;
+    CREATE TABLE shop.bases (id integer PRIMARY KEY, "userId" text, keys text, tags jsonb NOT NULL)"""
+    execute(connection, ledger.CREATE_LEDGER + target)
+    source = """CREATE TABLE basis (id INTEGER PRIMARY KEY, user_id TEXT, key TEXT, tag TEXT);
+    INSERT INTO basis VALUES (1, 'u', 'k', 'red')"""
+    drafted = mapped(draft_of(tmp_path, source), login)
+    lines = list(group_lines(drafted.mapping, drafted.choices, drafted.notes))
+    assert "      # basis is matched with shop.bases without regard to plural and singular." in lines
+    assert "      # Columns matched without regard to how words are joined: user_id." in lines
+    assert "      # Columns matched without regard to plural and singular: key." in lines
+    shown = "\n".join(table_lines(drafted))
+    assert "matched without regard to plural and singular.\n" in shown
+    assert "| user\\_id | TEXT | text | 1 | matched without regard to how words are joined |" in shown
+    # Texts become JSON only if a person says so.
+    assert [question.where for question in drafted.questions] == ["basis.tag", "basis.tags"]
+    assert "its target may be tags, which is jsonb and not text" in drafted.questions[0].what
+    (table,) = written(drafted)["tables"]
+    assert table["columns"] == {"user_id": {"target": "userId"}, "key": {"target": "keys"}}
+    assert "          # tag: {target: tags}" in lines
 
 
 def test_rows_that_refer_to_no_row_are_a_decision_whatever_the_types_are(

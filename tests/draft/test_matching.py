@@ -95,6 +95,11 @@ def test_whatever_the_names_are_each_stands_in_one_place_and_their_order_is_no_m
         ("order", "Order ORDER", {}, {"order": ("Order", "ORDER")}),
         ("users", "accounts", {}, {}),
         ("_ -", "-", {"-": "-"}, {}),
+        ("_users", "users", {}, {}),
+        ("__old_users", "old_users _OldUsers", {}, {}),
+        ("line_1_1", "line_11 line_1_10", {}, {}),
+        ("order_1_2", "order_12", {}, {}),
+        ("_order_1_2", "_Order-1-2", {"_order_1_2": "_Order-1-2"}, {}),
     ],
 )
 def test_what_is_not_certain_is_not_matched(
@@ -102,3 +107,19 @@ def test_what_is_not_certain_is_not_matched(
 ) -> None:
     found = match({name: name for name in sources.split()}, {name: name for name in targets.split()})
     assert (found.pairs, found.unsure) == (pairs, unsure)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("user", "user", ""),
+        ("user", "User", "without regard to case"),
+        ("userId", "user_id", "without regard to how words are joined"),
+        ("basis", "bases", "without regard to plural and singular"),
+        ("new", "News", "without regard to plural and singular"),
+    ],
+)
+def test_a_match_that_is_not_exact_says_what_was_disregarded(source: str, target: str, said: str) -> None:
+    found = match({source: source}, {target: target})
+    assert found.pairs == {source: target}
+    assert found.disregarded == ({source: said} if said else {})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
-from ..draft.mapping import scalar
+from ..draft.mapping import quoted
 from ..draft.names import schema_name
 from .render import ESTATE_FILE, NO_SQL, NO_SQL_FILE, PAGE_FILE
 from .returned import estate_problems
@@ -69,7 +69,7 @@ def adopt(
             shutil.copytree(draft / "sql", made / "sql")
         settings = (model / "group_vars" / "all" / "postgres.yml").read_text(encoding="utf-8")
         if own_tables:
-            settings = _GIVEN_NAMES.sub(lambda line: f"{line[1]}: {scalar((names or {})[line[1]])}", settings)
+            settings = _GIVEN_NAMES.sub(lambda line: f"{line[1]}: {quoted((names or {})[line[1]])}", settings)
         else:
             settings = _OWN_NAMES.sub(rf"\g<1>: {schema_name(host)}", settings)
         (everywhere / "postgres.yml").write_text(settings, encoding="utf-8")
@@ -88,13 +88,13 @@ def _sql_settings(inventory: Path, project: Path) -> str:
     if inventory.is_relative_to(project):
         place = f"{{{{ ansible_config_file | dirname }}}}/{inventory.relative_to(project)}"
     comment = "# The SQL files of this estate, which were drafted with it."
-    return f"---\n{comment}\nschema_apply_directory: {scalar(f'{place}/sql')}\n"
+    return f"---\n{comment}\nschema_apply_directory: {quoted(f'{place}/sql')}\n"
 
 
 def _hosts(host: str, environment: str, connection: Mapping[str, str]) -> str:
     """Return the list of hosts: one, which is database host and service host."""
-    lines = ["---", "all:", "  children:", f"    {scalar(environment)}:", "      hosts:", f"        {scalar(host)}:"]
-    lines += [f"          {key}: {scalar(value)}" for key, value in connection.items()]
+    lines = ["---", "all:", "  children:", f"    {quoted(environment)}:", "      hosts:", f"        {quoted(host)}:"]
+    lines += [f"          {key}: {quoted(value)}" for key, value in connection.items()]
     for group in ("database_hosts", "service_hosts"):
-        lines += [f"    {group}:", "      hosts:", f"        {scalar(host)}:"]
+        lines += [f"    {group}:", "      hosts:", f"        {quoted(host)}:"]
     return "\n".join(lines) + "\n"

@@ -35,6 +35,7 @@ class Options:
     :param login: to the target database, None where nothing is asked of it.
     :param existing_schemas: schemas there whose tables applications have made; without any, the tables are drafted.
     :param tries: whether the drafts are tried in a scratch database of that server.
+    :param check_mode: nothing is made on that server, so that a trial only asks whether it could be.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -46,6 +47,7 @@ class Options:
     login: Login | None = None
     existing_schemas: tuple[str, ...] = ()
     tries: bool = False
+    check_mode: bool = False
 
 
 @dataclass
@@ -157,7 +159,7 @@ def discover(options: Options) -> Discovery:
     _read(result, options)
     if existing is not None:
         _use_existing(result, existing)
-    if options.tries and options.login is not None:
+    if options.tries and options.login is not None and not options.check_mode:
         _try_drafts(result, options, options.login)
     for service in dict.fromkeys(service for source in result.sources for service in source.users):
         ports = tuple(sorted(_ports_of(service)))
@@ -346,7 +348,10 @@ def _require_trial(options: Options) -> None:
         what = "where applications have made the tables, there is no SQL to try"
         fix = "Leave it out; a dry run of the move compares with those tables"
         raise MigrationError("Nothing was discovered.", [Problem("discovery_try", what, fix)])
-    scratch.require_place(options.login)
+    if options.check_mode:
+        scratch.require_right(options.login)
+    else:
+        scratch.require_place(options.login)
 
 
 def _try_drafts(result: Discovery, options: Options, login: Login) -> None:

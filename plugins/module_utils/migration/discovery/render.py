@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,10 +27,6 @@ NO_SQL = (
 )
 # The variables that the inventory of a draft has.
 ESTATE_KEYS = ("estate_name", "estate_cutover_groups", "estate_legacy_files")
-# What Ansible takes for a template: a text that holds one, or begins with settings for templates.
-TEMPLATE = re.compile(r"\{[{%#]|\A#jinja2:")
-# A text in quotes, as it is written where it holds a brace or a number sign.
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _DEFAULT_ECOSYSTEM_FILE = "ecosystem.config.js"
 
 
@@ -42,7 +37,7 @@ def files(found: Discovery, host: str) -> dict[str, str]:
     """
     decisions = list(_decisions(found))
     written = {
-        ESTATE_FILE: "\n".join(map(_without_templates, _estate_lines(found, host))) + "\n",
+        ESTATE_FILE: "\n".join(_estate_lines(found, host)) + "\n",
         PAGE_FILE: "\n".join(_page_lines(found, host, decisions)) + "\n",
         FACTS_FILE: "\n".join(sorted(_facts(found, decisions))) + "\n",
     }
@@ -216,13 +211,6 @@ def _estate_lines(found: Discovery, host: str) -> Iterator[str]:
     for legacy in found.legacy:
         yield f"  # {_rows(legacy)}"
         yield f"  - {scalar(legacy.database.path)}"
-
-
-def _without_templates(line: str) -> str:
-    """Return a line of the inventory in which no name of a service's user is a template, which Ansible would run."""
-    if line.lstrip().startswith("#"):
-        return line
-    return _QUOTED.sub(lambda text: f"!unsafe {text[0]}" if TEMPLATE.search(text[1]) else text[0], line)
 
 
 def _service_lines(found: Discovery, source: Source) -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from ..core.errors import MigrationError, Problem
-from .render import ESTATE_FILE, ESTATE_KEYS, FACTS_FILE, NO_SQL, NO_SQL_FILE, PAGE_FILE, TEMPLATE
+from ..draft.mapping import TEMPLATE
+from .render import ESTATE_FILE, ESTATE_KEYS, FACTS_FILE, NO_SQL, NO_SQL_FILE, PAGE_FILE
 
 # The names that the rendered files have; what is relative and without ".." stays in the directory of the draft.
 _NAME = re.compile(

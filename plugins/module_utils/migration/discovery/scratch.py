@@ -29,16 +29,19 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _PREFIX = "discovery_try_"
-# Those of runs that were killed: nobody is connected to them, but perhaps a process of the server's own.
+# The comment by which a database is known as one that a trial has made, and that holds nothing else.
+_MARK = "a scratch database of discovery: the next trial drops it"
+# Those of runs that were killed: nobody is connected to them, but perhaps a process of the server's own. A database of
+# somebody else's may have a name like theirs.
 _LEFT_OVER = """
 SELECT datname FROM pg_database d
-WHERE starts_with(datname, %s) AND pg_get_userbyid(datdba) = current_user
+WHERE datname ~ %s AND shobj_description(d.oid, 'pg_database') = %s AND pg_get_userbyid(datdba) = current_user
   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid AND a.usename IS NOT NULL)
 """
 
 
-def require_place(login: Login) -> None:
-    """Refuse a role that may not create databases, and a server that does not let it into them.
+def require_right(login: Login) -> None:
+    """Refuse a role that may not create databases. Nothing is made.
 
     :raises MigrationError: if it is so, or the server cannot be asked.
     """
@@ -52,6 +55,14 @@ def require_place(login: Login) -> None:
             )
             problem = Problem(f"role {role}", "it may not create databases (CREATEDB)", fix)
             raise _no_place(login, problem)
+
+
+def require_place(login: Login) -> None:
+    """Refuse a role that may not create databases, and a server that does not let it into them, by making one.
+
+    :raises MigrationError: if it is so, or the server cannot be asked.
+    """
+    require_right(login)
     with scratch_database(login):
         pass
 
@@ -60,7 +71,7 @@ def require_place(login: Login) -> None:
 def scratch_database(login: Login) -> Iterator[Login]:
     """Make a database and give the login to it; at the end it is dropped, with everybody in it.
 
-    What earlier runs have left behind, because they were killed, is dropped too.
+    What earlier runs have left behind, because they were killed, is dropped too, if its comment says that it is theirs.
 
     :param login: to any database of the server, as a role that may create others.
     :raises MigrationError: if the server does not let this role into it.
@@ -73,11 +84,13 @@ def scratch_database(login: Login) -> Iterator[Login]:
             with explained("making a scratch database"), connection.cursor() as cursor:
                 # Another run's that nobody is connected to yet is not left over.
                 cursor.execute("SELECT pg_advisory_lock(hashtext(%s))", (_PREFIX,))
-                cursor.execute(_LEFT_OVER, (_PREFIX,))
+                cursor.execute(_LEFT_OVER, (f"^{_PREFIX}[0-9a-f]{{16}}$", _MARK))
                 for (name,) in cursor.fetchall():
                     cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
                 create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")
                 cursor.execute(create.format(sql.Identifier(scratch.database)))
+                mark = sql.SQL("COMMENT ON DATABASE {} IS {}")
+                cursor.execute(mark.format(sql.Identifier(scratch.database), sql.Literal(_MARK)))
             try:
                 guard = connect(scratch)
             except (LoginRefused, ServerUnreachable) as error:

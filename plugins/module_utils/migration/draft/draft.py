@@ -36,7 +36,8 @@ class Draft:
     :param choices: table → column → what needs an answer, and the answers there are.
     :param questions: what only a person can decide.
     :param tables: for each table ``source``, ``target``, ``rows`` and ``columns``, and for each column ``source``,
-        ``target``, ``declared``, ``type``, ``why``, ``values``, ``secret`` and ``generated``.
+        ``target``, ``declared``, ``type``, ``why``, ``values``, ``secret`` and ``generated``. A table that is
+        mapped onto one that is there has a ``why``, which is empty if their names are the same.
     :param notes: table → lines of comments for its place in the mapping, also of tables that are not mapped.
     """
 

@@ -11,11 +11,34 @@ from ..core.errors import Problem
 from ..core.migration_tools import tool_of
 from ..postgres.catalog import TargetColumn, TargetTable
 from .draft import Draft
-from .matching import match
+from .mapping import flow, scalar
+from .matching import PLURAL, match
 from .names import quote
 
 # Types into which numbers go only with the unit of their time.
 _TIMES = frozenset(("timestamptz", "timestamp", "date", "time"))
+# Types by the kind of their values, as they are drafted and as pg_type has them; another type is a kind of its own.
+_KINDS = {
+    name: kind
+    for kind, names in {
+        "number": (
+            "smallint",
+            "int2",
+            "integer",
+            "int4",
+            "bigint",
+            "int8",
+            "numeric",
+            "double precision",
+            "float8",
+            "float4",
+        ),
+        "text": ("text", "varchar", "bpchar"),
+        "time": ("timestamptz", "timestamp", "date", "time"),
+        "JSON": ("jsonb", "json"),
+    }.items()
+    for name in names
+}
 # Answers of a draft that hold whatever the type of the target is.
 _OF_ANY_TYPE = ("orphan", "nul_character")
 _SUGGESTIONS = 3
@@ -57,8 +80,9 @@ def map_onto(drafts: Mapping[str, Draft], existing: Existing) -> dict[str, Draft
     result = {}
     for group, drafted in drafts.items():
         own = {source: target for (owner, source), target in found.pairs.items() if owner == group}
+        disregarded = {source: said for (owner, source), said in found.disregarded.items() if owner == group}
         unsure = {source: candidates for (owner, source), candidates in found.unsure.items() if owner == group}
-        result[group] = _Mapper(drafted, existing, own, unsure, found.free).draft()
+        result[group] = _Mapper(drafted, existing, own, disregarded, unsure, found.free).draft()
     return result
 
 
@@ -76,6 +100,7 @@ class _Mapper:
     """Maps the tables of one file.
 
     :param pairs: its tables with their targets.
+    :param disregarded: of those whose names are not the same, what the comparison did not look at.
     :param unsure: its tables that could be each of several targets.
     :param free: targets that no table of any file is mapped to.
     """
@@ -85,12 +110,14 @@ class _Mapper:
         drafted: Draft,
         existing: Existing,
         pairs: Mapping[str, str],
+        disregarded: Mapping[str, str],
         unsure: Mapping[str, Sequence[str]],
         free: Sequence[str],
     ) -> None:
         self._drafted = drafted
         self._existing = existing
         self._pairs = pairs
+        self._disregarded = disregarded
         self._unsure = unsure
         self._free = free
         self._entries = {entry["source"]: entry for entry in drafted.mapping["tables"]}
@@ -142,7 +169,8 @@ class _Mapper:
         candidates = list(self._unsure.get(source, ()))
         schemas = ", ".join(self._existing.schemas)
         if not rows and not candidates:
-            self._notes.setdefault(source, []).append(f"{source} is empty, and no table of {schemas} has that name.")
+            note = f"Table {source} is empty, and no table of {schemas} has that name."
+            self._notes.setdefault(source, []).append(note)
             return
         held = _counted(rows, "row")
         what = f"it holds {held}, and no table of {schemas} has that name"
@@ -154,12 +182,15 @@ class _Mapper:
             near = {name.partition(".")[2]: name for name in self._free}
             candidates = [near[name] for name in get_close_matches(source, near, _SUGGESTIONS)]
         candidates = candidates or ["SCHEMA.TABLE"]
-        lines = [line for name in candidates for line in (f"- source: {source}", f"  target: {name}")]
+        lines = [line for name in candidates for line in (f"- source: {scalar(source)}", f"  target: {scalar(name)}")]
         self._ask(source, source, what, "Name its target, or list it under 'ignored_tables' to leave its rows", lines)
 
     def _map(self, table: Mapping[str, Any], target: TargetTable) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a table as data and its entry of the mapping, with questions on what does not fit."""
         source = table["source"]
+        if source in self._disregarded:
+            note = f"{source} is matched with {target.name} {self._disregarded[source]}."
+            self._notes.setdefault(source, []).append(note)
         self._ask_about_what_is_there(source, target)
         columns = {column["source"]: column for column in table["columns"]}
         found = match({name: name for name in columns}, {name: name for name in target.columns})
@@ -169,28 +200,43 @@ class _Mapper:
             for name, expression in self._entries[source].get("computed", {}).items()
             if name in target.columns
         }
+        pairs, unsure = dict(found.pairs), dict(found.unsure)
+        for name, said in found.disregarded.items():
+            # Only the kind of their values tells a list of tags from a tag.
+            if said == PLURAL and not _of_one_kind(columns[name], target.columns[pairs[name]]):
+                unsure[name] = (pairs.pop(name),)
+        self._note_columns(source, {name: said for name, said in found.disregarded.items() if name in pairs})
         written, mapped = {}, []
         for name, column in columns.items():
             own = {key: value for key, value in options.get(name, {}).items() if key == "secret"}
-            to = target.columns.get(found.pairs.get(name, ""))
+            to = target.columns.get(pairs.get(name, ""))
             if to is None or (to.generated and not column["generated"]):
-                self._ask_for_column(source, column, target, found.unsure.get(name, ()), found.free)
+                self._ask_for_column(source, column, target, unsure.get(name, ()), found.free)
             else:
                 if to.name != name:
                     own["target"] = to.name
                 if to.type_name in _TIMES and "epoch_unit" in options.get(name, {}):
                     own["epoch_unit"] = options[name]["epoch_unit"]
-                mapped.append({**column, "target": to.name, "type": to.display_type, "why": ""})
+                mapped.append(
+                    {**column, "target": to.name, "type": to.display_type, "why": _why(found.disregarded.get(name))}
+                )
                 self._keep_choices(source, name)
             if own:
                 written[name] = own
-        self._ask_for_values(source, target, {*found.pairs.values(), *computed})
+        self._ask_for_values(source, target, {*pairs.values(), *computed})
         entry: dict[str, Any] = {"source": source, "target": target.name}
         if computed:
             entry["computed"] = computed
         if written:
             entry["columns"] = written
-        return {**table, "target": target.name, "columns": mapped}, entry
+        why = _why(self._disregarded.get(source))
+        return {**table, "target": target.name, "columns": mapped, "why": why}, entry
+
+    def _note_columns(self, table: str, disregarded: Mapping[str, str]) -> None:
+        """Note which columns have a target whose name is not the same, and what was not looked at."""
+        for said in dict.fromkeys(disregarded.values()):
+            names = ", ".join(name for name, other in disregarded.items() if other == said)
+            self._notes.setdefault(table, []).append(f"Columns matched {said}: {names}.")
 
     def _ask_about_what_is_there(self, source: str, target: TargetTable) -> None:
         """Note rows of the application's own, and an owner as which nobody can move rows."""
@@ -228,7 +274,8 @@ class _Mapper:
         held = _counted(column["values"], "value")
         what = f"it holds {held}, and {target.name} has no column of that name that takes them"
         if candidates:
-            what = f"it holds {held}, and its target may be {' or '.join(candidates)}"
+            names = [_with_type(column, target.columns[other]) for other in candidates]
+            what = f"it holds {held}, and its target may be {' or '.join(names)}"
         possible = [other for other in free if not target.columns[other].generated]
         near = list(candidates) or get_close_matches(name, possible, _SUGGESTIONS) or possible[:_SUGGESTIONS]
         fix = "Name its 'target', or keep its values in the ledger by 'without_target: keep'"
@@ -251,13 +298,31 @@ class _Mapper:
             if column.name not in filled and _needs_value(column):
                 what = f"the target's column {target.name}.{column.name} needs a value, and no column provides one"
                 fix = "Name the 'target' of a column, give the value under 'computed', or give the column a default"
-                example = f'computed: {{{column.name}: "an expression of SQLite"}}'
+                example = f"computed: {flow({column.name: 'an expression of SQLite'})}"
                 self._ask(table, f"{table}.{column.name}", what, fix, [example])
 
 
 def _counted(number: int, thing: str) -> str:
     """Return a number of things in words."""
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def _of_one_kind(column: Mapping[str, Any], target: TargetColumn) -> bool:
+    """Return whether the type that was drafted for a column and that of a target have values of one kind."""
+    ours, theirs = column["type"].partition("(")[0], target.type_name
+    return bool(_KINDS.get(ours, ours) == _KINDS.get(theirs, theirs))
+
+
+def _with_type(column: Mapping[str, Any], target: TargetColumn) -> str:
+    """Return the name of a column that may be a target, with its type if that has values of another kind."""
+    if _of_one_kind(column, target):
+        return target.name
+    return f"{target.name}, which is {target.display_type} and not {column['type']}"
+
+
+def _why(disregarded: str | None) -> str:
+    """Return why two names belong together, empty if they are the same."""
+    return f"matched {disregarded}" if disregarded else ""
 
 
 def _needs_value(column: TargetColumn) -> bool:

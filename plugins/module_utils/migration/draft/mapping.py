@@ -16,7 +16,8 @@ from .types import is_secret
 # What YAML reads as something else than this text, or needs quotes for.
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _NOT_TEXT = frozenset(("yes", "no", "on", "off", "true", "false", "null", "y", "n"))
-_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
+# What Ansible takes for a template: a text that holds one, or begins with settings for templates.
+TEMPLATE = re.compile(r"\{[{%#]|\A#jinja2:")
 
 ANSWERS_ARE_COMMENTS = (
     "# where values need a policy, each answer stands as a comment: choose one, and let it take the column's line."
@@ -145,7 +146,12 @@ def group_lines(entry: Mapping[str, Any], open_choices: Choices, notes: Notes | 
 
 def _note_lines(lines: Sequence[str]) -> Iterator[str]:
     """Yield comments at the place of a table."""
-    yield from (f"      # {part}" for line in lines for part in printable(line).split("\n"))
+    yield from (f"      # {_one_line(line)}" for line in lines)
+
+
+def _one_line(text: str) -> str:
+    """Return a text for one line: a name with a line end in it begins no line that reads like a suggestion."""
+    return printable(text).replace("\n", " ")
 
 
 def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -153,30 +159,41 @@ def _table_lines(table: Mapping[str, Any], answers: Mapping[str, Sequence[str]])
     yield f"      - source: {scalar(table['source'])}"
     yield f"        target: {scalar(table['target'])}"
     if "computed" in table:
-        yield f"        computed: {_flow(table['computed'])}"
+        yield f"        computed: {flow(table['computed'])}"
     columns = table.get("columns", {})
     if columns or answers:
         yield "        columns:"
     for name in dict.fromkeys((*columns, *answers)):
         if name in columns:
-            yield f"          {scalar(name)}: {_flow(columns[name])}"
+            yield f"          {scalar(name)}: {flow(columns[name])}"
         for line in answers.get(name, ()):
             policy, separator, answer = line.partition(": ")
             if separator and (policy == "target" or (policy in POLICIES and answer in POLICIES[policy])):
-                line = f"{scalar(name)}: {_flow({**columns.get(name, {}), policy: answer})}"
-            yield from (f"          # {part}" for part in printable(line).split("\n"))
+                line = f"{scalar(name)}: {flow({**columns.get(name, {}), policy: answer})}"
+            yield f"          # {_one_line(line)}"
 
 
-def _flow(options: Mapping[str, Any]) -> str:
+def flow(options: Mapping[str, Any]) -> str:
     """Return a mapping on one line."""
     return "{" + ", ".join(f"{scalar(key)}: {scalar(value)}" for key, value in options.items()) + "}"
 
 
 def scalar(value: Any) -> str:
-    """Return a text or a boolean as YAML, in quotes where it needs them."""
+    """Return a text or a boolean as YAML of an inventory, in which no name is a template that Ansible would run."""
+    written = quoted(value)
+    return f"!unsafe {written}" if TEMPLATE.search(str(value)) else written
+
+
+def quoted(value: Any) -> str:
+    """Return a text or a boolean as YAML, in quotes where it needs them; a template stays one."""
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
     if _PLAIN.match(text) and text.lower() not in _NOT_TEXT:
         return text
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", json.dumps(text, ensure_ascii=False))
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(sign: str) -> str:
+    """Return a character that no editor shows as YAML writes it within quotes."""
+    return f"\\U{ord(sign):08x}" if ord(sign) > 0xFFFF else f"\\u{ord(sign):04x}"

@@ -2,7 +2,8 @@
 
 Names are compared exactly first, then without regard to case, then as words however they are joined (``userId``,
 ``user_id``), and at last without regard to plural and singular. What is certain by an earlier comparison is no question
-in a later one. Where a comparison finds more than one, a person is asked.
+in a later one. Where a comparison finds more than one, a person is asked. What begins a name (``_users``) and what
+parts two numbers (``line_1_1``) is never left out: it tells one thing from another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ Source = TypeVar("Source", bound=Hashable)
 Target = TypeVar("Target", bound=Hashable)
 
 _SEPARATORS = re.compile(r"[\W_]+")
+# What the comparison by plurals does not look at, as it is told.
+PLURAL = "without regard to plural and singular"
 # Plurals that no rule makes, by how they end.
 _IRREGULAR = {
     "people": "person",
@@ -33,12 +36,14 @@ class Matches(Generic[Source, Target]):
     """What belongs together.
 
     :param pairs: each source with its target; no target stands here twice.
+    :param disregarded: of pairs whose names are not the same, what the comparison that found them did not look at.
     :param unsure: sources that could belong to each of several targets, or whose target others could have as well.
     :param unmatched: sources without any.
     :param free: targets that no source belongs to for certain.
     """
 
     pairs: Mapping[Source, Target]
+    disregarded: Mapping[Source, str]
     unsure: Mapping[Source, tuple[Target, ...]]
     unmatched: tuple[Source, ...]
     free: tuple[Target, ...]
@@ -52,13 +57,16 @@ def match(sources: Mapping[Source, str], targets: Mapping[Target, str]) -> Match
     """
     open_sources, open_targets = dict(sources), dict(targets)
     pairs: dict[Source, Target] = {}
+    disregarded: dict[Source, str] = {}
     unsure: dict[Source, tuple[Target, ...]] = {}
-    for form in (str, str.casefold, _joined, stem):
+    for form, said in _FORMS:
         sources_of, targets_of = _by_form(open_sources, form), _by_form(open_targets, form)
         for name in sources_of.keys() & targets_of.keys():
             ours, theirs = sources_of[name], targets_of[name]
             if len(ours) == len(theirs) == 1:
                 pairs[ours[0]] = theirs[0]
+                if said:
+                    disregarded[ours[0]] = said
             else:
                 unsure.update(dict.fromkeys(ours, tuple(theirs)))
             for source in ours:
@@ -68,6 +76,7 @@ def match(sources: Mapping[Source, str], targets: Mapping[Target, str]) -> Match
     taken = set(pairs.values())
     return Matches(
         {source: pairs[source] for source in sources if source in pairs},
+        {source: disregarded[source] for source in sources if source in disregarded},
         {source: unsure[source] for source in sources if source in unsure},
         tuple(open_sources),
         tuple(target for target in targets if target not in taken),
@@ -83,8 +92,16 @@ def _by_form(names: Mapping[Source, str], form: Callable[[str], str]) -> dict[st
 
 
 def _joined(name: str) -> str:
-    """Return a name without regard to case and to what joins its words; a name of signs alone stays."""
-    return _SEPARATORS.sub("", name).casefold() or name
+    """Return a name without regard to case and to what joins its words."""
+    return _SEPARATORS.sub(_kept_of_separator, name).casefold()
+
+
+def _kept_of_separator(found: re.Match[str]) -> str:
+    """Return what stays of the signs between two words: all at the begin of a name, one sign between two numbers."""
+    name, start, end = found.string, found.start(), found.end()
+    if not start:
+        return found[0]
+    return "_" if name[start - 1].isdigit() and name[end : end + 1].isdigit() else ""
 
 
 def stem(name: str) -> str:
@@ -105,3 +122,12 @@ def stem(name: str) -> str:
 def _without_s(name: str) -> str:
     """Return a name without the s of a plural, or of a word that only looks like one."""
     return name[:-1] if name.endswith("s") and not name.endswith("ss") else name
+
+
+# The comparisons, each with what it does not look at.
+_FORMS: tuple[tuple[Callable[[str], str], str], ...] = (
+    (str, ""),
+    (str.casefold, "without regard to case"),
+    (_joined, "without regard to how words are joined"),
+    (stem, PLURAL),
+)

@@ -50,6 +50,9 @@ def table_lines(draft: Draft) -> Iterator[str]:
     for table in draft.tables:
         yield f"### {cell(table['source'])} → {cell(table['target'])}, {table['rows']:,} rows"
         yield ""
+        if table.get("why"):
+            yield f"{cell(table['why'])}."
+            yield ""
         yield "| column | declared | PostgreSQL | values | why |"
         yield "|---|---|---|---|---|"
         for column in table["columns"]:
