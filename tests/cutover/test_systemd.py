@@ -101,6 +101,8 @@ SHOWN = {
     "NeedDaemonReload": "no",
     "EnvironmentFiles": "/etc/shop.env (ignore_errors=no)\n/etc/default/shop (ignore_errors=yes)",
     "Environment": 'PGHOST=old "NAME=two words"',
+    "UnitFileState": "enabled",
+    "FragmentPath": "/etc/systemd/system/shop.service",
 }
 
 
@@ -114,6 +116,8 @@ SHOWN = {
         ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "nobody can stop it"]),
         ({"LoadState": "masked"}, ["systemd reports its unit shop.service as masked"]),
         ({"Id": "web.service"}, ["shop.service is another name of web.service"]),
+        ({"UnitFileState": "transient"}, ["shop.service is transient (systemd-run): a stop removes it"]),
+        ({"FragmentPath": "/run/systemd/transient/shop.service"}, ["shop.service is transient (systemd-run)"]),
         ({"NeedDaemonReload": "yes"}, ["have changed since systemd has loaded shop.service"]),
     ],
 )

@@ -31,7 +31,7 @@ _PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ControlGroup", "User",
     "DynamicUser", "KillMode", "EnvironmentFiles", "Environment", "TriggeredBy", "RequiredBy", "BoundBy",
     "ConsistsOf", "WantedBy", "UnitFileState", "NeedDaemonReload", "RefuseManualStart", "RefuseManualStop",
-    "DropInPaths",
+    "DropInPaths", "FragmentPath",
 )  # fmt: skip
 # It runs, or waits for what it has to start.
 _RUNNING = ("active", "activating", "reloading")
@@ -39,6 +39,8 @@ _RUNNING = ("active", "activating", "reloading")
 _STOPPED_TOGETHER = ("RequiredBy", "BoundBy", "ConsistsOf")
 # With these a stop leaves processes of the unit running.
 _LEAVING_PROCESSES = ("process", "none")
+# Units of systemd-run, which are gone as soon as they stop.
+_TRANSIENT_UNITS = "/run/systemd/transient/"
 _UNITS_ADVICE = "Correct 'name' of the service in estate_cutover_groups"
 # Services are started beside each other, and the units are loaded anew once.
 _RELOADING = threading.Lock()
@@ -198,6 +200,9 @@ def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -
     if shown["Id"] != unit:
         what = f"{unit} is another name of {shown['Id']}"
         return [Problem(where, what, f"Write 'name: {shown['Id'].removesuffix('.service')}' in estate_cutover_groups")]
+    if shown["UnitFileState"] == "transient" or shown["FragmentPath"].startswith(_TRANSIENT_UNITS):
+        what = f"its unit {unit} is transient (systemd-run): a stop removes it, and nothing could start it again"
+        return [Problem(where, what, "Write a unit file for it below /etc/systemd/system, and start that one")]
     problems = []
     user = shown["User"] or "root"
     if shown["DynamicUser"] == "yes":
