@@ -141,6 +141,76 @@ def test_settings_that_would_not_reach_the_service_are_refused() -> None:
     assert "its unit shop.service names /etc/shop.env, /etc/default/shop as EnvironmentFile=" in unread.what
 
 
+# ---------------------------------------------------------------- what runs beside a unit
+
+
+class FakeSystemctl:
+    """Units that systemctl is asked about; a start or stop changes their state, and those that a stop takes along."""
+
+    def __init__(self, units: dict[str, dict[str, str]], does_not_start: str = "") -> None:
+        self.units = {
+            name: {**dict.fromkeys(systemd._PROPERTIES, ""), "Id": name, "NeedDaemonReload": "no", **properties}
+            for name, properties in units.items()
+        }
+        self.does_not_start = does_not_start
+        self.calls: list[str] = []
+
+    def __call__(self, command: str, *arguments: str, seconds: float = 0.0) -> str:
+        names = [argument for argument in arguments if not argument.startswith("--")]
+        if command == "show":
+            shown = [self.units[name] for name in names]
+            return "\n".join("".join(f"{key}={value}\n" for key, value in unit.items()) for unit in shown)
+        self.calls.append(" ".join((command, *names)))
+        for name in names if command in ("start", "stop") else ():
+            self.set_state(name, command)
+        return ""
+
+    def set_state(self, name: str, command: str) -> None:
+        """Start or stop a unit, and stop what systemd stops with it."""
+        is_up = command == "start" and name != self.does_not_start
+        self.units[name]["ActiveState"] = "active" if is_up else "inactive"
+        keys = systemd._STOPPED_TOGETHER if command == "stop" else ()
+        for beside in {beside for key in keys for beside in self.units[name][key].split()}:
+            self.set_state(beside, command)
+
+    def running(self) -> set[str]:
+        """Return the units that run."""
+        return {name for name, unit in self.units.items() if unit["ActiveState"] == "active"}
+
+
+ACTIVE = {"ActiveState": "active", "LoadState": "loaded"}
+
+
+@pytest.fixture
+def notes(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the notes of what has to run again."""
+    monkeypatch.setattr(systemd, "UNIT_SETTINGS", str(places[1]))
+    return places[1]
+
+
+def test_what_was_stopped_along_is_known_until_the_service_is_well(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = {"shop.service": {**ACTIVE, "RequiredBy": "worker.service"}, "worker.service": ACTIVE}
+    # The worker does not come up on PostgreSQL, so that the window ends on SQLite again.
+    systemctl = FakeSystemctl(units, does_not_start="worker.service")
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    manager = systemd.Systemd([service])
+    manager.stop_services([service], None)
+    assert systemctl.running() == set()
+    manager.start_service(service)
+    assert systemctl.running() == {"shop.service"}
+    manager.stop_services([service], None)
+    systemctl.does_not_start = ""
+    manager.start_service(service)
+    assert systemctl.running() == {"shop.service", "worker.service"}
+    assert manager.save_services([service], [], check_mode=True)
+    assert manager.save_services([service], [], check_mode=False)
+    assert not manager.save_services([service], [], check_mode=True)
+    assert list(notes.iterdir()) == []
+
+
 # ---------------------------------------------------------------- a file that the unit names
 
 

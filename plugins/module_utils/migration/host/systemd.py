@@ -145,14 +145,20 @@ class Systemd:
             _systemctl("start", trigger)
         # Whether it gets well is found out by whoever waits for that.
         _systemctl("start", "--no-block", unit)
-        self._start_noted(unit)
+        # The note stays until the service is known to be well: if it is stopped again before, some of these may not
+        # have come up yet.
+        _start_noted(unit)
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
-        """Start what a run that was killed has left stopped; a unit starts at boot as it did before."""
+        """Forget what was stopped together with services that are well now, and start what of it does not run.
+
+        A unit starts at boot as it did before.
+        """
         left = [service.unit for service in services if _noted(service.unit)]
         if not check_mode:
             for unit in left:
-                self._start_noted(unit)
+                _start_noted(unit)
+                _note(unit, [])
         return bool(left)
 
     def boot_units(self) -> list[str]:
@@ -174,14 +180,6 @@ class Systemd:
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
         return f"Look at its log: journalctl --unit {service.unit} --lines 50 --no-pager"
-
-    @staticmethod
-    def _start_noted(unit: str) -> None:
-        """Start what ran before a unit was stopped, and forget it."""
-        noted = _noted(unit)
-        if noted:
-            _systemctl("start", "--no-block", *noted)
-            _note(unit, [])
 
 
 def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -> list[Problem]:
@@ -299,6 +297,13 @@ def _note(unit: str, names: Sequence[str]) -> None:
             write_whole(path, json.dumps(list(names)), 0o600)
     else:
         path.unlink(missing_ok=True)
+
+
+def _start_noted(unit: str) -> None:
+    """Start what ran before a unit was stopped."""
+    noted = _noted(unit)
+    if noted:
+        _systemctl("start", "--no-block", *noted)
 
 
 # ---------------------------------------------------------------- systemctl
