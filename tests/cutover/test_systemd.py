@@ -147,6 +147,8 @@ def test_settings_that_would_not_reach_the_service_are_refused() -> None:
 class FakeSystemctl:
     """Units that systemctl is asked about; a start or stop changes their state, and those that a stop takes along."""
 
+    stopped_together = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+
     def __init__(self, units: dict[str, dict[str, str]], does_not_start: str = "") -> None:
         self.units = {
             name: {**dict.fromkeys(systemd._PROPERTIES, ""), "Id": name, "NeedDaemonReload": "no", **properties}
@@ -169,8 +171,8 @@ class FakeSystemctl:
         """Start or stop a unit, and stop what systemd stops with it."""
         is_up = command == "start" and name != self.does_not_start
         self.units[name]["ActiveState"] = "active" if is_up else "inactive"
-        keys = systemd._STOPPED_TOGETHER if command == "stop" else ()
-        for beside in {beside for key in keys for beside in self.units[name][key].split()}:
+        keys = self.stopped_together if command == "stop" else ()
+        for beside in {beside for key in keys for beside in self.units[name].get(key, "").split()}:
             self.set_state(beside, command)
 
     def running(self) -> set[str]:
@@ -209,6 +211,22 @@ def test_what_was_stopped_along_is_known_until_the_service_is_well(
     assert manager.save_services([service], [], check_mode=False)
     assert not manager.save_services([service], [], check_mode=True)
     assert list(notes.iterdir()) == []
+
+
+def test_whatever_a_stop_takes_along_runs_again(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = FakeSystemctl.stopped_together
+    taken = {f"{kind.lower()}.service": ACTIVE for kind in kinds}
+    properties = dict(zip(kinds, taken, strict=True))
+    units = {"shop.service": {**ACTIVE, **properties}, **taken, "stopped.service": {}}
+    units["requiredby.service"] = {**ACTIVE, "RequisiteOf": "stopped.service"}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    manager = systemd.Systemd([service])
+    manager.stop_services([service], None)
+    assert systemctl.running() == set()
+    manager.start_service(service)
+    assert systemctl.running() == {"shop.service", *taken}
 
 
 # ---------------------------------------------------------------- a file that the unit names

@@ -31,12 +31,14 @@ _PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ControlGroup", "User",
     "DynamicUser", "KillMode", "EnvironmentFiles", "Environment", "TriggeredBy", "RequiredBy", "BoundBy",
     "ConsistsOf", "WantedBy", "UnitFileState", "NeedDaemonReload", "RefuseManualStart", "RefuseManualStop",
-    "DropInPaths", "FragmentPath",
+    "DropInPaths", "FragmentPath", "RequisiteOf", "PropagatesStopTo",
 )  # fmt: skip
 # It runs, or waits for what it has to start.
 _RUNNING = ("active", "activating", "reloading")
-# systemd stops these together with a unit that is stopped.
-_STOPPED_TOGETHER = ("RequiredBy", "BoundBy", "ConsistsOf")
+# systemd stops these together with a unit that is stopped. An older one does not know them all, and prints nothing.
+_STOPPED_TOGETHER = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+# Any of these may start a unit at boot.
+_STARTED_BY = ("TriggeredBy", "WantedBy", "RequiredBy", "BoundBy", "ConsistsOf")
 # With these a stop leaves processes of the unit running.
 _LEAVING_PROCESSES = ("process", "none")
 # Units of systemd-run, which are gone as soon as they stop.
@@ -173,7 +175,7 @@ class Systemd:
                 f"stopped. Run: systemctl enable {unit}"
                 for unit, shown in _show(self._services).items()
                 if shown["UnitFileState"] == "disabled"
-                and not any(shown[key] for key in ("TriggeredBy", "WantedBy", *_STOPPED_TOGETHER))
+                and not any(shown[key] for key in _STARTED_BY)
             ]
         return []
 
