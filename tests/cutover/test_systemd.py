@@ -102,6 +102,7 @@ SHOWN = {
     "EnvironmentFiles": "/etc/shop.env (ignore_errors=no)\n/etc/default/shop (ignore_errors=yes)",
     "Environment": 'PGHOST=old "NAME=two words"',
     "UnitFileState": "enabled",
+    "UpheldBy": "",
     "FragmentPath": "/etc/systemd/system/shop.service",
 }
 
@@ -116,6 +117,7 @@ SHOWN = {
         ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "nobody can stop it"]),
         ({"LoadState": "masked"}, ["systemd reports its unit shop.service as masked"]),
         ({"Id": "web.service"}, ["shop.service is another name of web.service"]),
+        ({"UpheldBy": "shop.target"}, ["its unit is upheld by shop.target (Upholds=)"]),
         ({"UnitFileState": "transient"}, ["shop.service is transient (systemd-run): a stop removes it"]),
         ({"FragmentPath": "/run/systemd/transient/shop.service"}, ["shop.service is transient (systemd-run)"]),
         ({"NeedDaemonReload": "yes"}, ["have changed since systemd has loaded shop.service"]),
@@ -227,6 +229,50 @@ def test_whatever_a_stop_takes_along_runs_again(notes: Path, monkeypatch: pytest
     assert systemctl.running() == set()
     manager.start_service(service)
     assert systemctl.running() == {"shop.service", *taken}
+
+
+def test_nothing_is_left_that_would_start_a_stopped_service(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = {
+        "shop.service": {**ACTIVE, "TriggeredBy": "shop.socket", "RequiredBy": "report.service"},
+        "shop.socket": ACTIVE,
+        # Whenever its timer elapses, it starts what it requires.
+        "report.service": {"TriggeredBy": "report.timer"},
+        "report.timer": {**ACTIVE, "RequiredBy": "watch.service"},
+        "watch.service": ACTIVE,
+    }
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    manager = systemd.Systemd([service])
+    manager.stop_services([service], None)
+    assert systemctl.running() == set()
+    assert systemctl.calls == ["stop report.timer shop.socket", "stop shop.service"]
+    manager.start_service(service)
+    assert systemctl.running() == set(units) - {"report.service"}
+
+
+def test_a_service_that_somebody_has_started_meanwhile_gets_its_settings(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = {"shop.service": {**ACTIVE, "RequiredBy": "till.service"}, "till.service": ACTIVE, "other.service": ACTIVE}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    services = [described(), described(name="till"), described(name="other")]
+    manager = systemd.Systemd(services)
+    manager.stop_services(services, None)
+    systemctl("start", "other.service")
+    systemctl.calls.clear()
+    for service in services:
+        manager.start_service(service)
+        # As till starts what it requires: it has its settings already, and a stop would take till along.
+        systemctl.set_state("shop.service", "start")
+    assert [call for call in systemctl.calls if not call.startswith("reset-failed")] == [
+        "stop other.service",
+        "start shop.service",
+        "start till.service",
+        "start other.service",
+    ]
+    assert systemctl.running() == set(units)
 
 
 # ---------------------------------------------------------------- a file that the unit names

@@ -31,7 +31,7 @@ _PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ControlGroup", "User",
     "DynamicUser", "KillMode", "EnvironmentFiles", "Environment", "TriggeredBy", "RequiredBy", "BoundBy",
     "ConsistsOf", "WantedBy", "UnitFileState", "NeedDaemonReload", "RefuseManualStart", "RefuseManualStop",
-    "DropInPaths", "FragmentPath", "RequisiteOf", "PropagatesStopTo",
+    "DropInPaths", "FragmentPath", "RequisiteOf", "PropagatesStopTo", "UpheldBy",
 )  # fmt: skip
 # It runs, or waits for what it has to start.
 _RUNNING = ("active", "activating", "reloading")
@@ -44,8 +44,8 @@ _LEAVING_PROCESSES = ("process", "none")
 # Units of systemd-run, which are gone as soon as they stop.
 _TRANSIENT_UNITS = "/run/systemd/transient/"
 _UNITS_ADVICE = "Correct 'name' of the service in estate_cutover_groups"
-# Services are started beside each other, and the units are loaded anew once.
-_RELOADING = threading.Lock()
+# Services are started beside each other, and what comes before the first start is done once.
+_BEFORE_STARTS = threading.Lock()
 
 
 class Systemd:
@@ -56,6 +56,8 @@ class Systemd:
 
     def __init__(self, services: Iterable[Service]) -> None:
         self._services = {service.unit: service for service in services}
+        # Stopped, and not yet being started again.
+        self._stopped: set[str] = set()
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -120,24 +122,25 @@ class Systemd:
         if not units:
             return
         shown = _show(units)
-        triggers = [name for unit in units for name in shown[unit]["TriggeredBy"].split()]
+        triggers: set[str] = set()
         for unit in units:
-            beside = _stopped_with([unit], shown) - set(units)
-            running = _active([*shown[unit]["TriggeredBy"].split(), *sorted(beside)])
+            beside, its_triggers = _stopped_with(unit, shown)
+            triggers |= its_triggers
+            running = _active(sorted(beside - set(units)))
             _note(unit, [*running, *(name for name in _noted(unit) if name not in running)])
         if triggers:
-            _systemctl("stop", *dict.fromkeys(triggers), seconds=_STOP_SECONDS)
+            _systemctl("stop", *sorted(triggers), seconds=_STOP_SECONDS)
         _systemctl("stop", *units, seconds=_STOP_SECONDS)
         left = [unit for unit, now in _show(units).items() if now["ActiveState"] not in ("inactive", "failed")]
         if left:
             raise _failed("stop", f"these still run: {', '.join(left)}")
+        self._stopped.update(units)
 
     def start_service(self, service: Service) -> None:
         """Start a unit with the settings that are on the disk now, and then what was stopped together with it."""
         unit = service.unit
-        with _RELOADING:
-            if _is_outdated(unit):
-                _systemctl("daemon-reload")
+        with _BEFORE_STARTS:
+            self._prepare_starts(unit)
         with suppress(MigrationError):
             # It refuses this of a unit that never failed and is not loaded.
             _systemctl("reset-failed", unit)
@@ -150,6 +153,19 @@ class Systemd:
         # The note stays until the service is known to be well: if it is stopped again before, some of these may not
         # have come up yet.
         _start_noted(unit)
+
+    def _prepare_starts(self, unit: str) -> None:
+        """Before the first of the stopped units is started: load their files, and stop what somebody else has started.
+
+        Such a unit runs with the settings of before. Later, one of ours may have started it, which requires it.
+        """
+        stopped, self._stopped = self._stopped, set()
+        if any(_is_outdated(name) for name in sorted({unit, *stopped})):
+            _systemctl("daemon-reload")
+        started = _active(sorted(stopped))
+        if started:
+            self.stop_services([self._services[name] for name in started], None)
+            self._stopped = set()
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
         """Forget what was stopped together with services that are well now, and start what of it does not run.
@@ -174,8 +190,7 @@ class Systemd:
                 f"Nothing starts {unit} at boot: it is disabled, and no other unit starts it. A reboot would leave it "
                 f"stopped. Run: systemctl enable {unit}"
                 for unit, shown in _show(self._services).items()
-                if shown["UnitFileState"] == "disabled"
-                and not any(shown[key] for key in _STARTED_BY)
+                if shown["UnitFileState"] == "disabled" and not any(shown[key] for key in _STARTED_BY)
             ]
         return []
 
@@ -218,6 +233,9 @@ def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -
         if shown[key] == "yes":
             what = f"its unit says {key}=yes, so nobody can {verb} it"
             problems.append(Problem(where, what, f"Take {key}= out of the unit"))
+    if shown["UpheldBy"]:
+        what = f"its unit is upheld by {shown['UpheldBy']} (Upholds=), which starts it again whenever it is stopped"
+        problems.append(Problem(where, what, f"Take Upholds={unit} out of that unit; Wants= starts it as well"))
     if shown["NeedDaemonReload"] == "yes" and not again:
         what = f"the files of its unit have changed since systemd has loaded {unit}, so its next start may differ"
         problems.append(Problem(where, what, "Look at them (systemctl cat), and run: systemctl daemon-reload"))
@@ -259,17 +277,22 @@ def _id_of(user: str) -> str:
 # ---------------------------------------------------------------- what runs beside a unit
 
 
-def _stopped_with(units: Iterable[str], shown: Mapping[str, Mapping[str, str]]) -> set[str]:
-    """Return the units that systemd stops together with some others, as long as they run."""
-    known, found = dict(shown), set(units)
-    waiting = list(found)
+def _stopped_with(unit: str, shown: Mapping[str, Mapping[str, str]]) -> tuple[set[str], set[str]]:
+    """Return the units that have to stop together with one, as long as they run, and those of them that trigger others.
+
+    systemd itself stops what requires it. A trigger has to be stopped by us, also that of a unit that does not run now:
+    started in the window, it would start the unit that it requires.
+    """
+    known, found, triggers = dict(shown), {unit}, set()
+    waiting = [unit]
     while waiting:
-        missing = [unit for unit in waiting if unit not in known]
+        missing = [name for name in waiting if name not in known]
         known.update(_show(missing) if missing else {})
-        new = {name for unit in waiting for key in _STOPPED_TOGETHER for name in known[unit][key].split()}
-        waiting = sorted(new - found)
-        found |= new
-    return found
+        triggers |= {trigger for name in waiting for trigger in known[name]["TriggeredBy"].split()}
+        new = {beside for name in waiting for key in _STOPPED_TOGETHER for beside in known[name][key].split()}
+        waiting = sorted((new | triggers) - found)
+        found.update(waiting)
+    return found, triggers
 
 
 def _active(units: Sequence[str]) -> list[str]:
