@@ -99,6 +99,7 @@ SHOWN = {
     "RefuseManualStop": "no",
     "RefuseManualStart": "no",
     "NeedDaemonReload": "no",
+    "DropInPaths": "",
     "EnvironmentFiles": "/etc/shop.env (ignore_errors=no)\n/etc/default/shop (ignore_errors=yes)",
     "Environment": 'PGHOST=old "NAME=two words"',
     "UnitFileState": "enabled",
@@ -141,6 +142,30 @@ def test_settings_that_would_not_reach_the_service_are_refused() -> None:
     assert [problem.where for problem in elsewhere] == ["shop.service: Environment=PGSERVICE"]
     (unread,) = systemd._problems_of_settings(described(env_file=".env"), SHOWN)
     assert "its unit shop.service names /etc/shop.env, /etc/default/shop as EnvironmentFile=" in unread.what
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_files_that_would_beat_our_settings_are_refused_by_the_names_in_them(tmp_path: Path) -> None:
+    ours, before, later, fifo = (tmp_path / name for name in ("ours", "before", "later.env", "pipe"))
+    ours.write_text("PORT=3000\n")
+    before.write_text("PGHOST=old\n")
+    later.write_text("# PGPORT=1\nNAME=x\n  PGPASSWORD = hunter2\nDATABASE_URL='secret'\n")
+    os.mkfifo(fifo)
+
+    def problems(*files: str) -> list[str]:
+        shown = "\n".join(f"{path} (ignore_errors={'yes' if '-' in path[:1] else 'no'})".lstrip("-") for path in files)
+        found = systemd._problems_of_settings(described(env_file=str(ours)), {**SHOWN, "EnvironmentFiles": shown})
+        assert not any(secret in f"{problem}" for problem in found for secret in ("hunter2", "secret"))
+        return [problem.where for problem in found]
+
+    beaten = [f"{later}: DATABASE_URL", f"{later}: PGPASSWORD"]
+    assert problems(str(before), str(ours)) == []
+    assert problems(str(later), str(ours), str(before)) == [f"{before}: PGHOST"]
+    assert problems(str(ours), f"{tmp_path}/*.env") == beaten
+    assert problems(str(ours), str(later), str(ours)) == []
+    assert problems(str(ours), f"-{tmp_path}/missing") == []
+    assert problems(str(ours), f"{tmp_path}/missing") == [f"{tmp_path}/missing"]
+    assert problems(str(ours), str(fifo)) == [str(fifo)]
 
 
 # ---------------------------------------------------------------- what runs beside a unit
@@ -356,6 +381,21 @@ def test_a_drop_in_gives_the_settings_and_goes_again(places: tuple[Path, Path]) 
     settings.write(text)
     settings.write(settings.without_values(settings.read()))
     assert (drop_ins.exists(), list(values.iterdir())) == (False, [])
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_drop_in_that_would_beat_ours_is_refused(places: tuple[Path, Path]) -> None:
+    drop_ins, _ = places
+    earlier, later = "/run/systemd/system/service.d/10-all.conf", "/run/systemd/system/service.d/zzz.conf"
+    ours = str(drop_ins / "zz-sqlite-to-postgresql.conf")
+    shown = {**SHOWN, "DropInPaths": f"{earlier} {ours}"}
+    assert systemd._problems_of_settings(described(), shown) == []
+    drop_ins.mkdir()
+    # systemd loads it together with ours.
+    (drop_ins / "zz-z.conf").touch()
+    (drop_ins / "zz-z.txt").touch()
+    found = systemd._problems_of_settings(described(), {**SHOWN, "DropInPaths": f"{earlier} {ours} {later}"})
+    assert {problem.where for problem in found} == {later, str(drop_ins / "zz-z.conf")}
 
 
 def test_a_drop_in_of_somebody_else_is_left_alone(places: tuple[Path, Path]) -> None:

@@ -248,10 +248,16 @@ _LIST_UNIT_FILES = ("list-unit-files", "--type=service", "--no-legend", "--no-pa
 def _problems_of_settings(service: Service, shown: Mapping[str, str]) -> list[Problem]:
     """Return why a unit would not start with the settings that we write."""
     if not service.env_file:
-        return unit_settings.problems_of_place(service.unit)
-    named = [line.rsplit(" (ignore_errors=", 1)[0] for line in shown["EnvironmentFiles"].split("\n")]
-    if os.path.realpath(service.env_path) not in map(os.path.realpath, filter(None, named)):
-        what = f"its unit {service.unit} names {', '.join(filter(None, named)) or 'no file'} as EnvironmentFile="
+        later = unit_settings.problems_of_later_drop_ins(service.unit, shown["DropInPaths"].split())
+        return [*unit_settings.problems_of_place(service.unit), *later]
+    files = [
+        (path, optional == "yes)")
+        for path, _, optional in (line.rpartition(" (ignore_errors=") for line in shown["EnvironmentFiles"].split("\n"))
+        if path
+    ]
+    if os.path.realpath(service.env_path) not in [os.path.realpath(path) for path, _ in files]:
+        names = ", ".join(path for path, _ in files) or "no file"
+        what = f"its unit {service.unit} names {names} as EnvironmentFile="
         fix = "Correct 'env_file', or take it out: then the settings get a drop-in of the unit and a file of their own"
         return [Problem(service.env_path, what, fix)]
     # What we write into the file beats these; the others would lead the service elsewhere.
@@ -260,7 +266,8 @@ def _problems_of_settings(service: Service, shown: Mapping[str, str]) -> list[Pr
         own = {entry.partition("=")[0] for entry in shlex.split(shown["Environment"])}
     except ValueError:
         own = set()
-    return [
+    later = unit_settings.problems_of_later_files(files, service.env_path)
+    return later + [
         Problem(f"{service.unit}: Environment={key}", "it would lead the service elsewhere", "Take it out of the unit")
         for key in sorted(own & set(dotenv_file.MANAGED_KEYS) - beaten)
     ]
