@@ -19,9 +19,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     unit_settings,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import managers_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_settings import (
     settings_of,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks
 
 PASSWORD = 'it\'s $1 \\ "#" `x` '
 VALUES = dotenv_file.connection_values("127.0.0.1", 5432, "shop", "shop_web", PASSWORD, pool_size=5)
@@ -79,6 +83,26 @@ def test_a_host_without_services_under_pm2_is_not_asked_for_one(monkeypatch: pyt
     monkeypatch.setattr(pm2, "Pm2", None)
     (manager,) = managers_of([described(), described(name="other")]).values()
     assert manager.boot_units() == ["other.service", "shop.service"]
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_missing_files_are_named_together_with_a_wrong_user(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    services = (
+        described(name="a", manager="pm2", user="nobody-of-this-name", directory=str(tmp_path / "gone")),
+        described(name="b", manager="pm2", directory=str(tmp_path / "here")),
+        described(name="c", directory=str(tmp_path / "lost")),
+    )
+    findings = checks.Findings()
+    group = estate.Group("shop", str(tmp_path / "shop.db"), (), services)
+    checks.check_services(group, checks.Settings(ServicesLogin("127.0.0.1", 5432, "shop"), {}), findings)
+    said = {(problem.where, problem.what) for problem in findings.violations}
+    assert said >= {
+        ("user nobody-of-this-name", "there is no such user on this host"),
+        (str(tmp_path / "gone"), "the directory does not exist"),
+        (str(tmp_path / "here/ecosystem.config.js"), "pm2's ecosystem file does not exist"),
+        (str(tmp_path / "lost"), "the directory does not exist"),
+    }
 
 
 @pytest.mark.promise("checked-before-services-stop")

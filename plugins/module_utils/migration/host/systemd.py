@@ -103,9 +103,7 @@ class Systemd:
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service cannot be moved as the unit that it is; its settings may tell more."""
-        problems = []
-        if not Path(service.directory).is_dir():
-            problems.append(Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups"))
+        problems = problems_of_files(service)
         if not usable:
             return Checked(problems)
         try:
@@ -197,6 +195,13 @@ class Systemd:
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
         return f"Look at its log: journalctl --unit {service.unit} --lines 50 --no-pager"
+
+
+def problems_of_files(service: Service) -> list[Problem]:
+    """Return which of a service's own files are missing, which needs no systemd."""
+    if Path(service.directory).is_dir():
+        return []
+    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
 
 
 def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -> list[Problem]:
