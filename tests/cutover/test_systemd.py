@@ -14,6 +14,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
     dotenv_file,
+    open_files,
     pm2,
     systemd,
     unit_settings,
@@ -324,6 +325,18 @@ def test_a_service_that_somebody_has_started_meanwhile_gets_its_settings(
     assert systemctl.running() == set(units)
 
 
+def test_processes_that_a_stop_has_left_are_named(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Our own group stands for one that is not empty, which a unit with SendSIGKILL=no may leave.
+    group = open_files.control_group_of(os.getpid())
+    monkeypatch.setattr(systemd, "_systemctl", FakeSystemctl({"shop.service": {**ACTIVE, "ControlGroup": group}}))
+    monkeypatch.setattr(systemd, "_LEFTOVER_SECONDS", 0.0)
+    manager = systemd.Systemd([described()])
+    with pytest.raises(MigrationError) as refused:
+        manager.stop_services([described()], None)
+    assert "these processes are left: " in str(refused.value)
+    assert str(os.getpid()) in str(refused.value)
+
+
 # ---------------------------------------------------------------- a file that the unit names
 
 
@@ -404,6 +417,21 @@ def test_a_drop_in_gives_the_settings_and_goes_again(places: tuple[Path, Path]) 
     assert settings.read() == ""
     settings.write(text)
     settings.write(settings.without_values(settings.read()))
+    assert (drop_ins.exists(), list(values.iterdir())) == (False, [])
+
+
+def test_an_empty_directory_for_drop_ins_stays_unless_it_is_ours(places: tuple[Path, Path]) -> None:
+    drop_ins, values = places
+    settings = settings_of(described())
+    drop_ins.mkdir()
+    settings.write("")
+    assert drop_ins.is_dir()
+    settings.write(settings.with_values("", VALUES))
+    settings.write("")
+    assert (list(drop_ins.iterdir()), list(values.iterdir())) == ([], [])
+    drop_ins.rmdir()
+    settings.write(settings.with_values("", VALUES))
+    settings.write("")
     assert (drop_ins.exists(), list(values.iterdir())) == (False, [])
 
 

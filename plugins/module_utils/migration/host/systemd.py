@@ -12,6 +12,7 @@ import pwd
 import shlex
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from .safe_paths import private_directory
 _CALL_SECONDS = 60.0
 # How long a unit may take to stop, beyond what its own TimeoutStopSec usually allows.
 _STOP_SECONDS = 600.0
+# How long a process that is about to end may still be seen in the control group of a stopped unit.
+_LEFTOVER_SECONDS = 10.0
 _PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ControlGroup", "User",
     "DynamicUser", "KillMode", "EnvironmentFiles", "Environment", "TriggeredBy", "RequiredBy", "BoundBy",
@@ -132,6 +135,7 @@ class Systemd:
         left = [unit for unit, now in _show(units).items() if now["ActiveState"] not in ("inactive", "failed")]
         if left:
             raise _failed("stop", f"these still run: {', '.join(left)}")
+        _require_empty([group for unit in units if (group := shown[unit]["ControlGroup"])])
         self._stopped.update(units)
 
     def start_service(self, service: Service) -> None:
@@ -305,6 +309,18 @@ def _stopped_with(unit: str, shown: Mapping[str, Mapping[str, str]]) -> tuple[se
         waiting = sorted((new | triggers) - found)
         found.update(waiting)
     return found, triggers
+
+
+def _require_empty(control_groups: Sequence[str]) -> None:
+    """Refuse to go on if a unit has left processes when it stopped, as one with SendSIGKILL=no may: they may write.
+
+    :raises MigrationError: naming them, if they do not end soon.
+    """
+    deadline = time.monotonic() + _LEFTOVER_SECONDS
+    while left := open_files.members_of(control_groups):
+        if time.monotonic() > deadline:
+            raise _failed("stop", f"these processes are left: {', '.join(map(str, sorted(left)))}")
+        time.sleep(0.1)
 
 
 def _active(units: Sequence[str]) -> list[str]:

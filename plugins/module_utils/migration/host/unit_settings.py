@@ -122,6 +122,11 @@ class DropIn(EnvironmentFile):
     def _file(self) -> Path:
         return Path(self.service.env_path)
 
+    @property
+    def _made(self) -> Path:
+        """The file that says that the directory of the drop-in is ours too."""
+        return self._file.with_name(f"{self.service.unit}.d.made")
+
     def read(self) -> str:
         """Return the text of our file; empty if it, or the drop-in that leads to it, is not as it should be.
 
@@ -148,6 +153,8 @@ class DropIn(EnvironmentFile):
             wanted = self._wanted_drop_in(text)
             if _text_of(self._drop_in) != wanted:
                 is_new = not self._drop_in.parent.exists()
+                if is_new:
+                    write_whole(self._made, "", _PRIVATE_MODE)
                 with private_directory(self._drop_in.parent, secret=False) as directory:
                     if is_new:
                         # The drop-in holds no secret, and whoever looks at the unit should see it.
@@ -155,9 +162,11 @@ class DropIn(EnvironmentFile):
                     write_whole(self._drop_in, wanted, 0o644)
             return
         self._drop_in.unlink(missing_ok=True)
-        with suppress(OSError):
-            # Not if somebody has a drop-in of his own there.
-            self._drop_in.parent.rmdir()
+        if self._made.exists():
+            with suppress(OSError):
+                # Not if somebody has a drop-in of his own there.
+                self._drop_in.parent.rmdir()
+            self._made.unlink()
         for path in (self._file, self._file.with_name(f".{self._file.name}.new")):
             path.unlink(missing_ok=True)
 
