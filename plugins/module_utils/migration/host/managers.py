@@ -28,7 +28,7 @@ def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
 
 def problems_of_files(service: Service) -> list[Problem]:
     """Return which of a service's own files are missing, also if its manager cannot be told."""
-    return (pm2 if service.manager == PM2 else systemd).problems_of_files(service)
+    return pm2.problems_of_files(service) if service.manager == PM2 else systemd.problems_of_files(service)
 
 
 def log_command(service: Service) -> str:
