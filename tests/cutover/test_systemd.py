@@ -294,6 +294,11 @@ def test_nothing_is_left_that_would_start_a_stopped_service(notes: Path, monkeyp
     monkeypatch.setattr(systemd, "_systemctl", systemctl)
     service = described()
     manager = systemd.Systemd([service])
+    (said,) = checks.stop_warnings(
+        estate.Group("shop", "/shop.db", (), (service,)), checks.Handles(managers={"systemd": manager})
+    )
+    assert said.startswith("Together with shop.service these stop for the window")
+    assert said.endswith(": report.timer, shop.socket, watch.service.")
     manager.stop_services([service], None)
     assert systemctl.running() == set()
     assert systemctl.calls == ["stop report.timer shop.socket", "stop shop.service"]

@@ -321,6 +321,10 @@ class Pm2:
             f"'pm2 resurrect' for it. A reboot would leave them stopped. Run: {startup_command(self.user, self)}"
         ]
 
+    def stop_warnings(self, services: Sequence[Service]) -> list[str]:
+        """Return nothing: pm2 stops what it is told to stop."""
+        return []
+
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
         return f"Look at its log as user {self.user}: {self.command} logs {service.name} --nostream"

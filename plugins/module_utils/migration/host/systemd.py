@@ -196,6 +196,17 @@ class Systemd:
             ]
         return []
 
+    def stop_warnings(self, services: Sequence[Service]) -> list[str]:
+        """Return a sentence for each unit with which others stop for the window, naming those that run now."""
+        units = [service.unit for service in services]
+        shown = _show(units) if units else {}
+        beside = {unit: _active(sorted(_stopped_with(unit, shown)[0] - set(units))) for unit in units}
+        return [
+            f"Together with {unit} these stop for the window, and are started again after it: {', '.join(names)}."
+            for unit, names in beside.items()
+            if names
+        ]
+
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
         return f"Look at its log: journalctl --unit {service.unit} --lines 50 --no-pager"

@@ -201,6 +201,12 @@ def boot_warnings(handles: Handles) -> list[str]:
     return [warning for manager in handles.managers.values() for warning in manager.boot_warnings()]
 
 
+def stop_warnings(group: Group, handles: Handles) -> list[str]:
+    """Return a sentence for each service with which others, that are no services of the group, stop for the window."""
+    each = each_with_services(handles.managers, group.services)
+    return [warning for manager, services in each for warning in manager.stop_warnings(services)]
+
+
 def check_recovery_unit(settings: Settings, findings: Findings) -> None:
     """Check that the unit can be put there that looks after the services if the run dies."""
     if settings.recovery_unit is not None:
