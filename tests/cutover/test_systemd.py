@@ -14,14 +14,19 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
     dotenv_file,
+    open_files,
     pm2,
     systemd,
     unit_settings,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import managers_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_settings import (
     settings_of,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks
 
 PASSWORD = 'it\'s $1 \\ "#" `x` '
 VALUES = dotenv_file.connection_values("127.0.0.1", 5432, "shop", "shop_web", PASSWORD, pool_size=5)
@@ -82,6 +87,26 @@ def test_a_host_without_services_under_pm2_is_not_asked_for_one(monkeypatch: pyt
 
 
 @pytest.mark.promise("checked-before-services-stop")
+def test_missing_files_are_named_together_with_a_wrong_user(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    services = (
+        described(name="a", manager="pm2", user="nobody-of-this-name", directory=str(tmp_path / "gone")),
+        described(name="b", manager="pm2", directory=str(tmp_path / "here")),
+        described(name="c", directory=str(tmp_path / "lost")),
+    )
+    findings = checks.Findings()
+    group = estate.Group("shop", str(tmp_path / "shop.db"), (), services)
+    checks.check_services(group, checks.Settings(ServicesLogin("127.0.0.1", 5432, "shop"), {}), findings)
+    said = {(problem.where, problem.what) for problem in findings.violations}
+    assert said >= {
+        ("user nobody-of-this-name", "there is no such user on this host"),
+        (str(tmp_path / "gone"), "the directory does not exist"),
+        (str(tmp_path / "here/ecosystem.config.js"), "pm2's ecosystem file does not exist"),
+        (str(tmp_path / "lost"), "the directory does not exist"),
+    }
+
+
+@pytest.mark.promise("checked-before-services-stop")
 def test_a_host_without_systemd_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(systemd, "SYSTEMD", tmp_path / "missing")
     (manager,) = managers_of([described()]).values()
@@ -99,8 +124,12 @@ SHOWN = {
     "RefuseManualStop": "no",
     "RefuseManualStart": "no",
     "NeedDaemonReload": "no",
+    "DropInPaths": "",
     "EnvironmentFiles": "/etc/shop.env (ignore_errors=no)\n/etc/default/shop (ignore_errors=yes)",
     "Environment": 'PGHOST=old "NAME=two words"',
+    "UnitFileState": "enabled",
+    "UpheldBy": "",
+    "FragmentPath": "/etc/systemd/system/shop.service",
 }
 
 
@@ -114,6 +143,9 @@ SHOWN = {
         ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "nobody can stop it"]),
         ({"LoadState": "masked"}, ["systemd reports its unit shop.service as masked"]),
         ({"Id": "web.service"}, ["shop.service is another name of web.service"]),
+        ({"UpheldBy": "shop.target"}, ["its unit is upheld by shop.target (Upholds=)"]),
+        ({"UnitFileState": "transient"}, ["shop.service is transient (systemd-run): a stop removes it"]),
+        ({"FragmentPath": "/run/systemd/transient/shop.service"}, ["shop.service is transient (systemd-run)"]),
         ({"NeedDaemonReload": "yes"}, ["have changed since systemd has loaded shop.service"]),
     ],
 )
@@ -135,6 +167,179 @@ def test_settings_that_would_not_reach_the_service_are_refused() -> None:
     assert [problem.where for problem in elsewhere] == ["shop.service: Environment=PGSERVICE"]
     (unread,) = systemd._problems_of_settings(described(env_file=".env"), SHOWN)
     assert "its unit shop.service names /etc/shop.env, /etc/default/shop as EnvironmentFile=" in unread.what
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_files_that_would_beat_our_settings_are_refused_by_the_names_in_them(tmp_path: Path) -> None:
+    ours, before, later, fifo = (tmp_path / name for name in ("ours", "before", "later.env", "pipe"))
+    ours.write_text("PORT=3000\n")
+    before.write_text("PGHOST=old\n")
+    later.write_text("# PGPORT=1\nNAME=x\n  PGPASSWORD = hunter2\nDATABASE_URL='secret'\n")
+    os.mkfifo(fifo)
+
+    def problems(*files: str) -> list[str]:
+        shown = "\n".join(f"{path} (ignore_errors={'yes' if '-' in path[:1] else 'no'})".lstrip("-") for path in files)
+        found = systemd._problems_of_settings(described(env_file=str(ours)), {**SHOWN, "EnvironmentFiles": shown})
+        assert not any(secret in f"{problem}" for problem in found for secret in ("hunter2", "secret"))
+        return [problem.where for problem in found]
+
+    beaten = [f"{later}: DATABASE_URL", f"{later}: PGPASSWORD"]
+    assert problems(str(before), str(ours)) == []
+    assert problems(str(later), str(ours), str(before)) == [f"{before}: PGHOST"]
+    assert problems(str(ours), f"{tmp_path}/*.env") == beaten
+    assert problems(str(ours), str(later), str(ours)) == []
+    assert problems(str(ours), f"-{tmp_path}/missing") == []
+    assert problems(str(ours), f"{tmp_path}/missing") == [f"{tmp_path}/missing"]
+    assert problems(str(ours), str(fifo)) == [str(fifo)]
+
+
+# ---------------------------------------------------------------- what runs beside a unit
+
+
+class FakeSystemctl:
+    """Units that systemctl is asked about; a start or stop changes their state, and those that a stop takes along."""
+
+    stopped_together = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+
+    def __init__(self, units: dict[str, dict[str, str]], does_not_start: str = "") -> None:
+        self.units = {
+            name: {**dict.fromkeys(systemd._PROPERTIES, ""), "Id": name, "NeedDaemonReload": "no", **properties}
+            for name, properties in units.items()
+        }
+        self.does_not_start = does_not_start
+        self.calls: list[str] = []
+
+    def __call__(self, command: str, *arguments: str, seconds: float = 0.0) -> str:
+        names = [argument for argument in arguments if not argument.startswith("--")]
+        if command == "show":
+            shown = [self.units[name] for name in names]
+            return "\n".join("".join(f"{key}={value}\n" for key, value in unit.items()) for unit in shown)
+        self.calls.append(" ".join((command, *names)))
+        for name in names if command in ("start", "stop") else ():
+            self.set_state(name, command)
+        return ""
+
+    def set_state(self, name: str, command: str) -> None:
+        """Start or stop a unit, and stop what systemd stops with it."""
+        is_up = command == "start" and name != self.does_not_start
+        self.units[name]["ActiveState"] = "active" if is_up else "inactive"
+        keys = self.stopped_together if command == "stop" else ()
+        for beside in {beside for key in keys for beside in self.units[name].get(key, "").split()}:
+            self.set_state(beside, command)
+
+    def running(self) -> set[str]:
+        """Return the units that run."""
+        return {name for name, unit in self.units.items() if unit["ActiveState"] == "active"}
+
+
+ACTIVE = {"ActiveState": "active", "LoadState": "loaded"}
+
+
+@pytest.fixture
+def notes(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the notes of what has to run again."""
+    monkeypatch.setattr(systemd, "UNIT_SETTINGS", str(places[1]))
+    return places[1]
+
+
+def test_what_was_stopped_along_is_known_until_the_service_is_well(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = {"shop.service": {**ACTIVE, "RequiredBy": "worker.service"}, "worker.service": ACTIVE}
+    # The worker does not come up on PostgreSQL, so that the window ends on SQLite again.
+    systemctl = FakeSystemctl(units, does_not_start="worker.service")
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    manager = systemd.Systemd([service])
+    manager.stop_services([service], None)
+    assert systemctl.running() == set()
+    manager.start_service(service)
+    assert systemctl.running() == {"shop.service"}
+    manager.stop_services([service], None)
+    systemctl.does_not_start = ""
+    manager.start_service(service)
+    assert systemctl.running() == {"shop.service", "worker.service"}
+    assert manager.save_services([service], [], check_mode=True)
+    assert manager.save_services([service], [], check_mode=False)
+    assert not manager.save_services([service], [], check_mode=True)
+    assert list(notes.iterdir()) == []
+
+
+def test_whatever_a_stop_takes_along_runs_again(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = FakeSystemctl.stopped_together
+    taken = {f"{kind.lower()}.service": ACTIVE for kind in kinds}
+    properties = dict(zip(kinds, taken, strict=True))
+    units = {"shop.service": {**ACTIVE, **properties}, **taken, "stopped.service": {}}
+    units["requiredby.service"] = {**ACTIVE, "RequisiteOf": "stopped.service"}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    manager = systemd.Systemd([service])
+    manager.stop_services([service], None)
+    assert systemctl.running() == set()
+    manager.start_service(service)
+    assert systemctl.running() == {"shop.service", *taken}
+
+
+def test_nothing_is_left_that_would_start_a_stopped_service(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = {
+        "shop.service": {**ACTIVE, "TriggeredBy": "shop.socket", "RequiredBy": "report.service"},
+        "shop.socket": ACTIVE,
+        # Whenever its timer elapses, it starts what it requires.
+        "report.service": {"TriggeredBy": "report.timer"},
+        "report.timer": {**ACTIVE, "RequiredBy": "watch.service"},
+        "watch.service": ACTIVE,
+    }
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    manager = systemd.Systemd([service])
+    (said,) = checks.stop_warnings(
+        estate.Group("shop", "/shop.db", (), (service,)), checks.Handles(managers={"systemd": manager})
+    )
+    assert said.startswith("Together with shop.service these stop for the window")
+    assert said.endswith(": report.timer, shop.socket, watch.service.")
+    manager.stop_services([service], None)
+    assert systemctl.running() == set()
+    assert systemctl.calls == ["stop report.timer shop.socket", "stop shop.service"]
+    manager.start_service(service)
+    assert systemctl.running() == set(units) - {"report.service"}
+
+
+def test_a_service_that_somebody_has_started_meanwhile_gets_its_settings(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = {"shop.service": {**ACTIVE, "RequiredBy": "till.service"}, "till.service": ACTIVE, "other.service": ACTIVE}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    services = [described(), described(name="till"), described(name="other")]
+    manager = systemd.Systemd(services)
+    manager.stop_services(services, None)
+    systemctl("start", "other.service")
+    systemctl.calls.clear()
+    for service in services:
+        manager.start_service(service)
+        # As till starts what it requires: it has its settings already, and a stop would take till along.
+        systemctl.set_state("shop.service", "start")
+    assert [call for call in systemctl.calls if not call.startswith("reset-failed")] == [
+        "stop other.service",
+        "start shop.service",
+        "start till.service",
+        "start other.service",
+    ]
+    assert systemctl.running() == set(units)
+
+
+def test_processes_that_a_stop_has_left_are_named(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Our own group stands for one that is not empty, which a unit with SendSIGKILL=no may leave.
+    group = open_files.control_group_of(os.getpid())
+    monkeypatch.setattr(systemd, "_systemctl", FakeSystemctl({"shop.service": {**ACTIVE, "ControlGroup": group}}))
+    monkeypatch.setattr(systemd, "_LEFTOVER_SECONDS", 0.0)
+    manager = systemd.Systemd([described()])
+    with pytest.raises(MigrationError) as refused:
+        manager.stop_services([described()], None)
+    assert "these processes are left: " in str(refused.value)
+    assert str(os.getpid()) in str(refused.value)
 
 
 # ---------------------------------------------------------------- a file that the unit names
@@ -218,6 +423,36 @@ def test_a_drop_in_gives_the_settings_and_goes_again(places: tuple[Path, Path]) 
     settings.write(text)
     settings.write(settings.without_values(settings.read()))
     assert (drop_ins.exists(), list(values.iterdir())) == (False, [])
+
+
+def test_an_empty_directory_for_drop_ins_stays_unless_it_is_ours(places: tuple[Path, Path]) -> None:
+    drop_ins, values = places
+    settings = settings_of(described())
+    drop_ins.mkdir()
+    settings.write("")
+    assert drop_ins.is_dir()
+    settings.write(settings.with_values("", VALUES))
+    settings.write("")
+    assert (list(drop_ins.iterdir()), list(values.iterdir())) == ([], [])
+    drop_ins.rmdir()
+    settings.write(settings.with_values("", VALUES))
+    settings.write("")
+    assert (drop_ins.exists(), list(values.iterdir())) == (False, [])
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_drop_in_that_would_beat_ours_is_refused(places: tuple[Path, Path]) -> None:
+    drop_ins, _ = places
+    earlier, later = "/run/systemd/system/service.d/10-all.conf", "/run/systemd/system/service.d/zzz.conf"
+    ours = str(drop_ins / "zz-sqlite-to-postgresql.conf")
+    shown = {**SHOWN, "DropInPaths": f"{earlier} {ours}"}
+    assert systemd._problems_of_settings(described(), shown) == []
+    drop_ins.mkdir()
+    # systemd loads it together with ours.
+    (drop_ins / "zz-z.conf").touch()
+    (drop_ins / "zz-z.txt").touch()
+    found = systemd._problems_of_settings(described(), {**SHOWN, "DropInPaths": f"{earlier} {ours} {later}"})
+    assert {problem.where for problem in found} == {later, str(drop_ins / "zz-z.conf")}
 
 
 def test_a_drop_in_of_somebody_else_is_left_alone(places: tuple[Path, Path]) -> None:

@@ -38,6 +38,7 @@ from ..window.checks import (
     check_services,
     check_services_login,
     check_source,
+    stop_warnings,
 )
 from ..window.context import WindowContext
 from ..window.host_lock import LOCK_SECONDS
@@ -191,5 +192,5 @@ def _would_be(group: Group, settings: Settings, group_state: str, action: Cutove
         "state": group_state,
         "msg": f"{group.name} {_WHEN[action]}: {', '.join(service.name for service in group.services)}.",
         "diff": diff(handles.env_files, settings, to=POSTGRESQL),
-        "warnings": boot_warnings(handles),
+        "warnings": [*boot_warnings(handles), *stop_warnings(group, handles)],
     }

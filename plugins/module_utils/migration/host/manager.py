@@ -117,5 +117,8 @@ class Manager(Protocol):
     def boot_warnings(self) -> list[str]:
         """Return a sentence for each service, or user, of which nothing is started again after a reboot."""
 
+    def stop_warnings(self, services: Sequence[Service]) -> list[str]:
+        """Return a sentence for each service with which others stop for the window."""
+
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""

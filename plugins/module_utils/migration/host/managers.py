@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ..core.errors import Problem
 from ..core.estate import PM2, SYSTEMD, Service
-from . import pm2
+from . import pm2, systemd
 from .manager import Manager
-from .systemd import Systemd
 
 
 def key_of(service: Service) -> str:
@@ -22,8 +22,13 @@ def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
     """
     services = list(services)
     daemons = pm2.by_user(service for service in services if service.manager == PM2)
-    units = Systemd(service for service in services if service.manager == SYSTEMD)
+    units = systemd.Systemd(service for service in services if service.manager == SYSTEMD)
     return {key_of(service): daemons[service.user] if service.manager == PM2 else units for service in services}
+
+
+def problems_of_files(service: Service) -> list[Problem]:
+    """Return which of a service's own files are missing, also if its manager cannot be told."""
+    return pm2.problems_of_files(service) if service.manager == PM2 else systemd.problems_of_files(service)
 
 
 def log_command(service: Service) -> str:

@@ -269,14 +269,9 @@ class Pm2:
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return what is wrong with a service's directory and ecosystem file, and how many processes that starts."""
         path = service.ecosystem_path
-        if not Path(service.directory).is_dir():
-            problem = Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")
-            return Checked([problem])
-        if not Path(path).is_file():
-            fix = "Correct 'ecosystem_file', or write one for the service"
-            return Checked([Problem(path, "pm2's ecosystem file does not exist", fix)])
-        if not usable:
-            return Checked()
+        missing = problems_of_files(service)
+        if missing or not usable:
+            return Checked(missing)
         try:
             applications = self.read_ecosystem(path)
         except MigrationError as error:
@@ -325,6 +320,10 @@ class Pm2:
             f"Nothing starts the services of pm2's user {self.user} at boot: no enabled unit of systemd runs "
             f"'pm2 resurrect' for it. A reboot would leave them stopped. Run: {startup_command(self.user, self)}"
         ]
+
+    def stop_warnings(self, services: Sequence[Service]) -> list[str]:
+        """Return nothing: pm2 stops what it is told to stop."""
+        return []
 
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
@@ -476,6 +475,16 @@ class Pm2:
             finally:
                 os.close(descriptor)
         return False
+
+
+def problems_of_files(service: Service) -> list[Problem]:
+    """Return which of a service's own files are missing, which needs no pm2."""
+    if not Path(service.directory).is_dir():
+        return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
+    if not Path(service.ecosystem_path).is_file():
+        fix = "Correct 'ecosystem_file', or write one for the service"
+        return [Problem(service.ecosystem_path, "pm2's ecosystem file does not exist", fix)]
+    return []
 
 
 def startup_command(user: str, pm2: Pm2) -> str:

@@ -12,6 +12,7 @@ import pwd
 import shlex
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,21 +28,27 @@ from .safe_paths import private_directory
 _CALL_SECONDS = 60.0
 # How long a unit may take to stop, beyond what its own TimeoutStopSec usually allows.
 _STOP_SECONDS = 600.0
+# How long a process that is about to end may still be seen in the control group of a stopped unit.
+_LEFTOVER_SECONDS = 10.0
 _PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ControlGroup", "User",
     "DynamicUser", "KillMode", "EnvironmentFiles", "Environment", "TriggeredBy", "RequiredBy", "BoundBy",
     "ConsistsOf", "WantedBy", "UnitFileState", "NeedDaemonReload", "RefuseManualStart", "RefuseManualStop",
-    "DropInPaths",
+    "DropInPaths", "FragmentPath", "RequisiteOf", "PropagatesStopTo", "UpheldBy",
 )  # fmt: skip
 # It runs, or waits for what it has to start.
 _RUNNING = ("active", "activating", "reloading")
-# systemd stops these together with a unit that is stopped.
-_STOPPED_TOGETHER = ("RequiredBy", "BoundBy", "ConsistsOf")
+# systemd stops these together with a unit that is stopped. An older one does not know them all, and prints nothing.
+_STOPPED_TOGETHER = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+# Any of these may start a unit at boot.
+_STARTED_BY = ("TriggeredBy", "WantedBy", "RequiredBy", "BoundBy", "ConsistsOf")
 # With these a stop leaves processes of the unit running.
 _LEAVING_PROCESSES = ("process", "none")
+# Units of systemd-run, which are gone as soon as they stop.
+_TRANSIENT_UNITS = "/run/systemd/transient/"
 _UNITS_ADVICE = "Correct 'name' of the service in estate_cutover_groups"
-# Services are started beside each other, and the units are loaded anew once.
-_RELOADING = threading.Lock()
+# Services are started beside each other, and what comes before the first start is done once.
+_BEFORE_STARTS = threading.Lock()
 
 
 class Systemd:
@@ -52,6 +59,8 @@ class Systemd:
 
     def __init__(self, services: Iterable[Service]) -> None:
         self._services = {service.unit: service for service in services}
+        # Stopped, and not yet being started again.
+        self._stopped: set[str] = set()
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -97,9 +106,7 @@ class Systemd:
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service cannot be moved as the unit that it is; its settings may tell more."""
-        problems = []
-        if not Path(service.directory).is_dir():
-            problems.append(Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups"))
+        problems = problems_of_files(service)
         if not usable:
             return Checked(problems)
         try:
@@ -116,24 +123,26 @@ class Systemd:
         if not units:
             return
         shown = _show(units)
-        triggers = [name for unit in units for name in shown[unit]["TriggeredBy"].split()]
+        triggers: set[str] = set()
         for unit in units:
-            beside = _stopped_with([unit], shown) - set(units)
-            running = _active([*shown[unit]["TriggeredBy"].split(), *sorted(beside)])
+            beside, its_triggers = _stopped_with(unit, shown)
+            triggers |= its_triggers
+            running = _active(sorted(beside - set(units)))
             _note(unit, [*running, *(name for name in _noted(unit) if name not in running)])
         if triggers:
-            _systemctl("stop", *dict.fromkeys(triggers), seconds=_STOP_SECONDS)
+            _systemctl("stop", *sorted(triggers), seconds=_STOP_SECONDS)
         _systemctl("stop", *units, seconds=_STOP_SECONDS)
         left = [unit for unit, now in _show(units).items() if now["ActiveState"] not in ("inactive", "failed")]
         if left:
             raise _failed("stop", f"these still run: {', '.join(left)}")
+        _require_empty([group for unit in units if (group := shown[unit]["ControlGroup"])])
+        self._stopped.update(units)
 
     def start_service(self, service: Service) -> None:
         """Start a unit with the settings that are on the disk now, and then what was stopped together with it."""
         unit = service.unit
-        with _RELOADING:
-            if _is_outdated(unit):
-                _systemctl("daemon-reload")
+        with _BEFORE_STARTS:
+            self._prepare_starts(unit)
         with suppress(MigrationError):
             # It refuses this of a unit that never failed and is not loaded.
             _systemctl("reset-failed", unit)
@@ -143,14 +152,33 @@ class Systemd:
             _systemctl("start", trigger)
         # Whether it gets well is found out by whoever waits for that.
         _systemctl("start", "--no-block", unit)
-        self._start_noted(unit)
+        # The note stays until the service is known to be well: if it is stopped again before, some of these may not
+        # have come up yet.
+        _start_noted(unit)
+
+    def _prepare_starts(self, unit: str) -> None:
+        """Before the first of the stopped units is started: load their files, and stop what somebody else has started.
+
+        Such a unit runs with the settings of before. Later, one of ours may have started it, which requires it.
+        """
+        stopped, self._stopped = self._stopped, set()
+        if any(_is_outdated(name) for name in sorted({unit, *stopped})):
+            _systemctl("daemon-reload")
+        started = _active(sorted(stopped))
+        if started:
+            self.stop_services([self._services[name] for name in started], None)
+            self._stopped = set()
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
-        """Start what a run that was killed has left stopped; a unit starts at boot as it did before."""
+        """Forget what was stopped together with services that are well now, and start what of it does not run.
+
+        A unit starts at boot as it did before.
+        """
         left = [service.unit for service in services if _noted(service.unit)]
         if not check_mode:
             for unit in left:
-                self._start_noted(unit)
+                _start_noted(unit)
+                _note(unit, [])
         return bool(left)
 
     def boot_units(self) -> list[str]:
@@ -164,22 +192,31 @@ class Systemd:
                 f"Nothing starts {unit} at boot: it is disabled, and no other unit starts it. A reboot would leave it "
                 f"stopped. Run: systemctl enable {unit}"
                 for unit, shown in _show(self._services).items()
-                if shown["UnitFileState"] == "disabled"
-                and not any(shown[key] for key in ("TriggeredBy", "WantedBy", *_STOPPED_TOGETHER))
+                if shown["UnitFileState"] == "disabled" and not any(shown[key] for key in _STARTED_BY)
             ]
         return []
+
+    def stop_warnings(self, services: Sequence[Service]) -> list[str]:
+        """Return a sentence for each unit with which others stop for the window, naming those that run now."""
+        units = [service.unit for service in services]
+        shown = _show(units) if units else {}
+        beside = {unit: _active(sorted(_stopped_with(unit, shown)[0] - set(units))) for unit in units}
+        return [
+            f"Together with {unit} these stop for the window, and are started again after it: {', '.join(names)}."
+            for unit, names in beside.items()
+            if names
+        ]
 
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
         return f"Look at its log: journalctl --unit {service.unit} --lines 50 --no-pager"
 
-    @staticmethod
-    def _start_noted(unit: str) -> None:
-        """Start what ran before a unit was stopped, and forget it."""
-        noted = _noted(unit)
-        if noted:
-            _systemctl("start", "--no-block", *noted)
-            _note(unit, [])
+
+def problems_of_files(service: Service) -> list[Problem]:
+    """Return which of a service's own files are missing, which needs no systemd."""
+    if Path(service.directory).is_dir():
+        return []
+    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
 
 
 def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -> list[Problem]:
@@ -198,6 +235,9 @@ def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -
     if shown["Id"] != unit:
         what = f"{unit} is another name of {shown['Id']}"
         return [Problem(where, what, f"Write 'name: {shown['Id'].removesuffix('.service')}' in estate_cutover_groups")]
+    if shown["UnitFileState"] == "transient" or shown["FragmentPath"].startswith(_TRANSIENT_UNITS):
+        what = f"its unit {unit} is transient (systemd-run): a stop removes it, and nothing could start it again"
+        return [Problem(where, what, "Write a unit file for it below /etc/systemd/system, and start that one")]
     problems = []
     user = shown["User"] or "root"
     if shown["DynamicUser"] == "yes":
@@ -213,6 +253,9 @@ def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -
         if shown[key] == "yes":
             what = f"its unit says {key}=yes, so nobody can {verb} it"
             problems.append(Problem(where, what, f"Take {key}= out of the unit"))
+    if shown["UpheldBy"]:
+        what = f"its unit is upheld by {shown['UpheldBy']} (Upholds=), which starts it again whenever it is stopped"
+        problems.append(Problem(where, what, f"Take Upholds={unit} out of that unit; Wants= starts it as well"))
     if shown["NeedDaemonReload"] == "yes" and not again:
         what = f"the files of its unit have changed since systemd has loaded {unit}, so its next start may differ"
         problems.append(Problem(where, what, "Look at them (systemctl cat), and run: systemctl daemon-reload"))
@@ -225,10 +268,16 @@ _LIST_UNIT_FILES = ("list-unit-files", "--type=service", "--no-legend", "--no-pa
 def _problems_of_settings(service: Service, shown: Mapping[str, str]) -> list[Problem]:
     """Return why a unit would not start with the settings that we write."""
     if not service.env_file:
-        return unit_settings.problems_of_place(service.unit)
-    named = [line.rsplit(" (ignore_errors=", 1)[0] for line in shown["EnvironmentFiles"].split("\n")]
-    if os.path.realpath(service.env_path) not in map(os.path.realpath, filter(None, named)):
-        what = f"its unit {service.unit} names {', '.join(filter(None, named)) or 'no file'} as EnvironmentFile="
+        later = unit_settings.problems_of_later_drop_ins(service.unit, shown["DropInPaths"].split())
+        return [*unit_settings.problems_of_place(service.unit), *later]
+    files = [
+        (path, optional == "yes)")
+        for path, _, optional in (line.rpartition(" (ignore_errors=") for line in shown["EnvironmentFiles"].split("\n"))
+        if path
+    ]
+    if os.path.realpath(service.env_path) not in [os.path.realpath(path) for path, _ in files]:
+        names = ", ".join(path for path, _ in files) or "no file"
+        what = f"its unit {service.unit} names {names} as EnvironmentFile="
         fix = "Correct 'env_file', or take it out: then the settings get a drop-in of the unit and a file of their own"
         return [Problem(service.env_path, what, fix)]
     # What we write into the file beats these; the others would lead the service elsewhere.
@@ -237,7 +286,8 @@ def _problems_of_settings(service: Service, shown: Mapping[str, str]) -> list[Pr
         own = {entry.partition("=")[0] for entry in shlex.split(shown["Environment"])}
     except ValueError:
         own = set()
-    return [
+    later = unit_settings.problems_of_later_files(files, service.env_path)
+    return later + [
         Problem(f"{service.unit}: Environment={key}", "it would lead the service elsewhere", "Take it out of the unit")
         for key in sorted(own & set(dotenv_file.MANAGED_KEYS) - beaten)
     ]
@@ -254,17 +304,34 @@ def _id_of(user: str) -> str:
 # ---------------------------------------------------------------- what runs beside a unit
 
 
-def _stopped_with(units: Iterable[str], shown: Mapping[str, Mapping[str, str]]) -> set[str]:
-    """Return the units that systemd stops together with some others, as long as they run."""
-    known, found = dict(shown), set(units)
-    waiting = list(found)
+def _stopped_with(unit: str, shown: Mapping[str, Mapping[str, str]]) -> tuple[set[str], set[str]]:
+    """Return the units that have to stop together with one, as long as they run, and those of them that trigger others.
+
+    systemd itself stops what requires it. A trigger has to be stopped by us, also that of a unit that does not run now:
+    started in the window, it would start the unit that it requires.
+    """
+    known, found, triggers = dict(shown), {unit}, set()
+    waiting = [unit]
     while waiting:
-        missing = [unit for unit in waiting if unit not in known]
+        missing = [name for name in waiting if name not in known]
         known.update(_show(missing) if missing else {})
-        new = {name for unit in waiting for key in _STOPPED_TOGETHER for name in known[unit][key].split()}
-        waiting = sorted(new - found)
-        found |= new
-    return found
+        triggers |= {trigger for name in waiting for trigger in known[name]["TriggeredBy"].split()}
+        new = {beside for name in waiting for key in _STOPPED_TOGETHER for beside in known[name][key].split()}
+        waiting = sorted((new | triggers) - found)
+        found.update(waiting)
+    return found, triggers
+
+
+def _require_empty(control_groups: Sequence[str]) -> None:
+    """Refuse to go on if a unit has left processes when it stopped, as one with SendSIGKILL=no may: they may write.
+
+    :raises MigrationError: naming them, if they do not end soon.
+    """
+    deadline = time.monotonic() + _LEFTOVER_SECONDS
+    while left := open_files.members_of(control_groups):
+        if time.monotonic() > deadline:
+            raise _failed("stop", f"these processes are left: {', '.join(map(str, sorted(left)))}")
+        time.sleep(0.1)
 
 
 def _active(units: Sequence[str]) -> list[str]:
@@ -294,6 +361,13 @@ def _note(unit: str, names: Sequence[str]) -> None:
             write_whole(path, json.dumps(list(names)), 0o600)
     else:
         path.unlink(missing_ok=True)
+
+
+def _start_noted(unit: str) -> None:
+    """Start what ran before a unit was stopped."""
+    noted = _noted(unit)
+    if noted:
+        _systemctl("start", "--no-block", *noted)
 
 
 # ---------------------------------------------------------------- systemctl

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from ..core.errors import MigrationError, Problem
@@ -19,7 +20,7 @@ from ..core.estate import Service
 from ..core.files import UNIT_SETTINGS
 from . import dotenv_file
 from .recovery_unit import UNITS, write_whole
-from .safe_paths import private_directory, require_private
+from .safe_paths import open_owned, private_directory, refused, require_private
 
 # Drop-ins are read in the order of their names, and what is read last holds.
 _DROP_IN = "zz-sqlite-to-postgresql.conf"
@@ -27,6 +28,10 @@ _HEADER = "# Gives the service its connection to PostgreSQL. The role service_en
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]")
 _VALUE = re.compile(r"((?:\\.|[^\\])*?)\s*\Z")
 _PRIVATE_MODE = 0o600
+# At least what systemd takes for the start of an assignment.
+_KEY = re.compile(r"^[ \t]*([A-Za-z_][A-Za-z0-9_]*)[ \t]*=", re.MULTILINE)
+# Far beyond any settings.
+_MOST_BYTES = 1 << 20
 
 
 def drop_in_of(unit: str) -> Path:
@@ -117,6 +122,11 @@ class DropIn(EnvironmentFile):
     def _file(self) -> Path:
         return Path(self.service.env_path)
 
+    @property
+    def _made(self) -> Path:
+        """The file that says that the directory of the drop-in is ours too."""
+        return self._file.with_name(f"{self.service.unit}.d.made")
+
     def read(self) -> str:
         """Return the text of our file; empty if it, or the drop-in that leads to it, is not as it should be.
 
@@ -143,6 +153,8 @@ class DropIn(EnvironmentFile):
             wanted = self._wanted_drop_in(text)
             if _text_of(self._drop_in) != wanted:
                 is_new = not self._drop_in.parent.exists()
+                if is_new:
+                    write_whole(self._made, "", _PRIVATE_MODE)
                 with private_directory(self._drop_in.parent, secret=False) as directory:
                     if is_new:
                         # The drop-in holds no secret, and whoever looks at the unit should see it.
@@ -150,9 +162,11 @@ class DropIn(EnvironmentFile):
                     write_whole(self._drop_in, wanted, 0o644)
             return
         self._drop_in.unlink(missing_ok=True)
-        with suppress(OSError):
-            # Not if somebody has a drop-in of his own there.
-            self._drop_in.parent.rmdir()
+        if self._made.exists():
+            with suppress(OSError):
+                # Not if somebody has a drop-in of his own there.
+                self._drop_in.parent.rmdir()
+            self._made.unlink()
         for path in (self._file, self._file.with_name(f".{self._file.name}.new")):
             path.unlink(missing_ok=True)
 
@@ -171,6 +185,62 @@ class DropIn(EnvironmentFile):
             f"{_HEADER}\n[Service]\nEnvironmentFile={self._file}\n"
             f"# These would lead the service elsewhere.\nUnsetEnvironment={' '.join(others)}\n"
         )
+
+
+def problems_of_later_files(files: Sequence[tuple[str, bool]], ours: str) -> list[Problem]:
+    """Return a problem for each of our keys in a file that systemd reads after ours, so that it beats our value.
+
+    :param files: path or pattern of each EnvironmentFile= in their order, and whether it may be missing.
+    :param ours: path of the file that gets our lines, which is one of them.
+    """
+    own = os.path.realpath(ours)
+    last = max(index for index, (path, _) in enumerate(files) if os.path.realpath(path) == own)
+    problems = []
+    for pattern, may_be_missing in files[last + 1 :]:
+        paths = [path for path in sorted(glob(pattern)) if os.path.realpath(path) != own]
+        if not paths and not may_be_missing:
+            fix = "Put it there, or take it out of the unit"
+            problems.append(Problem(pattern, "the unit names it as EnvironmentFile=, and it does not exist", fix))
+        for path in paths:
+            try:
+                keys = _assigned_keys(path)
+            except MigrationError as error:
+                problems += error.problems
+                continue
+            except OSError as error:
+                what = f"the unit names it as EnvironmentFile=, and it cannot be read: {error.strerror}"
+                problems.append(Problem(path, what, "Correct this, then run again"))
+                continue
+            for key in sorted(keys & set(dotenv_file.MANAGED_KEYS)):
+                what = f"systemd reads this file after {ours}, so it would beat the value there"
+                problems.append(Problem(f"{path}: {key}", what, "Take it out, or name this file first in the unit"))
+    return problems
+
+
+def _assigned_keys(path: str) -> set[str]:
+    """Return the names of what a file of settings may set; whoever owns it may exchange it at any moment.
+
+    :raises MigrationError: if it is no regular file, or too large.
+    :raises OSError: if it cannot be read.
+    """
+    with open_owned(path, None, links=None) as file:
+        content = os.pread(file.descriptor, _MOST_BYTES + 1, 0)
+    if len(content) > _MOST_BYTES:
+        what = f"it is larger than {_MOST_BYTES:,} bytes, so it is no file of settings"
+        raise refused(path, what, "Find out what fills it, or take it out of the unit")
+    # A carriage return alone ends a line for systemd too.
+    return set(_KEY.findall(content.decode("utf-8", "replace").replace("\r", "\n")))
+
+
+def problems_of_later_drop_ins(unit: str, paths: Iterable[str]) -> list[Problem]:
+    """Return a problem for each drop-in of a unit that systemd reads after ours, so that it may beat our settings.
+
+    :param paths: of the drop-ins that systemd has loaded; it loads those of the directory of ours too.
+    """
+    beside = [str(path) for path in drop_in_of(unit).parent.glob("*.conf")]
+    what = f"systemd reads this drop-in after ours ({_DROP_IN}), so it may beat the settings of the service"
+    fix = "Give it a name that sorts before ours, then run: systemctl daemon-reload"
+    return [Problem(path, what, fix) for path in sorted({*paths, *beside}) if os.path.basename(path) > _DROP_IN]
 
 
 def problems_of_place(unit: str) -> list[Problem]:

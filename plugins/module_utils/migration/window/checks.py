@@ -14,7 +14,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Access, Group, Service
 from ..host import login_test, open_files
 from ..host.manager import ONLINE, Manager, Process, family_of
-from ..host.managers import each_with_services, key_of, managers_of
+from ..host.managers import each_with_services, key_of, managers_of, problems_of_files
 from ..host.recovery_unit import RecoveryUnit
 from ..host.safe_paths import open_owned
 from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
@@ -176,13 +176,16 @@ def check_services(
                 if not may_be_missing:
                     findings.violations += manager.check_known(service, listed)
     instances = {}
-    for key, manager in managers.items():
-        for service in group.services:
-            if key_of(service) == key:
-                checked = manager.check_service(service, key in usable, may_be_missing)
-                findings.violations += checked.problems
-                if checked.processes is not None:
-                    instances[service.name] = checked.processes
+    for service in group.services:
+        key = key_of(service)
+        if key not in managers:
+            # All mistakes are named at once, whatever is wrong with the managers.
+            findings.violations += problems_of_files(service)
+            continue
+        checked = managers[key].check_service(service, key in usable, may_be_missing)
+        findings.violations += checked.problems
+        if checked.processes is not None:
+            instances[service.name] = checked.processes
     handles = Handles(managers, processes, instances)
     env_files = [
         entry for service in group.services if (entry := _check_env_file(findings, handles, service, settings))
@@ -196,6 +199,12 @@ def check_services(
 def boot_warnings(handles: Handles) -> list[str]:
     """Return a sentence for each service, or user, of which nobody would start anything again after a reboot."""
     return [warning for manager in handles.managers.values() for warning in manager.boot_warnings()]
+
+
+def stop_warnings(group: Group, handles: Handles) -> list[str]:
+    """Return a sentence for each service with which others, that are no services of the group, stop for the window."""
+    each = each_with_services(handles.managers, group.services)
+    return [warning for manager, services in each for warning in manager.stop_warnings(services)]
 
 
 def check_recovery_unit(settings: Settings, findings: Findings) -> None:
