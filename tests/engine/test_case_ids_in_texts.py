@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    TABLE_SQL,
+    MigrationError,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import values
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.report import (
     warnings_of,
@@ -246,7 +249,9 @@ def test_a_column_that_is_too_short_for_the_uuids_is_refused_with_the_type_that_
     group = make_group(source, {"source": "agents"}, table)
     with pytest.raises(MigrationError) as error:
         rehearse(connection, group, tmp_path, check_mode=True)
-    said = re.search(r"Give app\.t\.v the type (.*) in files/sql, which holds all 2 values", str(error.value))
+    said = re.search(
+        rf"Give app\.t\.v the type (.*) in {re.escape(TABLE_SQL)}, which holds all 2 values", str(error.value)
+    )
     assert said is not None
     execute(connection, f"ALTER TABLE app.t ALTER v TYPE {said.group(1)}")
     assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # What libpq says of a server that answers, and does not let us in.
 _OF_A_SERVER = re.compile(r"FATAL:|SSL|certificate", re.IGNORECASE)
+_ADDRESSES = ("health_url", "query_url")
 
 
 def find(
@@ -145,7 +146,11 @@ def _decides(
         "source": group.source_path,
         "columns": columns,
         "tables": {str(entry["source"]): _digest(entry) for entry in description["tables"]},
-        "services": {str(entry["name"]): _digest(entry) for entry in description.get("services") or ()},
+        "services": {
+            # Addresses may hold a secret; the inventory's own texts of them are compared as settings.
+            str(entry["name"]): _digest({key: value for key, value in entry.items() if key not in _ADDRESSES})
+            for entry in description.get("services") or ()
+        },
         "rest": _digest({name: value for name, value in description.items() if name not in ("tables", "services")}),
     }
 

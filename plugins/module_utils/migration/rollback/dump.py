@@ -267,6 +267,9 @@ def _prove(reader: Connection, programs: Programs, group: Group, tables: Sequenc
     for name in tables:
         columns = _columns_of(reader, name)
         expected = _rows_of(reader, name, columns)
+        if name == _REWRITTEN_IDS and name not in read and not expected.rows:
+            # An upgrade between the dump and its proof has made this table.
+            continue
         found_columns, found = read.get(name, ([], RowsHashed()))
         if found_columns != columns or found != expected:
             what = f"it holds {found.rows:,} rows of it, and the server {expected.rows:,}, or others"
