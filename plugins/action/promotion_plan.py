@@ -37,8 +37,8 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
                 self._compare(name, decides, variables)
             elif decides["refused"]:
                 fix = (
-                    "Correct the login. Where only phase 1 can do that (a new password of the migrating role, or a server "
-                    "that is there before its roles), run phase 1 with -e promotion_override_reason='…'"
+                    "Correct the login. Where only phase 1 can do that (a new password of the migrating role, or a "
+                    "server that is there before its roles), give phase 1 a promotion_override_reason"
                 )
                 problem = Problem(decides["login"], decides["refused"], fix)
                 raise MigrationError("There is no plan, because a server answers, and refuses the login.", [problem])
