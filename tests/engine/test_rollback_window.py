@@ -499,10 +499,17 @@ def test_the_dump_is_read_back_after_the_services_run_again(estate: Estate, monk
     assert steps.index("start") < steps.index("read the dump back")
 
 
-def test_a_dump_that_a_killed_run_has_not_read_back_is_read_by_the_next(estate: Estate) -> None:
+@pytest.mark.parametrize("by_an_older_version", [False, True])
+def test_a_dump_that_a_killed_run_has_not_read_back_is_read_by_the_next(
+    estate: Estate, by_an_older_version: bool
+) -> None:
     execute(estate.connection, WRITE)
+    if by_an_older_version:
+        execute(estate.connection, "DROP TABLE migration.rewritten_id")
     killed(estate, "rollback.dump.GroupDump.prove", False)
     assert [path.suffix for path in estate.dumps] == [".partial"]
+    # As phase 1 does after an upgrade.
+    execute(estate.connection, ledger.CREATE_LEDGER)
     result = estate.roll_back()
     assert result["warnings"] == []
     assert [path.suffix for path in estate.dumps] == [".dump"]

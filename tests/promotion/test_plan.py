@@ -105,6 +105,18 @@ def test_what_decides_stays_while_services_write(source: Path) -> None:
     assert differences(before["decides"], after["decides"]) == []
 
 
+def test_an_address_of_a_service_may_hold_a_secret_and_is_not_hashed(source: Path) -> None:
+    service = described(source)["services"][0]
+    addresses = {"health_url": "http://anna:word@127.0.0.1:4001/health", "query_url": "http://127.0.0.1/q?key=word"}
+    found = [
+        look(source),
+        look(source, services=[{**service, **addresses}]),
+        look(source, services=[{**service, "user": "x"}]),
+    ]
+    digests = [one["decides"]["groups"]["notes"]["services"] for one in found]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_the_id_stands_for_everything_in_the_plan(source: Path) -> None:
     found = look(source)
     others: tuple[dict[str, Any], ...] = (
