@@ -129,15 +129,18 @@ def test_a_column_that_refers_to_another_group_does_not_stand_for_its_table(
         rehearse(connection, make_group(flows, {"source": "flows", "columns": columns}), tmp_path)
 
 
-def test_the_policy_of_the_warning_can_be_written_as_it_stands(connection: Connection, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a: b"])
+def test_the_policy_of_the_warning_can_be_written_as_it_stands(
+    connection: Connection, tmp_path: Path, name: str
+) -> None:
     make_target(
         connection,
         "CREATE TABLE agents (id uuid PRIMARY KEY, note text); CREATE TABLE orgs (id uuid PRIMARY KEY);"
-        'CREATE TABLE t (id integer PRIMARY KEY, "a: b" text)',
+        f'CREATE TABLE t (id integer PRIMARY KEY, "{name}" text)',
     )
     script = (
         "CREATE TABLE agents (id TEXT PRIMARY KEY, note TEXT); CREATE TABLE orgs (id TEXT PRIMARY KEY);"
-        'CREATE TABLE t (id INTEGER PRIMARY KEY, "a: b" TEXT)'
+        f'CREATE TABLE t (id INTEGER PRIMARY KEY, "{name}" TEXT)'
     )
     rows: dict[str, list[tuple[Any, ...]]] = {
         "agents": [("a-1", "a-1")], "orgs": [("o-1",)], "t": [(1, "a-1"), (2, "o-1"), (3, ' ["a-1"]')],
@@ -148,12 +151,26 @@ def test_the_policy_of_the_warning_can_be_written_as_it_stands(connection: Conne
     policies = {entry["column"]: entry["policy"] for entry in found["ids_in_texts"]}
     # What a table says of itself may be a mere word.
     assert policies["agents.note"] == ""
-    group = make_group(source, *tables, {"source": "t", **yaml.safe_load(policies["t.a: b"])})
+    group = make_group(source, *tables, {"source": "t", **yaml.safe_load(policies[f"t.{name}"])})
     report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
     assert [entry["column"] for entry in report["ids_in_texts"]] == ["agents.note"]
     assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
-    joined = 'a.id::text = "a: b" OR "a: b" = \' ["\' || a.id || \'"]\''
+    joined = f'a.id::text = "{name}" OR "{name}" = \' ["\' || a.id || \'"]\''
     assert query(connection, f"SELECT t.id FROM app.t JOIN app.agents AS a ON {joined} ORDER BY 1") == [(1,), (3,)]
+
+
+def test_columns_named_like_those_of_a_function_of_sqlite_are_read(connection: Connection, tmp_path: Path) -> None:
+    names = ["value", "key", "json", "path", "type", "id", "parent", "root", "atom", "fullkey", "text"]
+    columns = ", ".join(f'"{name}" text' for name in names)
+    make_target(connection, f"CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (n integer, {columns})")
+    script = f"CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (n INTEGER PRIMARY KEY, {columns})"
+    row = (1, *(['["a-1", {"a-1": 1}]'] * len(names)))
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [row]})
+    group = make_group(source, {"source": "agents"}, {"source": "t"})
+    report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
+    assert [(found["column"], found["rows"], found["rows_of_member_names"]) for found in report["ids_in_texts"]] == [
+        (f"t.{name}", 1, 1) for name in names
+    ]
 
 
 SPELLED, BARE = SOME_UUID.upper(), "0f8fad5bd9cb469fa16570867728950e"
@@ -378,19 +395,6 @@ CREATE TABLE agents (id uuid PRIMARY KEY);
 CREATE TABLE t (id integer PRIMARY KEY, v text);
 CREATE INDEX ON t (v);
 """
-
-
-def test_a_text_that_refers_to_the_named_table_in_the_file_is_rewritten(connection: Connection, tmp_path: Path) -> None:
-    make_target(connection, INDEXED)
-    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v REFERENCES agents)"
-    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, "a-1")]})
-    source.chmod(0o600)
-    table = {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
-    group = make_group(source, {"source": "agents"}, table)
-    rehearse(connection, group, tmp_path)
-    execute(connection, "INSERT INTO app.t SELECT 2, id::text FROM app.agents")
-    _, copy = bring_back(connection, group)
-    assert rows_of(copy, "SELECT * FROM t") == [(1, "a-1"), (2, "a-1")]
 
 
 def test_a_value_whose_uuids_do_not_fit_an_index_is_named_by_a_dry_run(connection: Connection, tmp_path: Path) -> None:

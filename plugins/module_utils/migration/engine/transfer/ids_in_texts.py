@@ -94,7 +94,8 @@ def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, id
     inner = f"SELECT 1 FROM json_tree(j.atom) AS k WHERE k.type = 'text' AND k.atom IN ({ids})"  # noqa: S608
     is_inside = f"CASE WHEN j.type = 'text' AND {_is_json('j.atom')} THEN EXISTS ({inner}) ELSE 0 END"
     bits = f"max({is_value}) + 2 * max({is_member}) + 4 * max({is_inside})"
-    holds = f"SELECT {bits} FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
+    # The table-valued function has columns of its own, whose names the column may have.
+    holds = f"SELECT {bits} FROM (SELECT {name} AS text) AS valid, json_tree(valid.text) AS j"  # noqa: S608 (quoted)
     query = (
         "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2), "  # noqa: S608
         "count(*) FILTER (WHERE held & 4) FROM ("
