@@ -339,6 +339,7 @@ WATCHED: list[tuple[str, str, dict[str, str], str]] = [
     ("v text, g integer GENERATED ALWAYS AS (length(v)) STORED", "v TEXT", {}, "the generated column g in PostgreSQL"),
     ("v text", "v TEXT UNIQUE", {}, "the unique index sqlite_autoindex_t_1 in the file"),
     ("v text", "v TEXT REFERENCES codes", {}, "the foreign key to codes in the file"),
+    ("v text", "v TEXT REFERENCES agents", {}, "the foreign key to agents in the file"),
     ("v text", "v TEXT, g AS (length(v))", {}, "a generated column in the file perhaps looks at its values"),
     ("v text", "v TEXT", {"nul_character": "remove"}, "'nul_character: remove' may change the same value"),
     ("v text", "v TEXT", {"invalid_utf8": "replace"}, "'invalid_utf8: replace' may change the same value"),

@@ -94,8 +94,7 @@ def _problems_of(
                 "themselves, so that nobody could keep them equal. Else rewrite them by 'computed', or let the "
                 "application look them up in migration.id_map",
             )
-    named = [owners[name] for name in column.options.rewrite_ids_of if name in owners]
-    reason = why_not(connection, snapshot, plan, column, named)
+    reason = why_not(connection, snapshot, plan, column)
     if reason:
         yield Problem(
             where,

@@ -68,7 +68,7 @@ def ids_in_texts(
                     values
                     and namespace in sources
                     and namespace != plan.target.name
-                    and not why_not(connection, snapshot, plan, other, [sources[namespace]])
+                    and not why_not(connection, snapshot, plan, other)
                 ):
                     names = advised.setdefault(column, list(other.options.rewrite_ids_of))
                     names.append(namespace)
