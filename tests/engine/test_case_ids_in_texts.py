@@ -173,6 +173,23 @@ def test_columns_named_like_those_of_a_function_of_sqlite_are_read(connection: C
     ]
 
 
+def test_a_value_that_only_a_reference_knows_is_no_id_of_the_table(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, owner uuid, v text)",
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, owner TEXT, v TEXT)"
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "agents": [("a-1",)], "t": [(1, "system", "system"), (2, "a-1", "a-1")],
+    }  # fmt: skip
+    source = make_source(tmp_path / "t.db", script, rows)
+    columns = {"owner": {"references": "app.agents"}, "v": {"rewrite_ids_of": ["app.agents"]}}
+    group = make_group(source, {"source": "agents"}, {"source": "t", "columns": columns})
+    rehearse(connection, group, tmp_path)
+    assert query(connection, "SELECT v FROM app.t WHERE id = 1") == [("system",)]
+    assert query(connection, "SELECT t.id FROM app.t JOIN app.agents AS a ON a.id::text = v") == [(2,)]
+
+
 SPELLED, BARE = SOME_UUID.upper(), "0f8fad5bd9cb469fa16570867728950e"
 QUOTED = 'say "hé\\\n"'
 # Type of the target, what the file holds, and what becomes of it: U+0001 stands for the UUID of forge-1, and so on.

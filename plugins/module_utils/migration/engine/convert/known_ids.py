@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 def owners_of_ids(plans: Sequence[TablePlan]) -> dict[str, str]:
     """Return the target tables whose ids can be rewritten in texts of their group, each with its source table."""
-    return {
-        plan.target.name: plan.source.name
-        for plan in plans
-        for column in plan.columns
-        if column.records_ids and plan.target.key == (column.target,) and column.namespace == plan.target.name
-    }
+    return {plan.target.name: plan.source.name for plan in plans for column in plan.columns if _owns_ids(plan, column)}
+
+
+def _owns_ids(plan: TablePlan, column: ColumnPlan) -> bool:
+    """Return whether a column is the key whose ids are those of its table: another may hold ids without a row."""
+    return column.records_ids and plan.target.key == (column.target,) and column.namespace == plan.target.name
 
 
 def with_ids_of_now(
@@ -114,7 +114,7 @@ def _ids_of(snapshot: sqlite3.Connection, plans: Sequence[TablePlan], names: Seq
         (plan, column)
         for plan in plans
         for column in plan.columns
-        if column.records_ids and column.namespace is not None and column.namespace in names
+        if _owns_ids(plan, column) and column.namespace in names
     ]
     pairs = set()
     for plan, column in columns:
