@@ -173,6 +173,24 @@ def test_columns_named_like_those_of_a_function_of_sqlite_are_read(connection: C
     ]
 
 
+def test_a_text_that_is_an_id_only_in_another_case_stays_and_is_named(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection, "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v text)"
+    )
+    t = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE)"
+    script = f"CREATE TABLE agents (id TEXT PRIMARY KEY); {t}"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, "a-1"), (2, "A-1"), (3, "b")]})
+    columns = {"v": {"rewrite_ids_of": ["app.agents"]}}
+    group = make_group(source, {"source": "agents"}, {"source": "t", "columns": columns})
+    report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
+    assert [(entry["column"], entry["rows"], entry["policy"]) for entry in report["ids_in_texts"]] == [("t.v", 1, "")]
+    assert "t.v: 1 row holds an id of agents.id in a text or in JSON. It stays as it is" in " ".join(
+        warnings_of(report)
+    )
+    rehearse(connection, group, tmp_path)
+    assert query(connection, "SELECT v FROM app.t WHERE id > 1 ORDER BY id") == [("A-1",), ("b",)]
+
+
 def test_a_value_that_only_a_reference_knows_is_no_id_of_the_table(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,

@@ -56,8 +56,9 @@ def ids_in_texts(
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                values, members, inside = _count(snapshot, plan, other, ids)
-                values = 0 if namespace in other.options.rewrite_ids_of else values
+                values, in_other_case, members, inside = _count(snapshot, plan, other, ids)
+                is_rewritten = namespace in other.options.rewrite_ids_of
+                values = in_other_case if is_rewritten else values
                 if not values and not members and not inside:
                     continue
                 column = f"{plan.source.name}.{other.source}"
@@ -66,6 +67,7 @@ def ids_in_texts(
                 # What stands in a table's own texts is a word of the application more often than an id of its rows.
                 if (
                     values
+                    and not is_rewritten
                     and namespace in sources
                     and namespace != plan.target.name
                     and not why_not(connection, snapshot, plan, other)
@@ -82,10 +84,11 @@ def _in_yaml(name: str) -> str:
     return name if _PLAIN_NAME.match(name) else json.dumps(name, ensure_ascii=False)
 
 
-def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int, int]:
-    """Return how many rows hold an id as a text or as a string of JSON, as the name of a member, and inside a string.
+def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int, int, int]:
+    """Return how many rows hold an id as a text or as a string of JSON, in another case, as a member, inside a string.
 
-    The last are those in which a string of the JSON is itself JSON that holds an id.
+    In another case: as a text that is an id only by the collation of the column. As a member: as the name of one.
+    Inside a string: where a string of the JSON is itself JSON that holds an id.
 
     :param ids: the query of the ids.
     """
@@ -97,13 +100,14 @@ def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, id
     # The table-valued function has columns of its own, whose names the column may have.
     holds = f"SELECT {bits} FROM (SELECT {name} AS text) AS valid, json_tree(valid.text) AS j"  # noqa: S608 (quoted)
     query = (
-        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2), "  # noqa: S608
-        "count(*) FILTER (WHERE held & 4) FROM ("
-        f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {_is_json(name)} THEN ({holds}) ELSE 0 END AS held "
+        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE whole AND NOT exact), "  # noqa: S608
+        "count(*) FILTER (WHERE held & 2), count(*) FILTER (WHERE held & 4) FROM ("
+        f"SELECT {name} IN ({ids}) AS whole, {name} COLLATE BINARY IN ({ids}) AS exact, "
+        f"CASE WHEN {_is_json(name)} THEN ({holds}) ELSE 0 END AS held "
         f"FROM {plan.source.relation} WHERE typeof({name}) = 'text')"
     )
-    values, members, inside = snapshot.execute(query).fetchone()
-    return int(values), int(members), int(inside)
+    values, in_other_case, members, inside = snapshot.execute(query).fetchone()
+    return int(values), int(in_other_case), int(members), int(inside)
 
 
 def _is_json(text: str) -> str:
