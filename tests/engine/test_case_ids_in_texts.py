@@ -191,6 +191,21 @@ def test_a_text_that_is_an_id_only_in_another_case_stays_and_is_named(connection
     assert query(connection, "SELECT v FROM app.t WHERE id > 1 ORDER BY id") == [("A-1",), ("b",)]
 
 
+def test_json_with_a_number_of_any_length_is_json(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection, "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v text)"
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    # Python reads no whole number that is longer than 4,300 digits.
+    number = "7" * 4_301
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, f'[{number}, "a-1"]')]})
+    columns = {"v": {"rewrite_ids_of": ["app.agents"]}}
+    group = make_group(source, {"source": "agents"}, {"source": "t", "columns": columns})
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
+    joined = f"SELECT count(*) FROM app.t JOIN app.agents AS a ON v = '[{number}, \"' || a.id || '\"]'"
+    assert query(connection, joined) == [(1,)]
+
+
 def test_a_value_that_only_a_reference_knows_is_no_id_of_the_table(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection,
