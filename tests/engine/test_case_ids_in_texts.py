@@ -173,6 +173,23 @@ def test_columns_named_like_those_of_a_function_of_sqlite_are_read(connection: C
     ]
 
 
+def test_only_ids_that_the_policy_can_name_bring_it_into_the_warning(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection,
+        "CREATE TABLE orgs (id uuid PRIMARY KEY); CREATE TABLE agents (id uuid PRIMARY KEY);"
+        "CREATE TABLE t (id integer PRIMARY KEY, v text)",
+    )
+    orgs = make_source(tmp_path / "orgs.db", "CREATE TABLE orgs (id TEXT PRIMARY KEY)", {"orgs": [("o-1",)]})
+    rehearse(connection, make_group(orgs, {"source": "orgs"}, name="other"), tmp_path)
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    source = make_source(tmp_path / "t.db", script, {"agents": [("a-1",)], "t": [(1, "a-1"), (2, "o-1")]})
+    group = make_group(source, {"source": "agents"}, {"source": "t"})
+    found = rehearse(connection, group, tmp_path, check_mode=True)["report"]["ids_in_texts"]
+    assert [(entry["ids_of"], entry["policy"]) for entry in found] == [
+        ("agents.id", "columns: {v: {rewrite_ids_of: [app.agents]}}"), ("app.orgs", ""),
+    ]  # fmt: skip
+
+
 def test_a_text_that_is_an_id_only_in_another_case_stays_and_is_named(connection: Connection, tmp_path: Path) -> None:
     make_target(
         connection, "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v text)"

@@ -46,7 +46,7 @@ def ids_in_texts(
         (name, name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
         for number, name in enumerate(names)
     ]
-    found: list[dict[str, Any]] = []
+    found: list[tuple[bool, dict[str, Any]]] = []
     # Column → all that 'rewrite_ids_of' can name there, and how that is written.
     advised: dict[str, list[str]] = {}
     policies: dict[str, str] = {}
@@ -63,20 +63,21 @@ def ids_in_texts(
                     continue
                 column = f"{plan.source.name}.{other.source}"
                 rows = {"rows": values, "rows_of_member_names": members, "rows_of_json_in_strings": inside}
-                found.append({"column": column, "ids_of": owner, **rows})
                 # What stands in a table's own texts is a word of the application more often than an id of its rows.
-                if (
-                    values
+                is_advised = (
+                    values > 0
                     and not is_rewritten
                     and namespace in sources
                     and namespace != plan.target.name
                     and not why_not(connection, snapshot, plan, other)
-                ):
+                )
+                found.append((is_advised, {"column": column, "ids_of": owner, **rows}))
+                if is_advised:
                     names = advised.setdefault(column, list(other.options.rewrite_ids_of))
                     names.append(namespace)
                     listed = ", ".join(map(_in_yaml, names))
                     policies[column] = f"columns: {{{_in_yaml(other.source)}: {{rewrite_ids_of: [{listed}]}}}}"
-    return [{**entry, "policy": policies.get(entry["column"], "") if entry["rows"] else ""} for entry in found]
+    return [{**entry, "policy": policies[entry["column"]] if is_advised else ""} for is_advised, entry in found]
 
 
 def _in_yaml(name: str) -> str:
