@@ -129,7 +129,7 @@ def test_a_column_that_refers_to_another_group_does_not_stand_for_its_table(
         rehearse(connection, make_group(flows, {"source": "flows", "columns": columns}), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a: b"])
+@pytest.mark.parametrize("name", ["a: b", "no", "On"])
 def test_the_policy_of_the_warning_can_be_written_as_it_stands(
     connection: Connection, tmp_path: Path, name: str
 ) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _BLANKS = "' ' || char(9, 10, 13)"
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
+# YAML reads some words as something else than a text.
+_PLAIN_NAME = re.compile(r"(?!(?i:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
 
 
 def ids_in_texts(
