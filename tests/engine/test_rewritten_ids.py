@@ -446,6 +446,14 @@ def test_a_record_whose_table_is_gone_is_a_finding(
     assert said in refusal(connection, loaded[1])
 
 
+def test_a_load_that_rewrites_nothing_any_more_needs_no_table_of_ids(
+    connection: Connection, loaded: tuple[Path, Group], tmp_path: Path
+) -> None:
+    execute(connection, "DROP TABLE migration.rewritten_id")
+    way_of(connection, group_of(loaded[0], {"source": "agents"}, columns={}), tmp_path)
+    assert rows_of_target(connection)[0] == (1, "a-1", ["a-1", "a-2"], "x")
+
+
 def test_a_text_cannot_name_another_uuid_than_the_row_has(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
