@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 
-def owners_of_ids(plans: Sequence[TablePlan]) -> dict[str, str]:
-    """Return the target tables whose ids can be rewritten in texts of their group, each with its source table."""
-    return {plan.target.name: plan.source.name for plan in plans for column in plan.columns if _owns_ids(plan, column)}
+def owners_of_ids(plans: Sequence[TablePlan]) -> set[str]:
+    """Return the target tables whose ids can be rewritten in texts of their group."""
+    return {plan.target.name for plan in plans for column in plan.columns if _owns_ids(plan, column)}
 
 
 def _owns_ids(plan: TablePlan, column: ColumnPlan) -> bool:
@@ -80,7 +80,7 @@ def _problems_of(
     snapshot: sqlite3.Connection,
     plan: TablePlan,
     column: ColumnPlan,
-    owners: dict[str, str],
+    owners: set[str],
 ) -> Iterator[Problem]:
     """Yield what is wrong with the ids that one column names, or with the column."""
     where = f"{group.source_path}: {plan.source.name}.{column.source}"
