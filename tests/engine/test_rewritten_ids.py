@@ -350,6 +350,24 @@ def test_old_ids_of_rows_without_a_number_of_their_own_come_back(connection: Con
     assert sorted(rows_of(copy, "SELECT v FROM u")) == [("a-1",), ("a-1",), ("a-1",), ("b",)]
 
 
+def test_an_old_id_comes_back_in_a_new_row_of_which_the_file_gives_a_part_of_the_key(
+    connection: Connection, tmp_path: Path
+) -> None:
+    make_target(connection, TARGET + "CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    key = "tenant TEXT NOT NULL DEFAULT 'x', id INTEGER, v TEXT, PRIMARY KEY (tenant, id)"
+    source = make_source(
+        tmp_path / "t.db", f"{AGENTS} CREATE TABLE t ({key})", {"agents": [("a-1",)], "t": [("x", 1, "a-1")]}
+    )
+    source.chmod(0o600)
+    columns = {"tenant": {"without_target": "keep"}, "v": REWRITE}
+    group = make_group(source, {"source": "agents"}, {"source": "t", "columns": columns})
+    rehearse(connection, group, tmp_path)
+    execute(connection, "INSERT INTO app.t VALUES (2, 'a-1')")
+    report, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT * FROM t") == [("x", 1, "a-1"), ("x", 2, "a-1")]
+    assert report.tables[1].ids_as_written == {"v": 1}
+
+
 def test_a_computed_column_comes_back_by_its_inverse(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, TARGET + "CREATE TABLE t (id integer PRIMARY KEY, agent text)")
     script = AGENTS + "CREATE TABLE t (id INTEGER PRIMARY KEY, agent TEXT)"
@@ -426,6 +444,14 @@ def test_a_record_whose_table_is_gone_is_a_finding(
     said = "migration.rewritten_id: what it keeps of group test is not what the last run wrote there"
     assert said in findings(connection, loaded[1], tmp_path)
     assert said in refusal(connection, loaded[1])
+
+
+def test_a_load_that_rewrites_nothing_any_more_needs_no_table_of_ids(
+    connection: Connection, loaded: tuple[Path, Group], tmp_path: Path
+) -> None:
+    execute(connection, "DROP TABLE migration.rewritten_id")
+    way_of(connection, group_of(loaded[0], {"source": "agents"}, columns={}), tmp_path)
+    assert rows_of_target(connection)[0] == (1, "a-1", ["a-1", "a-2"], "x")
 
 
 def test_a_text_cannot_name_another_uuid_than_the_row_has(

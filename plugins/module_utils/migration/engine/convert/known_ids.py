@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 
-def owners_of_ids(plans: Sequence[TablePlan]) -> dict[str, str]:
-    """Return the target tables whose ids can be rewritten in texts of their group, each with its source table."""
-    return {
-        plan.target.name: plan.source.name
-        for plan in plans
-        for column in plan.columns
-        if column.records_ids and plan.target.key == (column.target,) and column.namespace == plan.target.name
-    }
+def owners_of_ids(plans: Sequence[TablePlan]) -> set[str]:
+    """Return the target tables whose ids can be rewritten in texts of their group."""
+    return {plan.target.name for plan in plans for column in plan.columns if _owns_ids(plan, column)}
+
+
+def _owns_ids(plan: TablePlan, column: ColumnPlan) -> bool:
+    """Return whether a column is the key whose ids are those of its table: another may hold ids without a row."""
+    return column.records_ids and plan.target.key == (column.target,) and column.namespace == plan.target.name
 
 
 def with_ids_of_now(
@@ -80,7 +80,7 @@ def _problems_of(
     snapshot: sqlite3.Connection,
     plan: TablePlan,
     column: ColumnPlan,
-    owners: dict[str, str],
+    owners: set[str],
 ) -> Iterator[Problem]:
     """Yield what is wrong with the ids that one column names, or with the column."""
     where = f"{group.source_path}: {plan.source.name}.{column.source}"
@@ -94,8 +94,7 @@ def _problems_of(
                 "themselves, so that nobody could keep them equal. Else rewrite them by 'computed', or let the "
                 "application look them up in migration.id_map",
             )
-    named = [owners[name] for name in column.options.rewrite_ids_of if name in owners]
-    reason = why_not(connection, snapshot, plan, column, named)
+    reason = why_not(connection, snapshot, plan, column)
     if reason:
         yield Problem(
             where,
@@ -115,7 +114,7 @@ def _ids_of(snapshot: sqlite3.Connection, plans: Sequence[TablePlan], names: Seq
         (plan, column)
         for plan in plans
         for column in plan.columns
-        if column.records_ids and column.namespace is not None and column.namespace in names
+        if _owns_ids(plan, column) and column.namespace in names
     ]
     pairs = set()
     for plan, column in columns:

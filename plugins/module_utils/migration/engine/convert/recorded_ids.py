@@ -56,7 +56,7 @@ def record_ids(connection: Connection, group_name: str, plans: Sequence[TablePla
     if known == columns and not find_changed_ids(connection, group_name):
         return columns
     with connection.cursor() as cursor:
-        if known:
+        if known and _has_place(cursor):
             cursor.execute("DELETE FROM migration.rewritten_id WHERE group_name = %s", (group_name,))
         for digest, (ids, names) in sets.items():
             cursor.execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...core.estate import REFUSE
@@ -43,13 +43,8 @@ JOIN pg_attribute a ON a.attrelid = part.oid AND a.attnum = d.refobjsubid AND a.
 """
 
 
-def why_not(
-    connection: Connection, snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, owners: Collection[str]
-) -> str:
-    """Return what forbids to rewrite ids in a column, empty if nothing does.
-
-    :param owners: the source tables whose ids would be rewritten.
-    """
+def why_not(connection: Connection, snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> str:
+    """Return what forbids to rewrite ids in a column, empty if nothing does."""
     if column.kind not in ("text", "char", "json"):
         return f"its target is {column.display_type}, no text and no JSON"
     for policy, answer in column.options.policies.items():
@@ -58,13 +53,11 @@ def why_not(
     with connection.cursor() as cursor:
         cursor.execute(_WATCHED, {"table": table_name(plan.target.name).as_string(connection)})
         watched = next((what for name, what in cursor.fetchall() if name == column.target), "")
-    watched = watched or next(_watched_in_file(snapshot, plan, column, owners), "")
+    watched = watched or next(_watched_in_file(snapshot, plan, column), "")
     return f"{watched} looks at its values" if watched else ""
 
 
-def _watched_in_file(
-    snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, owners: Collection[str]
-) -> Iterator[str]:
+def _watched_in_file(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan) -> Iterator[str]:
     """Yield what looks at the values of a column in the file, where they stand with their old ids again."""
     table = quote_name(plan.source.name)
     name = column.source.lower()
@@ -79,7 +72,7 @@ def _watched_in_file(
         if unique and (partial or None in names or name in (str(each).lower() for each in names)):
             yield f"the unique index {index} in the file"
     for row in snapshot.execute(f"PRAGMA foreign_key_list({table})").fetchall():
-        if row[3].lower() == name and row[2].lower() not in (owner.lower() for owner in owners):
+        if row[3].lower() == name:
             yield f"the foreign key to {row[2]} in the file"
     for (other,) in snapshot.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
         for row in snapshot.execute(f"PRAGMA foreign_key_list({quote_name(other)})").fetchall():

@@ -240,8 +240,10 @@ class _TableWriter:
             return
         if self._as_written:
             key = self._plan.source.key
-            key_values = [new[name] for name in key] if set(key) <= new.keys() else [inserted.lastrowid]
-            self._note_as_written(key_values, self._as_written)
+            if set(key) <= new.keys():
+                self._note_as_written([new[name] for name in key], self._as_written)
+            elif set(self._sides.locator).isdisjoint(self._plan.source.column_names):  # the file gives the rest of it
+                self._note_as_written(self._key_after([inserted.lastrowid], new), self._as_written)
 
     def _key_after(self, locator: Sequence[Value], new: Mapping[str, Value]) -> list[Value]:
         """Return the values of the key that a row will have."""

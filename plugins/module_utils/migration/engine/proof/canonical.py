@@ -261,7 +261,8 @@ def _with_new_ids(text: str, new_ids: Mapping[str, str], is_json: bool) -> str:
         try:
             is_json = text.lstrip(" \t\r\n").startswith(("[", "{"))
             if is_json:
-                json.loads(text, object_pairs_hook=lambda _: 0)  # the members are dropped as soon as they are read
+                # The members are dropped as soon as they are read; a number may have more digits than Python reads.
+                json.loads(text, object_pairs_hook=lambda _: 0, parse_int=str)
         except (ValueError, RecursionError):
             return text
     parts, done = [], 0

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _BLANKS = "' ' || char(9, 10, 13)"
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
+# YAML reads some words as something else than a text.
+_PLAIN_NAME = re.compile(r"(?!(?i:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z_]\w*(?:[ .]\w+)*\Z", re.ASCII)
 
 
 def ids_in_texts(
@@ -46,7 +47,7 @@ def ids_in_texts(
         (name, name, f"SELECT old_id FROM temp.ids_of_others WHERE owner = {number}")  # noqa: S608 (our own number)
         for number, name in enumerate(names)
     ]
-    found: list[dict[str, Any]] = []
+    found: list[tuple[bool, dict[str, Any]]] = []
     # Column → all that 'rewrite_ids_of' can name there, and how that is written.
     advised: dict[str, list[str]] = {}
     policies: dict[str, str] = {}
@@ -56,25 +57,28 @@ def ids_in_texts(
             for other in plan.columns:
                 if other.kind not in ("text", "char", "json") or other.source in referring:
                     continue
-                values, members, inside = _count(snapshot, plan, other, ids)
-                values = 0 if namespace in other.options.rewrite_ids_of else values
+                values, in_other_case, members, inside = _count(snapshot, plan, other, ids)
+                is_rewritten = namespace in other.options.rewrite_ids_of
+                values = in_other_case if is_rewritten else values
                 if not values and not members and not inside:
                     continue
                 column = f"{plan.source.name}.{other.source}"
                 rows = {"rows": values, "rows_of_member_names": members, "rows_of_json_in_strings": inside}
-                found.append({"column": column, "ids_of": owner, **rows})
                 # What stands in a table's own texts is a word of the application more often than an id of its rows.
-                if (
-                    values
+                is_advised = (
+                    values > 0
+                    and not is_rewritten
                     and namespace in sources
                     and namespace != plan.target.name
-                    and not why_not(connection, snapshot, plan, other, [sources[namespace]])
-                ):
+                    and not why_not(connection, snapshot, plan, other)
+                )
+                found.append((is_advised, {"column": column, "ids_of": owner, **rows}))
+                if is_advised:
                     names = advised.setdefault(column, list(other.options.rewrite_ids_of))
                     names.append(namespace)
                     listed = ", ".join(map(_in_yaml, names))
                     policies[column] = f"columns: {{{_in_yaml(other.source)}: {{rewrite_ids_of: [{listed}]}}}}"
-    return [{**entry, "policy": policies.get(entry["column"], "") if entry["rows"] else ""} for entry in found]
+    return [{**entry, "policy": policies[entry["column"]] if is_advised else ""} for is_advised, entry in found]
 
 
 def _in_yaml(name: str) -> str:
@@ -82,10 +86,11 @@ def _in_yaml(name: str) -> str:
     return name if _PLAIN_NAME.match(name) else json.dumps(name, ensure_ascii=False)
 
 
-def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int, int]:
-    """Return how many rows hold an id as a text or as a string of JSON, as the name of a member, and inside a string.
+def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, ids: str) -> tuple[int, int, int, int]:
+    """Return how many rows hold an id as a text or as a string of JSON, in another case, as a member, inside a string.
 
-    The last are those in which a string of the JSON is itself JSON that holds an id.
+    In another case: as a text that is an id only by the collation of the column. As a member: as the name of one.
+    Inside a string: where a string of the JSON is itself JSON that holds an id.
 
     :param ids: the query of the ids.
     """
@@ -94,15 +99,17 @@ def _count(snapshot: sqlite3.Connection, plan: TablePlan, column: ColumnPlan, id
     inner = f"SELECT 1 FROM json_tree(j.atom) AS k WHERE k.type = 'text' AND k.atom IN ({ids})"  # noqa: S608
     is_inside = f"CASE WHEN j.type = 'text' AND {_is_json('j.atom')} THEN EXISTS ({inner}) ELSE 0 END"
     bits = f"max({is_value}) + 2 * max({is_member}) + 4 * max({is_inside})"
-    holds = f"SELECT {bits} FROM json_tree({name}) AS j"  # noqa: S608 (quoted)
+    # The table-valued function has columns of its own, whose names the column may have.
+    holds = f"SELECT {bits} FROM (SELECT {name} AS text) AS valid, json_tree(valid.text) AS j"  # noqa: S608 (quoted)
     query = (
-        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE held & 2), "  # noqa: S608
-        "count(*) FILTER (WHERE held & 4) FROM ("
-        f"SELECT {name} IN ({ids}) AS whole, CASE WHEN {_is_json(name)} THEN ({holds}) ELSE 0 END AS held "
+        "SELECT count(*) FILTER (WHERE whole OR held & 1), count(*) FILTER (WHERE whole AND NOT exact), "  # noqa: S608
+        "count(*) FILTER (WHERE held & 2), count(*) FILTER (WHERE held & 4) FROM ("
+        f"SELECT {name} IN ({ids}) AS whole, {name} COLLATE BINARY IN ({ids}) AS exact, "
+        f"CASE WHEN {_is_json(name)} THEN ({holds}) ELSE 0 END AS held "
         f"FROM {plan.source.relation} WHERE typeof({name}) = 'text')"
     )
-    values, members, inside = snapshot.execute(query).fetchone()
-    return int(values), int(members), int(inside)
+    values, in_other_case, members, inside = snapshot.execute(query).fetchone()
+    return int(values), int(in_other_case), int(members), int(inside)
 
 
 def _is_json(text: str) -> str:
