@@ -330,6 +330,52 @@ def test_a_service_that_somebody_has_started_meanwhile_gets_its_settings(
     assert systemctl.running() == set(units)
 
 
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"RefuseManualStart": "no"}, ""),
+        ({"UnitFileState": "transient"}, "worker.service, which stops along with shop.service, is transient"),
+        ({"FragmentPath": "/run/systemd/transient/worker.service"}, "worker.service, which stops along with shop"),
+        ({"RefuseManualStart": "yes"}, "worker.service, which stops along with shop.service, says RefuseManualStart"),
+        ({"RefuseManualStart": "yes", "ActiveState": "inactive"}, ""),
+    ],
+)
+@pytest.mark.parametrize("key", ["RequiredBy", "TriggeredBy"])
+def test_what_stops_along_and_cannot_be_started_again_is_refused(
+    places: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key: str,
+    beside: dict[str, str],
+    said: str,
+) -> None:
+    units = {"shop.service": {**SHOWN, **ACTIVE, key: "worker.service"}, "worker.service": {**ACTIVE, **beside}}
+    monkeypatch.setattr(systemd, "_systemctl", FakeSystemctl(units))
+    service = described(directory=str(tmp_path))
+    problems = systemd.Systemd([service]).check_service(service, usable=True, again=False).problems
+    assert [problem.where for problem in problems] == (["service shop"] if said else [])
+    assert all(said in problem.what for problem in problems)
+    # A unit of the same group is checked itself.
+    both = systemd.Systemd([service, described(name="worker")])
+    assert both.check_service(service, usable=True, again=False).problems == []
+
+
+def test_a_noted_unit_that_is_gone_keeps_nothing_from_starting(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("gone.service", "gone.socket", "worker.service")
+    units = {"shop.service": {**ACTIVE, "RequiredBy": " ".join(names)}, **dict.fromkeys(names, ACTIVE)}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    manager = systemd.Systemd([described()])
+    manager.stop_services([described()], None)
+    for name in ("gone.service", "gone.socket"):
+        systemctl.units[name]["LoadState"] = "not-found"
+    manager.start_service(described())
+    assert manager.save_services([described()], [], check_mode=False)
+    assert systemctl.running() == {"shop.service", "worker.service"}
+    assert list(notes.iterdir()) == []
+
+
 def test_processes_that_a_stop_has_left_are_named(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Our own group stands for one that is not empty, which a unit with SendSIGKILL=no may leave.
     group = open_files.control_group_of(os.getpid())
