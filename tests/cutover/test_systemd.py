@@ -361,6 +361,23 @@ def test_what_stops_along_and_cannot_be_started_again_is_refused(
     assert both.check_service(service, usable=True, again=False).problems == []
 
 
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_target_that_stops_along_is_refused(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    units = {
+        "shop.service": {**SHOWN, **ACTIVE, "RequiredBy": "multi-user.target rescue.target"},
+        "multi-user.target": {**ACTIVE, "RequiredBy": "graphical.target"},
+        "graphical.target": ACTIVE,
+        "rescue.target": {"LoadState": "loaded", "ActiveState": "inactive"},
+    }
+    monkeypatch.setattr(systemd, "_systemctl", FakeSystemctl(units))
+    service = described(directory=str(tmp_path))
+    (problem,) = systemd.Systemd([service]).check_service(service, usable=True, again=False).problems
+    assert problem.what.startswith("graphical.target, multi-user.target would stop along with shop.service")
+    assert "run: systemctl reenable shop.service" in problem.fix
+
+
 def test_a_noted_unit_that_is_gone_keeps_nothing_from_starting(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("gone.service", "gone.socket", "worker.service")
     units = {"shop.service": {**ACTIVE, "RequiredBy": " ".join(names)}, **dict.fromkeys(names, ACTIVE)}

@@ -270,16 +270,24 @@ def _is_transient(shown: Mapping[str, str]) -> bool:
 
 
 def _problems_beside(service: Service, shown: Mapping[str, str], own: Iterable[str]) -> list[Problem]:
-    """Return which units that run now would stop along with a service, and could not be started again after it.
+    """Return which units that run now would stop along with a service, and could not be started again as they were.
+
+    The start of a target starts whatever it wants, also a service that a person has stopped.
 
     :param own: the units of the services, each of which is checked itself.
     """
     unit, where = service.unit, f"service {service.name}"
     beside = sorted(_stopped_with(unit, {unit: shown})[0] - {unit, *own})
+    found_beside = _show(beside) if beside else {}
+    running = {name: found for name, found in found_beside.items() if found["ActiveState"] in _RUNNING}
     problems = []
-    for name, found in (_show(beside) if beside else {}).items():
-        if found["ActiveState"] not in _RUNNING:
-            continue
+    targets = [name for name in running if name.endswith(".target")]
+    if targets:
+        names = ", ".join(targets)
+        what = f"{names} would stop along with {unit}, and starting that again starts what a person has stopped"
+        fix = f"Write WantedBy= in place of RequiredBy= in its [Install] section, then run: systemctl reenable {unit}"
+        problems.append(Problem(where, what, fix))
+    for name, found in running.items():
         if _is_transient(found):
             what = f"{name}, which stops along with {unit}, is transient (systemd-run): nothing could start it again"
             fix = f"Stop {name} yourself, or write a unit file for it below /etc/systemd/system, and start that one"
