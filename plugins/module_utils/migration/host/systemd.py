@@ -172,10 +172,11 @@ class Systemd:
             self._stopped = set()
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
-        """Forget what was stopped together with services that are well now, and start what of it does not run.
+        """Do what :meth:`forget_stopped` does: a unit starts at boot as it did before."""
+        return self.forget_stopped(services, check_mode)
 
-        A unit starts at boot as it did before.
-        """
+    def forget_stopped(self, services: Sequence[Service], check_mode: bool) -> bool:
+        """Forget what was stopped together with services that are well now, and start what of it does not run."""
         left = [service.unit for service in services if _noted(service.unit)]
         if not check_mode:
             for unit in left:
