@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -21,12 +21,21 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import managers_of
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    Health,
     ServicesLogin,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_settings import (
     settings_of,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback, undo
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks, services
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 PASSWORD = 'it\'s $1 \\ "#" `x` '
 VALUES = dotenv_file.connection_values("127.0.0.1", 5432, "shop", "shop_web", PASSWORD, pool_size=5)
@@ -328,6 +337,134 @@ def test_a_service_that_somebody_has_started_meanwhile_gets_its_settings(
         "start other.service",
     ]
     assert systemctl.running() == set(units)
+
+
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"RefuseManualStart": "no"}, ""),
+        ({"UnitFileState": "transient"}, "worker.service, which stops along with shop.service, is transient"),
+        ({"FragmentPath": "/run/systemd/transient/worker.service"}, "worker.service, which stops along with shop"),
+        ({"RefuseManualStart": "yes"}, "worker.service, which stops along with shop.service, says RefuseManualStart"),
+        ({"RefuseManualStart": "yes", "ActiveState": "inactive"}, ""),
+    ],
+)
+@pytest.mark.parametrize("key", ["RequiredBy", "TriggeredBy"])
+def test_what_stops_along_and_cannot_be_started_again_is_refused(
+    places: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key: str,
+    beside: dict[str, str],
+    said: str,
+) -> None:
+    units = {"shop.service": {**SHOWN, **ACTIVE, key: "worker.service"}, "worker.service": {**ACTIVE, **beside}}
+    monkeypatch.setattr(systemd, "_systemctl", FakeSystemctl(units))
+    service = described(directory=str(tmp_path))
+    problems = systemd.Systemd([service]).check_service(service, usable=True, again=False).problems
+    assert [problem.where for problem in problems] == (["service shop"] if said else [])
+    assert all(said in problem.what for problem in problems)
+    # A unit of the same group is checked itself.
+    both = systemd.Systemd([service, described(name="worker")])
+    assert both.check_service(service, usable=True, again=False).problems == []
+
+
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_target_that_stops_along_is_refused(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    units = {
+        "shop.service": {**SHOWN, **ACTIVE, "RequiredBy": "multi-user.target rescue.target"},
+        "multi-user.target": {**ACTIVE, "RequiredBy": "graphical.target"},
+        "graphical.target": ACTIVE,
+        "rescue.target": {"LoadState": "loaded", "ActiveState": "inactive"},
+    }
+    monkeypatch.setattr(systemd, "_systemctl", FakeSystemctl(units))
+    service = described(directory=str(tmp_path))
+    (problem,) = systemd.Systemd([service]).check_service(service, usable=True, again=False).problems
+    assert problem.what.startswith("graphical.target, multi-user.target would stop along with shop.service")
+    assert "run: systemctl reenable shop.service" in problem.fix
+
+
+@pytest.fixture
+def left_over(notes: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WindowContext, FakeSystemctl]:
+    """A group whose service was stopped in a window that has failed; its worker has stopped along."""
+    units = {"shop.service": {**ACTIVE, "RequiredBy": "worker.service"}, "worker.service": ACTIVE}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    service = described()
+    handles = checks.Handles(managers={"systemd": systemd.Systemd([service])})
+    settings = checks.Settings(ServicesLogin("127.0.0.1", 5432, "shop"), {})
+    # Neither is used: no server is asked.
+    connection, login = cast("Connection", None), cast("Login", None)
+    context = WindowContext(connection, login, estate.Group("shop", "/shop.db", (), (service,)), settings, handles)
+    services.stop(context)
+    assert len(list(notes.iterdir())) == 1
+    return context, systemctl
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+def test_a_rollback_that_was_undone_keeps_no_notes_of_services_that_are_well(
+    left_over: tuple[WindowContext, FakeSystemctl], notes: Path, monkeypatch: pytest.MonkeyPatch, is_well: bool
+) -> None:
+    def look(*_: Any) -> None:
+        if not is_well:
+            raise MigrationError("Not every service is healthy.")
+
+    context, systemctl = left_over
+    monkeypatch.setattr(undo, "require_healthy", look)
+    monkeypatch.setattr(undo, "_close", lambda *_: None)
+    left, unwell = undo.bring_up_on_postgresql(context, lambda: None)
+    assert (left, bool(unwell)) == ([], not is_well)
+    assert systemctl.running() == {"shop.service", "worker.service"}
+    # What a person stops from now on is not started again by a later window.
+    assert (list(notes.iterdir()) == []) is is_well
+
+
+def test_a_rollback_again_forgets_what_an_earlier_one_has_noted(
+    left_over: tuple[WindowContext, FakeSystemctl], notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Well:
+        """Finds every service well."""
+
+        def look(self, *_: Any) -> list[Health]:
+            return []
+
+        def close(self) -> None:
+            pass
+
+    context, systemctl = left_over
+    monkeypatch.setattr(rollback, "watch", lambda _: Well())
+    systemctl("start", "shop.service")
+
+    def run(check_mode: bool) -> tuple[bool, str]:
+        again = rollback._Run(context.connection, context.login, context.group, context.settings, Options(), check_mode)
+        result = again._keep_on_sqlite(context)
+        return result["changed"], result["msg"]
+
+    said = "shop is on SQLite; what had stopped along with its services {} started again."
+    assert run(check_mode=True) == (True, said.format("would be"))
+    assert systemctl.running() == {"shop.service"}
+    assert run(check_mode=False) == (True, said.format("was"))
+    assert systemctl.running() == {"shop.service", "worker.service"}
+    assert list(notes.iterdir()) == []
+    assert run(check_mode=False) == (False, "shop is on SQLite.")
+
+
+def test_a_noted_unit_that_is_gone_keeps_nothing_from_starting(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("gone.service", "gone.socket", "worker.service")
+    units = {"shop.service": {**ACTIVE, "RequiredBy": " ".join(names)}, **dict.fromkeys(names, ACTIVE)}
+    systemctl = FakeSystemctl(units)
+    monkeypatch.setattr(systemd, "_systemctl", systemctl)
+    manager = systemd.Systemd([described()])
+    manager.stop_services([described()], None)
+    for name in ("gone.service", "gone.socket"):
+        systemctl.units[name]["LoadState"] = "not-found"
+    manager.start_service(described())
+    assert manager.save_services([described()], [], check_mode=False)
+    assert systemctl.running() == {"shop.service", "worker.service"}
+    assert list(notes.iterdir()) == []
 
 
 def test_processes_that_a_stop_has_left_are_named(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

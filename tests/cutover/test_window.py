@@ -582,9 +582,12 @@ def test_a_table_that_somebody_holds_does_not_keep_the_services_stopped_for_ever
     assert_as_before(estate)
 
 
+@pytest.mark.parametrize("is_well", [False, True])
 def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
-    estate: Estate, monkeypatch: pytest.MonkeyPatch
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, is_well: bool
 ) -> None:
+    forgotten: list[Any] = []
+
     def unwell(*_: Any) -> None:
         raise MigrationError("Not every service is healthy.", [Problem("service deaf", "it does not answer", "Look")])
 
@@ -592,11 +595,15 @@ def test_services_that_stay_on_postgresql_and_are_not_well_are_named(
         execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
         no_space()
 
-    monkeypatch.setattr(back_on_sqlite, "require_healthy", unwell)
+    monkeypatch.setattr(back_on_sqlite, "require_healthy", (lambda *_: None) if is_well else unwell)
+    monkeypatch.setattr(back_on_sqlite, "forget_stopped", forgotten.append)
     with hooked("cutover.window.start", True, write_and_fail), pytest.raises(MigrationError) as failed:
         estate.cut_over()
-    assert "they were started again, and not all of them are proven well" in str(failed.value)
-    assert "service deaf: it does not answer" in str(failed.value)
+    end = " and are well" if is_well else ", and not all of them are proven well"
+    assert f"they were started again{end}" in str(failed.value)
+    assert ("service deaf: it does not answer" in str(failed.value)) is not is_well
+    # What was stopped along with them is noted until they are well.
+    assert bool(forgotten) is is_well
 
 
 @pytest.mark.promise("written-group-stays")

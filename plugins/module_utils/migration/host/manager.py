@@ -111,6 +111,13 @@ class Manager(Protocol):
         :raises MigrationError: if one of them was.
         """
 
+    def forget_stopped(self, services: Sequence[Service], check_mode: bool) -> bool:
+        """Forget what it has noted of the stop of services that are well now, and start what of that does not run.
+
+        :returns: whether something was noted.
+        :raises MigrationError: if the manager refuses.
+        """
+
     def boot_units(self) -> list[str]:
         """Return the names of the units of systemd that bring the services up at boot."""
 

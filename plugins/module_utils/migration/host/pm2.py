@@ -312,6 +312,10 @@ class Pm2:
         """Let pm2 write its list for the next boot where that would change it, and return whether it was changed."""
         return self.save([service.name for service in services], secrets, check_mode)
 
+    def forget_stopped(self, services: Sequence[Service], check_mode: bool) -> bool:
+        """Return False: nothing is noted when pm2 stops services."""
+        return False
+
     def boot_warnings(self) -> list[str]:
         """Return a sentence if nobody would start the user's services again after a reboot."""
         if self.is_started_at_boot() is not False:

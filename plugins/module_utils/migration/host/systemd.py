@@ -111,7 +111,10 @@ class Systemd:
             return Checked(problems)
         try:
             shown = _show([service.unit])[service.unit]
-            problems += _problems_of_unit(service, shown, again) or _problems_of_settings(service, shown)
+            problems += _problems_of_unit(service, shown, again) or [
+                *_problems_beside(service, shown, self._services),
+                *_problems_of_settings(service, shown),
+            ]
         except MigrationError as error:
             problems += error.problems
         # Whatever it starts shares one pool's size: systemd does not know how many processes open a pool.
@@ -146,9 +149,8 @@ class Systemd:
         with suppress(MigrationError):
             # It refuses this of a unit that never failed and is not loaded.
             _systemctl("reset-failed", unit)
-        noted = _noted(unit)
         # A socket cannot be opened any more when its service runs.
-        for trigger in (name for name in noted if name.endswith(".socket")):
+        for trigger in (name for name in _noted_and_loaded(unit) if name.endswith(".socket")):
             _systemctl("start", trigger)
         # Whether it gets well is found out by whoever waits for that.
         _systemctl("start", "--no-block", unit)
@@ -170,10 +172,11 @@ class Systemd:
             self._stopped = set()
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
-        """Forget what was stopped together with services that are well now, and start what of it does not run.
+        """Do what :meth:`forget_stopped` does: a unit starts at boot as it did before."""
+        return self.forget_stopped(services, check_mode)
 
-        A unit starts at boot as it did before.
-        """
+    def forget_stopped(self, services: Sequence[Service], check_mode: bool) -> bool:
+        """Forget what was stopped together with services that are well now, and start what of it does not run."""
         left = [service.unit for service in services if _noted(service.unit)]
         if not check_mode:
             for unit in left:
@@ -235,7 +238,7 @@ def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -
     if shown["Id"] != unit:
         what = f"{unit} is another name of {shown['Id']}"
         return [Problem(where, what, f"Write 'name: {shown['Id'].removesuffix('.service')}' in estate_cutover_groups")]
-    if shown["UnitFileState"] == "transient" or shown["FragmentPath"].startswith(_TRANSIENT_UNITS):
+    if _is_transient(shown):
         what = f"its unit {unit} is transient (systemd-run): a stop removes it, and nothing could start it again"
         return [Problem(where, what, "Write a unit file for it below /etc/systemd/system, and start that one")]
     problems = []
@@ -259,6 +262,40 @@ def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -
     if shown["NeedDaemonReload"] == "yes" and not again:
         what = f"the files of its unit have changed since systemd has loaded {unit}, so its next start may differ"
         problems.append(Problem(where, what, "Look at them (systemctl cat), and run: systemctl daemon-reload"))
+    return problems
+
+
+def _is_transient(shown: Mapping[str, str]) -> bool:
+    """Return whether a unit is gone as soon as it stops."""
+    return shown["UnitFileState"] == "transient" or shown["FragmentPath"].startswith(_TRANSIENT_UNITS)
+
+
+def _problems_beside(service: Service, shown: Mapping[str, str], own: Iterable[str]) -> list[Problem]:
+    """Return which units that run now would stop along with a service, and could not be started again as they were.
+
+    The start of a target starts whatever it wants, also a service that a person has stopped.
+
+    :param own: the units of the services, each of which is checked itself.
+    """
+    unit, where = service.unit, f"service {service.name}"
+    beside = sorted(_stopped_with(unit, {unit: shown})[0] - {unit, *own})
+    found_beside = _show(beside) if beside else {}
+    running = {name: found for name, found in found_beside.items() if found["ActiveState"] in _RUNNING}
+    problems = []
+    targets = [name for name in running if name.endswith(".target")]
+    if targets:
+        names = ", ".join(targets)
+        what = f"{names} would stop along with {unit}, and starting that again starts what a person has stopped"
+        fix = f"Write WantedBy= in place of RequiredBy= in its [Install] section, then run: systemctl reenable {unit}"
+        problems.append(Problem(where, what, fix))
+    for name, found in running.items():
+        if _is_transient(found):
+            what = f"{name}, which stops along with {unit}, is transient (systemd-run): nothing could start it again"
+            fix = f"Stop {name} yourself, or write a unit file for it below /etc/systemd/system, and start that one"
+            problems.append(Problem(where, what, fix))
+        elif found["RefuseManualStart"] == "yes":
+            what = f"{name}, which stops along with {unit}, says RefuseManualStart=yes, so nobody can start it again"
+            problems.append(Problem(where, what, f"Take RefuseManualStart= out of {name}"))
     return problems
 
 
@@ -363,9 +400,15 @@ def _note(unit: str, names: Sequence[str]) -> None:
         path.unlink(missing_ok=True)
 
 
+def _noted_and_loaded(unit: str) -> list[str]:
+    """Return what of the noted units can be started: somebody may have removed or masked one since."""
+    noted = _noted(unit)
+    return [name for name, shown in _show(noted).items() if shown["LoadState"] == "loaded"] if noted else []
+
+
 def _start_noted(unit: str) -> None:
     """Start what ran before a unit was stopped."""
-    noted = _noted(unit)
+    noted = _noted_and_loaded(unit)
     if noted:
         _systemctl("start", "--no-block", *noted)
 

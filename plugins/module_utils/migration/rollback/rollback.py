@@ -22,7 +22,7 @@ from ..window.checks import EnvFile, Findings, Settings, check_services
 from ..window.context import WindowContext
 from ..window.host_lock import LOCK_SECONDS
 from ..window.one_run import one_run
-from ..window.services import diff, watch
+from ..window.services import diff, forget_stopped, watch
 from ..window.signals import uninterruptible
 from ..window.steps import Steps
 from .checks import Options, check
@@ -245,7 +245,12 @@ class _Run:
             with closing(watch(context)) as watcher:
                 right = not any(health.shortcoming for health in watcher.look(group.services, SQLITE, 3.0))
         if right:
-            return _unchanged(group, state.ROLLED_BACK)
+            result = _unchanged(group, state.ROLLED_BACK)
+            if forget_stopped(context, self.check_mode):
+                done = "would be" if self.check_mode else "was"
+                msg = f"{group.name} is on SQLite; what had stopped along with its services {done} started again."
+                result |= {"changed": True, "msg": msg}
+            return result
         if not self.check_mode:
             with uninterruptible():
                 # No window is open that would tell it what to do.

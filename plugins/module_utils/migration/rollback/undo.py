@@ -12,7 +12,7 @@ from ..host.service_health import POSTGRESQL
 from ..window import rollback_record
 from ..window.back_on_sqlite import attempted
 from ..window.context import WindowContext
-from ..window.services import require_healthy, start, watch, write_env_files
+from ..window.services import forget_stopped, require_healthy, start, watch, write_env_files
 from ..window.signals import uninterruptible
 
 
@@ -36,7 +36,9 @@ def bring_up_on_postgresql(
         ]
         # As long as something is left to be done, the next run must know of it.
         left += [] if left else attempted(lambda: _close(context.login, group), group)
-        return left, attempted(lambda: require_healthy(context, POSTGRESQL), group)
+        unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
+        left += [] if unwell else attempted(lambda: forget_stopped(context), group)
+        return left, unwell
 
 
 def _not_running(context: WindowContext) -> Sequence[Service]:

@@ -21,7 +21,7 @@ from ..host import write_protection
 from ..host.service_health import POSTGRESQL, SQLITE, Health
 from .checks import Findings, check_services
 from .context import WindowContext
-from .services import open_source, require_healthy, save, start, stop, watch, write_env_files
+from .services import forget_stopped, open_source, require_healthy, save, start, stop, watch, write_env_files
 from .signals import Interrupted, uninterruptible
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def revert(
                         # Nobody waits for a service that is stopped again at once.
                         return RowsWritten(f"{began}.", list(problems), written)
                     unwell = attempted(lambda: require_healthy(context, POSTGRESQL), group)
+                    beside = [] if unwell else attempted(lambda: forget_stopped(context), group)
                     return StaysOnPostgresql(
                         f"{began}, so it stays there; they were started again{how_they_are(unwell)}.",
-                        [*problems, *written, *unwell, how_to_roll_back(context)],
+                        [*problems, *written, *unwell, *beside, how_to_roll_back(context)],
                     )
                 # In one commit, so that a kill leaves the group frozen: then the next run goes on here.
                 ledger.take_step(usable, group.name, "abandon", group.source_path)

@@ -74,6 +74,17 @@ def save(context: WindowContext, check_mode: bool = False) -> bool:
     return changed
 
 
+def forget_stopped(context: WindowContext, check_mode: bool = False) -> bool:
+    """Forget what was stopped together with services that are well now, and return whether there was anything.
+
+    A later window would start it again, also if a person has stopped it since.
+    """
+    changed = False
+    for manager, services in each_with_services(context.handles.managers, context.group.services):
+        changed |= manager.forget_stopped(services, check_mode)
+    return changed
+
+
 def write_env_files(env_files: Iterable[EnvFile], settings: Settings, store: str) -> None:
     """Write the dotenv files for a store, where they are not already so."""
     for entry in env_files:
