@@ -76,7 +76,8 @@ def build(package: Path) -> bytes:
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without types
     """Builds the archive and lets ``ansible.builtin.copy`` install it."""
 
-    TRANSFERS_FILES = True
+    # The look needs no temporary directory on the host; the action copy makes its own.
+    TRANSFERS_FILES = False
     _supports_check_mode = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
