@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
 
 _SHOWN = 20
+# What is somebody's in this database, if it may hold code: not large objects and default privileges, nor what is a
+# session's own and never in a dump. What the system itself owns is not in pg_shdepend.
+_FOREIGN_OBJECTS = """
+SELECT pg_describe_object(s.classid, s.objid, 0), o.rolname::text
+FROM pg_shdepend s
+JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database()
+JOIN pg_roles o ON o.oid = s.refobjid
+CROSS JOIN LATERAL pg_identify_object(s.classid, s.objid, 0) AS i
+WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o' AND s.refobjid <> d.datdba AND NOT o.rolsuper
+  AND s.classid NOT IN ('pg_largeobject'::regclass, 'pg_default_acl'::regclass)
+  AND coalesce(i.schema, '') !~ '^pg_(toast_)?temp'
+ORDER BY 1 LIMIT %s
+"""
 FREE_SPACE = "Free space there, or lower postgres_backup_reserve_megabytes"
 
 
@@ -78,7 +91,11 @@ def server_disk(cursor: Cursor) -> Path | None:
 
 
 def read_needs(cursor: Cursor) -> dict[str, Any]:
-    """Return what a restore of the present database needs of its server: ``database_bytes`` and ``roles``."""
+    """Return what a restore of the present database needs of its server.
+
+    These are ``database_bytes``, ``roles``, and in ``foreign_objects`` pairs of an object and its owner for what may
+    hold code and belongs neither to the owner of the database nor to a superuser, so many as are shown at most.
+    """
     cursor.execute(
         """
         WITH this AS (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -94,7 +111,8 @@ def read_needs(cursor: Cursor) -> dict[str, Any]:
         """
     )
     size, roles = first_row(cursor)
-    return {"database_bytes": int(size), "roles": roles}
+    cursor.execute(_FOREIGN_OBJECTS, (_SHOWN,))
+    return {"database_bytes": int(size), "roles": roles, "foreign_objects": [list(row) for row in cursor.fetchall()]}
 
 
 def require_room_to_restore(settings: Settings, cursor: Cursor, manifest: Mapping[str, Any]) -> Path | None:
@@ -194,6 +212,16 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
     problems += [
         Problem(f"session {pid}", f"of another run is at work in database {swapped}", "Wait until it has ended")
         for pid in running
+    ]
+    # A CHECK, a domain or a generated column calls its functions while the rows are loaded, with the rights of our
+    # session. A backup without the list is from a version under which no service could make anything of its own.
+    problems += [
+        Problem(
+            str(what),
+            f"belongs to {whose}, and a restore would run its code with the rights of {name}",
+            f"Read it; if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it; then take a new backup",
+        )
+        for what, whose in manifest.get("foreign_objects", ())
     ]
     if not is_super:
         where = f"role {name}"
