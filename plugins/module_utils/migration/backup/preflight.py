@@ -12,6 +12,7 @@ from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.ledger import LOCK_CLASS
+from ..postgres.foreign_objects import read_foreign_objects
 from .content import UNREADABLE
 from .settings import Settings
 
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
 
 _SHOWN = 20
-# What is somebody's in this database, if it may hold code: not large objects and default privileges, nor what is a
-# session's own and never in a dump. What the system itself owns is not in pg_shdepend.
-_FOREIGN_OBJECTS = """
-SELECT pg_describe_object(s.classid, s.objid, 0), o.rolname::text
-FROM pg_shdepend s
-JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database()
-JOIN pg_roles o ON o.oid = s.refobjid
-CROSS JOIN LATERAL pg_identify_object(s.classid, s.objid, 0) AS i
-WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o' AND s.refobjid <> d.datdba AND NOT o.rolsuper
-  AND s.classid NOT IN ('pg_largeobject'::regclass, 'pg_default_acl'::regclass)
-  AND coalesce(i.schema, '') !~ '^pg_(toast_)?temp'
-ORDER BY 1 LIMIT %s
-"""
 FREE_SPACE = "Free space there, or lower postgres_backup_reserve_megabytes"
 
 
@@ -93,8 +81,7 @@ def server_disk(cursor: Cursor) -> Path | None:
 def read_needs(cursor: Cursor) -> dict[str, Any]:
     """Return what a restore of the present database needs of its server.
 
-    These are ``database_bytes``, ``roles``, and in ``foreign_objects`` pairs of an object and its owner for what may
-    hold code and belongs neither to the owner of the database nor to a superuser, so many as are shown at most.
+    These are ``database_bytes``, ``roles``, and ``foreign_objects``, see :func:`read_foreign_objects`.
     """
     cursor.execute(
         """
@@ -111,8 +98,7 @@ def read_needs(cursor: Cursor) -> dict[str, Any]:
         """
     )
     size, roles = first_row(cursor)
-    cursor.execute(_FOREIGN_OBJECTS, (_SHOWN,))
-    return {"database_bytes": int(size), "roles": roles, "foreign_objects": [list(row) for row in cursor.fetchall()]}
+    return {"database_bytes": int(size), "roles": roles, "foreign_objects": read_foreign_objects(cursor)}
 
 
 def require_room_to_restore(settings: Settings, cursor: Cursor, manifest: Mapping[str, Any]) -> Path | None:
