@@ -74,8 +74,14 @@ def require_none(login: Login) -> None:
         connection.rollback()
     if found:
         fix = f"Read it; if you trust it, give it to {owner[0] if owner else ''} with ALTER … OWNER TO, else drop it"
-        what = "belongs to {}, so no backup could be proven: a restore would run its code with our rights"
         raise MigrationError(
             "Somebody else's code is in the target database.",
-            [Problem(name, what.format(whose), fix) for name, whose in found],
+            [
+                Problem(
+                    name,
+                    f"belongs to {whose}, so no backup could be proven: a restore would run its code with our rights",
+                    fix,
+                )
+                for name, whose in found
+            ],
         )
