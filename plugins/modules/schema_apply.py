@@ -136,7 +136,7 @@ from ..module_utils.migration.core.connection import (
     connected,
 )
 from ..module_utils.migration.core.errors import MigrationError
-from ..module_utils.migration.postgres import privileges, schema, schema_files
+from ..module_utils.migration.postgres import foreign_objects, privileges, schema, schema_files
 
 
 def apply(
@@ -156,6 +156,7 @@ def apply(
     names = [file.name for file in files]
     nothing: dict[str, Any] = {"granted": [], "revoked": [], "warnings": []}
     try:
+        foreign_objects.require_none(login)
         with connected(login) as connection:
             result = schema.apply(connection, files, check_mode, fail_on_drift)
             # In check mode the schemas that the privileges are for may be still to be made.

@@ -9,14 +9,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from hashlib import md5
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg2
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import (
+    content as backup_content,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import (
     databases as backup_server,
 )
@@ -24,6 +29,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.restore_test import SUFFIX
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect, sql
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres.content import table_sums
 from tests.backup.conftest import Program
 from tests.conftest import MIGRATOR, OWNER, PROJECT
 
@@ -344,3 +350,159 @@ def test_another_user_of_the_host_is_refused(program: Program) -> None:
         os.chown(program.settings.directory, 0, 0)
     assert "belongs to user nobody, and this runs as user root" in message
     assert program.names() == []
+
+
+@pytest.fixture
+def service_with_a_schema(program: Program) -> Iterator[Callable[[str], None]]:
+    """Return a function that runs a statement as a service that may create what it likes in its own schema."""
+    program.query("CREATE SCHEMA own AUTHORIZATION swarm_registry")
+
+    def run(statement: str) -> None:
+        login = replace(program.superuser, user="swarm_registry")
+        with closing(connect(login)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            connection.commit()
+
+    yield run
+    program.query("ALTER ROLE swarm_registry NOSUPERUSER")
+
+
+def is_superuser(program: Program) -> bool:
+    """Return whether the service has become a superuser."""
+    return program.query("SELECT rolsuper FROM pg_roles WHERE rolname = 'swarm_registry'") == [(True,)]
+
+
+BECOME_SUPERUSER = """
+    LANGUAGE plpgsql AS $$ BEGIN
+      BEGIN ALTER ROLE swarm_registry SUPERUSER; EXCEPTION WHEN OTHERS THEN NULL; END;
+      RETURN {};
+    END $$
+"""
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+@pytest.mark.parametrize(
+    "bait",
+    [
+        "CREATE TABLE own.bait (i int CHECK (own.rise(i)))",
+        "CREATE DOMAIN own.number AS int CHECK (own.rise(VALUE)); CREATE TABLE own.bait (i own.number)",
+        "CREATE TABLE own.bait (i int, j boolean GENERATED ALWAYS AS (own.rise(i)) STORED)",
+    ],
+    ids=["check", "domain", "generated"],
+)
+def test_a_restore_runs_no_code_of_a_service(
+    program: Program, service_with_a_schema: Callable[[str], None], bait: str
+) -> None:
+    """What a service owns is named, in the drill and in the restore, before a scratch database is made."""
+    service_with_a_schema(
+        f"CREATE FUNCTION own.rise(i int) RETURNS boolean IMMUTABLE {BECOME_SUPERUSER.format('true')}"
+    )
+    service_with_a_schema(f"{bait}; INSERT INTO own.bait VALUES (1)")
+    name = program.run("take")["name"]
+    for command in (("drill",), ("restore", name, "--dry-run"), ("restore", name)):
+        program.query("DELETE FROM odd.unlogged")
+        message = program.fail(*command)
+        assert not is_superuser(program)
+        assert "function own.rise(integer): belongs to swarm_registry, and a restore would run its code" in message
+        assert "table own.bait: belongs to swarm_registry" in message
+        assert "schema own" not in message, "it holds no code itself"
+    assert program.databases() == {program.superuser.database}
+    program.query(f"REASSIGN OWNED BY swarm_registry TO {OWNER}")
+    program.run("run")
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+def test_what_holds_no_code_or_is_as_trusted_as_the_owner_does_not_stop_a_drill(
+    server: Server, program: Program
+) -> None:
+    """Extensions and schemas of an administrator without superuser, as on a managed server, and the owner's members."""
+    # A database that is made later is dropped before the role is.
+    server.execute("CREATE ROLE administrator")
+    try:
+        program.query(f"GRANT CREATE ON DATABASE {program.superuser.database} TO administrator")
+        program.query("DROP EXTENSION plpgsql; SET ROLE administrator; CREATE EXTENSION plpgsql")
+        program.query("CREATE SCHEMA elsewhere AUTHORIZATION administrator")
+        program.query("ALTER SCHEMA public OWNER TO administrator")
+        program.query(f"CREATE TABLE odd.of_a_member (i int); ALTER TABLE odd.of_a_member OWNER TO {MIGRATOR}")
+        assert program.run("run")["verified"]
+    finally:
+        program.query("DROP OWNED BY administrator CASCADE")
+        server.execute("DROP ROLE administrator")
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+def test_what_a_service_makes_as_a_role_of_the_systems_own_is_found_too(program: Program) -> None:
+    """PostgreSQL keeps no list of what belongs to pg_monitor and the like."""
+    program.query("CREATE TABLE odd.bait (i int); ALTER TABLE odd.bait OWNER TO pg_monitor")
+    program.query("CREATE FUNCTION odd.rise() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    program.query("ALTER FUNCTION odd.rise() OWNER TO pg_monitor")
+    message = program.fail("run")
+    assert "table odd.bait: belongs to pg_monitor" in message
+    assert "function odd.rise(): belongs to pg_monitor" in message
+
+
+def test_an_older_backup_of_a_table_with_a_column_called_t_still_restores(program: Program) -> None:
+    """Its sum is that of the column alone. The rows are counted, and the other tables compared as ever."""
+    program.query("CREATE TABLE odd.hidden (t int, other int); INSERT INTO odd.hidden VALUES (1, 2)")
+    name = program.run("take")["name"]
+    path = program.settings.directory / name / "manifest.json"
+    manifest = json.loads(path.read_text())
+    part = md5(b"1", usedforsecurity=False).hexdigest()
+    assert manifest["tables"]["odd.hidden"]["hash"] != part
+    manifest["tables"]["odd.hidden"]["hash"] = part
+    path.write_text(json.dumps(manifest))
+    assert "odd.hidden: 1 rows, and their hash differs" in program.fail("drill", name)
+    path.write_text(json.dumps({**manifest, "format": 1}))
+    assert program.run("drill", name)["verified"]
+    manifest["tables"]["odd.hidden"]["rows"] = 2
+    path.write_text(json.dumps({**manifest, "format": 1}))
+    assert "odd.hidden: 1 rows, not 2" in program.fail("drill", name)
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+def test_what_a_session_makes_for_itself_and_large_objects_do_not_stop_a_drill(program: Program) -> None:
+    program.query(f"GRANT TEMPORARY ON DATABASE {program.superuser.database} TO swarm_registry")
+    login = replace(program.superuser, user="swarm_registry")
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TEMPORARY TABLE mine (id serial PRIMARY KEY, value text);"
+            "CREATE FUNCTION pg_temp.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'; SELECT lo_create(0)"
+        )
+        connection.commit()
+        assert program.run("run")["verified"]
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+def test_a_backup_reads_rows_without_their_owners_casts(
+    program: Program, service_with_a_schema: Callable[[str], None]
+) -> None:
+    """The owner of a table says what `row::text` does: the sums of a backup, read as superuser, do not ask."""
+    service_with_a_schema("CREATE TABLE own.bait (i int); INSERT INTO own.bait VALUES (1)")
+    service_with_a_schema(
+        "CREATE FUNCTION own.speak(own.bait) RETURNS text LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'it runs as %', current_user; END $$"
+    )
+    service_with_a_schema("CREATE CAST (own.bait AS text) WITH FUNCTION own.speak(own.bait)")
+    assert program.run("take")["tables"]
+
+
+def test_a_column_that_is_called_as_the_row_hides_no_other_column(program: Program) -> None:
+    program.query("CREATE TABLE odd.hidden (t int, other int); INSERT INTO odd.hidden VALUES (1, 2)")
+    with closing(connect(program.superuser)) as connection, connection.cursor() as cursor:
+        before = table_sums(cursor, sql.Identifier("odd", "hidden"))
+        cursor.execute("UPDATE odd.hidden SET other = 3")
+        assert table_sums(cursor, sql.Identifier("odd", "hidden")) != before
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+def test_a_view_in_the_place_of_a_table_is_not_read(
+    program: Program, service_with_a_schema: Callable[[str], None]
+) -> None:
+    """As when its owner exchanges it after the names of the tables were read."""
+    service_with_a_schema(f"CREATE FUNCTION own.rise() RETURNS int {BECOME_SUPERUSER.format(1)}")
+    service_with_a_schema("CREATE VIEW own.bait AS SELECT own.rise() AS i")
+    with closing(connect(program.superuser)) as connection, connection.cursor() as cursor:
+        backup_content.prepare_session(cursor)
+        with pytest.raises(psycopg2.Error, match="access to non-system view"):
+            table_sums(cursor, sql.Identifier("own", "bait"))
+    assert not is_superuser(program)

@@ -11,10 +11,14 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
 
 PROJECT = Path(__file__).resolve().parents[2]
 # No newline at the end, and text that looks like a template: both must reach the server as they are.
@@ -146,3 +150,19 @@ def test_a_directory_without_files_is_named(run: Run, tmp_path: Path) -> None:
     outcome = run("--check", schema_apply_directory=str(tmp_path))
     assert outcome.status != 0
     assert "schema_apply_directory: holds no .sql file" in outcome.output
+
+
+@pytest.mark.promise("backup-runs-nobodys-code")
+def test_what_no_backup_could_be_proven_with_is_named_before_anything_moves(
+    run: Run, server: Server, login: Login
+) -> None:
+    server.execute(
+        "CREATE TABLE public.theirs (i int)", "ALTER TABLE public.theirs OWNER TO swarm_deploy", database=login.database
+    )
+    outcome = run()
+    assert outcome.status != 0
+    assert "table public.theirs: belongs to swarm_deploy, so no backup could be proven" in outcome.output
+    assert "give it to swarm_owner with ALTER" in outcome.output
+    with closing(connect(login)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace('migration'), to_regnamespace('app')")
+        assert cursor.fetchone() == (None, None)

@@ -24,6 +24,12 @@ SET idle_session_timeout TO 0;
 SET lock_timeout TO '60s'
 """
 
+# Whoever owns a table may put a view in its place after we have looked: the view's functions would run with our rights.
+# Servers know this setting from 15.8, 16.4 and 17 on; pg_dump sets it for itself from the same versions on.
+_NO_VIEWS = """
+SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'
+"""
+
 # Everything of a user's: not the system's, and not what an extension brings itself.
 _RELATIONS = """
 WITH relations AS (
@@ -161,8 +167,9 @@ _LARGE_OBJECTS = "(SELECT oid, md5(lo_get(oid)) FROM pg_largeobject_metadata)"
 
 
 def prepare_session(cursor: Cursor) -> None:
-    """Make the session's settings those that every comparison needs."""
+    """Make the session's settings those that every comparison needs, and let it read no view of anybody's."""
     cursor.execute(_SESSION)
+    cursor.execute(_NO_VIEWS)
 
 
 def table_names(cursor: Cursor) -> list[tuple[str, str]]:
@@ -219,7 +226,10 @@ def differences(expected: dict[str, Any], found: dict[str, Any], definitions: bo
     """
     lines = []
     for name in sorted(expected["tables"].keys() | found["tables"].keys()):
-        lines += _compare_table(f"table {name}", expected["tables"].get(name), found["tables"].get(name))
+        before, after = expected["tables"].get(name), found["tables"].get(name)
+        if before and after and _is_summed_in_part(expected, name):
+            before, after = {"rows": before["rows"]}, {"rows": after["rows"]}
+        lines += _compare_table(f"table {name}", before, after)
     lines += _compare_table("large objects", expected["large_objects"], found["large_objects"])
     for name in sorted(expected["sequences"].keys() | found["sequences"].keys()):
         limits, position = expected["sequences"].get(name), found["sequences"].get(name)
@@ -228,10 +238,16 @@ def differences(expected: dict[str, Any], found: dict[str, Any], definitions: bo
         elif not limits[0] <= position <= limits[1]:
             lines.append(f"sequence {name}: stands at {position}, not {' to '.join(map(str, sorted(set(limits))))}")
     if definitions:
-        before, after = set(expected["definitions"]), set(found["definitions"])
-        lines += [f"missing: {line}" for line in sorted(before - after)]
-        lines += [f"not in the manifest: {line}" for line in sorted(after - before)]
+        expected_lines, found_lines = set(expected["definitions"]), set(found["definitions"])
+        lines += [f"missing: {line}" for line in sorted(expected_lines - found_lines)]
+        lines += [f"not in the manifest: {line}" for line in sorted(found_lines - expected_lines)]
     return lines
+
+
+def _is_summed_in_part(manifest: dict[str, Any], table: str) -> bool:
+    """Return whether a manifest of an older release has the sum of one column for a table: of the one called ``t``."""
+    column = f"column {table}.t "
+    return manifest.get("format") == 1 and any(line.startswith(column) for line in manifest["definitions"])
 
 
 def read_all(connection: Connection) -> dict[str, Any]:

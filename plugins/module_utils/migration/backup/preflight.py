@@ -12,6 +12,7 @@ from ..core.commands import playbook
 from ..core.connection import first_row
 from ..core.errors import MigrationError, Problem
 from ..core.ledger import LOCK_CLASS
+from ..postgres.foreign_objects import read_foreign_objects
 from .content import UNREADABLE
 from .settings import Settings
 
@@ -78,7 +79,10 @@ def server_disk(cursor: Cursor) -> Path | None:
 
 
 def read_needs(cursor: Cursor) -> dict[str, Any]:
-    """Return what a restore of the present database needs of its server: ``database_bytes`` and ``roles``."""
+    """Return what a restore of the present database needs of its server.
+
+    These are ``database_bytes``, ``roles``, and ``foreign_objects``, see :func:`read_foreign_objects`.
+    """
     cursor.execute(
         """
         WITH this AS (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -94,7 +98,7 @@ def read_needs(cursor: Cursor) -> dict[str, Any]:
         """
     )
     size, roles = first_row(cursor)
-    return {"database_bytes": int(size), "roles": roles}
+    return {"database_bytes": int(size), "roles": roles, "foreign_objects": read_foreign_objects(cursor)}
 
 
 def require_room_to_restore(settings: Settings, cursor: Cursor, manifest: Mapping[str, Any]) -> Path | None:
@@ -194,6 +198,16 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
     problems += [
         Problem(f"session {pid}", f"of another run is at work in database {swapped}", "Wait until it has ended")
         for pid in running
+    ]
+    # A CHECK, a domain or a generated column calls its functions while the rows are loaded, with the rights of our
+    # session. A backup without the list is from a version under which no service could make anything of its own.
+    problems += [
+        Problem(
+            str(what),
+            f"belongs to {whose}, and a restore would run its code with the rights of {name}",
+            f"Read it; if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it; then take a new backup",
+        )
+        for what, whose in manifest.get("foreign_objects", ())
     ]
     if not is_super:
         where = f"role {name}"

@@ -47,7 +47,8 @@ def take(settings: Settings) -> dict[str, Any]:
             content = _dump(settings, connection, major, partial / backup_store.DUMP)
             programs.dump_roles(settings, major, partial / backup_store.ROLES)
             manifest = {
-                "format": 1,
+                # In format 1 the sum of a table with a column called t was that of this column alone.
+                "format": 2,
                 "number": number,
                 "name": name,
                 "host": socket.gethostname(),

@@ -1,0 +1,87 @@
+"""What in a database belongs to strangers and may hold code: a restore would run it with the rights of its session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.connection import connected, explained
+from ..core.errors import MigrationError, Problem
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import cursor as Cursor
+
+    from ..core.connection import Login
+
+SHOWN = 20
+
+# Left out is what holds no code (schemas, large objects, default privileges), what is a session's own and never in a
+# dump, and what CREATE EXTENSION brings: a dump names the extension alone, and its code comes from the server's files.
+# Whoever may become the owner of the database is as trusted as the owner; a superuser may always.
+# What belongs to a superuser of initdb's is in pg_shdepend as little as what belongs to the roles pg_…, to which a
+# member of one may give what it makes.
+_FOREIGN_OBJECTS = """
+WITH owned AS (
+  SELECT s.classid, s.objid, s.refobjid AS owner
+  FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
+  WHERE d.datname = current_database() AND s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o'
+  UNION ALL
+  SELECT c.tableoid, c.oid, c.relowner FROM pg_class c
+  WHERE c.relowner::regrole::text ~ '^pg_' AND c.relkind NOT IN ('i', 'I', 't')
+  UNION ALL
+  SELECT p.tableoid, p.oid, p.proowner FROM pg_proc p WHERE p.proowner::regrole::text ~ '^pg_'
+  UNION ALL
+  SELECT t.tableoid, t.oid, t.typowner FROM pg_type t WHERE t.typowner::regrole::text ~ '^pg_' AND t.typtype = 'd'
+)
+SELECT pg_describe_object(o.classid, o.objid, 0), r.rolname::text
+FROM owned o
+JOIN pg_roles r ON r.oid = o.owner
+JOIN pg_database d ON d.datname = current_database()
+CROSS JOIN LATERAL pg_identify_object(o.classid, o.objid, 0) AS i
+WHERE NOT pg_has_role(r.oid, d.datdba,
+                      CASE WHEN current_setting('server_version_num')::int < 160000
+                           THEN 'MEMBER' ELSE 'USAGE, SET, MEMBER WITH ADMIN OPTION' END)
+  AND r.rolname <> 'pg_database_owner'
+  AND o.classid NOT IN ('pg_largeobject'::regclass, 'pg_default_acl'::regclass, 'pg_namespace'::regclass,
+                        'pg_extension'::regclass)
+  AND NOT EXISTS (SELECT FROM pg_depend e
+                  WHERE e.classid = o.classid AND e.objid = o.objid AND e.objsubid = 0 AND e.deptype = 'e')
+  AND coalesce(i.schema, '') !~ '^pg_(toast_)?temp'
+ORDER BY 1 LIMIT %s
+"""
+
+
+def read_foreign_objects(cursor: Cursor) -> list[list[str]]:
+    """Return pairs of an object and its owner, so many as are shown at most.
+
+    These are what may hold code and belongs to nobody who is, or may become, the owner of the database.
+    """
+    cursor.execute(_FOREIGN_OBJECTS, (SHOWN,))
+    return [list(row) for row in cursor.fetchall()]
+
+
+def require_none(login: Login) -> None:
+    """Refuse a database whose backups could not be proven: the cutover would be followed by one that fails.
+
+    :raises MigrationError: naming each object.
+    """
+    with explained("looking for what belongs to strangers"), connected(login, read_only=True) as connection:
+        with connection.cursor() as cursor:
+            # Every name with its schema.
+            cursor.execute("SET search_path TO ''")
+            found = read_foreign_objects(cursor)
+            cursor.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
+            owner = cursor.fetchone()
+        connection.rollback()
+    if found:
+        fix = f"Read it; if you trust it, give it to {owner[0] if owner else ''} with ALTER … OWNER TO, else drop it"
+        raise MigrationError(
+            "Somebody else's code is in the target database.",
+            [
+                Problem(
+                    name,
+                    f"belongs to {whose}, so no backup could be proven: a restore would run its code with our rights",
+                    fix,
+                )
+                for name, whose in found
+            ],
+        )
