@@ -172,6 +172,30 @@ def find_problems(root: Path, protection: Protection, call: Call, planned_host: 
     return problems
 
 
+def grounds(root: Path, protection: Protection, call: Call) -> dict[str, Any]:
+    """Return what lets a run change the environment, for its record: the tree, the plan, and evidence or an override.
+
+    :param root: the project's folder.
+    """
+    said: dict[str, Any] = {"environment": protection.environment, "plan": call.plan, "evidence": None}
+    said["override"] = {"reason": call.override_reason} if call.override_reason else None
+    try:
+        tree = read_tree(root)
+        said.update(tree=tree.digest, tree_is_clean=not tree.differences)
+        path = evidence.path_of(root / EVIDENCE_DIRECTORY, protection.evidence_from, tree.digest)
+        record = evidence.read_verified(path, root / ALLOWED_SIGNERS)
+        said["evidence"] = {
+            "path": path.relative_to(root).as_posix(),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "signer": record.signer,
+            "collected_at": record.content.get("collected_at"),
+        }
+    except (MigrationError, OSError):
+        # What is missing was passed over with a reason, and is in the record of the override.
+        pass
+    return said
+
+
 def _problems_of_the_plan(root: Path, protection: Protection, call: Call, host: str, tree: str) -> list[Problem]:
     """Return why a run may not change a host, as far as its plan goes and the controller knows."""
     if not call.playbooks:
