@@ -104,12 +104,14 @@ def shortcomings(
     maximum_age_days: float,
     required_checks: Sequence[str],
     now: datetime | None = None,
+    minimum_soak_hours: float = 0.0,
 ) -> list[Problem]:
     """Return everything because of which a verified record does not suffice.
 
     :param environment: where it must come from.
     :param digest: of the tree that it must be about.
     :param now: the present; only tests give another.
+    :param minimum_soak_hours: how long all groups must have been on PostgreSQL when it was collected.
     """
     content = evidence.content
     fix = f"Run every phase on {environment} with this tree, and collect and sign the evidence again"
@@ -127,6 +129,12 @@ def shortcomings(
         if age < -_CLOCK_TOLERANCE:
             what = f"it was collected in the future ({content['collected_at']})"
             problems.append(Problem(str(path), what, "Correct the clock of this machine, or collect it again"))
+    soak = content.get("soak")
+    hours = soak.get("hours") if isinstance(soak, Mapping) else None
+    if minimum_soak_hours > 0 and (not isinstance(hours, int | float) or hours < minimum_soak_hours):
+        told = f"{hours:g} hours" if isinstance(hours, int | float) else "an unknown time"
+        what = f"{environment} had been on PostgreSQL for {told}; {minimum_soak_hours:g} hours are required"
+        problems.append(Problem(str(path), what, "Wait, then collect and sign the evidence again"))
     return problems + [Problem(str(path), missing, fix) for missing in unmet(content, required_checks)]
 
 
