@@ -8,18 +8,29 @@ import shlex
 import stat
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.callback import run_record as callback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.steps import (
+    Steps,
+    make_report,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import protected_run, run_record
 from tests.conftest import PROJECT
+from tests.validation.support import make_estate
 
 from .conftest import Clone
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
 GROUNDS = {
     "environment": "prod",
@@ -135,3 +146,30 @@ def test_a_key_that_asks_for_a_passphrase_is_not_waited_for(clone: Clone, tmp_pa
     with pytest.raises(MigrationError, match="ssh-keygen cannot sign with it"):
         callback._sign(path, key)
     assert callback._sign(path, clone.key).is_file()
+
+
+@pytest.mark.promise("prod-run-recorded")
+def test_what_arrived_is_read_from_what_the_modules_return(connection: Connection, tmp_path: Path) -> None:
+    estate = make_estate(connection, tmp_path)
+    estate.cut_over()
+    final_sync = ledger.read_latest_run(connection, "zoo", migrate.FINAL)
+    assert final_sync is not None
+    moved = {"state": "live", "report": make_report(estate.group, [], 1.5, Steps(), None, final_sync)}
+    found = estate.validate()
+    recorder = callback.CallbackModule()
+    for module, seen_by, result in (
+        ("cutover_group", "the cutover", {"changed": True, **moved}),
+        ("validate_group", "the validation", {"changed": False, "validations": [found]}),
+    ):
+        recorder._record = run_record.RunRecord(tmp_path / "reports", module)
+        task = Namespace(action=f"swarm.sqlite_to_postgresql.{module}", get_name=lambda: "A task")
+        for shown in ({**result, "_ansible_no_log": True}, result):
+            recorder.v2_runner_on_ok(Namespace(result=shown, host=Namespace(get_name=lambda: "swarm-prod"), task=task))
+        # What no_log hides is no part of the record.
+        text = recorder._record.path.read_text()
+        assert (text.count('"arrived"'), "hush-hush" in text) == (1, False)
+        (arrived,) = run_record.read(recorder._record.path).arrived.values()
+        assert (arrived["group"], arrived["seen_by"], arrived["state"]) == ("zoo", seen_by, "live")
+        tables = [(table["source"], table["target"], table["rows"], table["equal"]) for table in arrived["tables"]]
+        assert tables == [("owners", "app.owners", 2, True), ("pets", "app.pets", 2, True)]
+        assert all(table["source_hash"] and table["source_hash"] == table["target_hash"] for table in arrived["tables"])
