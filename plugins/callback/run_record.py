@@ -13,6 +13,8 @@ description:
     versions, each play, the tasks that each host began, those that changed something, failures with their message, the
     downtime of each cutover group, and the verdict. It holds nothing else of a result, and nothing of one that
     C(no_log) hides. A dry run is recorded as such.
+  - Of a run of the whole C(site.yml) on a clean work tree it also holds the tree's digest, and the names of what C(-e)
+    sets.
   - A run that the gate has let change a protected environment leaves a record for its auditor too, below
     O(directory)C(/ENVIRONMENT/runs), mode 0600. It says who, when, the tree, the plan, the evidence or the reason of an
     override, each group's tables, rows and downtime, and where it stopped if it did. It is signed if O(signing_key) is
@@ -76,6 +78,7 @@ from ansible.plugins.callback import CallbackBase
 
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.promotion import evidence
+from ..module_utils.promotion.tree import read_tree
 from ..plugin_utils import messages, protected_run, run_index, run_record
 
 _COLLECTION = Path(__file__).resolve().parents[2]
@@ -98,7 +101,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._record: run_record.RunRecord | None = None
         self._has_begun = False
         self._has_ended = False
-        self._has_named_plan = False
+        self._has_called = False
         self._process = os.getpid()
         self._started: dict[str, float] = {}
 
@@ -135,11 +138,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._write_index()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Record the name of a play, and before the first one the plan that the run names."""
-        plan = str(play.get_variable_manager().extra_vars.get("plan", ""))
-        if plan and not self._has_named_plan:
-            self._has_named_plan = True
-            self._add("plan", plan=messages.printable(plan))
+        """Record the name of a play; before the first one the plan that the run names, and the tree of a whole run."""
+        if not self._has_called:
+            self._has_called = True
+            given = play.get_variable_manager().extra_vars
+            if given.get("plan", ""):
+                self._add("plan", plan=messages.printable(str(given["plan"])))
+            tree = _tree_of_a_whole_run() if self._record is not None else ""
+            if tree:
+                self._add("whole", tree=tree, extra_variables=sorted(map(str, given)))
         self._add("play", play=messages.printable(play.get_name().strip()))
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
@@ -298,6 +305,24 @@ def _sign(path: Path, key: Path) -> Path:
     :raises MigrationError: if that fails.
     """
     return evidence.sign(path, key, protected_run.NAMESPACE, asks=False)
+
+
+def _tree_of_a_whole_run() -> str:
+    """Return the digest of the tree that this run of ``site.yml`` is of; empty if it leaves something out.
+
+    It is empty too if the work tree is not clean, or Git cannot tell.
+    """
+    given = context.CLIARGS
+    playbooks = [Path(name).resolve() for name in given.get("args", ())]
+    # Without --tags Ansible means the tag all.
+    leaves_out = set(given.get("tags") or ()) - {"all"} or given.get("skip_tags") or given.get("start_at_task")
+    if playbooks != [_COLLECTION / "site.yml"] or leaves_out or given.get("step") or given.get("check"):
+        return ""
+    try:
+        tree = read_tree(_COLLECTION)
+    except MigrationError:
+        return ""
+    return "" if tree.differences else tree.digest
 
 
 def _user() -> str:
