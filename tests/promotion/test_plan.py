@@ -350,6 +350,33 @@ def test_a_plan_that_was_made_without_the_server_fits_no_older_ledger(source: Pa
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_ledger_of_tables_that_an_application_made_begins_with_the_first_run(source: Path, login: Login) -> None:
+    with connected(login) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        connection.commit()
+        planned = look(source, login)["decides"]
+        assert planned["ledger_since"] == ""
+        cursor.execute(
+            "INSERT INTO migration.run (group_name, kind, started_at, finished_at, report) VALUES "
+            "('notes', 'rehearsal', '2026-01-01 11:50+00', '2026-01-01 12:00+00', '{}'), "
+            "('notes', 'rehearsal', '2026-01-02 11:50+00', '2026-01-02 12:00+00', '{}')"
+        )
+        connection.commit()
+    found = look(source, login)["decides"]
+    told = "a ledger is there since 2026-01-01T12:00:00+00:00, which the plan did not see"
+    assert differences(planned, found) == [told]
+    assert differences(planned, found, "2026-01-01T11:59:00+00:00") == []
+
+
+def test_no_sql_file_is_looked_for_where_the_inventory_names_no_directory() -> None:
+    """Else it would be the root directory of this machine. No plugin can be loaded here, so a look would fail."""
+    path = PROJECT / "roles" / "promotion_gate" / "tasks" / "look.yml"
+    (task,) = DataLoader().load_from_file(str(path), trusted_as_template=True)
+    templar = Templar(DataLoader(), variables={"__promotion_gate_sql_directory": ""})
+    assert templar.template(task["vars"]["__promotion_gate_paths"]) == []
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
 def test_a_login_that_is_refused_is_not_taken_for_no_server(source: Path, login: Login) -> None:
     there = look(source, login)["decides"]
     wrongs: tuple[dict[str, Any], ...] = (
@@ -380,7 +407,7 @@ def test_no_plan_is_made_of_a_server_that_refuses_the_login(clone: Clone, login:
     status, output = clone.run("ansible-playbook", "playbooks/plan.yml", "-l", "prod")
     assert status != 0
     assert "There is no plan, because a server answers, and refuses the login." in output
-    assert not (clone.root / "reports").exists()
+    assert not (clone.root / "reports" / "prod").exists()
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
