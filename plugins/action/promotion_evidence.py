@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible import __version__ as ansible_version
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.promotion import collect, evidence, gate
 from ..module_utils.promotion.tree import read_tree
+from ..plugin_utils import run_record
 from ..plugin_utils.gated import ROOT
 from ..plugin_utils.promotion import value_for_all_hosts
 from ..plugin_utils.run_inventory import inventory_options
@@ -37,7 +40,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         try:
             self._refuse_a_part(arguments["environment_name"], arguments["validations"], task_vars or {})
-            return {**result, **self._collect(arguments["environment_name"], arguments["validations"])}
+            found = self._collect(arguments["environment_name"], arguments["validations"], task_vars or {})
+            return {**result, **found}
         except MigrationError as error:
             return {**result, "failed": True, "msg": error.message(), "problems": error.as_dicts()}
 
@@ -62,7 +66,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         if problems:
             raise MigrationError("Evidence is about all of an environment, as the inventory has it.", problems)
 
-    def _collect(self, environment: str, validations: list[dict[str, Any]]) -> dict[str, Any]:
+    def _collect(
+        self, environment: str, validations: list[dict[str, Any]], variables: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return the result of the task.
 
         :raises MigrationError: if the tree is not clean, or the record cannot be written.
@@ -73,7 +79,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             summary = "Evidence is about a tree that others can have, so the work tree must be clean."
             raise MigrationError(summary, problems)
         path = evidence.path_of(ROOT / gate.EVIDENCE_DIRECTORY, environment, tree.digest)
-        content = collect.build(environment, tree.digest, validations, ansible_version, datetime.now(UTC))
+        # Where the callback run_record keeps the runs.
+        reports = Path(os.environ.get("SQLITE_TO_POSTGRESQL_REPORTS") or ROOT / "reports")
+        allowed = value_for_all_hosts(variables, "promotion_extra_variables") or ()
+        hosts = [str(found["host"]) for found in validations]
+        unchanged = run_record.unchanged(run_record.read_all(reports), tree.digest, hosts, allowed)
+        content = collect.build(environment, tree.digest, validations, _versions(), datetime.now(UTC), unchanged)
         missing = evidence.unmet(content, list(content["checks"]))
         lines = [
             f"Evidence of {environment} for the tree {tree.digest[:12]}: "
@@ -85,6 +96,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             command = f"scripts/sign_evidence.py path/to/key {environment}"
             lines.append(f"Next: sign it within the hour with a key of {gate.ALLOWED_SIGNERS}: {command}")
         return {"changed": True, "path": str(path), "missing": missing, "lines": lines}
+
+
+def _versions() -> dict[str, Any]:
+    """Return the versions of what runs on the controller: the engine is the project's own collection."""
+    collections = {}
+    for manifest in sorted((ROOT / ".collections" / "ansible_collections").glob("*/*/MANIFEST.json")):
+        about = json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]
+        collections[f"{about['namespace']}.{about['name']}"] = str(about["version"])
+    engine = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))["version"]
+    return {"ansible-core": ansible_version, "collections": collections, "engine": str(engine)}
 
 
 def _write(path: Path, text: str) -> None:

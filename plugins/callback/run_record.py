@@ -13,6 +13,12 @@ description:
     versions, each play, the tasks that each host began, those that changed something, failures with their message, the
     downtime of each cutover group, and the verdict. It holds nothing else of a result, and nothing of one that
     C(no_log) hides. A dry run is recorded as such.
+  - Of a run of the whole C(site.yml) on a clean work tree it also holds the tree's digest, and the names of what C(-e)
+    sets.
+  - A run that the gate has let change a protected environment leaves a record for its auditor too, below
+    O(directory)C(/ENVIRONMENT/runs), mode 0600. It says who, when, the tree, the plan, the evidence or the reason of an
+    override, each group's tables, rows and downtime, and where it stopped if it did. It is signed if O(signing_key) is
+    set; else the command that signs it is told.
   - O(directory)C(/index.html) lists all runs of every host, with verdict, duration and downtime.
   - If a record cannot be written the run warns once and goes on without it. Records are never removed.
 options:
@@ -34,6 +40,13 @@ options:
     ini:
       - section: callback_run_record
         key: enabled
+  signing_key:
+    description:
+      - An SSH key that signs the record of each run on a protected environment, without asking for a passphrase.
+      - It may be a public key whose private half an agent holds.
+    type: path
+    env:
+      - name: SQLITE_TO_POSTGRESQL_SIGNING_KEY
 requirements:
   - Name it in C(callbacks_enabled) in C(ansible.cfg), or in E(ANSIBLE_CALLBACKS_ENABLED).
 author:
@@ -53,6 +66,7 @@ import getpass
 import json
 import os
 import platform
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -62,11 +76,16 @@ from ansible import __version__ as ansible_version
 from ansible import context
 from ansible.plugins.callback import CallbackBase
 
-from ..plugin_utils import messages, run_index, run_record
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.promotion import evidence
+from ..module_utils.promotion.tree import read_tree
+from ..plugin_utils import messages, protected_run, run_index, run_record
 
 _COLLECTION = Path(__file__).resolve().parents[2]
 _LONGEST_MESSAGE = 4000
 _MODULE_OF_A_WINDOW = "swarm.sqlite_to_postgresql.cutover_group"
+_MODULE_OF_THE_GATE = "swarm.sqlite_to_postgresql.promotion_gate"
+_MODULE_OF_VALIDATION = "swarm.sqlite_to_postgresql.validate_group"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships without types
@@ -82,7 +101,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._record: run_record.RunRecord | None = None
         self._has_begun = False
         self._has_ended = False
-        self._has_named_plan = False
+        self._has_called = False
         self._process = os.getpid()
         self._started: dict[str, float] = {}
 
@@ -119,11 +138,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._write_index()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Record the name of a play, and before the first one the plan that the run names."""
-        plan = str(play.get_variable_manager().extra_vars.get("plan", ""))
-        if plan and not self._has_named_plan:
-            self._has_named_plan = True
-            self._add("plan", plan=messages.printable(plan))
+        """Record the name of a play; before the first one the plan that the run names, and the tree of a whole run."""
+        if not self._has_called:
+            self._has_called = True
+            given = play.get_variable_manager().extra_vars
+            if given.get("plan", ""):
+                self._add("plan", plan=messages.printable(str(given["plan"])))
+            tree = _tree_of_a_whole_run() if self._record is not None else ""
+            if tree:
+                self._add("whole", tree=tree, extra_variables=sorted(map(str, given)))
         self._add("play", play=messages.printable(play.get_name().strip()))
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
@@ -133,6 +156,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._has_ended = True
         self._add("end", verdict=run_record.FAILED if has_failed else run_record.PASSED, hosts=hosts)
         self._write_index()
+        self._write_for_auditor()
 
     # ---------------------------------------------------------------- tasks
 
@@ -148,6 +172,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
             self._add_of("changed", result)
         if "results" not in result.result:
             self._add_downtime(result)
+        self._add_gate(result)
+        self._add_validations(result)
 
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """Record the downtime of a cutover group as it happens."""
@@ -189,6 +215,56 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         if result.result.get("changed") and isinstance(report, dict) and "downtime_seconds" in report:
             host = result.host.get_name()
             self._add("downtime", host=host, group=str(report.get("group")), seconds=float(report["downtime_seconds"]))
+            migration = report.get("migration")
+            if isinstance(migration, dict):
+                self._add_arrived(host, str(report.get("group")), "the cutover", result.result.get("state"), migration)
+
+    def _add_gate(self, result: Any) -> None:
+        """Record what has let the run change a protected environment."""
+        if result.task.action == _MODULE_OF_THE_GATE and result.result.get("grounds"):
+            self._add("gate", host=result.host.get_name(), **result.result["grounds"])
+
+    def _add_validations(self, result: Any) -> None:
+        """Record which tables the validation found, without any value of a row."""
+        if result.task.action != _MODULE_OF_VALIDATION or messages.is_hidden(result.result):
+            return
+        for found in result.result.get("validations") or ():
+            host, group = result.host.get_name(), str(found["group"])
+            self._add_arrived(host, group, "the validation", found["state"], found, findings=len(found["findings"]))
+
+    def _add_arrived(self, host: str, group: str, seen_by: str, state: Any, found: dict[str, Any], **more: int) -> None:
+        tables = [
+            {
+                **{name: table.get(name) for name in ("source", "target", "source_hash", "target_hash")},
+                "rows": int(table["target_rows"]),
+                "equal": bool(table["equal"]),
+            }
+            for table in found.get("tables") or ()
+        ]
+        self._add("arrived", host=host, group=group, seen_by=seen_by, state=state, tables=tables, **more)
+
+    def _write_for_auditor(self) -> None:
+        """Write the record of a run on a protected environment, and sign it, or tell how."""
+        if self._record is None:
+            return
+        try:
+            path = protected_run.write(self._reports, run_record.read(self._record.path))
+        except OSError as error:
+            self._display.warning(
+                f"The record for the auditor cannot be written ({error}). The run itself is recorded."
+            )
+            return
+        if path is None:
+            return
+        key = self.get_option("signing_key")
+        command = f"scripts/sign_evidence.py path/to/key {shlex.quote(str(path))}"
+        told = f"The record of this run is in {path}. Sign it: {command}"
+        if key:
+            try:
+                told = f"The record of this run is in {path}, signed: {_sign(path, Path(key))}"
+            except MigrationError as error:
+                told = f"{messages.printable(error.message())} {told}"
+        self._display.display(told)
 
     def _add(self, event: str, **details: Any) -> None:
         if self._record is None:
@@ -215,11 +291,38 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         if os.getpid() == self._process and not self._has_ended:
             self._add("stopped")
             self._write_index()
+            self._write_for_auditor()
 
 
 def _name(task: Any) -> str:
     """Return the name of a task on one line."""
     return messages.printable(task.get_name().strip()).replace("\n", " ")
+
+
+def _sign(path: Path, key: Path) -> Path:
+    """Sign a record with a key that asks for nothing, and return the signature's path.
+
+    :raises MigrationError: if that fails.
+    """
+    return evidence.sign(path, key, protected_run.NAMESPACE, asks=False)
+
+
+def _tree_of_a_whole_run() -> str:
+    """Return the digest of the tree that this run of ``site.yml`` is of; empty if it leaves something out.
+
+    It is empty too if the work tree is not clean, or Git cannot tell.
+    """
+    given = context.CLIARGS
+    playbooks = [Path(name).resolve() for name in given.get("args", ())]
+    # Without --tags Ansible means the tag all.
+    leaves_out = set(given.get("tags") or ()) - {"all"} or given.get("skip_tags") or given.get("start_at_task")
+    if playbooks != [_COLLECTION / "site.yml"] or leaves_out or given.get("step") or given.get("check"):
+        return ""
+    try:
+        tree = read_tree(_COLLECTION)
+    except MigrationError:
+        return ""
+    return "" if tree.differences else tree.digest
 
 
 def _user() -> str:

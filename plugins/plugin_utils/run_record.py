@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +65,10 @@ class Run:
     :param downtimes: host, cutover group and seconds of each time that services were down.
     :param failures: host, task and message.
     :param totals: by host, the counts of Ansible; empty before the end.
+    :param gates: by host of a protected environment, what let the run change it: tree, plan, evidence or override.
+    :param whole: of a run of all of ``site.yml`` that is no dry one ``tree``, its digest, and ``extra_variables``, the
+        names of what was given with ``-e``.
+    :param arrived: by host and cutover group, the state and the tables that were last seen.
     """
 
     path: Path
@@ -77,6 +81,9 @@ class Run:
     downtimes: list[tuple[str, str, float]] = field(default_factory=list)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
     totals: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
+    arrived: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
 
 def read(path: Path) -> Run:
@@ -104,6 +111,25 @@ def read_all(reports: Path) -> list[Run]:
         except OSError:
             continue
     return runs
+
+
+def unchanged(
+    runs: Iterable[Run], digest: str, hosts: Collection[str], allowed_variables: Collection[str]
+) -> list[str]:
+    """Return when each run began, in ISO 8601, that was of the whole tree and passed without changing anything.
+
+    :param digest: of the tree.
+    :param hosts: the hosts that it must have been on.
+    :param allowed_variables: what ``-e`` may have set.
+    """
+    return [
+        run.begun
+        for run in runs
+        if run.verdict == PASSED
+        and run.whole.get("tree") == digest
+        and set(run.whole["extra_variables"]) <= set(allowed_variables)
+        and all(run.totals.get(host, {}).get("changed") == 0 for host in hosts)
+    ]
 
 
 def digest_of_inventory(sources: Iterable[str]) -> str:
@@ -153,6 +179,13 @@ def _apply(event: Mapping[str, Any], run: Run) -> None:
             run.changed[host] = run.changed.get(host, 0) + 1
         case "downtime":
             run.downtimes.append((host, str(event.get("group")), float(event.get("seconds") or 0.0)))
+        case "gate":
+            run.gates[host] = {name: value for name, value in event.items() if name not in ("event", "at", "host")}
+        case "whole":
+            run.whole = {"tree": event.get("tree"), "extra_variables": event.get("extra_variables") or []}
+        case "arrived":
+            told = {name: value for name, value in event.items() if name != "event"}
+            run.arrived[host, str(event.get("group"))] = told
         case "failed":
             run.failures.append((host, task, str(event.get("message", ""))))
         case "end":

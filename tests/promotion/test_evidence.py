@@ -8,15 +8,20 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible import context
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib
 from ansible.template import Templar
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.callback import run_record as callback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import collect, evidence, gate
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import run_record
 from tests.conftest import PROJECT
 
 from .conftest import PASSED, VAULT, Clone, days_ago
@@ -40,13 +45,15 @@ FOUND: dict[str, Any] = {
         "server": {"version": "16.4"},
         "backup": {"newest_verified_taken_at": "2026-05-02T02:30:00+00:00"},
     },
+    "unchanged": ["2026-05-01T11:00:00.250+00:00", "2026-05-02T04:00:00.250+00:00"],
 }
 Damage = Callable[[dict[str, Any]], Any]
 
 
 def built(found: dict[str, Any]) -> dict[str, Any]:
     """Return the record of one host."""
-    return collect.build("dev", "d" * 64, [found], "2.19.14", datetime(2026, 5, 3, tzinfo=UTC))
+    now, versions = datetime(2026, 5, 3, tzinfo=UTC), {"ansible-core": "2.19.14"}
+    return collect.build("dev", "d" * 64, [found], versions, now, found["unchanged"])
 
 
 def test_a_host_where_all_is_well_passes_every_check() -> None:
@@ -54,6 +61,7 @@ def test_a_host_where_all_is_well_passes_every_check() -> None:
     assert evidence.unmet(content, list(content["checks"])) == []
     assert content["versions"] == {"ansible-core": "2.19.14", "postgresql": ["16.4"]}
     assert content["collected_at"] == "2026-05-03T00:00:00+00:00"
+    assert content["soak"] == {"since": "2026-05-01T12:00:00+00:00", "hours": 36.0}
     assert "deploy: 1,200 rows in 0.4 s" in content["checks"]["rollback_rehearsed"]["told"]
 
 
@@ -82,6 +90,8 @@ def test_a_host_where_all_is_well_passes_every_check() -> None:
             "older than the last cutover",
         ),
         (lambda found: found["groups"][0].update(rehearsal=None), "rollback_rehearsed", "deploy has no rehearsed"),
+        (lambda found: found["unchanged"].clear(), "second_run", "on all hosts: ansible-playbook site.yml -l dev"),
+        (lambda found: found["unchanged"].pop(), "second_run", "after the last cutover has changed nothing"),
     ],
 )
 def test_what_is_missing_is_told_by_its_own_check(damage: Damage, check: str, told: str) -> None:
@@ -92,6 +102,80 @@ def test_what_is_missing_is_told_by_its_own_check(damage: Damage, check: str, to
     assert len(missing) == 1, missing
     assert f"check '{check}' has not passed: " in missing[0]
     assert told in missing[0]
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+@pytest.mark.parametrize(("minimum", "told"), [(0, ""), (36, ""), (37, "for 36 hours; 37 hours are required")])
+def test_an_environment_may_ask_how_long_the_other_has_run_on_postgresql(minimum: float, told: str) -> None:
+    found = gate.find_protection({"prod": {"evidence_from": "dev", "minimum_soak_hours": minimum}}, ["prod"])
+    assert found is not None
+    record, days = evidence.Evidence(built(FOUND), "anna"), found.maximum_age_days
+    now = datetime(2026, 5, 4, tzinfo=UTC)
+    given = (record, PROJECT, "dev", "d" * 64, days, found.required_checks, now, found.minimum_soak_hours)
+    problems = "; ".join(map(str, evidence.shortcomings(*given)))
+    assert (told in problems, bool(problems)) == (True, bool(told))
+
+
+def ran(
+    reports: Path, tree: str = "d" * 64, given: tuple[str, ...] = (), verdict: str = "passed", changed: int = 0
+) -> None:
+    """Leave the record of a run of the whole tree on the host."""
+    record = run_record.RunRecord(reports, "dev")
+    record.add("whole", tree=tree, extra_variables=given)
+    record.add("end", verdict=verdict, hosts={"swarm-dev": {"changed": changed}})
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+def test_a_second_run_is_one_of_this_tree_that_changed_nothing_on_any_host(tmp_path: Path) -> None:
+    ran(tmp_path, tree="e" * 64)
+    ran(tmp_path, given=("service_env_order",))
+    ran(tmp_path, verdict="failed")
+    ran(tmp_path, changed=1)
+
+    def unchanged(*hosts: str) -> int:
+        runs = run_record.read_all(tmp_path)
+        return len(run_record.unchanged(runs, "d" * 64, hosts, ["vault_postgres_role_passwords"]))
+
+    assert unchanged("swarm-dev") == 0
+    ran(tmp_path, given=("vault_postgres_role_passwords",))
+    assert (unchanged("swarm-dev"), unchanged("swarm-dev", "other")) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_whole"),
+    [
+        ({}, True),
+        ({"tags": ("all",)}, True),
+        ({"tags": ("service_env",)}, False),
+        ({"skip_tags": ("validation",)}, False),
+        ({"start_at_task": "Plan"}, False),
+        ({"step": True}, False),
+        ({"check": True}, False),
+        ({"args": ("playbooks/4_service_cutover.yml",)}, False),
+    ],
+)
+def test_only_a_run_of_the_whole_tree_is_recorded_as_one(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], is_whole: bool
+) -> None:
+    monkeypatch.chdir(clone.root)
+    monkeypatch.setattr(callback, "_COLLECTION", clone.root)
+    monkeypatch.setattr(context, "CLIARGS", {"args": ("site.yml",), **given})
+    assert callback._tree_of_a_whole_run() == (read_tree(clone.root).digest if is_whole else "")
+    clone.edit("site.yml", "# Edited.\n")
+    assert callback._tree_of_a_whole_run() == ""
+
+
+def test_a_run_says_of_which_tree_it_is(clone: Clone) -> None:
+    clone.refuses("../site", "-e", "plan=3f0a86c1d2b7")
+    (run,) = run_record.read_all(clone.root / "reports")
+    assert run.whole == {"tree": read_tree(clone.root).digest, "extra_variables": ["plan"]}
+
+
+@pytest.mark.parametrize("cutover", [None, {"at": None}])
+def test_a_group_whose_cutover_nobody_knows_has_not_soaked(cutover: dict[str, Any] | None) -> None:
+    found = deepcopy(FOUND)
+    found["groups"].append({**found["groups"][0], "group": "registry", "cutover": cutover})
+    assert built(found)["soak"] == {"since": None, "hours": 0.0}
 
 
 def documented(module: str, value: Any) -> dict[str, Any]:
@@ -111,7 +195,7 @@ def test_the_play_hands_over_what_the_modules_return() -> None:
     }
     known = {"ansible_play_hosts": ["swarm-dev"], "hostvars": {"swarm-dev": registered}}
     found = Templar(loader=DataLoader(), variables=known).template(written)
-    assert built(found[0]) == built(FOUND)
+    assert built({**found[0], "unchanged": FOUND["unchanged"]}) == built(FOUND)
 
 
 def collected(clone: Clone, *options: str, host: str = "swarm-dev") -> tuple[int, str]:
@@ -135,8 +219,13 @@ def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone:
     secrets.write_bytes(VaultLib([VAULT]).encrypt(secrets.read_text()))
     status, output = collected(clone)
     assert status == 0, output
-    assert "5 of 5 checks passed." in output
+    assert "5 of 6 checks passed." in output
+    assert "second_run" in output
+    ran(clone.root / "reports", tree=read_tree(clone.root).digest)
+    assert "6 of 6 checks passed." in collected(clone)[1]
     assert "the evidence is not signed" in clone.problems()
+    versions = json.loads(clone.record.read_text())["versions"]
+    assert versions["collections"]["community.general"] and versions["engine"] and versions["ansible-core"]
     signed = sign(clone, clone.key, "dev")
     assert "hosts: swarm-dev\n" in signed.stdout
     assert "\ngroups_on_postgresql: passed: 1 cutover groups are on PostgreSQL\n" in signed.stdout

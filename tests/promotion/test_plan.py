@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.planned import find
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import plan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import host_settings
 from tests.conftest import PROJECT
 
@@ -347,6 +350,33 @@ def test_a_plan_that_was_made_without_the_server_fits_no_older_ledger(source: Pa
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
+def test_a_ledger_of_tables_that_an_application_made_begins_with_the_first_run(source: Path, login: Login) -> None:
+    with connected(login) as connection, connection.cursor() as cursor:
+        cursor.execute(ledger.CREATE_LEDGER)
+        connection.commit()
+        planned = look(source, login)["decides"]
+        assert planned["ledger_since"] == ""
+        cursor.execute(
+            "INSERT INTO migration.run (group_name, kind, started_at, finished_at, report) VALUES "
+            "('notes', 'rehearsal', '2026-01-01 11:50+00', '2026-01-01 12:00+00', '{}'), "
+            "('notes', 'rehearsal', '2026-01-02 11:50+00', '2026-01-02 12:00+00', '{}')"
+        )
+        connection.commit()
+    found = look(source, login)["decides"]
+    told = "a ledger is there since 2026-01-01T12:00:00+00:00, which the plan did not see"
+    assert differences(planned, found) == [told]
+    assert differences(planned, found, "2026-01-01T11:59:00+00:00") == []
+
+
+def test_no_sql_file_is_looked_for_where_the_inventory_names_no_directory() -> None:
+    """Else it would be the root directory of this machine. No plugin can be loaded here, so a look would fail."""
+    path = PROJECT / "roles" / "promotion_gate" / "tasks" / "look.yml"
+    (task,) = DataLoader().load_from_file(str(path), trusted_as_template=True)
+    templar = Templar(DataLoader(), variables={"__promotion_gate_sql_directory": ""})
+    assert templar.template(task["vars"]["__promotion_gate_paths"]) == []
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
 def test_a_login_that_is_refused_is_not_taken_for_no_server(source: Path, login: Login) -> None:
     there = look(source, login)["decides"]
     wrongs: tuple[dict[str, Any], ...] = (
@@ -377,7 +407,7 @@ def test_no_plan_is_made_of_a_server_that_refuses_the_login(clone: Clone, login:
     status, output = clone.run("ansible-playbook", "playbooks/plan.yml", "-l", "prod")
     assert status != 0
     assert "There is no plan, because a server answers, and refuses the login." in output
-    assert not (clone.root / "reports").exists()
+    assert not (clone.root / "reports" / "prod").exists()
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
@@ -511,8 +541,20 @@ def test_a_run_names_its_plan_and_finds_what_was_planned(clone: Clone) -> None:
     status, output = clone.run("ansible-playbook", "playbooks/3_data_migration.yml", *options)
     assert (status != 0, "registry: table agents of its source has other columns: extra TEXT" in output) == (True,) * 2
     assert "See what the run would do now, and name that plan: ansible-playbook site.yml -l prod --check" in output
-    reason = ("-e", json.dumps({"promotion_override_reason": "The column was added by the fix itself."}))
-    assert "has other columns: extra TEXT" in clone.passes("3_data_migration", *named, *reason)
+    path = re.search(r"The record of this run is in (\S+)\. Sign it: scripts/sign_evidence\.py path/to/key", output)
+    assert path is not None, output
+    record = json.loads((clone.root / path[1]).read_text())
+    assert (record["verdict"], record["override"]) == ("failed", None)
+    assert record["stopped_in"] == {"swarm-prod": "promotion_gate : Plan | Look at what a run would find and do"}
+    assert (record["tree"], f"plan={record['plan']}") == (read_tree(clone.root).digest, named[1])
+    assert record["evidence"]["sha256"] == hashlib.sha256(clone.record.read_bytes()).hexdigest()
+    assert record["evidence"]["signer"] == "anna@example.org"
+    reason = "The column was added by the fix itself."
+    given = ("-e", json.dumps({"promotion_override_reason": reason}))
+    assert "has other columns: extra TEXT" in clone.passes("3_data_migration", *named, *given)
+    newest = max((clone.root / "reports" / "prod" / "runs").iterdir())
+    record = json.loads(newest.read_text())
+    assert (record["verdict"], record["override"]) == ("passed", {"reason": reason})
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")

@@ -7,11 +7,11 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,31 +117,27 @@ class Bench:
                     break
         return Outcome(process.wait(), output.decode(), reports)
 
-    def interrupt(
-        self, plays: list[dict[str, Any]], signal_number: int, is_time: Callable[[str], bool]
-    ) -> tuple[Outcome, str]:
-        """Run plays, and send a signal as soon as their record says that it is time.
+    def interrupt(self, plays: list[dict[str, Any]], signal_number: int, begun: Path) -> Outcome:
+        """Run plays, and send a signal as soon as one of their tasks has written its process id into a file.
 
-        :return: the outcome, and the record's text.
+        Not before: while Ansible forks a worker, Python loses the exception that an interrupt raises, and the run goes
+        on as if nothing had been sent.
         """
         command, variables, reports = self.prepare(plays)
         process = subprocess.Popen(
             command, cwd=self.directory, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip
-        while not (texts := [path.read_text() for path in reports.glob("runs/*")]) or not is_time(texts[0]):
+        while not begun.exists() or not begun.read_text().endswith("\n"):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.05)
         process.send_signal(signal_number)
-        # What it has started holds the output open.
         process.wait(300)
-        try:
-            os.killpg(process.pid, 9)
-        except ProcessLookupError:
-            pass
-        output = process.communicate()[0]
-        (record,) = reports.glob("runs/*")
-        return Outcome(process.returncode, output, reports), record.read_text()
+        # What it has started may hold the output open, and outlives a run that is killed.
+        for kill, number in ((os.killpg, process.pid), (os.kill, int(begun.read_text()))):
+            with suppress(ProcessLookupError):
+                kill(number, signal.SIGKILL)
+        return Outcome(process.returncode, process.communicate()[0], reports)
 
 
 def rendered(output: str) -> list[str]:

@@ -32,17 +32,16 @@ PLAYS = [
         ],
     }
 ]
-WAITING = [
-    {
-        "name": "Wait",
-        "hosts": "one",
-        "gather_facts": False,
-        "tasks": [
-            {"name": "First", "ansible.builtin.debug": {"msg": "It begins"}},
-            {"name": "Wait long", "ansible.builtin.command": {"argv": ["sleep", "600"]}},
-        ],
-    }
-]
+
+
+def waiting(begun: Path) -> list[dict[str, Any]]:
+    """Return plays whose second task writes its process id into a file, and waits."""
+    wait = {"argv": ["sh", "-c", 'echo $$ > "$1"; exec sleep 600', "sh", str(begun)]}
+    tasks = [
+        {"name": "First", "ansible.builtin.debug": {"msg": "It begins"}},
+        {"name": "Wait long", "ansible.builtin.command": wait},
+    ]
+    return [{"name": "Wait", "hosts": "one", "gather_facts": False, "tasks": tasks}]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +61,6 @@ def events_of(outcome: Outcome) -> list[dict[str, Any]]:
     """Return the events of the only record."""
     (path,) = outcome.reports.glob("runs/*")
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def is_waiting(record: str) -> bool:
-    """Return whether the second task has begun."""
-    return "Wait long" in record
 
 
 @pytest.mark.promise("run-recorded")
@@ -108,8 +102,8 @@ def test_the_page_lists_the_run_of_each_host_with_its_own_verdict(failed: Outcom
 
 @pytest.mark.promise("run-recorded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_leaves_where_it_stopped(bench: Bench, number: signal.Signals) -> None:
-    outcome, _ = bench.interrupt(WAITING, number, is_waiting)
+def test_an_interrupted_run_leaves_where_it_stopped(bench: Bench, tmp_path: Path, number: signal.Signals) -> None:
+    outcome = bench.interrupt(waiting(tmp_path / "begun"), number, tmp_path / "begun")
     assert outcome.status != 0
     said = "Stopped in: Wait long. The next run finishes what this one began." in outcome.output.splitlines()
     assert said is (number == signal.SIGINT)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..migration.core import state
-from ..migration.core.commands import playbook_on
+from ..migration.core.commands import playbook_on, site_on
 from ..migration.core.errors import Problem
 from ..migration.validation import functional_checks
 from .evidence import FORMAT
@@ -17,13 +17,19 @@ _MOST_NAMED = 5
 
 
 def build(
-    environment: str, digest: str, validations: Sequence[Mapping[str, Any]], ansible: str, now: datetime
+    environment: str,
+    digest: str,
+    validations: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, Any],
+    now: datetime,
+    unchanged: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the record, unsigned.
 
     :param digest: of the tree.
     :param validations: of each host ``host``, ``groups``, ``checks`` and ``database``; see module promotion_evidence.
-    :param ansible: version of ansible-core.
+    :param versions: of what is installed on the controller, by name.
+    :param unchanged: when each run of this very tree began, in ISO 8601, that changed nothing on any of the hosts.
     """
     groups = [group for host in validations for group in host["groups"]]
     databases = [host["database"] for host in validations]
@@ -34,15 +40,17 @@ def build(
         "functional_checks": _functional_checks(played),
         "backup_restored": _backup_restored(groups, databases),
         "rollback_rehearsed": _rollback_rehearsed(groups),
+        "second_run": _second_run(environment, groups, unchanged),
     }
     return {
         "format": FORMAT,
         "environment": environment,
         "tree": digest,
         "collected_at": now.isoformat(timespec="seconds"),
+        "soak": _soak(groups, now),
         "hosts": sorted(str(host["host"]) for host in validations),
         "versions": {
-            "ansible-core": ansible,
+            **versions,
             "postgresql": sorted({str(found["server"].get("version", "")) for found in databases}),
         },
         "checks": {name: {"passed": not wrong, "told": wrong or told} for name, (wrong, told) in checks.items()},
@@ -65,6 +73,16 @@ def problems_of_hosts(
         *(Problem(host, f"nobody looked at this host of {environment}", fix) for host in sorted(missing)),
         *(Problem(host, f"it is no service host of {environment}", fix) for host in sorted(others)),
     ]
+
+
+def _soak(groups: Sequence[Mapping[str, Any]], now: datetime) -> dict[str, Any]:
+    """Return since when all groups are on PostgreSQL, by the ledger, and for how many hours: 0 if one is not."""
+    at = [(group["cutover"] or {}).get("at") for group in groups if state.is_on_postgresql(group["state"])]
+    if not groups or len(at) < len(groups) or not all(at):
+        return {"since": None, "hours": 0.0}
+    since = max(map(datetime.fromisoformat, map(str, at)))
+    hours = (now - since).total_seconds() / 3600
+    return {"since": since.isoformat(timespec="seconds"), "hours": max(0.0, round(hours, 1))}
 
 
 def _groups_on_postgresql(groups: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -114,6 +132,16 @@ def _rollback_rehearsed(groups: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         return "the estate has no cutover group", ""
     parts = [f"{name}: {back['rows']:,} rows in {back['seconds']:.1f} s" for name, back in rehearsed.items() if back]
     return _named(missing), f"every row was brought back into a scratch copy: {', '.join(parts)}"
+
+
+def _second_run(environment: str, groups: Sequence[Mapping[str, Any]], unchanged: Sequence[str]) -> tuple[str, str]:
+    cutovers = [str(group["cutover"]["at"]) for group in groups if group["cutover"] and group["cutover"]["at"]]
+    last = max(map(datetime.fromisoformat, cutovers), default=None)
+    begun = max(map(datetime.fromisoformat, unchanged), default=None)
+    if begun is None or last is None or begun < last:
+        command = site_on(shlex.quote(environment))
+        return f"no run of this very tree after the last cutover has changed nothing on all hosts: {command}", ""
+    return "", f"the run of {begun.isoformat(timespec='seconds')} changed nothing on any host"
 
 
 def _named(sentences: Sequence[str]) -> str:

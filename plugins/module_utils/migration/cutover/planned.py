@@ -184,9 +184,15 @@ def _digest(value: Any) -> str:
 
 
 def _begin_of_ledger(connection: Connection) -> str:
-    """Return when the first SQL file was applied, as ISO 8601 in UTC; empty if none was. Nothing comes before it."""
+    """Return when the first SQL file was applied, as ISO 8601 in UTC; empty if nothing has happened yet.
+
+    Where applications make their tables themselves no file is applied, and the end of the first rehearsal is the begin.
+    """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT min(applied_at) FROM migration.applied_file")
+        cursor.execute(
+            "SELECT least((SELECT min(applied_at) FROM migration.applied_file), "
+            "(SELECT min(finished_at) FROM migration.run))"
+        )
         (begin,) = first_row(cursor)
     return "" if begin is None else str(begin.astimezone(UTC).isoformat())
 
