@@ -174,6 +174,12 @@ rehearsal:
     expected_downtime_seconds:
       description: Their sum.
       type: float
+    new_ids_load_all_rows:
+      description: >-
+        Target tables that C(rewrite_ids_of) names. If one of their rows comes or goes before the cutover,
+        the final sync loads all rows of the group, which takes as long as C(load_seconds).
+      type: list
+      elements: str
     way_back:
       description: Time in C(seconds), C(tables) and C(rows) of the whole trip back; null if it was not made.
       type: dict

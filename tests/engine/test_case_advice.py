@@ -59,6 +59,8 @@ REFUSED: list[tuple[str, list[Any], str, list[Any] | None]] = [
     ("timestamp", ["01.05.2024 10:00"], "text", ["2024-05-01 10:00:00"]),
     ("timestamp", ["2024-05-01 10:00\r"], "text", ["2024-05-01 10:00:00"]),
     ("timestamp(0)", ["2024-05-01 10:00:00.5"], "timestamp", None),
+    ("timestamptz(0)", ["2024-05-01 10:00:00.5Z"], "timestamp with time zone", None),
+    ("timestamptz", ["2024-05-01 10:00:00.1234567Z"], "text", None),
     ("time(0)", ["10:00:00.5"], "time", None),
     ("time", ["24:00"], "text", None),
     ("uuid", [GUID.bytes], "bytea", [str(GUID)]),

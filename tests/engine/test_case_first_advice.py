@@ -72,7 +72,24 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
     "duration without a unit": ("v interval", "v INTEGER", [(90,), (120,)]),
     "a time without a unit": ("v timestamptz", "v INTEGER", [(1,), (1_700_000_000,)]),
     "a year": ("v date", "v INTEGER", [(2024,), (1999,)]),
+    "sub_microsecond, digits of a moment": ("v timestamptz(1)", "v TEXT", [("2024-05-01 10:00:00.66Z",)]),
+    "sub_microsecond, digits of a time of day": ("v time(0)", "v TEXT", [("10:00:00.5",), ("10:00:00",)]),
+    "sub_microsecond, a duration": ("v interval", "v REAL", [(1.5,), (2.0,)]),
+    "out_of_range, single precision": ("v real", "v REAL", [(1e300,), (0.5,)]),
+    "out_of_range, whole numbers": ("v integer", "v", [(float("inf"),), (1,)]),
+    "orphan, of a table that nobody fills": ("v integer REFERENCES elsewhere", "v INTEGER", [(1,), (None,)]),
+    "invalid_json, nested": ("v jsonb", "v TEXT", [("[" * 20_000 + "]" * 20_000,), ("[]",)]),
+    "unconvertible, a gap of summer time": ("v timestamptz", "v TEXT", [("2024-03-31 02:30",), ("2024-05-01 10:00",)]),
+    "unconvertible, a domain": ("v even", "v INTEGER", [(1,), (2,)]),
+    "unconvertible, a damaged text": ("v ids[]", "v TEXT", [("{1.5}",), ("{2}",)]),
+    "unconvertible, text for bytes": ("v bytea", "v", [("abc",), (b"ab",)]),
+    "a generated column": ("v integer, g integer GENERATED ALWAYS AS (10 / v) STORED", "v INTEGER", [(0,), (2,)]),
     "a UUID in two spellings": ("v uuid UNIQUE", "v TEXT", [(IDS[0],), (IDS[1],)]),
+}
+# Kind → options that its column has from the beginning.
+OPTIONS = {
+    "sub_microsecond, a duration": {"duration_unit": "microseconds"},
+    "unconvertible, a gap of summer time": {"time_zone": "Europe/Berlin"},
 }
 # Where no piece of advice lets every row arrive: the ledger has what is missing.
 IN_THE_LEDGER = frozenset(("set_null", "reject", "round", "keep", "keep_last", "remove", "replace", "as_json_string",
@@ -89,7 +106,8 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
     elif found := re.match(
         r"Let the check constraint (\w+) allow them in files/sql \(or .+?\), if they are right", first
     ):
-        execute(connection, f"ALTER TABLE app.t DROP CONSTRAINT {found[1]}")
+        whose = "DOMAIN app.even" if found[1] == "even_check" else "TABLE app.t"
+        execute(connection, f"ALTER {whose} DROP CONSTRAINT {found[1]}")
     elif found := re.match(r"Let the index (\w+) be one of (md5\(\w+\)) in files/sql", first):
         execute(connection, f"DROP INDEX app.{found[1]}; CREATE INDEX {found[1]} ON app.t ({found[2]})")
     elif found := re.match(r"Bring the values there by '(computed: .*)' with '(columns: .*\}\})'", first):
@@ -108,6 +126,10 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
             opened.execute("UPDATE t SET v = lower(v)")
             opened.execute("DELETE FROM t WHERE id = 2")  # which is the same id
             opened.commit()
+    elif first == "Repair the values in the source":
+        with closing(sqlite3.connect(source)) as opened:
+            opened.execute("UPDATE t SET v = 1 WHERE v = 0")
+            opened.commit()
     else:
         pytest.fail(f"nobody could follow this: {fix}")
     return {}
@@ -121,9 +143,12 @@ def test_every_policy_has_a_refusal_here() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection, tmp_path: Path, kind: str) -> None:
     target, declared, rows = KINDS[kind]
+    given = OPTIONS.get(kind, {})
     make_target(
         connection,
-        "CREATE DOMAIN obliged AS integer NOT NULL; CREATE TABLE parents (id integer PRIMARY KEY);"
+        "CREATE DOMAIN obliged AS integer NOT NULL; CREATE DOMAIN even AS integer CHECK (VALUE % 2 = 0);"
+        "CREATE DOMAIN ids AS integer; CREATE TABLE elsewhere (id integer PRIMARY KEY);"
+        "CREATE TABLE parents (id integer PRIMARY KEY);"
         "CREATE TABLE words (id text PRIMARY KEY);"
         f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
     )
@@ -139,9 +164,13 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
             opened.commit()
     others = ({"source": "parents"}, {"source": "words"})
     with pytest.raises(MigrationError) as error:
-        rehearse(connection, make_group(source, *others, {"source": "t"}), tmp_path, check_mode=True)
+        group = make_group(source, *others, {"source": "t", "columns": {"v": given}})
+        rehearse(connection, group, tmp_path, check_mode=True)
     (problem,) = error.value.problems
-    group = make_group(source, *others, {"source": "t", **follow(problem.fix, connection, source)})
+    options = follow(problem.fix, connection, source)
+    columns = options.pop("columns", {})
+    columns["v"] = {**given, **columns.get("v", {})}
+    group = make_group(source, *others, {"source": "t", "columns": columns, **options})
     report = rehearse(connection, group, tmp_path)["report"]
     table = next(table for table in report["tables"] if table["source"] == "t")
     assert table["equal"]

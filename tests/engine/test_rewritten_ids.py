@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import rehearsal
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import known_ids
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert.values import (
     converter,
@@ -152,6 +153,20 @@ def test_a_load_that_is_repeated_and_rounds_of_catching_up(connection: Connectio
     ]  # fmt: skip
     _, copy = bring_back(connection, group)
     assert copy.read_bytes() == flows.read_bytes()
+
+
+def test_a_rehearsal_says_that_a_new_id_makes_the_downtime_longer(connection: Connection, tmp_path: Path) -> None:
+    make_target(connection, TARGET)
+    flows = flows_of(tmp_path / "t.db", (1, "a-1", "[]", None), agents=["a-1"])
+    group = group_of(flows, {"source": "agents"})
+    said = rehearsal.rehearse(connection, group, str(tmp_path / "work"))["msg"]
+    assert re.search(
+        r"If a row of app\.agents comes or goes before the cutover, the final sync loads all rows again"
+        r", which took \S+ s, because 'rewrite_ids_of' names their ids: the downtime is longer by that time",
+        said,
+    )
+    without = group_of(flows, {"source": "agents"}, columns={})
+    assert "loads all rows again" not in rehearsal.rehearse(connection, without, str(tmp_path / "work"))["msg"]
 
 
 def test_an_inventory_that_was_edited_after_the_load_does_not_change_the_rollback(

@@ -67,6 +67,7 @@ def rehearse(connection: Connection, group: Group, work_directory: str, rollback
             "services_seconds": services,
             "services_seconds_from": source,
             "expected_downtime_seconds": round(sync + services, 3),
+            "new_ids_load_all_rows": _tables_of_rewritten_ids(group),
             "way_back": _rehearse_rollback(connection, group, detail, Path(work_directory)) if rollback else None,
         }
         ledger.merge_detail(connection, group.name, changes(rehearsal=found))
@@ -83,12 +84,26 @@ def describe(name: str, found: Mapping[str, Any]) -> str:
         f"final sync {found['final_sync_seconds']:.1f} s, stop and start {found['services_seconds']:.1f} s "
         f"({found['services_seconds_from']})."
     )
+    tables = found.get("new_ids_load_all_rows")  # an older rehearsal does not hold it
+    if tables:
+        took = "" if found["load_seconds"] is None else f", which took {found['load_seconds']:.1f} s"
+        text += (
+            f" If a row of {', '.join(tables)} comes or goes before the cutover, the final sync loads all rows again"
+            f"{took}, because 'rewrite_ids_of' names their ids: the downtime is longer by that time."
+        )
     back = found["way_back"]
     if back is None:
         return f"{text} The rollback was not rehearsed."
     return (
         f"{text} The rollback into a scratch copy took {back['seconds']:.1f} s: nothing to change, "
         f"{back['rows']:,} rows of equal content."
+    )
+
+
+def _tables_of_rewritten_ids(group: Group) -> list[str]:
+    """Return the target tables whose ids are rewritten in texts: a new id may stand in rows that nobody has touched."""
+    return sorted(
+        {name for mapping in group.tables for options in mapping.columns.values() for name in options.rewrite_ids_of}
     )
 
 
