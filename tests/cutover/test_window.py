@@ -89,6 +89,8 @@ class Estate:
     group: Group
     settings: Settings
     env_file: Path
+    # A run that was killed in its window has taken them away from pm2.
+    services_are_missing: bool = False
 
     @property
     def file(self) -> Path:
@@ -129,7 +131,9 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     user = pwd.getpwuid(os.geteuid()).pw_name
     service = Service("service", user, str(tmp_path), "swarm_registry", ("app",), "http://127.0.0.1:9/")
 
-    def check_services(*_: Any, **__: Any) -> Handles:
+    def check_services(_: Group, __: Settings, findings: Findings, may_be_missing: bool = False, **___: Any) -> Handles:
+        if made.services_are_missing and not may_be_missing:
+            findings.violations.append(Problem(service.name, "is not known to pm2", "Start it"))
         return Handles(env_files=[EnvFile(service, 1)])
 
     for module in (cutover, back_on_sqlite, rollback):
@@ -340,12 +344,14 @@ def test_a_run_of_schema_apply_does_not_keep_a_failed_cutover_from_being_undone(
 def test_a_kill_at_any_step_is_healed_by_the_next_run(estate: Estate, function: str, after: bool) -> None:
     killed(estate, function, after)
     assert estate.record.state == "frozen"
+    estate.services_are_missing = True
     if after:
         assert (
             "an interrupted cutover was undone"
             in rollback.roll_back(estate.login, estate.group, estate.settings)["msg"]
         )
         assert_as_before(estate)
+        estate.services_are_missing = False
     estate.cut_over()
     assert_live(estate)
 

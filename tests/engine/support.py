@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -14,6 +15,11 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+
+def examples(few: int, many: int) -> int:
+    """Return how many examples a search tries: few in `make test`, many in `make test-all`."""
+    return many if os.environ.get("LONG_SEARCHES") else few
 
 
 def make_source(path: Path, script: str, rows: Mapping[str, Iterable[Sequence[Any]]] | None = None) -> Path:

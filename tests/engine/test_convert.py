@@ -115,6 +115,7 @@ def test_values_arrive_exactly(plan: ColumnPlan, value: Any, expected: str) -> N
 @pytest.mark.parametrize(
     ("plan", "value", "policy"),
     [
+        (column("text", "text"), "\x00", "nul_character"),
         (column("text", "text"), "a\x00b", "nul_character"),
         (column("text", "text"), b"\xff".decode("utf-8", "surrogateescape"), "invalid_utf8"),
         (column("text", "text"), b"blob", "unconvertible"),

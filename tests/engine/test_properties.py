@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import examples, execute, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -41,7 +41,10 @@ POLICIES = (
 
 @pytest.mark.promise("nothing-lost")
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=examples(40, 150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(columns=st.lists(st.sampled_from(TYPES), min_size=1, max_size=4), data=st.data())
 def test_every_row_arrives_or_is_named(

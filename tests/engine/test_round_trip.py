@@ -31,7 +31,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     canonical_json,
 )
 
-from .support import execute, make_group, make_target, rehearse
+from .support import examples, execute, make_group, make_target, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -240,7 +240,10 @@ def changed_rows(draw: Any, table: Table, has_children: bool) -> tuple[Row, ...]
 
 @pytest.mark.promise("rollback-keeps-every-row")
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=examples(30, 120),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(made=tables(), encoding=st.sampled_from(["UTF-8", "UTF-8", "UTF-16le", "UTF-16be"]), data=st.data())
 def test_the_same_content_comes_back(
