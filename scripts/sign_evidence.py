@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
-"""Sign the evidence of an environment for this tree with an SSH key: sign_evidence.py path/to/key dev.
+"""Sign with an SSH key what a person vouches for.
+
+The evidence of an environment for this tree: sign_evidence.py path/to/key dev.
+The record of a run on a protected environment: sign_evidence.py path/to/key reports/prod/runs/NAME.json.
 
 The record is the one that playbooks/evidence.yml has just written. Its hosts and checks are shown before. It is not
 signed if it is not of this environment and tree, was not collected within the last hour, or lacks a check that a
 protected environment requires.
-The program ends with status 1 then, and if the gate would not take the signature.
+The record of a run is made anew from the events that the run has written, so a run that was killed has one too, and
+what was edited in it since is gone. The program ends with status 1 if nothing was signed, or nobody would take the
+signature.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import protected_run, run_record
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.messages import printable
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,10 +43,17 @@ LONGEST_AGE = timedelta(hours=1)
 def main(arguments: Sequence[str]) -> int:
     """Sign the record, and return the exit status."""
     if len(arguments) != 2:
-        print("Name the key, and the environment: scripts/sign_evidence.py path/to/key dev", file=sys.stderr)
+        print(
+            "Name the key, and the environment or the record of a run: scripts/sign_evidence.py path/to/key dev",
+            file=sys.stderr,
+        )
         return 2
     try:
-        _sign(Path(arguments[0]).expanduser(), arguments[1])
+        key = Path(arguments[0]).expanduser()
+        if arguments[1].endswith(".json"):
+            _sign_run(key, Path(arguments[1]))
+        else:
+            _sign(key, arguments[1])
     except MigrationError as error:
         print(printable(error.message()), file=sys.stderr)
         return 1
@@ -76,6 +89,33 @@ def _sign(key: Path, environment: str) -> None:
     except MigrationError as error:
         raise MigrationError("The gate will not take this signature.", error.problems) from None
     print(f"{path} is signed by {printable(signer)}. Commit both files, so that whoever promotes this tree has them.")
+
+
+def _sign_run(key: Path, path: Path) -> None:
+    """Make the record of a run anew, show it, and sign it.
+
+    :raises MigrationError: if there is no such run, it goes on, that fails, or nobody would take the signature.
+    """
+    source = protected_run.source_of(path.resolve())
+    fix = "Name a record as the run has told it: reports/ENVIRONMENT/runs/NAME.json"
+    try:
+        run = run_record.read(source)
+        written = protected_run.write(source.parents[1], run)
+    except OSError as error:
+        problem = Problem(str(source), f"the events of the run cannot be used: {error.strerror}", fix)
+        raise MigrationError("Nothing was signed.", [problem]) from None
+    if written is None or written != path.resolve():
+        problem = Problem(str(path), "it is no record of a run on a protected environment", fix)
+        raise MigrationError("Nothing was signed.", [problem])
+    if run.verdict == run_record.RUNNING:
+        raise MigrationError("Nothing was signed.", [Problem(str(path), "its run goes on", "Wait until it has ended")])
+    print(printable("\n".join(protected_run.lines(protected_run.build(run)))))
+    evidence.sign(path, key, protected_run.NAMESPACE)
+    try:
+        signer = evidence.verify(path, path.read_bytes(), ROOT / gate.ALLOWED_SIGNERS, protected_run.NAMESPACE)
+    except MigrationError as error:
+        raise MigrationError("Nobody will take this signature.", error.problems) from None
+    print(f"{path} is signed by {printable(signer)}. Give both files to the auditor.")
 
 
 def _required_checks(environment: str) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible import __version__ as ansible_version
 from ansible.plugins.action import ActionBase
 
@@ -73,7 +74,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             summary = "Evidence is about a tree that others can have, so the work tree must be clean."
             raise MigrationError(summary, problems)
         path = evidence.path_of(ROOT / gate.EVIDENCE_DIRECTORY, environment, tree.digest)
-        content = collect.build(environment, tree.digest, validations, ansible_version, datetime.now(UTC))
+        content = collect.build(environment, tree.digest, validations, _versions(), datetime.now(UTC))
         missing = evidence.unmet(content, list(content["checks"]))
         lines = [
             f"Evidence of {environment} for the tree {tree.digest[:12]}: "
@@ -85,6 +86,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             command = f"scripts/sign_evidence.py path/to/key {environment}"
             lines.append(f"Next: sign it within the hour with a key of {gate.ALLOWED_SIGNERS}: {command}")
         return {"changed": True, "path": str(path), "missing": missing, "lines": lines}
+
+
+def _versions() -> dict[str, Any]:
+    """Return the versions of what runs on the controller: the engine is the project's own collection."""
+    collections = {}
+    for manifest in sorted((ROOT / ".collections" / "ansible_collections").glob("*/*/MANIFEST.json")):
+        about = json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]
+        collections[f"{about['namespace']}.{about['name']}"] = str(about["version"])
+    engine = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))["version"]
+    return {"ansible-core": ansible_version, "collections": collections, "engine": str(engine)}
 
 
 def _write(path: Path, text: str) -> None:

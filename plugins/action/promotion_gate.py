@@ -63,6 +63,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
                 result["changed"] = promotion.require_all(
                     self, protection, variables, arguments["may_name_host"], arguments["needs_plan"]
                 )
+                if not self._task.check_mode:
+                    result["grounds"] = promotion.grounds(protection, variables)
         except MigrationError as error:
             if self._task.check_mode:
                 told = printable(error.message())

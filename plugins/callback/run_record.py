@@ -13,6 +13,10 @@ description:
     versions, each play, the tasks that each host began, those that changed something, failures with their message, the
     downtime of each cutover group, and the verdict. It holds nothing else of a result, and nothing of one that
     C(no_log) hides. A dry run is recorded as such.
+  - A run that the gate has let change a protected environment leaves a record for its auditor too, below
+    O(directory)C(/ENVIRONMENT/runs), mode 0600. It says who, when, the tree, the plan, the evidence or the reason of an
+    override, each group's tables, rows and downtime, and where it stopped if it did. It is signed if O(signing_key) is
+    set; else the command that signs it is told.
   - O(directory)C(/index.html) lists all runs of every host, with verdict, duration and downtime.
   - If a record cannot be written the run warns once and goes on without it. Records are never removed.
 options:
@@ -34,6 +38,13 @@ options:
     ini:
       - section: callback_run_record
         key: enabled
+  signing_key:
+    description:
+      - An SSH key that signs the record of each run on a protected environment, without asking for a passphrase.
+      - It may be a public key whose private half an agent holds.
+    type: path
+    env:
+      - name: SQLITE_TO_POSTGRESQL_SIGNING_KEY
 requirements:
   - Name it in C(callbacks_enabled) in C(ansible.cfg), or in E(ANSIBLE_CALLBACKS_ENABLED).
 author:
@@ -53,6 +64,7 @@ import getpass
 import json
 import os
 import platform
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -62,11 +74,15 @@ from ansible import __version__ as ansible_version
 from ansible import context
 from ansible.plugins.callback import CallbackBase
 
-from ..plugin_utils import messages, run_index, run_record
+from ..module_utils.migration.core.errors import MigrationError
+from ..module_utils.promotion import evidence
+from ..plugin_utils import messages, protected_run, run_index, run_record
 
 _COLLECTION = Path(__file__).resolve().parents[2]
 _LONGEST_MESSAGE = 4000
 _MODULE_OF_A_WINDOW = "swarm.sqlite_to_postgresql.cutover_group"
+_MODULE_OF_THE_GATE = "swarm.sqlite_to_postgresql.promotion_gate"
+_MODULE_OF_VALIDATION = "swarm.sqlite_to_postgresql.validate_group"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships without types
@@ -133,6 +149,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._has_ended = True
         self._add("end", verdict=run_record.FAILED if has_failed else run_record.PASSED, hosts=hosts)
         self._write_index()
+        self._write_for_auditor()
 
     # ---------------------------------------------------------------- tasks
 
@@ -148,6 +165,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
             self._add_of("changed", result)
         if "results" not in result.result:
             self._add_downtime(result)
+        self._add_gate(result)
+        self._add_validations(result)
 
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """Record the downtime of a cutover group as it happens."""
@@ -189,6 +208,56 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         if result.result.get("changed") and isinstance(report, dict) and "downtime_seconds" in report:
             host = result.host.get_name()
             self._add("downtime", host=host, group=str(report.get("group")), seconds=float(report["downtime_seconds"]))
+            migration = report.get("migration")
+            if isinstance(migration, dict):
+                self._add_arrived(host, str(report.get("group")), "the cutover", result.result.get("state"), migration)
+
+    def _add_gate(self, result: Any) -> None:
+        """Record what has let the run change a protected environment."""
+        if result.task.action == _MODULE_OF_THE_GATE and result.result.get("grounds"):
+            self._add("gate", host=result.host.get_name(), **result.result["grounds"])
+
+    def _add_validations(self, result: Any) -> None:
+        """Record which tables the validation found, without any value of a row."""
+        if result.task.action != _MODULE_OF_VALIDATION or messages.is_hidden(result.result):
+            return
+        for found in result.result.get("validations") or ():
+            host, group = result.host.get_name(), str(found["group"])
+            self._add_arrived(host, group, "the validation", found["state"], found, findings=len(found["findings"]))
+
+    def _add_arrived(self, host: str, group: str, seen_by: str, state: Any, found: dict[str, Any], **more: int) -> None:
+        tables = [
+            {
+                **{name: table.get(name) for name in ("source", "target", "source_hash", "target_hash")},
+                "rows": int(table["target_rows"]),
+                "equal": bool(table["equal"]),
+            }
+            for table in found.get("tables") or ()
+        ]
+        self._add("arrived", host=host, group=group, seen_by=seen_by, state=state, tables=tables, **more)
+
+    def _write_for_auditor(self) -> None:
+        """Write the record of a run on a protected environment, and sign it, or tell how."""
+        if self._record is None:
+            return
+        try:
+            path = protected_run.write(self._reports, run_record.read(self._record.path))
+        except OSError as error:
+            self._display.warning(
+                f"The record for the auditor cannot be written ({error}). The run itself is recorded."
+            )
+            return
+        if path is None:
+            return
+        key = self.get_option("signing_key")
+        command = f"scripts/sign_evidence.py path/to/key {shlex.quote(str(path))}"
+        told = f"The record of this run is in {path}. Sign it: {command}"
+        if key:
+            try:
+                told = f"The record of this run is in {path}, signed: {_sign(path, Path(key))}"
+            except MigrationError as error:
+                told = f"{messages.printable(error.message())} {told}"
+        self._display.display(told)
 
     def _add(self, event: str, **details: Any) -> None:
         if self._record is None:
@@ -215,11 +284,20 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         if os.getpid() == self._process and not self._has_ended:
             self._add("stopped")
             self._write_index()
+            self._write_for_auditor()
 
 
 def _name(task: Any) -> str:
     """Return the name of a task on one line."""
     return messages.printable(task.get_name().strip()).replace("\n", " ")
+
+
+def _sign(path: Path, key: Path) -> Path:
+    """Sign a record with a key that asks for nothing, and return the signature's path.
+
+    :raises MigrationError: if that fails.
+    """
+    return evidence.sign(path, key, protected_run.NAMESPACE, asks=False)
 
 
 def _user() -> str:

@@ -57,6 +57,10 @@ plan:
   description: The id of the plan that the host is to be compared with, or nothing.
   returned: always
   type: str
+grounds:
+  description: What lets the run change the environment, for its record. C(tree), C(plan), C(evidence), C(override).
+  returned: if the environment is protected and the run is no dry one
+  type: dict
 problems:
   description: Everything that is missing, as where, what and fix.
   returned: failure

@@ -115,6 +115,11 @@ def require(
         raise MigrationError(f"{protection.environment} is protected, and nothing was changed there.", problems)
 
 
+def grounds(protection: gate.Protection, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lets this run change a protected environment, for its record."""
+    return gate.grounds(ROOT, protection, _call(variables, protection.environment))
+
+
 def require_host(
     protection: gate.Protection,
     variables: Mapping[str, Any],

@@ -65,6 +65,8 @@ class Run:
     :param downtimes: host, cutover group and seconds of each time that services were down.
     :param failures: host, task and message.
     :param totals: by host, the counts of Ansible; empty before the end.
+    :param gates: by host of a protected environment, what let the run change it: tree, plan, evidence or override.
+    :param arrived: by host and cutover group, the state and the tables that were last seen.
     """
 
     path: Path
@@ -77,6 +79,8 @@ class Run:
     downtimes: list[tuple[str, str, float]] = field(default_factory=list)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
     totals: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    arrived: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
 
 def read(path: Path) -> Run:
@@ -153,6 +157,11 @@ def _apply(event: Mapping[str, Any], run: Run) -> None:
             run.changed[host] = run.changed.get(host, 0) + 1
         case "downtime":
             run.downtimes.append((host, str(event.get("group")), float(event.get("seconds") or 0.0)))
+        case "gate":
+            run.gates[host] = {name: value for name, value in event.items() if name not in ("event", "at", "host")}
+        case "arrived":
+            told = {name: value for name, value in event.items() if name != "event"}
+            run.arrived[host, str(event.get("group"))] = told
         case "failed":
             run.failures.append((host, task, str(event.get("message", ""))))
         case "end":

@@ -214,6 +214,7 @@ class Clone:
             "ANSIBLE_NOCOLOR": "1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "SQLITE_TO_POSTGRESQL_RUN_RECORD": "true",
             **variables,
         }
         done = subprocess.run(

@@ -46,7 +46,7 @@ Damage = Callable[[dict[str, Any]], Any]
 
 def built(found: dict[str, Any]) -> dict[str, Any]:
     """Return the record of one host."""
-    return collect.build("dev", "d" * 64, [found], "2.19.14", datetime(2026, 5, 3, tzinfo=UTC))
+    return collect.build("dev", "d" * 64, [found], {"ansible-core": "2.19.14"}, datetime(2026, 5, 3, tzinfo=UTC))
 
 
 def test_a_host_where_all_is_well_passes_every_check() -> None:
@@ -54,6 +54,7 @@ def test_a_host_where_all_is_well_passes_every_check() -> None:
     assert evidence.unmet(content, list(content["checks"])) == []
     assert content["versions"] == {"ansible-core": "2.19.14", "postgresql": ["16.4"]}
     assert content["collected_at"] == "2026-05-03T00:00:00+00:00"
+    assert content["soak"] == {"since": "2026-05-01T12:00:00+00:00", "hours": 36.0}
     assert "deploy: 1,200 rows in 0.4 s" in content["checks"]["rollback_rehearsed"]["told"]
 
 
@@ -92,6 +93,25 @@ def test_what_is_missing_is_told_by_its_own_check(damage: Damage, check: str, to
     assert len(missing) == 1, missing
     assert f"check '{check}' has not passed: " in missing[0]
     assert told in missing[0]
+
+
+@pytest.mark.promise("evidence-says-what-is-missing")
+@pytest.mark.parametrize(("minimum", "told"), [(0, ""), (36, ""), (37, "for 36 hours; 37 hours are required")])
+def test_an_environment_may_ask_how_long_the_other_has_run_on_postgresql(minimum: float, told: str) -> None:
+    found = gate.find_protection({"prod": {"evidence_from": "dev", "minimum_soak_hours": minimum}}, ["prod"])
+    assert found is not None
+    record, days = evidence.Evidence(built(FOUND), "anna"), found.maximum_age_days
+    now = datetime(2026, 5, 4, tzinfo=UTC)
+    given = (record, PROJECT, "dev", "d" * 64, days, found.required_checks, now, found.minimum_soak_hours)
+    problems = "; ".join(map(str, evidence.shortcomings(*given)))
+    assert (told in problems, bool(problems)) == (True, bool(told))
+
+
+@pytest.mark.parametrize("cutover", [None, {"at": None}])
+def test_a_group_whose_cutover_nobody_knows_has_not_soaked(cutover: dict[str, Any] | None) -> None:
+    found = deepcopy(FOUND)
+    found["groups"].append({**found["groups"][0], "group": "registry", "cutover": cutover})
+    assert built(found)["soak"] == {"since": None, "hours": 0.0}
 
 
 def documented(module: str, value: Any) -> dict[str, Any]:
@@ -137,6 +157,8 @@ def test_what_was_collected_and_signed_opens_the_gate_for_this_tree_alone(clone:
     assert status == 0, output
     assert "5 of 5 checks passed." in output
     assert "the evidence is not signed" in clone.problems()
+    versions = json.loads(clone.record.read_text())["versions"]
+    assert versions["collections"]["community.general"] and versions["engine"] and versions["ansible-core"]
     signed = sign(clone, clone.key, "dev")
     assert "hosts: swarm-dev\n" in signed.stdout
     assert "\ngroups_on_postgresql: passed: 1 cutover groups are on PostgreSQL\n" in signed.stdout

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.planned import find
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import plan
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import host_settings
 from tests.conftest import PROJECT
 
@@ -511,8 +514,20 @@ def test_a_run_names_its_plan_and_finds_what_was_planned(clone: Clone) -> None:
     status, output = clone.run("ansible-playbook", "playbooks/3_data_migration.yml", *options)
     assert (status != 0, "registry: table agents of its source has other columns: extra TEXT" in output) == (True,) * 2
     assert "See what the run would do now, and name that plan: ansible-playbook site.yml -l prod --check" in output
-    reason = ("-e", json.dumps({"promotion_override_reason": "The column was added by the fix itself."}))
-    assert "has other columns: extra TEXT" in clone.passes("3_data_migration", *named, *reason)
+    path = re.search(r"The record of this run is in (\S+)\. Sign it: scripts/sign_evidence\.py path/to/key", output)
+    assert path is not None, output
+    record = json.loads((clone.root / path[1]).read_text())
+    assert (record["verdict"], record["override"]) == ("failed", None)
+    assert record["stopped_in"] == {"swarm-prod": "promotion_gate : Plan | Look at what a run would find and do"}
+    assert (record["tree"], f"plan={record['plan']}") == (read_tree(clone.root).digest, named[1])
+    assert record["evidence"]["sha256"] == hashlib.sha256(clone.record.read_bytes()).hexdigest()
+    assert record["evidence"]["signer"] == "anna@example.org"
+    reason = "The column was added by the fix itself."
+    given = ("-e", json.dumps({"promotion_override_reason": reason}))
+    assert "has other columns: extra TEXT" in clone.passes("3_data_migration", *named, *given)
+    newest = max((clone.root / "reports" / "prod" / "runs").iterdir())
+    record = json.loads(newest.read_text())
+    assert (record["verdict"], record["override"]) == ("passed", {"reason": reason})
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")

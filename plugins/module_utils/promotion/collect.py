@@ -17,13 +17,13 @@ _MOST_NAMED = 5
 
 
 def build(
-    environment: str, digest: str, validations: Sequence[Mapping[str, Any]], ansible: str, now: datetime
+    environment: str, digest: str, validations: Sequence[Mapping[str, Any]], versions: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Return the record, unsigned.
 
     :param digest: of the tree.
     :param validations: of each host ``host``, ``groups``, ``checks`` and ``database``; see module promotion_evidence.
-    :param ansible: version of ansible-core.
+    :param versions: of what is installed on the controller, by name.
     """
     groups = [group for host in validations for group in host["groups"]]
     databases = [host["database"] for host in validations]
@@ -40,9 +40,10 @@ def build(
         "environment": environment,
         "tree": digest,
         "collected_at": now.isoformat(timespec="seconds"),
+        "soak": _soak(groups, now),
         "hosts": sorted(str(host["host"]) for host in validations),
         "versions": {
-            "ansible-core": ansible,
+            **versions,
             "postgresql": sorted({str(found["server"].get("version", "")) for found in databases}),
         },
         "checks": {name: {"passed": not wrong, "told": wrong or told} for name, (wrong, told) in checks.items()},
@@ -65,6 +66,16 @@ def problems_of_hosts(
         *(Problem(host, f"nobody looked at this host of {environment}", fix) for host in sorted(missing)),
         *(Problem(host, f"it is no service host of {environment}", fix) for host in sorted(others)),
     ]
+
+
+def _soak(groups: Sequence[Mapping[str, Any]], now: datetime) -> dict[str, Any]:
+    """Return since when all groups are on PostgreSQL, by the ledger, and for how many hours: 0 if one is not."""
+    at = [(group["cutover"] or {}).get("at") for group in groups if state.is_on_postgresql(group["state"])]
+    if not groups or len(at) < len(groups) or not all(at):
+        return {"since": None, "hours": 0.0}
+    since = max(map(datetime.fromisoformat, map(str, at)))
+    hours = (now - since).total_seconds() / 3600
+    return {"since": since.isoformat(timespec="seconds"), "hours": max(0.0, round(hours, 1))}
 
 
 def _groups_on_postgresql(groups: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ made by ``ssh-keygen -Y sign``, and is beside it with the ending ``.sig``.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -58,9 +59,26 @@ def read_verified(path: Path, allowed_signers: Path) -> Evidence:
     except OSError:
         fix = f"Run every phase there with this very tree, then: {command}"
         raise _refused(path, "there is no evidence for this very tree", fix) from None
-    signature = signature_of(path)
-    if not signature.is_file():
+    if not signature_of(path).is_file():
         raise _refused(path, "the evidence is not signed", f"Sign it: {command}")
+    signer = verify(path, signed, allowed_signers)
+    try:
+        content = json.loads(signed)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise _refused(path, "it is no evidence that this version reads", "Collect it again with this version")
+    return Evidence(content, signer)
+
+
+def verify(path: Path, signed: bytes, allowed_signers: Path, namespace: str = NAMESPACE) -> str:
+    """Return who has signed a record.
+
+    :param signed: its content.
+    :param namespace: what the signature has to be for.
+    :raises MigrationError: if nobody has who may, or the record was altered since.
+    """
+    signature = signature_of(path)
     trusted = ["-f", str(allowed_signers), "-s", str(signature)]
     found = _ssh_keygen(["-Y", "find-principals", *trusted], b"")
     signers = found.stdout.decode("utf-8", "replace").split("\n")[0].strip()
@@ -70,18 +88,12 @@ def read_verified(path: Path, allowed_signers: Path) -> Evidence:
         )
         raise _refused(signature, f"no key of {allowed_signers} has signed it", fix)
     signer = signers.split(",")[0]
-    checked = _ssh_keygen(["-Y", "verify", "-I", signer, "-n", NAMESPACE, *trusted], signed)
+    checked = _ssh_keygen(["-Y", "verify", "-I", signer, "-n", namespace, *trusted], signed)
     if checked.returncode != 0:
         said = (checked.stderr or checked.stdout).decode("utf-8", "replace").strip().replace("\n", "; ")
         fix = "Collect the evidence again and let it be signed again"
         raise _refused(path, f"its signature does not hold: it was altered, or signed for something else ({said})", fix)
-    try:
-        content = json.loads(signed)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _refused(path, "it is no evidence that this version reads", "Collect it again with this version")
-    return Evidence(content, signer)
+    return signer
 
 
 def shortcomings(
@@ -92,12 +104,14 @@ def shortcomings(
     maximum_age_days: float,
     required_checks: Sequence[str],
     now: datetime | None = None,
+    minimum_soak_hours: float = 0.0,
 ) -> list[Problem]:
     """Return everything because of which a verified record does not suffice.
 
     :param environment: where it must come from.
     :param digest: of the tree that it must be about.
     :param now: the present; only tests give another.
+    :param minimum_soak_hours: how long all groups must have been on PostgreSQL when it was collected.
     """
     content = evidence.content
     fix = f"Run every phase on {environment} with this tree, and collect and sign the evidence again"
@@ -115,6 +129,12 @@ def shortcomings(
         if age < -_CLOCK_TOLERANCE:
             what = f"it was collected in the future ({content['collected_at']})"
             problems.append(Problem(str(path), what, "Correct the clock of this machine, or collect it again"))
+    soak = content.get("soak")
+    hours = soak.get("hours") if isinstance(soak, Mapping) else None
+    if minimum_soak_hours > 0 and (not isinstance(hours, int | float) or hours < minimum_soak_hours):
+        told = f"{hours:g} hours" if isinstance(hours, int | float) else "an unknown time"
+        what = f"{environment} had been on PostgreSQL for {told}; {minimum_soak_hours:g} hours are required"
+        problems.append(Problem(str(path), what, "Wait, then collect and sign the evidence again"))
     return problems + [Problem(str(path), missing, fix) for missing in unmet(content, required_checks)]
 
 
@@ -132,14 +152,16 @@ def unmet(content: Mapping[str, Any], required_checks: Sequence[str]) -> list[st
     return sentences
 
 
-def sign(path: Path, key: Path) -> Path:
+def sign(path: Path, key: Path, namespace: str = NAMESPACE, asks: bool = True) -> Path:
     """Sign a record with a private key, or a public one whose private half an agent has; return the signature's path.
 
+    :param namespace: what the signature is for.
+    :param asks: whether a person is there who may be asked for a passphrase.
     :raises MigrationError: if that fails.
     """
     signature = signature_of(path)
     signature.unlink(missing_ok=True)
-    made = _ssh_keygen(["-Y", "sign", "-f", str(key), "-n", NAMESPACE, str(path)], None)
+    made = _ssh_keygen(["-Y", "sign", "-f", str(key), "-n", namespace, str(path)], None if asks else b"")
     if made.returncode != 0 or not signature.is_file():
         raise _refused(key, f"ssh-keygen cannot sign with it (status {made.returncode})", "See what it says above")
     return signature
@@ -160,7 +182,16 @@ def _ssh_keygen(arguments: Sequence[str], sent: bytes | None) -> subprocess.Comp
     if sent is None:
         return subprocess.run([program, *arguments], check=False)
     try:
-        return subprocess.run([program, *arguments], input=sent, capture_output=True, timeout=_SECONDS, check=False)
+        # In a session of its own it has no terminal at which it could ask.
+        return subprocess.run(
+            [program, *arguments],
+            input=sent,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            start_new_session=True,
+            env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
+        )
     except subprocess.TimeoutExpired:
         raise MigrationError(
             "Signatures cannot be checked.",

@@ -44,6 +44,7 @@ class Protection:
     :param maximum_age_days: how old that evidence may be.
     :param required_checks: the checks that must have passed.
     :param plan_maximum_age_days: how old the plan may be that a run names.
+    :param minimum_soak_hours: how long all groups must have been on PostgreSQL when the evidence was collected.
     """
 
     environment: str
@@ -51,6 +52,7 @@ class Protection:
     maximum_age_days: float
     required_checks: tuple[str, ...]
     plan_maximum_age_days: float = _DEFAULT_DAYS_OF_A_PLAN
+    minimum_soak_hours: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,21 @@ def find_protection(protected: Any, names: Iterable[str]) -> Protection | None:
     source, days = said.pop("evidence_from", None), said.pop("maximum_age_days", _DEFAULT_DAYS)
     checks = said.pop("required_checks", _DEFAULT_CHECKS)
     days_of_a_plan = said.pop("plan_maximum_age_days", _DEFAULT_DAYS_OF_A_PLAN)
+    soak = said.pop("minimum_soak_hours", 0)
     wrong = [f"{key}: this key is not known" for key in said]
     if not isinstance(source, str) or not source:
         wrong.append("evidence_from: it does not name the environment whose evidence counts")
     for key, value in (("maximum_age_days", days), ("plan_maximum_age_days", days_of_a_plan)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             wrong.append(f"{key}: it is no number above 0")
+    if isinstance(soak, bool) or not isinstance(soak, int | float) or not soak >= 0:
+        wrong.append("minimum_soak_hours: it is no number of at least 0")
     if isinstance(checks, str) or not isinstance(checks, Sequence) or not checks:
         wrong.append("required_checks: it is no list of checks")
     if wrong:
         problems = [Problem(f"{where}: {name}", text, example) for text in wrong]
         raise MigrationError("The inventory is not right.", problems)
-    return Protection(name, str(source), float(days), tuple(map(str, checks)), float(days_of_a_plan))
+    return Protection(name, str(source), float(days), tuple(map(str, checks)), float(days_of_a_plan), float(soak))
 
 
 def required_checks(protected: Any, source: str) -> list[str]:
@@ -166,10 +171,35 @@ def find_problems(root: Path, protection: Protection, call: Call, planned_host: 
             tree.digest,
             protection.maximum_age_days,
             protection.required_checks,
+            minimum_soak_hours=protection.minimum_soak_hours,
         )
     except MigrationError as error:
         problems += error.problems
     return problems
+
+
+def grounds(root: Path, protection: Protection, call: Call) -> dict[str, Any]:
+    """Return what lets a run change the environment, for its record: the tree, the plan, and evidence or an override.
+
+    :param root: the project's folder.
+    """
+    said: dict[str, Any] = {"environment": protection.environment, "plan": call.plan, "evidence": None}
+    said["override"] = {"reason": call.override_reason} if call.override_reason else None
+    try:
+        tree = read_tree(root)
+        said.update(tree=tree.digest, tree_is_clean=not tree.differences)
+        path = evidence.path_of(root / EVIDENCE_DIRECTORY, protection.evidence_from, tree.digest)
+        record = evidence.read_verified(path, root / ALLOWED_SIGNERS)
+        said["evidence"] = {
+            "path": path.relative_to(root).as_posix(),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "signer": record.signer,
+            "collected_at": record.content.get("collected_at"),
+        }
+    except (MigrationError, OSError):
+        # What is missing was passed over with a reason, and is in the record of the override.
+        pass
+    return said
 
 
 def _problems_of_the_plan(root: Path, protection: Protection, call: Call, host: str, tree: str) -> list[Problem]:

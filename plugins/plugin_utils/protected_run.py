@@ -1,0 +1,113 @@
+"""The record that a run on a protected environment leaves for its auditor, made of the events that the run recorded.
+
+It is ``reports/ENVIRONMENT/runs/NAME.json``, for its owner alone, and can be made again at any time from the events in
+``reports/runs/NAME.jsonl``. Its signature is for another purpose than that of evidence, so neither counts as the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import run_record
+
+FORMAT = 1
+NAMESPACE = "sqlite-to-postgresql-run"
+
+
+def environment_of(run: run_record.Run) -> str:
+    """Return the protected environment that the gate has let a run change; empty if there is none."""
+    return next((str(said["environment"]) for said in run.gates.values() if said.get("environment")), "")
+
+
+def path_of(reports: Path, environment: str, run: run_record.Run) -> Path:
+    """Return where the record of a run is."""
+    return reports / environment / "runs" / f"{run.path.stem}.json"
+
+
+def source_of(path: Path) -> Path:
+    """Return where the events are of which a record was made."""
+    return path.parents[2] / run_record.DIRECTORY / f"{path.stem}.jsonl"
+
+
+def build(run: run_record.Run) -> dict[str, Any]:
+    """Return what a run did in a protected environment, as plain data."""
+    gate = next(iter(run.gates.values()))
+    has_ended = run.verdict == run_record.PASSED
+    downtimes: dict[tuple[str, str], list[float]] = {}
+    for host, group, seconds in run.downtimes:
+        downtimes.setdefault((host, group), []).append(seconds)
+    groups = [
+        {**dict(run.arrived.get(key, {"host": key[0], "group": key[1]})), "downtime_seconds": downtimes.get(key, [])}
+        for key in sorted({*run.arrived, *downtimes})
+    ]
+    return {
+        "format": FORMAT,
+        "kind": "run",
+        "run": run.path.stem,
+        "environment": environment_of(run),
+        "by": run.about.get("user", ""),
+        "begun_at": run.begun,
+        "seconds": run.seconds,
+        "verdict": run.verdict,
+        "playbooks": run.about.get("playbooks", []),
+        "limit": run.about.get("limit", ""),
+        "inventory_sha256": run.about.get("inventory_sha256", ""),
+        "versions": run.about.get("versions", {}),
+        **{name: gate.get(name) for name in ("tree", "tree_is_clean", "plan", "evidence", "override")},
+        "hosts": sorted({*run.gates, *run.started}),
+        "stopped_in": {} if has_ended else dict(sorted(run.started.items())),
+        "failures": [{"host": host, "task": task, "message": message} for host, task, message in run.failures],
+        "groups": groups,
+    }
+
+
+def write(reports: Path, run: run_record.Run) -> Path | None:
+    """Write the record of a run, and return its path; None if the run was on no protected environment, or a dry one.
+
+    A signature of what it said before is removed.
+
+    :raises OSError: if it cannot be written.
+    """
+    environment = environment_of(run)
+    if not environment or run.about.get("check_mode"):
+        return None
+    path = path_of(reports, environment, run)
+    text = json.dumps(build(run), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return path
+    path.with_name(f"{path.name}.sig").unlink(missing_ok=True)
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)
+    return path
+
+
+def lines(content: Mapping[str, Any]) -> list[str]:
+    """Return what a record says, for a person who is about to sign it."""
+    evidence, override = content.get("evidence") or {}, content.get("override") or {}
+    told = [
+        f"run {content['run']} on {content['environment']} by {content['by']}: {content['verdict']}",
+        f"tree {str(content['tree'])[:12]}, plan {content['plan'] or 'none'}",
+        f"evidence {evidence.get('path')}, signed by {evidence.get('signer')}" if evidence else "no evidence",
+    ]
+    if override:
+        told.append(f"override: {override.get('reason')}")
+    told += [f"{host} stopped in: {task}" for host, task in content["stopped_in"].items()]
+    for group in content["groups"]:
+        tables = group.get("tables", [])
+        equal = sum(bool(table["equal"]) for table in tables)
+        rows = sum(table["rows"] for table in tables)
+        down = ", ".join(f"{seconds:.1f} s" for seconds in group["downtime_seconds"]) or "none"
+        told.append(
+            f"{group['host']}: {group['group']}: {equal} of {len(tables)} tables equal, {rows:,} rows, downtime: {down}"
+        )
+    return told

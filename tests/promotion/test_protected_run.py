@@ -1,0 +1,137 @@
+"""The record that a run on a protected environment leaves for its auditor: what it says, and its signature."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.callback import run_record as callback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import protected_run, run_record
+from tests.conftest import PROJECT
+
+from .conftest import Clone
+
+GROUNDS = {
+    "environment": "prod",
+    "tree": "d" * 64,
+    "tree_is_clean": True,
+    "plan": "3f0a86c1d2b7",
+    "evidence": {"path": "evidence/dev-dd.json", "sha256": "e" * 64, "signer": "anna@example.org"},
+    "override": None,
+}
+TABLE = {"source": "agents", "target": "registry.agents", "source_hash": "a", "target_hash": "a"}
+
+
+def begun(reports: Path, *, check_mode: bool = False) -> run_record.RunRecord:
+    """Return the record of a run that the gate has let change prod, and that moves a group."""
+    record = run_record.RunRecord(reports, "prod")
+    about = {"playbooks": ["site.yml"], "limit": "prod", "check_mode": check_mode, "user": "ben", "versions": {}}
+    record.add("begin", **about)
+    record.add("gate", host="swarm-prod", **GROUNDS)
+    record.add("task", host="swarm-prod", task="Move it")
+    record.add("downtime", host="swarm-prod", group="registry", seconds=4.25)
+    tables = [{**TABLE, "rows": 1200, "equal": True}]
+    record.add("arrived", host="swarm-prod", group="registry", seen_by="the cutover", state="live", tables=tables)
+    return record
+
+
+def written(reports: Path, record: run_record.RunRecord) -> tuple[Path, dict[str, Any]]:
+    """Return the record for the auditor, and what it says."""
+    path = protected_run.write(reports, run_record.read(record.path))
+    assert path is not None
+    return path, json.loads(path.read_text())
+
+
+def kill(record: run_record.RunRecord) -> None:
+    """Let go of the lock of a record, as the end of its process does."""
+    record._close()
+
+
+@pytest.mark.promise("prod-run-recorded")
+def test_the_record_says_who_what_why_and_what_arrived(tmp_path: Path) -> None:
+    record = begun(tmp_path)
+    record.add("end", verdict=run_record.PASSED, hosts={"swarm-prod": {"failures": 0}})
+    path, content = written(tmp_path, record)
+    assert path == tmp_path / "prod" / "runs" / f"{record.path.stem}.json"
+    assert [stat.S_IMODE(where.stat().st_mode) for where in (path.parent, path)] == [0o700, 0o600]
+    assert {name: content[name] for name in GROUNDS} == GROUNDS
+    assert (content["by"], content["verdict"], content["stopped_in"]) == ("ben", "passed", {})
+    (group,) = content["groups"]
+    assert (group["group"], group["state"], group["downtime_seconds"]) == ("registry", "live", [4.25])
+    assert group["tables"] == [{**TABLE, "rows": 1200, "equal": True}]
+
+
+@pytest.mark.promise("prod-run-recorded")
+def test_a_run_that_failed_or_was_interrupted_says_where_it_stopped(tmp_path: Path) -> None:
+    failed, killed = begun(tmp_path), begun(tmp_path)
+    failed.add("failed", host="swarm-prod", task="Move it", message="It is wrong")
+    failed.add("end", verdict=run_record.FAILED, hosts={})
+    kill(killed)
+    content = written(tmp_path, failed)[1]
+    assert content["failures"] == [{"host": "swarm-prod", "task": "Move it", "message": "It is wrong"}]
+    for record, verdict in ((failed, "failed"), (killed, "stopped")):
+        content = written(tmp_path, record)[1]
+        assert (content["verdict"], content["stopped_in"]) == (verdict, {"swarm-prod": "Move it"})
+
+
+def test_a_dry_run_and_one_that_the_gate_has_refused_leave_none(tmp_path: Path) -> None:
+    dry = begun(tmp_path, check_mode=True)
+    refused = run_record.RunRecord(tmp_path, "dev")
+    refused.add("begin", playbooks=["site.yml"], check_mode=False)
+    for record in (dry, refused):
+        assert protected_run.write(tmp_path, run_record.read(record.path)) is None
+
+
+@pytest.mark.promise("prod-run-recorded")
+def test_it_is_signed_after_it_was_made_anew_and_verified_as_the_page_says(clone: Clone) -> None:
+    names = f'namespaces="{evidence.NAMESPACE},{protected_run.NAMESPACE}"'
+    signers = clone.root / "keys" / "allowed_signers"
+    signers.write_text(signers.read_text().replace(f'namespaces="{evidence.NAMESPACE}"', names))
+    record = begun(clone.root / "reports")
+    path, _ = written(clone.root / "reports", record)
+
+    def sign() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/sign_evidence.py", str(clone.key), str(path.relative_to(clone.root))]
+        return subprocess.run(command, cwd=clone.root, capture_output=True, text=True, check=False)
+
+    assert "its run goes on" in sign().stderr
+    kill(record)
+    path.write_text(path.read_text().replace('"ben"', '"nobody"'))
+    done = sign()
+    assert (done.returncode, "is signed by anna@example.org" in done.stdout) == (0, True), done.stderr
+    assert "on prod by ben: stopped" in done.stdout
+    assert "1 of 1 tables equal, 1,200 rows, downtime: 4.2 s" in done.stdout
+    page = (PROJECT / "docs" / "promotion.md").read_text()
+    (command,) = re.findall(r"^ssh-keygen -Y verify .*\n.*$", page, re.MULTILINE)
+    command = re.sub(r"reports/prod/runs/\S+?\.json", shlex.quote(str(path)), command)
+
+    def verify() -> int:
+        return subprocess.run(["sh", "-c", command], cwd=clone.root, capture_output=True, check=False).returncode
+
+    assert verify() == 0
+    with pytest.raises(MigrationError):
+        # It is no evidence, whoever renames it.
+        evidence.read_verified(path, signers)
+    path.write_text(path.read_text().replace("1200", "1201"))
+    assert verify() != 0
+
+
+def test_a_key_that_asks_for_a_passphrase_is_not_waited_for(clone: Clone, tmp_path: Path) -> None:
+    key = tmp_path / "locked"
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "a passphrase", "-f", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    record = begun(clone.root / "reports")
+    path, _ = written(clone.root / "reports", record)
+    with pytest.raises(MigrationError, match="ssh-keygen cannot sign with it"):
+        callback._sign(path, key)
+    assert callback._sign(path, clone.key).is_file()
