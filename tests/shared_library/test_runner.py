@@ -1,4 +1,4 @@
-"""The library's runner and schema_apply on one PostgreSQL: each takes the other's work for done."""
+"""The library's runner and schema_apply on one PostgreSQL: each treats the other's files as applied."""
 
 from __future__ import annotations
 
