@@ -20,8 +20,10 @@ for (const box of document.querySelectorAll('#filter')) {
     const wanted = box.value.toLowerCase();
     for (const row of document.querySelectorAll('[data-name]'))
       row.classList.toggle('filtered', !row.dataset.name.toLowerCase().includes(wanted));
-    for (const closed of document.querySelectorAll('details.proof')) closed.open ||= wanted !== '';
+    document.body.classList.toggle('filtering', wanted !== '');
+    for (const closed of document.querySelectorAll('details'))
+      closed.open ||= wanted !== '' && closed.querySelector('[data-name]:not(.filtered)') !== null;
   });
 }
-for (const link of document.querySelectorAll('nav a'))
-  link.addEventListener('click', () => { document.querySelector(link.hash).open = true; });
+for (const link of document.querySelectorAll('a[href^="#"]'))
+  link.addEventListener('click', () => { document.querySelector(link.hash).closest('details').open = true; });

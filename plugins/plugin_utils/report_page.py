@@ -50,7 +50,11 @@ def render(report: Mapping[str, Any]) -> str:
         "first": lambda entries: list(entries)[:_LONGEST_LIST],
     }
     script = environment.get_template("report.js").render()
-    tables = [table for group in report["groups"] for table in group["tables"]]
+    tables = [
+        {**table, "anchor": anchor_of(group_number, number)}
+        for group_number, group in enumerate(report["groups"], 1)
+        for number, table in enumerate(group["tables"], 1)
+    ]
     return environment.get_template("report.html.j2").render(
         report=report,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -64,8 +68,14 @@ def render(report: Mapping[str, Any]) -> str:
         after_window=_AFTER_WINDOW,
         longest_list=_LONGEST_LIST,
         conversions_of=conversions_of,
+        anchor_of=anchor_of,
         database_notes=_notes_of(report["database"]),
     )
+
+
+def anchor_of(group_number: int, number: int) -> str:
+    """Return the id of the row that proves a table; both numbers count from 1, in the order of the report."""
+    return f"table-{group_number}-{number}"
 
 
 def with_commands(sentence: str) -> Markup:
@@ -105,6 +115,7 @@ def _rows_of(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         (
             {
                 "name": table["target"],
+                "anchor": table["anchor"],
                 "source_rows": table["source_rows"],
                 "target_rows": table["target_rows"],
                 "source_length": length(table["source_rows"]),

@@ -189,7 +189,7 @@ def test_html_is_well_formed_self_contained_and_escaped(live: dict[str, Any]) ->
     names = [name for name, _ in page.elements]
     assert not set(names) & {"img", "link", "iframe", "b"}
     references = [attributes for _, attributes in page.elements if {"src", "href"} & set(attributes)]
-    assert [attributes["href"] for attributes in references] == ["#group-1"]
+    assert {attributes["href"] for attributes in references} == {"#group-1", "#table-1-1", "#table-1-2"}
     assert "url(" not in text
     # The browser runs this one script, and nothing that a value might bring along.
     assert names.count("script") == 1
@@ -334,6 +334,31 @@ def test_what_differs_comes_first_among_hundreds_of_tables(live: dict[str, Any])
     assert "only-differing" in [attributes.get("id") for name, attributes in page.elements if name == "input"]
     assert ":has(#only-differing:checked) :is(.proof, .chart) .same" in text
     assert len([row for name, row in page.elements if name == "tr" and row.get("class") == "differs"]) == 1
+
+
+@pytest.mark.promise("report-says-what-is-new")
+def test_each_name_of_the_chart_leads_to_the_proof_of_its_table(live: dict[str, Any]) -> None:
+    """Tables of two groups, whose order in the chart is another than that of the proof."""
+    tables = [{**live["tables"][0], "source": name, "target": f"app.{name}"} for name in ("a", "b", "c")]
+    tables[2] |= {"source_rows": 77, "target_rows": 77}
+    other = changed(live, group="farm", tables=[{**live["tables"][0], "target": "app.d", "equal": False}])
+    text = render(build(changed(live, tables=tables), other))
+    shown = re.findall(r'<a href="#(table-[\d-]+)">([\w.]+)</a>', text)
+    proved = re.findall(r'<tr id="(table-[\d-]+)" class="\w+" data-name="\w+ ([\w.]+)">', text)
+    assert [name for _, name in shown] == ["app.d", "app.c", "app.a", "app.b"]
+    assert [name for _, name in proved] == ["app.a", "app.b", "app.c", "app.d"]
+    assert sorted(shown) == sorted(proved)
+    # A proof that is closed opens when a name leads to it.
+    assert "querySelectorAll('a[href^=\"#\"]')" in text
+
+
+def test_the_filter_hides_rows_of_charts_and_tables_without_a_match(live: dict[str, Any]) -> None:
+    text = render(build(live))
+    # The grid of a chart's row is a stronger rule than a class alone.
+    assert ".filtered { display: none; }" not in text
+    assert "body.filtering :is(.chart li, tr).filtered," in text
+    assert "body.filtering .proof table:not(:has([data-name]:not(.filtered)))," in text
+    assert "classList.toggle('filtering', wanted !== '')" in text
 
 
 def test_a_table_of_few_rows_stays_visible_beside_a_large_one(live: dict[str, Any]) -> None:
