@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_config as config
@@ -18,6 +19,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgr
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import existing_server
+from tests.conftest import PROJECT
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -178,6 +180,20 @@ class TestPreflight:
             "distribution_major_version": major,
         }
         assert install.postgres_host_problems(facts, ["x86_64"], {"Debian": ["12"], "Ubuntu": ["24.04"]}) == []
+
+    def test_a_host_whose_python_is_too_old_is_refused(self) -> None:
+        """Ubuntu 22.04 has Python 3.10, and the engine needs 3.11."""
+        variables = yaml.safe_load((PROJECT / "roles/postgres_install/vars/main.yml").read_text(encoding="utf-8"))
+        facts = {
+            "architecture": "x86_64",
+            "distribution": "Ubuntu",
+            "distribution_version": "22.04",
+            "distribution_major_version": "22",
+        }
+        known = variables["__postgres_install_architectures"], variables["__postgres_install_distributions"]
+        (problem,) = install.postgres_host_problems(facts, *known)
+        assert "Ubuntu 22.04" in problem
+        assert install.postgres_host_problems({**facts, "distribution_version": "24.04"}, *known) == []
 
     def test_packages_that_apt_knows(self) -> None:
         """A virtual package has no candidate; an unknown one is not listed at all."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.copies import check_host
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.source import Source
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.copies import check_host, install
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.source import (
+    Source,
+    put_in_place,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.synchronise import (
     Programs,
     synchronise,
@@ -85,3 +90,93 @@ def test_nothing_is_built_or_needed_if_no_service_depends_on_it(tmp_path: Path) 
     assert not (tmp_path / "other" / "node_modules" / "shared").exists()
     with pytest.raises(MigrationError, match=r"has no Node\.js"):
         synchronise(SOURCE, tmp_path / "built", [{**service, "depends": True}], Programs(None, None), False)
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Iterator[Path]:
+    """Return a root on overlayfs, as a container has it: what its image holds cannot be renamed if it is a directory.
+
+    The image holds a service with an old copy of the library.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    disk, root = tmp_path / "disk", tmp_path / "root"
+    for directory in (disk, root):
+        directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], check=True)
+    try:
+        for name in ("image", "upper", "work"):
+            (disk / name).mkdir()
+        make_service(disk / "image", "service", "{}")
+        old = disk / "image" / "service" / "node_modules" / "shared"
+        for path in ("package.json", "gone.js", "dist/index.js", "dist/gone.js", "a_file", "a_directory/file"):
+            (old / path).parent.mkdir(parents=True, exist_ok=True)
+            (old / path).write_text("old")
+        options = f"lowerdir={disk}/image,upperdir={disk}/upper,workdir={disk}/work,redirect_dir=off"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(root)], check=True)
+        try:
+            yield root
+        finally:
+            subprocess.run(["umount", str(root)], check=True)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def content_of(directory: Path) -> dict[str, str]:
+    """Return the text of each file below a directory."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_text() for path in files}
+
+
+NEW = {
+    "package.json": "{}",
+    "dist/index.js": "new",
+    "added/index.js": "new",
+    "a_file/is_a_directory": "new",
+    "a_directory": "is a file",
+}
+
+
+@pytest.mark.promise("library-loaded-before-replaced")
+def test_a_copy_that_came_with_an_image_is_replaced(layers: Path, node: str) -> None:
+    modules = layers / "service" / "node_modules"
+    with pytest.raises(OSError, match="cross-device"):
+        (modules / "shared").rename(modules / "elsewhere")
+    service = {"name": "service", "user": getpass.getuser(), "directory": str(layers / "service"), "depends": True}
+    services = check_host(SOURCE, [service], node)
+    install(services, {path: text.encode() for path, text in NEW.items()}, "shared", node)
+    assert content_of(modules / "shared") == NEW
+    assert sorted(os.listdir(modules)) == ["pg", "shared"]
+
+
+def test_a_build_that_came_with_an_image_is_never_without_its_name(
+    layers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed on the way leaves a directory that the next one knows for ours, and fills again."""
+    place, new = layers / "service" / "node_modules" / "shared", layers / "new"
+    moves, fails_at = 0, 0
+    replace = Path.replace
+
+    def killed(source: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves == fails_at:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    for move in range(1, len(NEW) + 1):
+        moves, fails_at = 0, move
+        for path, text in NEW.items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            (new / path).write_text(text)
+        try:
+            put_in_place(new, place)
+        except KeyboardInterrupt:
+            assert (place / "package.json").read_text() in ("old", "{}")
+            subprocess.run(["rm", "-r", str(new)], check=True)
+    monkeypatch.undo()
+    new.mkdir()
+    (new / "package.json").write_text("{}")
+    put_in_place(new, place)
+    assert content_of(place) == {"package.json": "{}"}

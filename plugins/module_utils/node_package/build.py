@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ..migration.core.errors import MigrationError, Problem
-from .source import SOURCE_HASH, Source, first_errors, remove, write
+from .source import SOURCE_HASH, Source, first_errors, put_in_place, remove, write
 
 BUILD_SECONDS = 300
 _PREFIX = "package/"  # of every path in an archive that npm makes
@@ -96,11 +96,7 @@ def build(directory: Path, source: Source, npm: str) -> dict[str, bytes]:
         _run_npm(staged, source, npm, "pack", "--ignore-scripts")
         # The compiler and what it reads: 30 MB that nobody needs until the source changes.
         shutil.rmtree(staged / "node_modules")
-        replaced = staged.with_name(f"{staged.name}-replaced")
-        if os.path.lexists(directory):
-            directory.rename(replaced)
-        staged.rename(directory)
-        remove(replaced)
+        remove(put_in_place(staged, directory))
     finally:
         remove(staged)
     content = read_build(directory, source)

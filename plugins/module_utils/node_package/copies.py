@@ -24,6 +24,7 @@ from .source import (
     first_errors,
     first_number,
     output,
+    put_in_place,
     remove,
     write,
 )
@@ -256,11 +257,7 @@ def _load(service: Service, path: Path, node: str) -> list[Problem]:
 
 def _swap(service: Service, path: Path, name: str) -> None:
     """Put the new copy in the place of the old one, if there is one."""
-    target = service.modules / name
-    replaced = path.with_name(f"{path.name}-replaced")
     with acting_as(service.account):
-        if os.path.lexists(target):
-            target.rename(replaced)
-        path.rename(target)
+        replaced = put_in_place(path, service.modules / name)
     # As root, if we are: somebody may have installed the old copy as root. What it links to stays.
     remove(replaced)

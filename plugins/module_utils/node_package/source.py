@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -87,10 +89,55 @@ def write(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, a symlink or a whole directory, if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if _is_directory(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def put_in_place(new: Path, place: Path) -> Path:
+    """Put a new directory, which lies beside it, in the place of whatever is there.
+
+    :return: where the old one is now, if there was one and it could be moved: the caller removes it.
+    :raises OSError: if it cannot be put there.
+    """
+    replaced = new.with_name(f"{new.name}-replaced")
+    try:
+        if os.path.lexists(place):
+            place.rename(replaced)
+    except OSError as error:
+        # On overlayfs a directory of a lower layer, as an image has it, cannot be renamed. Its files can be replaced.
+        if error.errno != errno.EXDEV:
+            raise
+        _replace_files(new, place)
+    else:
+        new.rename(place)
+    return replaced
+
+
+def _replace_files(new: Path, place: Path) -> None:
+    """Make the content of a directory that of a new one, file by file; what the new one does not have goes last.
+
+    No file is missing or half written at any moment. Of a run that is killed here the next one finds other content
+    than it wants, and does it again.
+    """
+    names = os.listdir(new)
+    for name in names:
+        source, target = new / name, place / name
+        if _is_directory(source) and _is_directory(target):
+            _replace_files(source, target)
+            continue
+        if _is_directory(target) or (_is_directory(source) and os.path.lexists(target)):
+            remove(target)
+        source.replace(target)
+    for name in set(os.listdir(place)) - set(names):
+        remove(place / name)
+    place.chmod(DIRECTORY_MODE)
+
+
+def _is_directory(path: Path) -> bool:
+    """Return whether a path is a directory itself, and no symlink to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def output(*command: str) -> str:
