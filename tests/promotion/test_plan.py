@@ -391,7 +391,7 @@ def test_a_login_that_is_refused_is_not_taken_for_no_server(source: Path, login:
         assert found["decides"]["refused"] in differences(there, found["decides"])[0]
         assert found["shown"]["silent"] == ""
     found = look(source)
-    assert (found["decides"]["refused"], "Is the server running" in found["shown"]["silent"]) == ("", True)
+    assert (found["decides"]["refused"], "Connection refused" in found["shown"]["silent"]) == ("", True)
 
 
 def test_a_certificate_that_is_not_trusted_is_one_of_a_server(source: Path, login: Login) -> None:

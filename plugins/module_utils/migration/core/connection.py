@@ -174,7 +174,9 @@ def connected(login: Login, read_only: bool = False) -> Iterator[Connection]:
 def _translate(login: Login, text: str) -> MigrationError:
     """Return the error for a failed login, with what to do about it."""
     summary = f"Cannot connect to PostgreSQL as {login}."
-    what = text.splitlines()[-1] if text else "the connection was refused"
+    # libpq explains a line in the next one, which begins with a tab; for several addresses the last one counts.
+    said = [line for line in text.splitlines() if line.strip() and not line.startswith("\t")]
+    what = said[-1] if said else "the connection was refused"
     lower = text.lower()
     if "password authentication failed" in lower or "no password supplied" in lower:
         fix = (
