@@ -126,6 +126,33 @@ def test_a_refused_login_fails_and_does_not_hinder_a_dry_run(run: Run) -> None:
     assert "All files are listed, as nobody could look: role swarm_migrator: " in announced.output
 
 
+def test_a_dry_run_on_a_bare_host_lists_every_file() -> None:
+    program = """
+import json, sys
+sys.modules["psycopg2"] = None
+sys.path.append(sys.argv[1] + "/.collections")
+from ansible.module_utils.testing import patch_module_args
+with patch_module_args(json.loads(sys.argv[2])):
+    from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import schema_apply
+    schema_apply.main()
+"""
+    arguments = {
+        "files": [{"name": "001_shop.sql", "content": "CREATE SCHEMA shop;"}],
+        "login_port": 1,
+        "login_db": "shop",
+        "login_user": "shop_migrator",
+        "_ansible_check_mode": True,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(PROJECT), json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)
+    assert (found.get("changed"), found.get("applied")) == (True, ["001_shop.sql"]), found
+
+
 def test_without_a_directory_the_tables_of_an_application_stay_and_the_privileges_are_set(
     run: Run, login: Login
 ) -> None:
