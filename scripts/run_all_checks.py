@@ -101,7 +101,7 @@ _ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
 CHECKS: tuple[Check, ...] = (
     # First, because others wait for them, or take longest.
     Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live")),
-    scenario("default"),
+    scenario("default", after=""),
     tests("engine tests", "tests/engine"),
     tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-"),

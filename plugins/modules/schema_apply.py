@@ -156,7 +156,6 @@ def apply(
     names = [file.name for file in files]
     nothing: dict[str, Any] = {"granted": [], "revoked": [], "warnings": []}
     try:
-        foreign_objects.require_none(login)
         with connected(login) as connection:
             result = schema.apply(connection, files, check_mode, fail_on_drift)
             # In check mode the schemas that the privileges are for may be still to be made.
@@ -165,6 +164,7 @@ def apply(
                 given = privileges.synchronise(
                     connection, schemas_by_role, check_mode, rights_by_role, tables_by_group, roles_by_group
                 )
+        given = {**given, "warnings": [*given["warnings"], *foreign_objects.warnings(login)]}
     except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise

@@ -60,7 +60,10 @@ def build(run: run_record.Run) -> dict[str, Any]:
         **{name: gate.get(name) for name in ("tree", "tree_is_clean", "plan", "evidence", "override")},
         "hosts": sorted({*run.gates, *run.started}),
         "stopped_in": {} if has_ended else dict(sorted(run.started.items())),
-        "failures": [{"host": host, "task": task, "message": message} for host, task, message in run.failures],
+        # The lines after the first may quote values of rows, and this record is given away.
+        "failures": [
+            {"host": host, "task": task, "message": message.partition("\n")[0]} for host, task, message in run.failures
+        ],
         "groups": groups,
     }
 

@@ -407,6 +407,10 @@ def test_a_restore_runs_no_code_of_a_service(
         assert "table own.bait: belongs to swarm_registry" in message
         assert "schema own" not in message, "it holds no code itself"
     assert program.databases() == {program.superuser.database}
+    # A database that is lost can be restored only as it was backed up: then a person may trust its owners.
+    program.query("DELETE FROM odd.unlogged")
+    assert program.run("restore", name, "--dry-run", "--trust", "swarm_registry")["changed"]
+    assert "function own.rise" in program.fail("restore", name, "--dry-run", "--trust", "somebody_else")
     program.query(f"REASSIGN OWNED BY swarm_registry TO {OWNER}")
     program.run("run")
 

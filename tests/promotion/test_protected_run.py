@@ -85,7 +85,7 @@ def test_the_record_says_who_what_why_and_what_arrived(tmp_path: Path) -> None:
 @pytest.mark.promise("prod-run-recorded")
 def test_a_run_that_failed_or_was_interrupted_says_where_it_stopped(tmp_path: Path) -> None:
     failed, killed = begun(tmp_path), begun(tmp_path)
-    failed.add("failed", host="swarm-prod", task="Move it", message="It is wrong")
+    failed.add("failed", host="swarm-prod", task="Move it", message="It is wrong\nid=1: name is a")
     failed.add("end", verdict=run_record.FAILED, hosts={})
     kill(killed)
     content = written(tmp_path, failed)[1]

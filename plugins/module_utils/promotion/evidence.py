@@ -163,7 +163,9 @@ def sign(path: Path, key: Path, namespace: str = NAMESPACE, asks: bool = True) -
     signature.unlink(missing_ok=True)
     made = _ssh_keygen(["-Y", "sign", "-f", str(key), "-n", namespace, str(path)], None if asks else b"")
     if made.returncode != 0 or not signature.is_file():
-        raise _refused(key, f"ssh-keygen cannot sign with it (status {made.returncode})", "See what it says above")
+        said = "" if asks else made.stderr.decode(errors="replace").strip()
+        fix = f"It says: {said}" if said else "See what it says above"
+        raise _refused(key, f"ssh-keygen cannot sign with it (status {made.returncode})", fix)
     return signature
 
 

@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     restore = add("restore", "Restore a backup into a new database, and swap it in when it is proven.")
     restore.add_argument("name")
     restore.add_argument("--dry-run", action="store_true", help="only say what would change")
+    restore.add_argument(
+        "--trust", action="append", default=[], metavar="ROLE", help="let what this role owns run its code"
+    )
     return parser
 
 
@@ -103,7 +106,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.command in reading:
         return reading[options.command]()
     if options.command == "restore" and options.dry_run:
-        return backup_restore.plan(settings, options.name)
+        return backup_restore.plan(settings, options.name, options.trust)
     if options.command == "run" and (options.if_needed or options.dry_run):
         reason = backup_check.reason_to_take(settings) if options.if_needed else "asked for"
         if reason is None:
@@ -118,7 +121,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 def _run_locked(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     """Run a command that writes."""
     if options.command == "restore":
-        return backup_restore.restore(settings, options.name)
+        return backup_restore.restore(settings, options.name, options.trust)
     if options.command == "copy":
         return _described(settings, None, [])
     if options.command == "drill":

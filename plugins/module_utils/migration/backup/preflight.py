@@ -205,7 +205,8 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
         Problem(
             str(what),
             f"belongs to {whose}, and a restore would run its code with the rights of {name}",
-            f"Read it; if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it; then take a new backup",
+            f"Read it; if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it; then take a new backup."
+            f" To restore this one as it is, trust {whose} by -e postgres_backup_restore_trusts={whose}",
         )
         for what, whose in manifest.get("foreign_objects", ())
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,20 @@ NEW_SUFFIX = "_restore_new"
 _OWN_TABLES = ("migration.backup", "migration.progress")
 
 
-def plan(settings: Settings, name: str) -> dict[str, Any]:
+def _read(settings: Settings, name: str, trusted: Collection[str]) -> dict[str, Any]:
+    """Return a backup's manifest without the objects of those roles whose code may run in the restore."""
+    manifest = backup_store.read_one(settings.directory, name)
+    foreign = [pair for pair in manifest.get("foreign_objects", []) if pair[1] not in trusted]
+    return {**manifest, "foreign_objects": foreign}
+
+
+def plan(settings: Settings, name: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Return what a restore of this backup would do: ``changed``, ``lines``, and the names of the databases.
 
+    :param trusted: roles that are not the owner of the database, and whose objects may run their code in the restore.
     :raises MigrationError: if it cannot be done, with every reason.
     """
-    manifest = backup_store.read_one(settings.directory, name)
+    manifest = _read(settings, name, trusted)
     restore_test.require_files(settings, manifest)
     database = settings.login.database
     with backup_server.maintenance(settings) as connection:
@@ -72,16 +80,17 @@ def plan(settings: Settings, name: str) -> dict[str, Any]:
     return result
 
 
-def restore(settings: Settings, name: str) -> dict[str, Any]:
+def restore(settings: Settings, name: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Restore a backup and swap it in; return what :func:`plan` does, as done. The caller holds the lock.
 
+    :param trusted: roles whose code may run in it, as in :func:`plan`.
     :raises MigrationError: the old database is then as it was.
     """
     started = time.monotonic()
-    result = plan(settings, name)
+    result = plan(settings, name, trusted)
     if not result["changed"]:
         return result
-    manifest = backup_store.read_one(settings.directory, name)
+    manifest = _read(settings, name, trusted)
     database = settings.login.database
     replaced = database if result["old"] else None
     new = backup_server.name_with(database, NEW_SUFFIX)

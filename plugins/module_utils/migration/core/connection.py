@@ -256,6 +256,9 @@ def explained(doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except MigrationError:
+        # Before psycopg2 is named below: on a bare host there is none, and connect() has said so.
+        raise
     except (psycopg2.Error, SystemError) as raised:
         error = as_server_error(raised)
         code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""

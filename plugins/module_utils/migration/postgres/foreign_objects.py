@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.connection import connected, explained
-from ..core.errors import MigrationError, Problem
+from ..core.connection import connected, explained, first_row
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -14,8 +13,9 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 
-# Left out is what holds no code (schemas, large objects, default privileges), what is a session's own and never in a
-# dump, and what CREATE EXTENSION brings: a dump names the extension alone, and its code comes from the server's files.
+# Left out is what holds no code (schemas, sequences, large objects, default privileges, user mappings), a type that
+# comes with another object, what is a session's own and never in a dump, and what CREATE EXTENSION brings: a dump names
+# the extension alone, and its code comes from the server's files.
 # Whoever may become the owner of the database is as trusted as the owner; a superuser may always.
 # What belongs to a superuser of initdb's is in pg_shdepend as little as what belongs to the roles pg_…, to which a
 # member of one may give what it makes.
@@ -42,27 +42,31 @@ WHERE NOT pg_has_role(r.oid, d.datdba,
                            THEN 'MEMBER' ELSE 'USAGE, SET, MEMBER WITH ADMIN OPTION' END)
   AND r.rolname <> 'pg_database_owner'
   AND o.classid NOT IN ('pg_largeobject'::regclass, 'pg_default_acl'::regclass, 'pg_namespace'::regclass,
-                        'pg_extension'::regclass)
+                        'pg_extension'::regclass, 'pg_user_mapping'::regclass)
   AND NOT EXISTS (SELECT FROM pg_depend e
-                  WHERE e.classid = o.classid AND e.objid = o.objid AND e.objsubid = 0 AND e.deptype = 'e')
+                  WHERE e.classid = o.classid AND e.objid = o.objid AND e.objsubid = 0
+                    AND (e.deptype = 'e' OR (e.deptype = 'i' AND o.classid = 'pg_type'::regclass)))
+  AND i.type <> 'sequence'
   AND coalesce(i.schema, '') !~ '^pg_(toast_)?temp'
-ORDER BY 1 LIMIT %s
+ORDER BY 1
 """
 
 
 def read_foreign_objects(cursor: Cursor) -> list[list[str]]:
-    """Return pairs of an object and its owner, so many as are shown at most.
+    """Return pairs of an object and its owner.
 
     These are what may hold code and belongs to nobody who is, or may become, the owner of the database.
     """
-    cursor.execute(_FOREIGN_OBJECTS, (SHOWN,))
+    cursor.execute(_FOREIGN_OBJECTS)
     return [list(row) for row in cursor.fetchall()]
 
 
-def require_none(login: Login) -> None:
-    """Refuse a database whose backups could not be proven: the cutover would be followed by one that fails.
+def warnings(login: Login) -> list[str]:
+    """Return a sentence for each object of a stranger that is shown, and one for the others.
 
-    :raises MigrationError: naming each object.
+    A restore test refuses them, so that no backup would be proven after the cutover.
+
+    :raises MigrationError: if the server cannot be reached or asked.
     """
     with explained("looking for what belongs to strangers"), connected(login, read_only=True) as connection:
         with connection.cursor() as cursor:
@@ -70,18 +74,13 @@ def require_none(login: Login) -> None:
             cursor.execute("SET search_path TO ''")
             found = read_foreign_objects(cursor)
             cursor.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
-            owner = cursor.fetchone()
+            owner = first_row(cursor)[0]
         connection.rollback()
-    if found:
-        fix = f"Read it; if you trust it, give it to {owner[0] if owner else ''} with ALTER … OWNER TO, else drop it"
-        raise MigrationError(
-            "Somebody else's code is in the target database.",
-            [
-                Problem(
-                    name,
-                    f"belongs to {whose}, so no backup could be proven: a restore would run its code with our rights",
-                    fix,
-                )
-                for name, whose in found
-            ],
-        )
+    lines = [
+        f"{name} belongs to {whose}, so no backup can be proven: a restore would run its code with our rights. Read it;"
+        f" if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it"
+        for name, whose in found[:SHOWN]
+    ]
+    if len(found) > SHOWN:
+        lines.append(f"{len(found) - SHOWN} more objects in the database are like these")
+    return lines
