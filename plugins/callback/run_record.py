@@ -78,7 +78,7 @@ from ansible.plugins.callback import CallbackBase
 
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.promotion import evidence
-from ..module_utils.promotion.tree import read_tree
+from ..module_utils.promotion.tree import WHOLE_PLAYBOOK, read_tree
 from ..plugin_utils import messages, protected_run, run_index, run_record
 
 _COLLECTION = Path(__file__).resolve().parents[2]
@@ -316,7 +316,7 @@ def _tree_of_a_whole_run() -> str:
     playbooks = [Path(name).resolve() for name in given.get("args", ())]
     # Without --tags Ansible means the tag all.
     leaves_out = set(given.get("tags") or ()) - {"all"} or given.get("skip_tags") or given.get("start_at_task")
-    if playbooks != [_COLLECTION / "site.yml"] or leaves_out or given.get("step") or given.get("check"):
+    if playbooks != [_COLLECTION / WHOLE_PLAYBOOK] or leaves_out or given.get("step") or given.get("check"):
         return ""
     try:
         tree = read_tree(_COLLECTION)

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from ..migration.core.errors import MigrationError, Problem
 
+# The playbook of all phases.
+WHOLE_PLAYBOOK = "site.yml"
 # What decides, by its path: files, and folders with everything below them. Hosts, secrets, and what differs between
 # environments are in other places of inventory/.
 _FILES = (
@@ -25,7 +27,7 @@ _FILES = (
     "meta/runtime.yml",
     "pyproject.toml",
     "requirements.yml",
-    "site.yml",
+    WHOLE_PLAYBOOK,
 )
 _FOLDERS = (
     "files",
@@ -82,7 +84,7 @@ def read_tree(root: Path) -> Tree:
 
 def is_playbook(root: Path, path: Path) -> bool:
     """Return whether a file is a playbook of the tree."""
-    return path == root / "site.yml" or path.parent == root / "playbooks"
+    return path == root / WHOLE_PLAYBOOK or path.parent == root / "playbooks"
 
 
 def _decides(path: str) -> bool:
