@@ -142,6 +142,11 @@ def require_readable(connection: Connection) -> None:
         raise MigrationError(f"Role {role} cannot read all that a backup holds.", problems)
 
 
+def _trusting(name: str, role: str) -> str:
+    """Return the command that restores a backup and runs what this role owns in it."""
+    return playbook("restore", postgres_backup_restore_name=name, postgres_backup_restore_trusts=role)
+
+
 def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | None = None) -> None:
     """Refuse to restore without the rights or roles it needs, as the role that logs in.
 
@@ -206,7 +211,7 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
             str(what),
             f"belongs to {whose}, and a restore would run its code with the rights of {name}",
             f"Read it; if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it; then take a new backup."
-            f" To restore this one as it is, trust {whose} by -e postgres_backup_restore_trusts={whose}",
+            f" To restore this one as it is, name all the roles whose code may run: {_trusting(manifest['name'], whose)}",
         )
         for what, whose in manifest.get("foreign_objects", ())
     ]
