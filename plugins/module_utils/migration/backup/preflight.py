@@ -211,7 +211,7 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
             str(what),
             f"belongs to {whose}, and a restore would run its code with the rights of {name}",
             f"Read it; if you trust it, give it to {owner} with ALTER … OWNER TO, else drop it; then take a new backup."
-            f" To restore this one as it is, name all the roles whose code may run: {_trusting(manifest['name'], whose)}",
+            f" To restore this one as it is, name all roles whose code may run: {_trusting(manifest['name'], whose)}",
         )
         for what, whose in manifest.get("foreign_objects", ())
     ]
