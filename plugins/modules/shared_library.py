@@ -151,7 +151,9 @@ def main() -> None:
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     except OSError as error:
-        problem = Problem(str(error.filename or "this host"), str(error.strerror), "Put that right, then run again")
+        # Of a file that could not be put in its place, the place.
+        where = str(error.filename2 or error.filename or "this host")
+        problem = Problem(where, str(error.strerror), "Put that right, then run again")
         failure = MigrationError("The library could not be written.", [problem])
         module.fail_json(msg=str(failure), problems=failure.as_dicts())
     module.exit_json(**result)

@@ -91,7 +91,7 @@ def test_further_runs_change_nothing_and_print_no_password(
 
     first = run_site(readable=True)
     assert first.status == 0, first.output
-    # What a person sees of it fits on one screen.
+    # What a person sees of it is short.
     assert len(first.output.splitlines()) <= 40, first.output
     assert set(first.changed_tasks) <= {REPORT_TASK}, first.output
     assert first.warnings == []

@@ -118,8 +118,8 @@ def put_in_place(new: Path, place: Path) -> Path:
 def _replace_files(new: Path, place: Path) -> None:
     """Make the content of a directory that of a new one, file by file; what the new one does not have goes last.
 
-    No file is missing or half written at any moment. Of a run that is killed here the next one finds other content
-    than it wants, and does it again.
+    A file that both have is never missing or half written. A service that starts meanwhile may read files of both. Of a
+    run that is killed here the next one finds other content than it wants, and does it again.
     """
     names = os.listdir(new)
     for name in names:
