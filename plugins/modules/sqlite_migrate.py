@@ -126,6 +126,10 @@ report:
       description: In a rehearsal, columns in which a new row that names no value gets another one than in SQLite.
       type: list
       elements: str
+    search_paths:
+      description: In a rehearsal, target tables that the role of a service does not find by their bare name.
+      type: list
+      elements: str
     triggers:
       description: Triggers and rules of the target tables; they do not act on rows that are moved.
       type: list

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.dotenv_file import (
     MANAGED_KEYS,
@@ -22,6 +23,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     read_values,
     remove_keys,
     set_keys,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
+    password_warnings,
 )
 
 VALUES = connection_values("127.0.0.1", 5432, "swarm", "swarm_registry", "p@ss/w:rd")
@@ -85,6 +89,30 @@ def test_any_password_comes_back_from_both_notations(text: str, password: str) -
         5432,
         "/swarm",
     )
+
+
+@pytest.mark.parametrize(
+    ("password", "said"),
+    [
+        ("only-Letters_and.digits", ""),
+        ('a "quoted" # word', ""),
+        ("pa$$word", "it holds $, and readers that expand variables"),
+        ("it's", "it holds ', so it stands in backticks"),
+    ],
+)
+def test_a_password_that_some_reader_takes_for_another_is_named(password: str, said: str) -> None:
+    service = {
+        "name": "registry", "user": "registry", "directory": "/srv/registry", "database_role": "swarm_registry",
+        "schemas": ["app"], "health_url": "http://127.0.0.1:4001/health",
+    }  # fmt: skip
+    unit = {**service, "name": "unit", "manager": "systemd"}
+    source = {"path": "/srv/registry/registry.db"}
+    group = parse_group({"name": "registry", "source": source, "tables": [], "services": [service, unit]})
+    # What systemd reads is quoted as systemd wants it.
+    warnings = password_warnings(group, {"swarm_registry": password})
+    assert len(warnings) == bool(said)
+    assert all(said in warning and password not in warning for warning in warnings)
+    assert password_warnings(group, {}) == []
 
 
 @pytest.mark.promise("no-password-in-output")

@@ -84,6 +84,27 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
     "unconvertible, a damaged text": ("v ids[]", "v TEXT", [("{1.5}",), ("{2}",)]),
     "unconvertible, text for bytes": ("v bytea", "v", [("abc",), (b"ab",)]),
     "a generated column": ("v integer, g integer GENERATED ALWAYS AS (10 / v) STORED", "v INTEGER", [(0,), (2,)]),
+    "duplicate, a default": ("v integer, w integer DEFAULT 1 UNIQUE", "v INTEGER", [(1,), (2,)]),
+    "unconvertible, no partition": (
+        "v integer) PARTITION BY RANGE (id); CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (2",
+        "v INTEGER",
+        [(1,), (2,)],
+    ),
+    "unconvertible, an index of two": (
+        "v text, w text); CREATE INDEX t_vw ON t (v, w",
+        "v TEXT, w TEXT",
+        [(INCOMPRESSIBLE[:500], INCOMPRESSIBLE[500:])],
+    ),
+    "orphan, half a key": (
+        "v integer, w integer, FOREIGN KEY (v, w) REFERENCES pairs MATCH FULL",
+        "v INTEGER, w INTEGER",
+        [(1, None), (None, None)],
+    ),
+    "a row that no page holds": (
+        "v text, w text); ALTER TABLE t ALTER w SET STORAGE PLAIN; CREATE TABLE more (id integer",
+        "v INTEGER, w TEXT",
+        [(1, INCOMPRESSIBLE), (2, "short")],
+    ),
     "a UUID in two spellings": ("v uuid UNIQUE", "v TEXT", [(IDS[0],), (IDS[1],)]),
 }
 # Kind → options that its column has from the beginning.
@@ -121,6 +142,15 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
         return {"columns": {"w": {found[1]: found[2]}}}
     elif found := re.match(r"Say by 'computed' in the inventory which day they mean, for example (.*)", first):
         return {"computed": yaml.safe_load(found[1]), "columns": {"v": {"without_target": "keep"}}}
+    elif found := re.match(r"Name values for (\w+) by 'computed' in the inventory", first):
+        return {"computed": {found[1]: "id"}}
+    elif first.startswith("Add a partition for them in files/sql"):
+        execute(connection, "CREATE TABLE app.t2 PARTITION OF app.t DEFAULT")
+    elif found := re.match(r"Let the index (\w+) be of fewer columns in files/sql", first):
+        execute(connection, f"DROP INDEX app.{found[1]}; CREATE INDEX {found[1]} ON app.t (id, length(v))")
+    elif first.startswith("Divide the table in files/sql") and "without_target: keep" in fix:
+        execute(connection, "ALTER TABLE app.t DROP w")
+        return {"columns": {"w": {"without_target": "keep"}}}
     elif first.startswith("Write it the same way in every row of the source"):
         with closing(sqlite3.connect(source)) as opened:
             opened.execute("UPDATE t SET v = lower(v)")
@@ -149,12 +179,13 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
         "CREATE DOMAIN obliged AS integer NOT NULL; CREATE DOMAIN even AS integer CHECK (VALUE % 2 = 0);"
         "CREATE DOMAIN ids AS integer; CREATE TABLE elsewhere (id integer PRIMARY KEY);"
         "CREATE TABLE parents (id integer PRIMARY KEY);"
-        "CREATE TABLE words (id text PRIMARY KEY);"
+        "CREATE TABLE words (id text PRIMARY KEY); CREATE TABLE pairs (a integer, b integer, PRIMARY KEY (a, b));"
         f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
     )
     source = make_source(
         tmp_path / "t.db",
         "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE words (id TEXT COLLATE NOCASE PRIMARY KEY);"
+        "CREATE TABLE pairs (a INTEGER, b INTEGER, PRIMARY KEY (a, b));"
         f"CREATE TABLE t (id INTEGER PRIMARY KEY, {declared})",
         {"parents": [(1,)], "words": [("USD",)], "t": [(number, *row) for number, row in enumerate(rows, 1)]},
     )
@@ -162,7 +193,7 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
         with closing(sqlite3.connect(source)) as opened:
             opened.execute("UPDATE t SET v = CAST(v AS TEXT)")
             opened.commit()
-    others = ({"source": "parents"}, {"source": "words"})
+    others = ({"source": "parents"}, {"source": "words"}, {"source": "pairs"})
     with pytest.raises(MigrationError) as error:
         group = make_group(source, *others, {"source": "t", "columns": {"v": given}})
         rehearse(connection, group, tmp_path, check_mode=True)

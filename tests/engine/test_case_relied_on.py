@@ -17,6 +17,8 @@ from .support import make_group, make_source, make_target, rehearse
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+    from ..conftest import Server
+
 # Default in SQLite, type and default in PostgreSQL, and whether a new row gets another value there.
 DEFAULTS = [
     ("0", "boolean DEFAULT false", False),
@@ -72,6 +74,71 @@ def test_row_level_security_and_missing_views_are_named(
     security, views = warnings_of(report)
     assert security.startswith("app.t: row level security is on")
     assert views.startswith("summary: views of the SQLite file")
+
+
+SERVICE = {
+    "name": "registry",
+    "user": "registry",
+    "directory": "/srv/registry",
+    "database_role": "swarm_registry",
+    "schemas": ["app"],
+    "health_url": "http://127.0.0.1:4001/health",
+}
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize(
+    ("statements", "meant"),
+    [
+        ([], {}),
+        (["CREATE TABLE public.t (id integer)", "GRANT USAGE ON SCHEMA public TO PUBLIC"], {"app.t": "public.t"}),
+        # It may not look into that schema, so that it finds nothing there.
+        (["CREATE TABLE public.t (id integer)"], {}),
+        (["ALTER DATABASE {database} SET search_path = elsewhere"], {"app.t": "nothing", "app.u": "nothing"}),
+        (
+            [
+                "ALTER DATABASE {database} SET search_path = elsewhere",
+                "ALTER ROLE swarm_registry IN DATABASE {database} SET search_path = 'app', public",
+            ],
+            {},
+        ),
+        (
+            [
+                'CREATE SCHEMA "My, Schema"',
+                'CREATE VIEW "My, Schema".u AS SELECT 1',
+                'GRANT USAGE ON SCHEMA "My, Schema" TO PUBLIC',
+                'ALTER ROLE swarm_registry IN DATABASE {database} SET search_path = "My, Schema", app',
+            ],
+            {"app.u": "My, Schema.u"},
+        ),
+        (['CREATE SCHEMA swarm_registry AUTHORIZATION swarm_registry', "CREATE TABLE swarm_registry.u ()"],
+         {"app.u": "swarm_registry.u"}),
+    ],
+)  # fmt: skip
+def test_tables_that_a_role_does_not_find_by_their_bare_name_are_named(
+    connection: Connection,
+    server: Server,
+    database: str,
+    tmp_path: Path,
+    statements: list[str],
+    meant: dict[str, str],
+    check_mode: bool,
+) -> None:
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE u (id integer PRIMARY KEY)")
+    server.execute(
+        "GRANT USAGE ON SCHEMA app TO swarm_registry",
+        *(statement.format(database=database) for statement in statements),
+        database=database,
+    )
+    source = make_source(
+        tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE u (id INTEGER PRIMARY KEY)"
+    )
+    group = make_group(source, {"source": "t"}, {"source": "u"}, services=[SERVICE])
+    report = rehearse(connection, group, tmp_path, check_mode)["report"]
+    assert report["search_paths"] == [
+        f"{table} (swarm_registry finds {other} by that name)" for table, other in meant.items()
+    ]
+    assert bool(warnings_of(report)) == bool(meant)
 
 
 def test_where_nothing_differs_nothing_is_said(connection: Connection, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 A text arrives as it was, or in a form whose equality Python itself can tell, or it is refused, or a policy keeps it.
 The types come from the catalog of each server that this machine has: the tests' own, and those that the system's
-packages have installed, with every extension that they ship. A type that no column can have, or that no text can
-become, is left out with the reason, and that reason is checked.
+packages have installed, with every extension that they ship. `make test-all` adds PostgreSQL 15 to 18 with contrib,
+whatever this machine has. A type that no column can have, or that no text can become, is left out with the reason, and
+that reason is checked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from psycopg2 import DatabaseError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import POLICIES
 from tests.conftest import PROGRAMS, Server, running_server
+from tests.servers import VERSIONS, NoServerError, programs_of
 
 from .support import make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, counts
@@ -35,9 +37,15 @@ if TYPE_CHECKING:
 # Every server of this machine: the tests' own, and what the system's packages have installed.
 # A package of the client alone has programs there too.
 SERVERS = [PROGRAMS, *sorted(path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+FETCHED = [pytest.param(major, marks=pytest.mark.long_search) for major in VERSIONS]
 # The same texts on every run.
 SEED = 13
 TEXTS_OF_A_TYPE = 6
+# A type of each contrib module that makes one; an extension that cannot be made would leave its types out unsaid.
+TYPES_OF_EXTENSIONS = {
+    "citext": "citext", "cube": "cube", "hstore": "hstore", "intarray": "query_int", "isn": "isbn13",
+    "ltree": "ltxtquery", "seg": "seg",
+}  # fmt: skip
 OWN_TYPES = """
 CREATE TYPE mood AS ENUM ('sad', 'Happy', '');
 CREATE TYPE pair AS (a integer, b text);
@@ -449,13 +457,17 @@ def is_same(kind: Type, text: str, form: str) -> bool:
 # ---------------------------------------------------------------- the types and their texts
 
 
-@pytest.fixture(scope="module", params=SERVERS, ids=str)
+@pytest.fixture(scope="module", params=[*SERVERS, *FETCHED], ids=str)
 def any_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """One of the servers of this machine."""
+    """One of the servers of this machine, or of every supported version."""
     if request.param == PROGRAMS:
         yield request.getfixturevalue("server")
         return
-    with running_server(request.param) as started:
+    try:
+        programs = programs_of(request.param) if isinstance(request.param, int) else request.param
+    except NoServerError as error:
+        pytest.skip(str(error))
+    with running_server(programs) as started:
         yield started
 
 
@@ -552,6 +564,9 @@ def test_no_text_is_changed_without_a_word_in_any_type(types_database: Connectio
     connection.commit()
     chosen = random.Random(SEED)  # noqa: S311 (the same on every run)
     kinds = types_of(connection)
+    available = {name for (name,) in query(connection, "SELECT name FROM pg_available_extensions")}
+    expected = {name for extension, name in TYPES_OF_EXTENSIONS.items() if extension in available}
+    assert {kind.base for kind in kinds} >= expected
     tables = {f"t{number}": (kind, texts_of(kind, chosen)) for number, kind in enumerate(kinds)}
     make_target(
         connection,

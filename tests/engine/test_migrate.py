@@ -460,7 +460,7 @@ def test_engine_names_the_report_as_documented(connection: Connection, family: P
     assert set(report) == {
         "group", "kind", "source", "started_at", "tables", "sequences", "foreign_keys", "rejects", "ignored_tables",
         "left_out", "way", "seconds", "unset_sequences", "triggers", "one_way_columns", "ids_in_texts",
-        "number_readings", "text_readings", "row_level_security", "missing_views", "other_defaults",
+        "number_readings", "text_readings", "row_level_security", "missing_views", "other_defaults", "search_paths",
     }  # fmt: skip
     compared = migrate.compare(connection, group, str(tmp_path / "work"))
     assert [table["source_hash"] for table in compared["tables"]] == [

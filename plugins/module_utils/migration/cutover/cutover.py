@@ -38,6 +38,7 @@ from ..window.checks import (
     check_services,
     check_services_login,
     check_source,
+    password_warnings,
     stop_warnings,
 )
 from ..window.context import WindowContext
@@ -192,5 +193,9 @@ def _would_be(group: Group, settings: Settings, group_state: str, action: Cutove
         "state": group_state,
         "msg": f"{group.name} {_WHEN[action]}: {', '.join(service.name for service in group.services)}.",
         "diff": diff(handles.env_files, settings, to=POSTGRESQL),
-        "warnings": [*boot_warnings(handles), *stop_warnings(group, handles)],
+        "warnings": [
+            *boot_warnings(handles),
+            *stop_warnings(group, handles),
+            *password_warnings(group, settings.role_passwords),
+        ],
     }

@@ -137,6 +137,15 @@ def quote_value(value: str) -> str:
     raise ValueError("it holds both ' and `, or ends in a backslash: dotenv parsers disagree on it")
 
 
+def changed_by(value: str) -> str:
+    """Return which readers take a value for another than :func:`quote_value` has written, and why; '' if none does."""
+    if "$" in value:
+        return "it holds $, and readers that expand variables (dotenv-expand) replace what follows, whatever the quotes"
+    if "'" in value:
+        return "it holds ', so it stands in backticks, which no reader but the dotenv of Node.js takes for quotes"
+    return ""
+
+
 def connection_values(
     host: str,
     port: int,

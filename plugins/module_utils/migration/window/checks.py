@@ -12,13 +12,13 @@ from ..core.commands import playbook
 from ..core.connection import connected, first_row
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Access, Group, Service
-from ..host import login_test, open_files
+from ..host import dotenv_file, login_test, open_files
 from ..host.manager import ONLINE, Manager, Process, family_of
 from ..host.managers import each_with_services, key_of, managers_of, problems_of_files
 from ..host.recovery_unit import RecoveryUnit
 from ..host.safe_paths import open_owned
 from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
-from ..host.service_settings import settings_of
+from ..host.service_settings import Dotenv, settings_of
 from ..sqlite.snapshot import resolve_source
 
 if TYPE_CHECKING:
@@ -205,6 +205,18 @@ def stop_warnings(group: Group, handles: Handles) -> list[str]:
     """Return a sentence for each service with which others, that are no services of the group, stop for the window."""
     each = each_with_services(handles.managers, group.services)
     return [warning for manager, services in each for warning in manager.stop_warnings(services)]
+
+
+def password_warnings(group: Group, role_passwords: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each service whose dotenv file holds a password that its reader may take for another."""
+    return [
+        f"{service.name}: the password of {service.database_role} may not arrive in {service.env_file}: {why}. "
+        "DATABASE_URL has it in a form that all readers take alike; if the service reads PGPASSWORD with such a "
+        "reader, give the role a password of letters and digits."
+        for service in group.services
+        if isinstance(settings_of(service), Dotenv)
+        and (why := dotenv_file.changed_by(role_passwords.get(service.database_role) or ""))
+    ]
 
 
 def check_recovery_unit(settings: Settings, findings: Findings) -> None:

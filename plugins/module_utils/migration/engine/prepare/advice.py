@@ -151,10 +151,10 @@ class Advice:
         """Return what would help against one kind of violation, the best first."""
         plan = self._plans.get(found.table)
         column = None if plan is None else next((each for each in plan.columns if each.source == found.columns), None)
+        if found.what.startswith(MARK):
+            return cures(found.what, None if column is None else column.target)
         if plan is None or column is None or found.policy in _ONLY_BY_PEOPLE:
             return []
-        if found.what.startswith(MARK):
-            return cures(found.what, column.target)
         if found.policy == "null_value":
             if column.target in plan.target.key:
                 return []

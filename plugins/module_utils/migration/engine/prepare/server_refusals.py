@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 MARK = "PostgreSQL refuses it: "
 # What follows it, before the name of the constraint or of the index.
 VIOLATES, TOO_LONG = "it violates the check constraint ", "it is too long for the index "
+HALF_KEY = "only a part is NULL of its foreign key "
+NO_PARTITION = "the table has no partition for it"
+TOO_WIDE = "with all that can be stored elsewhere it does not fit into a page of 8 kB"
+# What follows a refusal, before the columns of the target whose default is the reason.
+DEFAULTS = " because of the default of "
 # Before the reason for which a row was rejected, once it has been repaired by hand.
 REPAIRED = "repaired by hand; the row was rejected: "
 # In place of a policy: what was answered in an earlier run.
@@ -38,18 +43,27 @@ class ServerRefusal:
     what: str
 
 
-def cures(what: str, target: str) -> list[str]:
+def cures(what: str, target: str | None) -> list[str]:
     """Return what would let PostgreSQL take the rows that it refuses: no other type of the column would.
 
     :param what: of a :class:`ServerRefusal`.
-    :param target: name of the target column.
+    :param target: name of the target column, None if it is about several or none.
     """
-    _, violates, constraint = what.partition(VIOLATES)
+    refused, of_default, columns = what.partition(DEFAULTS)
+    if of_default:
+        return [f"name values for {columns} by 'computed' in the inventory, or correct the default in {TABLE_SQL}"]
+    if refused.endswith(NO_PARTITION):
+        return [f"add a partition for them in {TABLE_SQL}"]
+    if refused.endswith(TOO_WIDE):
+        return [f"divide the table in {TABLE_SQL}, or keep columns in the ledger by 'without_target: keep'"]
+    _, violates, constraint = refused.partition(VIOLATES)
     if violates:
         return [f"let the check constraint {constraint} allow them in {TABLE_SQL}, if they are right"]
-    _, too_long, index = what.partition(TOO_LONG)
+    _, too_long, index = refused.partition(TOO_LONG)
     if too_long:
         name = index.partition(":")[0]
+        if target is None:
+            return [f"let the index {name} be of fewer columns in {TABLE_SQL}, or of their md5"]
         return [f"let the index {name} be one of md5({target}) in {TABLE_SQL}, which is short for every value"]
     return []
 

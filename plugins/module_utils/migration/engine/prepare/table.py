@@ -19,7 +19,7 @@ from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
 from .copy_file import PIECE, Spool
 from .fast_path import PlainRows
 from .on_disk import Changes, MissingValues
-from .server_refusals import EMPTIED, REJECTED, ServerRefusal
+from .server_refusals import EMPTIED, HALF_KEY, REJECTED, ServerRefusal
 from .violations import Violations
 
 _SHOWN_VALUES = 50
@@ -262,6 +262,11 @@ class TableWork:
                 answers = {column.options.policy(refusal.policy) for _, column in concerned}
                 free = [entry for entry in concerned if not entry[1].not_null]
                 emptied = [entry for entry in free if entry[1].options.policy(refusal.policy) == SET_NULL]
+                if HALF_KEY in refusal.what and emptied:
+                    # The whole key or nothing.
+                    emptied = (
+                        [entry for entry in concerned if values[entry[0]] is not None] if free == concerned else []
+                    )
                 name = "+".join(refusal.columns)
                 reason = f"{name} {refusal.what}"
                 if "reject" in answers:

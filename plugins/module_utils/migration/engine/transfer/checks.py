@@ -18,6 +18,40 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 
+def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
+    """Refuse tables of which we may not write every row.
+
+    :raises MigrationError: naming each with what is missing.
+    """
+    problems = []
+    with connection.cursor() as cursor:
+        for plan in plans:
+            table = table_name(plan.target.name).as_string(connection)
+            cursor.execute(
+                "SELECT current_user, row_security_active(%(table)s::regclass), "
+                "array(SELECT r FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS r "
+                "WHERE NOT has_table_privilege(%(table)s::regclass, r)), "
+                "has_database_privilege(current_database(), 'TEMP'), current_database()",
+                {"table": table},
+            )
+            role, hidden, missing, may_stage, database = first_row(cursor)
+            if hidden:
+                what = f"row level security lets role {role} see and write only the rows that a policy allows"
+                fix = (
+                    f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, or let {role} have BYPASSRLS, until the cutover"
+                )
+                problems.append(Problem(plan.target.name, what, fix))
+            if missing:
+                what = f"role {role} may not {', '.join(missing)} there"
+                fix = "Let the session_role of postgres_migrator_login own the table"
+                problems.append(Problem(plan.target.name, what, fix))
+    if not may_stage:
+        what = f"role {role} may not make temporary tables in database {database}"
+        problems.append(Problem("target database", what, f"GRANT TEMPORARY ON DATABASE {database} TO {role}"))
+    if problems:
+        raise MigrationError("The target tables cannot be written as a whole.", problems)
+
+
 def require_ours(group: Group, present: Mapping[str, TargetState], loaded: Mapping[str, Any]) -> None:
     """Refuse to replace rows that no run of ours has written.
 

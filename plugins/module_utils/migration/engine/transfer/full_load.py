@@ -71,6 +71,9 @@ def load(
             ):
                 for table in prepared.tables:
                     _copy(cursor, snapshot_path, table, table.plan.target.name in freezable, progress)
+        with server_errors("checking deferred constraints", plans):
+            # Else the commit would find what they refuse, after the proof and without a name for it.
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         # A run for another group may hold the id map until its commit: wait for it.
         cursor.execute("SELECT set_config('lock_timeout', '0', true)")
         write_ledger(cursor, group_name, prepared)

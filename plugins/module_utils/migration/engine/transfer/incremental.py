@@ -228,6 +228,7 @@ class Sync:
                     if len(plan.columns) > len(plan.target.key):
                         cursor.execute(_update(plan, f"incoming_{number}"))
                     cursor.execute(_insert(plan, f"incoming_{number}"))
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
             for number, plan in enumerate(plans):
                 now_there = sum_target(self.connection, plan, _joined(f"incoming_{number}", plan))
                 result[plan.target.name] = (sums[number], now_there)

@@ -44,16 +44,16 @@ from ..proof.ledger_content import as_record, read_sums
 from ..proof.parallel_checksums import PlainSums, summing
 from ..proof.target_state import read_target_state
 from . import baseline
-from .checks import check_foreign_keys, require_equal, require_only_these_changes, require_ours
+from .checks import check_foreign_keys, require_access, require_equal, require_only_these_changes, require_ours
 from .full_load import analyze, load, write_kept
 from .ids_in_texts import ids_in_texts
 from .ids_of_other_groups import names_that_are_missing
 from .incremental import Sync
 from .progress import ProgressLog
 from .readings import number_readings, text_readings
-from .relied_on import missing_views, other_defaults, row_level_security
+from .relied_on import missing_views, other_defaults, row_level_security, search_paths
 from .report import source_report, synced_report, table_report
-from .sequences import read_sequences, set_sequences, unset_sequences
+from .sequences import read_sequences, require_room, set_sequences, unset_sequences
 from .snapshot_diff import difference
 from .trial import try_rows
 from .triggers import active_triggers
@@ -270,6 +270,7 @@ class _Run:
         plans = _plan(self.connection, self.group, self.source, self.copy.directory, asks)
         plans = with_ids_of_now(self.connection, self.group, self.source, plans)
         active_triggers(self.connection, plans)
+        require_access(self.connection, plans)
         return plans
 
     def sync_changed_rows(self) -> tuple[bool, dict[str, Any]] | None:
@@ -294,6 +295,7 @@ class _Run:
             if differences is None:
                 return None
             sequences = read_sequences(connection, self.source, plans)
+            require_room(connection, sequences)
         directory = self.copy.directory
         sync = Sync(connection, self.group, self.source, old_snapshot, directory, differences, self.loaded)
         if not sync.can_be_done():
@@ -353,6 +355,7 @@ class _Run:
             holds_rows = any(table.rows for table in present.values())
             comparisons = compare_tables(connection, self.source, prepared.tables, known) if holds_rows else []
             sequences = read_sequences(connection, self.source, plans)
+            require_room(connection, sequences)
         equal = bool(comparisons) and all(comparison.equal for comparison in comparisons)
         equal = equal and all(sequence["correct"] for sequence in sequences)
         changed = not equal or not self.loaded
@@ -442,11 +445,12 @@ class _Run:
     def _relied_on(self, plans: Sequence[TablePlan]) -> dict[str, list[str]]:
         """Return what the application relies on and nothing moves; nothing while the services wait."""
         if self.kind != REHEARSAL:
-            return {"row_level_security": [], "missing_views": [], "other_defaults": []}
+            return {"row_level_security": [], "missing_views": [], "other_defaults": [], "search_paths": []}
         return {
             "row_level_security": row_level_security(self.connection, plans),
             "missing_views": missing_views(self.connection, self.source, plans),
             "other_defaults": other_defaults(self.connection, self.source, plans),
+            "search_paths": search_paths(self.connection, self.group, plans),
         }
 
     def _readings(self, plans: Sequence[TablePlan]) -> dict[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...core.connection import first_row, psycopg2, sql
+from ...core.estate import Group
 from ...sqlite.tables import quote_name, read_left_out
 from ..convert.refusals import Refused
 from ..convert.values import converter
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 # What SQLite and PostgreSQL evaluate to the same value on any day: numbers, texts and words, maybe cast.
 _CONSTANT = re.compile(r"\(*\s*([+-]?[0-9.]+|'(?:[^']|'')*'|true|false)\s*\)*(::[\w\s.\"\[\]()]+)?\Z", re.IGNORECASE)
+# A schema of a search path: in quotes, or bare.
+_SCHEMA = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
+# The search path that is set for a role: for it in this database, for it, for this database, or for all.
+_PATH_OF_ROLE = """
+SELECT split_part(setting, '=', 2)
+FROM pg_roles r JOIN pg_db_role_setting s ON s.setrole IN (r.oid, 0)
+LEFT JOIN pg_database d ON d.oid = s.setdatabase CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+WHERE r.rolname = %(role)s AND (s.setdatabase = 0 OR d.datname = current_database()) AND setting LIKE 'search_path=%%'
+ORDER BY s.setrole <> 0 DESC, s.setdatabase <> 0 DESC LIMIT 1
+"""
 
 
 def row_level_security(connection: Connection, plans: Sequence[TablePlan]) -> list[str]:
@@ -42,6 +53,48 @@ def missing_views(connection: Connection, snapshot: sqlite3.Connection, plans: S
         )
         known = {name for (name,) in cursor.fetchall()}
     return [name for name in views if name.lower() not in known]
+
+
+def search_paths(connection: Connection, group: Group, plans: Sequence[TablePlan]) -> list[str]:
+    """Return the tables that a service's role does not find by their bare name, which is all that SQLite knows.
+
+    A role whose search path nobody has set is expected to write full names, unless it would find something else.
+    """
+    found = []
+    for role in sorted({service.database_role for service in group.services}):
+        with connection.cursor() as cursor:
+            cursor.execute(_PATH_OF_ROLE, {"role": role})
+            row = cursor.fetchone()
+        is_set, schemas = (False, ["$user", "public"]) if row is None else (True, _schemas_of(row[0]))
+        wanted = {schema for service in group.services if service.database_role == role for schema in service.schemas}
+        for plan in plans:
+            if plan.mapping.target_schema not in wanted:
+                continue
+            meant = _found_by_name(connection, plan.target.name.partition(".")[2], role, schemas)
+            if meant == plan.target.name or (meant is None and not is_set):
+                continue
+            found.append(f"{plan.target.name} ({role} finds {meant or 'nothing'} by that name)")
+    return found
+
+
+def _schemas_of(path: str) -> list[str]:
+    """Return the schemas of a search path as it is set."""
+    return [quoted.replace('""', '"') or bare.lower() for quoted, bare in _SCHEMA.findall(path)]
+
+
+def _found_by_name(connection: Connection, name: str, role: str, schemas: Sequence[str]) -> str | None:
+    """Return what a role means by the bare name of a table."""
+    path = [role if schema == "$user" else schema for schema in schemas]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT n.nspname || '.' || c.relname FROM unnest(%(path)s) WITH ORDINALITY AS p (schema, position) "
+            "JOIN pg_namespace n ON n.nspname = p.schema JOIN pg_class c ON c.relnamespace = n.oid "
+            "WHERE c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') "
+            "AND has_schema_privilege(%(role)s, n.oid, 'USAGE') ORDER BY p.position LIMIT 1",
+            {"path": path if "pg_catalog" in path else ["pg_catalog", *path], "name": name, "role": role},
+        )
+        row = cursor.fetchone()
+    return None if row is None else str(row[0])
 
 
 def other_defaults(connection: Connection, snapshot: sqlite3.Connection, plans: Sequence[TablePlan]) -> list[str]:

@@ -85,6 +85,12 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             f"{', '.join(report['other_defaults'])}: a new row that names no value gets another one than it did in "
             f"SQLite. Correct the default in {TABLE_SQL}, or see that the services always name the value."
         )
+    if report["search_paths"]:
+        warnings.append(
+            f"{', '.join(report['search_paths'])}: a statement without the name of the schema, as services write for "
+            "SQLite, would not reach the table. Set the search path of the service's role (ALTER ROLE … SET "
+            "search_path), or let the service name the schema."
+        )
     return warnings
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...core.connection import first_row, sql
+from ...core.errors import TABLE_SQL, MigrationError, Problem
 from ...sqlite.tables import quote_name, read_sequence
 from ..plan.planner import TablePlan
 
@@ -48,6 +49,30 @@ def read_sequences(
                 {"name": name, "next_value": next_value, "required": least, "correct": next_value >= least}
             )
     return sequences
+
+
+def require_room(connection: Connection, sequences: Sequence[dict[str, Any]]) -> None:
+    """Refuse sequences that have no number left for a new row, or only numbers that are taken.
+
+    :raises MigrationError: naming each with its bounds.
+    """
+    problems = []
+    with connection.cursor() as cursor:
+        for sequence in sequences:
+            cursor.execute("SELECT seqmin, seqmax FROM pg_sequence WHERE seqrelid = %s::regclass", (sequence["name"],))
+            least, most = first_row(cursor)
+            if not sequence["correct"] and not least <= sequence["required"] <= most:
+                problems.append(
+                    Problem(
+                        sequence["name"],
+                        f"its next number has to be {sequence['required']:,}, after all ids of the source, and its "
+                        f"bounds are {least:,} and {most:,}",
+                        f"Give the sequence such bounds in {TABLE_SQL} (ALTER SEQUENCE … AS bigint NO MAXVALUE, with a "
+                        "positive increment), and its columns a type that holds them",
+                    )
+                )
+    if problems:
+        raise MigrationError("Sequences of the target have no number for a new row.", problems)
 
 
 def set_sequences(connection: Connection, sequences: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.connection import first_row, sql
 from ...core.sql import table_name
 from ...postgres.catalog import ForeignKey
-from ...sqlite.tables import quote_name
-from ..plan.planner import TablePlan
 from ..prepare.prepare import Prepared
-from ..prepare.server_refusals import MARK, TOO_LONG, VIOLATES, ServerRefusal
+from ..prepare.server_refusals import (
+    DEFAULTS,
+    HALF_KEY,
+    MARK,
+    NO_PARTITION,
+    TOO_LONG,
+    TOO_WIDE,
+    VIOLATES,
+    ServerRefusal,
+)
 from ..prepare.table import PreparedTable
+from .trial_need import is_unsure, keys_to_try
+from .trial_tables import ROW_NUMBER, copy_of_target, stage
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -29,25 +37,11 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 1_000
 _COPY_BUFFER = 1 << 20  # bytes
-# Kinds of which we know when PostgreSQL takes two values for the same key.
-_KNOWN_EQUALITY = frozenset(("integer", "uuid", "text", "boolean", "bytes"))
-# Characters that fit into every index, whatever they are.
-_SURELY_INDEXED = 600
-# Whether a table has rules that only the server can apply, and the columns that stand in any index.
-_RULES_OF_ITS_OWN = """
-SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype IN ('c', 'x'))
-    OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                 AND (t.typtype = 'd' OR a.attgenerated <> ''))
-    OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
-               AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL AND i.indisunique
-                    OR pg_get_indexdef(i.indexrelid) LIKE '%%NULLS NOT DISTINCT%%')),
-       array(SELECT DISTINCT a.attname::text FROM pg_index i JOIN pg_attribute a
-             ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[]) WHERE i.indrelid = c.oid)
-FROM pg_class c WHERE c.oid = %(table)s::regclass
-"""
 # What the server says of other kinds of indexes; if an entry is longer than a page, it names the page instead.
 _MOST_OF_AN_INDEX = re.compile(r"exceeds (?:\w+ )?maximum (\d+)")
+# In place of an error class, for what no row by itself can tell.
+_ORPHAN, _HALF_KEY = "orphan", "half a key"
+_MATCH_FULL = " MATCH FULL"
 # Bytes, before which an entry has some of its own.
 _LONGEST_BTREE_ENTRY, _OVERHEAD = 2_704, 16
 
@@ -98,12 +92,12 @@ def try_rows(
     :param every_table: also try tables of which we know all that the server could refuse.
     """
     found = {}
-    moved = {table.plan.target.name for table in prepared.tables}
+    moved = {table.plan.target.name: table for table in prepared.tables}
     with connection.cursor() as cursor:
         for table in prepared.tables:
             if table.spool is None or table.keys is None or not table.rows:
                 continue
-            if not every_table and not _is_unsure(cursor, snapshot, table.plan, moved):
+            if not every_table and not is_unsure(cursor, snapshot, table.plan, table.rows):
                 continue
             cursor.execute("SAVEPOINT trial")
             try:
@@ -116,51 +110,30 @@ def try_rows(
     return found
 
 
-def _is_unsure(cursor: Any, snapshot: sqlite3.Connection, plan: TablePlan, moved: Collection[str]) -> bool:
-    """Return whether PostgreSQL may refuse a row for a reason that we cannot see."""
-    if any(column.ids is not None for column in plan.columns):
-        return True  # what is looked at below is the text before its ids are rewritten
-    cursor.execute(_RULES_OF_ITS_OWN, {"table": table_name(plan.target.name).as_string(cursor)})
-    own_rules, indexed = first_row(cursor)
-    columns = {column.target: column for column in plan.columns}
-    unsure_keys = any(
-        columns[name].kind not in _KNOWN_EQUALITY or not plan.target.columns[name].deterministic
-        for names in plan.target.unique_keys
-        for name in names
-        if name in columns
-    )
-    planned = {key.foreign_key.name for key in plan.foreign_keys}
-    foreign = any(key.name not in planned and key.referenced_table not in moved for key in plan.target.foreign_keys)
-    if own_rules or unsure_keys or foreign:
-        return True
-    lengths = [
-        f"max(length({quote_name(columns[name].source)}))"
-        for name in indexed
-        if name in columns and columns[name].kind in ("text", "char", "bytes", "json", "other")
-    ]
-    if not lengths:
-        return False
-    found = snapshot.execute(f"SELECT {', '.join(lengths)} FROM {plan.source.relation}").fetchone()  # noqa: S608 (quoted)
-    return any((length or 0) > _SURELY_INDEXED for length in found)
-
-
 @dataclass(frozen=True)
 class _Object:
-    """A constraint or an index of the target, and the source columns that it looks at."""
+    """A constraint or an index of the target.
+
+    :param columns: the source columns that it looks at.
+    :param defaults: columns of the target that it looks at and that nothing is moved into.
+    """
 
     name: str
     is_index: bool
     is_btree: bool
     columns: tuple[str, ...]
+    defaults: tuple[str, ...]
 
 
 class _Trial:
     """The trial of one table.
 
-    :param moved: the target tables that are filled together.
+    :param moved: the tables that are filled together, by target table.
     """
 
-    def __init__(self, connection: Connection, cursor: Any, table: PreparedTable, moved: Collection[str]) -> None:
+    def __init__(
+        self, connection: Connection, cursor: Any, table: PreparedTable, moved: Mapping[str, PreparedTable]
+    ) -> None:
         self._moved = moved
         self._connection = connection
         self._cursor = cursor
@@ -171,15 +144,21 @@ class _Trial:
     def run(self) -> dict[str, ServerRefusal]:
         """Put the rows into a copy of the table, and return what was refused."""
         cursor = self._cursor
-        self._stage()
-        self._make_copy()
+        stage(cursor, "staged", self._table)
+        keys = [key for key in self._plan.target.foreign_keys if key.name in keys_to_try(self._plan)]
+        full_keys = [key for key in self._plan.target.foreign_keys if _MATCH_FULL in key.definition]
+        copies = copy_of_target(cursor, self._plan, "trial", numbered=bool(keys or full_keys))
+        self._make_function(numbered=bool(keys or full_keys))
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cursor.execute("SELECT count(*) FROM pg_temp.staged")
         rows = int(first_row(cursor)[0])
         for first in range(1, rows + 1, _ROWS_AT_ONCE):
             cursor.execute("SELECT pg_temp.try_rows(%s, %s)", (first, min(first + _ROWS_AT_ONCE - 1, rows)))
-        self._note_orphans()
-        objects = self._objects()
+        for key in full_keys:
+            self._note_half_keys(key)
+        for key in keys:
+            self._note_orphans(key)
+        objects = self._objects(copies)
         long = sql.SQL(", ").join(
             sql.SQL("CASE WHEN octet_length(s.{}) > {} THEN {} END").format(
                 name, sql.Literal(_LONGEST_BTREE_ENTRY - _OVERHEAD), sql.Literal(column.source)
@@ -194,31 +173,12 @@ class _Trial:
         )
         return {row[0]: self._refusal(objects, *row[1:]) for row in cursor.fetchall()}
 
-    def _stage(self) -> None:
-        """Load the rows as texts, each with its key."""
-        columns = sql.SQL(", ").join(sql.SQL("{} text").format(name) for name in self._staged)
-        self._cursor.execute(
-            sql.SQL(
-                "CREATE TEMP TABLE staged (n bigint GENERATED ALWAYS AS IDENTITY, row_key text, {});"
-                "CREATE TEMP TABLE trial_refused (n bigint, code text, named text, said text, columns text[]);"
-                "CREATE TEMP TABLE trial_column (name text, statement text)"
-            ).format(columns)
-        )
-        named = sql.SQL(", ").join([sql.Identifier("row_key"), *self._staged])
-        if self._table.spool is None or self._table.keys is None:
-            raise ValueError("a trial needs its rows in files")
-        with _WithKeys(self._table.keys, self._table.spool) as lines:
-            self._cursor.copy_expert(sql.SQL("COPY pg_temp.staged ({}) FROM STDIN").format(named), lines, _COPY_BUFFER)
-        self._cursor.execute("CREATE UNIQUE INDEX ON pg_temp.staged (n); ANALYZE pg_temp.staged")
-
-    def _make_copy(self) -> None:
-        """Make an empty table with all that the target enforces by itself, and the function that fills it."""
+    def _make_function(self, numbered: bool) -> None:
+        """Make the function that fills the copy, and what it notes there."""
         cursor, plan = self._cursor, self._plan
         cursor.execute(
-            sql.SQL(
-                "CREATE TEMP TABLE trial (LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING COMMENTS "
-                "EXCLUDING STATISTICS)"
-            ).format(table_name(plan.target.name))
+            "CREATE TEMP TABLE trial_refused (n bigint, code text, named text, said text, columns text[]);"
+            "CREATE TEMP TABLE trial_column (name text, statement text)"
         )
         names = [sql.Identifier(column.target) for column in plan.columns]
         values = [self._value(number) for number in range(len(plan.columns))]
@@ -228,6 +188,9 @@ class _Trial:
                 # A trial takes no number from a sequence.
                 names.append(sql.Identifier(column.name))
                 values.append(sql.SQL("n"))
+        if numbered:
+            names.append(sql.Identifier(ROW_NUMBER))
+            values.append(sql.SQL("n"))
         insert = sql.SQL(
             "INSERT INTO pg_temp.trial ({}) SELECT {} FROM pg_temp.staged WHERE n BETWEEN $1 AND $2 ORDER BY n"
         )
@@ -244,44 +207,77 @@ class _Trial:
         type_name = self._plan.columns[number].display_type
         return sql.SQL("{}::{}").format(self._staged[number], sql.SQL(type_name))
 
-    def _note_orphans(self) -> None:
-        """Note the rows that refer to a row of a table that is not moved with them, and is not there."""
-        positions = {column.target: number for number, column in enumerate(self._plan.columns)}
-        planned = {key.foreign_key.name for key in self._plan.foreign_keys}
-        for key in self._plan.target.foreign_keys:
-            if key.name in planned or key.referenced_table in self._moved or not set(key.columns) <= set(positions):
-                continue
-            pairs = [
-                (self._value(positions[child]), sql.Identifier("p", parent), self._staged[positions[child]])
-                for child, parent in zip(key.columns, key.referenced_columns, strict=True)
-            ]
-            self._cursor.execute(
-                sql.SQL(
-                    "INSERT INTO pg_temp.trial_refused SELECT n, 'orphan', {}, '', '{{}}' FROM pg_temp.staged AS s "
-                    "WHERE {} AND NOT EXISTS (SELECT FROM pg_temp.trial_refused r WHERE r.n = s.n) "
-                    "AND NOT EXISTS (SELECT FROM {} AS p WHERE {})"
-                ).format(
-                    sql.Literal(key.name),
-                    sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(text) for _, _, text in pairs),
-                    table_name(key.referenced_table),
-                    sql.SQL(" AND ").join(sql.SQL("{} = {}").format(parent, child) for child, parent, _ in pairs),
-                )
-            )
+    def _note_orphans(self, key: ForeignKey) -> None:
+        """Note the rows that refer to nothing by a key that only the server looks after.
 
-    def _objects(self) -> dict[str, _Object]:
-        """Return by name in the copy the constraints and indexes as they are in the target."""
+        The rows of a table that is moved too are not there yet, so they are looked for among those that will be.
+        """
+        parents: dict[str, Composable] = {name: sql.Identifier("p", name) for name in key.referenced_columns}
+        table = table_name(key.referenced_table)
+        parent = self._moved.get(key.referenced_table)
+        if parent is not None:
+            positions = {column.target: number for number, column in enumerate(parent.plan.columns)}
+            if parent.plain is not None or parent.spool is None or not parents.keys() <= positions.keys():
+                return  # what stands in these columns is known when the table is loaded
+            staged = f"parents of {key.name}"
+            stage(self._cursor, staged, parent, with_keys=False)
+            table = sql.Identifier("pg_temp", staged)
+            parents = {
+                name: sql.SQL("{}::{}").format(
+                    sql.Identifier("p", f"c{positions[name]}"),
+                    sql.SQL(parent.plan.columns[positions[name]].display_type),
+                )
+                for name in parents
+            }
+        pairs = [
+            (sql.Identifier("t", child), parents[name])
+            for child, name in zip(key.columns, key.referenced_columns, strict=True)
+        ]
+        self._refuse(
+            _ORPHAN,
+            key,
+            sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS p WHERE {})").format(
+                sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(child) for child, _ in pairs),
+                table,
+                sql.SQL(" AND ").join(sql.SQL("{} = {}").format(name, child) for child, name in pairs),
+            ),
+        )
+
+    def _note_half_keys(self, key: ForeignKey) -> None:
+        """Note the rows in which a part of a key is NULL that has to be so as a whole or not at all."""
+        columns = [sql.Identifier("t", name) for name in key.columns]
+        some, others = (
+            sql.SQL(" OR ").join(sql.SQL(f"{{}} IS {what}").format(column) for column in columns)
+            for what in ("NULL", "NOT NULL")
+        )
+        self._refuse(_HALF_KEY, key, sql.SQL("({}) AND ({})").format(some, others))
+
+    def _refuse(self, code: str, key: ForeignKey, condition: Composable) -> None:
+        """Note the rows of the copy for which a condition is true, as refused by a foreign key."""
+        self._cursor.execute(
+            sql.SQL(
+                "INSERT INTO pg_temp.trial_refused SELECT {}, {}, {}, '', '{{}}' FROM pg_temp.trial AS t WHERE {}"
+            ).format(sql.Identifier("t", ROW_NUMBER), sql.Literal(code), sql.Literal(key.name), condition)
+        )
+
+    def _objects(self, copies: Mapping[str, str]) -> dict[str, _Object]:
+        """Return by name in the copy the constraints and indexes as they are in the target.
+
+        :param copies: each copy with the table that it is a copy of.
+        """
         self._cursor.execute(
             """
-            WITH found AS (
-              SELECT t.oid AS relation, k.conname::text AS name, k.contype::text AS kind, k.oid AS constraint_id,
+            WITH pairs AS (
+              SELECT copy::regclass, own::regclass FROM unnest(%(copies)s, %(own)s) AS n (copy, own)
+            ), found AS (
+              SELECT k.conrelid AS relation, k.conname::text AS name, k.contype::text AS kind, k.oid AS constraint_id,
                      k.conindid AS index_id, pg_get_constraintdef(k.oid) AS definition
-              FROM pg_class t JOIN pg_constraint k ON k.conrelid = t.oid
-              WHERE t.oid IN ('pg_temp.trial'::regclass, %(table)s::regclass)
+              FROM pg_constraint k WHERE k.conrelid IN (SELECT copy FROM pairs UNION SELECT own FROM pairs)
               UNION ALL
               SELECT i.indrelid, ic.relname::text, 'i', 0, ic.oid,
                      regexp_replace(pg_get_indexdef(ic.oid), '^.*? USING ', '')
               FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
-              WHERE i.indrelid IN ('pg_temp.trial'::regclass, %(table)s::regclass)
+              WHERE i.indrelid IN (SELECT copy FROM pairs UNION SELECT own FROM pairs)
                 AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = ic.oid AND k.conrelid = i.indrelid)
             )
             SELECT f.name, coalesce(min(o.name), f.name), f.kind, array(
@@ -291,23 +287,25 @@ class _Trial:
                 AND (d.classid = 'pg_constraint'::regclass AND d.objid = f.constraint_id
                      OR d.classid = 'pg_class'::regclass AND d.objid = f.index_id)),
               f.kind IN ('u', 'p') OR f.definition LIKE 'btree%%'
-            FROM found f LEFT JOIN found o
-            ON o.relation = %(table)s::regclass AND o.kind = f.kind AND o.definition = f.definition
-            WHERE f.relation = 'pg_temp.trial'::regclass
+            FROM pairs JOIN found f ON f.relation = pairs.copy LEFT JOIN found o
+            ON o.relation = pairs.own AND o.kind = f.kind AND o.definition = f.definition
             GROUP BY f.name, f.kind, f.relation, f.constraint_id, f.index_id, f.definition
             """,
-            {"table": table_name(self._plan.target.name).as_string(self._connection)},
+            {"copies": list(copies), "own": list(copies.values())},
         )
-        sources = {column.target: column.source for column in self._plan.columns}
         return {
-            name: _Object(
-                own_name,
-                kind in ("i", "u", "p", "x"),
-                is_btree,
-                tuple(sorted(sources[column] for column in columns if column in sources)),
-            )
+            name: _Object(own_name, kind in ("i", "u", "p", "x"), is_btree, *self._looked_at(columns))
             for name, own_name, kind, columns, is_btree in self._cursor.fetchall()
         }
+
+    def _looked_at(self, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the source columns of some of the target's, and those of the target that get their default."""
+        sources = {column.target: column.source for column in self._plan.columns}
+        target = self._plan.target.columns
+        return (
+            tuple(sorted(sources[name] for name in columns if name in sources)),
+            tuple(sorted(name for name in columns if name not in sources and not target[name].generated)),
+        )
 
     def _refusal(
         self,
@@ -323,66 +321,68 @@ class _Trial:
         :param wrong: columns whose type or domain refuses their value.
         :param long: columns whose value fits into no index.
         """
-        if code == "orphan":
-            key = next(key for key in self._plan.target.foreign_keys if key.name == named)
-            return self._orphan(key)
+        if code in (_ORPHAN, _HALF_KEY):
+            return self._of_foreign_key(code, next(key for key in self._plan.target.foreign_keys if key.name == named))
         known = objects.get(named)
         name = named if known is None else known.name
         columns = (() if known is None else known.columns) or tuple(wrong)
+        defaults = "" if columns or known is None else _of_defaults(known.defaults)
         if code == "23505":
-            return ServerRefusal(columns, "duplicate", f"{MARK}an earlier row has the same key in {name}")
+            return ServerRefusal(columns, "duplicate", f"{MARK}an earlier row has the same key in {name}" + defaults)
         if code == "23P01":
-            return ServerRefusal(columns, "duplicate", f"{MARK}an earlier row excludes it by {name}")
+            return ServerRefusal(columns, "duplicate", f"{MARK}an earlier row excludes it by {name}" + defaults)
+        if code == "23514" and not named:
+            return ServerRefusal(self._partition_columns(), "unconvertible", f"{MARK}{NO_PARTITION}")
         if code == "23514":
-            return ServerRefusal(columns, "unconvertible", f"{MARK}{VIOLATES}{name}")
+            return ServerRefusal(columns, "unconvertible", f"{MARK}{VIOLATES}{name}" + defaults)
         if code == "23502":
             return ServerRefusal(columns, "null_value", f"{MARK}a column that is NOT NULL would be NULL")
         if code == "54000" and said.startswith("index row"):
-            # The server does not always say which index that is.
+            # The server does not always say which index that is; if so, in its text alone.
+            known = known or next((objects[part] for part in said.split('"') if part in objects), None)
+            columns = columns or (() if known is None else known.columns)
             likely = [each for each in objects.values() if each.is_index and set(each.columns) & set(columns or long)]
-            entries = [each.name for each in likely if each.name == name] or [each.name for each in likely]
+            entries = [known.name] if known is not None else [each.name for each in likely]
             what = f"{TOO_LONG}{' or '.join(entries)}"
             most = _MOST_OF_AN_INDEX.search(said)
-            if all(each.is_btree for each in likely):
+            if all(each.is_btree for each in ([known] if known is not None else likely)):
                 what += f": an entry of a B-tree has at most {_LONGEST_BTREE_ENTRY:,} bytes"
             elif most is not None:
                 what += f": an entry has at most {int(most[1]):,} bytes"
             concerned = columns or tuple(column for column in long if any(column in each.columns for each in likely))
             return ServerRefusal(concerned, "unconvertible", f"{MARK}{what}")
+        if code == "54000" and said.startswith("row is too big"):
+            return ServerRefusal(columns, "unconvertible", f"{MARK}{TOO_WIDE}")
         # The server quotes values in its messages.
         text = "" if self._plan.has_secrets else f"{said.partition(':')[0]} "
         return ServerRefusal(columns, "unconvertible", f"{MARK}{text}(SQLSTATE {code})")
 
-    def _orphan(self, key: ForeignKey) -> ServerRefusal:
-        """Return the refusal of a row that refers to nothing."""
-        sources = {column.target: column.source for column in self._plan.columns}
-        columns = tuple(sources[name] for name in key.columns)
-        what = (
-            f"{MARK}it refers to a row of {key.referenced_table}, which this group does not fill, that does not exist"
+    def _of_foreign_key(self, code: str, key: ForeignKey) -> ServerRefusal:
+        """Return the refusal of a row that refers to nothing, or by a part of a key."""
+        columns, defaults = self._looked_at(key.columns)
+        if code == _HALF_KEY:
+            what = f"{MARK}{HALF_KEY}{key.name}, which MATCH FULL forbids"
+        elif key.referenced_table in self._moved:
+            what = f"{MARK}it refers to a row of {key.referenced_table} that does not exist"
+        else:
+            what = (
+                f"{MARK}it refers to a row of {key.referenced_table}, which this group does not fill, that does not "
+                "exist"
+            )
+        # A generated column is as little a matter of the source's columns as a default.
+        policy = "orphan" if len(columns) == len(key.columns) else ""
+        return ServerRefusal(columns if policy else (), policy, what + _of_defaults(defaults))
+
+    def _partition_columns(self) -> tuple[str, ...]:
+        """Return the source columns that tell into which partition a row goes; those of expressions not among them."""
+        self._cursor.execute(
+            "SELECT array(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = p.partrelid "
+            "AND a.attnum = ANY (p.partattrs::int2[])) FROM pg_partitioned_table p "
+            "WHERE p.partrelid = 'pg_temp.trial'::regclass"
         )
-        return ServerRefusal(columns, "orphan", what)
+        return self._looked_at(first_row(self._cursor)[0])[0]
 
 
-class _WithKeys:
-    """What COPY reads: each line of one file, behind the line of another."""
-
-    def __init__(self, keys: Path, lines: Path) -> None:
-        self._keys = keys.open("rb")
-        self._lines = lines.open("rb")
-        self._parts = self._joined()
-
-    def __enter__(self) -> _WithKeys:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._keys.close()
-        self._lines.close()
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next line, of whatever size; none at the end."""
-        return next(self._parts, b"")
-
-    def _joined(self) -> Iterator[bytes]:
-        # That both have as many lines is not for a trial to find out: the verification does.
-        for key, line in zip(self._keys, self._lines, strict=False):
-            yield key.rstrip(b"\n") + b"\t" + line
+def _of_defaults(names: Sequence[str]) -> str:
+    """Return what is said behind a refusal that is about columns that nothing is moved into."""
+    return f"{DEFAULTS}{' and '.join(names)}" if names else ""
