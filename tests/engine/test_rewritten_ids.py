@@ -424,6 +424,32 @@ def test_a_repaired_row_is_replayed_with_the_ids_of_the_load(
     ]
 
 
+def test_a_repaired_row_keeps_the_id_that_texts_may_hold(connection: Connection, tmp_path: Path) -> None:
+    make_target(
+        connection, "CREATE TABLE agents (id uuid PRIMARY KEY, level integer); CREATE TABLE t (id integer, v text)"
+    )
+    script = "CREATE TABLE agents (id TEXT PRIMARY KEY, level); CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)"
+    rows: dict[str, Any] = {"agents": [("a-1", "high"), ("a-2", 2)], "t": [(1, "a-1")]}
+    source = make_source(tmp_path / "t.db", script, rows)
+    source.chmod(0o600)
+    agents = {"source": "agents", "columns": {"level": {"unconvertible": "reject"}}}
+    group = make_group(source, agents, {"source": "t", "columns": {"v": REWRITE}})
+    rehearse(connection, group, tmp_path)
+    for step in ("freeze", "go_live"):
+        ledger.take_step(connection, group.name, step, group.source_path)
+    connection.commit()
+    key = query(connection, "SELECT row_key FROM migration.reject")[0][0]
+    with pytest.raises(MigrationError, match=r"agents: the row id='?a-1'? would get another id, and 'rewrite_ids_of'"):
+        replay_rejects(connection, group, [RepairedRow("agents", key, {"level": 1, "id": "a-9"})])
+    replay_rejects(connection, group, [RepairedRow("agents", key, {"level": 1})])
+    assert query(connection, "SELECT a.level, t.v = a.id::text FROM app.agents a, app.t ORDER BY 1") == [
+        (1, True),
+        (2, False),
+    ]
+    _, copy = bring_back(connection, group)
+    assert rows_of(copy, "SELECT level, v FROM agents JOIN t ON agents.id = v") == [(1, "a-1")]
+
+
 @pytest.mark.parametrize(
     "statement",
     [

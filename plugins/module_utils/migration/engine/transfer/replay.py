@@ -89,6 +89,7 @@ def replay_rejects(
                     )
                     if plan.source.name in concerned
                 ]
+                _require_recorded_ids(group, plans, rows)
                 originals = [line for plan in plans for line in _put_in_place(source, group, plan, rows, reasons)]
                 forms = ServerForms(connection)
                 lenient = [
@@ -172,6 +173,33 @@ def _rejected(connection: Connection, group: Group, rows: Sequence[RepairedRow])
     if problems:
         raise MigrationError(f"Rows of cutover group {group.name} cannot be replayed.", problems)
     return found
+
+
+def _require_recorded_ids(group: Group, plans: Sequence[TablePlan], rows: Sequence[RepairedRow]) -> None:
+    """Refuse a new id for a row whose id may stand in texts: what the load has rewritten there does not know it.
+
+    :raises MigrationError: naming each such row.
+    """
+    named = {
+        name for mapping in group.tables for options in mapping.columns.values() for name in options.rewrite_ids_of
+    }
+    ids = {
+        plan.source.name: {column.source for column in plan.columns if column.target in plan.target.key}
+        for plan in plans
+        if plan.target.name in named
+    }
+    problems = [
+        Problem(
+            f"{group.source_path}: {row.table}",
+            f"the row {row.key} would get another id, and 'rewrite_ids_of' names this table: the record of the ids in "
+            "texts does not have it, so a rollback could not bring such texts back",
+            "Leave its id as it is, or let the application insert the row",
+        )
+        for row in rows
+        if ids.get(row.table, set()) & set(row.values)
+    ]
+    if problems:
+        raise MigrationError(f"Rows of cutover group {group.name} cannot be replayed.", problems)
 
 
 def _put_in_place(
