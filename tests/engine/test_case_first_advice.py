@@ -84,6 +84,17 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
     "unconvertible, a damaged text": ("v ids[]", "v TEXT", [("{1.5}",), ("{2}",)]),
     "unconvertible, text for bytes": ("v bytea", "v", [("abc",), (b"ab",)]),
     "a generated column": ("v integer, g integer GENERATED ALWAYS AS (10 / v) STORED", "v INTEGER", [(0,), (2,)]),
+    "null_value, a generated column": (
+        "v integer, g integer NOT NULL GENERATED ALWAYS AS (nullif(v, 0)) STORED",
+        "v INTEGER",
+        [(0,), (2,)],
+    ),
+    "unconvertible, an offset that no clock has": (
+        "v timestamptz",
+        "v TEXT",
+        [("2024-05-01 10:00:00+17:00",), ("2024-05-01 10:00:00+02:00",)],
+    ),
+    "unconvertible, a time before the epoch of a spreadsheet": ("v timestamp", "v REAL", [(-1.25,), (45_000.5,)]),
     "duplicate, a default": ("v integer, w integer DEFAULT 1 UNIQUE", "v INTEGER", [(1,), (2,)]),
     "unconvertible, no partition": (
         "v integer) PARTITION BY RANGE (id); CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (2",
@@ -110,6 +121,7 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
 # Kind → options that its column has from the beginning.
 OPTIONS = {
     "sub_microsecond, a duration": {"duration_unit": "microseconds"},
+    "unconvertible, a time before the epoch of a spreadsheet": {"epoch_unit": "days_since_1899"},
     "unconvertible, a gap of summer time": {"time_zone": "Europe/Berlin"},
 }
 # Where no piece of advice lets every row arrive: the ledger has what is missing.
