@@ -29,6 +29,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_pa
 )
 from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
 from scripts.throwaway_postgres import throwaway_postgres
+from tests.servers import VERSIONS, NoServerError, programs_of
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What plugins/ is called when Python imports it.
@@ -196,6 +197,26 @@ def connection(login: Login) -> Iterator[Connection]:
     """A connection to the empty database as the migrator, acting as the owner."""
     with closing(connect(login)) as connection:
         yield connection
+
+
+@pytest.fixture(scope="module", params=[pytest.param(major, marks=pytest.mark.long_search) for major in VERSIONS])
+def fetched_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of each supported major version with its contrib modules; skipped where it cannot be had."""
+    try:
+        programs = programs_of(request.param)
+    except NoServerError as error:
+        pytest.skip(str(error))
+    with running_server(programs) as started:
+        yield started
+
+
+@pytest.fixture
+def fetched_connection(fetched_server: Server) -> Iterator[Connection]:
+    """A connection to an empty database of such a server, as the migrator."""
+    for database in _make_database(fetched_server, "empty_template"):
+        login = replace(fetched_server.superuser, database=database, user=MIGRATOR, session_role=OWNER)
+        with closing(connect(login)) as connection:
+            yield connection
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft import names
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.draft import Draft, draft
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.mapping import (
     with_refusals,
@@ -34,6 +35,16 @@ SOURCES = {
     "platform": "opt/swarm-platform/data/swarm.db",
     "legacy": "opt/swarm-mcp-factory.legacy/registry.db",
 }
+EVERY_KIND = """
+CREATE TABLE one (id INTEGER PRIMARY KEY AUTOINCREMENT, two_id INTEGER REFERENCES two, n INTEGER,
+  mail TEXT UNIQUE COLLATE NOCASE, made TEXT AS (lower(mail)), price DECIMAL(10,2) DEFAULT 0 CHECK (price >= 0),
+  doc TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE two (id INTEGER PRIMARY KEY, one_id INTEGER REFERENCES one, x TEXT);
+CREATE UNIQUE INDEX of_x ON two (x) WHERE x IS NOT NULL;
+CREATE VIEW v AS SELECT * FROM one;
+INSERT INTO two VALUES (1, NULL, 'x');
+INSERT INTO one (n, mail, doc, two_id) VALUES (1, 'a@b', '[]', 1);
+"""
 # The reasons stand in .squawk.toml: what schema_apply does for every file.
 WAIVED = "prefer-robust-stmts,require-timeout-settings,require-concurrent-index-creation"
 
@@ -47,8 +58,11 @@ def sample_estate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def require_squawk_clean(drafted: Draft, tmp_path: Path) -> None:
-    """Fail if squawk has anything to say of the drafted SQL but for the rules of WAIVED."""
+def require_squawk_clean(drafted: Draft, tmp_path: Path, version: str = "16.0") -> None:
+    """Fail if squawk has anything to say of the drafted SQL but for the rules of WAIVED.
+
+    :param version: of PostgreSQL.
+    """
     file = tmp_path / "001_app.sql"
     file.write_text(drafted.sql)
     (tmp_path / "empty.toml").write_text("")
@@ -57,7 +71,7 @@ def require_squawk_clean(drafted: Draft, tmp_path: Path) -> None:
         "--config",
         "empty.toml",
         "--pg-version",
-        "16.0",
+        version,
         "--assume-in-transaction",
         "--exclude",
         WAIVED,
@@ -71,9 +85,24 @@ def require_squawk_clean(drafted: Draft, tmp_path: Path) -> None:
 def test_a_database_of_the_sample_estate_moves_as_it_is_drafted(
     connection: Connection, sample_estate: Path, tmp_path: Path, name: str
 ) -> None:
-    path = (sample_estate / SOURCES[name]).resolve()
+    move_as_drafted(connection, (sample_estate / SOURCES[name]).resolve(), tmp_path)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_draft_is_clean_and_moves_on_every_version(
+    fetched_connection: Connection, sample_estate: Path, tmp_path: Path, name: str
+) -> None:
+    ((version,),) = query(fetched_connection, "SHOW server_version")
+    move_as_drafted(fetched_connection, (sample_estate / SOURCES[name]).resolve(), tmp_path, version)
+
+
+def move_as_drafted(connection: Connection, path: Path, tmp_path: Path, version: str = "16.0") -> None:
+    """Draft a database, see that squawk takes the SQL, and move it with the first answer to all that is refused.
+
+    :param version: of PostgreSQL.
+    """
     drafted = draft(str(path), "app", str(tmp_path / "work"))
-    require_squawk_clean(drafted, tmp_path)
+    require_squawk_clean(drafted, tmp_path, version)
     load_sql(connection, drafted)
     try:
         report = move(connection, drafted, tmp_path)
@@ -97,20 +126,20 @@ def test_a_database_of_the_sample_estate_moves_as_it_is_drafted(
 
 
 def test_the_sql_of_every_kind_of_thing_is_clean(tmp_path: Path) -> None:
-    drafted = draft_of(
-        tmp_path,
-        """
-        CREATE TABLE one (id INTEGER PRIMARY KEY AUTOINCREMENT, two_id INTEGER REFERENCES two, n INTEGER,
-          mail TEXT UNIQUE COLLATE NOCASE, made TEXT AS (lower(mail)), price DECIMAL(10,2) DEFAULT 0 CHECK (price >= 0),
-          doc TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP);
-        CREATE TABLE two (id INTEGER PRIMARY KEY, one_id INTEGER REFERENCES one, x TEXT);
-        CREATE UNIQUE INDEX of_x ON two (x) WHERE x IS NOT NULL;
-        CREATE VIEW v AS SELECT * FROM one;
-        INSERT INTO two VALUES (1, NULL, 'x');
-        INSERT INTO one (n, mail, doc, two_id) VALUES (1, 'a@b', '[]', 1);
-        """,
-    )
-    require_squawk_clean(drafted, tmp_path)
+    require_squawk_clean(draft_of(tmp_path, EVERY_KIND), tmp_path)
+
+
+def test_the_sql_of_every_kind_of_thing_loads_on_every_version(fetched_connection: Connection, tmp_path: Path) -> None:
+    drafted = draft_of(tmp_path, EVERY_KIND)
+    ((version,),) = query(fetched_connection, "SHOW server_version")
+    require_squawk_clean(drafted, tmp_path, version)
+    load_sql(fetched_connection, drafted)
+    assert all(table["equal"] for table in move(fetched_connection, drafted, tmp_path)["tables"])
+
+
+def test_every_reserved_word_of_every_version_is_known(fetched_connection: Connection) -> None:
+    words = query(fetched_connection, "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")
+    assert {word for (word,) in words} <= names.RESERVED
 
 
 @pytest.mark.promise("wrong-draft-refused")

@@ -179,6 +179,13 @@ def test_a_dry_run_refuses_what_the_run_refuses_of_many_rows(connection: Connect
     compare_dry_run_with_run(connection, tmp_path, CASES[name])
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if len(CASES[name].rows) < MANY_ROWS])
+def test_a_dry_run_refuses_what_the_run_refuses_on_every_version(
+    fetched_connection: Connection, tmp_path: Path, name: str
+) -> None:
+    compare_dry_run_with_run(fetched_connection, tmp_path, CASES[name])
+
+
 def compare_dry_run_with_run(connection: Connection, tmp_path: Path, case: Case) -> None:
     """See that both say the same, and that a dry run takes no number from a sequence."""
     key = "id integer" if "PARTITION BY" in case.columns else "id integer PRIMARY KEY"
