@@ -556,7 +556,7 @@ def test_no_text_is_changed_without_a_word_in_any_type(server_here: Server, tmp_
         try_every_type(connection, tmp_path)
 
 
-def test_no_text_is_changed_without_a_word_in_any_type_of_any_version(fetched_server: Server, tmp_path: Path) -> None:
+def test_no_text_is_changed_without_a_word_in_any_type_of_every_version(fetched_server: Server, tmp_path: Path) -> None:
     with types_database(fetched_server) as connection:
         assert query(connection, "SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'")  # contrib is there
         try_every_type(connection, tmp_path)

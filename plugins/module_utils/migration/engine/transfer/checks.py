@@ -19,26 +19,29 @@ if TYPE_CHECKING:
 
 
 def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
-    """Refuse tables of which we may not write every row.
+    """Refuse tables of which we may not write every row, and a database in which we may make no temporary table.
 
     :raises MigrationError: naming each with what is missing.
     """
     problems = []
     with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')"
+        )
+        role, database, may_stage = first_row(cursor)
         for plan in plans:
             table = table_name(plan.target.name).as_string(connection)
             cursor.execute(
-                "SELECT current_user, row_security_active(%(table)s::regclass), "
-                "array(SELECT r FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS r "
-                "WHERE NOT has_table_privilege(%(table)s::regclass, r)), "
-                "has_database_privilege(current_database(), 'TEMP'), current_database()",
+                "SELECT row_security_active(%(table)s::regclass), array(SELECT r "
+                "FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS r "
+                "WHERE NOT has_table_privilege(%(table)s::regclass, r))",
                 {"table": table},
             )
-            role, hidden, missing, may_stage, database = first_row(cursor)
+            hidden, missing = first_row(cursor)
             if hidden:
                 what = f"row level security lets role {role} see and write only the rows that a policy allows"
                 fix = (
-                    f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, or let {role} have BYPASSRLS, until the cutover"
+                    f"Until the cutover: ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; or let {role} have BYPASSRLS"
                 )
                 problems.append(Problem(plan.target.name, what, fix))
             if missing:
