@@ -151,7 +151,8 @@ class _AlreadyChecked(Check):
 def resolve_source(path: str) -> Path:
     """Return the source file behind ``path``, after checking that it can be a source at all.
 
-    :raises MigrationError: if it is missing, not a regular file, or not an SQLite database.
+    :raises MigrationError: if it is missing, not a regular file, or not an SQLite database, or if something else than a
+        file stands in the place of a journal.
     """
     try:
         resolved = Path(path).resolve(strict=True)
@@ -164,7 +165,11 @@ def resolve_source(path: str) -> Path:
         ) from None
     if not stat.S_ISREG(resolved.stat().st_mode):
         raise _unusable(path, "it is not a regular file", "Correct 'path' in estate_cutover_groups")
-    with resolved.open("rb") as file:
+    # It may be another one by now, and a pipe would keep us waiting.
+    descriptor = os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _unusable(path, "it is not a regular file", "Correct 'path' in estate_cutover_groups")
         header = file.read(len(SQLITE_HEADER))
     if header and header != SQLITE_HEADER:
         raise _unusable(
@@ -172,7 +177,30 @@ def resolve_source(path: str) -> Path:
             "it is not an SQLite database: its first 16 bytes are not SQLite's header",
             "Correct 'path' in estate_cutover_groups; an encrypted file must be decrypted first",
         )
+    require_usual_journals(resolved)
     return resolved
+
+
+def require_usual_journals(source: Path) -> None:
+    """Refuse a source beside which something else than a file stands in the place of a journal, or one with two names.
+
+    SQLite opens what has such a name: it would wait for a pipe for ever, and read, through a symlink, whatever whoever
+    may write to the directory has chosen.
+
+    :raises MigrationError: if so.
+    """
+    for suffix in (*_JOURNALS, "-shm"):
+        journal = f"{source}{suffix}"
+        try:
+            found = os.lstat(journal)
+        except FileNotFoundError:
+            continue
+        what = "it is not a regular file" if not stat.S_ISREG(found.st_mode) else ""
+        if not what and found.st_nlink > 1:
+            what = f"it has {found.st_nlink} names (hard links)"
+        if what:
+            fix = "Find out who has put it there, and take it away while the services are stopped"
+            raise _unusable(journal, what, fix)
 
 
 @contextmanager
@@ -414,10 +442,14 @@ def _stamps(source: Path) -> list[tuple[int, int] | None]:
 def has_pages(journal: Path) -> bool:
     """Return whether a rollback journal is there and was not ended by emptying it or its header."""
     try:
-        with journal.open("rb") as file:
-            return file.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
-    except FileNotFoundError:
+        descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        # A symlink is no journal of SQLite's.
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            raise
         return False
+    with os.fdopen(descriptor, "rb") as file:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
 
 
 def _rebuild_indexes_of_unknown_collations(copy: Path) -> None:
