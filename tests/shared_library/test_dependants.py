@@ -158,6 +158,68 @@ def test_a_file_that_becomes_a_pipe_while_the_copy_is_read_keeps_nobody_waiting(
     assert read_copy(found, "shared") == {}
 
 
+@pytest.fixture
+def attacked(reachable: Path) -> Iterator[tuple[dict[str, Any], str, Path]]:
+    """A service of somebody with fewer rights, a node that this user may run, and root's own modules, which stay."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be attacked by somebody with fewer rights")
+    program = reachable / "node"
+    program.write_text("#!/bin/sh\necho v18.0.0\n")
+    program.chmod(0o755)
+    service = make_service(reachable, "service", "{}", depends=True, user="nobody")
+    make_service(reachable, "root", "{}")
+    theirs = reachable / "root" / "node_modules"
+    (theirs / "shared").mkdir()
+    (theirs / "shared" / "kept.js").write_text("root's own")
+    for path in (reachable / "service", *(reachable / "service").rglob("*")):
+        shutil.chown(path, "nobody")
+    before = content_of(theirs)
+    yield service, str(program), theirs
+    assert content_of(theirs) == before
+    assert sorted(os.listdir(theirs)) == ["pg", "shared"]
+    assert (theirs / "shared" / "kept.js").stat().st_uid == 0
+
+
+@pytest.mark.promise("library-leads-root-nowhere")
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_modules_that_lead_into_a_directory_of_roots_get_no_copy(
+    attacked: tuple[dict[str, Any], str, Path], moment: str
+) -> None:
+    service, node, theirs = attacked
+    modules = Path(service["directory"]) / "node_modules"
+
+    def lead_away() -> None:
+        modules.rename(modules.with_name("moved"))
+        modules.symlink_to(theirs)
+
+    if moment == "before":
+        lead_away()
+    found = check_host(SOURCE, [service], node)
+    if moment == "between":
+        lead_away()
+    with pytest.raises(MigrationError, match="Permission denied"):
+        install(found, {"package.json": b"{}"}, "shared", node)
+
+
+@pytest.mark.promise("library-leads-root-nowhere")
+@pytest.mark.parametrize("kind", ["symlink", "hard link"])
+def test_a_copy_that_leads_to_files_of_roots_is_replaced_and_they_stay(
+    attacked: tuple[dict[str, Any], str, Path], kind: str
+) -> None:
+    service, node, theirs = attacked
+    copy = Path(service["directory"]) / "node_modules" / "shared"
+    if kind == "symlink":
+        copy.symlink_to(theirs / "shared")
+    else:
+        copy.mkdir()
+        os.link(theirs / "shared" / "kept.js", copy / "kept.js")
+        shutil.chown(copy, "nobody")
+    (found,) = check_host(SOURCE, [service], node)
+    assert read_copy(found, "shared") == {}
+    install([found], {"package.json": b"{}"}, "shared", node)
+    assert content_of(copy) == {"package.json": "{}"} and not copy.is_symlink()
+
+
 def put_in_the_way(path: Path, kind: str) -> None:
     """Put something in the place of a file that would keep whoever reads it waiting, or fill the memory."""
     path.unlink(missing_ok=True)
