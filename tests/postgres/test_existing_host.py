@@ -54,7 +54,7 @@ def host() -> Iterator[None]:
 
 
 @pytest.mark.promise("foreign-cluster-refused")
-@pytest.mark.parametrize("option", [(), ("--check", "--diff")])
+@pytest.mark.parametrize("option", [("-e", "postgres_install_locale=de_DE.UTF-8"), ("--check", "--diff")])
 def test_a_server_that_others_use_is_refused_untouched(option: tuple[str, ...]) -> None:
     before, started = HOST.run(["sh", "-c", FILES]), shop("SELECT pg_postmaster_start_time()")
     done = HOST.play(PHASE, *option)
@@ -69,6 +69,8 @@ def test_a_server_that_others_use_is_refused_untouched(option: tuple[str, ...]) 
     ):
         assert held in done.output, done.output
     assert "postgres_existing: adopt" in done.output
+    # All at once.
+    assert ("it has no locale de_DE.UTF-8" in done.output) is ("--check" not in option)
     assert (done.changed, HOST.run(["sh", "-c", FILES])) == (0, before)
     assert shop("SELECT pg_postmaster_start_time()") == started
 
