@@ -6,6 +6,7 @@ of somebody else's keeps its content, owner, mode and attributes.
 
 from __future__ import annotations
 
+import ast
 import os
 import pwd
 import shutil
@@ -35,6 +36,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite import (
+    snapshot as sqlite_snapshot,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.snapshot import (
     resolve_source,
     snapshot,
@@ -51,6 +55,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     check_source,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
+from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights")
 
@@ -494,6 +499,74 @@ def test_what_stands_in_the_place_of_a_journal_is_refused_before_and_in_the_wind
         assert f"{database}{suffix}" in said and what in said, (call, said)
     assert secret.read_text() == "rows of somebody else's"
     assert kind == "hard link" or secret.stat().st_uid == owner
+
+
+def rows_of(path: Path, work: Path, users: tuple[str, ...] = (USER,)) -> list[tuple[Any, ...]]:
+    """Return what a rehearsal reads of a source."""
+    with snapshot(str(path), str(work), users=users) as taken, closing(sqlite3.connect(taken.path)) as opened:
+        return opened.execute("SELECT a FROM t").fetchall()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "directory", "hard link"])
+def test_a_source_of_roots_is_not_rehearsed_for_a_user(yard: Path, database: Path, kind: str) -> None:
+    """It may have the very tables of the service: another instance of the same application."""
+    others = yard / "etc" / database.name
+    with closing(sqlite3.connect(others)) as opened:
+        opened.execute("CREATE TABLE t (a)")
+        opened.execute("INSERT INTO t VALUES ('secret')")
+        opened.commit()
+    assert rows_of(database, yard / "work") == [(1,)]
+    for file in database.parent.iterdir():
+        file.unlink()
+    if kind == "symlink":
+        database.symlink_to(others)
+    elif kind == "directory":
+        move_directory(database.parent, others.parent)
+    else:
+        os.link(others, database)
+    with pytest.raises(MigrationError, match="belongs to user id 0 and not to nobody"):
+        rows_of(database, yard / "work")
+
+
+@pytest.mark.parametrize("opener", ["connect", "open"])
+def test_a_source_that_is_exchanged_after_the_look_at_its_owner_is_read_with_the_rights_of_that_user(
+    yard: Path, database: Path, monkeypatch: pytest.MonkeyPatch, opener: str
+) -> None:
+    others = yard / "etc" / "secret.db"
+    with closing(sqlite3.connect(others)) as opened:
+        opened.execute("CREATE TABLE t (a)")
+        opened.execute("INSERT INTO t VALUES ('secret')")
+        opened.commit()
+    others.chmod(0o600)
+    if opener == "open":
+        # So that the copy is made file by file.
+        Path(f"{database}-shm").unlink(missing_ok=True)
+    call, waiting = sqlite_snapshot._take, [True]
+
+    def exchanging(*arguments: Any) -> None:
+        if waiting:
+            waiting.pop()
+            for file in database.parent.iterdir():
+                if file.name != f"{database.name}-wal" or opener == "connect":
+                    file.unlink()
+            database.symlink_to(others)
+        call(*arguments)
+
+    monkeypatch.setattr(sqlite_snapshot, "_take", exchanging)
+    with pytest.raises(MigrationError, match="cannot be"):
+        rows_of(database, yard / "work")
+
+
+def test_every_snapshot_of_a_groups_source_is_taken_for_its_users() -> None:
+    calls = [
+        (path.name, call)
+        for path in (PROJECT / "plugins" / "module_utils").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "snapshot"
+        if call.args and ast.unparse(call.args[0]) == "group.source_path"
+    ]
+    assert len(calls) > 3
+    assert [name for name, call in calls if "users" not in {keyword.arg for keyword in call.keywords}] == []
 
 
 def test_a_source_that_becomes_a_fifo_after_the_first_look_holds_nobody_up(
