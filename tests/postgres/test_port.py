@@ -1,8 +1,13 @@
-"""A server on another port than the usual one: nothing but the inventory's variable says which."""
+"""A server on another port than the usual one: the inventory alone says which, and the file for it is written."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from tests.conftest import PROJECT
 
@@ -25,3 +30,15 @@ def test_every_role_takes_the_port_of_the_inventory() -> None:
     inventory = (PROJECT / "inventory/group_vars/all/postgres.yml").read_text(encoding="utf-8")
     assert re.findall(r"^.*\b5432\b.*$", inventory, re.MULTILINE) == ["postgres_port: 5432"]
     assert 'login_port: "{{ postgres_port }}"' in inventory
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "roles").rglob("tasks/*.yml")), ids=lambda path: f"{path.parts[-3]}-{path.stem}"
+)
+def test_what_a_task_writes_names_nothing_that_only_a_template_knows(path: Any) -> None:
+    """Only the module template defines ``ansible_managed``: another task that names it fails when it is reached."""
+    text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if "ansible_managed" in line:
+            templar = Templar(loader=DataLoader(), variables={"postgres_install_port": 5433})
+            assert templar.template(trust_as_template(line.strip())) == "# Ansible managed"
