@@ -115,7 +115,7 @@ def test_a_package_that_is_no_json_or_a_fifo_is_named(tmp_path: Path) -> None:
     (one / "package.json").write_text("[")
     os.mkfifo(other / "package.json")
     notes = [package["note"] for package in driver_package.find(groups_of(one, other, none))]
-    assert notes == ["cannot be read: JSONDecodeError", "cannot be read: JSONDecodeError", "absent"]
+    assert notes == ["cannot be read: JSONDecodeError", "cannot be read: OSError", "absent"]
 
 
 def test_without_npm_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +303,33 @@ def test_a_symlink_leads_root_to_no_other_package(open_directory: Path) -> None:
     assert (package["path"], package["driver"]) == (str(other / "package.json"), "11.10.0")
     assert "may be changed by somebody else" in package["by_hand"]
     require_untouched(other, text)
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["symlink", "hard link"])
+def test_a_package_of_root_alone_is_not_read_for_a_user(open_directory: Path, kind: str) -> None:
+    other, service = open_directory / "other", open_directory / "service"
+    other.mkdir(mode=0o755)
+    service.mkdir()
+    secret = make_package(other)
+    secret.chmod(0o600)
+    if kind == "symlink":
+        (service / "package.json").symlink_to(secret)
+    else:
+        os.link(secret, service / "package.json")
+    (package,) = driver_package.find(of_nobody(service))
+    assert (package["driver"], package["note"]) == (None, "cannot be read: PermissionError")
+
+
+def test_a_huge_or_endless_package_fills_no_memory(tmp_path: Path) -> None:
+    huge, endless = tmp_path / "huge", tmp_path / "endless"
+    for directory in (huge, endless):
+        directory.mkdir()
+    make_package(huge)
+    os.truncate(huge / "package.json", 1 << 40)
+    (endless / "package.json").symlink_to("/dev/zero")
+    notes = [package["note"] for package in driver_package.find(groups_of(huge, endless))]
+    assert notes == ["cannot be read: JSONDecodeError", "cannot be read: OSError"]
 
 
 @pytest.mark.parametrize("version", ["\\u0000", "\\ud800", "\\u001b[31m"])

@@ -6,6 +6,7 @@ of somebody else's keeps its content, owner, mode and attributes.
 
 from __future__ import annotations
 
+import ast
 import os
 import pwd
 import shutil
@@ -35,6 +36,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite import (
+    snapshot as sqlite_snapshot,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.snapshot import (
+    resolve_source,
+    snapshot,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import (
     back_on_sqlite as cutover_undo,
 )
@@ -47,6 +55,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     check_source,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
+from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights")
 
@@ -424,6 +433,176 @@ def test_a_fifo_in_the_place_of_the_database_does_not_hold_the_window_up(
     os.chown(database, ACCOUNT.pw_uid, ACCOUNT.pw_gid)
     with pytest.raises(MigrationError, match="it is no regular file"):
         window._hash()
+
+
+JOURNALS = ("-wal", "-shm", "-journal")
+
+
+def put_a_trap(place: Path, kind: str, target: Path) -> None:
+    """Put in the place of a journal what would make SQLite wait, or lead it to somebody else's file."""
+    place.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "device":
+        os.mknod(place, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    elif kind == "directory":
+        place.mkdir()
+    elif kind == "symlink":
+        place.symlink_to(target)
+    else:
+        os.link(target, place)
+    os.chown(place, ACCOUNT.pw_uid, ACCOUNT.pw_gid, follow_symlinks=False)
+
+
+def refusal_of(call: Callable[[], Any]) -> str:
+    """Return what a call says when it refuses, from a process of its own: without the refusal it may wait for ever."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        import signal
+
+        signal.alarm(10)
+        try:
+            call()
+        except MigrationError as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        said = answer.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.parametrize("suffix", JOURNALS)
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "symlink", "hard link"])
+def test_what_stands_in_the_place_of_a_journal_is_refused_before_and_in_the_window(
+    yard: Path, window: cutover_window.Window, group: Group, database: Path, kind: str, suffix: str
+) -> None:
+    secret = yard / "etc" / "log"
+    secret.write_text("rows of somebody else's")
+    put_a_trap(Path(f"{database}{suffix}"), kind, secret)
+    owner = secret.stat().st_uid
+    what = "it has 2 names (hard links)" if kind == "hard link" else "it is not a regular file"
+
+    def check() -> None:
+        findings = Findings()
+        check_source(group, Handles(), findings)
+        findings.require_none("refused")
+
+    def rehearse() -> None:
+        with snapshot(str(database), str(yard / "work")):
+            pass
+
+    for call in (check, rehearse, window._freeze):
+        said = refusal_of(call)
+        assert f"{database}{suffix}" in said and what in said, (call, said)
+    assert secret.read_text() == "rows of somebody else's"
+    assert kind == "hard link" or secret.stat().st_uid == owner
+
+
+def rows_of(path: Path, work: Path, users: tuple[str, ...] = (USER,)) -> list[tuple[Any, ...]]:
+    """Return what a rehearsal reads of a source."""
+    with snapshot(str(path), str(work), users=users) as taken, closing(sqlite3.connect(taken.path)) as opened:
+        return opened.execute("SELECT a FROM t").fetchall()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "directory", "hard link"])
+def test_a_source_of_roots_is_not_rehearsed_for_a_user(yard: Path, database: Path, kind: str) -> None:
+    """It may have the very tables of the service: another instance of the same application."""
+    others = yard / "etc" / database.name
+    with closing(sqlite3.connect(others)) as opened:
+        opened.execute("CREATE TABLE t (a)")
+        opened.execute("INSERT INTO t VALUES ('secret')")
+        opened.commit()
+    assert rows_of(database, yard / "work") == [(1,)]
+    for file in database.parent.iterdir():
+        file.unlink()
+    if kind == "symlink":
+        database.symlink_to(others)
+    elif kind == "directory":
+        move_directory(database.parent, others.parent)
+    else:
+        os.link(others, database)
+    with pytest.raises(MigrationError, match="belongs to user id 0 and not to nobody"):
+        rows_of(database, yard / "work")
+
+
+@pytest.mark.parametrize("opener", ["connect", "open"])
+def test_a_source_that_is_exchanged_after_the_look_at_its_owner_is_read_with_the_rights_of_that_user(
+    yard: Path, database: Path, monkeypatch: pytest.MonkeyPatch, opener: str
+) -> None:
+    others = yard / "etc" / "secret.db"
+    with closing(sqlite3.connect(others)) as opened:
+        opened.execute("CREATE TABLE t (a)")
+        opened.execute("INSERT INTO t VALUES ('secret')")
+        opened.commit()
+    others.chmod(0o600)
+    if opener == "open":
+        # So that the copy is made file by file.
+        Path(f"{database}-shm").unlink(missing_ok=True)
+    call, waiting = sqlite_snapshot._take, [True]
+
+    def exchanging(*arguments: Any) -> None:
+        if waiting:
+            waiting.pop()
+            for file in database.parent.iterdir():
+                if file.name != f"{database.name}-wal" or opener == "connect":
+                    file.unlink()
+            database.symlink_to(others)
+        call(*arguments)
+
+    monkeypatch.setattr(sqlite_snapshot, "_take", exchanging)
+    with pytest.raises(MigrationError, match="cannot be"):
+        rows_of(database, yard / "work")
+
+
+def test_every_snapshot_of_a_groups_source_is_taken_for_its_users() -> None:
+    calls = [
+        (path.name, call)
+        for path in (PROJECT / "plugins" / "module_utils").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "snapshot"
+        if call.args and ast.unparse(call.args[0]) == "group.source_path"
+    ]
+    assert len(calls) > 3
+    assert [name for name, call in calls if "users" not in {keyword.arg for keyword in call.keywords}] == []
+
+
+def test_a_source_that_becomes_a_fifo_after_the_first_look_holds_nobody_up(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_opening(monkeypatch, database.name, lambda: put_a_trap(database, "fifo", database))
+    assert "it is not a regular file" in refusal_of(lambda: resolve_source(str(database)))
+
+
+def test_a_source_that_is_larger_than_the_disk_is_refused_before_it_is_read(yard: Path, database: Path) -> None:
+    os.truncate(database, 1 << 42)
+    with (
+        pytest.raises(MigrationError, match="free"),
+        snapshot(str(database), str(yard / "work")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "symlink"])
+def test_what_stands_in_the_place_of_an_alias_is_named_and_never_opened(
+    yard: Path, victim: Path, group: Group, database: Path, kind: str
+) -> None:
+    alias = yard / "service" / "alias.db"
+    put_a_trap(alias, kind, victim)
+    findings = Findings()
+    check_source(replace(group, aliases=(str(alias),)), Handles(), findings)
+    (problem,) = (entry for entry in findings.violations if entry.where == str(alias))
+    assert f"another file than {database}" in problem.what
+
+
+def test_an_alias_that_is_a_hard_link_is_a_further_name_of_the_source(group: Group, database: Path) -> None:
+    alias = database.with_name("alias.db")
+    os.link(database, alias)
+    findings = Findings()
+    check_source(replace(group, aliases=(str(alias),)), Handles(), findings)
+    assert any("it has 2 names (hard links)" in entry.what for entry in findings.violations)
 
 
 # ---------------------------------------------------------------- the swap of a rollback

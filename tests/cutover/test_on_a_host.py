@@ -54,7 +54,40 @@ pytestmark = pytest.mark.usefixtures("rehearsed_host")
 PLACES_OF_THE_UNIT = ("/etc/systemd/system", "/var/lib/sqlite-migration")
 
 
+def require_the_same_after_a_reboot() -> None:
+    """Let the host lose its power, and wait until every service runs again on the store that it had."""
+    before = what_lasts()
+    subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
+
+    def is_up_again() -> bool:
+        try:
+            return what_lasts() == before
+        except (AssertionError, ValueError):
+            # PostgreSQL, pm2 or a service is not up yet.
+            return False
+
+    until(is_up_again)
+
+
+def what_lasts() -> dict[str, Any]:
+    """Return what a reboot must not change: stores, states, settings, and which files are write-protected."""
+    return {
+        "stores": stores(),
+        "states": sql("SELECT name, state FROM migration.cutover_group ORDER BY name"),
+        "settings": [env_of(name) for name in SERVICES],
+        "protected": [is_protected(group) for group in GROUPS],
+        "units": on_host("find", *PLACES_OF_THE_UNIT, "-name", "*-recovery-*"),
+    }
+
+
 # ---------------------------------------------------------------- before anything stops
+
+
+# A host that is in the window is rebooted further down, one that is cleaned up in the scenario of the cleanup.
+@pytest.mark.long_search
+def test_a_reboot_changes_nothing_before_the_cutover() -> None:
+    assert set(stores().values()) == {"sqlite"}
+    require_the_same_after_a_reboot()
 
 
 # The default scenario begins with a dry run of all phases on a bare host.
@@ -389,6 +422,13 @@ def test_every_group_moves_and_is_proven() -> None:
     assert on_host("stat", "-c", "%a %U", "/home/swarm/.pm2/dump.pm2").strip() == "600 swarm"
 
 
+# The next run finds nothing to do.
+@pytest.mark.long_search
+def test_a_reboot_changes_nothing_after_the_cutover() -> None:
+    assert set(stores().values()) == {"postgresql"}
+    require_the_same_after_a_reboot()
+
+
 @pytest.mark.promise("no-password-in-output")
 def test_a_second_run_changes_nothing_and_no_run_prints_a_password() -> None:
     before = pids()
@@ -520,6 +560,13 @@ def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> No
     assert state_of("registry") == "rolled_back"
     assert changed(play(ROLLBACK, *variables(rollback_groups=["registry"]))) == 0
     assert changed(play(ROLLBACK, "--check", *variables(rollback_groups=["registry"]))) == 0
+
+
+@pytest.mark.long_search
+def test_a_reboot_changes_nothing_after_a_rollback() -> None:
+    assert stores()["swarm-registry"] == "sqlite"
+    assert set(stores().values()) == {"sqlite", "postgresql"}
+    require_the_same_after_a_reboot()
 
 
 @pytest.mark.long_search

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from scripts.playbooks import ThrowawayHost
+from tests.conftest import PROJECT
 
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}existing-")
 PHASE = "playbooks/1_infrastructure.yml"
@@ -30,6 +33,10 @@ rm /etc/apt/sources.list.d/shop.list
 """
 FILES = "find /etc/postgresql /etc/postgresql-common /etc/apt -type f -exec sha256sum {} + | sort -k 2"
 
+# Without the dated copies, with their owners and modes.
+SERVER_FILES = "find /etc/postgresql -type f ! -name '*~' -printf '%p %u %g %m ' -exec sha256sum {} ';' | sort"
+SETTINGS_IN_USE = "SELECT name, setting, sourcefile FROM pg_settings WHERE source <> 'session' ORDER BY name"
+
 
 def shop(statement: str) -> str:
     """Ask as the shop's own user, over TCP."""
@@ -47,7 +54,7 @@ def host() -> Iterator[None]:
 
 
 @pytest.mark.promise("foreign-cluster-refused")
-@pytest.mark.parametrize("option", [(), ("--check", "--diff")])
+@pytest.mark.parametrize("option", [("-e", "postgres_install_locale=de_DE.UTF-8"), ("--check", "--diff")])
 def test_a_server_that_others_use_is_refused_untouched(option: tuple[str, ...]) -> None:
     before, started = HOST.run(["sh", "-c", FILES]), shop("SELECT pg_postmaster_start_time()")
     done = HOST.play(PHASE, *option)
@@ -62,8 +69,33 @@ def test_a_server_that_others_use_is_refused_untouched(option: tuple[str, ...]) 
     ):
         assert held in done.output, done.output
     assert "postgres_existing: adopt" in done.output
+    # All at once.
+    assert ("it has no locale de_DE.UTF-8" in done.output) is ("--check" not in option)
     assert (done.changed, HOST.run(["sh", "-c", FILES])) == (0, before)
     assert shop("SELECT pg_postmaster_start_time()") == started
+
+
+@pytest.mark.promise("adopted-server-reverted")
+def test_a_later_task_that_fails_leaves_the_files_of_a_shared_server_as_they_were(tmp_path: Path) -> None:
+    """The last SQL file passes every check that needs no server, and fails in its second half."""
+    files = tmp_path / "sql"
+    shutil.copytree(PROJECT / "files" / "sql", files)
+    (files / "999_fails.sql").write_text("CREATE TABLE half_done (id integer);\nSELECT 1 / 0;\n")
+    before, started = HOST.run(["sh", "-c", SERVER_FILES]), shop("SELECT pg_postmaster_start_time()")
+    used = shop(SETTINGS_IN_USE)
+    done = HOST.play(PHASE, "-e", "postgres_existing=adopt", "-e", f"schema_apply_directory={files}")
+    assert not done.succeeded and "999_fails.sql" in done.output, done.output
+    # Both files were changed before that, and are again what they were; so is what the server has loaded.
+    changed = {
+        "settings | Write our settings, if the server can read them",
+        "access | Add our rules to those of others",
+    }
+    assert {f"postgres_config : {task}" for task in changed} <= set(done.changed_tasks), done.output
+    assert HOST.run(["sh", "-c", SERVER_FILES]) == before
+    assert (shop(SETTINGS_IN_USE), shop("SELECT pg_postmaster_start_time()")) == (used, started)
+    said = "the files of the server that others use are again as they were, and loaded"
+    assert done.output.count(said) == 1, done.output
+    HOST.run(["sh", "-c", "rm /etc/postgresql/16/main/pg_hba.conf.*~"])
 
 
 @pytest.mark.promise("adopted-server-keeps-all")

@@ -213,7 +213,7 @@ def test_the_driver_is_gone_and_the_services_start_without_it(cleaned: Any) -> N
         assert cleaned.host.file(f"/opt/{service}/node_modules/swarm-shared-db").exists
         assert not cleaned.host.file(f"/opt/{service}/package-lock.json").exists
         assert cleaned.host.file(f"/opt/{service}/package.json").user == "swarm"
-    cleaned.shell("systemctl restart pm2-swarm")
+    cleaned.reboot()
     cleaned.wait_for_services()
     assert cleaned.stores() == ["postgresql"] * 4
     run = cleaned.play("4_service_cutover", "5_validation", "6_cleanup")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
+import shlex
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,10 @@ from .source import (
 
 # Where a package.json names what it depends on.
 _DEPENDENCIES = ("dependencies", "optionalDependencies", "peerDependencies")
+# Far beyond any file, and any copy, of ours.
 _MOST_BYTES = 1 << 20
+_MOST_BYTES_OF_A_COPY = 16 << 20
+_MOST_ENTRIES_OF_A_COPY = 1000
 
 
 @dataclass(frozen=True)
@@ -115,17 +121,26 @@ def _depends_on(service: Service, package: str) -> bool:
         with acting_as(service.account):
             if not service.directory.is_dir() or os.path.lexists(service.modules / package):
                 return True
-            # Whatever its user has put in its place: a pipe would keep us waiting, and a huge file fill the memory.
-            descriptor = os.open(service.directory / "package.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-                    return False
-                described = json.loads(file.read(_MOST_BYTES))
+            described = json.loads(_read_file(service.directory / "package.json"))
     except (OSError, ValueError, RecursionError):
         return False
     named = [described.get(key) for key in _DEPENDENCIES] if isinstance(described, dict) else []
     return any(package in packages for packages in named if isinstance(packages, dict))
+
+
+def _read_file(path: Path) -> bytes:
+    """Return what a regular file holds, whatever its user puts in its place.
+
+    A pipe would keep us waiting, and a huge file would fill the memory.
+
+    :raises OSError: if it is missing, no regular file, or larger than any that we read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            raise OSError(errno.EINVAL, "it is no regular file, or too large", str(path))
+        return file.read(_MOST_BYTES)
 
 
 def _check_service(service: Service, source: Source) -> list[Problem]:
@@ -141,8 +156,8 @@ def _check_service(service: Service, source: Source) -> list[Problem]:
         for module, major in source.needed_modules.items():
             path = service.modules / module / "package.json"
             try:
-                found = str(json.loads(path.read_text(encoding="utf-8"))["version"])
-            except (OSError, ValueError, KeyError, TypeError):
+                found = str(json.loads(_read_file(path))["version"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 found = ""
             if first_number(found) != major:
                 what = f"has {module} {found}" if found else f"has no {module} in {service.modules}"
@@ -158,20 +173,24 @@ def _unfinished_copies(service: Service, name: str) -> list[Path]:
 
 def read_copy(service: Service, name: str) -> dict[str, bytes] | None:
     """Return the content of a service's copy: None if there is none, nothing if it is not as we would install it."""
-    content = {}
+    content: dict[str, bytes] = {}
+    left = _MOST_BYTES_OF_A_COPY
     if _unfinished_copies(service, name):
         return {}
     root = service.modules / name
     with acting_as(service.account):
         try:
-            for path in (root, *root.rglob("*")):
+            for number, path in enumerate(chain([root], root.rglob("*"))):
                 status = path.lstat()
                 kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
                 expected = {stat.S_IFDIR: DIRECTORY_MODE, stat.S_IFREG: FILE_MODE}
+                left -= status.st_size
                 if status.st_uid != service.account.pw_uid or expected.get(kind) != mode:
                     return {}
+                if left < 0 or number > _MOST_ENTRIES_OF_A_COPY:
+                    return {}
                 if kind == stat.S_IFREG:
-                    content[path.relative_to(root).as_posix()] = path.read_bytes()
+                    content[path.relative_to(root).as_posix()] = _read_file(path)
         except FileNotFoundError:
             return None
         except OSError:
@@ -256,8 +275,18 @@ def _load(service: Service, path: Path, node: str) -> list[Problem]:
 
 
 def _swap(service: Service, path: Path, name: str) -> None:
-    """Put the new copy in the place of the old one, if there is one."""
-    with acting_as(service.account):
-        replaced = put_in_place(path, service.modules / name)
+    """Put the new copy in the place of the old one, if there is one.
+
+    :raises MigrationError: if the service's user may not replace the old one.
+    """
+    place = service.modules / name
+    try:
+        with acting_as(service.account):
+            replaced = put_in_place(path, place)
+    except OSError as error:
+        user = service.account.pw_name
+        what = f"{user} cannot replace the old copy {place}: {error.strerror}"
+        fix = f"Give it to the service's user, then run again: chown -hR {user}: {shlex.quote(str(place))}"
+        raise MigrationError(f"{name} cannot be put into a service.", [Problem(service.name, what, fix)]) from None
     # As root, if we are: somebody may have installed the old copy as root. What it links to stays.
     remove(replaced)

@@ -6,6 +6,7 @@ package manager or a workspace keeps, or what another package still needs, is na
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def find(groups: Sequence[Group]) -> list[dict[str, Any]]:
             path = os.path.realpath(f"{service.directory}/package.json")
             package = next((known for known in packages if known["path"] == path), None)
             if package is None:
-                driver, note = _read(path)
+                with _rights_of_user(service.user):
+                    driver, note = _read(path)
                 package = {
                     **{"path": path, "directory": os.path.dirname(path), "homes": [], "users": []},
                     **{"services": [], "groups": [], "driver": driver, "note": note},
@@ -94,10 +96,24 @@ def _read(path: str | Path) -> tuple[str | None, str]:
 
 
 def _read_json(path: str | Path) -> Any:
-    """Return what a file holds. It is the user's, who may let it lead to anything, such as a fifo."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    """Return what a file holds. It is the user's, who may let it lead to anything, such as a fifo.
+
+    :raises FileNotFoundError: if there is none.
+    :raises OSError: if it is no regular file, or may not be read.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with safe_paths.regular_file(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
         return json.loads(file.read(_MOST_BYTES))
+
+
+def _rights_of_user(name: str) -> AbstractContextManager[None]:
+    """Return with whose rights a package is read: those of its service's user, whose links may lead anywhere."""
+    try:
+        uid = pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return nullcontext()
+    return safe_paths.rights_of(uid) if os.geteuid() == 0 else nullcontext()
 
 
 def _installed(package: Mapping[str, Any]) -> Path:
@@ -118,7 +134,8 @@ def _obstacle(package: Mapping[str, Any]) -> str:
         for parent in directory.parents:
             if any((parent / name).exists() for name in (*_NPM_LOCKS, *_OTHER_LOCKS)):
                 return f"it seems to be in the workspace {parent}, whose lock file names it: remove {DRIVER} there"
-    dependent = next(_dependents(directory), None)
+    with _rights_of_user(str(package["users"][0])):
+        dependent = next(_dependents(directory), None)
     if dependent is not None:
         return f"{dependent} in its node_modules still depends on {DRIVER}: remove that first"
     try:

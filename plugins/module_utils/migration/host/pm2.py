@@ -34,6 +34,7 @@ _DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0-\x1f\x7f]*)\)")
 _ANSWER_SECONDS = 60
 # Of a file of pm2's, and of what it prints.
 _MOST_BYTES = 16 << 20
+_MOST_BYTES_OF_ECOSYSTEM = 1 << 20
 _CHUNK_BYTES = 1 << 16
 # A busy pm2 fails now and then without a word. What may be asked twice is asked again.
 _TRIES = 4
@@ -204,8 +205,13 @@ class Pm2:
             what = f"node cannot load it as user {self.user}"
             raise MigrationError(
                 f"The ecosystem file {path} cannot be used.",
-                [Problem(path, what, f"Look at: node -e 'require(\"{path}\")'")],
+                [Problem(path, what, f"Look at: {self._command_that_reads(path)}")],
             ) from None
+
+    def _command_that_reads(self, path: str) -> str:
+        """Return the command with which a person sees what node says of a file: root must not run it as root."""
+        program = f"require({json.dumps(path)})"
+        return f"runuser -u {self.user} -- node -e {shlex.quote(program)}"
 
     def is_started_at_boot(self) -> bool | None:
         """Return whether an enabled unit of systemd brings this pm2's list back at boot; None without systemd."""
@@ -488,6 +494,10 @@ def problems_of_files(service: Service) -> list[Problem]:
     if not Path(service.ecosystem_path).is_file():
         fix = "Correct 'ecosystem_file', or write one for the service"
         return [Problem(service.ecosystem_path, "pm2's ecosystem file does not exist", fix)]
+    # Node would read a huge one whole before it says what is wrong with it.
+    if Path(service.ecosystem_path).stat().st_size > _MOST_BYTES_OF_ECOSYSTEM:
+        what = f"pm2's ecosystem file is larger than {_MOST_BYTES_OF_ECOSYSTEM:,} bytes"
+        return [Problem(service.ecosystem_path, what, "Find out who has put it there, and put the service's own back")]
     return []
 
 

@@ -21,6 +21,9 @@ from pathlib import Path
 
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
+from ..core.rights import files_as as files_as
+from ..core.rights import groups_of as groups_of
+from ..core.rights import rights_of as rights_of
 from . import write_protection
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,8 +32,6 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # From linux/fs.h.
 _NO_REPLACE, _EXCHANGE = 1, 2
 _CHUNK_BYTES = 1 << 20
-# Of a user without a name, whose groups nobody can tell.
-_NO_GROUP = 65534
 _CANNOT_SYNCHRONISE = (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS)
 
 
@@ -244,29 +245,6 @@ def regular_file(path: str | Path, directory: int | None = None, follow: bool = 
         os.close(descriptor)
 
 
-@contextmanager
-def rights_of(uid: int) -> Iterator[None]:
-    """Open files with the rights of a user for a moment; with our own if we are that user.
-
-    :raises PermissionError: if we are neither that user nor root.
-    """
-    if uid == os.geteuid():
-        yield
-        return
-    group, groups = groups_of(uid)
-    with files_as(uid, group, groups):
-        yield
-
-
-def groups_of(uid: int) -> tuple[int, list[int]]:
-    """Return the group of a user and all its groups; those of nobody if the user has no name."""
-    try:
-        account = pwd.getpwuid(uid)
-    except KeyError:
-        return _NO_GROUP, []
-    return account.pw_gid, os.getgrouplist(account.pw_name, account.pw_gid)
-
-
 def sha256_of(descriptor: int) -> str:
     """Return the SHA-256 of an open file in hexadecimal."""
     digest = hashlib.sha256()
@@ -392,36 +370,6 @@ def _require_owner(path: str | Path, resolved: Path, status: os.stat_result, use
         raise refused(path, f"{what}: it leads to {resolved}", "Let this name lead to the service's own file")
     fix = f"If it is the service's own file, run: chown --no-dereference {next(iter(users), 'root')} {resolved}"
     raise refused(path, what, fix)
-
-
-@contextmanager
-def files_as(uid: int, gid: int, groups: Collection[int] | None = None) -> Iterator[None]:
-    """Open files with the rights of another user for a moment, which only root can.
-
-    The kernel then refuses what this user may not do, wherever a name leads. Only the identity for file
-    access changes, and of this thread alone; the capabilities but those for file access stay.
-
-    :param groups: the user's further groups, set for the whole process meanwhile; None to leave ours.
-    :raises PermissionError: if the kernel does not let us.
-    """
-    if os.geteuid() != 0:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-    library = ctypes.CDLL(None, use_errno=True)
-    own_groups = os.getgroups()
-    try:
-        if groups is not None:
-            os.setgroups(list(groups))
-        library.setfsgid(gid)
-        library.setfsuid(uid)
-        # These calls report no failure; called with a wrong id they tell the one in force.
-        if (library.setfsuid(-1), library.setfsgid(-1)) != (uid, gid):
-            raise PermissionError(errno.EPERM, f"the kernel does not let root act as user id {uid}")
-        yield
-    finally:
-        library.setfsuid(0)
-        library.setfsgid(os.getegid())
-        if groups is not None:
-            os.setgroups(own_groups)
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import fcntl
 import filecmp
 import multiprocessing
 import os
+import pwd
 import re
 import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -29,6 +30,7 @@ from urllib.parse import quote
 
 from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY
+from ..core.rights import rights_of
 from .tables import add_missing_collations, open_snapshot, quote_name, read_tables, unknown_collations
 
 SQLITE_HEADER = b"SQLite format 3\x00"
@@ -151,7 +153,8 @@ class _AlreadyChecked(Check):
 def resolve_source(path: str) -> Path:
     """Return the source file behind ``path``, after checking that it can be a source at all.
 
-    :raises MigrationError: if it is missing, not a regular file, or not an SQLite database.
+    :raises MigrationError: if it is missing, not a regular file, or not an SQLite database, or if something else than a
+        file stands in the place of a journal.
     """
     try:
         resolved = Path(path).resolve(strict=True)
@@ -164,7 +167,11 @@ def resolve_source(path: str) -> Path:
         ) from None
     if not stat.S_ISREG(resolved.stat().st_mode):
         raise _unusable(path, "it is not a regular file", "Correct 'path' in estate_cutover_groups")
-    with resolved.open("rb") as file:
+    # It may be another one by now, and a pipe would keep us waiting.
+    descriptor = os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _unusable(path, "it is not a regular file", "Correct 'path' in estate_cutover_groups")
         header = file.read(len(SQLITE_HEADER))
     if header and header != SQLITE_HEADER:
         raise _unusable(
@@ -172,7 +179,30 @@ def resolve_source(path: str) -> Path:
             "it is not an SQLite database: its first 16 bytes are not SQLite's header",
             "Correct 'path' in estate_cutover_groups; an encrypted file must be decrypted first",
         )
+    require_usual_journals(resolved)
     return resolved
+
+
+def require_usual_journals(source: Path) -> None:
+    """Refuse a source beside which something else than a file stands in the place of a journal, or one with two names.
+
+    SQLite opens what has such a name: it would wait for a pipe for ever, and read, through a symlink, whatever whoever
+    may write to the directory has chosen.
+
+    :raises MigrationError: if so.
+    """
+    for suffix in (*_JOURNALS, "-shm"):
+        journal = f"{source}{suffix}"
+        try:
+            found = os.lstat(journal)
+        except FileNotFoundError:
+            continue
+        what = "it is not a regular file" if not stat.S_ISREG(found.st_mode) else ""
+        if not what and found.st_nlink > 1:
+            what = f"it has {found.st_nlink} names (hard links)"
+        if what:
+            fix = "Find out who has put it there, and take it away while the services are stopped"
+            raise _unusable(journal, what, fix)
 
 
 @contextmanager
@@ -182,6 +212,7 @@ def snapshot(
     frozen: bool = False,
     checked: Path | None = None,
     wait: bool = True,
+    users: Collection[str] = (),
 ) -> Iterator[Snapshot]:
     """Take a snapshot of a source and remove it at the end, whatever happens.
 
@@ -191,9 +222,12 @@ def snapshot(
     :param frozen: the source is write-protected and checkpointed, so nothing may be created beside it.
     :param checked: a snapshot that was checked before; if the new one is the same it need not be again.
     :param wait: wait for the check of its pages; if not, the caller calls :meth:`Check.require`.
-    :raises MigrationError: if the source is missing, not SQLite, corrupt, or the disk is too full.
+    :param users: who may own the source, which root then reads with the rights of its owner; empty for anybody, and
+        our own rights.
+    :raises MigrationError: if the source is missing, not SQLite, corrupt, or somebody else's, or the disk is too full.
     """
     source = resolve_source(source_path)
+    rights = _rights_of_owner(source_path, source, users)
     work = Path(directory or WORK_DIRECTORY)
     made = not work.exists()
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -205,7 +239,7 @@ def snapshot(
         copy = private / "snapshot.db"
         os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            _take(source, copy, frozen)
+            _take(source, copy, frozen, rights)
             _rebuild_indexes_of_unknown_collations(copy)
             same = checked is not None and filecmp.cmp(copy, checked, shallow=False)
             check = _AlreadyChecked() if same else Check(source_path, copy)
@@ -235,36 +269,67 @@ def snapshot(
                 work.rmdir()
 
 
-def _take(source: Path, copy: Path, frozen: bool) -> None:
+# Opens files with the rights that a source may be read with.
+_Rights = Callable[[], AbstractContextManager[None]]
+
+
+def _rights_of_owner(path: str, source: Path, users: Collection[str]) -> _Rights:
+    """Return with whose rights root reads a source, which its services' users may exchange at any moment.
+
+    :param path: as the inventory names it.
+    :raises MigrationError: if the source belongs to nobody of the users.
+    """
+    known = set()
+    for user in users:
+        with suppress(KeyError):
+            known.add(pwd.getpwnam(user).pw_uid)
+    # Where none of them is known no service runs, and nobody of them can exchange anything: a trial on another machine.
+    if not known or os.geteuid() != 0:
+        return nullcontext
+    owner = source.stat().st_uid
+    if owner not in known:
+        leads = f": it leads to {source}" if str(source) != path else ""
+        raise _unusable(
+            path,
+            f"it belongs to user id {owner} and not to {' or '.join(users)}, who runs the service{leads}",
+            "Let 'path' in estate_cutover_groups name the service's own file, and give that to the service's user",
+        )
+    return lambda: rights_of(owner)
+
+
+def _take(source: Path, copy: Path, frozen: bool, rights: _Rights) -> None:
     """Bring all pages of one moment into the copy, by the gentlest way that works."""
     if (frozen and has_pages(Path(f"{source}-journal"))) or (not frozen and _needs_new_index(source)):
         # Opened as immutable, SQLite would not look at the journal and read half a transaction. Opened otherwise, it
         # would leave a file of ours beside that of a service that was killed.
-        _copy_and_recover(source, copy)
+        _copy_and_recover(source, copy, rights)
         return
     try:
-        _back_up(source, copy, frozen)
+        _back_up(source, copy, frozen, rights)
     except sqlite3.OperationalError as error:
         code = _result_code(error)
         recoverable = (_READ_ONLY_RECOVERY, _READ_ONLY_ROLLBACK, _READ_ONLY_CANNOT_INIT, _READ_ONLY_DIRECTORY)
         if code not in recoverable and code & 0xFF != _CANNOT_OPEN:
             raise
-        _copy_and_recover(source, copy)
+        _copy_and_recover(source, copy, rights)
 
 
-def _back_up(source: Path, copy: Path, frozen: bool) -> None:
+def _back_up(source: Path, copy: Path, frozen: bool, rights: _Rights) -> None:
     """Copy all pages in one step, so that they are of one moment."""
     mode = "immutable=1" if frozen else "mode=ro"
     address = f"file:{quote(str(source))}?{mode}"
-    with (
-        closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader,
-        closing(sqlite3.connect(copy)) as writer,
-    ):
-        # backup() itself would wait for a busy writer for ever.
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    with closing(sqlite3.connect(copy)) as writer:
         writer.execute("PRAGMA synchronous = OFF")
-        reader.backup(writer)
+        # With the rights of another user no journal could be made beside the copy.
+        writer.execute("PRAGMA journal_mode = OFF")
+        with (
+            rights(),
+            closing(sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_SECONDS)) as reader,
+        ):
+            # backup() itself would wait for a busy writer for ever.
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            reader.backup(writer)
         # The copy is ours alone: no -wal beside it, and readers need no lock file.
         writer.execute("PRAGMA journal_mode = OFF")
 
@@ -346,16 +411,16 @@ def size_of_source(source_path: str) -> int:
     return source.stat().st_size + sum(_size_or_zero(Path(f"{source}{suffix}")) for suffix in _JOURNALS)
 
 
-def _copy_and_recover(source: Path, copy: Path) -> None:
+def _copy_and_recover(source: Path, copy: Path, rights: _Rights) -> None:
     """Copy the file with its journals, and let SQLite roll back or replay them in the copy.
 
     :raises MigrationError: if somebody writes to it all the while.
     """
     for _ in range(3):
-        with _read_lock(source) as file:
+        with _read_lock(source, rights) as file:
             before = _stamps(source)
             for suffix in _JOURNALS:
-                with suppress(FileNotFoundError), Path(f"{source}{suffix}").open("rb") as journal:
+                with suppress(FileNotFoundError), _opened(Path(f"{source}{suffix}"), rights) as journal:
                     _write_private(journal, Path(f"{copy}{suffix}"))
             # Through the locked file itself: closing another one of it would end the lock.
             _write_private(file, copy)
@@ -373,13 +438,13 @@ def _copy_and_recover(source: Path, copy: Path) -> None:
 
 
 @contextmanager
-def _read_lock(source: Path) -> Iterator[BinaryIO]:
+def _read_lock(source: Path, rights: _Rights) -> Iterator[BinaryIO]:
     """Hold SQLite's own read lock on a file: until it ends, nobody else rolls back or writes pages.
 
     :raises MigrationError: if a writer holds the file for longer than :data:`LOCK_TIMEOUT_SECONDS`.
     """
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-    with source.open("rb") as file:
+    with _opened(source, rights) as file:
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, _SHARED_LOCK_LENGTH, _SHARED_LOCK_START)
@@ -388,6 +453,27 @@ def _read_lock(source: Path) -> Iterator[BinaryIO]:
                 if time.monotonic() > deadline:
                     raise _busy(str(source)) from None
                 time.sleep(0.1)
+        yield file
+
+
+@contextmanager
+def _opened(path: Path, rights: _Rights) -> Iterator[BinaryIO]:
+    """Open a source or its journal for reading, and nothing else that may stand at its name by now.
+
+    :raises FileNotFoundError: if there is nothing.
+    :raises MigrationError: if it is not a regular file, or its user may not read it.
+    """
+    try:
+        with rights():
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ELOOP, errno.ENXIO):
+            raise
+        what = f"it cannot be read: {error.strerror}"
+        raise _unusable(str(path), what, "Find out who has put it there, then run again") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _unusable(str(path), "it is not a regular file", "Find out who has put it there, then run again")
         yield file
 
 
@@ -414,10 +500,14 @@ def _stamps(source: Path) -> list[tuple[int, int] | None]:
 def has_pages(journal: Path) -> bool:
     """Return whether a rollback journal is there and was not ended by emptying it or its header."""
     try:
-        with journal.open("rb") as file:
-            return file.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
-    except FileNotFoundError:
+        descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        # A symlink is no journal of SQLite's.
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            raise
         return False
+    with os.fdopen(descriptor, "rb") as file:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
 
 
 def _rebuild_indexes_of_unknown_collations(copy: Path) -> None:

@@ -121,7 +121,7 @@ def _hash_frozen_rows(
 ) -> dict[str, tuple[int, str]]:
     """Return rows and content hash of each table of the frozen file, rejected rows aside."""
     with (
-        snapshot(group.source_path, work_directory, frozen=True) as copy,
+        snapshot(group.source_path, work_directory, frozen=True, users=group.users) as copy,
         closing(open_snapshot(copy.path)) as source,
     ):
         targets = catalog.read_catalog(connection, [table.target for table in group.tables])

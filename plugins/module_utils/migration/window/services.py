@@ -18,6 +18,7 @@ from ..host import dotenv_file, open_files
 from ..host.managers import each_with_services, key_of
 from ..host.safe_paths import Opened, files_as_owner, open_owned, refused
 from ..host.service_health import Health, Watcher
+from ..sqlite.snapshot import require_usual_journals
 from .checks import EnvFile, Settings
 from .context import WindowContext
 
@@ -152,8 +153,9 @@ def checkpoint(path: Path, owner: os.stat_result | None = None) -> None:
     SQLite knows files by their names only. So it works with the rights of the file's owner.
 
     :param owner: status of the file from its open descriptor; None to work with our own rights.
-    :raises MigrationError: if rows are left in the log.
+    :raises MigrationError: if rows are left in the log, or something else than a journal has the name of one.
     """
+    require_usual_journals(path)
     with (
         nullcontext() if owner is None else files_as_owner(owner),
         closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=LOG_SECONDS)) as connection,

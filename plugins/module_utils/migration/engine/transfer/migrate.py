@@ -134,7 +134,9 @@ def migrate(
                 frozen = record.state == state.FROZEN
                 work = Path(work_directory or WORK_DIRECTORY)
                 checked = baseline.find(work, group.name, record.detail.baseline.get("token"))
-                copy = stack.enter_context(snapshot(group.source_path, str(work), frozen, checked, wait=False))
+                copy = stack.enter_context(
+                    snapshot(group.source_path, str(work), frozen, checked, wait=False, users=group.users)
+                )
             changed, report = _synchronise(connection, group, kind, check_mode, clock, copy, record.detail, started_at)
     report["seconds"] = clock.total()
     return {"changed": changed, "report": report}
@@ -156,7 +158,7 @@ def compare(
     record = ledger.read_group(connection, group.name, group.source_path)
     frozen = record.state == state.FROZEN or state.is_on_postgresql(record.state)
     with (
-        snapshot(group.source_path, work_directory, frozen=frozen) as copy,
+        snapshot(group.source_path, work_directory, frozen=frozen, users=group.users) as copy,
         closing(open_snapshot(copy.path)) as source,
     ):
         plans = _plan(connection, group, source, copy.directory, asks=False)
@@ -185,7 +187,10 @@ def profile(group: Group, work_directory: str | None = None) -> dict[str, Any]:
     :returns: a report with the rows of each table; nothing is compared.
     :raises MigrationError: if the source cannot be read, or lacks a table that the inventory names.
     """
-    with snapshot(group.source_path, work_directory) as copy, closing(open_snapshot(copy.path)) as source:
+    with (
+        snapshot(group.source_path, work_directory, users=group.users) as copy,
+        closing(open_snapshot(copy.path)) as source,
+    ):
         tables = read_tables(source)
         problems = [
             Problem(

@@ -77,7 +77,7 @@ def replay_rejects(
             _require_live(connection, group)
             reasons = _rejected(connection, group, rows)
             with (
-                snapshot(group.source_path, work_directory, frozen=True) as copy,
+                snapshot(group.source_path, work_directory, frozen=True, users=group.users) as copy,
                 closing(open_snapshot(copy.path)) as source,
             ):
                 targets = read_catalog(connection, [mapping.target for mapping in group.tables])
