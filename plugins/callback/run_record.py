@@ -183,10 +183,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         """Record a failure."""
         # The items of a loop that failed are recorded already.
         if not isinstance(result.result.get("results"), list):
+            self._add_downtime(result)
             self._add_failure(result, "ignored" if ignore_errors else "failed")
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """Record the failure of an item of a loop."""
+        """Record the failure of an item of a loop, and the downtime of a group that was moved before it."""
+        self._add_downtime(result)
         self._add_failure(result, "failed")
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
