@@ -537,8 +537,8 @@ def test_a_run_names_its_plan_and_finds_what_was_planned(clone: Clone) -> None:
     # A reason that nothing needs leaves no trace.
     unneeded = ("-e", json.dumps({"promotion_override_reason": "Just to be on the safe side."}))
     clone.passes("3_data_migration", *named, *unneeded)
-    (path,) = (clone.root / "reports" / "prod" / "runs").iterdir()
-    assert (json.loads(path.read_text())["override"], (path.parents[1] / "overrides").exists()) == (None, False)
+    (written,) = (clone.root / "reports" / "prod" / "runs").iterdir()
+    assert (json.loads(written.read_text())["override"], (written.parents[1] / "overrides").exists()) == (None, False)
     # Whatever tags are chosen, the first task compares.
     clone.change_source("ALTER TABLE agents ADD COLUMN extra TEXT")
     options = ("-l", "prod", "--tags", "no_such_tag", *named)
