@@ -409,8 +409,12 @@ def move_and_check(call: Call, checks: GroupChecks, check_mode: bool) -> dict[st
     try:
         return checks.after(call.login, result)
     except MigrationError as error:
-        # What was moved, and for how long its services were down, is part of the run's record.
-        return {**result, "failed": True, "msg": str(error), "problems": error.as_dicts()}
+        # What was moved, and for how long its services were down, is part of the run's record. A server that is lost
+        # meanwhile says nothing of it.
+        said = str(error)
+        if not said.startswith(result["msg"]):
+            said = f"{result['msg']} Its functional checks were not all run. {said}"
+        return {**result, "failed": True, "msg": said, "problems": error.as_dicts()}
 
 
 def main() -> None:

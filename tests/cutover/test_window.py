@@ -238,6 +238,27 @@ def test_a_functional_check_that_fails_behind_the_window_leaves_the_group_on_pos
     assert not cutover_group.move_and_check(call, checks, check_mode=False)["changed"]
 
 
+def test_a_server_that_is_lost_before_the_functional_checks_does_not_hide_that_the_group_has_moved(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"name": "Notes are listed", "steps": [{"name": "Ask", "url": "http://127.0.0.1:9/notes"}]}]
+    checks = GroupChecks.from_inventory(asked, {}, {"test": []})
+    login = replace(estate.login)
+    call = Call(login, estate.group, estate.settings, Options(str(estate.file.parent / "dumps"), None))
+    move = cutover_group.move
+
+    def move_and_lose_the_server(*arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = move(*arguments)
+        object.__setattr__(login, "port", 1)
+        return result
+
+    monkeypatch.setattr(cutover_group, "move", move_and_lose_the_server)
+    result = cutover_group.move_and_check(call, checks, check_mode=False)
+    assert (result["failed"], result["changed"]) == (True, True)
+    assert result["msg"].startswith("test lives on PostgreSQL; its services were down for")
+    assert "Its functional checks were not all run." in result["msg"]
+
+
 @pytest.mark.promise("functional-checks-between-groups")
 def test_a_group_does_not_move_while_a_functional_check_of_an_earlier_one_fails(estate: Estate) -> None:
     for step in ("rehearse", "freeze", "go_live"):
