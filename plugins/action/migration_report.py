@@ -58,5 +58,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             **written,
             "status": content["status"],
             "findings": content["findings"],
-            "lines": report.summary_lines(content, written["path"], not (is_dry and written["changed"])),
+            "lines": report.summary_lines(
+                content, written["path"], not (is_dry and written["changed"]), written["changed"]
+            ),
         }

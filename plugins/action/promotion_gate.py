@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, Any] = {
     "leads_back": {"type": "bool", "default": False},
     "may_name_host": {"type": "bool", "default": False},
     "needs_plan": {"type": "bool", "default": True},
+    "only_records": {"type": "bool", "default": False},
 }
 
 
@@ -33,6 +34,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
         result = dict(super().run(tmp, task_vars))
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         variables = task_vars or {}
+        if arguments["only_records"]:
+            return {**result, "changed": False, "environment": "", "plan": "", **self._going_back(variables)}
         # A run names a plan where it must, and may elsewhere; a dry run makes one.
         named = "" if arguments["leads_back"] or not arguments["needs_plan"] else plan_of_run(variables)
         result.update(changed=False, environment="", plan="" if self._task.check_mode else named)
@@ -60,11 +63,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
                 promotion.require_no_other(variables, *(said or read_host(self, becomes=False)))
             else:
                 result["environment"] = protection.environment
-                result["changed"] = promotion.require_all(
+                result["changed"], overridden = promotion.require_all(
                     self, protection, variables, arguments["may_name_host"], arguments["needs_plan"]
                 )
                 if not self._task.check_mode:
-                    result["grounds"] = promotion.grounds(protection, variables)
+                    result["grounds"] = promotion.grounds(protection, variables, overridden)
         except MigrationError as error:
             if self._task.check_mode:
                 told = printable(error.message())
@@ -72,3 +75,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             else:
                 result.update(failed=True, msg=error.message(), problems=error.as_dicts())
         return result
+
+    def _going_back(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the grounds of a run that takes something back; none if there is nothing to record, or that fails."""
+        from ..module_utils.migration.core.errors import MigrationError
+
+        try:
+            if self._task.check_mode or not any(values_for_all_hosts(variables, PROTECTED)):
+                return {}
+            from ..plugin_utils import promotion
+
+            grounds = promotion.grounds_of_going_back(variables, self._templar)
+        except (MigrationError, AnsibleError) as error:
+            # The way out of trouble is never closed.
+            told = error.message() if isinstance(error, MigrationError) else str(error)
+            Display().warning(printable(f"This run leaves no record for the auditor. {told}"))
+            return {}
+        return {} if grounds is None else {"grounds": grounds}

@@ -29,12 +29,12 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
         variables = task_vars or {}
         try:
             if failed:
-                self._pass_over(name, result, variables)
-                return {"changed": False, "found": {}}
+                overridden = self._pass_over(name, result, variables)
+                return {"changed": False, "found": {}, "override": promotion.override(variables, overridden)}
             decides = result["found"]["decides"]
             decides.update(self._find_where(variables))
             if name:
-                self._compare(name, decides, variables)
+                result["override"] = promotion.override(variables, self._compare(name, decides, variables))
             elif decides["refused"]:
                 fix = (
                     "Correct the login. Where only phase 1 can do that (a new password of the migrating role, or a "
@@ -59,17 +59,18 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
             "settings": digests_of_settings(variables, frozenset(map(str, words))),
         }
 
-    def _pass_over(self, name: str, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    def _pass_over(self, name: str, result: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Problem]:
         """Refuse a host where nobody could look, for example because a source is gone.
 
         :param result: the module's failure.
+        :returns: what the operator's reason has overridden.
         :raises MigrationError: with it, unless the operator has given a reason to go on.
         """
         told = result.get("problems") or [{"where": f"plan {name}", "what": str(result.get("msg")), "fix": "See above"}]
-        self._refuse([Problem(str(one["where"]), str(one["what"]), str(one["fix"])) for one in told], variables)
+        return self._refuse([Problem(str(one["where"]), str(one["what"]), str(one["fix"])) for one in told], variables)
 
-    def _compare(self, name: str, found: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-        """Refuse what was not planned.
+    def _compare(self, name: str, found: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Problem]:
+        """Refuse what was not planned; return what the operator's reason has overridden.
 
         :raises MigrationError: with every difference, unless the operator has given a reason to go on.
         """
@@ -86,21 +87,19 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
             problems = [Problem(f"{host}, plan {name}", text, fix) for text in told]
         except MigrationError as error:
             problems = list(error.problems)
-        if problems:
-            self._refuse(problems, variables)
+        return self._refuse(problems, variables) if problems else []
 
     def _environment(self, variables: Mapping[str, Any]) -> str:
         """Return the environment of the task's host."""
         protection = promotion.find_protection(variables, self._templar)
         return protection.environment if protection else str(variables["environment_name"])
 
-    def _refuse(self, problems: list[Problem], variables: Mapping[str, Any]) -> None:
-        """Refuse the run.
+    def _refuse(self, problems: list[Problem], variables: Mapping[str, Any]) -> list[Problem]:
+        """Refuse the run, or return what the operator's reason has overridden.
 
         :raises MigrationError: unless the environment is protected and the operator has given a reason to go on.
         """
         protection = promotion.find_protection(variables, self._templar)
         if protection is not None:
-            promotion.require(protection, variables, problems, needs_plan=True)
-        else:
-            raise MigrationError("What is there is not what was planned, and nothing was changed.", problems)
+            return promotion.require(protection, variables, problems, needs_plan=True)
+        raise MigrationError("What is there is not what was planned, and nothing was changed.", problems)

@@ -9,7 +9,8 @@ short_description: What a person wants to see of a run
 description:
   - Shows each play with the time at which it began, what changed, the messages of C(debug) tasks, warnings and diffs,
     and at the end one line for each host.
-  - A task that changed nothing takes no line, nor does a play whose tasks were all skipped.
+  - A task that changed nothing takes no line, nor does a play whose tasks were all skipped, or whose name stands there
+    already and that has nothing to tell.
   - A module of this collection that changed something shows its message at once, for example how long the services of a
     cutover group were down.
   - A failed task shows its message as text. Of results nothing else is shown, and nothing of those under C(no_log).
@@ -78,6 +79,9 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         super().__init__()
         self._began = time.monotonic()
         self._heading = ""
+        # Names of the plays that have a heading. One of the same name needs none before it has something to say.
+        self._headed: set[str] = set()
+        self._play_name = ""
         self._task = ""
         self._task_began = time.monotonic()
         # By host: when its task began, and how far a long task is.
@@ -118,7 +122,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
             super().v2_playbook_on_play_start(play)
             return
         note = " (dry run)" if play.check_mode else ""
-        self._heading = f"{time.strftime('%H:%M:%S')}  {messages.printable(play.get_name().strip())}{note}"
+        self._play_name = messages.printable(play.get_name().strip())
+        self._heading = f"{time.strftime('%H:%M:%S')}  {self._play_name}{note}"
         self._task = ""
         self._told.clear()
 
@@ -176,7 +181,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         if self._is_verbose:
             super().v2_runner_on_ok(result)
             return
-        self._open_heading()
+        if self._play_name not in self._headed:
+            self._open_heading()
         self._handle_warnings(result.result)
         self._tell(result)
         is_changed = bool(result.result.get("changed"))
@@ -302,6 +308,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
     def _open_heading(self) -> None:
         if self._heading:
             heading, self._heading = self._heading, ""
+            self._headed.add(self._play_name)
             self._display.display(heading)
 
     def _line(self, text: str, color: str | None = None, stderr: bool = False) -> None:

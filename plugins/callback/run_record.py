@@ -18,7 +18,8 @@ description:
   - A run that the gate has let change a protected environment leaves a record for its auditor too, below
     O(directory)C(/ENVIRONMENT/runs), mode 0600. It says who, when, the tree, the plan, the evidence or the reason of an
     override, each group's tables, rows and downtime, and where it stopped if it did. It is signed if O(signing_key) is
-    set; else the command that signs it is told.
+    set; else the command that signs it is told. A rollback and a restore that have changed something leave one too,
+    with what they brought back or gave up.
   - O(directory)C(/index.html) lists all runs of every host, with verdict, duration and downtime.
   - If a record cannot be written the run warns once and goes on without it. Records are never removed.
 options:
@@ -83,8 +84,19 @@ from ..plugin_utils import messages, protected_run, run_index, run_record
 
 _COLLECTION = Path(__file__).resolve().parents[2]
 _LONGEST_MESSAGE = 4000
+# Variables that name what goes back, as they are given with -e. None is a secret.
+_NAMING = (
+    "service_env_rollback_groups",
+    "service_env_rollback_lose_rows",
+    "postgres_backup_restore_name",
+    "postgres_backup_restore_confirm",
+    "postgres_backup_restore_trusts",
+)
+# Of a table that went back, what the record keeps: no value of a row.
+_OF_A_TABLE = ("source", "target", "inserted", "updated", "deleted", "hash")
 _MODULE_OF_A_WINDOW = "swarm.sqlite_to_postgresql.cutover_group"
 _MODULE_OF_THE_GATE = "swarm.sqlite_to_postgresql.promotion_gate"
+_MODULE_OF_THE_PLAN = "swarm.sqlite_to_postgresql.promotion_plan"
 _MODULE_OF_VALIDATION = "swarm.sqlite_to_postgresql.validate_group"
 
 
@@ -144,6 +156,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
             given = play.get_variable_manager().extra_vars
             if given.get("plan", ""):
                 self._add("plan", plan=messages.printable(str(given["plan"])))
+            named = {name: messages.printable(str(given[name])) for name in _NAMING if name in given}
+            if named:
+                self._add("named", variables=named)
             tree = _tree_of_a_whole_run() if self._record is not None else ""
             if tree:
                 self._add("whole", tree=tree, extra_variables=sorted(map(str, given)))
@@ -183,10 +198,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         """Record a failure."""
         # The items of a loop that failed are recorded already.
         if not isinstance(result.result.get("results"), list):
+            self._add_downtime(result)
             self._add_failure(result, "ignored" if ignore_errors else "failed")
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """Record the failure of an item of a loop."""
+        """Record the failure of an item of a loop, and the downtime of a group that was moved before it."""
+        self._add_downtime(result)
         self._add_failure(result, "failed")
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
@@ -215,14 +232,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         if result.result.get("changed") and isinstance(report, dict) and "downtime_seconds" in report:
             host = result.host.get_name()
             self._add("downtime", host=host, group=str(report.get("group")), seconds=float(report["downtime_seconds"]))
+            if "way" in report:
+                self._add("went_back", host=host, group=str(report.get("group")), **_how_it_went_back(report))
             migration = report.get("migration")
             if isinstance(migration, dict):
                 self._add_arrived(host, str(report.get("group")), "the cutover", result.result.get("state"), migration)
 
     def _add_gate(self, result: Any) -> None:
-        """Record what has let the run change a protected environment."""
+        """Record what has let the run change a protected environment, and what a reason has overridden."""
         if result.task.action == _MODULE_OF_THE_GATE and result.result.get("grounds"):
             self._add("gate", host=result.host.get_name(), **result.result["grounds"])
+        if result.task.action == _MODULE_OF_THE_PLAN and result.result.get("override"):
+            self._add("override", host=result.host.get_name(), **result.result["override"])
 
     def _add_validations(self, result: Any) -> None:
         """Record which tables the validation found, without any value of a row."""
@@ -297,6 +318,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
 def _name(task: Any) -> str:
     """Return the name of a task on one line."""
     return messages.printable(task.get_name().strip()).replace("\n", " ")
+
+
+def _how_it_went_back(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record keeps of a rollback's report."""
+    kept = {name: report.get(name) for name in ("way", "lost_rows", "frozen_sha256", "exported_sha256")}
+    dump = report.get("dump") or {}
+    return {
+        **kept,
+        "tables": [{name: table.get(name) for name in _OF_A_TABLE} for table in report.get("tables") or ()],
+        "dump": {name: dump[name] for name in ("path", "sha256", "rows") if name in dump},
+    }
 
 
 def _sign(path: Path, key: Path) -> Path:

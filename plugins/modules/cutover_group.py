@@ -14,6 +14,8 @@ description:
   - A service counts as moved when it is online, answers, and a session of its role on the server comes from a socket
     of its own process, while none of its processes has the SQLite file open.
   - Whatever fails before that puts the group back on SQLite, running.
+  - Then the functional checks that ask its services are run, see O(functional_checks). If one fails the task fails, and
+    the group stays on PostgreSQL, running.
   - A group that lives on PostgreSQL is kept there. Only services with wrong settings, or not proven to be on
     PostgreSQL, are started again.
   - With O(state=sqlite) a group goes back to SQLite with every row written to PostgreSQL since the cutover. They are
@@ -86,6 +88,24 @@ options:
     type: str
     default: rollback
     choices: [rollback, stay]
+  functional_checks:
+    description:
+      - The functional checks of the estate, as O(swarm.sqlite_to_postgresql.http_checks#module:checks).
+      - A check belongs to the groups with a service whose C(health_url) has the host and the port of one of its
+        requests. It is run as soon as all of them have moved.
+      - Before a group moves, those that moved before it must have passed theirs; the ledger keeps which have.
+      - A failed check says nothing about where rows are, so O(on_failure) has no part in it.
+    type: list
+    elements: dict
+    default: []
+  functional_check_secrets:
+    description: Values for placeholders in the checks that may appear in no output.
+    type: dict
+    default: {}
+  health_urls:
+    description: For each cutover group of the estate the C(health_url) of each of its services.
+    type: dict
+    default: {}
   estate_connections:
     description:
       - For each role of the estate the connections that the pools of its services open, those of other groups included.
@@ -260,11 +280,13 @@ from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.migration.core.estate import Group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.core.state import is_on_postgresql
 from ..module_utils.migration.cutover.cutover import cut_over
 from ..module_utils.migration.recovery.call import ROLLBACK, STAY, Call
 from ..module_utils.migration.rollback.checks import Options
 from ..module_utils.migration.rollback.dump import DIRECTORY
 from ..module_utils.migration.rollback.rollback import put_right, roll_back
+from ..module_utils.migration.validation.group_checks import GroupChecks
 from ..module_utils.migration.window.back_on_sqlite import RowsWritten
 from ..module_utils.migration.window.checks import Settings
 from ..module_utils.migration.window.host_lock import LOCK_SECONDS, locked_on_host
@@ -290,6 +312,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "health_timeout": {"type": "int", "default": 30},
     "stable_seconds": {"type": "int", "default": 10},
     "on_failure": {"type": "str", "default": ROLLBACK, "choices": [ROLLBACK, STAY]},
+    "functional_checks": {"type": "list", "elements": "dict", "default": []},
+    "functional_check_secrets": {"type": "dict", "default": {}, "no_log": True},
+    "health_urls": {"type": "dict", "default": {}},
     "estate_connections": {"type": "dict", "default": {}},
     "estate_access": {
         "type": "dict",
@@ -306,6 +331,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lose_rows": {"type": "int"},
     **LOGIN_ARGUMENTS,
 }
+
+_OF_CHECKS = ("functional_checks", "functional_check_secrets", "health_urls")
 
 
 def _require_own_passwords(group: Group, role_passwords: Mapping[str, str]) -> None:
@@ -365,21 +392,49 @@ def _move(login: Login, group: Group, settings: Settings, check_mode: bool, opti
     return result
 
 
+def move_and_check(call: Call, checks: GroupChecks, check_mode: bool) -> dict[str, Any]:
+    """Bring a group to PostgreSQL, or keep it there, and run the functional checks of what was moved.
+
+    :returns: the result of :func:`move`; with ``failed`` and ``problems`` if a check has failed behind it.
+    :raises MigrationError: as :func:`move` does, or because of a check of groups that moved earlier.
+    """
+    options = replace(call.options, lose_rows=None)
+    if not check_mode:
+        checks.before(call.login, call.group.name)
+    result = move(call.login, call.group, call.settings, check_mode, options)
+    if check_mode:
+        if result["changed"] and not is_on_postgresql(result["state"]):
+            result["msg"] = f"{result['msg']} {checks.would_run(call.group.name)}".rstrip()
+        return result
+    try:
+        return checks.after(call.login, result)
+    except MigrationError as error:
+        # What was moved, and for how long its services were down, is part of the run's record. A server that is lost
+        # meanwhile says nothing of it.
+        said = str(error)
+        if not said.startswith(result["msg"]):
+            said = f"{result['msg']} Its functional checks were not all run. {said}"
+        return {**result, "failed": True, "msg": said, "problems": error.as_dicts()}
+
+
 def main() -> None:
     """Read the arguments, move one group, and report."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
+        # Taken out: what the recovery unit gets to know has no use for them.
+        checks = GroupChecks.from_inventory(*(module.params.pop(name) for name in _OF_CHECKS))
         call = Call.from_arguments(module.params)
         _require_own_passwords(call.group, module.params["role_passwords"])
         if module.params["state"] == "sqlite":
             result = roll_back(call.login, call.group, call.settings, module.check_mode, call.options)
         else:
-            options = replace(call.options, lose_rows=None)
-            result = move(call.login, call.group, call.settings, module.check_mode, options)
+            result = move_and_check(call, checks, module.check_mode)
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     for warning in result.pop("warnings", []):
         module.warn(warning)
+    if result.pop("failed", False):
+        module.fail_json(**result)
     module.exit_json(**result)
 
 

@@ -31,6 +31,12 @@ options:
         M(swarm.sqlite_to_postgresql.promotion_plan) compares it with the host.
     type: bool
     default: true
+  only_records:
+    description:
+      - Whether nothing is refused, and nothing asked of a host. Of a play that takes something back on a protected
+        environment only the grounds are returned, for the record of the run.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Warns of what would be refused, and refuses nothing, because a dry run changes nothing.
@@ -58,7 +64,9 @@ plan:
   returned: always
   type: str
 grounds:
-  description: What lets the run change the environment, for its record. C(tree), C(plan), C(evidence), C(override).
+  description:
+    - What lets the run change the environment, for its record. C(tree), C(plan), C(evidence), C(override).
+    - C(override) is there only if the operator's reason has overridden something, and says what.
   returned: if the environment is protected and the run is no dry one
   type: dict
 problems:

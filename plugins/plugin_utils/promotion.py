@@ -7,7 +7,7 @@ neither ``-e`` nor a variable of a host or of another group changes it.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,8 +86,8 @@ def require(
     more: list[Problem] | None = None,
     is_dry: bool = False,
     needs_plan: bool = False,
-) -> None:
-    """Let this tree change a protected environment, or refuse it.
+) -> list[Problem]:
+    """Let this tree change a protected environment, or refuse it; return what the operator's reason has overridden.
 
     :param more: problems that the host has shown.
     :param is_dry: whether nothing is going to be changed.
@@ -109,15 +109,38 @@ def require(
                 f"'{call.override_reason}'{recorded}. Passed over:\n{told}"
             )
             Display().warning(printable(text))
-            return
+            return problems
         problems += unreasonable
     if problems:
         raise MigrationError(f"{protection.environment} is protected, and nothing was changed there.", problems)
+    return []
 
 
-def grounds(protection: gate.Protection, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what lets this run change a protected environment, for its record."""
-    return gate.grounds(ROOT, protection, _call(variables, protection.environment))
+def grounds(
+    protection: gate.Protection, variables: Mapping[str, Any], overridden: Sequence[Problem] = ()
+) -> dict[str, Any]:
+    """Return what lets this run change a protected environment, for its record.
+
+    :param overridden: what the operator's reason has overridden.
+    """
+    return gate.grounds(ROOT, protection, _call(variables, protection.environment), overridden)
+
+
+def grounds_of_going_back(variables: Mapping[str, Any], templar: Any) -> dict[str, Any] | None:
+    """Return the same of a run that takes back what an earlier one has done; None if its host is not protected.
+
+    The way out of trouble is open, so neither a plan nor a reason counts, and what ``-e`` sets is no mistake.
+
+    :raises MigrationError: if the inventory contradicts itself.
+    """
+    protected = value_for_all_hosts(variables, PROTECTED)
+    protection = gate.find_protection(protected, environment_names(variables, templar)) if protected else None
+    return None if protection is None else {**grounds(protection, variables), "plan": "", "goes_back": True}
+
+
+def override(variables: Mapping[str, Any], overridden: Sequence[Problem]) -> dict[str, Any] | None:
+    """Return an override as a run's record has it, None if nothing was overridden."""
+    return gate.override(_call(variables, "").override_reason, overridden)
 
 
 def require_host(
@@ -126,12 +149,11 @@ def require_host(
     text: str | None,
     machine_id: str,
     is_dry: bool = False,
-) -> None:
+) -> list[Problem]:
     """Let a host be changed that says of itself that it is the protected environment; else as :func:`require`."""
     host, options = str(variables["inventory_hostname"]), inventory_options(variables)
     problems = gate.host_problems(protection, host, HOST_FILE, text, machine_id, options, plan_of_run(variables))
-    if problems:
-        require(protection, variables, problems, is_dry)
+    return require(protection, variables, problems, is_dry) if problems else []
 
 
 def require_no_other(variables: Mapping[str, Any], text: str | None, machine_id: str) -> None:
@@ -153,10 +175,11 @@ def require_all(
     variables: Mapping[str, Any],
     may_name_host: bool,
     needs_plan: bool,
-) -> bool:
-    """Let a run change a protected environment, or refuse it; return whether the host has got a name, or would get it.
+) -> tuple[bool, list[Problem]]:
+    """Let a run change a protected environment, or refuse it.
 
     :param needs_plan: whether the run has to name a plan.
+    :returns: whether the host has got a name, or would get it; and what the operator's reason has overridden.
     :raises MigrationError: with everything that is missing.
     """
     said = variables["hostvars"]._variable_manager.extra_vars.get(gate.THIS_HOST_IS)
@@ -166,15 +189,15 @@ def require_all(
         problems.append(Problem(gate.THIS_HOST_IS, what, "See which host this is"))
     # What the controller knows is told before a host is asked.
     is_dry = action._task.check_mode
-    require(protection, variables, problems, is_dry, needs_plan)
+    overridden = require(protection, variables, problems, is_dry, needs_plan)
     text, machine_id = read_host(action)
     is_named = text is None and said is not None and may_name_host and bool(machine_id.strip())
     if is_named:
         text = gate.host_text(protection.environment, machine_id)
-    require_host(protection, variables, text, machine_id, is_dry)
+    overridden += require_host(protection, variables, text, machine_id, is_dry)
     if is_named and text is not None and not is_dry:
         _name_host(action, text)
-    return is_named
+    return is_named, list(dict.fromkeys(overridden))
 
 
 def _name_host(action: ActionBase, text: str) -> None:

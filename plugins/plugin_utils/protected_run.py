@@ -33,16 +33,27 @@ def source_of(path: Path) -> Path:
     return path.parents[2] / run_record.DIRECTORY / f"{path.stem}.jsonl"
 
 
+def _goes_back(run: run_record.Run) -> bool:
+    """Return whether a run takes back what an earlier one has done, which the gate never refuses."""
+    return all(gate.get("goes_back") for gate in run.gates.values())
+
+
 def build(run: run_record.Run) -> dict[str, Any]:
     """Return what a run did in a protected environment, as plain data."""
     gate = next(iter(run.gates.values()))
+    # A command gives one reason.
+    override = [{"reason": reason, "passed_over": told} for reason, told in run.overrides.items()]
     has_ended = run.verdict == run_record.PASSED
     downtimes: dict[tuple[str, str], list[float]] = {}
     for host, group, seconds in run.downtimes:
         downtimes.setdefault((host, group), []).append(seconds)
     groups = [
-        {**dict(run.arrived.get(key, {"host": key[0], "group": key[1]})), "downtime_seconds": downtimes.get(key, [])}
-        for key in sorted({*run.arrived, *downtimes})
+        {
+            **dict(run.arrived.get(key, {"host": key[0], "group": key[1]})),
+            **({"went_back": run.went_back[key]} if key in run.went_back else {}),
+            "downtime_seconds": downtimes.get(key, []),
+        }
+        for key in sorted({*run.arrived, *run.went_back, *downtimes})
     ]
     return {
         "format": FORMAT,
@@ -57,7 +68,10 @@ def build(run: run_record.Run) -> dict[str, Any]:
         "limit": run.about.get("limit", ""),
         "inventory_sha256": run.about.get("inventory_sha256", ""),
         "versions": run.about.get("versions", {}),
-        **{name: gate.get(name) for name in ("tree", "tree_is_clean", "plan", "evidence", "override")},
+        **{name: gate.get(name) for name in ("tree", "tree_is_clean", "plan", "evidence")},
+        "override": override[0] if override else None,
+        "goes_back": _goes_back(run),
+        "named": run.named,
         "hosts": sorted({*run.gates, *run.started}),
         "stopped_in": {} if has_ended else dict(sorted(run.started.items())),
         # The lines after the first may quote values of rows, and this record is given away.
@@ -69,14 +83,19 @@ def build(run: run_record.Run) -> dict[str, Any]:
 
 
 def write(reports: Path, run: run_record.Run) -> Path | None:
-    """Write the record of a run, and return its path; None if the run was on no protected environment, or a dry one.
+    """Write the record of a run, and return its path.
+
+    There is none, and None is returned, if the run was on no protected environment, a dry one, or one that takes
+    something back and has found nothing to do.
 
     A signature of what it said before is removed.
 
     :raises OSError: if it cannot be written.
     """
     environment = environment_of(run)
-    if not environment or run.about.get("check_mode"):
+    # What leads back is mostly asked first what it would do.
+    has_done_nothing = _goes_back(run) and run.verdict == run_record.PASSED and not run.changed
+    if not environment or run.about.get("check_mode") or has_done_nothing:
         return None
     path = path_of(reports, environment, run)
     text = json.dumps(build(run), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -102,15 +121,30 @@ def lines(content: Mapping[str, Any]) -> list[str]:
         f"tree {str(content['tree'])[:12]}, plan {content['plan'] or 'none'}",
         f"evidence {evidence.get('path')}, signed by {evidence.get('signer')}" if evidence else "no evidence",
     ]
+    if content.get("goes_back"):
+        told[1:] = [f"tree {str(content['tree'])[:12]}; what takes something back needs neither a plan nor evidence"]
+    told += [f"-e {name}={value}" for name, value in (content.get("named") or {}).items()]
     if override:
         told.append(f"override: {override.get('reason')}")
+        told += [f"  overridden: {problem}" for problem in override.get("passed_over", ())]
     told += [f"{host} stopped in: {task}" for host, task in content["stopped_in"].items()]
     for group in content["groups"]:
+        down = ", ".join(f"{seconds:.1f} s" for seconds in group["downtime_seconds"]) or "none"
+        if back := group.get("went_back"):
+            told.append(f"{group['host']}: {group['group']} went back to SQLite: {_way(back)}, downtime: {down}")
+            continue
         tables = group.get("tables", [])
         equal = sum(bool(table["equal"]) for table in tables)
         rows = sum(table["rows"] for table in tables)
-        down = ", ".join(f"{seconds:.1f} s" for seconds in group["downtime_seconds"]) or "none"
         told.append(
             f"{group['host']}: {group['group']}: {equal} of {len(tables)} tables equal, {rows:,} rows, downtime: {down}"
         )
     return told
+
+
+def _way(back: Mapping[str, Any]) -> str:
+    """Return how a group went back, for a person."""
+    if back.get("lost_rows"):
+        return f"{back['lost_rows']:,} rows were given up"
+    rows = sum(int(table[kind]) for table in back.get("tables") or () for kind in ("inserted", "updated", "deleted"))
+    return f"{rows:,} rows were brought back" if rows else "no row had changed since"

@@ -66,6 +66,9 @@ class Run:
     :param failures: host, task and message.
     :param totals: by host, the counts of Ansible; empty before the end.
     :param gates: by host of a protected environment, what let the run change it: tree, plan, evidence or override.
+    :param overrides: the reason of an override, and what it has overridden in any phase; empty if nothing was.
+    :param named: what the command has named with ``-e`` of what goes back: groups, rows to lose, a backup.
+    :param went_back: by host and cutover group, how a group went back to SQLite.
     :param whole: of a run of all of ``site.yml`` that is no dry one ``tree``, its digest, and ``extra_variables``, the
         names of what was given with ``-e``.
     :param arrived: by host and cutover group, the state and the tables that were last seen.
@@ -82,6 +85,9 @@ class Run:
     failures: list[tuple[str, str, str]] = field(default_factory=list)
     totals: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overrides: dict[str, list[str]] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    went_back: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
     arrived: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -181,6 +187,15 @@ def _apply(event: Mapping[str, Any], run: Run) -> None:
             run.downtimes.append((host, str(event.get("group")), float(event.get("seconds") or 0.0)))
         case "gate":
             run.gates[host] = {name: value for name, value in event.items() if name not in ("event", "at", "host")}
+            _add_override(event.get("override"), run)
+        case "override":
+            _add_override(event, run)
+        case "named":
+            run.named = dict(event.get("variables") or {})
+        case "went_back":
+            run.went_back[host, str(event.get("group"))] = {
+                name: value for name, value in event.items() if name != "event"
+            }
         case "whole":
             run.whole = {"tree": event.get("tree"), "extra_variables": event.get("extra_variables") or []}
         case "arrived":
@@ -191,6 +206,13 @@ def _apply(event: Mapping[str, Any], run: Run) -> None:
         case "end":
             run.verdict = str(event.get("verdict", FAILED))
             run.totals = dict(event.get("hosts") or {})
+
+
+def _add_override(told: Any, run: Run) -> None:
+    """Add what a phase has overridden: a later phase has nothing to say of it."""
+    if isinstance(told, Mapping):
+        problems = run.overrides.setdefault(str(told.get("reason")), [])
+        problems += [problem for problem in map(str, told.get("passed_over") or ()) if problem not in problems]
 
 
 def _lock_is_free(descriptor: int) -> bool:

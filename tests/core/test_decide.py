@@ -124,12 +124,12 @@ def test_what_is_written_is_read_again_under_the_keys_of_every_version() -> None
     written = changes(
         loaded={"a.b": {"rows": 1}}, baseline={"token": "t"}, ledger_content={"reject": {}}, rehearsal={"token": "t"},
         file_before={"mode": "0640"}, rewritten_ids={"t": {"v": "hash"}},
-        stopped_at=stopped_at, proven=True, fingerprint={"a.b": {"rows": 1}}, clock=clock, restored_at="then",
-        rollback={"phase": Phase.OPEN}, archive={"directory": "/a"},
+        stopped_at=stopped_at, proven=True, checked=True, fingerprint={"a.b": {"rows": 1}}, clock=clock,
+        restored_at="then", rollback={"phase": Phase.OPEN}, archive={"directory": "/a"},
     )  # fmt: skip
     assert set(written) == set(KEYS.values()) == {
         "loaded", "kept_snapshot", "rehearsal", "fence", "stopped_at", "proven", "fingerprint", "clock", "restored_at",
-        "way_back", "archive", "ledger_content", "rewritten_ids",
+        "way_back", "archive", "ledger_content", "rewritten_ids", "checked",
     }  # fmt: skip
     read = GroupDetail.from_ledger(written)
     assert (read.stopped_at, read.clock, read.phase, read.proven) == (stopped_at, clock, Phase.OPEN, True)

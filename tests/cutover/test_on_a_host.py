@@ -383,10 +383,13 @@ def test_a_run_that_was_killed_before_it_started_the_services_is_finished() -> N
 # ---------------------------------------------------------------- the whole estate
 
 
-@pytest.mark.promise("service-proven-on-postgresql")
+@pytest.mark.promise("service-proven-on-postgresql", "functional-checks-between-groups")
 def test_every_group_moves_and_is_proven() -> None:
     output = play(CUTOVER)
     assert changed(output) == 1
+    # Of each group, before the next one has moved.
+    passed = re.findall(r"(\w+) lives on PostgreSQL; [^\n]*? (\d) functional checks? passed", output)
+    assert list(dict.fromkeys(passed)) == [("registry", "2"), ("deploy", "1"), ("platform", "2")], output
     assert stores() == dict.fromkeys(SERVICES, "postgresql")
     report = json.loads(
         sql(

@@ -46,7 +46,12 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.recovery.call import Call
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation.group_checks import (
+    GroupChecks,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import back_on_sqlite
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import (
     checks as cutover_checks,
@@ -66,6 +71,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     interruptible,
     uninterruptible,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import cutover_group
 from tests.conftest import Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -205,6 +211,67 @@ def test_the_group_moves_with_what_stood_in_the_log_alone(estate: Estate) -> Non
     assert estate.cut_over()["changed"]
     assert_live(estate)
     assert not estate.cut_over()["changed"]
+
+
+@pytest.mark.promise("functional-checks-between-groups")
+def test_a_functional_check_that_fails_behind_the_window_leaves_the_group_on_postgresql(estate: Estate) -> None:
+    """Whatever is done with a group that fails: its services have accepted rows, and nobody knows what is wrong."""
+    asked = [{"name": "Notes are listed", "steps": [{"name": "Ask", "url": "http://127.0.0.1:9/notes"}]}]
+    checks = GroupChecks.from_inventory(asked, {}, {"test": ["http://127.0.0.1:9/health"]})
+    settings = replace(estate.settings, roll_back_on_failure=True)
+    call = Call(estate.login, estate.group, settings, Options(str(estate.file.parent / "dumps"), None))
+    # It passed them when it was there before, and came back.
+    ledger.merge_detail(estate.connection, "test", changes(checked=True))
+    estate.connection.commit()
+    dry = cutover_group.move_and_check(call, checks, check_mode=True)
+    assert dry["msg"].endswith("Then these functional checks would be run: 'Notes are listed'.")
+    result = cutover_group.move_and_check(call, checks, check_mode=False)
+    assert_live(estate)
+    assert (result["failed"], result["changed"], result["report"]["group"]) == (True, True, "test")
+    assert result["msg"].startswith("test lives on PostgreSQL; its services were down for")
+    (problem,) = result["problems"]
+    assert (problem["where"], "got no answer" in problem["what"]) == (
+        "functional check 'Notes are listed' of cutover group test",
+        True,
+    )
+    # The next run keeps the group, and asks nothing: phase 5 does, and so does whoever moves another group.
+    assert not cutover_group.move_and_check(call, checks, check_mode=False)["changed"]
+
+
+def test_a_server_that_is_lost_before_the_functional_checks_does_not_hide_that_the_group_has_moved(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"name": "Notes are listed", "steps": [{"name": "Ask", "url": "http://127.0.0.1:9/notes"}]}]
+    checks = GroupChecks.from_inventory(asked, {}, {"test": []})
+    login = replace(estate.login)
+    call = Call(login, estate.group, estate.settings, Options(str(estate.file.parent / "dumps"), None))
+    move = cutover_group.move
+
+    def move_and_lose_the_server(*arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = move(*arguments)
+        object.__setattr__(login, "port", 1)
+        return result
+
+    monkeypatch.setattr(cutover_group, "move", move_and_lose_the_server)
+    result = cutover_group.move_and_check(call, checks, check_mode=False)
+    assert (result["failed"], result["changed"]) == (True, True)
+    assert result["msg"].startswith("test lives on PostgreSQL; its services were down for")
+    assert "Its functional checks were not all run." in result["msg"]
+
+
+@pytest.mark.promise("functional-checks-between-groups")
+def test_a_group_does_not_move_while_a_functional_check_of_an_earlier_one_fails(estate: Estate) -> None:
+    for step in ("rehearse", "freeze", "go_live"):
+        detail = changes(proven=True)
+        ledger.take_step(estate.connection, "earlier", step, "/earlier.db", frozen_sha256="0" * 64, detail=detail)
+    estate.connection.commit()
+    asked = [{"name": "Users log in", "steps": [{"name": "Ask", "url": "http://127.0.0.1:9/login"}]}]
+    checks = GroupChecks.from_inventory(asked, {}, {"earlier": ["http://127.0.0.1:9/health"], "test": []})
+    call = Call(estate.login, estate.group, estate.settings, Options(str(estate.file.parent / "dumps"), None))
+    with pytest.raises(MigrationError) as failed:
+        cutover_group.move_and_check(call, checks, check_mode=False)
+    assert "functional check 'Users log in' of cutover group earlier" in str(failed.value)
+    assert_as_before(estate)
 
 
 # ---------------------------------------------------------------- a fault at every step

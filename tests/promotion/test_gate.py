@@ -19,6 +19,7 @@ from ansible.vars.manager import VariableManager
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import protected_run, run_record
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.gated import may_be_protected
 from tests.conftest import PROJECT
 
@@ -404,10 +405,29 @@ def test_a_playbook_beside_those_of_the_tree_is_refused(clone: Clone) -> None:
 # --- what stays open ----------------------------------------------------------------------------
 
 
+@pytest.mark.promise("way-out-stays-open", "prod-run-recorded")
+@pytest.mark.parametrize(
+    ("playbook", "named"),
+    [("rollback", "service_env_rollback_groups=deploy"), ("restore", "postgres_backup_restore_name=nightly")],
+)
+def test_what_leads_back_is_open_without_evidence_and_recorded(clone: Clone, playbook: str, named: str) -> None:
+    """Also with what the gate refuses elsewhere."""
+    clone.passes(playbook, "-e", named, "-e", "promotion_gate_leads_back=false")
+    assert clone.asked == ""
+    (path,) = (clone.root / "reports" / "runs").iterdir()
+    run = run_record.read(path)
+    assert "=".join(*run.named.items()) == named
+    assert (protected_run.environment_of(run), run.gates["swarm-prod"]["goes_back"]) == ("prod", True)
+    assert run.gates["swarm-prod"]["tree"] == read_tree(clone.root).digest
+    # Nothing was changed, as nothing is with these tags.
+    assert not (clone.root / "reports" / "prod").exists()
+
+
 @pytest.mark.promise("way-out-stays-open")
-@pytest.mark.parametrize("playbook", ["rollback", "restore"])
-def test_what_leads_back_is_open_without_evidence(clone: Clone, playbook: str) -> None:
-    clone.passes(playbook)
+def test_a_rollback_that_cannot_be_recorded_warns_and_goes_on(clone: Clone) -> None:
+    (clone.root / "other.yml").write_text("all: {vars: {promotion_protected_environments: {}}}\n")
+    output = clone.passes("rollback", "-i", "inventory", "-i", "other.yml")
+    assert "This run leaves no record for the auditor. The inventory is not right." in output
 
 
 @pytest.mark.promise("way-out-stays-open")
@@ -582,6 +602,11 @@ def test_an_override_needs_a_reason_and_leaves_a_record_and_a_warning(clone: Clo
     told = " ".join(text for record in written for text in record["passed_over"])
     assert NO_EVIDENCE in told
     assert "the host does not say that it is prod" in told
+    # The record of the run has both, of the controller and of the host.
+    (path,) = (clone.root / "reports" / "prod" / "runs").iterdir()
+    override = json.loads(path.read_text())["override"]
+    assert override["reason"] == reason
+    assert set(override["passed_over"]) == {text for record in written for text in record["passed_over"]}
 
 
 # --- the inventory ------------------------------------------------------------------------------

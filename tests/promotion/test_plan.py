@@ -534,7 +534,11 @@ def test_a_run_names_its_plan_and_finds_what_was_planned(clone: Clone) -> None:
     assert "it names no plan. See what a run would do; it ends with the plan's id: " in output
     assert "ansible-playbook site.yml -l prod --check --diff" in output
     named = clone.plan()
-    clone.passes("3_data_migration", *named)
+    # A reason that nothing needs leaves no trace.
+    unneeded = ("-e", json.dumps({"promotion_override_reason": "Just to be on the safe side."}))
+    clone.passes("3_data_migration", *named, *unneeded)
+    (written,) = (clone.root / "reports" / "prod" / "runs").iterdir()
+    assert (json.loads(written.read_text())["override"], (written.parents[1] / "overrides").exists()) == (None, False)
     # Whatever tags are chosen, the first task compares.
     clone.change_source("ALTER TABLE agents ADD COLUMN extra TEXT")
     options = ("-l", "prod", "--tags", "no_such_tag", *named)
@@ -554,7 +558,10 @@ def test_a_run_names_its_plan_and_finds_what_was_planned(clone: Clone) -> None:
     assert "has other columns: extra TEXT" in clone.passes("3_data_migration", *named, *given)
     newest = max((clone.root / "reports" / "prod" / "runs").iterdir())
     record = json.loads(newest.read_text())
-    assert (record["verdict"], record["override"]) == ("passed", {"reason": reason})
+    assert (record["verdict"], record["override"]["reason"]) == ("passed", reason)
+    # Only the comparison with the host has found something.
+    (overridden,) = record["override"]["passed_over"]
+    assert "has other columns: extra TEXT" in overridden
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")

@@ -95,6 +95,61 @@ def test_a_run_that_failed_or_was_interrupted_says_where_it_stopped(tmp_path: Pa
         assert (content["verdict"], content["stopped_in"]) == (verdict, {"swarm-prod": "Move it"})
 
 
+BACK = {
+    "way": "exported", "lost_rows": None, "frozen_sha256": "a" * 64, "exported_sha256": "b" * 64,
+    "tables": [{**TABLE, "inserted": 3, "updated": 1, "deleted": 0, "hash": "c", "not_told": ["secret"]}],
+    "dump": {"path": "/var/dumps/registry.dump", "sha256": "d" * 64, "rows": 9, "seconds": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.promise("prod-run-recorded")
+def test_a_rollback_and_a_restore_leave_a_record_once_they_have_changed_something(tmp_path: Path) -> None:
+    record = run_record.RunRecord(tmp_path, "prod")
+    record.add("begin", playbooks=["playbooks/rollback.yml"], limit="prod", check_mode=False, user="ben", versions={})
+    record.add("named", variables={"service_env_rollback_groups": "registry"})
+    record.add("gate", host="swarm-prod", **{**GROUNDS, "plan": "", "evidence": None, "goes_back": True})
+    asked_only = record.path.read_text()
+    recorder = callback.CallbackModule()
+    recorder._record = record
+    task = Namespace(action="swarm.sqlite_to_postgresql.cutover_group", get_name=lambda: "Put it back")
+    result = {"changed": True, "state": "rolled_back", "report": {"group": "registry", "downtime_seconds": 3.5, **BACK}}
+    recorder.v2_runner_item_on_ok(Namespace(result=result, host=Namespace(get_name=lambda: "swarm-prod"), task=task))
+    record.add("changed", host="swarm-prod", task="Put it back")
+    record.add("end", verdict=run_record.PASSED, hosts={"swarm-prod": {"failures": 0}})
+    _, content = written(tmp_path, record)
+    assert (content["goes_back"], content["plan"], content["evidence"]) == (True, "", None)
+    assert content["named"] == {"service_env_rollback_groups": "registry"}
+    (group,) = content["groups"]
+    back = group["went_back"]
+    assert (group["downtime_seconds"], back["way"], back["frozen_sha256"]) == ([3.5], "exported", "a" * 64)
+    table = {"source": "agents", "target": "registry.agents", "inserted": 3, "updated": 1, "deleted": 0, "hash": "c"}
+    assert back["tables"] == [table]
+    assert back["dump"] == {"path": "/var/dumps/registry.dump", "sha256": "d" * 64, "rows": 9}
+    told = "\n".join(protected_run.lines(content))
+    assert "swarm-prod: registry went back to SQLite: 4 rows were brought back, downtime: 3.5 s" in told
+    assert "-e service_env_rollback_groups=registry" in told
+    # The one that only lists the backups, or finds nothing to do, is none of the auditor's.
+    kill(record)
+    end = json.dumps({"event": "end", "at": "2026-01-01T00:00:00+00:00", "verdict": run_record.PASSED, "hosts": {}})
+    record.path.write_text(f"{asked_only}{end}\n")
+    assert protected_run.write(tmp_path, run_record.read(record.path)) is None
+    # One that failed is, whatever it had changed by then.
+    record.path.write_text(f"{asked_only}{end.replace('passed', 'failed')}\n")
+    assert protected_run.write(tmp_path, run_record.read(record.path)) is not None
+
+
+@pytest.mark.promise("override-recorded")
+def test_what_any_phase_has_overridden_is_in_the_record(tmp_path: Path) -> None:
+    """The later phases have found nothing to override, or something else."""
+    record = begun(tmp_path)
+    for override in ({"reason": "A fix.", "passed_over": ["no plan"]}, None):
+        record.add("gate", host="swarm-prod", **{**GROUNDS, "override": override})
+    record.add("override", host="swarm-prod", reason="A fix.", passed_over=["no plan", "another column"])
+    content = written(tmp_path, record)[1]
+    assert content["override"] == {"reason": "A fix.", "passed_over": ["no plan", "another column"]}
+    assert "  overridden: another column" in protected_run.lines(content)
+
+
 def test_a_dry_run_and_one_that_the_gate_has_refused_leave_none(tmp_path: Path) -> None:
     dry = begun(tmp_path, check_mode=True)
     refused = run_record.RunRecord(tmp_path, "dev")

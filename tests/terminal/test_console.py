@@ -154,6 +154,16 @@ def test_only_what_changed_or_is_told_takes_a_line(failed: Outcome) -> None:
 
 
 @pytest.mark.promise("run-readable")
+def test_a_play_that_comes_again_takes_a_line_only_if_it_has_something_to_tell(bench: Bench) -> None:
+    """As the check of the inventory does, with which each playbook begins."""
+    look = {"name": "Look", "hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "tell": {}}]}
+    move = {**look, "name": "Move"}
+    tell = {**look, "tasks": [{"name": "Say it", "ansible.builtin.debug": {"msg": "Something"}}]}
+    run = bench.run([look, move, look, tell, look])
+    assert run.lines[:-1] == ["Look", "Move", "Look", "  one: Something"], run.output
+
+
+@pytest.mark.promise("run-readable")
 def test_a_failure_is_its_message_as_text(failed: Outcome) -> None:
     assert failed.status == 2
     (start,) = [number for number, line in enumerate(failed.lines) if line.startswith("  two: FAILED: Check it")]

@@ -183,8 +183,12 @@ def test_the_downtime_of_a_group_is_recorded_and_listed(record: run_record.RunRe
     record.add("task", host="dev", task="Move it")
     for result in (moved, {**moved, "changed": False}, {**moved, "_ansible_no_log": True}, {"changed": True}):
         callback.v2_runner_item_on_ok(_Result(result, _Named("dev"), _Task("Move it")))
+    # It was moved, and a functional check has failed behind it.
+    failed = {**moved, "failed": True, "msg": "It is wrong", "report": {"group": "deploy", "downtime_seconds": 2.0}}
+    callback.v2_runner_item_on_failed(_Result(failed, _Named("dev"), _Task("Move it")))
     run = run_record.read(record.path)
-    assert run.downtimes == [("dev", "registry", 4.26)]
+    assert run.downtimes == [("dev", "registry", 4.26), ("dev", "deploy", 2.0)]
+    assert run.failures == [("dev", "Move it", "It is wrong")]
     assert SECRET not in record.path.read_text()
     assert "registry 4.3 s" in run_index.page([run], [], tmp_path / "reports")
 

@@ -314,6 +314,18 @@ def test_printed_summary_is_a_table(live: dict[str, Any]) -> None:
     assert lines[-1].startswith("Next: ")
 
 
+@pytest.mark.promise("run-readable")
+def test_what_was_told_before_takes_two_lines_unless_somebody_has_to_do_something(live: dict[str, Any]) -> None:
+    told = report.summary_lines(build(live), "reports/dev/x", is_new=False)
+    assert told[0] == "Every value arrived: 2 tables with 5 rows equal on both sides, and 1 functional check passed."
+    assert told[1].startswith("Nothing is new since the report reports/dev/x/report.html") and len(told) == 2
+    pending = changed(live, group="farm", state="pending", next_step=state.advice("pending", "farm"))
+    for built in (build(live, pending), build(changed(live, findings=[FINDING]))):
+        told = report.summary_lines(built, "reports/dev/x", is_new=False)
+        assert told == report.summary_lines(built, "reports/dev/x")
+        assert any(line.startswith("Next: ") for line in told)
+
+
 @pytest.mark.promise("report-says-what-is-new")
 def test_what_differs_comes_first_among_hundreds_of_tables(live: dict[str, Any]) -> None:
     table = {**live["tables"][0], "source_rows": 1_000_000, "target_rows": 1_000_000}

@@ -178,13 +178,20 @@ def find_problems(root: Path, protection: Protection, call: Call, planned_host: 
     return problems
 
 
-def grounds(root: Path, protection: Protection, call: Call) -> dict[str, Any]:
+def override(reason: str, overridden: Iterable[Problem]) -> dict[str, Any] | None:
+    """Return an override as a run's record has it; None if nothing was overridden, whatever reason was given."""
+    told = [str(problem) for problem in overridden]
+    return {"reason": reason, "passed_over": told} if told else None
+
+
+def grounds(root: Path, protection: Protection, call: Call, overridden: Iterable[Problem] = ()) -> dict[str, Any]:
     """Return what lets a run change the environment, for its record: the tree, the plan, and evidence or an override.
 
     :param root: the project's folder.
+    :param overridden: what the operator's reason has overridden.
     """
     said: dict[str, Any] = {"environment": protection.environment, "plan": call.plan, "evidence": None}
-    said["override"] = {"reason": call.override_reason} if call.override_reason else None
+    said["override"] = override(call.override_reason, overridden)
     try:
         tree = read_tree(root)
         said.update(tree=tree.digest, tree_is_clean=not tree.differences)

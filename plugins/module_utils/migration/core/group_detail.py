@@ -43,6 +43,7 @@ class GroupDetail:
     :param file_before: owner and mode of the SQLite file before its write protection.
     :param stopped_at: when a cutover stopped the services.
     :param proven: whether the services have been seen healthy on PostgreSQL since the cutover.
+    :param checked: whether its functional checks have passed on PostgreSQL since the cutover.
     :param fingerprint: target table → what it held at the cutover: ``rows``, ``writers``, mostly ``hash``.
     :param clock: the cutover on every clock.
     :param restored_at: when the file came back from quarantine, as text in ISO 8601.
@@ -59,6 +60,7 @@ class GroupDetail:
     file_before: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "fence"})
     stopped_at: datetime | None = field(default=None, metadata={"key": "stopped_at"})
     proven: bool = field(default=False, metadata={"key": "proven"})
+    checked: bool = field(default=False, metadata={"key": "checked"})
     fingerprint: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata={"key": "fingerprint"})
     clock: Clock | None = field(default=None, metadata={"key": "clock"})
     restored_at: str | None = field(default=None, metadata={"key": "restored_at"})
@@ -74,6 +76,7 @@ class GroupDetail:
         values["ledger_content"] = values["ledger_content"] if KEYS["ledger_content"] in found else None
         values["stopped_at"] = _moment(found.get(KEYS["stopped_at"]))
         values["proven"] = bool(found.get(KEYS["proven"]))
+        values["checked"] = bool(found.get(KEYS["checked"]))
         values["clock"] = Clock.from_dict(found.get(KEYS["clock"]))
         values["restored_at"] = str(restored_at) if restored_at else None
         return cls(**values)

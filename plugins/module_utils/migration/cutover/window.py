@@ -162,7 +162,7 @@ class Window:
             is_ours = self._is_again or write_protection.is_protected(source.descriptor)
             self._described = dict(known) if known and is_ours else described
         stopped_at = self._stopped_by_an_earlier_run() or started_at
-        detail = changes(file_before=self._described, stopped_at=stopped_at, proven=False)
+        detail = changes(file_before=self._described, stopped_at=stopped_at, proven=False, checked=False)
         self._step("freeze", detail=detail)
         stop(self.context)
 

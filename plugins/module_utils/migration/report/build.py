@@ -173,12 +173,21 @@ def _next_steps(
     return steps
 
 
-def summary_lines(report: Mapping[str, Any], path: str, is_there: bool = True) -> list[str]:
+def summary_lines(report: Mapping[str, Any], path: str, is_there: bool = True, is_new: bool = True) -> list[str]:
     """Return the summary that the playbook prints: a table with one line for each group.
+
+    Of a passed validation that has found nothing new it is two lines: all the rest stands in the report already.
 
     :param path: directory of the report.
     :param is_there: whether the report is written, or only would be.
+    :param is_new: whether the report says anything that the one before did not say.
     """
+    if not is_new and report["status"] == PASSED:
+        totals, checks = report["totals"], len(report["functional_checks"])
+        played = f", and {text.count(checks, 'functional check')} passed" if checks else ""
+        equal = f"{text.count(totals['tables'], 'table')} with {totals['target_rows']:,} rows equal on both sides"
+        where = f"{path}/report.html, with the commands that go back to SQLite"
+        return [f"{report['headline']}: {equal}{played}.", f"Nothing is new since the report {where}."]
     header = ("group", "state", "tables", "rows", "equal", "downtime")
     rows = [header, *(_summary_row(group) for group in report["groups"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
