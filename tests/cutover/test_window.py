@@ -38,7 +38,11 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Phase,
     changes,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover, reconcile
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
+    cutover,
+    reconcile,
+    rehearsal,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.window import (
     Window as CutoverWindow,
 )
@@ -69,7 +73,11 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     interruptible,
     uninterruptible,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import cutover_look
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import (
+    cutover_look,
+    sqlite_migrate,
+    sqlite_migrate_look,
+)
 from tests.conftest import Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -870,3 +878,20 @@ def test_the_look_leaves_every_group_that_needs_anything_to_the_run(
     estate.cut_over()
     disturb(estate)
     assert settled(estate) == []
+
+
+@pytest.mark.promise("services-rows-never-overwritten")
+def test_the_look_before_a_rehearsal_says_what_the_rehearsal_says(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From every state: a group is left out of the loop if and only if its call would do nothing."""
+    loaded = {"changed": True, "report": {"tables": []}}
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_: loaded)
+    for group_state in state.STATES:
+        with estate.connection.cursor() as cursor:
+            cursor.execute("UPDATE migration.cutover_group SET state = %s", (group_state,))
+        estate.connection.commit()
+        result = sqlite_migrate.synchronise(estate.group, estate.login, str(estate.settings.work_directory), False)
+        expected = [] if result["changed"] else [{"item": "test", **result}]
+        assert list(sqlite_migrate_look.settled([estate.group], estate.login)) == expected
+        assert bool(expected) == (group_state not in ("pending", "rehearsed", "rolled_back"))
