@@ -1,17 +1,29 @@
-"""Loads the plugins that most tasks use once for a whole run."""
+"""Loads the plugins that most tasks use once for a whole run, and keeps the archives of its modules for the next."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: preload
 type: notification
-short_description: Loads the plugins that most tasks use once for a whole run
+short_description: Loads the plugins that most tasks use once for a whole run, and keeps what it sends to the hosts
 description:
   - C(ansible-playbook) runs each task in a new process, a copy of itself. A plugin that the first process has not
     loaded is loaded by each of them again, and its documentation is read again.
   - Loads the filters, the tests and the lookups that the roles of this collection use before the first task.
     This saves a seventh of the computing time that the controller spends on a run that changes nothing.
+  - Keeps the archives in which Ansible sends modules to a host in O(payloads), for their owner alone. The next run
+    takes them, unless a file that is in one of them has changed since. This saves another quarter.
   - Prints nothing, and changes no result.
+options:
+  payloads:
+    description: Directory of the archives, below the project unless it is absolute. Nothing is kept if it is empty.
+    type: str
+    default: .cache/payloads
+    env:
+      - name: SQLITE_TO_POSTGRESQL_PAYLOADS
+    ini:
+      - section: callback_preload
+        key: payloads
 requirements:
   - Name it in C(callbacks_enabled) in C(ansible.cfg), or in E(ANSIBLE_CALLBACKS_ENABLED).
 author:
@@ -24,11 +36,16 @@ ansible.cfg: |
   callbacks_enabled = swarm.sqlite_to_postgresql.preload
 """
 
+from pathlib import Path
+
 # Imported for those tasks that convert a result or generate a password.
 import ansible.parsing.yaml.dumper
 import ansible.utils.encrypt  # noqa: F401
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import filter_loader, lookup_loader, test_loader
+
+from ..plugin_utils import payloads
+from ..plugin_utils.gated import ROOT
 
 _OURS = "swarm.sqlite_to_postgresql"
 _FILTER_OF_OURS = f"{_OURS}.estate_access"
@@ -39,12 +56,31 @@ _LOOKUPS = (
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships without types
-    """Loads plugins before the first task of a play."""
+    """Loads plugins before the first task of a play, and takes what earlier runs have sent to the hosts."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
     CALLBACK_NAME = f"{_OURS}.preload"
     CALLBACK_NEEDS_ENABLED = True
+
+    # Where the archives of this run are to be kept; an ad-hoc command keeps none.
+    _kept: Path | None = None
+
+    def v2_playbook_on_start(self, playbook: object) -> None:
+        """Take the archives of earlier runs.
+
+        :param playbook: the one that begins.
+        """
+        directory = self.get_option("payloads")
+        self._kept = payloads.take(ROOT / directory) if directory else None
+
+    def v2_playbook_on_stats(self, stats: object) -> None:
+        """Keep the archives of this run.
+
+        :param stats: what has become of the hosts.
+        """
+        if self._kept is not None:
+            payloads.keep(self._kept)
 
     def v2_playbook_on_play_start(self, play: object) -> None:
         """Load them, unless they are; a role that brings plugins of its own lets Ansible forget what it has loaded.

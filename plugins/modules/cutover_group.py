@@ -276,7 +276,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.core.commands import playbook
-from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, SERVICES_LOGIN_ARGUMENT, Login
 from ..module_utils.migration.core.errors import MigrationError, Problem
 from ..module_utils.migration.core.estate import Group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
@@ -296,17 +296,7 @@ from ..module_utils.migration.window.signals import server_errors
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "group": {"type": "dict", "required": True},
     "state": {"type": "str", "default": "postgresql", "choices": ["postgresql", "sqlite"]},
-    "services_login": {
-        "type": "dict",
-        "required": True,
-        "options": {
-            "host": {"type": "str", "required": True},
-            "port": {"type": "int", "default": 5432},
-            "database": {"type": "str", "required": True},
-            "ssl_mode": {**LOGIN_ARGUMENTS["ssl_mode"]},
-            "ca_certificate": {"type": "str"},
-        },
-    },
+    "services_login": SERVICES_LOGIN_ARGUMENT,
     "role_passwords": {"type": "dict", "required": True, "no_log": True},
     "stop_timeout": {"type": "int", "default": 30},
     "health_timeout": {"type": "int", "default": 30},

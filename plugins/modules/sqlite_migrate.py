@@ -204,10 +204,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.core import ledger, state
 from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, ServerUnreachable, connected
-from ..module_utils.migration.core.decide import Rehearsal, decide
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.core.left_alone import left_alone
 
 
 def synchronise(
@@ -224,19 +224,9 @@ def synchronise(
             ledger.require(connection)
             record = ledger.read_group(connection, group.name, group.source_path)
             connection.rollback()
-            action = decide(record).rehearsal
-            if action is Rehearsal.LEAVE_ALONE:
-                return {
-                    "changed": False,
-                    "state": record.state,
-                    "msg": f"{group.name} lives on PostgreSQL since {record.cutover_at}; its tables are left alone.",
-                }
-            if action is Rehearsal.LEAVE_TO_CUTOVER:
-                return {
-                    "changed": False,
-                    "state": record.state,
-                    "msg": f"{group.name} is frozen by an unfinished cutover, which the next phase finishes or undoes.",
-                }
+            result = left_alone(record)
+            if result is not None:
+                return result
             # Only here: a group that lives on PostgreSQL needs nothing of the engine, and importing that takes long.
             from ..module_utils.migration.cutover import rehearsal
             from ..module_utils.migration.engine.transfer import migrate, report

@@ -94,7 +94,7 @@ def test_every_play_and_unit_tells_its_programs_the_limit() -> None:
         for limit, play in plays
         # The check of the inventory and the gate run on the controller and know the limit.
         if play.get("environment", {}).get(commands.LIMIT_VARIABLE) != limit
-        and [role.get("role") for role in play.get("roles", [])]
+        and [task.get("ansible.builtin.import_role", {}).get("name") for task in play.get("tasks", [])]
         not in (["inventory_check"], ["inventory_check", "promotion_gate"])
     ]
     assert without == []

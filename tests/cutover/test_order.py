@@ -15,30 +15,40 @@ import yaml
 from tests.conftest import PROJECT
 
 TASKS = PROJECT / "roles" / "service_env" / "tasks" / "cut_over.yml"
+VARIABLES = PROJECT / "roles" / "service_env" / "vars" / "main.yml"
 # Bytes of each source, by the name of its group, in the order of the inventory; one is gone already.
-SIZES = {"large": 3000, "gone": None, "small": 10, "as_small": 10, "linked": 200}
+SIZES = {"large": 3000, "gone": None, "small": 10, "settled": 5, "as_small": 10, "linked": 200}
+# One that the look before has found to need nothing.
+SETTLED = "settled"
 
 
 @pytest.mark.promise("smallest-group-first")
 @pytest.mark.parametrize(
     ("order", "expected"),
-    [("smallest_first", ["gone", "small", "as_small", "linked", "large"]), ("as_listed", list(SIZES))],
+    [
+        ("smallest_first", ["gone", "small", "as_small", "linked", "large"]),
+        ("as_listed", [name for name in SIZES if name != SETTLED]),
+    ],
 )
 def test_the_groups_move_in_this_order(tmp_path: Path, order: str, expected: list[str]) -> None:
-    """The role's own first task, and the loop of its second one with a task that only tells in it."""
+    """The role's own task that measures, and the loop of the next one with a task that only tells in it."""
     for name, size in SIZES.items():
         if size is not None:
             (tmp_path / name).write_bytes(b"x" * size)
     (tmp_path / "linked").rename(tmp_path / "file")
     (tmp_path / "linked").symlink_to(tmp_path / "file")
-    measure, move, _ = yaml.safe_load(TASKS.read_text())
+    _, measure, move, _ = yaml.safe_load(TASKS.read_text())
     tell = {
         "ansible.builtin.debug": {"msg": "moves {{ item }}."},
         "vars": {"__service_env_sizes": move["vars"]["__service_env_sizes"]},
         "loop": move["loop"],
     }
     groups = [{"name": name, "source": {"path": str(tmp_path / name)}} for name in SIZES]
-    variables = {"service_env_groups": groups, "service_env_order": order}
+    settled = {"results": [{"item": SETTLED}]}
+    variables = {
+        **yaml.safe_load(VARIABLES.read_text()),
+        **{"service_env_groups": groups, "service_env_order": order, "__service_env_settled": settled},
+    }
     play = {"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [measure, tell]}
     playbook = tmp_path / "play.json"
     playbook.write_text(json.dumps([play]))

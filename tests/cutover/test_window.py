@@ -38,11 +38,18 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Phase,
     changes,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover, reconcile
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
+    cutover,
+    reconcile,
+    rehearsal,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover.window import (
     Window as CutoverWindow,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.recovery_unit import (
+    RecoveryUnit,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
@@ -71,7 +78,12 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     interruptible,
     uninterruptible,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import cutover_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import (
+    cutover_group,
+    cutover_look,
+    sqlite_migrate,
+    sqlite_migrate_look,
+)
 from tests.conftest import Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -880,3 +892,73 @@ def test_the_dry_run_goes_where_the_run_goes(
         assert dry == real
     dry, real = (outcome_of(estate, check_mode, rollback.roll_back) for check_mode in (True, False))
     assert dry == real
+
+
+def settled(estate: Estate) -> list[dict[str, Any]]:
+    """Return what the look before the loop over all groups says of this one: nothing if it has to be called."""
+    arguments = {
+        "services_login": {**vars(estate.settings.services_login)},
+        "role_passwords": {**estate.settings.role_passwords, "another": "secret"},
+        "estate_connections": {},
+        "work_directory": estate.settings.work_directory,
+    }
+    return list(cutover_look.settled([estate.group], estate.login, arguments))
+
+
+@pytest.mark.promise("moved-group-kept-so")
+def test_a_group_that_needs_nothing_is_told_by_the_look_as_by_the_run(estate: Estate) -> None:
+    assert settled(estate) == []
+    estate.cut_over()
+    (looked,) = settled(estate)
+    run = estate.cut_over()
+    assert not run["changed"]
+    assert looked["item"] == "test"
+    assert {name: looked[name] for name in ("changed", "state", "msg", "warnings")} == {
+        name: run[name] for name in ("changed", "state", "msg", "warnings")
+    }
+
+
+def _leave_a_recovery_unit(estate: Estate) -> None:
+    unit = RecoveryUnit("test", estate.group.source_path, "", {}, estate.settings.work_directory)
+    unit.settings.write_text("{}")
+
+
+def _note(estate: Estate, **detail: Any) -> None:
+    ledger.merge_detail(estate.connection, "test", changes(**detail))
+    estate.connection.commit()
+
+
+@pytest.mark.promise("moved-group-kept-so")
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        lambda estate: write_protection.unprotect(estate.file, {"mode": "0640"}),
+        lambda estate: write_to_the_frozen_file(estate),
+        lambda estate: _note(estate, proven=False),
+        lambda estate: _note(estate, rollback={"phase": Phase.OPEN}),
+        _leave_a_recovery_unit,
+    ],
+)
+def test_the_look_leaves_every_group_that_needs_anything_to_the_run(
+    estate: Estate, disturb: Callable[[Estate], object]
+) -> None:
+    estate.cut_over()
+    disturb(estate)
+    assert settled(estate) == []
+
+
+@pytest.mark.promise("services-rows-never-overwritten")
+def test_the_look_before_a_rehearsal_says_what_the_rehearsal_says(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From every state: a group is left out of the loop if and only if its call would do nothing."""
+    loaded = {"changed": True, "report": {"tables": []}}
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_: loaded)
+    for group_state in state.STATES:
+        with estate.connection.cursor() as cursor:
+            cursor.execute("UPDATE migration.cutover_group SET state = %s", (group_state,))
+        estate.connection.commit()
+        result = sqlite_migrate.synchronise(estate.group, estate.login, str(estate.settings.work_directory), False)
+        expected = [] if result["changed"] else [{"item": "test", **result}]
+        assert list(sqlite_migrate_look.settled([estate.group], estate.login)) == expected
+        assert bool(expected) == (group_state not in ("pending", "rehearsed", "rolled_back"))

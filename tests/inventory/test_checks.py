@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.inventory import checks
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
@@ -188,5 +189,6 @@ def test_every_playbook_checks_the_inventory_first() -> None:
     playbooks = sorted(set(Path(PROJECT, "playbooks").glob("*.yml")) - {PROJECT / "playbooks" / "discover.yml"})
     assert len(playbooks) > 8
     for playbook in playbooks:
-        first = playbook.read_text().split("- name: ")[1]
-        assert "role: inventory_check" in first and "any_errors_fatal: true" in first, playbook
+        first, *_ = yaml.safe_load(playbook.read_text())
+        assert first["tasks"][0]["ansible.builtin.import_role"]["name"] == "inventory_check", playbook
+        assert first["any_errors_fatal"], playbook

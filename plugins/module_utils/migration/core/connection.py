@@ -45,6 +45,18 @@ LOGIN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "ca_cert": {"type": "path"},
     "connect_timeout": {"type": "int", "default": 10},
 }
+# The argument that says how the services reach the server.
+SERVICES_LOGIN_ARGUMENT: dict[str, Any] = {
+    "type": "dict",
+    "required": True,
+    "options": {
+        "host": {"type": "str", "required": True},
+        "port": {"type": "int", "default": 5432},
+        "database": {"type": "str", "required": True},
+        "ssl_mode": {**LOGIN_ARGUMENTS["ssl_mode"]},
+        "ca_certificate": {"type": "str"},
+    },
+}
 
 
 @dataclass(frozen=True)
