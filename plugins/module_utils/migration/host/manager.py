@@ -63,7 +63,16 @@ class Checked:
 
 
 class Manager(Protocol):
-    """A manager that runs some services of one group."""
+    """A manager that runs some services of one group.
+
+    :param called: what it is called in a sentence.
+    :param keeps_variables: whether it may hand a service variables of an earlier start, which beat its settings.
+    :param saving: what has happened, in words, if :meth:`save_services` has changed something.
+    """
+
+    called: str
+    keeps_variables: bool
+    saving: str
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -83,6 +92,9 @@ class Manager(Protocol):
 
         :param processes: what it has just listed.
         """
+
+    def not_listed(self, service: Service) -> str:
+        """Return what is wrong with a service that it was told to start, and of which it lists no process."""
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return what is wrong with a service's description, and how many processes are started.

@@ -87,6 +87,10 @@ class Pm2:
     :param path: directories of the programs pm2 and node, before the common ones; empty to find them.
     """
 
+    called = "pm2"
+    keeps_variables = True
+    saving = "pm2's list for the next boot was brought up to date"
+
     def __init__(self, user: str, home: str = "", path: str = "") -> None:
         self.user = user
         account = pwd.getpwnam(user)
@@ -265,6 +269,10 @@ class Pm2:
         what = f"pm2 of user {self.user} does not know this name; it knows {', '.join(known) or 'none'}"
         fix = "Correct 'name' or 'user' of the service in estate_cutover_groups"
         return [Problem(f"service {service.name}", what, fix)]
+
+    def not_listed(self, service: Service) -> str:
+        """Return that the ecosystem file does not start a service."""
+        return f"pm2 of user {self.user} does not know it: its ecosystem file starts no application of this name"
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return what is wrong with a service's directory and ecosystem file, and how many processes that starts."""

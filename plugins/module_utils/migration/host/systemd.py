@@ -57,6 +57,10 @@ class Systemd:
     :param services: those of them that are its units.
     """
 
+    called = "systemd"
+    keeps_variables = False
+    saving = "what an interrupted run had left stopped was started again"
+
     def __init__(self, services: Iterable[Service]) -> None:
         self._services = {service.unit: service for service in services}
         # Stopped, and not yet being started again.
@@ -103,6 +107,10 @@ class Systemd:
     def check_known(self, service: Service, processes: Sequence[Process]) -> list[Problem]:
         """Return nothing: :meth:`check_service` says more of a unit that does not exist."""
         return []
+
+    def not_listed(self, service: Service) -> str:
+        """Return that a unit is gone."""
+        return "systemd does not know it any more"
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service cannot be moved as the unit that it is; its settings may tell more."""

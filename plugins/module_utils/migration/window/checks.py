@@ -152,10 +152,6 @@ def check_services(
     :param may_be_missing: an earlier run may have been killed between their stop and their start.
     :param managers: the managers by their keys, if they are known already.
     """
-    if not group.services:
-        findings.violations.append(
-            Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
-        )
     if managers is None:
         managers = {}
         with findings.collecting():
@@ -222,7 +218,7 @@ def check_health(group: Group, handles: Handles, findings: Findings) -> None:
             continue
         shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
         if all(process.status != ONLINE for process in processes):
-            shortcoming = f"{service.manager} reports it as {processes[0].status}"
+            shortcoming = f"{handles.managers[key_of(service)].called} reports it as {processes[0].status}"
         if shortcoming:
             fix = "Repair it while it is on SQLite, or correct 'health_url' or 'query_url' in estate_cutover_groups"
             findings.violations.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
