@@ -65,16 +65,18 @@ POLICIES: dict[str, tuple[str, ...]] = {
 
 
 # What starts a service; with none of them a person does, by commands of the inventory.
-PM2, SYSTEMD, NONE = "pm2", "systemd", "none"
-MANAGERS = (PM2, SYSTEMD, NONE)
+PM2, SYSTEMD, COMPOSE, NONE = "pm2", "systemd", "compose", "none"
+MANAGERS = (PM2, SYSTEMD, COMPOSE, NONE)
 # Keys of a service that one manager alone knows, and who that is in words.
 _KEYS_OF = {
     PM2: (("ecosystem_file", "pm2_home", "pm2_path"), "services under pm2"),
+    COMPOSE: (("compose_project", "database_host"), "services of docker compose"),
     NONE: (("start_command", "stop_command", "status_command"), "services with 'manager: none'"),
 }
 # How a word of a command gives away a secret: as an assignment, or within an address.
 _SECRET_WORD = re.compile(r"(?i)(passw|secret|token|api_?key)[a-z_]*[=:]\S|://[^/@\s]*:[^/@\s]+@")
 _OTHER_UNITS = (".socket", ".timer", ".path", ".target", ".mount", ".slice", ".scope", ".device", ".automount", ".swap")
+_COMPOSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.-]*(@[A-Za-z0-9:_.-]+)?\Z")
 
 # What a role may do with a table or column. "write" includes "read".
@@ -177,6 +179,8 @@ class Service:
     :param pm2_home: directory of the pm2 that runs it, its ``PM2_HOME``; found by itself if empty.
     :param pm2_path: directories with the programs pm2 and node, separated by colons; found by themselves if empty.
     :param shared_library: whether it depends on the library that we build; None if its ``package.json`` tells.
+    :param compose_project: name of the project of docker compose that it belongs to.
+    :param database_host: address of the server as its container reaches it; empty if that is the other services' too.
     :param start_command: program, by its absolute path, and arguments that start it, where no manager does.
     :param stop_command: those that stop it.
     :param status_command: those that print the ids of its processes; empty to take those that listen on its port.
@@ -198,6 +202,8 @@ class Service:
     pm2_home: str = ""
     pm2_path: str = ""
     manager: str = PM2
+    compose_project: str = ""
+    database_host: str = ""
     start_command: tuple[str, ...] = ()
     stop_command: tuple[str, ...] = ()
     status_command: tuple[str, ...] = ()
@@ -519,6 +525,8 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "manager",
         "pm2_home",
         "pm2_path",
+        "compose_project",
+        "database_host",
         "start_command",
         "stop_command",
         "status_command",
@@ -538,12 +546,14 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         health_url=reader.text("health_url", check=_is_address),
         query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
-        env_file=reader.text("env_file", default=".env") if manager != SYSTEMD or "env_file" in reader.data else "",
+        env_file=_parse_env_file(reader, manager),
         manager=manager,
         pool_size=reader.integer("pool_size", 5),
         pm2_home=reader.text("pm2_home", check=_is_absolute) if "pm2_home" in reader.data else "",
         pm2_path=reader.text("pm2_path", check=_are_absolute) if "pm2_path" in reader.data else "",
         shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
+        compose_project=reader.text("compose_project", check=_is_compose_name) if manager == COMPOSE else "",
+        database_host=reader.text("database_host") if "database_host" in reader.data else "",
         start_command=_parse_command(reader, "start_command", manager == NONE),
         stop_command=_parse_command(reader, "stop_command", manager == NONE),
         status_command=_parse_command(reader, "status_command", "status_command" in reader.data),
@@ -563,12 +573,29 @@ def _parse_manager(reader: _Reader) -> str:
         for key in keys if other != manager else ():
             if key in reader.data:
                 reader.complain(f"'{key}' is for {whose}, and its manager is {manager}", "Take it out")
+    if manager == COMPOSE and not _is_compose_name(str(reader.data.get("name", "x"))):
+        reader.complain(f"'name' is {reader.data['name']!r}", "Write the service's name in the compose file")
     if manager == SYSTEMD:
         name = str(reader.data.get("name", ""))
         what, fix = problem_of_unit(name) if name else ("", "")
         if what:
             reader.complain(f"'name' is {name!r}, {what}", fix)
     return str(manager)
+
+
+def _is_compose_name(name: str) -> bool:
+    """Return whether a text can name a project or a service of docker compose."""
+    return _COMPOSE_NAME.match(name) is not None
+
+
+def _parse_env_file(reader: _Reader, manager: str) -> str:
+    """Return the file that holds a service's settings; only a unit of systemd gets one of ours if none is named."""
+    if "env_file" in reader.data or manager not in (SYSTEMD, COMPOSE):
+        return reader.text("env_file", default=".env")
+    if manager == COMPOSE:
+        fix = "Name the file that its compose file names as env_file; add one there, even empty, if there is none"
+        reader.complain("'env_file' is missing", fix)
+    return ""
 
 
 def _parse_command(reader: _Reader, key: str, wanted: bool) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ..core.commands import playbook
 from ..core.errors import Problem
-from ..core.estate import NONE, problem_of_unit
+from ..core.estate import COMPOSE, NONE, problem_of_unit
 from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
@@ -157,6 +157,15 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
     if service.manager == SYSTEMD and not _is_moved(service):
         what = f"its unit {service.name} {problem_of_unit(service.name)[0]}, so it stands there as a comment"
         yield Problem(place, what, "Give the unit another name, or stop, switch and start it by hand")
+    elif service.compose_project:
+        what = (
+            f"it is a service of the docker compose project {service.compose_project}, and its settings are not known"
+        )
+        fix = (
+            "Name the file that its compose file names as env_file (add one there, even empty, if there is none) as "
+            "'env_file' of the service, and take the comment signs away"
+        )
+        yield Problem(place, what, fix)
     elif service.manager == NOBODY:
         what = "no manager that we know runs it, so it stands there as a comment until its commands are named"
         fix = (
@@ -166,7 +175,7 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
         yield Problem(place, what, fix)
     elif not _is_moved(service):
         whose = {CONTAINER: "a container's engine"}.get(service.manager, service.manager)
-        what = f"it runs under {whose}, and services are only moved under pm2 or systemd yet, so it stands as a comment"
+        what = f"it runs under {whose}, and no such services are moved yet, so it stands as a comment"
         yield Problem(place, what, "Stop, switch and start it by hand, or run it under pm2 or systemd")
     address = found.addresses[service]
     if not address.health_url:
@@ -253,6 +262,9 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
         entry = {"manager": SYSTEMD, **entry, "directory": service.directory or "/"}
     if service.manager == NOBODY:
         entry = {"manager": NONE, **entry}
+    if service.compose_project:
+        entry = {"manager": COMPOSE, "compose_project": service.compose_project, **entry, "env_file": ""}
+        entry |= {"database_host": service.database_host} if service.database_host else {}
     if service.ecosystem_file not in ("", _DEFAULT_ECOSYSTEM_FILE):
         entry["ecosystem_file"] = service.ecosystem_file
     named = service.settings_files[:1] if service.manager != SYSTEMD else ()
@@ -262,7 +274,7 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
         entry["pm2_home"] = service.manager_home
     entry["database_role"] = schema_name(service.name)
     yield f"- name: {scalar(service.name)}"
-    if service.manager == CONTAINER:
+    if service.manager == CONTAINER and not service.compose_project:
         yield f"  # under {service.manager}"
     if service.instances > 1:
         yield f"  # {service.instances} processes"

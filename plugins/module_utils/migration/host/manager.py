@@ -103,6 +103,15 @@ class Manager(Protocol):
         :param again: whether an earlier run may have been killed in its window.
         """
 
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return why a service cannot log in to the server from where it runs, if that is not this host's own network.
+
+        :param values: its settings on PostgreSQL.
+        """
+
+    def client_networks(self) -> list[str]:
+        """Return the networks, as ``address/bits``, that the services' sessions come from, if none is this host's."""
+
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services, so that nothing starts them again before :meth:`start_service`.
 

@@ -240,7 +240,7 @@ def listeners_on(port: int, uid: int) -> set[int]:
                     sockets.add(f"socket:[{columns[9]}]")
     if not sockets:
         return set()
-    found = set()
+    found: set[int] = set()
     for pid in _process_ids():
         if user_of(pid) == uid and is_alive(pid):
             with suppress(MigrationError):

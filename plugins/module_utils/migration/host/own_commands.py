@@ -116,6 +116,14 @@ class OwnCommands:
         # Whatever it starts shares one pool's size: nobody knows how many processes open a pool.
         return Checked(problems, processes=1)
 
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return nothing: its services are in the network of this host."""
+        return []
+
+    def client_networks(self) -> list[str]:
+        """Return nothing, for the same reason."""
+        return []
+
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services, all at the same time, and wait until their processes have ended.
 

@@ -303,6 +303,14 @@ class Pm2:
             problems.append(Problem(f"{path}: env.{key}", what, "Remove it from the ecosystem file"))
         return Checked(problems, application.processes)
 
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return nothing: its services are in the network of this host."""
+        return []
+
+    def client_networks(self) -> list[str]:
+        """Return nothing, for the same reason."""
+        return []
+
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services and remove them from pm2's list, with one call.
 

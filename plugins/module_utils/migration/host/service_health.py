@@ -64,7 +64,7 @@ class ServicesLogin:
         :param processes: how many of its processes read it; each of them opens a pool of its own.
         """
         return dotenv_file.connection_values(
-            self.host,
+            service.database_host or self.host,
             self.port,
             self.database,
             service.database_role,
@@ -245,14 +245,19 @@ class Watcher:
     def _abandoned_sessions(self, role: str) -> list[int]:
         """Return the server's processes for sessions of a role from this host whose client is gone."""
         held = open_files.held_ports()
+        networks = [network for manager in self.managers.values() for network in manager.client_networks()]
         with self._session(role, self.role_passwords.get(role, "")).cursor() as cursor:
             # Through a Unix socket no port tells whose session it is: then only those at work count.
             cursor.execute(
-                "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
+                "SELECT pid, client_port, coalesce(client_addr <<= ANY(%s::inet[]), false) FROM pg_stat_activity "
+                "WHERE usename = session_user "
                 "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL "
-                "AND client_addr IS NOT DISTINCT FROM inet_client_addr() AND (client_port <> -1 OR state <> 'idle')"
+                "AND (client_addr IS NOT DISTINCT FROM inet_client_addr() OR client_addr <<= ANY(%s::inet[])) "
+                "AND (client_port <> -1 OR state <> 'idle')",
+                (networks, networks),
             )
-            return [int(pid) for pid, port in cursor.fetchall() if port not in held]
+            # All clients in the networks of stopped containers are gone.
+            return [int(pid) for pid, port, is_theirs in cursor.fetchall() if is_theirs or port not in held]
 
     def _look_at(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> None:
         """Bring one service's health up to date."""

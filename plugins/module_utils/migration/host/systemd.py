@@ -128,6 +128,14 @@ class Systemd:
         # Whatever it starts shares one pool's size: systemd does not know how many processes open a pool.
         return Checked(problems, processes=1)
 
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return nothing: its services are in the network of this host."""
+        return []
+
+    def client_networks(self) -> list[str]:
+        """Return nothing, for the same reason."""
+        return []
+
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop units and what would start them again, those of a group with one call."""
         units = [service.unit for service in services]

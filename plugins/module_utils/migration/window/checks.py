@@ -301,6 +301,10 @@ def check_services_login(group: Group, settings: Settings, handles: Handles, fin
     }
     pids = {name: [entry.pid for entry in found if entry.pid] for name, found in handles.processes.items()}
     findings.violations.extend(login_test.problems(settings.services_login, values, pids))
+    for service, own in values.items():
+        manager = handles.managers.get(key_of(service))
+        if manager is not None:
+            findings.violations.extend(manager.check_login(service, own))
 
 
 def _check_connections(connection: Connection, group: Group, settings: Settings, findings: Findings) -> None:
