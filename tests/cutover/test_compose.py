@@ -243,7 +243,7 @@ def estate(
 
 @needs_docker
 @pytest.mark.promise("compose-service-moves")
-def test_a_container_moves_stays_and_goes_back(estate: Estate) -> None:
+def test_a_container_moves_stays_and_goes_back(estate: Estate, server: Server) -> None:
     before = estate.compose_file.read_bytes()
     assert estate.store() == "sqlite"
     running = estate.pids()
@@ -255,9 +255,8 @@ def test_a_container_moves_stays_and_goes_back(estate: Estate) -> None:
     assert (estate.state(), estate.store()) == ("live", "postgresql")
     assert open_files.environment_of(estate.pids()[0])["PGHOST"] == estate.gateway
     assert set(estate.pids()).isdisjoint(running)
-    administrator = replace(estate.login, user=estate.login.user)
-    with closing(connect(administrator)) as session:
-        assert look_once(session, estate.group)["web"].lacks_session is False
+    with closing(connect(replace(server.superuser, database=estate.login.database))) as administrator:
+        assert look_once(administrator, estate.group)["web"].shortcoming == ""
     running = estate.pids()
     kept = estate.move()
     assert (kept["changed"], kept["warnings"], estate.pids()) == (False, [], running)

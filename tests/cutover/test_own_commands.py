@@ -221,6 +221,28 @@ def test_a_service_moves_stays_and_goes_back(estate: Estate, server: Server, com
         assert opened.execute("SELECT count(*) FROM notes").fetchone() == (2,)
 
 
+@pytest.mark.promise("own-settings-written")
+def test_a_program_that_reads_keys_of_its_own_moves_and_goes_back(estate: Estate) -> None:
+    keys = {"PGHOST": "DB_HOST", "PGPORT": "DB_PORT", "PGDATABASE": "DB_NAME", "PGUSER": "DB_USER"}
+    program = SERVICE.replace('"PGHOST" in values', 'values.get("DB_TYPE") == "postgres"')
+    for key, own in {**keys, "PGPASSWORD": "DB_PASSWORD"}.items():
+        program = program.replace(f'values["{key}"]', f'values["{own}"]')
+    assert "PG" not in program
+    (estate.place / "serve.py").write_text(program)
+    before = "DB_TYPE=sqlite\nPORT=1\n"
+    (estate.place / ".env").write_text(before)
+    settings = {"DB_TYPE": "postgres", "DB_PASSWORD": "{password}"}
+    settings |= {"DB_HOST": "{host}", "DB_PORT": "{port}", "DB_NAME": "{database}", "DB_USER": "{user}"}
+    estate.group = estate.described(settings=settings)
+    estate.move()
+    assert (estate.state(), estate.stores()) == ("live", {"postgresql"})
+    kept = estate.move()
+    assert not kept["changed"]
+    estate.roll_back()
+    assert (estate.state(), estate.stores()) == ("rolled_back", {"sqlite"})
+    assert (estate.place / ".env").read_text() == before
+
+
 @pytest.mark.promise("own-commands-move")
 @pytest.mark.parametrize(
     ("commands", "behaviour", "said"),
@@ -410,6 +432,10 @@ def test_a_command_is_told_to_a_person_as_it_is_run() -> None:
         ({"start_command": ["/x", "--password=hunter2"]}, "seems to hold a secret"),
         ({"start_command": ["/x", "postgresql://shop:hunter2@db/shop"]}, "seems to hold a secret"),
         ({"status_command": ["/x", "PGPASSWORD=hunter2"]}, "seems to hold a secret"),
+        ({"settings": {"DB_HOST": "{hots}"}}, "names {hots}. Did you mean 'host'? Known: {host}, {port}"),
+        ({"settings": {"PGHOST": "db"}}, "'settings: PGHOST' is written by the role itself"),
+        ({"settings": {"DB-HOST": "db"}}, "is no name of a variable"),
+        ({"settings": {"DB_PORT": 5432}}, "'settings: DB_PORT' is no text"),
         ({"manager": "systemd"}, "'start_command' is for services with 'manager: none', and its manager is systemd"),
         ({"manager": "pm2"}, "'stop_command' is for services with 'manager: none', and its manager is pm2"),
         ({"pm2_home": "/opt/pm2"}, "'pm2_home' is for services under pm2, and its manager is none"),

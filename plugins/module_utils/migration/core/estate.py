@@ -79,6 +79,12 @@ _OTHER_UNITS = (".socket", ".timer", ".path", ".target", ".mount", ".slice", ".s
 _COMPOSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.-]*(@[A-Za-z0-9:_.-]+)?\Z")
 
+# What a template of a service's own setting may name, each in braces.
+PLACEHOLDERS = ("host", "port", "database", "user", "password", "password_in_url", "url", "pool_size")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]*)\}")
+_WRITTEN_BY_ROLE = ("DATABASE_URL", "DATABASE_POOL_SIZE")
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
 # What a role may do with a table or column. "write" includes "read".
 RIGHTS = ("write", "read", "none")
 
@@ -179,6 +185,7 @@ class Service:
     :param pm2_home: directory of the pm2 that runs it, its ``PM2_HOME``; found by itself if empty.
     :param pm2_path: directories with the programs pm2 and node, separated by colons; found by themselves if empty.
     :param shared_library: whether it depends on the library that we build; None if its ``package.json`` tells.
+    :param settings: keys of its own beside ours → template of the value on PostgreSQL, see :data:`PLACEHOLDERS`.
     :param compose_project: name of the project of docker compose that it belongs to.
     :param database_host: address of the server as its container reaches it; empty if that is the other services' too.
     :param start_command: program, by its absolute path, and arguments that start it, where no manager does.
@@ -202,6 +209,7 @@ class Service:
     pm2_home: str = ""
     pm2_path: str = ""
     manager: str = PM2
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
     compose_project: str = ""
     database_host: str = ""
     start_command: tuple[str, ...] = ()
@@ -525,6 +533,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "manager",
         "pm2_home",
         "pm2_path",
+        "settings",
         "compose_project",
         "database_host",
         "start_command",
@@ -552,6 +561,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         pm2_home=reader.text("pm2_home", check=_is_absolute) if "pm2_home" in reader.data else "",
         pm2_path=reader.text("pm2_path", check=_are_absolute) if "pm2_path" in reader.data else "",
         shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
+        settings=_parse_settings(reader),
         compose_project=reader.text("compose_project", check=_is_compose_name) if manager == COMPOSE else "",
         database_host=reader.text("database_host") if "database_host" in reader.data else "",
         start_command=_parse_command(reader, "start_command", manager == NONE),
@@ -581,6 +591,31 @@ def _parse_manager(reader: _Reader) -> str:
         if what:
             reader.complain(f"'name' is {name!r}, {what}", fix)
     return str(manager)
+
+
+def fill_template(template: str, values: Mapping[str, str]) -> str:
+    """Return a template of a service's own setting with its placeholders filled; all other braces stay."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def _parse_settings(reader: _Reader) -> dict[str, str]:
+    """Return a service's own keys with the templates of their values, which may hold a secret and are not told."""
+    settings = {}
+    for key, template in reader.mapping("settings").items():
+        if not isinstance(key, str) or not _SETTING.match(key):
+            reader.complain(f"'settings: {key}' is no name of a variable", "Write letters, digits and underscores")
+        elif key.startswith("PG") or key in _WRITTEN_BY_ROLE:
+            fix = "Take it out, or give the service a role, a pool_size or a database_host that makes it so"
+            reader.complain(f"'settings: {key}' is written by the role itself", fix)
+        elif not isinstance(template, str):
+            reader.complain(f"'settings: {key}' is no text", "Write it in quotes")
+        else:
+            for name in _PLACEHOLDER.findall(template):
+                if name not in PLACEHOLDERS:
+                    fix = f"{meant(name, PLACEHOLDERS)}Known: {', '.join(f'{{{entry}}}' for entry in PLACEHOLDERS)}"
+                    reader.complain(f"'settings: {key}' names {{{name}}}", fix)
+            settings[key] = template
+    return settings
 
 
 def _is_compose_name(name: str) -> bool:

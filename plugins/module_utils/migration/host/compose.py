@@ -332,7 +332,7 @@ def _problems_of_container(service: Service, container: Mapping[str, Any], proje
         what = f"the container does not have what it says of {', '.join(lost)}"
         fix = f"Name it as env_file of {service.name} in the compose file, and run: docker compose up -d {service.name}"
         problems.append(Problem(service.env_path, what, fix))
-    for key in sorted(set(environment) & set(dotenv_file.MANAGED_KEYS) - set(settings)):
+    for key in sorted(set(environment) & set(dotenv_file.keys_of(service)) - set(settings)):
         what = "its compose file or its image sets it, which would lead the service elsewhere"
         problems.append(Problem(f"{where}: environment {key}", what, f"Move it to {service.env_path}, or take it out"))
     pid = int(container["State"]["Pid"] or 0)

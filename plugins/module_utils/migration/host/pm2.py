@@ -298,7 +298,7 @@ class Pm2:
             )
             fix = "Raise 'pool_size' of the service in estate_cutover_groups, or start fewer processes"
             problems.append(Problem(f"{path}: instances", what, fix))
-        for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
+        for key in sorted(set(application.variables) & set(dotenv_file.keys_of(service))):
             what = "it would beat the value in .env"
             problems.append(Problem(f"{path}: env.{key}", what, "Remove it from the ecosystem file"))
         return Checked(problems, application.processes)

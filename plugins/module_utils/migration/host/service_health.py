@@ -63,7 +63,7 @@ class ServicesLogin:
 
         :param processes: how many of its processes read it; each of them opens a pool of its own.
         """
-        return dotenv_file.connection_values(
+        values = dotenv_file.connection_values(
             service.database_host or self.host,
             self.port,
             self.database,
@@ -73,6 +73,7 @@ class ServicesLogin:
             self.ca_certificate,
             max(1, service.pool_size // max(1, processes)),
         )
+        return {**values, **dotenv_file.own_values(service, values)}
 
     def login(self, role: str, password: str) -> Login:
         """Return the login of a service's role, as the service makes it."""
@@ -289,11 +290,12 @@ class Watcher:
         wanted = self.services_login.values(service, password, len(processes))
         if store == SQLITE:
             # Else there may be another connection than ours in the settings, which is handed over.
-            return _stale_variables(family, {}) if manager.keeps_variables else _our_variables(family, wanted)
+            keys = dotenv_file.MANAGED_KEYS
+            return _stale_variables(family, {}, keys) if manager.keeps_variables else _our_variables(family, wanted)
         holding = [pid for pid in family if open_files.holds(pid, self.group.source_path)]
         if holding:
             return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
-        stale = _stale_variables(family, wanted)
+        stale = _stale_variables(family, wanted, dotenv_file.keys_of(service))
         if stale:
             return stale
         connection = self._session(service.database_role, password)
@@ -506,7 +508,7 @@ def _answer(connection: Connection, group: Group, health: Health, manager: str) 
     if not host:
         return f"{sessions.missing}; {service.env_path} sets no PGHOST"
     family = family_of(health.processes)
-    stale = _stale_variables(family, settings)
+    stale = _stale_variables(family, settings, dotenv_file.keys_of(service))
     if stale:
         return f"{sessions.missing}; {stale}"
     health.lacks_session = not any(_holds_source(pid, group) for pid in family)
@@ -518,11 +520,12 @@ def _holds_source(pid: int, group: Group) -> bool:
     return os.path.exists(group.source_path) and open_files.holds(pid, group.source_path)
 
 
-def _stale_variables(family: Iterable[int], wanted: Mapping[str, str]) -> str:
-    """Return which variables of a process would beat its ``.env`` with another value."""
+def _stale_variables(family: Iterable[int], wanted: Mapping[str, str], keys: Iterable[str]) -> str:
+    """Return which variables of a process, of some keys, would beat its ``.env`` with another value."""
+    keys = tuple(keys)
     for pid in family:
         environment = open_files.environment_of(pid)
-        stale = [key for key in dotenv_file.MANAGED_KEYS if environment.get(key, wanted.get(key)) != wanted.get(key)]
+        stale = [key for key in keys if environment.get(key, wanted.get(key)) != wanted.get(key)]
         if stale:
             return f"its process was started with {', '.join(stale)}, which beats the value in .env"
     return ""

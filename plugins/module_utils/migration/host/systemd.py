@@ -339,7 +339,7 @@ def _problems_of_settings(service: Service, shown: Mapping[str, str]) -> list[Pr
         own = {entry.partition("=")[0] for entry in shlex.split(shown["Environment"])}
     except ValueError:
         own = set()
-    later = unit_settings.problems_of_later_files(files, service.env_path)
+    later = unit_settings.problems_of_later_files(files, service.env_path, dotenv_file.keys_of(service))
     return later + [
         Problem(f"{service.unit}: Environment={key}", "it would lead the service elsewhere", "Take it out of the unit")
         for key in sorted(own & set(dotenv_file.MANAGED_KEYS) - beaten)
