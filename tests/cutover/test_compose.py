@@ -41,6 +41,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import managers_of
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
+    Watcher,
     look_once,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
@@ -283,6 +284,7 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
 
 
 @needs_docker
+@pytest.mark.long_search
 @pytest.mark.promise("compose-service-moves")
 def test_a_container_that_ends_again_and_again_goes_back_by_itself(estate: Estate) -> None:
     (estate.place / "data" / "crash").touch()
@@ -295,6 +297,7 @@ def test_a_container_that_ends_again_and_again_goes_back_by_itself(estate: Estat
 
 
 @needs_docker
+@pytest.mark.long_search
 @pytest.mark.promise("compose-service-moves")
 def test_the_recovery_unit_ends_the_window_of_a_run_that_has_died(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
@@ -357,6 +360,24 @@ def test_variables_that_beat_the_settings_are_refused(estate: Estate) -> None:
     estate.compose("up", "-d")
     with pytest.raises(MigrationError, match="environment PGSERVICE"):
         estate.move()
+
+
+@pytest.mark.parametrize(("held", "left"), [(False, 1), (True, 0)])
+def test_the_server_may_still_work_for_a_container_that_is_gone(
+    connection: Connection, login: Login, monkeypatch: pytest.MonkeyPatch, held: bool, left: int
+) -> None:
+    with closing(connect(replace(login, user="swarm_registry", password=PASSWORD, session_role=None))) as session:
+        with session.cursor() as cursor:
+            cursor.execute("SELECT inet_client_port()")
+            ((port,),) = cursor.fetchall()
+        # Our own session stands for one of a container; in our network it counts as alive.
+        manager = compose.Compose([])
+        monkeypatch.setattr(manager, "client_networks", lambda: (["127.0.0.0/8"], {port} if held else set()))
+        group = Group("test", "/nowhere.db", (), (parsed(database_role="swarm_registry"),))
+        services_login = ServicesLogin(login.host, login.port, login.database)
+        with closing(Watcher(group, {"compose": manager}, services_login, {"swarm_registry": PASSWORD})) as watcher:
+            problems = watcher.wait_for_sessions(0.2)
+    assert [problem.where.split()[0] for problem in problems] == ["session"] * left
 
 
 # ---------------------------------------------------------------- the description

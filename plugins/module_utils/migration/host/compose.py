@@ -140,13 +140,18 @@ class Compose:
         )
         return [Problem(f"service {service.name}", what, fix)]
 
-    def client_networks(self) -> list[str]:
-        """Return the networks that the services' sessions come from."""
-        return [
-            subnet
-            for service in self._services.values()
-            for _, _, subnet in _networks(_containers(service.compose_project, service.name))
-        ]
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return the networks that the services' sessions come from, and the ports that living containers hold there.
+
+        Another service of a project may have the same role, and go on.
+        """
+        networks, held = set[str](), set[int]()
+        for project in {service.compose_project for service in self._services.values()}:
+            containers = _containers(project)
+            networks.update(subnet for _, _, subnet in _networks(containers) if subnet)
+            for pid in (int(container["State"]["Pid"] or 0) for container in containers):
+                held |= open_files.held_ports(pid) if pid else set()
+        return sorted(networks), held
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop the containers of services, those of a project with one call."""

@@ -109,8 +109,11 @@ class Manager(Protocol):
         :param values: its settings on PostgreSQL.
         """
 
-    def client_networks(self) -> list[str]:
-        """Return the networks, as ``address/bits``, that the services' sessions come from, if none is this host's."""
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return the networks, as ``address/bits``, that the services' sessions come from, if none is this host's.
+
+        :returns: beside them the local ports of connections that living processes in these networks hold.
+        """
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services, so that nothing starts them again before :meth:`start_service`.

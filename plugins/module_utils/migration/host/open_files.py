@@ -211,15 +211,16 @@ def _ports_of(pid: int, state: str = "") -> set[int]:
     return ports
 
 
-def held_ports() -> set[int]:
-    """Return the local TCP ports of all connections that a living process still holds, in our network namespace.
+def held_ports(pid: int | None = None) -> set[int]:
+    """Return the local TCP ports of all connections that a living process still holds, in one network namespace.
 
+    :param pid: a process in that namespace; None for ours.
     What is left of a connection after its process has ended belongs to no socket any more.
     """
     ports = set()
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in (_PROC / "self" / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+            for line in (_PROC / str(pid or "self") / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
                 columns = line.split()
                 if columns[9] != "0":
                     ports.add(int(columns[1].rpartition(":")[2], 16))

@@ -120,9 +120,9 @@ class OwnCommands:
         """Return nothing: its services are in the network of this host."""
         return []
 
-    def client_networks(self) -> list[str]:
+    def client_networks(self) -> tuple[list[str], set[int]]:
         """Return nothing, for the same reason."""
-        return []
+        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services, all at the same time, and wait until their processes have ended.

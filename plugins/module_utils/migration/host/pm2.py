@@ -307,9 +307,9 @@ class Pm2:
         """Return nothing: its services are in the network of this host."""
         return []
 
-    def client_networks(self) -> list[str]:
+    def client_networks(self) -> tuple[list[str], set[int]]:
         """Return nothing, for the same reason."""
-        return []
+        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services and remove them from pm2's list, with one call.

@@ -246,7 +246,11 @@ class Watcher:
     def _abandoned_sessions(self, role: str) -> list[int]:
         """Return the server's processes for sessions of a role from this host whose client is gone."""
         held = open_files.held_ports()
-        networks = [network for manager in self.managers.values() for network in manager.client_networks()]
+        networks, held_there = list[str](), set[int]()
+        for manager in self.managers.values():
+            of_manager, ports = manager.client_networks()
+            networks += of_manager
+            held_there |= ports
         with self._session(role, self.role_passwords.get(role, "")).cursor() as cursor:
             # Through a Unix socket no port tells whose session it is: then only those at work count.
             cursor.execute(
@@ -257,8 +261,11 @@ class Watcher:
                 "AND (client_port <> -1 OR state <> 'idle')",
                 (networks, networks),
             )
-            # All clients in the networks of stopped containers are gone.
-            return [int(pid) for pid, port, is_theirs in cursor.fetchall() if is_theirs or port not in held]
+            return [
+                int(pid)
+                for pid, port, is_theirs in cursor.fetchall()
+                if port not in (held_there if is_theirs else held)
+            ]
 
     def _look_at(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> None:
         """Bring one service's health up to date."""

@@ -132,9 +132,9 @@ class Systemd:
         """Return nothing: its services are in the network of this host."""
         return []
 
-    def client_networks(self) -> list[str]:
+    def client_networks(self) -> tuple[list[str], set[int]]:
         """Return nothing, for the same reason."""
-        return []
+        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop units and what would start them again, those of a group with one call."""
