@@ -164,7 +164,7 @@ attributes:
     description: Shows each C(.env) before and after, with every secret masked.
     support: full
 requirements:
-  - pm2 and its running daemon, or systemd, as the group's services say
+  - pm2 and its running daemon, systemd, or Docker with compose, as the group's services say
 extends_documentation_fragment:
   - swarm.sqlite_to_postgresql.postgres_login
 author:

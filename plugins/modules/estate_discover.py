@@ -10,8 +10,8 @@ short_description: Draft the inventory and the SQL of an estate from what stands
 description:
   - Finds SQLite files by what every process has open or mapped, by settings that name a file, and by a search of the
     services' directories. Each file is one source, whatever its names are.
-  - Finds the services that use each of them, as pm2 and systemd tell of them, with the ports that they listen on and a
-    health address that was asked and answered 200.
+  - Finds the services that use each of them, as pm2, systemd and Docker tell of them, with the ports they listen on and
+    a health address that was asked and answered 200.
   - Reads every value of each source, with the rights of the service's user alone, and drafts the target's tables and
     the mapping.
   - Changes nothing on the host. The draft is written on the controller. One that is there is never written to again; a

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service, parse_group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.dotenv_file import (
     MANAGED_KEYS,
@@ -203,3 +203,27 @@ def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
     assert real.stat().st_ino != before
     assert sorted(os.listdir(tmp_path)) == [".env", "real.env"]
     assert remove_keys(real.read_text()) == SAMPLE
+
+
+@pytest.mark.promise("own-settings-written")
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_keys_of_the_services_own_are_written_and_what_it_had_comes_back(line_end: str) -> None:
+    templates = {"DB_TYPE": "postgres", "JDBC": "jdbc:postgresql://{host}:{port}/{database}", "JSON": '{"a": "{user}"}'}
+    templates |= {"URL": "x://{user}:{password_in_url}@{host}", "DB_PASSWORD": "{password}"}
+    service = Service("s", "u", "/", "shop", ("app",), "http://127.0.0.1/", settings=templates)
+    connection = dotenv_file.connection_values("db", 5432, "shop", "shop_web", "p@ss {host}")
+    values = {**connection, **dotenv_file.own_values(service, connection)}
+    assert values["JDBC"] == "jdbc:postgresql://db:5432/shop"
+    assert values["JSON"] == '{"a": "shop_web"}'
+    assert values["URL"] == "x://shop_web:p%40ss%20%7Bhost%7D@db"
+    # What is filled in is not filled again.
+    assert values["DB_PASSWORD"] == "p@ss {host}"
+    before = "PORT=1\nDB_TYPE=sqlite\nexport JSON='{\n}'\n# DB_TYPE=none\n".replace("\n", line_end)
+    text = dotenv_file.set_keys(before, values)
+    assert dotenv_file.read_values(text) == {**values, "PORT": "1"}
+    assert dotenv_file.set_keys(text, values) == text
+    assert "p@ss" not in dotenv_file.masked(text)
+    # A key that the inventory does not name any more goes, and what the service had comes back.
+    fewer = {key: value for key, value in values.items() if key != "DB_TYPE"}
+    assert dotenv_file.read_values(dotenv_file.set_keys(text, fewer))["DB_TYPE"] == "sqlite"
+    assert dotenv_file.remove_keys(text) == before

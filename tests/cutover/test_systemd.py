@@ -72,7 +72,7 @@ def test_a_service_runs_under_pm2_unless_the_inventory_says_otherwise() -> None:
     ("changes", "said"),
     [
         ({"manager": "systemdd"}, "Did you mean 'systemd'? Choose one of pm2, systemd"),
-        ({"manager": "compose"}, "Choose one of pm2, systemd; no others are supported yet"),
+        ({"manager": "launchd"}, "Choose one of pm2, systemd, compose, none"),
         ({"manager": None}, "'manager' is None"),
         ({"ecosystem_file": "a.js", "pm2_home": "/opt/pm2"}, "'ecosystem_file' is for services under pm2"),
         ({"name": "shop@"}, "a template of units, which nothing can start"),

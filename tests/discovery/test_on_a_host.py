@@ -156,7 +156,7 @@ def test_services_of_other_managers_are_named(drafts: Path) -> None:
     assert "under nobody, user notes" in facts
     page = (drafts / "host" / "README.md").read_text().replace("\\", "")
     assert "NOTES_URL in /etc/notes.env" in page
-    assert "it runs under nobody, and services are only moved under pm2 or systemd yet" in page
+    assert "no manager that we know runs it, so it stands there as a comment until its commands are named" in page
     assert "manager: systemd" in (drafts / "host" / ESTATE).read_text().replace('"', "")
     assert "its settings name /srv/counter/counter.db, and none of its processes has that open" in page
     assert "2 processes" in (drafts / "host" / ESTATE).read_text()

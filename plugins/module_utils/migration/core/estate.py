@@ -64,13 +64,26 @@ POLICIES: dict[str, tuple[str, ...]] = {
 }
 
 
-# What starts a service.
-PM2, SYSTEMD = "pm2", "systemd"
-MANAGERS = (PM2, SYSTEMD)
-# Keys of a service that only its manager knows.
-_KEYS_OF_PM2 = ("ecosystem_file", "pm2_home", "pm2_path")
+# What starts a service; with none of them a person does, by commands of the inventory.
+PM2, SYSTEMD, COMPOSE, NONE = "pm2", "systemd", "compose", "none"
+MANAGERS = (PM2, SYSTEMD, COMPOSE, NONE)
+# Keys of a service that one manager alone knows, and who that is in words.
+_KEYS_OF = {
+    PM2: (("ecosystem_file", "pm2_home", "pm2_path"), "services under pm2"),
+    COMPOSE: (("compose_project", "database_host"), "services of docker compose"),
+    NONE: (("start_command", "stop_command", "status_command"), "services with 'manager: none'"),
+}
+# How a word of a command gives away a secret: as an assignment, or within an address.
+_SECRET_WORD = re.compile(r"(?i)(passw|secret|token|api_?key)[a-z_]*[=:]\S|://[^/@\s]*:[^/@\s]+@")
 _OTHER_UNITS = (".socket", ".timer", ".path", ".target", ".mount", ".slice", ".scope", ".device", ".automount", ".swap")
+_COMPOSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.-]*(@[A-Za-z0-9:_.-]+)?\Z")
+
+# What a template of a service's own setting may name, each in braces.
+PLACEHOLDERS = ("host", "port", "database", "user", "password", "password_in_url", "url", "pool_size")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]*)\}")
+_WRITTEN_BY_ROLE = ("DATABASE_URL", "DATABASE_POOL_SIZE")
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 # What a role may do with a table or column. "write" includes "read".
 RIGHTS = ("write", "read", "none")
@@ -155,8 +168,8 @@ class TableMapping:
 class Service:
     """One service.
 
-    :param name: its name in pm2, or of its unit of systemd.
-    :param user: the system user whose pm2 runs it, or whom its unit names.
+    :param name: its name in pm2, or of its unit of systemd; with ``manager: none`` any name.
+    :param user: the system user whose pm2 runs it, whom its unit names, or as whom its commands are run.
     :param manager: what starts it, one of :data:`MANAGERS`.
     :param directory: its working directory, absolute.
     :param ecosystem_file: pm2's file for it, relative to ``directory`` or absolute.
@@ -172,6 +185,12 @@ class Service:
     :param pm2_home: directory of the pm2 that runs it, its ``PM2_HOME``; found by itself if empty.
     :param pm2_path: directories with the programs pm2 and node, separated by colons; found by themselves if empty.
     :param shared_library: whether it depends on the library that we build; None if its ``package.json`` tells.
+    :param settings: keys of its own beside ours → template of the value on PostgreSQL, see :data:`PLACEHOLDERS`.
+    :param compose_project: name of the project of docker compose that it belongs to.
+    :param database_host: address of the server as its container reaches it; empty if that is the other services' too.
+    :param start_command: program, by its absolute path, and arguments that start it, where no manager does.
+    :param stop_command: those that stop it.
+    :param status_command: those that print the ids of its processes; empty to take those that listen on its port.
     """
 
     name: str
@@ -190,6 +209,12 @@ class Service:
     pm2_home: str = ""
     pm2_path: str = ""
     manager: str = PM2
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    compose_project: str = ""
+    database_host: str = ""
+    start_command: tuple[str, ...] = ()
+    stop_command: tuple[str, ...] = ()
+    status_command: tuple[str, ...] = ()
 
     @property
     def env_path(self) -> str:
@@ -216,6 +241,7 @@ class Group:
     :param source_path: the SQLite file.
     :param aliases: the symlinks that lead to it.
     :param ignored_tables: source tables that are left behind on purpose.
+    :param owner: the system user who owns the file, where no service tells; empty for the user who runs this.
     """
 
     name: str
@@ -224,11 +250,12 @@ class Group:
     services: tuple[Service, ...] = ()
     aliases: tuple[str, ...] = ()
     ignored_tables: tuple[str, ...] = ()
+    owner: str = ""
 
     @property
     def users(self) -> tuple[str, ...]:
-        """Return the system users of the services, each once; one of them owns the SQLite file."""
-        return tuple(dict.fromkeys(service.user for service in self.services))
+        """Return the system users of the services, or the owner that the inventory names; one owns the SQLite file."""
+        return tuple(dict.fromkeys([*(service.user for service in self.services), *filter(None, [self.owner])]))
 
 
 @dataclass(frozen=True)
@@ -340,22 +367,25 @@ def parse_group(data: Any) -> Group:
     where = f"estate_cutover_groups: {name or 'an entry without a name'}"
     reader = _Reader(where, data, problems, ("name", "source", "tables", "services", "ignored_tables"))
     group_name = reader.text("name")
-    source = _Reader(f"{where}: source", reader.mapping("source"), problems, ("path", "aliases"))
+    source = _Reader(f"{where}: source", reader.mapping("source"), problems, ("path", "aliases", "owner"))
     source_path = source.text("path", check=_is_absolute)
     aliases = tuple(str(alias) for alias in source.list("aliases"))
     tables = tuple(_parse_table(where, entry, problems) for entry in reader.list("tables"))
     services = tuple(_parse_service(where, entry, problems) for entry in reader.list("services"))
     ignored = tuple(str(table) for table in reader.list("ignored_tables"))
+    owner = source.text("owner") if "owner" in source.data else ""
+    if owner and services:
+        source.complain("'owner' is for a group without services", "Take it out: a user of the services owns the file")
     for kind, names in (
         ("source table", [table.source for table in tables] + list(ignored)),
         ("target table", [table.target for table in tables]),
-        ("service", [service.name if service.manager == PM2 else service.unit for service in services]),
+        ("service", [service.unit if service.manager == SYSTEMD else service.name for service in services]),
     ):
         for duplicate in sorted({entry for entry in names if entry and names.count(entry) > 1}):
             reader.complain(f"{kind} '{duplicate}' is named twice", "Name each once")
     if problems:
         raise MigrationError("The inventory's description of the estate is not valid.", problems)
-    return Group(group_name, source_path, tables, services, aliases, ignored)
+    return Group(group_name, source_path, tables, services, aliases, ignored, owner)
 
 
 def _is_absolute(path: str) -> bool:
@@ -503,6 +533,12 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "manager",
         "pm2_home",
         "pm2_path",
+        "settings",
+        "compose_project",
+        "database_host",
+        "start_command",
+        "stop_command",
+        "status_command",
     )
     reader = _Reader(f"{where}: service {name or 'without a name'}", data, problems, known)
     schemas = tuple(str(schema) for schema in reader.list("schemas"))
@@ -519,12 +555,18 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         health_url=reader.text("health_url", check=_is_address),
         query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),
-        env_file=reader.text("env_file", default=".env") if manager != SYSTEMD or "env_file" in reader.data else "",
+        env_file=_parse_env_file(reader, manager),
         manager=manager,
         pool_size=reader.integer("pool_size", 5),
         pm2_home=reader.text("pm2_home", check=_is_absolute) if "pm2_home" in reader.data else "",
         pm2_path=reader.text("pm2_path", check=_are_absolute) if "pm2_path" in reader.data else "",
         shared_library=reader.boolean("shared_library") if "shared_library" in reader.data else None,
+        settings=_parse_settings(reader),
+        compose_project=reader.text("compose_project", check=_is_compose_name) if manager == COMPOSE else "",
+        database_host=reader.text("database_host") if "database_host" in reader.data else "",
+        start_command=_parse_command(reader, "start_command", manager == NONE),
+        stop_command=_parse_command(reader, "stop_command", manager == NONE),
+        status_command=_parse_command(reader, "status_command", "status_command" in reader.data),
     )
 
 
@@ -533,17 +575,90 @@ def _parse_manager(reader: _Reader) -> str:
     manager = reader.data.get("manager", PM2)
     if manager not in MANAGERS:
         fix = f"{meant(str(manager), MANAGERS)}Choose one of {', '.join(MANAGERS)}; no others are supported yet"
+        if manager is None:
+            fix = f"{fix}. YAML reads null and ~ as nothing: write the word none"
         reader.complain(f"'manager' is {manager!r}", fix)
         return PM2
-    if manager == SYSTEMD:
-        for key in _KEYS_OF_PM2:
+    for other, (keys, whose) in _KEYS_OF.items():
+        for key in keys if other != manager else ():
             if key in reader.data:
-                reader.complain(f"'{key}' is for services under pm2, and its manager is {manager}", "Take it out")
+                reader.complain(f"'{key}' is for {whose}, and its manager is {manager}", "Take it out")
+    if manager == COMPOSE and not _is_compose_name(str(reader.data.get("name", "x"))):
+        reader.complain(f"'name' is {reader.data['name']!r}", "Write the service's name in the compose file")
+    if manager == SYSTEMD:
         name = str(reader.data.get("name", ""))
         what, fix = problem_of_unit(name) if name else ("", "")
         if what:
             reader.complain(f"'name' is {name!r}, {what}", fix)
     return str(manager)
+
+
+def fill_template(template: str, values: Mapping[str, str]) -> str:
+    """Return a template of a service's own setting with its placeholders filled; all other braces stay."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def _parse_settings(reader: _Reader) -> dict[str, str]:
+    """Return a service's own keys with the templates of their values, which may hold a secret and are not told."""
+    settings = {}
+    for key, template in reader.mapping("settings").items():
+        if not isinstance(key, str) or not _SETTING.match(key):
+            reader.complain(f"'settings: {key}' is no name of a variable", "Write letters, digits and underscores")
+        elif key.startswith("PG") or key in _WRITTEN_BY_ROLE:
+            fix = "Take it out, or give the service a role, a pool_size or a database_host that makes it so"
+            reader.complain(f"'settings: {key}' is written by the role itself", fix)
+        elif not isinstance(template, str):
+            reader.complain(f"'settings: {key}' is no text", "Write it in quotes")
+        else:
+            for name in _PLACEHOLDER.findall(template):
+                if name not in PLACEHOLDERS:
+                    fix = f"{meant(name, PLACEHOLDERS)}Known: {', '.join(f'{{{entry}}}' for entry in PLACEHOLDERS)}"
+                    reader.complain(f"'settings: {key}' names {{{name}}}", fix)
+            settings[key] = template
+    return settings
+
+
+def _is_compose_name(name: str) -> bool:
+    """Return whether a text can name a project or a service of docker compose."""
+    return _COMPOSE_NAME.match(name) is not None
+
+
+def _parse_env_file(reader: _Reader, manager: str) -> str:
+    """Return the file that holds a service's settings; only a unit of systemd gets one of ours if none is named."""
+    if "env_file" in reader.data or manager not in (SYSTEMD, COMPOSE):
+        return reader.text("env_file", default=".env")
+    if manager == COMPOSE:
+        fix = "Name the file that its compose file names as env_file; add one there, even empty, if there is none"
+        reader.complain("'env_file' is missing", fix)
+    return ""
+
+
+def _parse_command(reader: _Reader, key: str, wanted: bool) -> tuple[str, ...]:
+    """Return the words of a service's command, empty if it has none; a word may be a secret, so none is told."""
+    words = reader.data.get(key)
+    if not wanted:
+        return ()
+    advice = (
+        "Write its program by its absolute path and each argument as a list, for example [/opt/shop/bin/control, up]"
+    )
+    what, fix = "", advice
+    if words is None:
+        what = "is missing"
+    elif isinstance(words, str):
+        what, fix = "is one text, and no shell divides it into words", advice
+    elif not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
+        what, fix = "is no list of words", f"{advice}; write a number in quotes"
+    elif not _is_absolute(words[0]):
+        what = "does not begin with the absolute path of a program"
+    elif any("\0" in word for word in words):
+        what, fix = "holds a NUL character", "Take it out"
+    elif any(_SECRET_WORD.search(word) for word in words):
+        what = "seems to hold a secret, and everybody on the host may read a command line"
+        fix = "Put the secret into 'env_file', or into a file that the program reads, and take it out here"
+    if what:
+        reader.complain(f"'{key}' {what}", fix)
+        return ()
+    return tuple(words or ())
 
 
 def problem_of_unit(name: str) -> tuple[str, str]:

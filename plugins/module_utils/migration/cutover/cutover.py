@@ -188,10 +188,11 @@ _WHEN = {
 
 def _would_be(group: Group, settings: Settings, group_state: str, action: Cutover, handles: Handles) -> dict[str, Any]:
     """Return what a dry run says of a group that would be cut over."""
+    names = ", ".join(service.name for service in group.services) or "no services"
     return {
         "changed": True,
         "state": group_state,
-        "msg": f"{group.name} {_WHEN[action]}: {', '.join(service.name for service in group.services)}.",
+        "msg": f"{group.name} {_WHEN[action]}: {names}.",
         "diff": diff(handles.env_files, settings, to=POSTGRESQL),
         "warnings": [
             *boot_warnings(handles),

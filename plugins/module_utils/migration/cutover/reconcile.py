@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger, state
 from ..core.decide import Cutover, Interrupted, decide
 from ..core.errors import MigrationError, Problem
-from ..core.estate import PM2, Service
+from ..core.estate import Service
 from ..host import open_files, write_protection
 from ..host.safe_paths import Opened, sha256_of
 from ..host.service_health import POSTGRESQL, Health, Watcher
@@ -233,10 +233,9 @@ class Keeper:
             msg = f"{self.group.name} lives on PostgreSQL; started again with the right settings: {names}."
         elif protected:
             msg = f"{self.group.name} lives on PostgreSQL; its frozen SQLite file is write-protected again."
-        elif saved and any(service.manager == PM2 for service in self.group.services):
-            msg = f"{self.group.name} lives on PostgreSQL; pm2's list for the next boot was brought up to date."
         elif saved:
-            msg = f"{self.group.name} lives on PostgreSQL; what an interrupted run had left stopped was started again."
+            done = sorted({manager.saving for manager in self.context.handles.managers.values() if manager.saving})
+            msg = f"{self.group.name} lives on PostgreSQL; {', or '.join(done)}."
         else:
             msg = f"{self.group.name} lives on PostgreSQL since {self.record.cutover_at:%Y-%m-%d %H:%M:%S} UTC."
         return {

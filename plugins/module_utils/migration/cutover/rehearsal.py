@@ -129,13 +129,13 @@ def _measure_services(connection: Connection, group: Group) -> tuple[float, str]
     connection.rollback()
     if row is not None:
         return max(0.0, float(row[0])), FROM_CUTOVER
-    began = time.monotonic()
+    began, names = time.monotonic(), list[str]()
     with suppress(MigrationError):
         for manager in managers_of(group.services).values():
+            names.append(manager.called)
             if manager.problem() is None:
                 manager.processes()
-    names = dict.fromkeys(service.manager for service in group.services)
-    return 2 * (time.monotonic() - began), f"two calls of {' and '.join(names) or 'pm2'}"
+    return 2 * (time.monotonic() - began), f"two calls of {' and '.join(dict.fromkeys(names)) or 'pm2'}"
 
 
 def _rehearse_rollback(connection: Connection, group: Group, detail: GroupDetail, work: Path) -> dict[str, Any] | None:

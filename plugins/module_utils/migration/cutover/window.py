@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger, state
 from ..core.clock import read_clock
 from ..core.decide import Cutover, decide
+from ..core.estate import Group
 from ..core.group_detail import changes
 from ..engine.proof.target_state import LaterFingerprint
 from ..engine.transfer import migrate
@@ -147,7 +148,7 @@ class Window:
             "state": state.LIVE,
             "msg": f"{self.group.name} lives on PostgreSQL; {downtime_sentence(report)}",
             "diff": changed_settings,
-            "warnings": [*boot_warnings(self.context.handles), *silent],
+            "warnings": [*boot_warnings(self.context.handles), *silent, *_left_to_a_person(self.group)],
             "report": report,
         }
 
@@ -228,3 +229,13 @@ class Window:
         if rights:
             self.context.settle_writing(self.connection)
         self.connection.commit()
+
+
+def _left_to_a_person(group: Group) -> list[str]:
+    """Return what a person has to do for a group that has no services, and whose file nobody could open any more."""
+    if group.services:
+        return []
+    return [
+        f"{group.name} has no services in estate_cutover_groups: let the programs that used {group.source_path} use "
+        "PostgreSQL before you start them again. The file is write-protected, so they cannot write to it."
+    ]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..core.commands import playbook
 from ..core.errors import Problem
-from ..core.estate import problem_of_unit
+from ..core.estate import COMPOSE, NONE, problem_of_unit
 from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
 from ..draft.page import cell
 from .discover import Discovery, Legacy, Source
-from .services import CONTAINER, PM2, SYSTEMD, Service
+from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service, user_name
 
 ESTATE_FILE = "inventory/group_vars/all/estate.yml"
 PAGE_FILE = "README.md"
@@ -156,9 +157,25 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
     if service.manager == SYSTEMD and not _is_moved(service):
         what = f"its unit {service.name} {problem_of_unit(service.name)[0]}, so it stands there as a comment"
         yield Problem(place, what, "Give the unit another name, or stop, switch and start it by hand")
+    elif service.compose_project:
+        what = (
+            f"it is a service of the docker compose project {service.compose_project}, and its settings are not known"
+        )
+        fix = (
+            "Name the file that its compose file names as env_file (add one there, even empty, if there is none) as "
+            "'env_file' of the service, and take the comment signs away"
+        )
+        yield Problem(place, what, fix)
+    elif service.manager == NOBODY:
+        what = "no manager that we know runs it, so it stands there as a comment until its commands are named"
+        fix = (
+            "Name what starts and stops it as 'start_command' and 'stop_command', each as a list, and take the comment "
+            "signs away; or run it under pm2 or systemd"
+        )
+        yield Problem(place, what, fix)
     elif not _is_moved(service):
         whose = {CONTAINER: "a container's engine"}.get(service.manager, service.manager)
-        what = f"it runs under {whose}, and services are only moved under pm2 or systemd yet, so it stands as a comment"
+        what = f"it runs under {whose}, and no such services are moved yet, so it stands as a comment"
         yield Problem(place, what, "Stop, switch and start it by hand, or run it under pm2 or systemd")
     address = found.addresses[service]
     if not address.health_url:
@@ -203,6 +220,8 @@ def _estate_lines(found: Discovery, host: str) -> Iterator[str]:
             continue
         entry = dict(source.draft.mapping)
         entry["source"] = {**entry["source"], "aliases": list(source.aliases)}
+        if not _services_of(found, source) and source.database.owner != os.geteuid():
+            entry["source"]["owner"] = user_name(source.database.owner)
         yield from mapping.group_lines(entry, source.draft.choices, source.draft.notes)
         yield from _service_lines(found, source)
     yield ""
@@ -215,14 +234,19 @@ def _estate_lines(found: Discovery, host: str) -> Iterator[str]:
 
 def _service_lines(found: Discovery, source: Source) -> Iterator[str]:
     """Yield the lines of the services of a group."""
-    first = {service: group == source.group for service, group in _groups_of_services(found).items()}
-    ours = [service for service in source.users if _is_moved(service) and first[service]]
+    ours = _services_of(found, source)
     yield "    services:" if ours else "    services: []"
     for service in source.users:
         decisions = list(_decisions_of(found, source, service))
         yield from (f"      # DECIDE: {_comment(entry.what)}." for entry in decisions)
         lines = list(_lines_of(found, source, service))
         yield from (f"      {line}" if service in ours else f"      # {line}" for line in lines)
+
+
+def _services_of(found: Discovery, source: Source) -> list[Service]:
+    """Return the services that move with a source."""
+    groups = _groups_of_services(found)
+    return [service for service in source.users if _is_moved(service) and groups[service] == source.group]
 
 
 def _is_moved(service: Service) -> bool:
@@ -236,6 +260,11 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
     entry: dict[str, str] = {"user": service.user, "directory": service.directory}
     if service.manager == SYSTEMD:
         entry = {"manager": SYSTEMD, **entry, "directory": service.directory or "/"}
+    if service.manager == NOBODY:
+        entry = {"manager": NONE, **entry}
+    if service.compose_project:
+        entry = {"manager": COMPOSE, "compose_project": service.compose_project, **entry, "env_file": ""}
+        entry |= {"database_host": service.database_host} if service.database_host else {}
     if service.ecosystem_file not in ("", _DEFAULT_ECOSYSTEM_FILE):
         entry["ecosystem_file"] = service.ecosystem_file
     named = service.settings_files[:1] if service.manager != SYSTEMD else ()
@@ -245,11 +274,13 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
         entry["pm2_home"] = service.manager_home
     entry["database_role"] = schema_name(service.name)
     yield f"- name: {scalar(service.name)}"
-    if service.manager not in (PM2, SYSTEMD):
+    if service.manager == CONTAINER and not service.compose_project:
         yield f"  # under {service.manager}"
     if service.instances > 1:
         yield f"  # {service.instances} processes"
     yield from (f"  {key}: {scalar(value)}" for key, value in entry.items())
+    if service.manager == NOBODY:
+        yield from ("  start_command: []", "  stop_command: []")
     yield f"  schemas: [{', '.join(map(scalar, _schemas_of(found, source)))}]"
     if address.health_url:
         yield f"  health_url: {scalar(address.health_url)}"

@@ -1,4 +1,4 @@
-"""The services of a host, as pm2 and systemd tell of them, and the processes that nobody tells of.
+"""The services of a host, as pm2, systemd and Docker tell of them, and the processes that nobody tells of.
 
 pm2 is asked as its own user. Nothing that belongs to a service's user is run as root.
 """
@@ -11,10 +11,10 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..core.errors import MigrationError, Problem
-from ..host import open_files, safe_paths
+from ..host import compose, open_files, safe_paths
 from ..host.pm2 import Pm2, find_daemons
 from .files import is_text
 
@@ -41,6 +41,8 @@ class Service:
     :param ecosystem_file: pm2's file for it, as a path below the directory; empty if none was found.
     :param manager_home: ``PM2_HOME``, where the user runs several.
     :param manager_pid: the manager's own process, which listens for what runs in pm2's cluster mode; 0 if it is none.
+    :param compose_project: the project of docker compose that a container belongs to; empty if it belongs to none.
+    :param database_host: address of this host in the network of such a container.
     """
 
     manager: str
@@ -54,6 +56,8 @@ class Service:
     ecosystem_file: str = ""
     manager_home: str = ""
     manager_pid: int = 0
+    compose_project: str = ""
+    database_host: str = ""
 
 
 @dataclass
@@ -89,8 +93,24 @@ def find_services(holders: Iterable[int]) -> Services:
         uid = open_files.user_of(min(pids))
         if uid is not None:
             directory = "" if manager == CONTAINER else _directory_of(min(pids))
-            result.found.append(Service(manager, name, user_name(uid), uid, directory, frozenset(pids), len(pids)))
+            service = Service(manager, name, user_name(uid), uid, directory, frozenset(pids), len(pids))
+            result.found.append(_of_compose(service) if manager == CONTAINER else service)
     return result
+
+
+def _of_compose(service: Service) -> Service:
+    """Return what runs in a container as docker compose calls it, if that has made the container."""
+    with suppress(MigrationError):
+        said = compose.describe(service.name)
+        if said and all(map(is_text, (said.project, said.service, said.directory))):
+            return replace(
+                service,
+                name=said.service,
+                directory=said.directory,
+                compose_project=said.project,
+                database_host=said.gateway,
+            )
+    return service
 
 
 def container_of(pid: int) -> str:

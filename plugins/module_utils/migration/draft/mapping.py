@@ -131,6 +131,8 @@ def group_lines(entry: Mapping[str, Any], open_choices: Choices, notes: Notes | 
     if entry["source"].get("aliases"):
         yield "      aliases:"
         yield from (f"        - {scalar(alias)}" for alias in entry["source"]["aliases"])
+    if entry["source"].get("owner"):
+        yield f"      owner: {scalar(entry['source']['owner'])}"
     yield "    tables:" if entry["tables"] else "    tables: []"
     for table in entry["tables"]:
         yield from _note_lines(notes.get(table["source"], ()))

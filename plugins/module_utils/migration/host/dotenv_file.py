@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from ..core.errors import MigrationError, Problem
+from ..core.estate import Service, fill_template
 from . import safe_paths
 from .safe_paths import Opened
 
 HEADER = "# PostgreSQL connection of this service, written by the role service_env: do not edit."
+# Before keys of the service's own, whose names follow.
+OWN_HEADER = "# Further settings for PostgreSQL, written by the role service_env: "
 SET_ASIDE = "# Set aside by the role service_env: "
 
 # What we write.
@@ -188,8 +191,22 @@ def connection_values(
     return values
 
 
+def keys_of(service: Service) -> tuple[str, ...]:
+    """Return the keys that a service must have from us, or not at all."""
+    return *MANAGED_KEYS, *service.settings
+
+
+def own_values(service: Service, values: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of a service's own keys, made of those of its connection."""
+    names = {"host": "PGHOST", "port": "PGPORT", "database": "PGDATABASE", "user": "PGUSER", "password": "PGPASSWORD"}
+    known = {name: values[key] for name, key in names.items()}
+    known |= {"url": values["DATABASE_URL"], "pool_size": values.get(POOL_SIZE, "")}
+    known["password_in_url"] = quote(known["password"], safe="")
+    return {key: fill_template(template, known) for key, template in service.settings.items()}
+
+
 def set_keys(text: str, values: Mapping[str, str], quote: Callable[[str], str] = quote_value) -> str:
-    """Return the text with our lines at its top, and every other definition of :data:`MANAGED_KEYS` set aside.
+    """Return the text with our lines at its top, and every other definition of these and our other keys set aside.
 
     :param quote: how a value is written.
     :raises ValueError: if the text cannot be parsed, or a value cannot be written.
@@ -198,10 +215,13 @@ def set_keys(text: str, values: Mapping[str, str], quote: Callable[[str], str] =
     mark = _BYTE_ORDER_MARK if text.startswith(_BYTE_ORDER_MARK) else ""
     text = text.removeprefix(mark)
     line_end = "\r\n" if re.match(r"[^\n]*\r\n", text) else "\n"
-    ours = [HEADER, *(f"{key}={quote(value)}" for key, value in values.items())]
+    own = [key for key in values if key not in WRITTEN_KEYS]
+    ours = [HEADER, *(f"{key}={quote(value)}" for key, value in values.items() if key in WRITTEN_KEYS)]
+    if own:
+        ours += [f"{OWN_HEADER}{', '.join(own)}", *(f"{key}={quote(values[key])}" for key in own)]
     kept: list[str] = []
     for entry in parse(text):
-        if entry.key in MANAGED_KEYS or entry.text.startswith(SET_ASIDE):
+        if entry.key in MANAGED_KEYS or entry.key in own or entry.text.startswith(SET_ASIDE):
             kept.extend(f"{SET_ASIDE}{line}" for line in entry.text.splitlines(keepends=True))
         else:
             kept.append(entry.text)
@@ -217,10 +237,13 @@ def remove_keys(text: str) -> str:
     kept = []
     ours = False
     found = False
+    keys: tuple[str, ...] = WRITTEN_KEYS
     for entry in parse(text.removeprefix(mark)):
         if not found and entry.text.rstrip("\r\n") == HEADER:
             ours = found = True
-        elif ours and entry.key in WRITTEN_KEYS:
+        elif ours and entry.text.startswith(OWN_HEADER):
+            keys = tuple(entry.text.removeprefix(OWN_HEADER).rstrip("\r\n").split(", "))
+        elif ours and entry.key in keys:
             continue
         else:
             ours = False

@@ -63,7 +63,16 @@ class Checked:
 
 
 class Manager(Protocol):
-    """A manager that runs some services of one group."""
+    """A manager that runs some services of one group.
+
+    :param called: what it is called in a sentence.
+    :param keeps_variables: whether it may hand a service variables of an earlier start, which beat its settings.
+    :param saving: what has happened, in words, if :meth:`save_services` has changed something.
+    """
+
+    called: str
+    keeps_variables: bool
+    saving: str
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -84,11 +93,26 @@ class Manager(Protocol):
         :param processes: what it has just listed.
         """
 
+    def not_listed(self, service: Service) -> str:
+        """Return what is wrong with a service that it was told to start, and of which it lists no process."""
+
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return what is wrong with a service's description, and how many processes are started.
 
         :param usable: whether the manager answers; if not, only the files are looked at.
         :param again: whether an earlier run may have been killed in its window.
+        """
+
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return why a service cannot log in to the server from where it runs, if that is not this host's own network.
+
+        :param values: its settings on PostgreSQL.
+        """
+
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return the networks, as ``address/bits``, that the services' sessions come from, if none is this host's.
+
+        :returns: beside them the local ports of connections that living processes in these networks hold.
         """
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ..core.errors import Problem
-from ..core.estate import PM2, SYSTEMD, Service
-from . import pm2, systemd
+from ..core.estate import COMPOSE, NONE, PM2, SYSTEMD, Service
+from . import compose, own_commands, pm2, systemd
 from .manager import Manager
 
 
@@ -22,17 +22,34 @@ def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
     """
     services = list(services)
     daemons = pm2.by_user(service for service in services if service.manager == PM2)
-    units = systemd.Systemd(service for service in services if service.manager == SYSTEMD)
-    return {key_of(service): daemons[service.user] if service.manager == PM2 else units for service in services}
+    made: dict[str, Manager] = {
+        SYSTEMD: systemd.Systemd(service for service in services if service.manager == SYSTEMD),
+        COMPOSE: compose.Compose(service for service in services if service.manager == COMPOSE),
+        NONE: own_commands.OwnCommands(service for service in services if service.manager == NONE),
+    }
+    return {
+        key_of(service): daemons[service.user] if service.manager == PM2 else made[service.manager]
+        for service in services
+    }
 
 
 def problems_of_files(service: Service) -> list[Problem]:
     """Return which of a service's own files are missing, also if its manager cannot be told."""
-    return pm2.problems_of_files(service) if service.manager == PM2 else systemd.problems_of_files(service)
+    checks: dict[str, Callable[[Service], list[Problem]]] = {
+        PM2: pm2.problems_of_files,
+        SYSTEMD: systemd.problems_of_files,
+        COMPOSE: compose.problems_of_files,
+        NONE: own_commands.problems_of_files,
+    }
+    return checks[service.manager](service)
 
 
 def log_command(service: Service) -> str:
     """Return a command that shows what a service says."""
+    if service.manager == COMPOSE:
+        return compose.log_command(service)
+    if service.manager == NONE:
+        return own_commands.command_of(service, service.start_command)
     return f"pm2 logs {service.name}" if service.manager == PM2 else f"journalctl --unit {service.unit}"
 
 

@@ -211,19 +211,58 @@ def _ports_of(pid: int, state: str = "") -> set[int]:
     return ports
 
 
-def held_ports() -> set[int]:
-    """Return the local TCP ports of all connections that a living process still holds, in our network namespace.
+def held_ports(pid: int | None = None) -> set[int]:
+    """Return the local TCP ports of all connections that a living process still holds, in one network namespace.
 
+    :param pid: a process in that namespace; None for ours.
     What is left of a connection after its process has ended belongs to no socket any more.
     """
     ports = set()
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in (_PROC / "self" / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+            for line in (_PROC / str(pid or "self") / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
                 columns = line.split()
                 if columns[9] != "0":
                     ports.add(int(columns[1].rpartition(":")[2], 16))
     return ports
+
+
+def listeners_on(port: int, uid: int) -> set[int]:
+    """Return the processes of a user that listen on a TCP port in our network namespace.
+
+    A process that nobody lets us look into is left out.
+    """
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (_PROC / "self" / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
+                columns = line.split()
+                if columns[3] == _LISTENING and int(columns[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{columns[9]}]")
+    if not sockets:
+        return set()
+    found: set[int] = set()
+    for pid in _process_ids():
+        if user_of(pid) == uid and is_alive(pid):
+            with suppress(MigrationError):
+                found.update({pid} if not sockets.isdisjoint(_descriptors(pid).values()) else ())
+    return found
+
+
+def without_children(pids: Collection[int]) -> list[int]:
+    """Return those of some processes whose parent is none of them."""
+    return sorted(pid for pid in pids if _parent_of(pid) not in pids)
+
+
+def members_of_session(leader: int) -> set[int]:
+    """Return the processes that run in the session of a process, whether that runs itself still or not."""
+    return {pid for pid in _process_ids() if _state_of(pid)[3:4] == [str(leader)] and is_alive(pid)}
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    words = _state_of(pid)
+    return bool(words) and words[0] not in ("Z", "X")
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -341,12 +380,20 @@ def _status_of(pid: int) -> dict[str, list[str]]:
 
 def _parent_of(pid: int) -> int:
     """Return the id of a process's parent, 0 if it is gone."""
+    words = _state_of(pid)
+    return int(words[1]) if words else 0
+
+
+def _state_of(pid: int) -> list[str]:
+    """Return what the system tells of a process: state, parent, process group, session and more; nothing if it is gone.
+
+    The command before them stands in parentheses and may hold anything, also a space or a parenthesis.
+    """
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return 0
-    # The command stands in parentheses and may hold anything, also a space or a parenthesis.
-    return int(text.rpartition(")")[2].split()[1])
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def _command_of(pid: int) -> str:

@@ -88,6 +88,10 @@ class Pm2:
     :param path: directories of the programs pm2 and node, before the common ones; empty to find them.
     """
 
+    called = "pm2"
+    keeps_variables = True
+    saving = "pm2's list for the next boot was brought up to date"
+
     def __init__(self, user: str, home: str = "", path: str = "") -> None:
         self.user = user
         account = pwd.getpwnam(user)
@@ -272,6 +276,10 @@ class Pm2:
         fix = "Correct 'name' or 'user' of the service in estate_cutover_groups"
         return [Problem(f"service {service.name}", what, fix)]
 
+    def not_listed(self, service: Service) -> str:
+        """Return that the ecosystem file does not start a service."""
+        return f"pm2 of user {self.user} does not know it: its ecosystem file starts no application of this name"
+
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return what is wrong with a service's directory and ecosystem file, and how many processes that starts."""
         path = service.ecosystem_path
@@ -296,10 +304,18 @@ class Pm2:
             )
             fix = "Raise 'pool_size' of the service in estate_cutover_groups, or start fewer processes"
             problems.append(Problem(f"{path}: instances", what, fix))
-        for key in sorted(set(application.variables) & set(dotenv_file.MANAGED_KEYS)):
+        for key in sorted(set(application.variables) & set(dotenv_file.keys_of(service))):
             what = "it would beat the value in .env"
             problems.append(Problem(f"{path}: env.{key}", what, "Remove it from the ecosystem file"))
         return Checked(problems, application.processes)
+
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return nothing: its services are in the network of this host."""
+        return []
+
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return nothing, for the same reason."""
+        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services and remove them from pm2's list, with one call.

@@ -365,10 +365,12 @@ def _require_owner(path: str | Path, resolved: Path, status: os.stat_result, use
     if status.st_uid in owners:
         return
     names = " or ".join(users) or "the user who runs this"
-    what = f"it belongs to user id {status.st_uid} and not to {names}, who runs the service"
+    what = f"it belongs to user id {status.st_uid} and not to {names}{', who runs the service' if users else ''}"
     if str(path) != str(resolved):
         raise refused(path, f"{what}: it leads to {resolved}", "Let this name lead to the service's own file")
-    fix = f"If it is the service's own file, run: chown --no-dereference {next(iter(users), 'root')} {resolved}"
+    fix = "Name its owner as 'owner' of the source in estate_cutover_groups, which no service of the group tells"
+    if users:
+        fix = f"If it is the service's own file, run: chown --no-dereference {next(iter(users))} {resolved}"
     raise refused(path, what, fix)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.connection import Login, connect, first_row
 from ..core.errors import MigrationError, Problem
-from ..core.estate import PM2, Group, Service
+from ..core.estate import Group, Service
 from . import dotenv_file, open_files
 from .manager import ERRORED, ONLINE, Manager, Process, family_of
 from .managers import each_with_services, key_of, managers_of
@@ -63,8 +63,8 @@ class ServicesLogin:
 
         :param processes: how many of its processes read it; each of them opens a pool of its own.
         """
-        return dotenv_file.connection_values(
-            self.host,
+        values = dotenv_file.connection_values(
+            service.database_host or self.host,
             self.port,
             self.database,
             service.database_role,
@@ -73,6 +73,7 @@ class ServicesLogin:
             self.ca_certificate,
             max(1, service.pool_size // max(1, processes)),
         )
+        return {**values, **dotenv_file.own_values(service, values)}
 
     def login(self, role: str, password: str) -> Login:
         """Return the login of a service's role, as the service makes it."""
@@ -208,7 +209,7 @@ class Watcher:
                 if result.shortcoming:
                     self._look_at(result, listed[result.service.name], store, old_pids)
                     before = first_restarts.setdefault(result.service.name, result.restarts)
-                    _note_a_loop(result, listed[result.service.name], result.restarts - before)
+                    _note_a_loop(result, self.managers[key_of(result.service)].called, result.restarts - before)
             if time.monotonic() >= deadline or not any(result.shortcoming for result in results):
                 return results
             if ends_with_a_loop and any(result.has_given_up for result in results):
@@ -245,14 +246,26 @@ class Watcher:
     def _abandoned_sessions(self, role: str) -> list[int]:
         """Return the server's processes for sessions of a role from this host whose client is gone."""
         held = open_files.held_ports()
+        networks, held_there = list[str](), set[int]()
+        for manager in self.managers.values():
+            of_manager, ports = manager.client_networks()
+            networks += of_manager
+            held_there |= ports
         with self._session(role, self.role_passwords.get(role, "")).cursor() as cursor:
             # Through a Unix socket no port tells whose session it is: then only those at work count.
             cursor.execute(
-                "SELECT pid, client_port FROM pg_stat_activity WHERE usename = session_user "
+                "SELECT pid, client_port, coalesce(client_addr <<= ANY(%s::inet[]), false) FROM pg_stat_activity "
+                "WHERE usename = session_user "
                 "AND datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL "
-                "AND client_addr IS NOT DISTINCT FROM inet_client_addr() AND (client_port <> -1 OR state <> 'idle')"
+                "AND (client_addr IS NOT DISTINCT FROM inet_client_addr() OR client_addr <<= ANY(%s::inet[])) "
+                "AND (client_port <> -1 OR state <> 'idle')",
+                (networks, networks),
             )
-            return [int(pid) for pid, port in cursor.fetchall() if port not in held]
+            return [
+                int(pid)
+                for pid, port, is_theirs in cursor.fetchall()
+                if port not in (held_there if is_theirs else held)
+            ]
 
     def _look_at(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> None:
         """Bring one service's health up to date."""
@@ -266,13 +279,12 @@ class Watcher:
     def _shortcoming(self, result: Health, processes: list[Process], store: str, old_pids: frozenset[int]) -> str:
         """Return the first thing that is wrong with a service, or an empty text."""
         service = result.service
-        if not processes and service.manager != PM2:
-            return f"{service.manager} does not know it any more"
+        manager = self.managers[key_of(service)]
         if not processes:
-            return f"pm2 of user {service.user} does not know it: its ecosystem file starts no application of this name"
+            return manager.not_listed(service)
         for process in processes:
             if process.status != ONLINE:
-                return f"{service.manager} reports it as {process.status}"
+                return f"{manager.called} reports it as {process.status}"
             if not _are_alive((process.pid,)):
                 return "its process has ended"
             if process.pid in old_pids:
@@ -284,12 +296,13 @@ class Watcher:
         password = self.role_passwords.get(service.database_role, "")
         wanted = self.services_login.values(service, password, len(processes))
         if store == SQLITE:
-            # systemd hands over what stands in the settings, and there may stand another connection than ours.
-            return _stale_variables(family, {}) if service.manager == PM2 else _our_variables(family, wanted)
+            # Else there may be another connection than ours in the settings, which is handed over.
+            keys = dotenv_file.MANAGED_KEYS
+            return _stale_variables(family, {}, keys) if manager.keeps_variables else _our_variables(family, wanted)
         holding = [pid for pid in family if open_files.holds(pid, self.group.source_path)]
         if holding:
             return f"its process {holding[0]} has the SQLite file {self.group.source_path} open"
-        stale = _stale_variables(family, wanted)
+        stale = _stale_variables(family, wanted, dotenv_file.keys_of(service))
         if stale:
             return stale
         connection = self._session(service.database_role, password)
@@ -472,17 +485,20 @@ def look_once(connection: Connection, group: Group, listings: Listings | None = 
         for service in services:
             processes = [process for process in listed if process.name == service.name]
             health = Health(service, tuple(processes))
-            health.shortcoming = reason or _answer(connection, group, health, processes)
+            health.shortcoming = reason or _answer(connection, group, health, manager.called)
             answers[service.name] = health
     return answers
 
 
-def _answer(connection: Connection, group: Group, health: Health, processes: Sequence[Process]) -> str:
-    """Return why one service is not well on PostgreSQL, and note in its health if only a session is missing."""
+def _answer(connection: Connection, group: Group, health: Health, manager: str) -> str:
+    """Return why one service is not well on PostgreSQL, and note in its health if only a session is missing.
+
+    :param manager: what its manager is called.
+    """
     service = health.service
-    statuses = [process.status for process in processes]
+    statuses = [process.status for process in health.processes]
     if not statuses or any(status != ONLINE for status in statuses):
-        return f"{service.manager} reports it as {', '.join(statuses) or 'unknown'}"
+        return f"{manager} reports it as {', '.join(statuses) or 'unknown'}"
     shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
     if shortcoming:
         return shortcoming
@@ -499,7 +515,7 @@ def _answer(connection: Connection, group: Group, health: Health, processes: Seq
     if not host:
         return f"{sessions.missing}; {service.env_path} sets no PGHOST"
     family = family_of(health.processes)
-    stale = _stale_variables(family, settings)
+    stale = _stale_variables(family, settings, dotenv_file.keys_of(service))
     if stale:
         return f"{sessions.missing}; {stale}"
     health.lacks_session = not any(_holds_source(pid, group) for pid in family)
@@ -511,11 +527,12 @@ def _holds_source(pid: int, group: Group) -> bool:
     return os.path.exists(group.source_path) and open_files.holds(pid, group.source_path)
 
 
-def _stale_variables(family: Iterable[int], wanted: Mapping[str, str]) -> str:
-    """Return which variables of a process would beat its ``.env`` with another value."""
+def _stale_variables(family: Iterable[int], wanted: Mapping[str, str], keys: Iterable[str]) -> str:
+    """Return which variables of a process, of some keys, would beat its ``.env`` with another value."""
+    keys = tuple(keys)
     for pid in family:
         environment = open_files.environment_of(pid)
-        stale = [key for key in dotenv_file.MANAGED_KEYS if environment.get(key, wanted.get(key)) != wanted.get(key)]
+        stale = [key for key in keys if environment.get(key, wanted.get(key)) != wanted.get(key)]
         if stale:
             return f"its process was started with {', '.join(stale)}, which beats the value in .env"
     return ""
@@ -531,23 +548,20 @@ def _our_variables(family: Iterable[int], ours: Mapping[str, str]) -> str:
     return ""
 
 
-def _note_a_loop(result: Health, processes: Sequence[Process], restarts: int) -> None:
+def _note_a_loop(result: Health, manager: str, restarts: int) -> None:
     """Note that a service ends again and again, or that its manager does not start it any more.
 
+    :param manager: what that is called.
     :param restarts: how often its manager has started it again since it is looked at.
     """
     if not result.shortcoming:
         return
-    if any(process.status == ERRORED or process.given_up for process in processes):
+    if any(process.status == ERRORED or process.given_up for process in result.processes):
         result.has_given_up = True
-        result.shortcoming = (
-            f"{result.service.manager} does not start it any more, because it ended soon after each start"
-        )
-    elif restarts >= _RESTARTS_OF_A_LOOP * max(1, len(processes)):
+        result.shortcoming = f"{manager} does not start it any more, because it ended soon after each start"
+    elif restarts >= _RESTARTS_OF_A_LOOP * max(1, len(result.processes)):
         result.has_given_up = True
-        result.shortcoming = (
-            f"it ends soon after each start: {result.service.manager} has already started it {restarts} times again"
-        )
+        result.shortcoming = f"it ends soon after each start: {manager} has already started it {restarts} times again"
 
 
 def _restarts(processes: Iterable[Process]) -> int:
@@ -556,15 +570,8 @@ def _restarts(processes: Iterable[Process]) -> int:
 
 
 def _are_alive(pids: Iterable[int]) -> bool:
-    """Return whether all processes run; one that nobody has waited for yet does not."""
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-                if file.read().rpartition(")")[2].split()[0] in ("Z", "X"):
-                    return False
-        except OSError:
-            return False
-    return True
+    """Return whether all processes run."""
+    return all(map(open_files.is_alive, pids))
 
 
 def ask(url: str) -> str:

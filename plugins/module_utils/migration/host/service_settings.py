@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..core.errors import Problem
-from ..core.estate import SYSTEMD, Service
+from ..core.estate import COMPOSE, SYSTEMD, Service
 from . import dotenv_file
 from .unit_settings import DropIn, EnvironmentFile
 
@@ -45,21 +45,25 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Dotenv:
-    """A dotenv file, which the service reads itself."""
+    """A dotenv file, which the service reads itself.
+
+    :param or_root: whether root may own it instead of the service's user.
+    """
 
     service: Service
+    or_root: bool = False
 
     def read(self) -> str:
         """Return its text."""
-        return dotenv_file.read(self.service.env_path, self.service.user)
+        return dotenv_file.read(self.service.env_path, self.service.user, self.or_root)
 
     def write(self, text: str) -> None:
         """Replace it in one step."""
-        dotenv_file.write(self.service.env_path, text, self.service.user)
+        dotenv_file.write(self.service.env_path, text, self.service.user, self.or_root)
 
     def is_private(self) -> bool:
         """Return whether its owner alone may read it."""
-        return dotenv_file.is_private(self.service.env_path, self.service.user)
+        return dotenv_file.is_private(self.service.env_path, self.service.user, self.or_root)
 
     def with_values(self, text: str, values: Mapping[str, str]) -> str:
         """Return a text with our lines."""
@@ -82,4 +86,5 @@ def settings_of(service: Service) -> Settings:
     """Return the settings of a service."""
     if service.manager == SYSTEMD:
         return EnvironmentFile(service) if service.env_file else DropIn(service)
-    return Dotenv(service)
+    # Compose reads such a file as root does, or as the user who owns it.
+    return Dotenv(service, or_root=service.manager == COMPOSE)

@@ -57,6 +57,10 @@ class Systemd:
     :param services: those of them that are its units.
     """
 
+    called = "systemd"
+    keeps_variables = False
+    saving = "what an interrupted run had left stopped was started again"
+
     def __init__(self, services: Iterable[Service]) -> None:
         self._services = {service.unit: service for service in services}
         # Stopped, and not yet being started again.
@@ -104,6 +108,10 @@ class Systemd:
         """Return nothing: :meth:`check_service` says more of a unit that does not exist."""
         return []
 
+    def not_listed(self, service: Service) -> str:
+        """Return that a unit is gone."""
+        return "systemd does not know it any more"
+
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service cannot be moved as the unit that it is; its settings may tell more."""
         problems = problems_of_files(service)
@@ -119,6 +127,14 @@ class Systemd:
             problems += error.problems
         # Whatever it starts shares one pool's size: systemd does not know how many processes open a pool.
         return Checked(problems, processes=1)
+
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return nothing: its services are in the network of this host."""
+        return []
+
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return nothing, for the same reason."""
+        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop units and what would start them again, those of a group with one call."""
@@ -323,7 +339,7 @@ def _problems_of_settings(service: Service, shown: Mapping[str, str]) -> list[Pr
         own = {entry.partition("=")[0] for entry in shlex.split(shown["Environment"])}
     except ValueError:
         own = set()
-    later = unit_settings.problems_of_later_files(files, service.env_path)
+    later = unit_settings.problems_of_later_files(files, service.env_path, dotenv_file.keys_of(service))
     return later + [
         Problem(f"{service.unit}: Environment={key}", "it would lead the service elsewhere", "Take it out of the unit")
         for key in sorted(own & set(dotenv_file.MANAGED_KEYS) - beaten)

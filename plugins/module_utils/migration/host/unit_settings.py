@@ -187,11 +187,12 @@ class DropIn(EnvironmentFile):
         )
 
 
-def problems_of_later_files(files: Sequence[tuple[str, bool]], ours: str) -> list[Problem]:
+def problems_of_later_files(files: Sequence[tuple[str, bool]], ours: str, written: Iterable[str]) -> list[Problem]:
     """Return a problem for each of our keys in a file that systemd reads after ours, so that it beats our value.
 
     :param files: path or pattern of each EnvironmentFile= in their order, and whether it may be missing.
     :param ours: path of the file that gets our lines, which is one of them.
+    :param written: our keys.
     """
     own = os.path.realpath(ours)
     last = max(index for index, (path, _) in enumerate(files) if os.path.realpath(path) == own)
@@ -211,7 +212,7 @@ def problems_of_later_files(files: Sequence[tuple[str, bool]], ours: str) -> lis
                 what = f"the unit names it as EnvironmentFile=, and it cannot be read: {error.strerror}"
                 problems.append(Problem(path, what, "Correct this, then run again"))
                 continue
-            for key in sorted(keys & set(dotenv_file.MANAGED_KEYS)):
+            for key in sorted(keys.intersection(written)):
                 what = f"systemd reads this file after {ours}, so it would beat the value there"
                 problems.append(Problem(f"{path}: {key}", what, "Take it out, or name this file first in the unit"))
     return problems

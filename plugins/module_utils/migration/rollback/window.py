@@ -384,7 +384,8 @@ def describe(report: dict[str, Any]) -> str:
         parts.append(f"on its file as it was frozen; {report['lost_rows']:,} rows were given up, as asked for")
     else:
         parts.append("on its file as it was frozen: nothing was written to PostgreSQL since")
-    parts.append(f"its services were down for {report['downtime_seconds']:.1f} seconds")
+    if report["services"]:
+        parts.append(f"its services were down for {report['downtime_seconds']:.1f} seconds")
     if "sha256" in report.get("dump", {}):
         dumped = Dumped(**report["dump"])
         parts.append(f"PostgreSQL's tables are kept in {dumped.path} (SHA-256 {dumped.sha256})")

@@ -152,10 +152,6 @@ def check_services(
     :param may_be_missing: an earlier run may have been killed between their stop and their start.
     :param managers: the managers by their keys, if they are known already.
     """
-    if not group.services:
-        findings.violations.append(
-            Problem(f"cutover group {group.name}", "it has no services", "List them in estate_cutover_groups")
-        )
     if managers is None:
         managers = {}
         with findings.collecting():
@@ -234,7 +230,7 @@ def check_health(group: Group, handles: Handles, findings: Findings) -> None:
             continue
         shortcoming = ask(service.health_url) or (ask(service.query_url) if service.query_url else "")
         if all(process.status != ONLINE for process in processes):
-            shortcoming = f"{service.manager} reports it as {processes[0].status}"
+            shortcoming = f"{handles.managers[key_of(service)].called} reports it as {processes[0].status}"
         if shortcoming:
             fix = "Repair it while it is on SQLite, or correct 'health_url' or 'query_url' in estate_cutover_groups"
             findings.violations.append(Problem(f"service {service.name}", f"it is not well now: {shortcoming}", fix))
@@ -317,6 +313,10 @@ def check_services_login(group: Group, settings: Settings, handles: Handles, fin
     }
     pids = {name: [entry.pid for entry in found if entry.pid] for name, found in handles.processes.items()}
     findings.violations.extend(login_test.problems(settings.services_login, values, pids))
+    for service, own in values.items():
+        manager = handles.managers.get(key_of(service))
+        if manager is not None:
+            findings.violations.extend(manager.check_login(service, own))
 
 
 def _check_connections(connection: Connection, group: Group, settings: Settings, findings: Findings) -> None:

@@ -82,6 +82,9 @@ def make_report(
 
 def downtime_sentence(report: Mapping[str, Any]) -> str:
     """Return how long the services were down, and what took the time."""
+    if not report["services"]:
+        # A person stops and starts what uses it, and knows how long.
+        return f"its file was frozen and proven within {report['window_seconds']:.1f} seconds; it has no services."
     text = f"its services were down for {report['downtime_seconds']:.1f} seconds"
     if report["measured_by"] == MEASURED_BY_STEPS:
         return f"{text}, from their stop until they were found healthy."

@@ -1,0 +1,464 @@
+"""Services of docker compose projects, known by the labels of their containers and by their processes in ``/proc``.
+
+The image and the compose files stay as they are. A service gets its settings through a file that its compose file names
+as ``env_file``: they are read when the container is made, so a start makes it anew (``up``), from the same image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import MigrationError, Problem
+from ..core.estate import Service, meant
+from . import dotenv_file, open_files
+from .manager import ONLINE, Checked, Process
+from .safe_paths import require_private
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CALL_SECONDS = 60.0
+_STOP_SECONDS = 600.0
+_LABEL = "com.docker.compose"
+_ADVICE = "in estate_cutover_groups"
+# Logs in from the network of a container, with what the service will be told.
+_LOGIN = "import psycopg2; psycopg2.connect('', connect_timeout=5).close()"
+_LONGEST_TEXT = 200
+
+
+class Compose:
+    """Docker of this host, for some services.
+
+    :param services: those of them that are services of compose projects.
+    """
+
+    called = "Docker"
+    keeps_variables = False
+    saving = ""
+
+    def __init__(self, services: Iterable[Service]) -> None:
+        self._services = {service.name: service for service in services}
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Return what two of them have in common that list the same containers."""
+        return "compose", *sorted(f"{service.compose_project}/{name}" for name, service in self._services.items())
+
+    def problem(self) -> Problem | None:
+        """Return why Docker cannot be used, or None."""
+        try:
+            _docker("version", "--format", "{{.Server.Version}}")
+        except MigrationError as error:
+            return error.problems[0]
+        if any(_programs()):
+            return None
+        fix = "Install the plugin docker-compose-plugin (docker compose), or docker-compose"
+        return Problem("docker compose", f"neither of its programs is in {_PATH}", fix)
+
+    def processes(self) -> list[Process]:
+        """Return an entry for each container of the services, whether it runs or not.
+
+        :raises MigrationError: if Docker does not answer.
+        """
+        return [
+            _process(service, container)
+            for service in self._services.values()
+            for container in _containers(service.compose_project, service.name)
+        ]
+
+    def check_known(self, service: Service, processes: Sequence[Process]) -> list[Problem]:
+        """Return why Docker knows no container of a service."""
+        if any(process.name == service.name for process in processes):
+            return []
+        known = [_labels(container).get(f"{_LABEL}.service", "") for container in _containers(service.compose_project)]
+        projects = [] if known else sorted({_labels(entry).get(f"{_LABEL}.project", "") for entry in _containers()})
+        near = meant(service.name, known) or meant(service.compose_project, projects)
+        what = f"Docker knows no container of service {service.name} in project {service.compose_project}"
+        fix = f"{near}Correct 'name' or 'compose_project' {_ADVICE}, or start it: docker compose up -d {service.name}"
+        return [Problem(f"service {service.name}", what, fix)]
+
+    def not_listed(self, service: Service) -> str:
+        """Return that a container is gone."""
+        return f"Docker knows no container of it in project {service.compose_project} any more"
+
+    def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
+        """Return why a service could not be stopped, and made anew with the settings of its file."""
+        problems = problems_of_files(service)
+        containers = _containers(service.compose_project, service.name) if usable else []
+        if not containers:
+            return Checked(problems)
+        try:
+            project = _Project(service, containers[0])
+            problems += project.problems()
+            if not problems and not again:
+                problems += _problems_of_container(service, containers[0], project)
+        except MigrationError as error:
+            problems += error.problems
+        return Checked(problems, processes=len(containers))
+
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return why a service cannot log in from the network of its container, which is tried."""
+        pids = [process.pid for process in self.processes() if process.name == service.name and process.pid]
+        if not pids:
+            return []
+        command = ["nsenter", f"--net=/proc/{pids[0]}/ns/net", "--", sys.executable, "-I", "-c", _LOGIN]
+        try:
+            # The password is in the environment alone, which only root can read.
+            done = subprocess.run(
+                command,
+                env={"PATH": _PATH, **{key: value for key, value in values.items() if key.startswith("PG")}},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+                timeout=_CALL_SECONDS,
+            )
+            said = "" if done.returncode == 0 else done.stderr.strip()
+            reason = said and said.splitlines()[-1].rpartition("OperationalError:")[2].strip()[:_LONGEST_TEXT]
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reason = str(error)
+        if not reason:
+            return []
+        networks = _networks(_containers(service.compose_project, service.name))
+        where = ", ".join(f"{name} (gateway {gateway}, {subnet})" for name, gateway, subnet in networks) or "the host's"
+        what = f"its container cannot log in to {values['PGHOST']}:{values['PGPORT']}: {reason}"
+        fix = (
+            f"Its network is {where}. Name an address of the server that is reached from there, as the gateway is, as "
+            f"'database_host' of the service {_ADVICE}; let the server listen there (postgres_config_listen_addresses) "
+            "and admit the network (postgres_config_hba_extra_rules)"
+        )
+        return [Problem(f"service {service.name}", what, fix)]
+
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return the networks that the services' sessions come from, and the ports that living containers hold there.
+
+        Another service of a project may have the same role, and go on.
+        """
+        networks, held = set[str](), set[int]()
+        for project in {service.compose_project for service in self._services.values()}:
+            containers = _containers(project)
+            networks.update(subnet for _, _, subnet in _networks(containers) if subnet)
+            for pid in (int(container["State"]["Pid"] or 0) for container in containers):
+                held |= open_files.held_ports(pid) if pid else set()
+        return sorted(networks), held
+
+    def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
+        """Stop the containers of services, those of a project with one call."""
+        for stopped, project in self._by_project(services):
+            project.call("stop", *stopped, seconds=_STOP_SECONDS)
+        names = {service.name for service in services}
+        left = [process.name for process in self.processes() if process.pid and process.name in names]
+        if left:
+            raise _failed("stop", f"these still run: {', '.join(left)}", "Stop them, then run again")
+
+    def start_service(self, service: Service) -> None:
+        """Make the container of a service anew if its settings have changed, and start it."""
+        containers = _containers(service.compose_project, service.name)
+        if not containers:
+            raise _failed("up", self.not_listed(service), f"Start it: docker compose up -d {service.name}")
+        _Project(service, containers[0]).call("up", "-d", "--no-build", "--no-deps", service.name)
+
+    def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
+        """Return False: the restart policy of a container is that of its compose file."""
+        return False
+
+    def forget_stopped(self, services: Sequence[Service], check_mode: bool) -> bool:
+        """Return False: nothing is noted when containers are stopped."""
+        return False
+
+    def boot_units(self) -> list[str]:
+        """Return the unit of Docker."""
+        return ["docker.service"]
+
+    def boot_warnings(self) -> list[str]:
+        """Return a sentence for each service whose containers nothing starts at boot."""
+        found = []
+        with suppress(MigrationError):
+            for service in self._services.values():
+                containers = _containers(service.compose_project, service.name)
+                policies = {container["HostConfig"]["RestartPolicy"]["Name"] or "no" for container in containers}
+                if policies & {"no", "on-failure"}:
+                    found.append(
+                        f"Docker does not start {service.name} at boot: its restart policy is "
+                        f"'{', '.join(sorted(policies))}'. Write 'restart: unless-stopped' in its compose file."
+                    )
+        return found
+
+    def stop_warnings(self, services: Sequence[Service]) -> list[str]:
+        """Return nothing: what depends on a service goes on running."""
+        return []
+
+    def log_advice(self, service: Service) -> str:
+        """Return where a person finds what a service says."""
+        return f"Look at its log: {log_command(service)}"
+
+    def _by_project(self, services: Sequence[Service]) -> Iterable[tuple[list[str], _Project]]:
+        """Yield each project with the names of its services that have containers."""
+        found: dict[str, tuple[list[str], _Project]] = {}
+        for service in services:
+            containers = _containers(service.compose_project, service.name)
+            if containers:
+                names, _ = found.setdefault(service.compose_project, ([], _Project(service, containers[0])))
+                names.append(service.name)
+        return found.values()
+
+
+class _Project:
+    """The project of a service, as the labels of its container tell of it."""
+
+    def __init__(self, service: Service, container: Mapping[str, Any]) -> None:
+        labels = _labels(container)
+        self._service = service
+        self.name = service.compose_project
+        self.directory = labels.get(f"{_LABEL}.project.working_dir", service.directory)
+        files = labels.get(f"{_LABEL}.project.config_files", "").split(",")
+        self.files = [os.path.join(self.directory, file) for file in files if file]
+        self.hash = labels.get(f"{_LABEL}.config-hash", "")
+        plugin, program = _programs()
+        is_old = labels.get(f"{_LABEL}.version", "").lstrip("v").startswith("1.")
+        self._program = (program or plugin) if is_old else (plugin or program)
+
+    def problems(self) -> list[Problem]:
+        """Return why we may not call compose with the project's files: somebody else could lead us by them."""
+        where = f"compose project {self.name}"
+        if not self.files:
+            fix = "Start it anew with docker compose"
+            return [Problem(where, "its containers do not tell which files they were made from", fix)]
+        problems = []
+        for file in self.files:
+            try:
+                owner = os.stat(file).st_uid
+                if owner == 0:
+                    require_private(Path(os.path.realpath(file)).parent, secret=False)
+                elif owner != _uid_of(self._service.user):
+                    what = f"it belongs to user id {owner}, who is neither root nor user {self._service.user}"
+                    problems.append(Problem(file, what, f"Run: chown {self._service.user} {file}"))
+                elif owner != os.stat(self.files[0]).st_uid:
+                    problems.append(Problem(file, "the files of its project have several owners", "Give them one"))
+            except OSError as error:
+                what = f"its project was started from it, and it cannot be used: {error.strerror}"
+                problems.append(Problem(file, what, "Put it back, then run again"))
+            except MigrationError as error:
+                problems += error.problems
+        return problems
+
+    def hash_now(self) -> str:
+        """Return the hash of what the compose files and the settings say now of the service."""
+        return self.call("config", f"--hash={self._service.name}").split()[-1:][0]
+
+    def call(self, *arguments: str, seconds: float = _CALL_SECONDS) -> str:
+        """Call compose as the owner of the project's files, and return what it prints.
+
+        :raises MigrationError: with what it says, if it fails.
+        """
+        problems = self.problems()
+        if problems:
+            raise MigrationError("The files of a compose project cannot be used.", problems)
+        account = pwd.getpwuid(os.stat(self.files[0]).st_uid)
+        files = [word for file in self.files for word in ("--file", file)]
+        command = [*self._program, "--project-name", self.name, "--project-directory", self.directory, *files]
+        identity: dict[str, Any] = {}
+        if account.pw_uid != os.geteuid():
+            groups = os.getgrouplist(account.pw_name, account.pw_gid)
+            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+        return _run([*command, *arguments], account.pw_dir, seconds, identity)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What Docker tells of a container that docker compose has made.
+
+    :param directory: that of its project.
+    :param gateway: address of this host in its network; empty if it is in the network of the host itself.
+    """
+
+    project: str
+    service: str
+    directory: str
+    gateway: str
+
+
+def describe(container: str) -> Described | None:
+    """Return what Docker tells of a container; None if it is none of docker compose.
+
+    :param container: its id, or the beginning of it.
+    :raises MigrationError: if Docker does not answer.
+    """
+    (found,) = json.loads(_docker("inspect", "--type=container", container))
+    labels = _labels(found)
+    if f"{_LABEL}.service" not in labels:
+        return None
+    gateways = [gateway for _, gateway, _ in _networks([found]) if gateway]
+    return Described(
+        labels.get(f"{_LABEL}.project", ""),
+        labels[f"{_LABEL}.service"],
+        labels.get(f"{_LABEL}.project.working_dir", ""),
+        gateways[0] if gateways else "",
+    )
+
+
+def problems_of_files(service: Service) -> list[Problem]:
+    """Return which of a service's own files are missing, which needs no Docker."""
+    if Path(service.directory).is_dir():
+        return []
+    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
+
+
+def log_command(service: Service) -> str:
+    """Return a command that shows what a service says."""
+    label = f"label={_LABEL}"
+    filters = f"--filter {label}.project={service.compose_project} --filter {label}.service={service.name}"
+    return f"docker ps --all --quiet {filters} | xargs -n 1 docker logs --tail 50"
+
+
+def _problems_of_container(service: Service, container: Mapping[str, Any], project: _Project) -> list[Problem]:
+    """Return why a container made anew would be another one, or would not have our settings."""
+    where = f"service {service.name}"
+    if project.hash_now() != project.hash:
+        what = "its compose file, or a file of its settings, has changed since its container was made"
+        return [Problem(where, what, f"Look at it, and run: docker compose up -d {service.name}")]
+    environment = dict(entry.split("=", 1) for entry in container["Config"]["Env"] or [] if "=" in entry)
+    settings = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user, or_root=True))
+    # An empty file says nothing: then only the process's environment in the window tells.
+    lost = sorted(key for key, value in settings.items() if environment.get(key) != value)
+    problems = []
+    if lost:
+        what = f"the container does not have what it says of {', '.join(lost)}"
+        fix = f"Name it as env_file of {service.name} in the compose file, and run: docker compose up -d {service.name}"
+        problems.append(Problem(service.env_path, what, fix))
+    for key in sorted(set(environment) & set(dotenv_file.keys_of(service)) - set(settings)):
+        what = "its compose file or its image sets it, which would lead the service elsewhere"
+        problems.append(Problem(f"{where}: environment {key}", what, f"Move it to {service.env_path}, or take it out"))
+    pid = int(container["State"]["Pid"] or 0)
+    uid = open_files.user_of(pid) if pid else None
+    if uid is not None and uid != _uid_of(service.user):
+        what = f"its container's process has user id {uid}, and user {service.user} of this host has another"
+        problems.append(Problem(where, what, f"Name the user of this host with that id as 'user' {_ADVICE}"))
+    return problems
+
+
+def _uid_of(user: str) -> int | None:
+    """Return the id of a user of this host, None if there is no such user."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+def _process(service: Service, container: Mapping[str, Any]) -> Process:
+    """Return a container as a manager's list has it."""
+    state = container["State"]
+    pid = int(state["Pid"] or 0)
+    group = open_files.control_group_of(pid) if pid else ""
+    status = str(state["Status"])
+    return Process(
+        name=service.name,
+        pid=pid,
+        status=ONLINE if status == "running" and pid else status,
+        restarts=int(container["RestartCount"] or 0),
+        variables=frozenset(),
+        # A container without a control group of its own has that of others.
+        control_group=group if str(container["Id"]) in group else "",
+    )
+
+
+def _networks(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return name, gateway and subnet of each network of some containers; none for one of the host itself."""
+    names = {
+        name
+        for container in containers
+        for name, network in container["NetworkSettings"]["Networks"].items()
+        if network["Gateway"] or network["IPAddress"] or name not in ("host", "none")
+    }
+    if not names:
+        return []
+    found = []
+    for network in json.loads(_docker("network", "inspect", *sorted(names))):
+        for entry in network["IPAM"]["Config"] or []:
+            found.append((str(network["Name"]), str(entry.get("Gateway", "")), str(entry.get("Subnet", ""))))
+    return found
+
+
+def _labels(container: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the labels of a container."""
+    return container["Config"]["Labels"] or {}
+
+
+def _containers(project: str = "", service: str = "") -> list[Mapping[str, Any]]:
+    """Return what Docker knows of the containers of a project, or of all projects, but of those for one command.
+
+    :raises MigrationError: if Docker does not answer.
+    """
+    filters = [f"label={_LABEL}.project{f'={project}' if project else ''}", f"label={_LABEL}.oneoff=False"]
+    filters += [f"label={_LABEL}.service={service}"] if service else []
+    words = [word for entry in filters for word in ("--filter", entry)]
+    ids = _docker("ps", "--all", "--quiet", "--no-trunc", *words).split()
+    found: list[Mapping[str, Any]] = json.loads(_docker("inspect", "--type=container", *ids)) if ids else []
+    return sorted(found, key=lambda entry: str(entry["Name"]))
+
+
+@cache
+def _programs() -> tuple[list[str], list[str]]:
+    """Return the command of Docker's plugin and that of the older program, each empty if it is not there."""
+    docker, old = shutil.which("docker", path=_PATH), shutil.which("docker-compose", path=_PATH)
+    plugin: list[str] = []
+    with suppress(MigrationError):
+        if docker:
+            _run([docker, "compose", "version"], "/root", _CALL_SECONDS, {})
+            plugin = [docker, "compose"]
+    return plugin, [old] if old else []
+
+
+def _docker(*arguments: str) -> str:
+    """Call docker and return what it prints.
+
+    :raises MigrationError: with what it says, if it fails.
+    """
+    return _run([shutil.which("docker", path=_PATH) or "docker", *arguments], "/root", _CALL_SECONDS, {})
+
+
+def _run(command: Sequence[str], home: str, seconds: float, identity: Mapping[str, Any]) -> str:
+    """Run a program with an environment built from scratch, and return what it prints.
+
+    :raises MigrationError: with what it says, if it fails.
+    """
+    called = " ".join([os.path.basename(command[0]), *command[1:2]])
+    fix = "Repair Docker or the compose file, then run again"
+    try:
+        done = subprocess.run(
+            list(command),
+            env={"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": home},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=seconds,
+            **identity,
+        )
+    except subprocess.TimeoutExpired:
+        raise _failed(called, f"it did not end within {seconds:g} seconds", fix) from None
+    except OSError as error:
+        raise _failed(called, f"it cannot be run: {error.strerror}", fix) from None
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        said = next((line for line in lines if re.search(r"(?i)error", line)), (lines or ["it said nothing"])[-1])
+        raise _failed(called, f"{said.strip()[:_LONGEST_TEXT]} (status {done.returncode})", fix)
+    return str(done.stdout)
+
+
+def _failed(command: str, what: str, fix: str) -> MigrationError:
+    """Return the error for a call of Docker."""
+    return MigrationError("Docker does not do what it was asked for.", [Problem(f"docker: {command}", what, fix)])

@@ -1,0 +1,430 @@
+"""A service of a docker compose project, in a real container of this machine's Docker, on a real server.
+
+The container is of the image of the test hosts. Its network is a bridge of its own, from which it reaches the server at
+the gateway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import pytest
+
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import estate as inventory
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
+    window as cutover_window,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import services
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    compose,
+    open_files,
+    service_health,
+    write_protection,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import managers_of
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
+    ServicesLogin,
+    Watcher,
+    look_once,
+)
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
+from scripts.throwaway_postgres import free_port
+from tests.conftest import PASSWORD, PROGRAMS, PROJECT, Server
+from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+needs_docker = pytest.mark.skipif(
+    os.geteuid() != 0 or not any(compose._programs()) or sys.version_info[:2] != (3, 11),
+    reason="needs root, Docker with compose, and the Python of the test hosts, which loads our psycopg2",
+)
+SERVE = """
+import http.server, os, sqlite3, sys
+on_postgresql = "PGHOST" in os.environ
+if on_postgresql:
+    import psycopg2
+    store = psycopg2.connect("")
+    store.autocommit = True
+else:
+    store = sqlite3.connect("/data/data.db", check_same_thread=False, isolation_level=None)
+if on_postgresql and os.path.exists("/data/crash"):
+    sys.exit(1)
+def query():
+    cursor = store.cursor()
+    cursor.execute("SELECT count(*) FROM " + ("app.notes" if on_postgresql else "notes"))
+    cursor.fetchall()
+query()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        query()
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"""
+ENV = "# Settings of the shop.\nSHOP_NAME='a shop'\n"
+LIBRARIES = Path(psycopg2.__file__).parent.parent
+
+
+class Estate:
+    """One rehearsed group with one service, whose container runs on SQLite."""
+
+    def __init__(self, connection: Connection, login: Login, place: Path, image: str) -> None:
+        self.connection, self.login, self.place = connection, login, place
+        self.project, self.port = place.name, free_port()
+        (place / "data").mkdir()
+        script = "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)"
+        self.source = make_source(place / "data" / "data.db", script, {"notes": [("a",)]})
+        for path in (place / "data", self.source):
+            os.chown(path, 65534, 65534)
+        make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
+        execute(connection, "GRANT USAGE ON SCHEMA app TO swarm_registry; GRANT ALL ON app.notes TO swarm_registry")
+        (place / "serve.py").write_text(SERVE)
+        (place / "serve.py").chmod(0o644)
+        (place / "app.env").write_text(ENV)
+        (place / "app.env").chmod(0o600)
+        self.compose_file = place / "docker-compose.yml"
+        libraries = [f"{path}:/opt/lib/{path.name}:ro" for path in LIBRARIES.glob("psycopg2*") if path.is_dir()]
+        web = {
+            "image": image,
+            "user": "65534",
+            "entrypoint": ["python3", "/app/serve.py"],
+            "env_file": "app.env",
+            "environment": {"PYTHONPATH": "/opt/lib"},
+            "volumes": ["./data:/data", "./serve.py:/app/serve.py:ro", *libraries],
+            "ports": [f"127.0.0.1:{self.port}:8080"],
+            "restart": "unless-stopped",
+            "stop_grace_period": "1s",
+        }
+        self.write_compose_file({"version": "3.8", "services": {"web": web}})
+        self.compose("up", "-d")
+        self.settings = Settings(
+            ServicesLogin(login.host, login.port, login.database),
+            {"swarm_registry": PASSWORD},
+            health_timeout=60.0,
+            stable_seconds=0.5,
+            work_directory=str(place / "work"),
+        )
+        self.group = self.described()
+        rehearse(connection, self.group, place)
+        deadline = time.monotonic() + 60
+        while service_health.ask(f"http://127.0.0.1:{self.port}/"):
+            assert time.monotonic() < deadline, "it does not come up"
+            time.sleep(0.1)
+
+    def write_compose_file(self, content: dict[str, Any]) -> None:
+        """Write the compose file; JSON is YAML."""
+        self.content = content
+        self.compose_file.write_text(json.dumps(content))
+
+    def compose(self, *arguments: str) -> None:
+        """Call compose as a person does."""
+        plugin, program = compose._programs()
+        command = [*(plugin or program), "--project-name", self.project, "--file", str(self.compose_file), *arguments]
+        subprocess.run(command, cwd=self.place, check=True, capture_output=True)
+
+    @property
+    def gateway(self) -> str:
+        """Return the address of this machine in the network of the container."""
+        ((_, gateway, _),) = compose._networks(compose._containers(self.project))
+        return str(gateway)
+
+    def described(self, **changes: Any) -> Group:
+        """Return the group, its service as the inventory describes it; keys with the value ... are left out."""
+        service = {
+            "name": "web",
+            "manager": "compose",
+            "compose_project": self.project,
+            "user": "nobody",
+            "directory": str(self.place),
+            "env_file": "app.env",
+            "database_host": self.gateway,
+            "database_role": "swarm_registry",
+            "schemas": ["app"],
+            "health_url": f"http://127.0.0.1:{self.port}/",
+            **changes,
+        }
+        service = {key: value for key, value in service.items() if value is not ...}
+        return make_group(self.source, {"source": "notes"}, services=[service])
+
+    def move(self, **settings: Any) -> dict[str, Any]:
+        """Run the cutover as the module does."""
+        options = Options(str(self.place / "dumps"))
+        result: dict[str, Any] = move(self.login, self.group, replace(self.settings, **settings), False, options)
+        return result
+
+    def state(self) -> str:
+        """Return the state of the group in the ledger."""
+        ((state,),) = query(self.connection, "SELECT state FROM migration.cutover_group")
+        return str(state)
+
+    def pids(self) -> list[int]:
+        """Return the processes of the containers that run."""
+        (manager,) = managers_of(self.group.services).values()
+        return [process.pid for process in manager.processes() if process.pid]
+
+    def store(self) -> str:
+        """Return which store the service has open, as its process and its environment say."""
+        (pid,) = self.pids()
+        held, told = open_files.holds(pid, self.source), "PGPASSWORD" in open_files.environment_of(pid)
+        return {(True, False): "sqlite", (False, True): "postgresql"}.get((held, told), "both")
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The image of the test hosts, which has Python."""
+    command = [sys.executable, str(PROJECT / "molecule/test_host/build.py")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def open_server(server: Server) -> Iterator[Server]:
+    """The server, listening in the networks of containers too, and admitting them."""
+    rules = server.data / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text(f"{before}\nhost all all 172.16.0.0/12 scram-sha-256\nhost all all 192.168.0.0/16 scram-sha-256\n")
+    server.execute("ALTER SYSTEM SET listen_addresses = '*'")
+    server.crash()
+    yield server
+    rules.write_text(before)
+    server.execute("ALTER SYSTEM RESET listen_addresses")
+    server.crash()
+
+
+@pytest.fixture
+def estate(
+    open_server: Server, connection: Connection, login: Login, image: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Estate]:
+    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    # A bind mount and its files have to be reached by the user of the container.
+    place = Path(tempfile.mkdtemp(prefix="compose-"))
+    place.chmod(0o755)
+    # Compose takes no capitals and no other signs for the name of a project.
+    place = place.rename(place.with_name(place.name.lower().replace("_", "x")))
+    made = None
+    try:
+        made = Estate(connection, login, place, image)
+        yield made
+    finally:
+        ids = subprocess.run(
+            ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={place.name}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        if ids:
+            subprocess.run(["docker", "rm", "--force", *ids], check=True, capture_output=True)
+        subprocess.run(["docker", "network", "rm", f"{place.name}_default"], check=False, capture_output=True)
+        with suppress(FileNotFoundError):
+            write_protection.unprotect(place / "data" / "data.db", {"mode": "0644"})
+        shutil.rmtree(place)
+
+
+@needs_docker
+@pytest.mark.promise("compose-service-moves")
+def test_a_container_moves_stays_and_goes_back(estate: Estate, server: Server) -> None:
+    before = estate.compose_file.read_bytes()
+    assert estate.store() == "sqlite"
+    running = estate.pids()
+    dry = cutover.cut_over(estate.login, estate.group, estate.settings, check_mode=True)
+    assert (dry["changed"], dry["warnings"], estate.pids()) == (True, [], running)
+    assert PASSWORD not in str(dry)
+
+    estate.move()
+    assert (estate.state(), estate.store()) == ("live", "postgresql")
+    assert open_files.environment_of(estate.pids()[0])["PGHOST"] == estate.gateway
+    assert set(estate.pids()).isdisjoint(running)
+    with closing(connect(replace(server.superuser, database=estate.login.database))) as administrator:
+        assert look_once(administrator, estate.group)["web"].shortcoming == ""
+    running = estate.pids()
+    kept = estate.move()
+    assert (kept["changed"], kept["warnings"], estate.pids()) == (False, [], running)
+    # As a person or the next deployment does it: the settings stay.
+    estate.compose("up", "-d", "--force-recreate")
+    assert estate.store() == "postgresql"
+
+    execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+    rollback.roll_back(estate.login, estate.group, estate.settings, options=Options(str(estate.place / "dumps")))
+    assert (estate.state(), estate.store()) == ("rolled_back", "sqlite")
+    assert (estate.place / "app.env").read_text() == ENV
+    assert estate.compose_file.read_bytes() == before
+    with closing(sqlite3.connect(estate.source)) as opened:
+        assert opened.execute("SELECT count(*) FROM notes").fetchone() == (2,)
+
+
+@needs_docker
+@pytest.mark.promise("discover-names-every-manager")
+def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> None:
+    (pid,) = estate.pids()
+    (found,) = [service for service in services.find_services([pid]).found if pid in service.pids]
+    assert (found.name, found.user, found.directory) == ("web", "nobody", str(estate.place))
+    assert (found.compose_project, found.database_host) == (estate.project, estate.gateway)
+
+
+@needs_docker
+@pytest.mark.long_search
+@pytest.mark.promise("compose-service-moves")
+def test_a_container_that_ends_again_and_again_goes_back_by_itself(estate: Estate) -> None:
+    (estate.place / "data" / "crash").touch()
+    with pytest.raises(MigrationError) as failed:
+        estate.move()
+    assert "Docker" in str(failed.value)
+    assert PASSWORD not in str(failed.value)
+    assert (estate.state(), estate.store()) == ("rehearsed", "sqlite")
+    assert (estate.place / "app.env").read_text() == ENV
+
+
+@needs_docker
+@pytest.mark.long_search
+@pytest.mark.promise("compose-service-moves")
+def test_the_recovery_unit_ends_the_window_of_a_run_that_has_died(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = os.fork()
+    if pid == 0:
+        monkeypatch.setattr(cutover_window, "checkpoint", lambda *_: os._exit(9))
+        with suppress(BaseException):
+            estate.move()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert (estate.state(), estate.pids()) == ("frozen", [])
+    (manager,) = managers_of(estate.group.services).values()
+    assert manager.boot_units() == ["docker.service"]
+    # As the unit calls it, see recovery/recover.py.
+    rollback.roll_back(estate.login, estate.group, estate.settings, may_leave=False)
+    assert (estate.state(), estate.store()) == ("rehearsed", "sqlite")
+
+
+@needs_docker
+@pytest.mark.promise("checked-before-services-stop")
+def test_what_would_go_wrong_is_refused_before_anything_stops(estate: Estate) -> None:
+    running = estate.pids()
+
+    def said(**changes: Any) -> str:
+        right, estate.group = estate.group, estate.described(**changes)
+        with pytest.raises(MigrationError, match="nothing was stopped") as refused:
+            estate.move()
+        estate.group = right
+        assert PASSWORD not in str(refused.value)
+        return str(refused.value)
+
+    unreached = said(database_host=...)
+    assert "its container cannot log in to 127.0.0.1" in unreached
+    assert f"{estate.project}_default (gateway {estate.gateway}, " in unreached
+    assert "Did you mean 'web'?" in said(name="wib")
+    assert f"Did you mean '{estate.project}'?" in said(compose_project=f"{estate.project}x")
+    assert "user daemon of this host has another" in said(user="daemon")
+    (estate.place / "other.env").write_text("SHOP_NAME=other\n")
+    assert "the container does not have what it says of SHOP_NAME" in said(env_file="other.env")
+    web = estate.content["services"]["web"]
+    estate.write_compose_file({**estate.content, "services": {"web": {**web, "hostname": "new"}}})
+    assert "has changed since its container was made" in said()
+    estate.write_compose_file({**estate.content, "services": {"web": web}})
+    os.chown(estate.compose_file, 2, -1)
+    assert "it belongs to user id 2, who is neither root nor user nobody" in said()
+    os.chown(estate.compose_file, 0, -1)
+    estate.place.chmod(0o777)
+    assert "may be changed by somebody else" in said()
+    estate.place.chmod(0o755)
+    assert (estate.state(), estate.pids()) == ("rehearsed", running)
+
+
+@needs_docker
+@pytest.mark.promise("checked-before-services-stop")
+def test_variables_that_beat_the_settings_are_refused(estate: Estate) -> None:
+    web = estate.content["services"]["web"]
+    environment = {**web["environment"], "PGSERVICE": "old"}
+    estate.write_compose_file({**estate.content, "services": {"web": {**web, "environment": environment}}})
+    estate.compose("up", "-d")
+    with pytest.raises(MigrationError, match="environment PGSERVICE"):
+        estate.move()
+
+
+@pytest.mark.parametrize(("held", "left"), [(False, 1), (True, 0)])
+def test_the_server_may_still_work_for_a_container_that_is_gone(
+    connection: Connection, login: Login, monkeypatch: pytest.MonkeyPatch, held: bool, left: int
+) -> None:
+    with closing(connect(replace(login, user="swarm_registry", password=PASSWORD, session_role=None))) as session:
+        with session.cursor() as cursor:
+            cursor.execute("SELECT inet_client_port()")
+            ((port,),) = cursor.fetchall()
+        # Our own session stands for one of a container; in our network it counts as alive.
+        manager = compose.Compose([])
+        monkeypatch.setattr(manager, "client_networks", lambda: (["127.0.0.0/8"], {port} if held else set()))
+        group = Group("test", "/nowhere.db", (), (parsed(database_role="swarm_registry"),))
+        services_login = ServicesLogin(login.host, login.port, login.database)
+        with closing(Watcher(group, {"compose": manager}, services_login, {"swarm_registry": PASSWORD})) as watcher:
+            problems = watcher.wait_for_sessions(0.2)
+    assert [problem.where.split()[0] for problem in problems] == ["session"] * left
+
+
+# ---------------------------------------------------------------- the description
+
+DESCRIBED = {
+    "name": "web",
+    "manager": "compose",
+    "compose_project": "shop",
+    "user": "shop",
+    "directory": "/opt/shop",
+    "env_file": "app.env",
+    "database_role": "shop_web",
+    "schemas": ["shop"],
+    "health_url": "http://127.0.0.1:3000/health",
+}
+
+
+def parsed(**changes: Any) -> Service:
+    """Return the service of an inventory, keys with the value ... left out."""
+    entry = {key: value for key, value in {**DESCRIBED, **changes}.items() if value is not ...}
+    return inventory.parse_group({"name": "g", "source": {"path": "/g.db"}, "services": [entry]}).services[0]
+
+
+def test_a_service_is_told_the_address_that_its_container_reaches() -> None:
+    login = ServicesLogin("127.0.0.1", 5432, "shop")
+    values = login.values(parsed(database_host="172.18.0.1"), "secret")
+    assert (values["PGHOST"], values["DATABASE_URL"]) == (
+        "172.18.0.1",
+        "postgresql://shop_web:secret@172.18.0.1:5432/shop",
+    )
+    assert login.values(parsed(), "secret")["PGHOST"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"manager": "compos"}, "Did you mean 'compose'? Choose one of"),
+        ({"compose_project": ...}, "'compose_project' is missing"),
+        ({"compose_project": "--help"}, "'compose_project' is missing or not valid"),
+        ({"compose_projekt": "shop"}, "Did you mean 'compose_project'?"),
+        ({"name": "-web"}, "'name' is '-web'"),
+        ({"env_file": ...}, "'env_file' is missing"),
+        ({"manager": "pm2"}, "'compose_project' is for services of docker compose, and its manager is pm2"),
+        ({"start_command": ["/x"]}, "'start_command' is for services with 'manager: none', and its manager is compose"),
+    ],
+)
+def test_a_wrong_description_is_refused_on_the_controller(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MigrationError) as refused:
+        parsed(**changes)
+    assert said in str(refused.value)
