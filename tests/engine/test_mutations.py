@@ -191,7 +191,9 @@ def test_a_single_changed_value_is_found(connection: Connection, tmp_path: Path,
                 assert (each["target"] == "NULL") == (made[name] == "NULL"), what
     statements = [f"UPDATE app.{name} SET v = (SELECT v FROM app.{name} WHERE id = 1) WHERE id = 3" for name in tables]
     for name, found in differences_by_table(connection, group, tmp_path, statements).items():
-        assert [(each["key"], each["column"], each["source"]) for each in found] == [("id=3", "v", "NULL")], tables[name]
+        assert [(each["key"], each["column"], each["source"]) for each in found] == [("id=3", "v", "NULL")], tables[
+            name
+        ]
 
 
 @pytest.mark.parametrize(
