@@ -87,7 +87,7 @@ YEARS: list[list[Any]] = [[2024], ["2023", 2024], [1999.0, 2031], [2024, "2024-0
 def test_a_year_is_asked_about_as_a_year(
     connection: Connection, tmp_path: Path, type_name: str, unit: str | None
 ) -> None:
-    years = [[2024, "2024-05-01"] if type_name == "date" and len(str(v)) > 20 else v for v in YEARS]
+    years: list[list[Any]] = [[2024, "2024-05-01"] if type_name == "date" and len(str(v)) > 20 else v for v in YEARS]
     held = {f"t{number}_{declared}".lower(): values for number, values in enumerate(years) for declared in DECLARED}
     tables = {
         name: (f"id integer PRIMARY KEY, at {type_name}", f"id INTEGER PRIMARY KEY, at {name.partition('_')[2]}",
