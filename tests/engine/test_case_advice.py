@@ -21,7 +21,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.tables import show, show_both
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import execute, make_group, make_source, make_tables, make_target, query, rehearse
 from .test_export import bring_back, counts
 
 if TYPE_CHECKING:
@@ -103,19 +103,11 @@ def refusals(connection: Connection, tmp_path: Path, suffix: str = "") -> tuple[
 
     :param suffix: what follows the type of each column.
     """
-    tables = tables_of(REFUSED)
-    make_target(
-        connection,
-        ";".join(
-            f"CREATE TABLE {name} (id integer PRIMARY KEY, v {type_name}{suffix})"
-            for name, (type_name, *_) in tables.items()
-        ),
-    )
-    source = make_source(
-        tmp_path / "t.db",
-        ";".join(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, v)" for name in tables),
-        {name: enumerate(values) for name, (_, values, *_) in tables.items()},
-    )
+    tables = {
+        name: (f"id integer PRIMARY KEY, v {type_name}{suffix}", "id INTEGER PRIMARY KEY, v", enumerate(values))
+        for name, (type_name, values, *_) in tables_of(REFUSED).items()
+    }
+    source = make_tables(connection, tmp_path / "t.db", tables)
     with pytest.raises(MigrationError) as error:
         rehearse(connection, make_group(source, *({"source": name} for name in tables)), tmp_path)
     fixes = {re.findall(r"(\w+)\.v\b", problem.where)[-1]: problem.fix for problem in error.value.problems}

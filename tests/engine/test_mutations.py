@@ -31,7 +31,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     read_tables,
 )
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import execute, make_group, make_source, make_tables, make_target, query, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -150,24 +150,18 @@ def test_a_single_changed_value_is_found(connection: Connection, tmp_path: Path,
     """One table for each entry of TYPES; each look is at one change in every table."""
     odd = THROUGH_PYTHON if way == "through Python" else ""
     tables = {f"t{number}": entry for number, entry in enumerate(TYPES)}
-    make_target(
+    source = make_tables(
         connection,
-        "CREATE TYPE mood AS ENUM ('calm', 'wild'); CREATE DOMAIN percent AS integer CHECK (VALUE BETWEEN 0 AND 100);"
-        + ";".join(
-            f"CREATE TABLE {name} (id integer PRIMARY KEY, v {type_name}{odd})"
-            for name, (type_name, _, _) in tables.items()
-        ),
-    )
-    source = make_source(
         tmp_path / "t.db",
-        ";".join(
-            f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, v {'TEXT' if type_name == 'uuid' else ''}{odd})"
-            for name, (type_name, _, _) in tables.items()
-        ),
         {
-            name: [(number, each, *([None] if odd else [])) for number, each in enumerate((value, value, None), 1)]
-            for name, (_, value, _) in tables.items()
+            name: (
+                f"id integer PRIMARY KEY, v {type_name}{odd}",
+                f"id INTEGER PRIMARY KEY, v {'TEXT' if type_name == 'uuid' else ''}{odd}",
+                [(number, each, *([None] if odd else [])) for number, each in enumerate((value, value, None), 1)],
+            )
+            for name, (type_name, value, _) in tables.items()
         },
+        "CREATE TYPE mood AS ENUM ('calm', 'wild'); CREATE DOMAIN percent AS integer CHECK (VALUE BETWEEN 0 AND 100);",
     )
     group = make_group(source, *({"source": name, "columns": {"v": {"references": "things"}}} for name in tables))
     report = rehearse(connection, group, tmp_path)["report"]
@@ -408,16 +402,16 @@ def test_a_change_of_the_source_is_found(connection: Connection, tmp_path: Path,
     """One table for each entry of SOURCE_CHANGES."""
     odd = THROUGH_PYTHON if way == "through Python" else ""
     tables = {f"t{number}": entry for number, entry in enumerate(SOURCE_CHANGES)}
-    make_target(
+    source = make_tables(
         connection,
-        ";".join(f"CREATE TABLE {name} (id integer PRIMARY KEY, v {entry[0]}{odd})" for name, entry in tables.items()),
-    )
-    source = make_source(
         tmp_path / "t.db",
-        ";".join(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, v{odd})" for name in tables),
         {
-            name: [(number, before, *([None] if odd else [])) for number in (1, 2)]
-            for name, (_, before, _, _) in tables.items()
+            name: (
+                f"id integer PRIMARY KEY, v {type_name}{odd}",
+                f"id INTEGER PRIMARY KEY, v{odd}",
+                [(number, before, *([None] if odd else [])) for number in (1, 2)],
+            )
+            for name, (type_name, before, _, _) in tables.items()
         },
     )
 
