@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of_open
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import safe_paths
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import archive
 from tests.validation.support import Estate
@@ -26,7 +27,7 @@ def make_archive(directory: Path) -> dict[str, Any]:
     """Archive the database of a directory, or prove the archive that is there, and return its description."""
     path = directory / "service.db"
     with safe_paths.open_directory(directory) as descriptor, safe_paths.open_file(descriptor, path.name, path) as file:
-        piece = archive.Piece("", descriptor, path.name, str(path), path.stat().st_ino, safe_paths.sha256_of(file))
+        piece = archive.Piece("", descriptor, path.name, str(path), path.stat().st_ino, sha256_of_open(file))
         described: dict[str, Any] = archive.make(
             [piece], "service", {}, str(directory / "archives"), str(directory / "work")
         )

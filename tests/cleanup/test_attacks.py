@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of_open
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import safe_paths
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine import archive, move_in
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.quarantine.entry import (
@@ -126,7 +127,7 @@ def move_of(path: Path, kind: str = FILE) -> Move:
         )
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        sha256 = safe_paths.sha256_of(descriptor)
+        sha256 = sha256_of_open(descriptor)
     finally:
         os.close(descriptor)
     inode = parent.stat().st_ino

@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         if on_postgresql and "end" in behaviour:
-            threading.Timer(3, lambda: os._exit(1)).start()
+            threading.Timer(2, lambda: os._exit(1)).start()
     def log_message(self, *_):
         pass
 class Server(http.server.ThreadingHTTPServer):

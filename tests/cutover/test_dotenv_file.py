@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import (
+    Service,
+    parse_group,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.dotenv_file import (
     MANAGED_KEYS,

@@ -44,8 +44,8 @@ from .small_pm2 import SmallPm2
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-# Seconds for which a service is watched that ends after three; also after a rollback, so not more than needed.
-LONG = 8.0
+# Seconds for which a service is watched that ends after two; also after a rollback, so not more than needed.
+LONG = 4.0
 COMMAND = commands.playbook("rollback", service_env_rollback_groups="test")
 
 
@@ -68,7 +68,7 @@ class Estate:
             ServicesLogin(login.host, login.port, login.database),
             {"swarm_registry": PASSWORD},
             health_timeout=60.0,
-            stable_seconds=1.5,
+            stable_seconds=0.5,
             work_directory=str(tmp_path / "work"),
         )
         self.options = Options(str(tmp_path / "dumps"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 
@@ -42,10 +44,30 @@ def make_target(connection: Connection, ddl: str) -> None:
     connection.commit()
 
 
+def make_tables(
+    connection: Connection, path: Path, tables: Mapping[str, tuple[str, str, Iterable[Sequence[Any]]]], ddl: str = ""
+) -> Path:
+    """Create many tables in a source and in a target, so that one run tries what else would need a run for each.
+
+    :param tables: by the name of each table, its columns in the target, those in the source, and its rows.
+    :param ddl: what the target needs besides.
+    """
+    make_target(connection, ddl + ";".join(f"CREATE TABLE {name} ({table[0]})" for name, table in tables.items()))
+    script = ";".join(f"CREATE TABLE {name} ({table[1]})" for name, table in tables.items())
+    return make_source(path, script, {name: table[2] for name, table in tables.items()})
+
+
 def make_group(path: Path, *tables: dict[str, Any], **more: Any) -> Group:
     """Return a group over one source; a table without a target goes to schema ``app``."""
     entries = [{"target": f"app.{table['source']}", **table} for table in tables]
     return parse_group({"name": "test", "source": {"path": str(path)}, "tables": entries, **more})
+
+
+def problems_by_table(error: MigrationError) -> dict[str, str]:
+    """Return the one problem of each table of a source, as it is shown."""
+    found = {re.findall(r": (\w+)(?:\.\w+)?$", problem.where)[0]: str(problem) for problem in error.problems}
+    assert len(found) == len(error.problems), error
+    return found
 
 
 def rehearse(connection: Connection, group: Group, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     MigrationError,
     Problem,
 )
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.migrate import (
     compare,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.sqlite.tables import show, show_both
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import execute, make_group, make_source, make_tables, make_target, query, rehearse
 from .test_export import bring_back, counts
 
 if TYPE_CHECKING:
@@ -91,43 +93,76 @@ def refusal(
     return source, problem
 
 
-@pytest.mark.promise("violation-names-next-step")
-@pytest.mark.parametrize(("type_name", "values", "wider", "computed"), REFUSED)
-def test_the_type_that_holds_all_values_comes_first_and_holds_them(
-    connection: Connection, tmp_path: Path, type_name: str, values: list[Any], wider: str, computed: list[Any] | None
-) -> None:
-    source, problem = refusal(connection, tmp_path, type_name, values)
-    found = re.match(r"Give app\.t\.v the type (.+?) in files/sql \(or .+?\), which holds ", problem.fix)
-    assert (found.group(1) if found else "") == wider, problem.fix
-    if wider:
-        execute(connection, f"ALTER TABLE app.t ALTER v TYPE {wider} USING NULL")
-        group = make_group(source, {"source": "t"})
-        assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
-        assert query(connection, "SELECT count(*) FROM migration.original_value") == [(0,)]
-        report, _ = bring_back(connection, group)
-        assert counts(report) == {"t": (0, 0, 0)}
+def tables_of(entries: Sequence[Any]) -> dict[str, Any]:
+    """Return the entries by the name of a table: all are tried in one run, each in a table of its own."""
+    return {f"t{number}": entry for number, entry in enumerate(entries)}
+
+
+def refusals(connection: Connection, tmp_path: Path, suffix: str = "") -> tuple[Path, dict[str, str]]:
+    """Return a source whose tables hold what is refused, and what helps, by the table.
+
+    :param suffix: what follows the type of each column.
+    """
+    tables = {
+        name: (f"id integer PRIMARY KEY, v {type_name}{suffix}", "id INTEGER PRIMARY KEY, v", enumerate(values))
+        for name, (type_name, values, *_) in tables_of(REFUSED).items()
+    }
+    source = make_tables(connection, tmp_path / "t.db", tables)
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, make_group(source, *({"source": name} for name in tables)), tmp_path)
+    fixes = {re.findall(r"(\w+)\.v\b", problem.where)[-1]: problem.fix for problem in error.value.problems}
+    # One problem for each.
+    assert (set(fixes), len(error.value.problems)) == (set(tables), len(tables))
+    return source, fixes
+
+
+def group_of(source: Path, *tables: dict[str, Any]) -> Group:
+    """Return a group of these tables of a source; the others are left where they are."""
+    names = {table["source"] for table in tables}
+    return make_group(source, *tables, ignored_tables=[name for name in tables_of(REFUSED) if name not in names])
 
 
 @pytest.mark.promise("violation-names-next-step")
-@pytest.mark.parametrize(("type_name", "values", "wider", "computed"), REFUSED)
-def test_the_expression_brings_the_values_to_their_type(
-    connection: Connection, tmp_path: Path, type_name: str, values: list[Any], wider: str, computed: list[Any] | None
-) -> None:
-    source, problem = refusal(connection, tmp_path, type_name, values)
-    found = re.search(r"bring the values there by '(computed: .*?)' with '(columns: .*?\}\})'", problem.fix)
-    if computed is None and found is None:
-        return
-    assert found is not None, problem.fix
-    options = {**yaml.safe_load(found.group(1)), **yaml.safe_load(found.group(2))}
-    assert rehearse(connection, make_group(source, {"source": "t", **options}), tmp_path)["report"]["tables"][0][
-        "equal"
-    ]
-    if computed is not None:
-        cast = "#>> '{}'" if "json" in type_name else "::text"
-        stored = [text for (text,) in query(connection, f"SELECT v{cast} FROM app.t ORDER BY id")]
-        wanted = query(connection, "SELECT " + ", ".join(f"(%s::{type_name}){cast}" % literal(value, type_name)
-                                                         for value in computed))[0]  # fmt: skip
-        assert stored == list(wanted)
+def test_the_type_that_holds_all_values_comes_first_and_holds_them(connection: Connection, tmp_path: Path) -> None:
+    source, fixes = refusals(connection, tmp_path)
+    told = {
+        name: re.match(rf"Give app\.{name}\.v the type (.+?) in files/sql \(or .+?\), which holds ", fix)
+        for name, fix in fixes.items()
+    }
+    wider = {name: wider for name, (_, _, wider, _) in tables_of(REFUSED).items()}
+    assert {name: found.group(1) if found else "" for name, found in told.items()} == wider, fixes
+    held = {name: type_name for name, type_name in wider.items() if type_name}
+    for name, type_name in held.items():
+        execute(connection, f"ALTER TABLE app.{name} ALTER v TYPE {type_name} USING NULL")
+    group = group_of(source, *({"source": name} for name in held))
+    moved = {table["source"]: table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"]}
+    assert moved == dict.fromkeys(held, True)
+    assert query(connection, "SELECT count(*) FROM migration.original_value") == [(0,)]
+    report, _ = bring_back(connection, group)
+    assert counts(report) == dict.fromkeys(held, (0, 0, 0))
+
+
+@pytest.mark.promise("violation-names-next-step")
+def test_the_expression_brings_the_values_to_their_type(connection: Connection, tmp_path: Path) -> None:
+    source, fixes = refusals(connection, tmp_path)
+    answered: list[dict[str, Any]] = []
+    for name, (_, _, _, computed) in tables_of(REFUSED).items():
+        found = re.search(r"bring the values there by '(computed: .*?)' with '(columns: .*?\}\})'", fixes[name])
+        assert found is not None or computed is None, fixes[name]
+        if found is not None:
+            options = {**yaml.safe_load(found.group(1)), **yaml.safe_load(found.group(2))}
+            answered.append({"source": name, **options})
+    report = rehearse(connection, group_of(source, *answered), tmp_path)["report"]
+    assert {table["source"]: table["equal"] for table in report["tables"]} == {
+        table["source"]: True for table in answered
+    }
+    for name, (type_name, _, _, computed) in tables_of(REFUSED).items():
+        if computed is not None:
+            cast = "#>> '{}'" if "json" in type_name else "::text"
+            stored = [text for (text,) in query(connection, f"SELECT v{cast} FROM app.{name} ORDER BY id")]
+            wanted = query(connection, "SELECT " + ", ".join(f"(%s::{type_name}){cast}" % literal(value, type_name)
+                                                             for value in computed))[0]  # fmt: skip
+            assert stored == list(wanted), (type_name, computed)
 
 
 def literal(value: Any, type_name: str) -> str:
@@ -139,28 +174,30 @@ def literal(value: Any, type_name: str) -> str:
 
 @pytest.mark.promise("violation-names-next-step")
 @pytest.mark.parametrize("not_null", [False, True])
-@pytest.mark.parametrize(("type_name", "values", "wider", "computed"), REFUSED)
 def test_each_policy_that_is_offered_has_the_effect_that_it_names(
-    connection: Connection,
-    tmp_path: Path,
-    type_name: str,
-    values: list[Any],
-    wider: str,
-    computed: list[Any] | None,
-    not_null: bool,
+    connection: Connection, tmp_path: Path, not_null: bool
 ) -> None:
-    source, problem = refusal(connection, tmp_path, type_name + " NOT NULL" * not_null, values)
-    offered = re.search(r"[Ss]et '(\w+)' for the column: (.*)\Z", problem.fix)
-    assert offered is not None, problem.fix
-    answers = re.findall(r"(\w+) \((\d+) (?:value|row)s?\)", offered.group(2))
-    assert ("set_null" in dict(answers)) <= (not not_null)
-    assert "reject" in dict(answers)
-    for answer, number in answers:
-        group = make_group(source, {"source": "t", "columns": {"v": {offered.group(1): answer}}})
-        table = rehearse(connection, group, tmp_path)["report"]["tables"][0]
-        changed = sum(entry["rows"] for entry in table["conversions"] if f": {answer}," in entry["conversion"])
-        assert table["equal"]
-        assert (table["rejected_rows"] if answer == "reject" else changed) == int(number)
+    source, fixes = refusals(connection, tmp_path, " NOT NULL" * not_null)
+    policies: dict[str, str] = {}
+    answers: dict[str, list[tuple[str, str]]] = {}
+    for name, fix in fixes.items():
+        offered = re.search(r"[Ss]et '(\w+)' for the column: (.*)\Z", fix)
+        assert offered is not None, fix
+        policies[name] = offered.group(1)
+        answers[name] = re.findall(r"(\w+) \((\d+) (?:value|row)s?\)", offered.group(2))
+        assert ("set_null" in dict(answers[name])) <= (not not_null), fix
+        assert "reject" in dict(answers[name]), fix
+    # The first answer of every table in one run, then the second one.
+    for place in range(max(map(len, answers.values()))):
+        given = {name: offered[place] for name, offered in answers.items() if place < len(offered)}
+        tables = [{"source": name, "columns": {"v": {policies[name]: given[name][0]}}} for name in given]
+        report = rehearse(connection, group_of(source, *tables), tmp_path)["report"]
+        assert {table["source"] for table in report["tables"]} == set(given)
+        for table in report["tables"]:
+            answer, number = given[table["source"]]
+            changed = sum(entry["rows"] for entry in table["conversions"] if f": {answer}," in entry["conversion"])
+            assert table["equal"]
+            assert (table["rejected_rows"] if answer == "reject" else changed) == int(number), (table, answer)
 
 
 def test_a_type_is_not_offered_that_a_foreign_key_does_not_allow(connection: Connection, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import times
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import execute, make_group, make_source, make_tables, make_target, problems_by_table, query, rehearse
 from .test_export import bring_back, counts
 
 if TYPE_CHECKING:
@@ -79,36 +79,44 @@ def test_a_julian_day_is_rounded_from_what_sqlite_says(connection: Connection, t
 
 # ---------------------------------------------------------------- years
 
+DECLARED = ("DATETIME", "TEXT", "REAL", "")
 YEARS: list[list[Any]] = [[2024], ["2023", 2024], [1999.0, 2031], [2024, "2024-05-01 10:00:00"], [1900, 2100, None]]
 
 
 @pytest.mark.parametrize(("type_name", "unit"), [("timestamp", "seconds"), ("date", None)])
-@pytest.mark.parametrize("declared", ["DATETIME", "TEXT", "REAL", ""])
-@pytest.mark.parametrize("values", YEARS)
 def test_a_year_is_asked_about_as_a_year(
-    connection: Connection, tmp_path: Path, type_name: str, declared: str, unit: str | None, values: list[Any]
+    connection: Connection, tmp_path: Path, type_name: str, unit: str | None
 ) -> None:
-    if type_name == "date" and "2024-05-01 10:00:00" in values:
-        values = [2024, "2024-05-01"]
-    make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, at {type_name})")
-    source = make_source(
-        tmp_path / "t.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, at {declared})", {"t": enumerate(values)}
-    )
+    years: list[list[Any]] = [[2024, "2024-05-01"] if type_name == "date" and len(str(v)) > 20 else v for v in YEARS]
+    held = {f"t{number}_{declared}".lower(): values for number, values in enumerate(years) for declared in DECLARED}
+    tables = {
+        name: (f"id integer PRIMARY KEY, at {type_name}", f"id INTEGER PRIMARY KEY, at {name.partition('_')[2]}",
+               enumerate(values))
+        for name, values in held.items()
+    }  # fmt: skip
+    source = make_tables(connection, tmp_path / "t.db", tables)
     options = {} if unit is None else {"epoch_unit": unit}
     with pytest.raises(MigrationError) as error:
-        rehearse(connection, make_group(source, {"source": "t", "columns": {"at": options}}), tmp_path)
-    found = str(error.value)
-    numbers = [int(value) for value in values if value is not None and len(str(value)) < 10]
-    assert f"t.at: it holds numbers from {min(numbers)} to {max(numbers)}, which look like years" in found
-    assert "epoch_unit" not in found
-
-    expression = found.partition("at: ")[2].partition('"')[2].partition('"')[0]
-    answered = {"source": "t", "computed": {"at": expression}, "columns": {"at": {"without_target": "keep"}}}
-    rehearse(connection, make_group(source, answered), tmp_path)
-    stored = [value for (value,) in query(connection, "SELECT left(at::text, 10) FROM app.t ORDER BY id")]
-    assert stored == [
-        None if value is None else f"{int(value)}-01-01" if len(str(value)) < 10 else "2024-05-01" for value in values
-    ]
+        rehearse(
+            connection, make_group(source, *({"source": name, "columns": {"at": options}} for name in held)), tmp_path
+        )
+    problems = problems_by_table(error.value)
+    answered = []
+    for name, values in held.items():
+        found = problems[name]
+        numbers = [int(value) for value in values if value is not None and len(str(value)) < 10]
+        assert f"{name}.at: it holds numbers from {min(numbers)} to {max(numbers)}, which look like years" in found
+        assert "epoch_unit" not in found
+        expression = found.partition(f"{name}.at: ")[2].partition('"')[2].partition('"')[0]
+        kept = {"at": {"without_target": "keep"}}
+        answered.append({"source": name, "computed": {"at": expression}, "columns": kept})
+    rehearse(connection, make_group(source, *answered), tmp_path)
+    for name, values in held.items():
+        stored = [value for (value,) in query(connection, f"SELECT left(at::text, 10) FROM app.{name} ORDER BY id")]
+        assert stored == [
+            None if value is None else f"{int(value)}-01-01" if len(str(value)) < 10 else "2024-05-01"
+            for value in values
+        ]
 
 
 @pytest.mark.parametrize("check_mode", [True, False])

@@ -13,7 +13,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     checksums,
 )
 
-from .support import make_group, make_source, make_target, query, rehearse
+from .support import make_group, make_source, make_tables, make_target, problems_by_table, query, rehearse
 from .test_export import bring_back, counts, rows_of
 
 if TYPE_CHECKING:
@@ -28,41 +28,45 @@ TIMES = [
 ]
 
 
-@pytest.mark.parametrize("check_mode", [True, False])
-@pytest.mark.parametrize(("type_name", "fits", "texts"), TIMES)
-def test_blanks_behind_a_time_are_refused_with_their_keys(
-    connection: Connection, tmp_path: Path, type_name: str, fits: str, texts: list[str], check_mode: bool
-) -> None:
-    make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, v {type_name})")
-    others = [text + blank for text in (fits, *texts) for blank in BLANKS]
-    source = make_source(
-        tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate([fits, *texts, *others])}
-    )
-    with pytest.raises(MigrationError) as error:
-        rehearse(connection, make_group(source, {"source": "t"}), tmp_path, check_mode)
-    found = str(error.value)
-    first = len(texts) + 1
-    assert "t.v: holds text that is not a time" in found
-    assert f"({len(others)} rows: id={first}: {others[0]!r}; id={first + 1}: {others[1]!r}; " in found
-    assert "set 'unconvertible" in found
+def times_with_blanks(connection: Connection, tmp_path: Path) -> tuple[Path, dict[str, tuple[int, list[str]]]]:
+    """Make a table for each of TIMES; return how many of its texts are times, and those with a blank behind them."""
+    fitting = {type_name: [fits, *texts] for type_name, fits, texts in TIMES}
+    others = {name: [text + blank for text in texts for blank in BLANKS] for name, texts in fitting.items()}
+    tables = {
+        f"t_{name}": (
+            *(f"id integer PRIMARY KEY, v {name}", "id INTEGER PRIMARY KEY, v"),
+            enumerate([*texts, *others[name]]),
+        )
+        for name, texts in fitting.items()
+    }
+    source = make_tables(connection, tmp_path / "t.db", tables)
+    return source, {f"t_{name}": (len(texts), others[name]) for name, texts in fitting.items()}
+
+
+def test_blanks_behind_a_time_are_refused_with_their_keys(connection: Connection, tmp_path: Path) -> None:
+    source, tables = times_with_blanks(connection, tmp_path)
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError) as error:
+            rehearse(connection, make_group(source, *({"source": name} for name in tables)), tmp_path, check_mode)
+        problems = problems_by_table(error.value)
+        for name, (first, others) in tables.items():
+            found = problems[name]
+            assert f"{name}.v: holds text that is not a time" in found
+            assert f"({len(others)} rows: id={first}: {others[0]!r}; id={first + 1}: {others[1]!r}; " in found
+            assert "et 'unconvertible" in found
 
 
 @pytest.mark.parametrize("answer", ["set_null", "reject"])
-@pytest.mark.parametrize(("type_name", "fits", "texts"), TIMES)
-def test_a_policy_answers_for_blanks_behind_a_time(
-    connection: Connection, tmp_path: Path, type_name: str, fits: str, texts: list[str], answer: str
-) -> None:
-    make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, v {type_name})")
-    others = [text + blank for text in (fits, *texts) for blank in BLANKS]
-    source = make_source(
-        tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate([fits, *texts, *others])}
-    )
-    group = make_group(source, {"source": "t", "columns": {"v": {"unconvertible": answer}}})
-    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
-    assert query(connection, "SELECT count(v) FROM app.t") == [(1 + len(texts),)]
+def test_a_policy_answers_for_blanks_behind_a_time(connection: Connection, tmp_path: Path, answer: str) -> None:
+    source, tables = times_with_blanks(connection, tmp_path)
+    group = make_group(source, *({"source": name, "columns": {"v": {"unconvertible": answer}}} for name in tables))
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert all(table["equal"] for table in report["tables"])
     report, copy = bring_back(connection, group)
-    assert counts(report) == {"t": (0, 0, 0)}
-    assert rows_of(copy, "SELECT * FROM t") == rows_of(source, "SELECT * FROM t")
+    assert counts(report) == dict.fromkeys(tables, (0, 0, 0))
+    for name, (fitting, _) in tables.items():
+        assert query(connection, f"SELECT count(v) FROM app.{name}") == [(fitting,)]
+        assert rows_of(copy, f"SELECT * FROM {name}") == rows_of(source, f"SELECT * FROM {name}")
 
 
 def test_a_value_that_the_proof_cannot_read_is_named(

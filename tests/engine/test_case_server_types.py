@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import execute, make_group, make_source, make_tables, make_target, problems_by_table, query, rehearse
 from .test_export import bring_back, counts, rows_of
 
 if TYPE_CHECKING:
@@ -51,37 +52,56 @@ def one_column(connection: Connection, tmp_path: Path, type_name: str, values: l
     return make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate(values)})
 
 
-@pytest.mark.parametrize("check_mode", [True, False])
-@pytest.mark.parametrize(("type_name", "same", "changed", "form"), CHANGED)
-def test_a_value_that_its_type_would_change_is_refused(
-    connection: Connection, tmp_path: Path, type_name: str, same: Any, changed: Any, form: str, check_mode: bool
-) -> None:
-    source = one_column(connection, tmp_path, type_name, [same, changed, None])
-    with pytest.raises(MigrationError) as error:
-        rehearse(connection, make_group(source, {"source": "t"}), tmp_path, check_mode)
-    found = str(error.value)
-    assert "t.v: holds a value that " in found
-    assert "writes otherwise and may lose something of (1 row: id=1: " in found
-    assert "set 'rewritten' for the column: keep" in found
+def one_column_each(
+    connection: Connection, tmp_path: Path, columns: Iterable[tuple[str, list[Any]]]
+) -> tuple[Path, list[str]]:
+    """Create a table for each type with a column of it, and a source with its values; return its tables too."""
+    tables = {
+        f"t{number}": (f"id integer PRIMARY KEY, v {type_name}", "id INTEGER PRIMARY KEY, v", enumerate(values))
+        for number, (type_name, values) in enumerate(columns)
+    }
+    ddl = "CREATE TYPE mood AS ENUM ('sad');"
+    return make_tables(connection, tmp_path / "t.db", tables, ddl), list(tables)
 
 
-@pytest.mark.parametrize(("type_name", "same", "changed", "form"), CHANGED)
-def test_a_changed_value_is_kept_and_counted(
-    connection: Connection, tmp_path: Path, type_name: str, same: Any, changed: Any, form: str
-) -> None:
-    source = one_column(connection, tmp_path, type_name, [same, changed, None])
-    group = make_group(source, {"source": "t", "columns": {"v": {"rewritten": "keep"}}})
-    report = rehearse(connection, group, tmp_path)["report"]["tables"][0]
-    assert report["equal"]
-    assert {"column": "v", "conversion": "rewritten: keep, original kept in the ledger", "rows": 1} in report[
-        "conversions"
-    ]
-    assert query(connection, "SELECT v::text FROM app.t ORDER BY id") == [(str(same),), (form,), (None,)]
-    ((key, kept),) = query(connection, "SELECT row_key, value FROM migration.original_value")
-    assert (key, list(kept.values())) == ("id=1", [str(changed)])
+def all_equal(report: dict[str, Any]) -> bool:
+    """Return whether every table is the same on both sides."""
+    return all(table["equal"] for table in report["tables"])
+
+
+def test_a_value_that_its_type_would_change_is_refused(connection: Connection, tmp_path: Path) -> None:
+    source, names = one_column_each(connection, tmp_path, ((entry[0], [*entry[1:3], None]) for entry in CHANGED))
+    group = make_group(source, *({"source": name} for name in names))
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError) as error:
+            rehearse(connection, group, tmp_path, check_mode)
+        problems = problems_by_table(error.value)
+        assert set(problems) == set(names)
+        for name, found in problems.items():
+            assert f"{name}.v: holds a value that " in found
+            assert "writes otherwise and may lose something of (1 row: id=1: " in found
+            assert "et 'rewritten' for the column: keep" in found
+
+
+def test_a_changed_value_is_kept_and_counted(connection: Connection, tmp_path: Path) -> None:
+    source, names = one_column_each(connection, tmp_path, ((entry[0], [*entry[1:3], None]) for entry in CHANGED))
+    columns = {"v": {"rewritten": "keep"}}
+    group = make_group(source, *({"source": name, "columns": columns} for name in names))
+    report = rehearse(connection, group, tmp_path)["report"]
+    assert all_equal(report)
+    kept_one = {"column": "v", "conversion": "rewritten: keep, original kept in the ledger", "rows": 1}
+    assert [table["source"] for table in report["tables"] if kept_one not in table["conversions"]] == []
+    originals = {
+        name: (key, list(value.values()))
+        for name, key, value in query(connection, "SELECT source_table, row_key, value FROM migration.original_value")
+    }
+    assert len(originals) == len(names)
     exported, copy = bring_back(connection, group)
-    assert counts(exported) == {"t": (0, 0, 0)}
-    assert rows_of(copy, "SELECT v FROM t") == rows_of(source, "SELECT v FROM t")
+    assert counts(exported) == dict.fromkeys(names, (0, 0, 0))
+    for name, (_, same, changed, form) in zip(names, CHANGED, strict=True):
+        assert query(connection, f"SELECT v::text FROM app.{name} ORDER BY id") == [(str(same),), (form,), (None,)]
+        assert originals[name] == ("id=1", [str(changed)])
+        assert rows_of(copy, f"SELECT v FROM {name}") == rows_of(source, f"SELECT v FROM {name}")
 
 
 @pytest.mark.parametrize("answer", ["set_null", "reject"])
@@ -92,15 +112,12 @@ def test_other_answers_for_a_changed_value(connection: Connection, tmp_path: Pat
     assert query(connection, "SELECT v::text FROM app.t") == [("$1.99",), *([(None,)] if answer == "set_null" else [])]
 
 
-@pytest.mark.parametrize(("type_name", "value"), SPELLED)
-def test_another_spelling_of_the_same_value_needs_no_policy(
-    connection: Connection, tmp_path: Path, type_name: str, value: Any
-) -> None:
-    source = one_column(connection, tmp_path, type_name, [value, None])
-    group = make_group(source, {"source": "t"})
-    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+def test_another_spelling_of_the_same_value_needs_no_policy(connection: Connection, tmp_path: Path) -> None:
+    source, names = one_column_each(connection, tmp_path, ((type_name, [value, None]) for type_name, value in SPELLED))
+    group = make_group(source, *({"source": name} for name in names))
+    assert all_equal(rehearse(connection, group, tmp_path)["report"])
     exported, _ = bring_back(connection, group)
-    assert counts(exported) == {"t": (0, 0, 0)}
+    assert counts(exported) == dict.fromkeys(names, (0, 0, 0))
 
 
 # ---------------------------------------------------------------- numbers that are durations
@@ -121,40 +138,37 @@ NUMBERS: list[tuple[str, str, list[Any], list[str], str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("unit", "declared", "values", "stored", "new", "expected"), NUMBERS)
-def test_numbers_are_durations_in_the_named_unit_and_come_back_as_such(
-    connection: Connection,
-    tmp_path: Path,
-    unit: str,
-    declared: str,
-    values: list[Any],
-    stored: list[str],
-    new: str,
-    expected: Any,
-) -> None:
-    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, took interval)")
-    source = make_source(
-        tmp_path / "t.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, took {declared})", {"t": enumerate(values)}
-    )
+def test_numbers_are_durations_in_the_named_unit_and_come_back_as_such(connection: Connection, tmp_path: Path) -> None:
+    entries = {f"t{number}": entry for number, entry in enumerate(NUMBERS)}
+    tables = {
+        name: ("id integer PRIMARY KEY, took interval", f"id INTEGER PRIMARY KEY, took {declared}", enumerate(values))
+        for name, (_, declared, values, *_) in entries.items()
+    }
+    source = make_tables(connection, tmp_path / "t.db", tables)
     with pytest.raises(MigrationError) as error:
-        rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
-    numbers = len([value for value in values if "day" not in str(value)])
-    assert f"t.took: holds a number whose unit is not known ({numbers} row" in str(error.value)
-    assert "Name 'duration_unit' for the column: " in str(error.value)
+        rehearse(connection, make_group(source, *({"source": name} for name in entries)), tmp_path)
+    problems = problems_by_table(error.value)
+    for name, (_, _, values, *_) in entries.items():
+        numbers = len([value for value in values if "day" not in str(value)])
+        assert f"{name}.took: holds a number whose unit is not known ({numbers} row" in problems[name]
+        assert "Name 'duration_unit' for the column: " in problems[name]
 
-    group = make_group(source, {"source": "t", "columns": {"took": {"duration_unit": unit}}})
-    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
-    assert query(connection, "SELECT took::text FROM app.t ORDER BY id") == [(text,) for text in stored]
+    group = make_group(
+        source,
+        *({"source": name, "columns": {"took": {"duration_unit": entry[0]}}} for name, entry in entries.items()),
+    )
+    assert all_equal(rehearse(connection, group, tmp_path)["report"])
     report, _ = bring_back(connection, group)
-    assert counts(report) == {"t": (0, 0, 0)}
-    execute(connection, f"INSERT INTO app.t VALUES (100, {new})")
+    assert counts(report) == dict.fromkeys(entries, (0, 0, 0))
+    for name, (_, _, _, stored, new, _) in entries.items():
+        assert query(connection, f"SELECT took::text FROM app.{name} ORDER BY id") == [(text,) for text in stored]
+        execute(connection, f"INSERT INTO app.{name} VALUES (100, {new})")
     report, copy = bring_back(connection, group)
-    assert counts(report) == {"t": (1, 0, 0)}
-    ((found,),) = rows_of(copy, "SELECT took FROM t WHERE id = 100")
-    if declared == "TEXT":
+    assert counts(report) == dict.fromkeys(entries, (1, 0, 0))
+    for name, (_, declared, *_, expected) in entries.items():
+        ((found,),) = rows_of(copy, f"SELECT took FROM {name} WHERE id = 100")
         assert found == expected
-    else:
-        assert (type(found), found) == (type(expected), expected)
+        assert declared == "TEXT" or type(found) is type(expected)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 
-from .support import make_group, make_source, make_target, query, rehearse
+from .support import make_group, make_tables, problems_by_table, query, rehearse
 from .test_export import bring_back, counts
 
 if TYPE_CHECKING:
@@ -30,29 +30,26 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize("check_mode", [True, False])
-@pytest.mark.parametrize(("type_name", "good", "bad"), UNREADABLE)
-def test_the_place_is_named_and_a_policy_answers(
-    connection: Connection,
-    tmp_path: Path,
-    type_name: str,
-    good: str,
-    bad: str,
-    check_mode: bool,
-) -> None:
-    make_target(connection, f"CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE t (id integer PRIMARY KEY, v {type_name})")
-    source = make_source(
-        tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v)", {"t": enumerate([good, bad, good, bad])}
-    )
-    with pytest.raises(MigrationError) as error:
-        rehearse(connection, make_group(source, {"source": "t"}), tmp_path, check_mode)
-    found = str(error.value)
-    assert "t.v: holds text that is no value of type " in found
-    assert f"(2 rows: id=1: {bad!r}; id=3: {bad!r})" in found
-    assert "set 'unconvertible' for the column: set_null (2 values) or reject (2 rows)" in found
+def test_the_place_is_named_and_a_policy_answers(connection: Connection, tmp_path: Path) -> None:
+    tables = {
+        f"t_{name}": (f"id integer PRIMARY KEY, v {name}", "id INTEGER PRIMARY KEY, v", enumerate([good, bad] * 2))
+        for name, good, bad in UNREADABLE
+    }
+    source = make_tables(connection, tmp_path / "t.db", tables, "CREATE TYPE mood AS ENUM ('sad');")
+    for check_mode in (True, False):
+        with pytest.raises(MigrationError) as error:
+            rehearse(connection, make_group(source, *({"source": name} for name in tables)), tmp_path, check_mode)
+        problems = problems_by_table(error.value)
+        for type_name, _, bad in UNREADABLE:
+            found = problems[f"t_{type_name}"]
+            assert f"t_{type_name}.v: holds text that is no value of type " in found
+            assert f"(2 rows: id=1: {bad!r}; id=3: {bad!r})" in found
+            assert "et 'unconvertible' for the column: set_null (2 values) or reject (2 rows)" in found
     for answer, left in (("set_null", 4), ("reject", 2)):
-        group = make_group(source, {"source": "t", "columns": {"v": {"unconvertible": answer}}})
-        assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
-        assert query(connection, "SELECT count(*), count(v) FROM app.t") == [(left, 2)]
+        group = make_group(source, *({"source": name, "columns": {"v": {"unconvertible": answer}}} for name in tables))
+        report = rehearse(connection, group, tmp_path)["report"]
+        assert all(table["equal"] for table in report["tables"])
+        for name in tables:
+            assert query(connection, f"SELECT count(*), count(v) FROM app.{name}") == [(left, 2)], name
         report, _ = bring_back(connection, group)
-        assert counts(report) == {"t": (0, 0, 0)}
+        assert counts(report) == dict.fromkeys(tables, (0, 0, 0))

@@ -28,7 +28,7 @@ def run(directory: Path, *options: str, **more: Any) -> subprocess.CompletedProc
         "ansible_connection": "local",
         "postgres_install_secrets_directory": str(directory / "secrets" / "dev"),
         "postgres_install_migrator_role": "migrator",
-        "postgres_install_service_roles": [{"name": "shop"}, {"name": "till"}],
+        "postgres_install_service_roles": [{"name": "till"}],
         **more,
     }
     (directory / "play.yml").write_text(PLAY)
@@ -61,9 +61,9 @@ def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
     assert not secrets.parent.exists()
     assert changed() == 2
     written = {path.name: path.read_text() for path in secrets.iterdir()}
-    assert set(written) == {"migrator", "shop", "till"}
+    assert set(written) == {"migrator", "till"}
     assert len({len(password.strip()) for password in written.values()} | {32}) == 1
-    assert len(set(written.values())) == 3
+    assert len(set(written.values())) == 2
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o600}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (secrets, secrets.parent)} == {0o700}
     assert changed() == 0
@@ -71,7 +71,7 @@ def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
     # Only the one that is missing is made anew.
     (secrets / "till").unlink()
     assert changed() == 1
-    assert {name: (secrets / name).read_text() for name in ("migrator", "shop")}.items() <= written.items()
+    assert (secrets / "migrator").read_text() == written["migrator"]
     assert (secrets / "till").read_text() != written["till"]
 
 
@@ -89,7 +89,7 @@ def test_a_password_that_only_the_server_has_is_not_replaced(tmp_path: Path) -> 
     secrets.mkdir(parents=True)
     (secrets / "migrator").write_text("brought\n")
     assert run(tmp_path, __postgres_install_found=server).returncode == 0
-    assert {path.name for path in secrets.iterdir()} == {"migrator", "shop", "till"}
+    assert {path.name for path in secrets.iterdir()} == {"migrator", "till"}
     assert (secrets / "migrator").read_text() == "brought\n"
     # Or nobody has it any more.
     (secrets / "migrator").unlink()

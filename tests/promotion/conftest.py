@@ -231,10 +231,13 @@ class Clone:
         assert self.asked == "", output
         return output
 
-    def passes(self, playbook: str, *options: str) -> str:
-        """Run nothing but the checks of a playbook on prod, which let it pass, and return its output."""
-        nothing = ("-l", "prod", "--tags", "no_such_tag")
-        status, output = self.run("ansible-playbook", f"playbooks/{playbook}.yml", *nothing, *options)
+    def passes(self, playbook: str, *options: str, then: str = "") -> str:
+        """Run nothing but the checks of a playbook on prod, which let it pass, and return its output.
+
+        :param then: another playbook, in the same run.
+        """
+        playbooks = [f"playbooks/{name}.yml" for name in (playbook, then) if name]
+        status, output = self.run("ansible-playbook", *playbooks, "-l", "prod", "--tags", "no_such_tag", *options)
         assert status == 0, output
         return output
 

@@ -112,9 +112,9 @@ def test_a_dry_run_a_run_and_a_second_run(run: Run, login: Login) -> None:
     assert (first.status, first.recap("changed")) == (0, 1)
     assert "+swarm_deploy: SELECT on app.t" in first.output
     assert applied() == [("001_first.sql", hashlib.sha256(CONTENT.encode()).hexdigest())]
-    for options in ((), ("--check",)):
-        again = run(*options)
-        assert (again.status, again.recap("changed")) == (0, 0)
+    # The test without a directory below does the same in a dry run.
+    again = run()
+    assert (again.status, again.recap("changed")) == (0, 0)
 
 
 def test_a_refused_login_fails_and_does_not_hinder_a_dry_run(run: Run) -> None:

@@ -7,7 +7,6 @@ manifest does not name. The disk is the truth: :func:`reconcile` makes the ledge
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.connection import Json
 from ..core.errors import MigrationError, Problem
+from ..core.files import sha256_of_open, sync_directory
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -159,12 +159,9 @@ def is_proven(directory: Path, manifest: Manifest) -> bool:
 
 def describe_file(path: Path) -> dict[str, Any]:
     """Return size and SHA-256 of a file, after it is safely on the disk."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": sha256_of_open(file.fileno())}
 
 
 def file_problems(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
@@ -205,15 +202,6 @@ def write_json(path: Path, content: Any) -> None:
         raise
     new.replace(path)
     sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Put the names in a directory safely on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(directory: Path, names: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
 from ..core.connection import connected, explained, first_row, sql
+from ..core.files import sync_directory
 from . import content as backup_content
 from . import databases as backup_server
 from . import preflight, programs
@@ -68,7 +69,7 @@ def take(settings: Settings) -> dict[str, Any]:
             backup_store.write_manifest(partial, manifest)
             os.rename(partial, settings.directory / name)
             undo.pop_all()
-        backup_store.sync_directory(settings.directory)
+        sync_directory(settings.directory)
         with connection.cursor() as cursor:
             backup_store.record(cursor, manifest)
         connection.commit()

@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from ..core.errors import MigrationError, Problem
-from ..core.files import WORK_DIRECTORY
+from ..core.files import WORK_DIRECTORY, sha256_of_open
 from ..host import open_files, safe_paths
 from ..quarantine import archive
 from ..quarantine import place as quarantine_place
@@ -121,7 +121,7 @@ def _pieces(entry: Entry, resolved: Path, stack: ExitStack) -> list[archive.Piec
             status = os.fstat(file)
             if safe_paths.mount_of(file) != safe_paths.mount_of(directory):
                 entry.unmet.append(f"{resolved}{suffix} is a mount of its own, which cannot be moved")
-            sha256 = safe_paths.sha256_of(file)
+            sha256 = sha256_of_open(file)
         if suffix:
             entry.companions[suffix] = status.st_size
             if status.st_nlink != 1:

@@ -20,6 +20,7 @@ from ..core.clock import read_clock
 from ..core.connection import Login, connected
 from ..core.errors import MigrationError
 from ..core.estate import Group, parse_group
+from ..core.files import sha256_of_open
 from ..host import open_files, safe_paths
 from ..host.service_health import Listings, look_once
 from ..quarantine import move_in
@@ -68,7 +69,7 @@ def frozen_file_failures(group: Group, record: ledger.GroupRecord, before: Any) 
                 failures.append(f"{path} was written to, replaced, or lost its write protection since the last check")
             # Anybody can make a huge file of holes; one of the size that it had is read.
             same_size = not isinstance(before, dict) or before.get("size") == stamp["size"]
-            if not same_size or safe_paths.sha256_of(file) != record.frozen_sha256:
+            if not same_size or sha256_of_open(file) != record.frozen_sha256:
                 failures.append(f"{path} is no longer the file that was frozen at the cutover")
             if not safe_paths.is_protected(file):
                 failures.append(f"{path} is not write-protected any more")

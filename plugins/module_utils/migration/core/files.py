@@ -43,12 +43,23 @@ def sha256_of(path: Path) -> str:
 
     :raises OSError: if it cannot be read.
     """
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+        found = sha256_of_open(file.fileno())
         # Reading must not push the database's own pages out of memory.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return found
+
+
+def sha256_of_open(descriptor: int) -> str:
+    """Return the SHA-256 of an open file in hexadecimal, from its beginning, wherever it was read to.
+
+    :raises OSError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    offset = 0
+    while chunk := os.pread(descriptor, _CHUNK_BYTES, offset):
+        digest.update(chunk)
+        offset += len(chunk)
     return digest.hexdigest()
 
 

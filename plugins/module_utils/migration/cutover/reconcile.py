@@ -14,8 +14,9 @@ from ..core import ledger, state
 from ..core.decide import Cutover, Interrupted, decide
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
+from ..core.files import sha256_of_open
 from ..host import open_files, write_protection
-from ..host.safe_paths import Opened, sha256_of
+from ..host.safe_paths import Opened
 from ..host.service_health import POSTGRESQL, Health, Watcher
 from ..window.back_on_sqlite import how_to_roll_back, problems_of, revert, written_since
 from ..window.checks import EnvFile, Settings, boot_warnings
@@ -165,7 +166,7 @@ class Keeper:
         if not self._lacks_protection():
             return False
         with open_source(self.group) as source:
-            untouched = has_no_log(source.path) and sha256_of(source.descriptor) == self.record.frozen_sha256
+            untouched = has_no_log(source.path) and sha256_of_open(source.descriptor) == self.record.frozen_sha256
         if untouched and not open_files.find_holders(self.group.source_path):
             return False
         written = written_since(self.connection, self.group, self.record)
@@ -197,7 +198,7 @@ class Keeper:
 
         :raises MigrationError: if it is not the file that was frozen.
         """
-        if has_no_log(source.path) and sha256_of(source.descriptor) == self.record.frozen_sha256:
+        if has_no_log(source.path) and sha256_of_open(source.descriptor) == self.record.frozen_sha256:
             return
         raise MigrationError(
             f"Cutover group {self.group.name} lives on PostgreSQL, and its SQLite file was written to since.",

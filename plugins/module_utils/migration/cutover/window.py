@@ -15,12 +15,12 @@ from ..core import ledger, state
 from ..core.clock import read_clock
 from ..core.decide import Cutover, decide
 from ..core.estate import Group
+from ..core.files import sha256_of_open
 from ..core.group_detail import changes
 from ..engine.proof.target_state import LaterFingerprint
 from ..engine.transfer import migrate
 from ..host import write_protection
 from ..host.downtime import DowntimeClient
-from ..host.safe_paths import sha256_of
 from ..host.service_health import POSTGRESQL
 from ..postgres import privileges
 from ..window import rollback_record
@@ -192,7 +192,7 @@ class Window:
     def _hash(self) -> str:
         """Return the SHA-256 of the frozen file."""
         with open_source(self.group, self._inode) as source:
-            return sha256_of(source.descriptor)
+            return sha256_of_open(source.descriptor)
 
     def _go_live(self, frozen_sha256: str) -> None:
         """Commit that PostgreSQL is the store, before the first service can write to it."""

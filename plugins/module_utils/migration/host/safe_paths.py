@@ -245,16 +245,6 @@ def regular_file(path: str | Path, directory: int | None = None, follow: bool = 
         os.close(descriptor)
 
 
-def sha256_of(descriptor: int) -> str:
-    """Return the SHA-256 of an open file in hexadecimal."""
-    digest = hashlib.sha256()
-    offset = 0
-    while chunk := os.pread(descriptor, _CHUNK_BYTES, offset):
-        digest.update(chunk)
-        offset += len(chunk)
-    return digest.hexdigest()
-
-
 def copy_to(descriptor: int, copy: Path) -> str:
     """Copy an open file into a new private one (mode 0600), and return the SHA-256 of what was copied."""
     digest = hashlib.sha256()

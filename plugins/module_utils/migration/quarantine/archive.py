@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
-from ..core.files import WORK_DIRECTORY
+from ..core.files import WORK_DIRECTORY, sha256_of
 from ..host import safe_paths
 from ..sqlite.snapshot import remove_leftovers
-from ..sqlite.tables import open_snapshot, quote_name
+from ..sqlite.tables import open_snapshot, quote_name, row_id_of
 
 ARCHIVE_DIRECTORY = "/var/backups/sqlite-migration"
 MANIFEST = "manifest.json"
@@ -144,7 +144,7 @@ def _write(copy: Path, pieces: Sequence[Piece], name: str, facts: Mapping[str, A
             "sqlite_version": sqlite3.sqlite_version,
             "snapshot_sha256": snapshot_sha256,
             "archive": SNAPSHOT,
-            "archive_sha256": _sha256_of(archive),
+            "archive_sha256": sha256_of(archive),
             "tables": tables,
             **facts,
         }
@@ -174,7 +174,7 @@ def _prove(copy: Path, name: str, directory: int, archive_directory: str, path: 
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unproven(where, f"its manifest cannot be read: {error}") from None
     restored = copy.with_name("restored.db")
-    if _sha256_of(base / SNAPSHOT) != wanted_archive:
+    if sha256_of(base / SNAPSHOT) != wanted_archive:
         raise _unproven(where, f"{SNAPSHOT} is not the file that its manifest names")
     try:
         found = _decompress(base / SNAPSHOT, restored)
@@ -214,7 +214,7 @@ def require_intact(description: Mapping[str, Any]) -> None:
     where = str(description["directory"])
     with safe_paths.private_directory(where, create=False) as directory:
         try:
-            found = _sha256_of(Path(safe_paths.through(directory)) / SNAPSHOT)
+            found = sha256_of(Path(safe_paths.through(directory)) / SNAPSHOT)
         except OSError as error:
             raise _unproven(where, f"{SNAPSHOT} cannot be read: {error.strerror}") from None
     if found != description["archive_sha256"]:
@@ -242,13 +242,13 @@ def _tables_of(connection: sqlite3.Connection) -> dict[str, str]:
             "SELECT l.name, l.wr FROM pragma_table_list AS l WHERE l.schema = 'main' AND l.type IN ('table', 'shadow') "
             "AND l.name NOT IN ('sqlite_schema', 'sqlite_temp_schema') ORDER BY l.name"
         ).fetchall():
-            fields = [
-                quote_name(column)
+            columns = [
+                column
                 for column, hidden in connection.execute("SELECT name, hidden FROM pragma_table_xinfo(?)", (name,))
                 if hidden == 0
             ]
-            taken = {field.strip('"').lower() for field in fields}
-            row_id = next((alias for alias in ("rowid", "_rowid_", "oid") if alias not in taken), None)
+            fields = list(map(quote_name, columns))
+            row_id = row_id_of(columns)
             if not without_row_id and row_id:
                 fields.insert(0, row_id)
             queries[name] = f"SELECT {', '.join(fields)} FROM {quote_name(name)} NOT INDEXED"  # noqa: S608 (quoted)
@@ -337,12 +337,6 @@ def _decompress(source: Path, target: Path) -> str:
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in a private directory."""
-    with path.open("rb") as file:
-        return safe_paths.sha256_of(file.fileno())
 
 
 def _synchronise(directory: Path) -> None:

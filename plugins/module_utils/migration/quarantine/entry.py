@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
+from ..core.files import sha256_of_open
 from ..host import open_files, safe_paths
 from ..host.safe_paths import changed, identify
 
@@ -80,7 +81,7 @@ def require_planned(directory: int, entry: Move) -> None:
             raise changed(entry.path, f"it has {links} names (hard links), of which the plan knows one")
         if safe_paths.mount_of(file) != safe_paths.mount_of(directory):
             raise changed(entry.path, "something is mounted there")
-        if safe_paths.sha256_of(file) != entry.sha256:
+        if sha256_of_open(file) != entry.sha256:
             raise changed(entry.path, "its content is no longer what the plan names")
 
 
@@ -100,7 +101,7 @@ def require_moved(quarantine: int, entry: Move, where: str) -> None:
             f"{entry.path} is in use.", [Problem(entry.path, f"it is open in {names}", "Stop it, then run again")]
         )
     with safe_paths.open_file(quarantine, entry.place, entry.path, entry.inode) as file:
-        if safe_paths.sha256_of(file) != entry.sha256:
+        if sha256_of_open(file) != entry.sha256:
             raise changed(entry.path, "it was written to in the moment of its move")
 
 

@@ -11,6 +11,7 @@ import errno
 from collections.abc import Sequence
 
 from ..core.errors import MigrationError
+from ..core.files import sha256_of_open
 from ..host import safe_paths
 from ..host.safe_paths import changed
 from . import intruders, tombstone
@@ -133,7 +134,7 @@ def _inspect(quarantine: int, entry: Move, where: str) -> list[str]:
     if entry.kind != SYMLINK:
         try:
             with safe_paths.open_file(quarantine, entry.place, f"{where}/{entry.place}", entry.inode) as file:
-                if safe_paths.sha256_of(file) != entry.sha256:
+                if sha256_of_open(file) != entry.sha256:
                     wrong.append(f"{where}/{entry.place} is no longer what was moved there")
         except MigrationError as error:
             wrong += [str(problem) for problem in error.problems]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..core.errors import MigrationError
+from ..core.files import sha256_of_open
 from ..host import safe_paths
 from ..host.safe_paths import changed, identify
 from . import intruders, tombstone
@@ -111,7 +112,7 @@ def delete(moves: Sequence[Move], where: str, inode: int | None) -> bool:
                 raise changed(f"{where}/{entry.place}", "it is not what was moved there")
             if entry.kind == FILE:
                 with safe_paths.open_file(quarantine, entry.place, entry.path, entry.inode) as file:
-                    if safe_paths.sha256_of(file) != entry.sha256:
+                    if sha256_of_open(file) != entry.sha256:
                         raise changed(f"{where}/{entry.place}", "it is no longer what was moved there")
                     safe_paths.set_immutable(file, False)
             os.unlink(entry.place, dir_fd=quarantine)

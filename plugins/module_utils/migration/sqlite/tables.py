@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -208,6 +208,15 @@ def _unquoted(token: str) -> str:
     return token[1:-1].replace(quotes[token[0]] * 2, quotes[token[0]])
 
 
+def row_id_of(column_names: Iterable[str]) -> str | None:
+    """Return a name by which the row id of a table can be read, None if its columns take all of them.
+
+    A table WITHOUT ROWID has no row id, whatever its columns are called.
+    """
+    taken = {name.lower() for name in column_names}
+    return next((alias for alias in ROWID_ALIASES if alias not in taken), None)
+
+
 def _read_table(connection: sqlite3.Connection, name: str, without_rowid: bool) -> SourceTable:
     """Return one table from SQLite's pragmas."""
     rows = connection.execute(f"PRAGMA table_xinfo({quote_name(name)})").fetchall()
@@ -217,8 +226,7 @@ def _read_table(connection: sqlite3.Connection, name: str, without_rowid: bool) 
     nullable = [quote_name(row[1]) for row in key_rows if not row[3] and not without_rowid]
     if key and not (nullable and _holds_null(connection, name, nullable)):
         return SourceTable(name, columns, key)
-    taken = {row[1].lower() for row in rows}
-    row_id = next((alias for alias in ROWID_ALIASES if alias not in taken), None)
+    row_id = row_id_of(row[1] for row in rows)
     return SourceTable(name, columns, () if row_id is None else (row_id,))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
-from ..core.files import WORK_DIRECTORY
+from ..core.files import WORK_DIRECTORY, sha256_of_open
 from ..engine.convert.recorded_ids import with_recorded_ids
 from ..engine.convert.server_text import ServerForms
 from ..engine.export import export
@@ -19,7 +19,7 @@ from ..engine.prepare.server_refusals import recorded_refusals
 from ..engine.proof.checksums import sum_source
 from ..engine.proof.row_differences import WHOLE_ROW
 from ..engine.transfer import migrate
-from ..host.safe_paths import open_owned, sha256_of
+from ..host.safe_paths import open_owned
 from ..host.write_protection import is_protected
 from ..postgres import catalog
 from ..sqlite.snapshot import has_pages, snapshot
@@ -45,7 +45,7 @@ def check_frozen_file(group: Group, record: GroupRecord, result: dict[str, Any],
     try:
         with open_owned(path, users=None, links=None) as source:
             path = source.path
-            found = sha256_of(source.descriptor)
+            found = sha256_of_open(source.descriptor)
             protected = is_protected(source.descriptor)
     except MigrationError as error:
         findings.extend(error.problems)

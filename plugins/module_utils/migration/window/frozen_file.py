@@ -24,9 +24,9 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
-from ..core.files import WORK_DIRECTORY
+from ..core.files import WORK_DIRECTORY, sha256_of_open
 from ..host import safe_paths, write_protection
-from ..host.safe_paths import identify, open_owned, sha256_of, through
+from ..host.safe_paths import identify, open_owned, through
 from ..sqlite.snapshot import remove_leftovers
 
 _JOURNALS = ("-wal", "-shm", "-journal")
@@ -135,7 +135,7 @@ def _open_frozen(group: Group, sha256: str | None, rollback: Mapping[str, Any]) 
             # Whoever runs between two steps of a rollback finds its further name in the private directory.
             source = stack.enter_context(open_owned(group.source_path, group.users, links=None))
             found = (source.path, source.descriptor)
-        if found is None or sha256_of(found[1]) != sha256:
+        if found is None or sha256_of_open(found[1]) != sha256:
             found = None
             if "old_file" in rollback:
                 with suppress(FileNotFoundError):
@@ -144,7 +144,7 @@ def _open_frozen(group: Group, sha256: str | None, rollback: Mapping[str, Any]) 
                     hidden = stack.enter_context(_opened(group.source_path))
                     if identify(hidden, name) is not None:
                         old = stack.enter_context(safe_paths.open_file(hidden, name, path))
-                        found = (path, old) if sha256_of(old) == sha256 else None
+                        found = (path, old) if sha256_of_open(old) == sha256 else None
         yield found
 
 
@@ -213,7 +213,7 @@ def finish_copy(copy: Path, group: Group, described: Mapping[str, Any]) -> str:
             _copy_into(hidden, copy)
         with safe_paths.open_file(hidden, _EXPORTED, copy) as exported:
             _take_over(exported, source.descriptor, described)
-            return sha256_of(exported)
+            return sha256_of_open(exported)
 
 
 def _copy_into(hidden: int, copy: Path) -> None:
@@ -330,7 +330,7 @@ def undo_swap(group: Group, frozen_sha256: str | None, rollback: Mapping[str, An
             _forget_further_name(directory, path.name, hidden, old_name)
         found = None
         with suppress(FileNotFoundError), open_owned(group.source_path, group.users) as source:
-            found = sha256_of(source.descriptor)
+            found = sha256_of_open(source.descriptor)
         if found != frozen_sha256:
             if (
                 hidden is None
@@ -366,7 +366,7 @@ def _has_hash(directory: int, name: str, sha256: str | None) -> bool:
     if identify(directory, name) is None:
         return False
     with safe_paths.open_file(directory, name, name) as file:
-        return sha256_of(file) == sha256
+        return sha256_of_open(file) == sha256
 
 
 def _cannot_be_put_back(path: Path, old_file: str | None) -> MigrationError:

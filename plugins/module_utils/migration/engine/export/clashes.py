@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ...sqlite.tables import ROWID_ALIASES, SourceTable, Value, has_invalid_utf8, quote_name, to_json
+from ...sqlite.tables import SourceTable, Value, has_invalid_utf8, quote_name, row_id_of, to_json
 
 
 def locator_columns(source: sqlite3.Connection, table: SourceTable) -> tuple[str, ...]:
@@ -15,8 +15,7 @@ def locator_columns(source: sqlite3.Connection, table: SourceTable) -> tuple[str
     without_rowid = source.execute(
         "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?", (table.name,)
     ).fetchone()[0]
-    taken = {name.lower() for name in table.column_names}
-    row_id = next((alias for alias in ROWID_ALIASES if alias not in taken), None)
+    row_id = row_id_of(table.column_names)
     return table.key if without_rowid or row_id is None else (row_id,)
 
 

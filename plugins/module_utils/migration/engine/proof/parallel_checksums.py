@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Protocol
 
 from ...sqlite.snapshot import Snapshot
-from ...sqlite.tables import ROWID_ALIASES, count_rows, open_snapshot, quote_name
+from ...sqlite.tables import count_rows, open_snapshot, quote_name, row_id_of
 from ..plan.planner import TablePlan
 from ..prepare.fast_path import PlainRows, plain_rows
 from ..prepare.table import PreparedTable
@@ -144,8 +144,7 @@ class _Process:
 def _pieces_of(snapshot: sqlite3.Connection, rows: PlainRows) -> Iterator[_Piece]:
     """Divide a table by its row ids, if it has any; the pieces are of equal size if no id was ever deleted."""
     source = rows.plan.source
-    names = {name.lower() for name in source.column_names}
-    row_id = next((name for name in ROWID_ALIASES if name not in names), None)
+    row_id = row_id_of(source.column_names)
     first = last = None
     if row_id is not None and source.relation == quote_name(source.name):
         with suppress(sqlite3.OperationalError):  # it was created WITHOUT ROWID

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from ...sqlite.tables import ROWID_ALIASES, SourceTable, Value, quote_name
+from ...sqlite.tables import ROWID_ALIASES, SourceTable, Value, quote_name, row_id_of
 from ..plan.planner import TablePlan
 
 # With more rows than these, or a larger share of them, loading all is no slower and simpler.
@@ -127,9 +127,8 @@ def _locator(snapshot: sqlite3.Connection, source: SourceTable) -> tuple[str, ..
     ).fetchone()
     if found is not None and found[0]:
         return source.key
-    taken = {name.lower() for name in source.column_names}
-    alias = next((alias for alias in ROWID_ALIASES if alias not in taken), None)
-    return None if alias is None else (alias,)
+    row_id = row_id_of(source.column_names)
+    return None if row_id is None else (row_id,)
 
 
 def _same(source: SourceTable, name: str) -> str:
