@@ -17,7 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import Problem
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    Problem,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.manager import (
     ERRORED,
     ONLINE,
@@ -27,7 +30,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 
 # Reads .env as a service does. What it shall do on PostgreSQL stands in the file "behaviour" beside it:
 # "crash" ends at once, "write" first writes a row, "end" ends seconds after its first answer, "lazy" connects only
-# when it is asked for /query.
+# when it is asked for /query, "stubborn" goes on with SQLite. "deaf" ends at once on SQLite.
 SERVICE = """
 import http.server, os, psycopg2, sqlite3, sys, threading, time
 place, source, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -37,7 +40,7 @@ for line in open(place + "/.env"):
     if equals and not key.startswith("#"):
         values[key] = value.strip("'\\"")
 behaviour = open(place + "/behaviour").read().split()
-on_postgresql = "PGHOST" in values
+on_postgresql = "PGHOST" in values and "stubborn" not in behaviour
 store = None
 def connect():
     global store
@@ -54,7 +57,7 @@ def query():
     cursor.fetchall()
 if on_postgresql and "write" in behaviour:
     connect().cursor().execute("INSERT INTO app.notes VALUES ('on postgresql') ON CONFLICT DO NOTHING")
-if on_postgresql and "crash" in behaviour:
+if on_postgresql and "crash" in behaviour or not on_postgresql and "deaf" in behaviour:
     sys.exit(1)
 if not on_postgresql or "lazy" not in behaviour:
     query()
@@ -80,6 +83,9 @@ class SmallPm2(Pm2):
 
     :param place: directory of the service, with its ``.env``.
     :param most_restarts: as often pm2 starts it again, then it gives up.
+    :param instances: how many processes the ecosystem file asks for.
+    :param has_no_daemon: whether the daemon of pm2 does not run.
+    :param refuses_to_delete: whether a service cannot be stopped.
     """
 
     place: Path
@@ -88,6 +94,9 @@ class SmallPm2(Pm2):
     name: str = "service"
     user: str = field(default_factory=getpass.getuser)
     most_restarts: int = 15
+    instances: int = 1
+    has_no_daemon: bool = False
+    refuses_to_delete: bool = False
     starts: int = 0
     home: Path = field(default_factory=Path)
     _process: subprocess.Popen[bytes] | None = None
@@ -116,11 +125,14 @@ class SmallPm2(Pm2):
         return "pm2"
 
     def problem(self) -> Problem | None:
-        """Return None: it can be used."""
+        """Return why it cannot be used: its daemon does not run."""
+        return (
+            Problem(f"pm2 of user {self.user}", "its daemon does not run", "Start it") if self.has_no_daemon else None
+        )
 
     def read_ecosystem(self, _path: str) -> dict[str, Application]:
         """Return its one application."""
-        return {self.name: Application((), 1)}
+        return {self.name: Application((), self.instances)}
 
     def is_started_at_boot(self) -> bool:
         """Return True, so that nobody warns."""
@@ -140,6 +152,8 @@ class SmallPm2(Pm2):
 
     def delete(self, names: Iterable[str], _known: Sequence[str] = ()) -> None:
         """Kill the service and forget it."""
+        if self.refuses_to_delete:
+            raise MigrationError("pm2 does not delete.", [Problem("pm2", "refused on purpose", "Look")])
         with self._lock:
             if self.name in list(names) and self._process is not None:
                 self._process.send_signal(signal.SIGKILL)

@@ -74,17 +74,17 @@ def cluster(rehearsed_host: None) -> Iterator[None]:
     finally:
         for name, text in kept.items():
             on_host("sh", "-c", f"cat > {ecosystem_of(name)}", text=text)
-        play(ROLLBACK, *variables(rollback_groups="deploy,registry"))
+        play(ROLLBACK, REHEARSAL, *variables(rollback_groups="deploy,registry"))
         for name in kept:
             if len(entries(name)) > 1:
                 pm2("delete", name)
                 pm2("start", ecosystem_of(name))
-        play(REHEARSAL)
         assert is_as_before(GROUP)
         assert is_as_before(group_of("registry"))
 
 
-@pytest.mark.promise("every-process-moves")
+# test_services_gone_wrong.py has it without a host.
+@pytest.mark.long_search
 def test_more_processes_than_connections_are_refused() -> None:
     start_with(6)
     before = processes()
@@ -105,24 +105,18 @@ def test_pools_that_do_not_fit_the_server_together_are_refused() -> None:
     assert processes() == before
 
 
-@pytest.mark.promise("started-at-boot")
-def test_services_that_nobody_starts_at_boot_are_told() -> None:
-    on_host("systemctl", "disable", "pm2-swarm")
-    try:
-        output = play(CUTOVER, "--check", *variables(groups=[GROUP]))
-    finally:
-        on_host("systemctl", "enable", "pm2-swarm")
-    assert "Nothing starts the services of pm2's user swarm at boot" in " ".join(output.split())
-
-
-@pytest.mark.promise("service-environment-clean", "every-process-moves")
+@pytest.mark.promise("service-environment-clean", "every-process-moves", "started-at-boot")
 def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     start_with(2, OTHER_SERVICE)
     groups = [GROUP, group_of("registry")]
     before = {name: processes(name) for name in SCRIPTS}
-    output = play(CUTOVER, *variables(groups=groups))
+    on_host("systemctl", "disable", "pm2-swarm")
+    try:
+        output = play(CUTOVER, *variables(groups=groups))
+    finally:
+        on_host("systemctl", "enable", "pm2-swarm")
     assert output.count("as seen by a client") == 2
-    assert "Nothing starts the services" not in " ".join(output.split())
+    assert "Nothing starts the services of pm2's user swarm at boot" in " ".join(output.split())
     after = {name: processes(name) for name in SCRIPTS}
     for name, pids in after.items():
         assert len(pids) == len(before[name]) == 2
@@ -137,5 +131,7 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
             environment = on_host("sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/environ")
             assert "ANSIBLE" not in environment
             assert "PGPASSWORD" not in environment
-    assert changed(play(CUTOVER, *variables(groups=groups))) == 0
+    output = play(CUTOVER, *variables(groups=groups))
+    assert changed(output) == 0
+    assert "Nothing starts the services" not in " ".join(output.split())
     assert {name: processes(name) for name in SCRIPTS} == after

@@ -2,8 +2,8 @@
 
 The faults come from outside: a pm2 that fails or hangs, a trigger in the ledger, a file that nobody may replace, a
 process in the way, a session that is ended. What fails before the group is live is undone at once; what is killed
-is undone by a rollback, or finished by the next cutover. Faults that need neither pm2 nor systemd are long searches
-here, because test_window.py has them at every step without a host.
+is undone by a rollback, or finished by the next cutover. All but one are long searches here, because test_window.py,
+test_services.py and test_services_gone_wrong.py have them without a host.
 """
 
 from __future__ import annotations
@@ -272,7 +272,13 @@ def require_row(identifier: str) -> None:
             id="go live",
             marks=pytest.mark.long_search,
         ),
-        pytest.param(lambda: broken_pm2("fail", "start"), {}, "failed in the step 'start'", id="start"),
+        pytest.param(
+            lambda: broken_pm2("fail", "start"),
+            {},
+            "failed in the step 'start'",
+            id="start",
+            marks=pytest.mark.long_search,
+        ),
         pytest.param(
             lambda: broken_pm2("fail", "save"),
             {},
@@ -302,7 +308,7 @@ def test_a_ledger_that_does_not_open_the_window_stops_nothing() -> None:
     assert is_as_before(GROUP)
 
 
-# tests/cutover/test_services.py has it without a host, and the error of 'start' above is undone on it.
+# tests/cutover/test_services.py has it without a host.
 @pytest.mark.long_search
 def test_a_service_that_dies_while_it_is_watched_is_undone() -> None:
     row = write_row()
@@ -352,6 +358,7 @@ def test_a_session_that_the_server_ends_is_undone() -> None:
     require_row(row)
 
 
+@pytest.mark.long_search
 def test_a_pm2_that_does_not_stop_a_service_leaves_it_running() -> None:
     row = write_row()
     with broken_pm2("refuse", "delete"):

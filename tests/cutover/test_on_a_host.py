@@ -1,6 +1,7 @@
 """The cutover and the rollback on a real host: systemd, PostgreSQL 16, pm2 and four services, in Docker.
 
-The tests build on each other: a group that one test leaves on SQLite is moved by a later one.
+The tests build on each other: a group that one test leaves on SQLite is moved by a later one. What has a twin without
+a host is a long search here; tests/README.md names the twin of each.
 """
 
 from __future__ import annotations
@@ -123,24 +124,45 @@ def test_our_reading_of_env_files_is_that_of_dotenv() -> None:
         assert dotenv_file.read_values(text) == read, text
 
 
-@pytest.mark.promise("checked-before-services-stop")
-def test_wrong_input_is_refused_all_at_once_before_anything_stops() -> None:
+@contextmanager
+def stranger(path: str) -> Iterator[None]:
+    """Let a process that is no service have a file open."""
+    code = "import sys, time; f = open(sys.argv[1]); print(1, flush=True); time.sleep(600)"
+    process = subprocess.Popen(
+        ["docker", "exec", CONTAINER, "runuser", "-u", "swarm", "--", "python3", "-c", code, path],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        on_host("pkill", "-f", "[f] = open.sys.argv")
+        process.communicate()
+
+
+@pytest.mark.promise("checked-before-services-stop", "foreign-process-refused")
+def test_wrong_input_and_a_stranger_are_refused_all_at_once_before_anything_stops() -> None:
     before = pids()
     group = group_of("platform")
     group["services"][0]["name"] = "swarm-ticket"
     group["services"][1]["env_file"] = "no.env"
     group["services"][1]["health_url"] = "http://127.0.0.1:4004/no-such-address"
-    group["source"]["aliases"].append("/opt/swarm-platform/swarm.db")
-    output = play(CUTOVER, *variables(groups=[group]), succeeds=False)
+    with stranger(group["source"]["aliases"][0]):
+        group["source"]["aliases"].append("/opt/swarm-platform/swarm.db")
+        output = play(CUTOVER, *variables(groups=[group]), succeeds=False)
     assert "pm2 of user swarm does not know this name; it knows swarm-deploy, swarm-platform" in output
     assert "it starts swarm-tickets, but not swarm-ticket" in output
     assert "/opt/swarm-platform/no.env: the file does not exist" in output
     assert "http://127.0.0.1:4004/no-such-address answers with status 404" in output
     assert "/opt/swarm-platform/swarm.db" in output
+    assert re.search(r"process \d+ \(python3 -c\) has \S+ open and is no service of the group", output)
     assert pids() == before
     assert state_of("platform") == "rehearsed"
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("checked-before-services-stop")
 def test_a_wrong_password_is_refused_before_anything_stops() -> None:
     before = pids()
@@ -151,28 +173,7 @@ def test_a_wrong_password_is_refused_before_anything_stops() -> None:
     assert pids() == before
 
 
-@pytest.mark.promise("foreign-process-refused")
-def test_a_stranger_who_has_the_file_open_is_named() -> None:
-    alias = group_of("platform")["source"]["aliases"][0]
-    code = "import sys, time; f = open(sys.argv[1]); print(1, flush=True); time.sleep(60)"
-    stranger = subprocess.Popen(
-        ["docker", "exec", CONTAINER, "runuser", "-u", "swarm", "--", "python3", "-c", code, alias],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert stranger.stdout is not None
-    stranger.stdout.readline()
-    before = pids()
-    try:
-        output = play(CUTOVER, *variables(groups=[group_of("platform")]), succeeds=False)
-        assert "and is no service of the group" in output
-        assert "python3 -c" in output
-        assert pids() == before
-    finally:
-        on_host("pkill", "-f", "[f] = open.sys.argv")
-        stranger.communicate()
-
-
+@pytest.mark.long_search
 @pytest.mark.promise("dry-run-changes-nothing")
 def test_a_dry_run_changes_nothing_and_shows_no_secret() -> None:
     before = pids(), [env_of(name) for name in SERVICES]
@@ -187,6 +188,7 @@ def test_a_dry_run_changes_nothing_and_shows_no_secret() -> None:
 # ---------------------------------------------------------------- what fails is undone
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("failed-cutover-back-on-sqlite")
 def test_a_service_that_does_not_get_well_puts_the_group_back() -> None:
     group = group_of("platform")
@@ -201,6 +203,7 @@ def test_a_service_that_does_not_get_well_puts_the_group_back() -> None:
     assert is_as_before(group)
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("service-proven-on-postgresql")
 def test_a_service_that_cannot_use_postgresql_puts_the_group_back() -> None:
     group = group_of("registry")
@@ -229,6 +232,7 @@ def test_a_service_that_cannot_use_postgresql_puts_the_group_back() -> None:
     assert is_as_before(group)
 
 
+@pytest.mark.long_search
 def test_a_run_that_is_asked_to_end_puts_the_group_back_first() -> None:
     group = group_of("deploy")
     with started(CUTOVER, *variables(groups=[group], stable_seconds=30)) as process:
@@ -241,6 +245,7 @@ def test_a_run_that_is_asked_to_end_puts_the_group_back_first() -> None:
     assert is_as_before(group)
 
 
+@pytest.mark.long_search
 def test_a_server_that_goes_away_while_the_group_is_frozen_leaves_the_services_on_sqlite() -> None:
     group = group_of("deploy")
     with locked_table("deploy.deployments"), started(CUTOVER, *variables(groups=[group])) as process:
@@ -330,6 +335,7 @@ def kill_while_frozen(group: dict[str, Any]) -> None:
     assert not {service["name"] for service in group["services"]} & set(pids())
 
 
+@pytest.mark.long_search
 def test_a_window_that_was_killed_can_be_undone_by_a_rollback() -> None:
     group = group_of("deploy")
     kill_while_frozen(group)
@@ -432,6 +438,7 @@ def test_a_reboot_changes_nothing_after_the_cutover() -> None:
     require_the_same_after_a_reboot()
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("no-password-in-output")
 def test_a_second_run_changes_nothing_and_no_run_prints_a_password() -> None:
     before = pids()
@@ -446,36 +453,26 @@ def test_a_second_run_changes_nothing_and_no_run_prints_a_password() -> None:
 
 
 @pytest.mark.promise("moved-group-kept-so")
-def test_only_the_service_with_wrong_settings_is_started_again() -> None:
+def test_only_what_is_wrong_is_put_right_and_nothing_is_left_to_do() -> None:
+    """Settings of a service, another that was stopped, and a write protection that was taken away."""
     before = pids()
+    registry = group_of("registry")
     on_host("sed", "-i", "s/^PGPORT=.*/PGPORT=1/", "/opt/swarm-tickets/.env")
-    assert changed(play(CUTOVER, "--check")) == 1
-    assert pids() == before
+    pm2("stop", "swarm-deploy")
+    on_host("chattr", "-i", registry["source"]["path"])
     output = play(CUTOVER)
     assert "started again with the right settings: swarm-tickets." in output
+    assert "started again with the right settings: swarm-deploy." in output
+    assert "registry lives on PostgreSQL; its frozen SQLite file is write-protected again" in output
     after = pids()
-    assert [name for name in SERVICES if after[name] != before[name]] == ["swarm-tickets"]
+    assert {name for name in SERVICES if after[name] != before[name]} == {"swarm-tickets", "swarm-deploy"}
     assert stores() == dict.fromkeys(SERVICES, "postgresql")
+    assert is_protected(registry)
+    assert changed(play(CUTOVER)) == 0
+    assert pids() == after
 
 
-def test_a_service_that_was_stopped_is_started() -> None:
-    pm2("stop", "swarm-deploy")
-    assert changed(play(CUTOVER)) == 1
-    assert health_of("swarm-deploy")["store"] == "postgresql"
-
-
-def test_a_protection_that_was_taken_away_is_put_up_again() -> None:
-    before = pids()
-    group = group_of("deploy")
-    on_host("chattr", "-i", group["source"]["path"])
-    assert changed(play(CUTOVER, "--check")) == 1
-    assert not is_protected(group)
-    output = play(CUTOVER)
-    assert "its frozen SQLite file is write-protected again" in output
-    assert is_protected(group)
-    assert pids() == before
-
-
+@pytest.mark.long_search
 def test_a_live_group_whose_pools_are_full_is_not_refused() -> None:
     group = group_of("deploy")
     group["services"][0]["pool_size"] = 60
@@ -504,8 +501,6 @@ def test_a_live_group_whose_pools_are_full_is_not_refused() -> None:
         holder.communicate()
         sql("ALTER ROLE swarm_deploy CONNECTION LIMIT 7")
     assert changed(play(CUTOVER, *variables(groups=[group_of("deploy")]))) == 1
-    # Of all that was put right above, nothing is left to do.
-    assert changed(play(CUTOVER)) == 0
 
 
 # ---------------------------------------------------------------- the rollback
@@ -538,6 +533,7 @@ def write_of_a_client_that_is_gone() -> Iterator[None]:
         yield
 
 
+@pytest.mark.long_search
 def test_a_row_that_the_server_still_works_on_is_not_left_behind() -> None:
     with write_of_a_client_that_is_gone():
         output = play(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=2), succeeds=False)
@@ -549,6 +545,7 @@ def test_a_row_that_the_server_still_works_on_is_not_left_behind() -> None:
     sql("DELETE FROM registry.agents WHERE name = 'in flight'")
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("rollback-keeps-untouched-file")
 def test_a_group_that_was_not_written_to_goes_back_to_its_untouched_file() -> None:
     group = group_of("registry")
@@ -586,6 +583,7 @@ def test_a_file_that_is_not_the_frozen_one_cannot_be_rolled_back_to() -> None:
     assert health_of("swarm-deploy")["store"] == "postgresql"
 
 
+@pytest.mark.long_search
 def test_an_unknown_name_is_refused() -> None:
     output = play(ROLLBACK, *variables(rollback_groups="registri"), succeeds=False)
     assert "the estate's cutover groups are registry, deploy, platform" in re.sub(r"\s+", " ", output)
@@ -594,7 +592,8 @@ def test_an_unknown_name_is_refused() -> None:
 @pytest.mark.promise("password-nowhere-else")
 def test_no_password_was_left_anywhere() -> None:
     hidden = {dotenv_file.read_values(env_of(name)).get("PGPASSWORD", "") for name in SERVICES} - {""}
-    assert len(hidden) == 3
+    # A service that a long search has brought back to SQLite has none.
+    assert len(hidden) in (3, 4)
     text = on_host(
         "sh",
         "-c",

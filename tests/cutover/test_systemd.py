@@ -164,6 +164,14 @@ def test_a_unit_that_cannot_be_moved_is_refused(shown: dict[str, str], said: lis
     assert all(text in problem.what for text, problem in zip(said, problems, strict=True))
 
 
+@pytest.mark.promise("checked-before-services-stop")
+def test_a_unit_that_systemd_does_not_know_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "_systemctl", lambda *_: "shops.service static -\nweb.service enabled enabled\n")
+    (problem,) = systemd._problems_of_unit(described(), {**SHOWN, "LoadState": "not-found"}, again=False)
+    assert problem.what == "systemd of this host knows no unit shop.service"
+    assert "Did you mean 'shops.service'?" in problem.fix
+
+
 def test_a_run_after_a_crash_is_not_stopped_by_our_own_drop_in() -> None:
     assert systemd._problems_of_unit(described(), {**SHOWN, "NeedDaemonReload": "yes"}, again=True) == []
 

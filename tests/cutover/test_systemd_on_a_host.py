@@ -198,8 +198,9 @@ def test_a_unit_that_ends_again_and_again_ends_the_wait(limit: str, said: str) -
     on_host("systemctl", "daemon-reload")
 
 
+# test_systemd.py has it without a host.
 @pytest.mark.usefixtures("unit")
-@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.long_search
 def test_a_wrong_description_is_refused_before_anything_stops() -> None:
     before = shown(f"{UNIT}.service", "MainPID")
     unknown = {**SERVICE, "name": "deploy-histry"}
@@ -215,14 +216,8 @@ def test_a_wrong_description_is_refused_before_anything_stops() -> None:
 @pytest.mark.promise("unit-of-systemd-moves")
 def test_a_unit_of_systemd_moves_stays_and_goes_back() -> None:
     rows = answer()["rows"]
-    play(REHEARSAL, *of_estate())
-    assert state_of("deploy") == "rehearsed"
-
-    dry = play(CUTOVER, "--check", "--diff", *of_estate())
-    assert "+PGPASSWORD=********" in dry
-    assert answer()["store"] == "sqlite"
-
-    output = play(CUTOVER, *of_estate())
+    output = play(REHEARSAL, CUTOVER, "--diff", *of_estate())
+    assert "+PGPASSWORD=********" in output
     assert_all_runs("postgresql")
     assert (answer()["rows"], state_of("deploy"), is_protected(GROUP)) == (rows, "live", True)
     assert on_host("stat", "-c", "%U %a", OURS).split() == ["root", "600"]

@@ -727,6 +727,34 @@ def test_a_file_with_the_weak_protection_gets_its_mode_back_without_the_ledger(
     assert estate.env_file.read_text() == ENV
 
 
+@pytest.mark.promise("failed-cutover-back-on-sqlite")
+def test_a_server_that_goes_away_in_the_window_leaves_the_services_on_sqlite(
+    estate: Estate, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_server(_: Login) -> Connection:
+        raise ServerUnreachable("No server.")
+
+    def lose_the_server() -> None:
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'swarm_migrator'")
+        monkeypatch.setattr(back_on_sqlite, "connect", no_server)
+
+    with (
+        monkeypatch.context() as patch,
+        hooked("cutover.window.migrate.migrate", False, lose_the_server),
+        pytest.raises(MigrationError, match="The server does not answer, so the ledger does not know yet"),
+    ):
+        patch.setattr(back_on_sqlite, "_RECONNECT_SECONDS", 0.1)
+        estate.cut_over()
+    monkeypatch.setattr(back_on_sqlite, "connect", connect)
+    assert estate.env_file.read_text() == ENV
+    assert not write_protection.is_protected(estate.file)
+    with closing(ledger_of(estate)) as connection:
+        estate.connection = connection
+        assert estate.record.state == "frozen"
+        assert "was undone" in rollback.roll_back(estate.login, estate.group, estate.settings)["msg"]
+        assert_as_before(estate)
+
+
 @pytest.mark.promise("checked-before-services-stop")
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_the_pools_of_the_estate_have_to_fit_the_server(estate: Estate, spare: int) -> None:

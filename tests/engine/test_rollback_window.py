@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -749,6 +749,37 @@ def test_a_failure_at_any_step_leaves_the_group_on_postgresql(
     assert_on_postgresql(estate)
     estate.roll_back()
     assert_on_sqlite(estate)
+
+
+@pytest.mark.promise("failed-rollback-stays-on-postgresql", "full-disk-named")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_disk_that_is_full_in_the_window_leaves_the_group_on_postgresql(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(estate.connection, WRITE)
+    # The exported file must come to lie there.
+    beside = frozen_file.private_directory(str(estate.file))
+    beside.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", beside], check=True)
+    original = pkgutil.resolve_name(f"{PACKAGE}.engine.export.export.export_changes")
+
+    def while_the_disk_fills(*arguments: Any) -> Any:
+        with suppress(OSError), (beside / "trial-1-filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        return original(*arguments)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{PACKAGE}.engine.export.export.export_changes", while_the_disk_fills)
+            with pytest.raises(MigrationError) as failed:
+                estate.roll_back()
+    finally:
+        subprocess.run(["umount", beside], check=True)
+        beside.rmdir()
+    assert f"{beside}: the disk is full. Free some disk, then run again" in str(failed.value)
+    assert "it stays on PostgreSQL, and its services were started again" in str(failed.value)
+    assert_on_postgresql(estate)
 
 
 # It is undone as a failure at the same step is; one before the commit and one behind it are in every run.

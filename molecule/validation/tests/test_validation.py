@@ -111,6 +111,8 @@ def test_a_rehearsed_estate_is_compared_with_its_sources(estate: Any) -> None:
     assert "users: written to in SQLite since the rehearsal run" in " ".join(run.group("platform")["information"])
 
 
+# tests/validation/test_validate.py has it without a host, and damage of every kind is named below.
+@pytest.mark.long_search
 def test_damage_before_the_cutover_is_named_with_its_rows_and_mended_it_is_valid(estate: Any) -> None:
     damages = [
         changed_value(estate),
