@@ -117,6 +117,7 @@ CHECKS: tuple[Check, ...] = (
     scenario("cleanup"),
     scenario("validation"),
     scenario("under_load"),
+    scenario("two_hosts"),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
     scenario("backup"),
     tests("shared library tests", "tests/shared_library"),
