@@ -107,9 +107,9 @@ def _publish(repository: Path) -> None:
         if (ROOT / name).is_file():
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, repository / name)
+    identity = ["-c", f"user.name={_NAME['NAME']}", "-c", f"user.email={_NAME['EMAIL']}"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "The project"]):
-        name = ["-c", f"user.name={_NAME['NAME']}", "-c", f"user.email={_NAME['EMAIL']}"]
-        subprocess.run(["git", "-C", str(repository), *name, *command], check=True, capture_output=True)
+        subprocess.run(["git", "-C", str(repository), *identity, *command], check=True, capture_output=True)
 
 
 def _prepare_answers(directory: Path) -> None:
