@@ -1,6 +1,7 @@
 """The way from a fresh clone to prod, as its page says, and what is refused on it.
 
-The tests are in the order of the page, and each needs those before it.
+The tests are in the order of the page, and each needs those before it. They carry no promise: `make test` leaves them out,
+and proves the gate in tests/promotion.
 """
 
 from __future__ import annotations
@@ -73,12 +74,10 @@ def test_dev_passes(walk: Any, dev: Host) -> None:
     assert stores(dev) == {"postgresql"}
 
 
-@pytest.mark.promise("promotion-on-evidence")
 def test_prod_is_refused_without_evidence(walk: Any) -> None:
     walk.follow("5. See prod refused")
 
 
-@pytest.mark.promise("gate-not-left-out", "one-environment-a-run")
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -93,18 +92,15 @@ def test_no_call_leads_around_the_missing_evidence(walk: Any, call: str, told: s
     assert told in walk.refuses(f"ansible-playbook {call}")
 
 
-@pytest.mark.promise("promotion-on-evidence")
 def test_what_runs_on_dev_is_evidence_and_is_signed(walk: Any) -> None:
     walk.follow("6. Collect and sign the evidence")
 
 
-@pytest.mark.promise("dry-run-changes-nothing", "run-keeps-to-its-plan")
 def test_the_plan_is_shown_and_changes_nothing(walk: Any, prod: Host, described: list[str]) -> None:
     walk.follow("7. See what the run would do on prod")
     assert describe(prod) == described
 
 
-@pytest.mark.promise("promotion-on-evidence")
 @pytest.mark.parametrize(
     ("command", "told"),
     [
@@ -124,7 +120,6 @@ def test_what_was_edited_after_the_signature_is_refused(walk: Any, command: str,
         assert told in walk.refuses(PLANNED)
 
 
-@pytest.mark.promise("host-says-what-it-is")
 def test_a_host_that_does_not_say_that_it_is_prod_is_refused(
     walk: Any, dev: Host, prod: Host, described: list[str]
 ) -> None:
@@ -139,20 +134,17 @@ def test_a_host_that_does_not_say_that_it_is_prod_is_refused(
     assert stores(prod) == {"sqlite"}
 
 
-@pytest.mark.promise("run-keeps-to-its-plan", "host-says-what-it-is")
 def test_prod_is_moved_as_planned(walk: Any, prod: Host) -> None:
     walk.follow("8. Mark the host as prod, and move it")
     assert stores(prod) == {"postgresql"}
     assert gate.machine_of(shell(prod, "cat /etc/machine-id")) in shell(prod, f"cat {HOST_FILE}")
 
 
-@pytest.mark.promise("prod-run-recorded")
 def test_the_record_of_the_run_is_signed_and_verified(walk: Any) -> None:
     walk.follow("9. Sign the record of the run")
     assert walk.commands[-1].section == walk.followed[-1]
 
 
-@pytest.mark.promise("host-says-what-it-is")
 def test_prod_is_refused_under_the_name_of_dev(walk: Any) -> None:
     with edited(walk, "sed -i s/swarm-dev$/swarm-prod/ inventory/hosts.yml"):
         told = walk.refuses("ansible-playbook playbooks/1_infrastructure.yml -l dev")
