@@ -1,7 +1,7 @@
 """The way from a fresh clone to prod, as its page says, and what is refused on it.
 
-The tests are in the order of the page, and each needs those before it. They carry no promise, because `make test` leaves
-them out, and proves the gate in tests/promotion.
+The tests are in the order of the page, and each needs those before it. They carry no promise, because `make test`
+leaves them out and proves the gate in tests/promotion.
 """
 
 from __future__ import annotations
