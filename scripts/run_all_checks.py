@@ -53,6 +53,7 @@ class Check:
     :param after: name of the check that has to pass before this one begins.
     :param environment: variables for the command.
     :param fails_by_chance: whether it depends on servers, containers and time, and so may be tried again.
+    :param is_long: whether it runs with the long searches only.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Check:
     after: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     fails_by_chance: bool = True
+    is_long: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,11 @@ def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
     return Check(name, ("pytest", "--durations=15", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
 
 
-def scenario(name: str, after: str = READY_HOSTS) -> Check:
+def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Check:
     """Return the check that runs a Molecule scenario, on a host whose name begins with that of the scenario."""
     prefix = (("TEST_HOST_PREFIX", f"{name.replace('_', '-')}-"),)
     command = ("molecule", "test", "--no-command-borders", "-s", name)
-    return Check(f"{name.replace('_', ' ')} scenario", command, after, prefix)
+    return Check(f"{name.replace('_', ' ')} scenario", command, after, prefix, is_long=is_long)
 
 
 # The tests of one check have a server of their own, so that folders run beside each other.
@@ -117,6 +119,8 @@ CHECKS: tuple[Check, ...] = (
     scenario("validation"),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-"),
     tests("crash tests", "tests/crash", after=READY_HOSTS),
+    # What it proves of the gate is in tests/promotion too, without hosts.
+    scenario("two_hosts", is_long=True),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
     tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
     tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
@@ -126,6 +130,14 @@ CHECKS: tuple[Check, ...] = (
     tests("sample estate tests", "tests/sample_estate"),
     Check("linters", ("scripts/lint.sh",), fails_by_chance=False),
 )
+
+
+def chosen(has_time: bool) -> list[Check]:
+    """Return the checks of a run.
+
+    :param has_time: whether the long ones are among them.
+    """
+    return [check for check in CHECKS if has_time or not check.is_long]
 
 
 class Queue:
@@ -348,8 +360,9 @@ def main() -> int:
     if options.long:
         os.environ["LONG_SEARCHES"] = "1"
         limit = limit_of_each = LIMIT_MINUTES_OF_A_LONG_RUN
-    print(f"Running {len(CHECKS)} checks; their output grows in {LOGS.relative_to(ROOT)}/", flush=True)
-    run = Run(CHECKS, limit, limit_of_each)
+    checks = chosen(options.long)
+    print(f"Running {len(checks)} checks; their output grows in {LOGS.relative_to(ROOT)}/", flush=True)
+    run = Run(checks, limit, limit_of_each)
     with ThreadPoolExecutor(options.workers) as executor:
         for worker in [executor.submit(run.work) for _ in range(options.workers)]:
             worker.result()

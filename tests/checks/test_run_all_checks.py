@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts import full_test_runs, run_all_checks
-from scripts.run_all_checks import CHECKS, Check, Outcome, Run
+from scripts.run_all_checks import CHECKS, Check, Outcome, Run, chosen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,10 +56,18 @@ def test_every_scenario_belongs_to_one_check() -> None:
     assert sorted(check.command[-1] for check in CHECKS if check.command[0] == "molecule") == sorted(scenarios)
 
 
-def test_no_check_waits_for_one_that_is_none() -> None:
-    names = [check.name for check in CHECKS]
+@pytest.mark.parametrize("has_time", [True, False])
+def test_no_check_waits_for_one_that_is_none(has_time: bool) -> None:
+    checks = chosen(has_time)
+    names = [check.name for check in checks]
     assert len(set(names)) == len(names)
-    assert {check.after for check in CHECKS} - {""} <= set(names)
+    assert {check.after for check in checks} - {""} <= set(names)
+
+
+def test_a_long_check_runs_only_where_there_is_time() -> None:
+    assert chosen(has_time=True) == list(CHECKS)
+    left_out = set(CHECKS) - set(chosen(has_time=False))
+    assert {check.name for check in left_out} == {"two hosts scenario"}
 
 
 def test_a_check_that_hangs_is_ended_with_its_children_and_named(
