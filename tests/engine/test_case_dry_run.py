@@ -259,3 +259,26 @@ def test_rights_that_the_run_needs_are_asked_for_in_a_dry_run(
     message = told(connection, group, tmp_path, check_mode=True)
     assert told(connection, group, tmp_path, check_mode=False) == message
     assert (said in message) if said else not message
+
+
+def test_no_right_is_asked_for_that_the_run_does_not_need(
+    connection: Connection, server: Server, database: str, tmp_path: Path
+) -> None:
+    """PostgreSQL reads a referenced table as its owner, and a table that others refer to is emptied by DELETE."""
+    make_target(
+        connection,
+        "CREATE TABLE o (id integer PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v integer REFERENCES o, "
+        "w integer DEFAULT 7 REFERENCES o); CREATE TABLE others (id integer REFERENCES t)",
+    )
+    server.execute(
+        "INSERT INTO app.o VALUES (7)",
+        "ALTER TABLE app.o OWNER TO postgres",
+        "ALTER TABLE app.t OWNER TO postgres",
+        "REVOKE ALL ON app.o, app.t FROM swarm_owner",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON app.t TO swarm_owner",
+        database=database,
+    )
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)", {"t": [(1, 7)]})
+    group = make_group(source, {"source": "t"})
+    assert [told(connection, group, tmp_path, check_mode) for check_mode in (True, False)] == ["", ""]
+    assert query(connection, "SELECT * FROM app.t") == [(1, 7, 7)]

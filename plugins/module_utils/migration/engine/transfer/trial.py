@@ -28,6 +28,7 @@ from ..prepare.server_refusals import (
     ServerRefusal,
 )
 from ..prepare.table import PreparedTable
+from .checks import may_read_referenced
 from .trial_need import is_unsure, keys_to_try
 from .trial_tables import ROW_NUMBER, copy_of_target, stage
 
@@ -218,6 +219,8 @@ class _Trial:
         parents: dict[str, Composable] = {name: sql.Identifier("p", name) for name in key.referenced_columns}
         table = table_name(key.referenced_table)
         parent = self._moved.get(key.referenced_table)
+        if parent is None and not may_read_referenced(self._cursor, key):
+            return  # only the server sees these rows, when the table is loaded
         if parent is not None:
             positions = {column.target: number for number, column in enumerate(parent.plan.columns)}
             if parent.plain is not None or parent.spool is None or not parents.keys() <= positions.keys():
