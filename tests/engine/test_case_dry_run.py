@@ -135,6 +135,11 @@ CASES = {
     "a default that takes a number from a sequence": Case(
         "v integer CHECK (v > 0), w text NOT NULL DEFAULT 'A' || nextval('app.numbers')", "v", [[1], [2]]
     ),
+    "a number of a sequence that begins elsewhere": Case(
+        "v integer CHECK (v > 0), w integer GENERATED ALWAYS AS IDENTITY (START 1000 INCREMENT 10) CHECK (w >= 1000),"
+        "x serial CHECK (x IN (7, 8))); ALTER SEQUENCE t_x_seq START 7 RESTART; CREATE TABLE other (id integer",
+        "v", [[1], [2]],
+    ),
     "half a key": Case(
         "a integer, b integer, FOREIGN KEY (a, b) REFERENCES pairs MATCH FULL", "a, b", [[None, 1], [None, None]],
         "t.a+b: PostgreSQL refuses it: only a part is NULL of its foreign key t_a_b_fkey, which MATCH FULL forbids",

@@ -186,9 +186,8 @@ class _Trial:
         mapped = {column.target for column in plan.columns}
         for column in plan.target.columns.values():
             if column.name not in mapped and (column.sequence is not None or column.identity):
-                # A trial takes no number from a sequence.
                 names.append(sql.Identifier(column.name))
-                values.append(sql.SQL("n"))
+                values.append(self._number(column.sequence))
         if numbered:
             names.append(sql.Identifier(ROW_NUMBER))
             values.append(sql.SQL("n"))
@@ -205,6 +204,16 @@ class _Trial:
             ),
         )
         cursor.execute(sql.SQL(_TRY_ROWS).format(insert=statement))
+
+    def _number(self, sequence: str | None) -> Composable:
+        """Return the SQL of the number that a sequence gives to a row: a trial takes none of it."""
+        if sequence is None:
+            return sql.SQL("n")
+        self._cursor.execute(
+            "SELECT seqstart, seqincrement FROM pg_sequence WHERE seqrelid = %s::regclass", (sequence,)
+        )
+        start, increment = first_row(self._cursor)
+        return sql.SQL("{} + (n - 1) * {}").format(sql.Literal(start), sql.Literal(increment))
 
     def _value(self, number: int) -> Composable:
         """Return the SQL of a staged text as its column's type reads it. The server wrote the type."""
