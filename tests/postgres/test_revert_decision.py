@@ -1,4 +1,4 @@
-"""Which hosts get their files back after a failure in phase 1: the play's own tasks, with tasks that only tell for roles."""
+"""Which hosts get their files back after a failure in phase 1: the play's own tasks, with stand-ins for its roles."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def plays(count: int) -> list[dict[str, Any]]:
         set_up["block"] = block
         (revert,) = set_up["always"]
         del revert["ansible.builtin.include_role"]
-        told = f"play {number} reverts {{{{ inventory_hostname }}}} {{{{ ({CHANGED} | default({{}})).backup_file is defined }}}}"
-        revert["ansible.builtin.debug"] = {"msg": told}
+        has_copy = f"{{{{ ({CHANGED} | default({{}})).backup_file is defined }}}}"
+        revert["ansible.builtin.debug"] = {"msg": f"play {number} reverts {{{{ inventory_hostname }}}} {has_copy}"}
         found.append({"hosts": "all", "gather_facts": False, "tags": play["tags"], "tasks": play["tasks"]})
     told = [{"ansible.builtin.debug": {"msg": "goes on with {{ inventory_hostname }}."}}]
     return [*found, {"hosts": "all", "gather_facts": False, "tags": "always", "tasks": told}]
