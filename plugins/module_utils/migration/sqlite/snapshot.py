@@ -473,8 +473,8 @@ def _opened(path: Path, rights: _Rights) -> Iterator[BinaryIO]:
         if error.errno == errno.EACCES:
             what = f"it cannot be read by its own user: {error.strerror}"
             fix = (
-                "Let the service's user read it, and enter every directory above it. If another file stood there before, "
-                "find out who has exchanged it. Then run again"
+                "Let the service's user read it, and enter every directory above it. If another file stood there "
+                "before, find out who has exchanged it. Then run again"
             )
         raise _unusable(str(path), what, fix) from None
     with os.fdopen(descriptor, "rb") as file:
