@@ -83,6 +83,9 @@ def test_roles_print_no_command_without_a_limit() -> None:
     assert [f"{where}: {line}" for where, line in found if not LIMITED_COMMAND.search(line)] == []
 
 
+GATE = "swarm.sqlite_to_postgresql.promotion_gate"
+
+
 def test_every_play_and_unit_tells_its_programs_the_limit() -> None:
     plays = [
         (WITHOUT_A_PLAN if path.stem in ("rollback", "restore") else SETS_THE_LIMIT, play)
@@ -92,10 +95,10 @@ def test_every_play_and_unit_tells_its_programs_the_limit() -> None:
     without = [
         play["name"]
         for limit, play in plays
-        # The check of the inventory and the gate run on the controller and know the limit.
+        # The check of the inventory and the gate, a role or a module, run on the controller and know the limit.
         if play.get("environment", {}).get(commands.LIMIT_VARIABLE) != limit
-        and [task.get("ansible.builtin.import_role", {}).get("name") for task in play.get("tasks", [])]
-        not in (["inventory_check"], ["inventory_check", "promotion_gate"])
+        and [task.get("ansible.builtin.import_role", {}).get("name", GATE * (GATE in task)) for task in play["tasks"]]
+        not in (["inventory_check"], ["inventory_check", "promotion_gate"], ["inventory_check", GATE])
     ]
     assert without == []
     units = [path for path in (PROJECT / "roles").rglob("*.j2") if "engine_program_path" in path.read_text()]
