@@ -125,9 +125,11 @@ def digest() -> str:
 
 def installed() -> list[Path]:
     """Return the directories of what Ansible and the collection that the roles use bring along."""
-    foreign = find_spec(f"ansible_collections.{_FOREIGN}")
-    locations = (foreign and foreign.submodule_search_locations) or ()
-    parents = [Path(ansible.__file__).parent, *(Path(location) / "plugins" for location in locations)]
+    parents = [Path(ansible.__file__).parent]
+    # Only a run that needs the collection has to have it.
+    with suppress(ModuleNotFoundError):
+        foreign = find_spec(f"ansible_collections.{_FOREIGN}")
+        parents += [Path(location) / "plugins" for location in (foreign and foreign.submodule_search_locations) or ()]
     return [parent / folder for parent in parents for folder in _FOLDERS]
 
 

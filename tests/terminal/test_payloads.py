@@ -96,6 +96,11 @@ def test_utilities_of_somebody_else_may_be_in_any_archive(sources: Path) -> None
     assert payloads.take(sources / "kept", sources / "first") is None
 
 
+def test_a_run_need_not_have_the_collection_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payloads, "_FOREIGN", "nobodys.collection")
+    assert [path.name for path in payloads.installed()] == ["modules", "module_utils"]
+
+
 def _open_to_others(kept: Path) -> None:
     kept.mkdir()
     kept.chmod(0o770)

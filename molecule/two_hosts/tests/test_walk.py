@@ -7,6 +7,7 @@ leaves them out and proves the gate in tests/promotion.
 from __future__ import annotations
 
 import shlex
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -49,8 +50,9 @@ def described(prod: Host) -> list[str]:
 
 def describe(host: Host) -> list[str]:
     """Return everything of a host that a playbook could change."""
-    program = (ROOT / "molecule" / "default" / "describe_host.sh").read_text(encoding="utf-8")
-    lines = shell(host, shlex.join(["sh", "-c", program])).splitlines()
+    program = b64encode((ROOT / "molecule" / "default" / "describe_host.sh").read_bytes()).decode()
+    # Not as an argument: it would find itself among the processes.
+    lines = shell(host, f"echo {program} | base64 -d | sh").splitlines()
     assert len(lines) > 1000
     return lines
 

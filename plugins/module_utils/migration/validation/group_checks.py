@@ -93,9 +93,7 @@ class GroupChecks:
                 if not ledger.exists(connection):
                     return
                 if decide(ledger.read_group(connection, group)).cutover is Cutover.MOVE:
-                    said = (
-                        f"Cutover group {group} was not moved, because a functional check has failed since others were."
-                    )
+                    said = f"Cutover group {group} was not moved, because a functional check of an earlier group fails."
                     self._run_due(connection, said)
         except ServerUnreachable:
             # The cutover itself says so, in its own words.
