@@ -105,11 +105,18 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.core import ledger
-from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, SERVICES_LOGIN_ARGUMENT, Login, connected
+from ..module_utils.migration.core.connection import (
+    LOGIN_ARGUMENTS,
+    SERVICES_LOGIN_ARGUMENT,
+    Login,
+    connected,
+    psycopg2,
+)
 from ..module_utils.migration.core.decide import decide
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
+from ..module_utils.migration.core.state import is_on_postgresql
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "groups": {"type": "list", "elements": "dict", "required": True},
@@ -128,12 +135,17 @@ def settled(groups: Sequence[Group], login: Login, arguments: Mapping[str, Any])
     :raises MigrationError: if the ledger cannot be read.
     """
     with connected(login, read_only=True) as connection:
-        if not ledger.exists(connection):
+        try:
+            if not ledger.exists(connection):
+                return
+            records = [ledger.read_group(connection, group.name, group.source_path) for group in groups]
+        except psycopg2.Error:
+            # The module that is called for each group says what is wrong.
             return
-        decided = [(group, decide(ledger.read_group(connection, group.name, group.source_path))) for group in groups]
+    decided = [(group, decide(record)) for group, record in zip(groups, records, strict=True)]
     for group in [group for group, action in decided if action.on_postgresql and not action.window_is_open]:
         result = _dry_run(group, login, arguments)
-        if result is not None and not result["changed"]:
+        if result is not None and not result["changed"] and is_on_postgresql(result["state"]):
             yield {"item": group.name, **{name: value for name, value in result.items() if name != "diff"}}
 
 
@@ -162,7 +174,7 @@ def _dry_run(group: Group, login: Login, arguments: Mapping[str, Any]) -> dict[s
         with server_errors(group):
             if put_right(login, group, settings, check_mode=True):
                 return None
-            return cut_over(login, group, settings, check_mode=True, may_move=False)
+            return cut_over(login, group, settings, check_mode=True)
     except MigrationError:
         return None
 

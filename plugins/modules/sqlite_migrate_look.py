@@ -65,7 +65,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.core import ledger
-from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, connected
+from ..module_utils.migration.core.connection import LOGIN_ARGUMENTS, Login, connected, psycopg2
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.left_alone import left_alone
@@ -77,12 +77,17 @@ def settled(groups: Sequence[Group], login: Login) -> Iterator[dict[str, Any]]:
     :raises MigrationError: if the ledger cannot be read.
     """
     with connected(login, read_only=True) as connection:
-        if not ledger.exists(connection):
+        try:
+            if not ledger.exists(connection):
+                return
+            records = [ledger.read_group(connection, group.name, group.source_path) for group in groups]
+        except psycopg2.Error:
+            # The module that is called for each group says what is wrong.
             return
-        for group in groups:
-            result = left_alone(ledger.read_group(connection, group.name, group.source_path))
-            if result is not None:
-                yield {"item": group.name, **result}
+    for group, record in zip(groups, records, strict=True):
+        result = left_alone(record)
+        if result is not None:
+            yield {"item": group.name, **result}
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ some of our modules nearly two hundred, and forgets the archive when the run end
 the next one, under a name that is made of everything that they were made of: once a file differs, none of them is
 taken.
 
-They are as trustworthy as Python's own bytecode beside the sources: only who may change the tree can change them.
+They are as trustworthy as Python's own bytecode beside the sources: only who may change the tree can change them. But
+no digest of the tree covers them, so nothing that is kept is sent to a protected environment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import ansible
 from ansible import constants
+from ansible.plugins.loader import module_utils_loader
 
 from .gated import ROOT
 
@@ -34,6 +37,8 @@ _BEGINNINGS = ("ansible.modules.", *(f"ansible_collections.{name}.plugins.module
 _END = "-none"
 _FOLDERS = ("modules", "module_utils")
 _SECONDS_KEPT = 7 * 24 * 3600
+# What a directory of archives is called, as :func:`digest` makes it: nothing else is removed.
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def take(kept: Path, local: Path | None = None) -> Path | None:
@@ -62,31 +67,53 @@ def take(kept: Path, local: Path | None = None) -> Path | None:
     return directory
 
 
-def keep(directory: Path, local: Path | None = None) -> None:
+def give_back(local: Path | None = None) -> None:
+    """Take from a run what :func:`take` has given to it: Ansible makes these archives anew.
+
+    :param local: Ansible's own directory for the archives of this run.
+    :raises OSError: if one cannot be removed.
+    """
+    local = local or of_this_run()
+    for archive in local.iterdir() if local.is_dir() else ():
+        if archive.is_symlink():
+            archive.unlink()
+
+
+def keep(directory: Path, local: Path | None = None, since: float = float("inf")) -> None:
     """Keep the archives that a run has made, and remove what no run has asked for in a week.
 
     :param directory: from :func:`take`.
     :param local: Ansible's own directory for the archives of this run.
+    :param since: when the run has begun, in seconds since 1970.
     """
     local = local or of_this_run()
     with suppress(OSError):
-        if directory.name != digest():
-            # Somebody has worked at the sources meanwhile: nobody knows what is in which archive.
+        if directory.name != digest() or _newest() >= since or has_other_utilities():
+            # Somebody has worked at the sources meanwhile, if only for a moment: nobody knows what is in which archive.
             return
         for archive in local.iterdir():
             name = archive.name
             if name.startswith(_BEGINNINGS) and name.endswith(_END) and not archive.is_symlink():
                 new = directory / f"{name}.{os.getpid()}.new"
-                shutil.copyfile(archive, new)
+                _copy_durably(archive, new)
                 new.rename(directory / name)
         for other in directory.parent.iterdir():
-            if other.stat().st_mtime < time.time() - _SECONDS_KEPT:
+            # A person may have named a directory that holds other things too.
+            if _DIGEST.fullmatch(other.name) and other.lstat().st_mtime < time.time() - _SECONDS_KEPT:
                 shutil.rmtree(other, ignore_errors=True)
 
 
 def of_this_run() -> Path:
     """Return where Ansible has the archives of this run."""
     return Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
+
+
+def _copy_durably(old: Path, new: Path) -> None:
+    """Copy a file; where the machine stops behind this, no empty one is left under a name that later runs read."""
+    with old.open("rb") as source, new.open("wb") as target:
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def _make_private(directory: Path) -> None:
@@ -101,16 +128,24 @@ def _make_private(directory: Path) -> None:
 
 
 def has_other_utilities() -> bool:
-    """Return whether files that are not looked at here may take the place of those that Ansible's modules import."""
+    """Return whether files that are not looked at here may be in archives that are called like those that are kept.
+
+    These are utilities in place of those that Ansible's modules import, and collections on the path of modules.
+    """
+    own = Path(ansible.__file__).parent
     given = [Path(path).expanduser() for path in constants.DEFAULT_MODULE_UTILS_PATH]
+    # Those beside a playbook and in the roles that a run has loaded, wherever they are.
+    loaded = [Path(path) for path in module_utils_loader._get_paths()]
     beside = [ROOT / "module_utils", ROOT / "playbooks" / "module_utils", *(ROOT / "roles").glob("*/module_utils")]
-    return any(path.exists() for path in (*given, *beside))
+    others = [path for path in (*given, *loaded, *beside) if not path.is_relative_to(own)]
+    libraries = [Path(path) for path in constants.DEFAULT_MODULE_PATH]
+    return any(path.exists() for path in others) or any("ansible_collections" in path.parts for path in libraries)
 
 
 def digest() -> str:
     """Return what the archives are made of, as one name.
 
-    Of our own files the content counts; an installed file is known by its path, its size and its time.
+    Of our own files the content counts; an installed file is known by its path, its size and its times.
     """
     whole = hashlib.sha256(f"{ansible.__file__} {ansible.release.__version__} {sys.version}".encode())
     for folder in _FOLDERS:
@@ -119,8 +154,15 @@ def digest() -> str:
     for directory in installed():
         for path in _files(directory):
             found = os.stat(path)
-            whole.update(f"\0{path}\0{found.st_size}\0{found.st_mtime_ns}".encode())
+            # The time of change too: who puts a file into the place of another may set the other one.
+            whole.update(f"\0{path}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}".encode())
     return whole.hexdigest()
+
+
+def _newest() -> float:
+    """Return when a file that may be in an archive was last changed, in seconds since 1970."""
+    directories = [*(ROOT / "plugins" / folder for folder in _FOLDERS), *installed()]
+    return max((os.stat(path).st_ctime for directory in directories for path in _files(directory)), default=0.0)
 
 
 def installed() -> list[Path]:

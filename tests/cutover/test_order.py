@@ -20,9 +20,11 @@ VARIABLES = PROJECT / "roles" / "service_env" / "vars" / "main.yml"
 SIZES = {"large": 3000, "gone": None, "small": 10, "settled": 5, "as_small": 10, "linked": 200}
 # One that the look before has found to need nothing.
 SETTLED = "settled"
+# By the order, and whether the run has begun behind that look (--start-at-task): then every group has its turn.
 ORDERS = {
-    "smallest_first": ["gone", "small", "as_small", "linked", "large"],
-    "as_listed": [name for name in SIZES if name != SETTLED],
+    ("smallest_first", False): ["gone", "small", "as_small", "linked", "large"],
+    ("as_listed", False): [name for name in SIZES if name != SETTLED],
+    ("smallest_first", True): ["gone", "settled", "small", "as_small", "linked", "large"],
 }
 
 
@@ -36,17 +38,18 @@ def test_the_groups_move_in_the_order_of_the_inventory(tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path / "file")
     _, measure, move, _ = yaml.safe_load(TASKS.read_text())
     groups = [{"name": name, "source": {"path": str(tmp_path / name)}} for name in SIZES]
-    settled = {"results": [{"item": SETTLED}]}
+    settled = {"__service_env_settled": {"results": [{"item": SETTLED}]}}
     plays = []
-    for order in ORDERS:
+    for order, begins_behind in ORDERS:
         tell = {
-            "ansible.builtin.debug": {"msg": "{{ service_env_order }} moves {{ item }}."},
+            "ansible.builtin.debug": {"msg": f"{order} {begins_behind} moves {{{{ item }}}}."},
             "vars": {"__service_env_sizes": move["vars"]["__service_env_sizes"]},
             "loop": move["loop"],
         }
         variables = {
             **yaml.safe_load(VARIABLES.read_text()),
-            **{"service_env_groups": groups, "service_env_order": order, "__service_env_settled": settled},
+            **{"service_env_groups": groups, "service_env_order": order},
+            **({} if begins_behind else settled),
         }
         plays.append({"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [measure, tell]})
     playbook = tmp_path / "play.json"
@@ -60,5 +63,8 @@ def test_the_groups_move_in_the_order_of_the_inventory(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = {order: re.findall(rf"msg: {order} moves (\w+)\.", done.stdout) for order in ORDERS}
+    told = {
+        (order, begins_behind): re.findall(rf"msg: {order} {begins_behind} moves (\w+)\.", done.stdout)
+        for order, begins_behind in ORDERS
+    }
     assert told == ORDERS, done.stdout

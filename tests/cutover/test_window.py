@@ -956,6 +956,11 @@ def _note(estate: Estate, **detail: Any) -> None:
     estate.connection.commit()
 
 
+def _hide_the_ledger(estate: Estate) -> None:
+    """Let the server itself refuse to read it, as it does for a role without rights."""
+    execute(estate.connection, "ALTER TABLE migration.cutover_group RENAME COLUMN detail TO another")
+
+
 @pytest.mark.promise("moved-group-kept-so")
 @pytest.mark.parametrize(
     "disturb",
@@ -965,6 +970,7 @@ def _note(estate: Estate, **detail: Any) -> None:
         lambda estate: _note(estate, proven=False),
         lambda estate: _note(estate, rollback={"phase": Phase.OPEN}),
         _leave_a_recovery_unit,
+        _hide_the_ledger,
     ],
 )
 def test_the_look_leaves_every_group_that_needs_anything_to_the_run(
@@ -973,6 +979,13 @@ def test_the_look_leaves_every_group_that_needs_anything_to_the_run(
     estate.cut_over()
     disturb(estate)
     assert settled(estate) == []
+
+
+@pytest.mark.promise("services-rows-never-overwritten")
+def test_the_look_before_a_rehearsal_leaves_a_ledger_that_cannot_be_read_to_the_rehearsal(estate: Estate) -> None:
+    estate.cut_over()
+    _hide_the_ledger(estate)
+    assert list(sqlite_migrate_look.settled([estate.group], estate.login)) == []
 
 
 @pytest.mark.promise("services-rows-never-overwritten")

@@ -135,6 +135,11 @@ CASES = {
     "a default that takes a number from a sequence": Case(
         "v integer CHECK (v > 0), w text NOT NULL DEFAULT 'A' || nextval('app.numbers')", "v", [[1], [2]]
     ),
+    "a number of a sequence that begins elsewhere": Case(
+        "v integer CHECK (v > 0), w integer GENERATED ALWAYS AS IDENTITY (START 1000 INCREMENT 10) CHECK (w >= 1000),"
+        "x serial CHECK (x IN (7, 8))); ALTER SEQUENCE t_x_seq START 7 RESTART; CREATE TABLE other (id integer",
+        "v", [[1], [2]],
+    ),
     "half a key": Case(
         "a integer, b integer, FOREIGN KEY (a, b) REFERENCES pairs MATCH FULL", "a, b", [[None, 1], [None, None]],
         "t.a+b: PostgreSQL refuses it: only a part is NULL of its foreign key t_a_b_fkey, which MATCH FULL forbids",
@@ -259,3 +264,26 @@ def test_rights_that_the_run_needs_are_asked_for_in_a_dry_run(
     message = told(connection, group, tmp_path, check_mode=True)
     assert told(connection, group, tmp_path, check_mode=False) == message
     assert (said in message) if said else not message
+
+
+def test_no_right_is_asked_for_that_the_run_does_not_need(
+    connection: Connection, server: Server, database: str, tmp_path: Path
+) -> None:
+    """PostgreSQL reads a referenced table as its owner, and a table that others refer to is emptied by DELETE."""
+    make_target(
+        connection,
+        "CREATE TABLE o (id integer PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v integer REFERENCES o, "
+        "w integer DEFAULT 7 REFERENCES o); CREATE TABLE others (id integer REFERENCES t)",
+    )
+    server.execute(
+        "INSERT INTO app.o VALUES (7)",
+        "ALTER TABLE app.o OWNER TO postgres",
+        "ALTER TABLE app.t OWNER TO postgres",
+        "REVOKE ALL ON app.o, app.t FROM swarm_owner",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON app.t TO swarm_owner",
+        database=database,
+    )
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)", {"t": [(1, 7)]})
+    group = make_group(source, {"source": "t"})
+    assert [told(connection, group, tmp_path, check_mode) for check_mode in (True, False)] == ["", ""]
+    assert query(connection, "SELECT * FROM app.t") == [(1, 7, 7)]

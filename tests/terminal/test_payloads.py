@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible import constants
+from ansible.plugins.loader import module_utils_loader
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import payloads
 
@@ -96,6 +99,27 @@ def test_utilities_of_somebody_else_may_be_in_any_archive(sources: Path) -> None
     assert payloads.take(sources / "kept", sources / "first") is None
 
 
+def test_utilities_beside_a_playbook_elsewhere_may_be_in_any_archive(sources: Path) -> None:
+    directory = payloads.take(sources / "kept", sources / "first")
+    assert directory is not None
+    elsewhere = sources / "elsewhere" / "module_utils"
+    elsewhere.mkdir(parents=True)
+    module_utils_loader.add_directory(str(elsewhere))
+    try:
+        payloads.keep(directory, made(sources / "made", *_KEPT))
+        assert list(directory.iterdir()) == []
+        assert payloads.take(sources / "kept", sources / "second") is None
+    finally:
+        module_utils_loader._extra_dirs.remove(str(elsewhere))
+        module_utils_loader._clear_caches()
+
+
+def test_a_library_of_modules_may_be_called_like_a_collection(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = str(sources / "ansible_collections" / "community" / "postgresql" / "plugins" / "modules")
+    monkeypatch.setattr(constants, "DEFAULT_MODULE_PATH", [library])
+    assert payloads.take(sources / "kept", sources / "first") is None
+
+
 def test_a_run_need_not_have_the_collection_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payloads, "_FOREIGN", "nobodys.collection")
     assert [path.name for path in payloads.installed()] == ["modules", "module_utils"]
@@ -118,13 +142,36 @@ def test_a_directory_that_is_not_its_owners_alone_is_not_used(sources: Path, mak
 
 
 def test_what_no_run_has_asked_for_in_a_week_goes(sources: Path) -> None:
-    old = sources / "kept" / "old"
+    old, of_a_person = sources / "kept" / ("0" * 64), sources / "kept" / "notes"
     directory = payloads.take(sources / "kept", sources / "first")
     assert directory is not None
-    old.mkdir()
-    os.utime(old, (1, 1))
+    for other in (old, of_a_person):
+        other.mkdir()
+        os.utime(other, (1, 1))
     payloads.keep(directory, sources / "first")
-    assert (old.exists(), directory.exists()) == (False, True)
+    # The option may name a directory in which a person keeps other things.
+    assert (old.exists(), of_a_person.exists(), directory.exists()) == (False, True, True)
+
+
+def test_what_was_made_while_a_source_was_another_for_a_moment_is_not_kept(sources: Path) -> None:
+    began = time.time()
+    directory = payloads.take(sources / "kept", sources / "first")
+    assert directory is not None
+    source = sources / "project/plugins/modules/a.py"
+    for content in ("2", "1"):
+        source.write_text(content)
+    os.utime(source, (1, 1))
+    payloads.keep(directory, made(sources / "made", *_KEPT), since=began)
+    assert list(directory.iterdir()) == []
+
+
+def test_an_installed_file_that_took_the_size_and_time_of_another_is_another(sources: Path) -> None:
+    source = sources / "ansible/modules/d.py"
+    before, found = payloads.digest(), source.stat()
+    time.sleep(0.02)  # as coarse as the clock of a file system is
+    source.write_text("2")
+    os.utime(source, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert payloads.digest() != before
 
 
 def test_ansible_itself_takes_what_was_kept(tmp_path: Path) -> None:
@@ -138,3 +185,25 @@ def test_ansible_itself_takes_what_was_kept(tmp_path: Path) -> None:
     archive.write_bytes(b"")
     assert bench.run(plays, **environment).status != 0
     assert bench.run(plays, **{**environment, "SQLITE_TO_POSTGRESQL_PAYLOADS": ""}).status == 0
+
+
+def test_nothing_that_was_kept_is_sent_to_a_protected_environment(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    # As a run begins: with a play over a host that is not protected.
+    plays = [
+        {"hosts": host, "gather_facts": False, "tasks": [{"name": "Look", "ansible.builtin.ping": {}}]}
+        for host in ("two", "one")
+    ]
+    kept, inventory = tmp_path / "kept", tmp_path / "inventory"
+    inventory.write_text("[prod]\none\n")
+    environment = {"ANSIBLE_STDOUT_CALLBACK": "default", "SQLITE_TO_POSTGRESQL_PAYLOADS": str(kept)}
+    assert bench.run(plays[:1], **environment).status == 0
+    (archive,) = kept.glob("*/ansible.modules.ping-*")
+    # Only a run that reads it stumbles over what is no archive.
+    archive.write_bytes(b"")
+    assert bench.run(plays[:1], **environment).status != 0
+    assert bench.run(plays[1:], "-i", str(inventory), **environment).status == 0
+    # Nor is anything kept of such a run.
+    archive.unlink()
+    assert bench.run(plays, "-i", str(inventory), **environment).status == 0
+    assert not archive.exists()

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import ledger, state
 from ..core.decide import Cutover, Interrupted, decide
@@ -23,9 +23,6 @@ from ..window.checks import EnvFile, Settings, boot_warnings
 from ..window.context import WindowContext
 from ..window.services import diff, has_no_log, open_source, save, start, watch, write_env_files
 from ..window.steps import Steps, make_report, record_cutover
-
-if TYPE_CHECKING:
-    pass
 
 # How long a service that should be healthy may take to show it.
 _PATIENCE_SECONDS = 3.0

@@ -9,9 +9,11 @@ from ...core.connection import first_row, sql
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.estate import Group
 from ...core.sql import table_name
+from ...postgres.catalog import ForeignKey
 from ..plan.planner import TablePlan
 from ..proof.compare import Comparison
 from ..proof.target_state import TargetState, read_target_state
+from .full_load import are_truncated
 from .incremental import NeedsFullLoad, Synced
 
 if TYPE_CHECKING:
@@ -29,13 +31,13 @@ def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
             "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')"
         )
         role, database, may_stage = first_row(cursor)
-        for plan in plans:
-            table = table_name(plan.target.name).as_string(connection)
+        tables = [table_name(plan.target.name).as_string(connection) for plan in plans]
+        rights = ["SELECT", "INSERT", "UPDATE", "DELETE", *["TRUNCATE"] * are_truncated(cursor, tables)]
+        for plan, table in zip(plans, tables, strict=True):
             cursor.execute(
-                "SELECT row_security_active(%(table)s::regclass), array(SELECT r "
-                "FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS r "
-                "WHERE NOT has_table_privilege(%(table)s::regclass, r))",
-                {"table": table},
+                "SELECT row_security_active(%(table)s::regclass), "
+                "array(SELECT r FROM unnest(%(rights)s) AS r WHERE NOT has_table_privilege(%(table)s::regclass, r))",
+                {"table": table, "rights": rights},
             )
             hidden, missing = first_row(cursor)
             if hidden:
@@ -123,12 +125,27 @@ def require_only_these_changes(
             raise NeedsFullLoad(f"{name} changed by more than the rows that were moved.")
 
 
+def may_read_referenced(cursor: Any, key: ForeignKey) -> bool:
+    """Return whether we see every row of the table that a foreign key refers to.
+
+    PostgreSQL itself reads it as its owner: a load needs no right on it.
+    """
+    cursor.execute(
+        "SELECT has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') "
+        "AND NOT row_security_active(c.oid) FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid "
+        "WHERE k.conrelid = %s::regclass AND k.conname = %s",
+        (table_name(key.table).as_string(cursor), key.name),
+    )
+    return bool(first_row(cursor)[0])
+
+
 def check_foreign_keys(
     connection: Connection, plans: Sequence[TablePlan], count_orphans: bool = True
 ) -> list[dict[str, Any]]:
     """Return each foreign key of the group: whether PostgreSQL holds it valid, and its orphans counted.
 
-    :param count_orphans: if False, a valid one is taken at PostgreSQL's word.
+    :param count_orphans: if False, a valid one is taken at PostgreSQL's word, as one that refers to a table that we may
+        not read always is.
     """
     result = []
     with connection.cursor() as cursor:
@@ -139,7 +156,7 @@ def check_foreign_keys(
                     (table_name(key.table).as_string(connection), key.name),
                 )
                 valid = bool(first_row(cursor)[0])
-                if valid and not count_orphans:
+                if valid and not (count_orphans and may_read_referenced(cursor, key)):
                     result.append({"name": f"{key.table}: {key.name}", "valid": True, "orphans": 0})
                     continue
                 pairs = [

@@ -130,18 +130,26 @@ def _empty(cursor: Any, plans: Sequence[TablePlan]) -> set[str]:
         table_name(name) if name in partitioned else sql.SQL("ONLY {}").format(table_name(name)) for name in names
     )
     cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
-    cursor.execute(
-        "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (%(names)s::regclass[]) "
-        "AND NOT conrelid = ANY (%(names)s::regclass[]) AND conparentid = 0",
-        {"names": quoted},
-    )
-    if not first_row(cursor)[0]:
+    if are_truncated(cursor, quoted):
         cursor.execute(sql.SQL("TRUNCATE TABLE {}").format(tables))
         return set(names) - partitioned
     # A table outside the group refers to one of these, which TRUNCATE refuses even if no row does.
     for name in reversed(names):
         cursor.execute(sql.SQL("DELETE FROM {}").format(table_name(name)))
     return set()
+
+
+def are_truncated(cursor: Any, quoted: Sequence[str]) -> bool:
+    """Return whether target tables are emptied by TRUNCATE: no table outside the group refers to one of them.
+
+    :param quoted: their names for SQL.
+    """
+    cursor.execute(
+        "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (%(names)s::regclass[]) "
+        "AND NOT conrelid = ANY (%(names)s::regclass[]) AND conparentid = 0",
+        {"names": quoted},
+    )
+    return not first_row(cursor)[0]
 
 
 def _keys_against_the_order(plans: Sequence[TablePlan]) -> list[str]:

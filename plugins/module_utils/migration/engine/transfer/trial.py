@@ -28,6 +28,7 @@ from ..prepare.server_refusals import (
     ServerRefusal,
 )
 from ..prepare.table import PreparedTable
+from .checks import may_read_referenced
 from .trial_need import is_unsure, keys_to_try
 from .trial_tables import ROW_NUMBER, copy_of_target, stage
 
@@ -185,9 +186,8 @@ class _Trial:
         mapped = {column.target for column in plan.columns}
         for column in plan.target.columns.values():
             if column.name not in mapped and (column.sequence is not None or column.identity):
-                # A trial takes no number from a sequence.
                 names.append(sql.Identifier(column.name))
-                values.append(sql.SQL("n"))
+                values.append(self._number(column.sequence))
         if numbered:
             names.append(sql.Identifier(ROW_NUMBER))
             values.append(sql.SQL("n"))
@@ -205,6 +205,16 @@ class _Trial:
         )
         cursor.execute(sql.SQL(_TRY_ROWS).format(insert=statement))
 
+    def _number(self, sequence: str | None) -> Composable:
+        """Return the SQL of the number that a sequence gives to a row: a trial takes none of it."""
+        if sequence is None:
+            return sql.SQL("n")
+        self._cursor.execute(
+            "SELECT seqstart, seqincrement FROM pg_sequence WHERE seqrelid = %s::regclass", (sequence,)
+        )
+        start, increment = first_row(self._cursor)
+        return sql.SQL("{} + (n - 1) * {}").format(sql.Literal(start), sql.Literal(increment))
+
     def _value(self, number: int) -> Composable:
         """Return the SQL of a staged text as its column's type reads it. The server wrote the type."""
         type_name = self._plan.columns[number].display_type
@@ -218,6 +228,8 @@ class _Trial:
         parents: dict[str, Composable] = {name: sql.Identifier("p", name) for name in key.referenced_columns}
         table = table_name(key.referenced_table)
         parent = self._moved.get(key.referenced_table)
+        if parent is None and not may_read_referenced(self._cursor, key):
+            return  # only the server sees these rows, when the table is loaded
         if parent is not None:
             positions = {column.target: number for number, column in enumerate(parent.plan.columns)}
             if parent.plain is not None or parent.spool is None or not parents.keys() <= positions.keys():
