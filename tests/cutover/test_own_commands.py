@@ -64,6 +64,8 @@ case "$1" in
     down) kill "$(cat pid)" ;;
     end) pkill -f "{marker}" ;;
     ids) pgrep -f "{marker}" ;;
+    many) printf '%05000d\n' 7 ;;
+    linger) sleep 600 & echo $! $(ps -o sid= $$) > lingering; sleep 600 ;;
     init) echo 1 ;;
     words) echo "it runs" ;;
 esac
@@ -327,6 +329,27 @@ def test_a_service_that_starts_and_never_listens_is_stopped_again(
     begun.wait()
 
 
+def test_a_process_that_ends_while_it_is_looked_at_is_nobody_elses(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (manager,) = managers_of([estate.described(status_command="ids").services[0]]).values()
+    assert len(manager.processes()) == 1
+    # It is there when it is looked at first, and gone with the next look.
+    monkeypatch.setattr(open_files, "is_alive", lambda _: True)
+    monkeypatch.setattr(open_files, "user_of", lambda _: None)
+    assert manager.processes() == []
+
+
+def test_a_command_that_does_not_end_leaves_nothing_and_holds_no_terminal(estate: Estate) -> None:
+    service = estate.described(status_command="linger").services[0]
+    with pytest.raises(MigrationError, match="did not end within 1 seconds"):
+        own_commands.OwnCommands([service])._call(service, "status_command", service.status_command, 1.0)
+    pid, session = (estate.place / "lingering").read_text().split()
+    assert not open_files.is_alive(int(pid))
+    # Whoever shares our session may write into the terminal of the person who runs the playbook.
+    assert int(session) != os.getsid(0)
+
+
 # ---------------------------------------------------------------- before anything stops
 
 
@@ -340,6 +363,7 @@ def test_a_service_that_starts_and_never_listens_is_stopped_again(
         ({"health_url": "http://127.0.0.1:9/health"}, "listens on port 9, which its 'health_url' names"),
         ({"status_command": "init"}, "it names process 1, which is none of user"),
         ({"status_command": "words"}, "it prints something else than the ids of processes"),
+        ({"status_command": "many"}, "it prints something else than the ids of processes"),
         ({"status_command": "refuse"}, "its status_command names no running process"),
     ],
 )

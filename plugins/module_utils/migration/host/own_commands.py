@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
+import signal
 import stat
 import subprocess
 import tempfile
@@ -41,6 +43,8 @@ _POLL_SECONDS = 0.1
 # Of what a command prints, for a person and for the ids of processes.
 _MOST_BYTES = 1 << 16
 _ADVICE = "in estate_cutover_groups"
+# The id of a process, of which Linux has no larger ones than 2 ** 22.
+_PID = re.compile(r"[0-9]{1,7}\Z")
 # What was started and has not ended: our children, for which somebody has to wait when they end.
 _CHILDREN: list[subprocess.Popen[bytes]] = []
 
@@ -138,7 +142,7 @@ class OwnCommands:
         if self._pids(service):
             # Somebody has started it meanwhile, with the settings of before.
             self._stop(service)
-        started = self._spawn(service, service.start_command, subprocess.DEVNULL, session=True)
+        started = self._spawn(service, service.start_command, subprocess.DEVNULL)
         _CHILDREN.append(started)
         self._sessions[service.name] = started.pid
         deadline = time.monotonic() + _START_SECONDS
@@ -194,16 +198,21 @@ class OwnCommands:
         if status != 0:
             return set()
         words = said.split()
-        if not all(word.isascii() and word.isdecimal() for word in words):
+        if not all(_PID.match(word) for word in words):
             what = "it prints something else than the ids of processes"
             fix = f"Let it print their ids alone, and nothing or a status other than 0 if there are none, {_ADVICE}"
             raise _failed(service, "status_command", what, fix)
-        pids = {pid for pid in map(int, words) if open_files.is_alive(pid)}
-        for pid in sorted(pids):
+        pids = set()
+        for pid in sorted(map(int, words)):
+            owner = open_files.user_of(pid)
+            # One that is being stopped may be gone by now, and then nobody knows whose it was.
+            if owner is None or not open_files.is_alive(pid):
+                continue
             # Whatever it names is taken for the service: it may open the SQLite file, and has to end.
-            if pid <= 1 or open_files.user_of(pid) != uid:
+            if pid <= 1 or owner != uid:
                 what = f"it names process {pid}, which is none of user {service.user}"
                 raise _failed(service, "status_command", what, f"Correct 'status_command' or 'user' {_ADVICE}")
+            pids.add(pid)
         return pids
 
     def _stop(self, service: Service) -> None:
@@ -249,18 +258,20 @@ class OwnCommands:
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
                 fix = f"Try it yourself: {command_of(service, words)}"
                 raise _failed(service, key, f"it did not end within {seconds:g} seconds", fix) from None
+            finally:
+                if process.poll() is None:
+                    # What it has begun could otherwise stop the service long after we have started it again.
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             return process.returncode, os.pread(printed.fileno(), _MOST_BYTES, 0).decode("utf-8", "replace")
 
-    def _spawn(
-        self, service: Service, words: Sequence[str], output: int | IO[bytes], session: bool = False
-    ) -> subprocess.Popen[bytes]:
-        """Start a command as a service's user.
+    def _spawn(self, service: Service, words: Sequence[str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start a command as a service's user, in a session of its own.
 
-        :param session: whether it gets a session of its own, so that it outlives ours.
+        There it outlives ours, and cannot write into the terminal of the person who runs this.
+
         :raises MigrationError: if it cannot be started.
         """
         account = self._accounts[service.user]
@@ -277,7 +288,7 @@ class OwnCommands:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output if output == subprocess.DEVNULL else subprocess.STDOUT,
-                start_new_session=session,
+                start_new_session=True,
                 **identity,
             )
         except OSError as error:
