@@ -412,6 +412,11 @@ def test_root_runs_no_program_that_somebody_else_may_change(estate: Estate) -> N
     assert any("may be changed by somebody else" in what for what in said)
     own = replace(service, directory="/", start_command=("/bin/true",), stop_command=("/bin/true",))
     assert manager.check_service(own, usable=True, again=False).problems == []
+    # An interpreter runs what it is told of, by whatever name.
+    for script in (str(estate.place / "control"), f"{estate.place}/control".removeprefix("/")):
+        told = replace(own, start_command=("/bin/sh", script, "up"))
+        said = [problem.what for problem in manager.check_service(told, usable=True, again=False).problems]
+        assert any(f"root would run {estate.place}/control, which" in what for what in said), script
 
 
 # ---------------------------------------------------------------- the description

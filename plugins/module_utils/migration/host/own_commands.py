@@ -116,7 +116,7 @@ class OwnCommands:
         for key in ("start_command", "stop_command", "status_command"):
             words: tuple[str, ...] = getattr(service, key)
             if words:
-                problems += self._problems_of_program(service, key, words[0])
+                problems += self._problems_of_program(service, key, words)
         # Whatever it starts shares one pool's size: nobody knows how many processes open a pool.
         return Checked(problems, processes=1)
 
@@ -233,15 +233,19 @@ class OwnCommands:
                 raise _failed(service, "stop_command", what, fix)
             time.sleep(_POLL_SECONDS)
 
-    def _problems_of_program(self, service: Service, key: str, program: str) -> list[Problem]:
-        """Return why a program cannot be run as a service's user, or may not as root."""
+    def _problems_of_program(self, service: Service, key: str, words: Sequence[str]) -> list[Problem]:
+        """Return why the program of a command cannot be run as a service's user, or may not as root."""
+        program = words[0]
         status, _ = self._call(service, key, (_TEST, "-x", program))
         where = f"service {service.name}: {key}"
         if status != 0 or not Path(program).is_file():
             what = f"user {service.user} cannot run {program} in {service.directory}"
             return [Problem(where, what, f"Correct '{key}' {_ADVICE}, or the file's rights")]
         if self._accounts[service.user].pw_uid == 0:
-            return _problems_of_root(where, program, service.directory)
+            # A shell or an interpreter runs the file that it is told of.
+            told = [os.path.join(service.directory, word) for word in words[1:]]
+            files = [program, *(path for path in told if os.path.isfile(path))]
+            return _problems_of_root(where, files, service.directory)
         return []
 
     def _call(
@@ -332,15 +336,16 @@ def _fix_of_processes(service: Service) -> str:
     )
 
 
-def _problems_of_root(where: str, program: str, directory: str) -> list[Problem]:
-    """Return why root must not run a program in a directory: somebody else could put another one there."""
-    resolved = Path(os.path.realpath(program))
-    status = resolved.stat()
+def _problems_of_root(where: str, files: Sequence[str], directory: str) -> list[Problem]:
+    """Return why root must not run files in a directory: somebody else could put another one there."""
     problems = []
-    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        what = f"root would run {resolved}, which somebody else may change"
-        problems.append(Problem(where, what, f"Run: chown root {resolved}; chmod go-w {resolved}"))
-    for path in dict.fromkeys([resolved.parent, Path(os.path.realpath(directory))]):
+    resolved = [Path(os.path.realpath(file)) for file in files]
+    for file in resolved:
+        status = file.stat()
+        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            what = f"root would run {file}, which somebody else may change"
+            problems.append(Problem(where, what, f"Run: chown root {file}; chmod go-w {file}"))
+    for path in dict.fromkeys([*(file.parent for file in resolved), Path(os.path.realpath(directory))]):
         try:
             require_private(path, secret=False)
         except MigrationError as error:
