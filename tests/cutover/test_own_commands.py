@@ -43,6 +43,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import uninterruptible
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
 from scripts.throwaway_postgres import free_port
 from tests.conftest import PASSWORD, PROGRAMS, Server
@@ -177,6 +178,7 @@ def estate(connection: Connection, login: Login, monkeypatch: pytest.MonkeyPatch
     made.start()
     yield made
     made.call("end")
+    subprocess.run(["pkill", "-KILL", "-f", f"{place}/[s]erve.py"], **_QUIET)
     with suppress(FileNotFoundError):
         write_protection.unprotect(made.source, {"mode": "0644"})
     shutil.rmtree(place)
@@ -327,6 +329,22 @@ def test_a_service_that_starts_and_never_listens_is_stopped_again(
         manager.stop_services([service], None)
     begun.kill()
     begun.wait()
+
+
+@pytest.mark.promise("own-commands-move")
+def test_a_service_that_an_undone_window_has_started_can_be_stopped(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_commands, "_STOP_SECONDS", 3.0)
+    service = estate.described(start="run", stop="end").services[0]
+    (manager,) = managers_of([service]).values()
+    manager.stop_services([service], None)
+    # What is ignored by us would be by all that we start, and "kill" would do nothing.
+    with uninterruptible():
+        manager.start_service(service)
+    assert len(estate.pids()) == 1
+    manager.stop_services([service], None)
+    assert estate.pids() == []
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_nobody_elses(

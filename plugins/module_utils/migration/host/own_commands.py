@@ -285,7 +285,8 @@ class OwnCommands:
             identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
         try:
             return subprocess.Popen(
-                [_ENV, f"--chdir={service.directory}", *words],
+                # While a window is undone we ignore requests to end, which what we start would do for good.
+                [_ENV, "--default-signal", f"--chdir={service.directory}", *words],
                 env=_environment_of(account),
                 cwd="/",
                 umask=0o022,
