@@ -240,7 +240,7 @@ def test_a_functional_check_that_fails_behind_the_window_leaves_the_group_on_pos
     result = cutover_group.move_and_check(call, checks, check_mode=False)
     assert_live(estate)
     assert (result["failed"], result["changed"], result["report"]["group"]) == (True, True, "test")
-    assert result["msg"].startswith("test lives on PostgreSQL; its services were down for")
+    assert result["msg"].startswith("test lives on PostgreSQL; its file was frozen and proven within")
     (problem,) = result["problems"]
     assert (problem["where"], "got no answer" in problem["what"]) == (
         "functional check 'Notes are listed' of cutover group test",
@@ -267,7 +267,7 @@ def test_a_server_that_is_lost_before_the_functional_checks_does_not_hide_that_t
     monkeypatch.setattr(cutover_group, "move", move_and_lose_the_server)
     result = cutover_group.move_and_check(call, checks, check_mode=False)
     assert (result["failed"], result["changed"]) == (True, True)
-    assert result["msg"].startswith("test lives on PostgreSQL; its services were down for")
+    assert result["msg"].startswith("test lives on PostgreSQL; its file was frozen and proven within")
     assert "Its functional checks were not all run." in result["msg"]
 
 
@@ -297,13 +297,13 @@ STEPS = [
     ("cutover.window.checkpoint", True, "freeze"),
     ("cutover.window.write_protection.protect", False, "freeze"),
     ("cutover.window.write_protection.protect", True, "freeze"),
-    ("cutover.window.sha256_of", False, "hash"),
+    ("cutover.window.sha256_of_open", False, "hash"),
     ("cutover.window.migrate.migrate", True, "final sync"),
     ("cutover.window.require_unchanged", False, "go live"),
     ("cutover.window.read_clock", True, "go live"),
 ]
 # Where a request to end comes in every run, not in long searches alone.
-REQUESTS_TO_END = (("cutover.window.checkpoint", True), ("cutover.window.sha256_of", False))
+REQUESTS_TO_END = (("cutover.window.checkpoint", True), ("cutover.window.sha256_of_open", False))
 PACKAGE = "ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration"
 
 
