@@ -38,6 +38,15 @@ def _goes_back(run: run_record.Run) -> bool:
     return all(gate.get("goes_back") for gate in run.gates.values())
 
 
+def _where_it_stopped(host: str, run: run_record.Run) -> str:
+    """Return the task in which a host stopped: the one that failed, if others have tidied up behind it."""
+    counts = run.totals.get(host, {})
+    if counts.get("failures") or counts.get("unreachable"):
+        failed = [task for failed_host, task, _ in run.failures if failed_host == host]
+        return failed[-1] if failed else run.started[host]
+    return run.started[host]
+
+
 def build(run: run_record.Run) -> dict[str, Any]:
     """Return what a run did in a protected environment, as plain data."""
     gate = next(iter(run.gates.values()))
@@ -73,7 +82,7 @@ def build(run: run_record.Run) -> dict[str, Any]:
         "goes_back": _goes_back(run),
         "named": run.named,
         "hosts": sorted({*run.gates, *run.started}),
-        "stopped_in": {} if has_ended else dict(sorted(run.started.items())),
+        "stopped_in": {} if has_ended else {host: _where_it_stopped(host, run) for host in sorted(run.started)},
         # The lines after the first may quote values of rows, and this record is given away.
         "failures": [
             {"host": host, "task": task, "message": message.partition("\n")[0]} for host, task, message in run.failures

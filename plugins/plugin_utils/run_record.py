@@ -186,7 +186,9 @@ def _apply(event: Mapping[str, Any], run: Run) -> None:
         case "downtime":
             run.downtimes.append((host, str(event.get("group")), float(event.get("seconds") or 0.0)))
         case "gate":
-            run.gates[host] = {name: value for name, value in event.items() if name not in ("event", "at", "host")}
+            # What takes something back has neither plan nor evidence: those of a phase before it in the command count.
+            if not (event.get("goes_back") and host in run.gates):
+                run.gates[host] = {name: value for name, value in event.items() if name not in ("event", "at", "host")}
             _add_override(event.get("override"), run)
         case "override":
             _add_override(event, run)

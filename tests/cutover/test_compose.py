@@ -380,6 +380,77 @@ def test_the_server_may_still_work_for_a_container_that_is_gone(
     assert [problem.where.split()[0] for problem in problems] == ["session"] * left
 
 
+# ---------------------------------------------------------------- what root may be led by
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory in which only root may change anything, with a compose file and a directory of the service's user."""
+    path = Path(tempfile.mkdtemp(prefix="compose-"))
+    path.chmod(0o755)
+    (path / "docker-compose.yml").write_text("{}")
+    (path / "docker-compose.yml").chmod(0o644)
+    (path / "theirs").mkdir()
+    os.chown(path / "theirs", 65534, -1)
+    yield path
+    shutil.rmtree(path)
+
+
+def project_of(place: Path, monkeypatch: pytest.MonkeyPatch, file: str = "docker-compose.yml", **changes: Any) -> Any:
+    """Return the project of a container that tells of a file, with a program in place of compose that echoes."""
+    monkeypatch.setattr(compose, "_programs", lambda: (["/bin/echo"], []))
+    labels = {"project.working_dir": changes.pop("working_directory", str(place)), "project.config_files": file}
+    service = parsed(**{"user": "nobody", "directory": str(place), **changes})
+    return compose._Project(
+        service, {"Config": {"Labels": {f"com.docker.compose.{key}": labels[key] for key in labels}}}
+    )
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led by somebody else's files")
+
+
+@needs_root
+@pytest.mark.promise("checked-before-services-stop")
+def test_root_calls_compose_with_files_that_nobody_else_can_exchange(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The user may let the name lead elsewhere at any moment.
+    (place / "theirs" / "link.yml").symlink_to(place / "docker-compose.yml")
+    project = project_of(place, monkeypatch, "theirs/link.yml")
+    assert project.problems() == []
+    words = project.call("config").split()
+    assert f"{place}/docker-compose.yml" in words
+    assert "theirs" not in " ".join(words)
+
+    (place / "docker-compose.yml").chmod(0o646)
+    assert "somebody else may change it" in str(project.problems())
+    with pytest.raises(MigrationError, match="somebody else may change it"):
+        project.call("config")
+
+
+@needs_root
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize("changes", [{"working_directory": "{}/theirs"}, {"env_file": "theirs/app.env"}])
+def test_root_lets_compose_read_nothing_in_a_directory_of_somebody_else(
+    place: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]
+) -> None:
+    changes = {key: value.format(place) for key, value in changes.items()}
+    (problem,) = project_of(place, monkeypatch, str(place / "docker-compose.yml"), **changes).problems()
+    assert (problem.where, "as root" in problem.what) == (f"{place}/theirs", True)
+    # It is called as the user if that owns the files: what it then reads is what the user may read.
+    os.chown(place / "docker-compose.yml", 65534, -1)
+    project = project_of(place, monkeypatch, str(place / "docker-compose.yml"), **changes)
+    project._program = ["/bin/sh", "-c", "id -un"]
+    assert (project.problems(), project.call("config")) == ([], "nobody\n")
+
+
+@needs_root
+def test_a_program_of_compose_that_says_nothing_knows_no_hash(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = project_of(place, monkeypatch)
+    project._program = ["/bin/true"]
+    assert project.hash_now() == ""
+
+
 # ---------------------------------------------------------------- the description
 
 DESCRIBED = {

@@ -528,6 +528,22 @@ def test_a_source_of_roots_is_not_rehearsed_for_a_user(yard: Path, database: Pat
         rows_of(database, yard / "work")
 
 
+@pytest.mark.parametrize("closed", ["directory", "file"])
+def test_a_source_that_its_own_user_may_not_read_is_refused_with_what_helps(
+    yard: Path, database: Path, closed: str
+) -> None:
+    """Only root could. Most often nobody has exchanged anything."""
+    if closed == "directory":
+        os.chown(database.parent, 0, 0)
+        database.parent.chmod(0o700)
+    else:
+        database.chmod(0)
+    with pytest.raises(MigrationError) as error:
+        rows_of(database, yard / "work")
+    assert f"{database}: it cannot be read by its own user: Permission denied" in str(error.value)
+    assert "Let the service's user read it, and enter every directory above it" in str(error.value)
+
+
 @pytest.mark.parametrize("opener", ["connect", "open"])
 def test_a_source_that_is_exchanged_after_the_look_at_its_owner_is_read_with_the_rights_of_that_user(
     yard: Path, database: Path, monkeypatch: pytest.MonkeyPatch, opener: str

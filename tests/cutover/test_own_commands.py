@@ -43,6 +43,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import uninterruptible
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
 from scripts.throwaway_postgres import free_port
 from tests.conftest import PASSWORD, PROGRAMS, Server
@@ -64,6 +65,8 @@ case "$1" in
     down) kill "$(cat pid)" ;;
     end) pkill -f "{marker}" ;;
     ids) pgrep -f "{marker}" ;;
+    many) printf '%05000d\n' 7 ;;
+    linger) sleep 600 & echo $! $(ps -o sid= $$) > lingering; sleep 600 ;;
     init) echo 1 ;;
     words) echo "it runs" ;;
 esac
@@ -175,6 +178,7 @@ def estate(connection: Connection, login: Login, monkeypatch: pytest.MonkeyPatch
     made.start()
     yield made
     made.call("end")
+    subprocess.run(["pkill", "-KILL", "-f", f"{place}/[s]erve.py"], **_QUIET)
     with suppress(FileNotFoundError):
         write_protection.unprotect(made.source, {"mode": "0644"})
     shutil.rmtree(place)
@@ -327,6 +331,43 @@ def test_a_service_that_starts_and_never_listens_is_stopped_again(
     begun.wait()
 
 
+@pytest.mark.promise("own-commands-move")
+def test_a_service_that_an_undone_window_has_started_can_be_stopped(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_commands, "_STOP_SECONDS", 3.0)
+    service = estate.described(start="run", stop="end").services[0]
+    (manager,) = managers_of([service]).values()
+    manager.stop_services([service], None)
+    # What is ignored by us would be by all that we start, and "kill" would do nothing.
+    with uninterruptible():
+        manager.start_service(service)
+    assert len(estate.pids()) == 1
+    manager.stop_services([service], None)
+    assert estate.pids() == []
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_nobody_elses(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (manager,) = managers_of([estate.described(status_command="ids").services[0]]).values()
+    assert len(manager.processes()) == 1
+    # It is there when it is looked at first, and gone with the next look.
+    monkeypatch.setattr(open_files, "is_alive", lambda _: True)
+    monkeypatch.setattr(open_files, "user_of", lambda _: None)
+    assert manager.processes() == []
+
+
+def test_a_command_that_does_not_end_leaves_nothing_and_holds_no_terminal(estate: Estate) -> None:
+    service = estate.described(status_command="linger").services[0]
+    with pytest.raises(MigrationError, match="did not end within 1 seconds"):
+        own_commands.OwnCommands([service])._call(service, "status_command", service.status_command, 1.0)
+    pid, session = (estate.place / "lingering").read_text().split()
+    assert not open_files.is_alive(int(pid))
+    # Whoever shares our session may write into the terminal of the person who runs the playbook.
+    assert int(session) != os.getsid(0)
+
+
 # ---------------------------------------------------------------- before anything stops
 
 
@@ -340,6 +381,7 @@ def test_a_service_that_starts_and_never_listens_is_stopped_again(
         ({"health_url": "http://127.0.0.1:9/health"}, "listens on port 9, which its 'health_url' names"),
         ({"status_command": "init"}, "it names process 1, which is none of user"),
         ({"status_command": "words"}, "it prints something else than the ids of processes"),
+        ({"status_command": "many"}, "it prints something else than the ids of processes"),
         ({"status_command": "refuse"}, "its status_command names no running process"),
     ],
 )
@@ -388,6 +430,11 @@ def test_root_runs_no_program_that_somebody_else_may_change(estate: Estate) -> N
     assert any("may be changed by somebody else" in what for what in said)
     own = replace(service, directory="/", start_command=("/bin/true",), stop_command=("/bin/true",))
     assert manager.check_service(own, usable=True, again=False).problems == []
+    # An interpreter runs what it is told of, by whatever name.
+    for script in (str(estate.place / "control"), f"{estate.place}/control".removeprefix("/")):
+        told = replace(own, start_command=("/bin/sh", script, "up"))
+        said = [problem.what for problem in manager.check_service(told, usable=True, again=False).problems]
+        assert any(f"root would run {estate.place}/control, which" in what for what in said), script
 
 
 # ---------------------------------------------------------------- the description

@@ -141,6 +141,14 @@ def test_tables_that_a_role_does_not_find_by_their_bare_name_are_named(
     assert bool(warnings_of(report)) == bool(meant)
 
 
+def test_a_role_that_is_not_there_yet_stops_no_rehearsal(connection: Connection, tmp_path: Path) -> None:
+    """Whoever keeps a managed server may make it before the cutover, which refuses to start without it."""
+    make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE public.t ()")
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    group = make_group(source, {"source": "t"}, services=[{**SERVICE, "database_role": "not_there"}])
+    assert rehearse(connection, group, tmp_path)["report"]["search_paths"] == []
+
+
 def test_where_nothing_differs_nothing_is_said(connection: Connection, tmp_path: Path) -> None:
     make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text DEFAULT 'a')")
     source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT DEFAULT 'a')")

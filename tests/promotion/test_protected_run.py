@@ -95,6 +95,35 @@ def test_a_run_that_failed_or_was_interrupted_says_where_it_stopped(tmp_path: Pa
         assert (content["verdict"], content["stopped_in"]) == (verdict, {"swarm-prod": "Move it"})
 
 
+@pytest.mark.promise("prod-run-recorded")
+def test_what_tidies_up_behind_a_failure_is_not_where_the_run_stopped(tmp_path: Path) -> None:
+    """As the tasks behind "always" in phase 1 do. What another task has rescued is none either."""
+    record = begun(tmp_path)
+    record.add("failed", host="swarm-prod", task="Try it", message="It is wrong")
+    for task in ("Try another", "Apply the SQL files"):
+        record.add("task", host="swarm-prod", task=task)
+    record.add("failed", host="swarm-prod", task="Apply the SQL files", message="It is wrong")
+    record.add("task", host="swarm-prod", task="Revert the files")
+    for host in ("swarm-other", "swarm-rescued"):
+        record.add("task", host=host, task="Look")
+    record.add("failed", host="swarm-rescued", task="Look", message="It is wrong")
+    record.add("task", host="swarm-rescued", task="Look again")
+    counts = {"swarm-prod": {"failures": 1, "rescued": 1}, "swarm-other": {"failures": 0}}
+    record.add("end", verdict=run_record.FAILED, hosts={**counts, "swarm-rescued": {"failures": 0, "rescued": 1}})
+    stopped = {"swarm-other": "Look", "swarm-prod": "Apply the SQL files", "swarm-rescued": "Look again"}
+    assert written(tmp_path, record)[1]["stopped_in"] == stopped
+
+
+@pytest.mark.promise("prod-run-recorded")
+def test_a_rollback_after_a_phase_in_the_same_command_hides_no_plan(tmp_path: Path) -> None:
+    record = begun(tmp_path)
+    record.add("gate", host="swarm-prod", **{**GROUNDS, "plan": "", "evidence": None, "goes_back": True})
+    record.add("end", verdict=run_record.PASSED, hosts={"swarm-prod": {"failures": 0}})
+    content = written(tmp_path, record)[1]
+    assert {name: content[name] for name in GROUNDS} == GROUNDS
+    assert content["goes_back"] is False
+
+
 BACK = {
     "way": "exported", "lost_rows": None, "frozen_sha256": "a" * 64, "exported_sha256": "b" * 64,
     "tables": [{**TABLE, "inserted": 3, "updated": 1, "deleted": 0, "hash": "c", "not_told": ["secret"]}],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,6 +29,7 @@ class Service:
         self.agents: dict[str, dict[str, Any]] = {}
         self.seen: list[str] = []
         self.refuse_delete = False
+        self.stopped = threading.Event()
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,6 +63,12 @@ class Service:
                     self.end_headers()
                     self.wfile.write(b"{}")
                     self.close_connection = True
+                elif self.path == "/endless":
+                    self.send_response(200)
+                    self.end_headers()
+                    with suppress(OSError):
+                        while not service.stopped.wait(0.05):
+                            self.wfile.write(b" ")
                 elif self.path == "/echo":
                     self.answer(200, {"echo": self.headers.get("X-Echo"), "number": self.headers.get("X-Number")})
                 elif self.path == "/me":
@@ -102,6 +110,7 @@ def service() -> Iterator[Service]:
     thread = threading.Thread(target=running.server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield running
+    running.stopped.set()
     running.server.shutdown()
     running.server.server_close()
     thread.join()
@@ -130,6 +139,14 @@ def registration(service: Service, **expectations: Any) -> dict[str, Any]:
         ],
         "cleanup": [{"name": "Delete", "method": "DELETE", "url": service.url + "/agents/${agent}"}],
     }
+
+
+@pytest.mark.promise("functional-checks-honest")
+def test_an_answer_that_never_ends_fails_its_step_in_time(service: Service) -> None:
+    """Each byte comes soon enough: only the whole is too slow. The next cutover group would wait for it."""
+    (result,) = run({"name": "x", "steps": [{"name": "Ask", "url": f"{service.url}/endless", "timeout": 0.5}]})
+    assert result["result"] == FAILED
+    assert "got no answer: it had not ended after 0.5 seconds" in result["reason"]
 
 
 @pytest.mark.promise("functional-checks-honest")

@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -231,42 +232,74 @@ class _Project:
 
     def problems(self) -> list[Problem]:
         """Return why we may not call compose with the project's files: somebody else could lead us by them."""
+        return self._look()[0]
+
+    def _look(self) -> tuple[list[Problem], int, list[str]]:
+        """Return why we may not call compose, the id of the user to call it as, and the files without any links.
+
+        Each file is looked at once, and what was looked at is what compose is called with: a link could lead to a file
+        of root's for the look, and to one of somebody else's for root's call.
+        """
         where = f"compose project {self.name}"
         if not self.files:
             fix = "Start it anew with docker compose"
-            return [Problem(where, "its containers do not tell which files they were made from", fix)]
-        problems = []
-        for file in self.files:
+            return [Problem(where, "its containers do not tell which files they were made from", fix)], 0, []
+        problems, owners = [], list[int]()
+        resolved = [os.path.realpath(file) for file in self.files]
+        for file in resolved:
             try:
-                owner = os.stat(file).st_uid
-                if owner == 0:
-                    require_private(Path(os.path.realpath(file)).parent, secret=False)
-                elif owner != _uid_of(self._service.user):
-                    what = f"it belongs to user id {owner}, who is neither root nor user {self._service.user}"
+                status = os.lstat(file)
+                owners.append(status.st_uid)
+                if not stat.S_ISREG(status.st_mode):
+                    problems.append(Problem(file, "it is no regular file", "Put the compose file there"))
+                elif status.st_uid == 0:
+                    require_private(Path(file).parent, secret=False)
+                    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                        what = "root would be led by it, and somebody else may change it"
+                        problems.append(Problem(file, what, f"Run: chmod go-w {file}"))
+                elif status.st_uid != _uid_of(self._service.user):
+                    what = f"it belongs to user id {status.st_uid}, who is neither root nor user {self._service.user}"
                     problems.append(Problem(file, what, f"Run: chown {self._service.user} {file}"))
-                elif owner != os.stat(self.files[0]).st_uid:
+                if status.st_uid != owners[0]:
                     problems.append(Problem(file, "the files of its project have several owners", "Give them one"))
             except OSError as error:
                 what = f"its project was started from it, and it cannot be used: {error.strerror}"
                 problems.append(Problem(file, what, "Put it back, then run again"))
             except MigrationError as error:
                 problems += error.problems
+        owner = owners[0] if owners else 0
+        if not problems and owner == 0:
+            problems += self._problems_of_root()
+        return problems, owner, resolved
+
+    def _problems_of_root(self) -> list[Problem]:
+        """Return which directories somebody else may change, from which compose would read files with root's rights."""
+        problems = []
+        # It reads ".env" of the one, which fills the compose file, and hands the container what the other's file says.
+        for directory in dict.fromkeys(
+            map(os.path.realpath, (self.directory, os.path.dirname(self._service.env_path)))
+        ):
+            try:
+                require_private(Path(directory), secret=False)
+            except MigrationError as error:
+                what = f"compose would read files from there as root, the owner of {self.files[0]}"
+                problems += [Problem(entry.where, f"{what}: {entry.what}", entry.fix) for entry in error.problems]
         return problems
 
     def hash_now(self) -> str:
         """Return the hash of what the compose files and the settings say now of the service."""
-        return self.call("config", f"--hash={self._service.name}").split()[-1:][0]
+        return (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
 
     def call(self, *arguments: str, seconds: float = _CALL_SECONDS) -> str:
         """Call compose as the owner of the project's files, and return what it prints.
 
         :raises MigrationError: with what it says, if it fails.
         """
-        problems = self.problems()
+        problems, owner, resolved = self._look()
         if problems:
             raise MigrationError("The files of a compose project cannot be used.", problems)
-        account = pwd.getpwuid(os.stat(self.files[0]).st_uid)
-        files = [word for file in self.files for word in ("--file", file)]
+        account = pwd.getpwuid(owner)
+        files = [word for file in resolved for word in ("--file", file)]
         command = [*self._program, "--project-name", self.name, "--project-directory", self.directory, *files]
         identity: dict[str, Any] = {}
         if account.pw_uid != os.geteuid():

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
+import signal
 import stat
 import subprocess
 import tempfile
@@ -41,6 +43,8 @@ _POLL_SECONDS = 0.1
 # Of what a command prints, for a person and for the ids of processes.
 _MOST_BYTES = 1 << 16
 _ADVICE = "in estate_cutover_groups"
+# The id of a process, of which Linux has no larger ones than 2 ** 22.
+_PID = re.compile(r"[0-9]{1,7}\Z")
 # What was started and has not ended: our children, for which somebody has to wait when they end.
 _CHILDREN: list[subprocess.Popen[bytes]] = []
 
@@ -112,7 +116,7 @@ class OwnCommands:
         for key in ("start_command", "stop_command", "status_command"):
             words: tuple[str, ...] = getattr(service, key)
             if words:
-                problems += self._problems_of_program(service, key, words[0])
+                problems += self._problems_of_program(service, key, words)
         # Whatever it starts shares one pool's size: nobody knows how many processes open a pool.
         return Checked(problems, processes=1)
 
@@ -138,7 +142,7 @@ class OwnCommands:
         if self._pids(service):
             # Somebody has started it meanwhile, with the settings of before.
             self._stop(service)
-        started = self._spawn(service, service.start_command, subprocess.DEVNULL, session=True)
+        started = self._spawn(service, service.start_command, subprocess.DEVNULL)
         _CHILDREN.append(started)
         self._sessions[service.name] = started.pid
         deadline = time.monotonic() + _START_SECONDS
@@ -194,16 +198,21 @@ class OwnCommands:
         if status != 0:
             return set()
         words = said.split()
-        if not all(word.isascii() and word.isdecimal() for word in words):
+        if not all(_PID.match(word) for word in words):
             what = "it prints something else than the ids of processes"
             fix = f"Let it print their ids alone, and nothing or a status other than 0 if there are none, {_ADVICE}"
             raise _failed(service, "status_command", what, fix)
-        pids = {pid for pid in map(int, words) if open_files.is_alive(pid)}
-        for pid in sorted(pids):
+        pids = set()
+        for pid in sorted(map(int, words)):
+            owner = open_files.user_of(pid)
+            # One that is being stopped may be gone by now, and then nobody knows whose it was.
+            if owner is None or not open_files.is_alive(pid):
+                continue
             # Whatever it names is taken for the service: it may open the SQLite file, and has to end.
-            if pid <= 1 or open_files.user_of(pid) != uid:
+            if pid <= 1 or owner != uid:
                 what = f"it names process {pid}, which is none of user {service.user}"
                 raise _failed(service, "status_command", what, f"Correct 'status_command' or 'user' {_ADVICE}")
+            pids.add(pid)
         return pids
 
     def _stop(self, service: Service) -> None:
@@ -224,15 +233,19 @@ class OwnCommands:
                 raise _failed(service, "stop_command", what, fix)
             time.sleep(_POLL_SECONDS)
 
-    def _problems_of_program(self, service: Service, key: str, program: str) -> list[Problem]:
-        """Return why a program cannot be run as a service's user, or may not as root."""
+    def _problems_of_program(self, service: Service, key: str, words: Sequence[str]) -> list[Problem]:
+        """Return why the program of a command cannot be run as a service's user, or may not as root."""
+        program = words[0]
         status, _ = self._call(service, key, (_TEST, "-x", program))
         where = f"service {service.name}: {key}"
         if status != 0 or not Path(program).is_file():
             what = f"user {service.user} cannot run {program} in {service.directory}"
             return [Problem(where, what, f"Correct '{key}' {_ADVICE}, or the file's rights")]
         if self._accounts[service.user].pw_uid == 0:
-            return _problems_of_root(where, program, service.directory)
+            # A shell or an interpreter runs the file that it is told of.
+            told = [os.path.join(service.directory, word) for word in words[1:]]
+            files = [program, *(path for path in told if os.path.isfile(path))]
+            return _problems_of_root(where, files, service.directory)
         return []
 
     def _call(
@@ -249,18 +262,20 @@ class OwnCommands:
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
                 fix = f"Try it yourself: {command_of(service, words)}"
                 raise _failed(service, key, f"it did not end within {seconds:g} seconds", fix) from None
+            finally:
+                if process.poll() is None:
+                    # What it has begun could otherwise stop the service long after we have started it again.
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             return process.returncode, os.pread(printed.fileno(), _MOST_BYTES, 0).decode("utf-8", "replace")
 
-    def _spawn(
-        self, service: Service, words: Sequence[str], output: int | IO[bytes], session: bool = False
-    ) -> subprocess.Popen[bytes]:
-        """Start a command as a service's user.
+    def _spawn(self, service: Service, words: Sequence[str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start a command as a service's user, in a session of its own.
 
-        :param session: whether it gets a session of its own, so that it outlives ours.
+        There it outlives ours, and cannot write into the terminal of the person who runs this.
+
         :raises MigrationError: if it cannot be started.
         """
         account = self._accounts[service.user]
@@ -270,14 +285,15 @@ class OwnCommands:
             identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
         try:
             return subprocess.Popen(
-                [_ENV, f"--chdir={service.directory}", *words],
+                # While a window is undone we ignore requests to end, which what we start would do for good.
+                [_ENV, "--default-signal", f"--chdir={service.directory}", *words],
                 env=_environment_of(account),
                 cwd="/",
                 umask=0o022,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output if output == subprocess.DEVNULL else subprocess.STDOUT,
-                start_new_session=session,
+                start_new_session=True,
                 **identity,
             )
         except OSError as error:
@@ -321,15 +337,16 @@ def _fix_of_processes(service: Service) -> str:
     )
 
 
-def _problems_of_root(where: str, program: str, directory: str) -> list[Problem]:
-    """Return why root must not run a program in a directory: somebody else could put another one there."""
-    resolved = Path(os.path.realpath(program))
-    status = resolved.stat()
+def _problems_of_root(where: str, files: Sequence[str], directory: str) -> list[Problem]:
+    """Return why root must not run files in a directory: somebody else could put another one there."""
     problems = []
-    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        what = f"root would run {resolved}, which somebody else may change"
-        problems.append(Problem(where, what, f"Run: chown root {resolved}; chmod go-w {resolved}"))
-    for path in dict.fromkeys([resolved.parent, Path(os.path.realpath(directory))]):
+    resolved = [Path(os.path.realpath(file)) for file in files]
+    for file in resolved:
+        status = file.stat()
+        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            what = f"root would run {file}, which somebody else may change"
+            problems.append(Problem(where, what, f"Run: chown root {file}; chmod go-w {file}"))
+    for path in dict.fromkeys([*(file.parent for file in resolved), Path(os.path.realpath(directory))]):
         try:
             require_private(path, secret=False)
         except MigrationError as error:

@@ -469,8 +469,14 @@ def _opened(path: Path, rights: _Rights) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.ELOOP, errno.ENXIO):
             raise
-        what = f"it cannot be read: {error.strerror}"
-        raise _unusable(str(path), what, "Find out who has put it there, then run again") from None
+        what, fix = f"it cannot be read: {error.strerror}", "Find out who has put it there, then run again"
+        if error.errno == errno.EACCES:
+            what = f"it cannot be read by its own user: {error.strerror}"
+            fix = (
+                "Let the service's user read it, and enter every directory above it. If another file stood there "
+                "before, find out who has exchanged it. Then run again"
+            )
+        raise _unusable(str(path), what, fix) from None
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _unusable(str(path), "it is not a regular file", "Find out who has put it there, then run again")

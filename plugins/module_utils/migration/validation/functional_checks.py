@@ -220,7 +220,7 @@ def _send(step: Step, values: Mapping[str, Any]) -> tuple[int, str]:
             # An answer like any other.
             response = error
         with response:
-            return int(response.status or 0), _read(response)
+            return int(response.status or 0), _read(response, step.timeout)
     except urllib.error.URLError as error:
         raise _StepFailed(f"{step.method} {step.url} got no answer: {error.reason}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -235,12 +235,18 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow nothing."""
 
 
-def _read(response: Any) -> str:
+def _read(response: Any, timeout: float) -> str:
     """Return the text of an answer, at most :data:`_LONGEST_ANSWER_BYTES` of it.
 
+    :param timeout: seconds for the whole. That of the connection begins anew with every byte that comes.
     :raises http.client.IncompleteRead: if the connection ended before the answer did.
+    :raises TimeoutError: if it has not ended in time.
     """
-    data = bytes(response.read(_LONGEST_ANSWER_BYTES))
+    last, data = time.monotonic() + timeout, b""
+    while len(data) < _LONGEST_ANSWER_BYTES and (piece := response.read1(_LONGEST_ANSWER_BYTES - len(data))):
+        data += piece
+        if time.monotonic() > last:
+            raise TimeoutError(f"it had not ended after {timeout:g} seconds")
     if response.length and len(data) < _LONGEST_ANSWER_BYTES:
         raise http.client.IncompleteRead(data, response.length)
     return data.decode("utf-8", "replace")

@@ -83,14 +83,15 @@ def _schemas_of(path: str) -> list[str]:
 
 
 def _found_by_name(connection: Connection, name: str, role: str, schemas: Sequence[str]) -> str | None:
-    """Return what a role means by the bare name of a table."""
+    """Return what a role means by the bare name of a table; None if that is nothing, or there is no such role."""
     path = [role if schema == "$user" else schema for schema in schemas]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT n.nspname || '.' || c.relname FROM unnest(%(path)s) WITH ORDINALITY AS p (schema, position) "
             "JOIN pg_namespace n ON n.nspname = p.schema JOIN pg_class c ON c.relnamespace = n.oid "
+            "JOIN pg_roles r ON r.rolname = %(role)s "
             "WHERE c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') "
-            "AND has_schema_privilege(%(role)s, n.oid, 'USAGE') ORDER BY p.position LIMIT 1",
+            "AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY p.position LIMIT 1",
             {"path": path if "pg_catalog" in path else ["pg_catalog", *path], "name": name, "role": role},
         )
         row = cursor.fetchone()

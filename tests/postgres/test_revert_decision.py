@@ -1,0 +1,84 @@
+"""Which hosts get their files back after a failure in phase 1: the play's own tasks, with stand-ins for its roles."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import PROJECT
+
+PHASE = PROJECT / "playbooks" / "1_infrastructure.yml"
+CHANGED = "__postgres_config_hba_added"
+# Of each host: in which play, by its number, which role fails, and whether the estate has adopted its server.
+HOSTS = {
+    "well": {"fails_in": [], "postgres_existing": "adopt"},
+    "late": {"fails_in": ["1 schema_apply"], "postgres_existing": "adopt"},
+    "early": {"fails_in": ["1 postgres_install"], "postgres_existing": "adopt"},
+    "ours": {"fails_in": ["1 schema_apply"]},
+}
+
+
+def plays(count: int) -> list[dict[str, Any]]:
+    """Return the play that sets up the server some times, as a command with several playbooks has it, and one more."""
+    found = []
+    for number in range(count):
+        play = copy.deepcopy(yaml.safe_load(PHASE.read_text())[1])
+        (set_up,) = play["tasks"]
+        block = []
+        for task in set_up["block"]:
+            role = task.pop("ansible.builtin.import_role", {}).get("name", "")
+            if role:
+                task |= {"ansible.builtin.fail": {"msg": role}, "when": f"'{number} {role}' in fails_in"}
+            block.append(task)
+            if role == "postgres_config":
+                changed = {CHANGED: {"changed": True, "backup_file": f"copy_{number}"}}
+                block.append({"ansible.builtin.set_fact": changed, "tags": role})
+        set_up["block"] = block
+        (revert,) = set_up["always"]
+        del revert["ansible.builtin.include_role"]
+        has_copy = f"{{{{ ({CHANGED} | default({{}})).backup_file is defined }}}}"
+        revert["ansible.builtin.debug"] = {"msg": f"play {number} reverts {{{{ inventory_hostname }}}} {has_copy}"}
+        found.append({"hosts": "all", "gather_facts": False, "tags": play["tags"], "tasks": play["tasks"]})
+    told = [{"ansible.builtin.debug": {"msg": "goes on with {{ inventory_hostname }}."}}]
+    return [*found, {"hosts": "all", "gather_facts": False, "tags": "always", "tasks": told}]
+
+
+def run(directory: Path, count: int, *options: str) -> tuple[int, list[str], list[str]]:
+    """Run these plays, and return the status, what is told of reverted hosts, and the hosts that go on."""
+    playbook, inventory = directory / "plays.json", directory / "hosts.json"
+    playbook.write_text(json.dumps(plays(count)))
+    inventory.write_text(json.dumps({"all": {"hosts": HOSTS}}))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, "-c", "local", playbook, *options],
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "default"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 2), done.stdout + done.stderr
+    reverted = re.findall(r"play (\d reverts \w+ \w+)", done.stdout)
+    return done.returncode, sorted(reverted), sorted(re.findall(r"goes on with (\w+)\.", done.stdout))
+
+
+@pytest.mark.promise("adopted-server-reverted")
+def test_only_a_host_that_failed_reverts_and_only_what_this_play_has_changed(tmp_path: Path) -> None:
+    """The second play of one command: what the first has noted, and changed, is none of its business."""
+    status, reverted, others = run(tmp_path, 2)
+    assert reverted == ["1 reverts early False", "1 reverts late True"]
+    # The failure stays one, and the other hosts go on.
+    assert (status, others) == (2, ["well"])
+
+
+@pytest.mark.promise("adopted-server-reverted")
+@pytest.mark.parametrize("options", [("--check",), ("--tags", "postgres_config")])
+def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
+    assert run(tmp_path, 2, *options)[1] == []
