@@ -394,7 +394,8 @@ def test_every_group_moves_and_is_proven() -> None:
     output = play(CUTOVER)
     assert changed(output) == 1
     # Of each group, before the next one has moved.
-    passed = re.findall(r"(\w+) lives on PostgreSQL; [^\n]*? (\d) functional checks? passed", output)
+    lines = output.replace("\\n", "\n")
+    passed = re.findall(r"(\w+) lives on PostgreSQL; [^\n]*? (\d) functional checks? passed", lines)
     assert list(dict.fromkeys(passed)) == [("registry", "2"), ("deploy", "1"), ("platform", "2")], output
     assert stores() == dict.fromkeys(SERVICES, "postgresql")
     report = json.loads(
