@@ -95,6 +95,10 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         [("2024-05-01 10:00:00+17:00",), ("2024-05-01 10:00:00+02:00",)],
     ),
     "unconvertible, a time before the epoch of a spreadsheet": ("v timestamp", "v REAL", [(-1.25,), (45_000.5,)]),
+    "a default that fails": ("v integer, w integer DEFAULT 10 / 0", "v INTEGER", [(1,), (2,)]),
+    "a default that its type refuses": ("v integer, w even DEFAULT 1", "v INTEGER", [(4,), (2,)]),
+    "a default of a domain that fails": ("v integer, w failing", "v INTEGER", [(1,), (2,)]),
+    "null_value, a default": ("v integer, w integer NOT NULL DEFAULT nullif(1, 1)", "v INTEGER", [(1,), (2,)]),
     "duplicate, a default": ("v integer, w integer DEFAULT 1 UNIQUE", "v INTEGER", [(1,), (2,)]),
     "unconvertible, no partition": (
         "v integer) PARTITION BY RANGE (id); CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (2",
@@ -155,7 +159,7 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
     elif found := re.match(r"Say by 'computed' in the inventory which day they mean, for example (.*)", first):
         return {"computed": yaml.safe_load(found[1]), "columns": {"v": {"without_target": "keep"}}}
     elif found := re.match(r"Name values for (\w+) by 'computed' in the inventory", first):
-        return {"computed": {found[1]: "id"}}
+        return {"computed": {found[1]: "id * 2"}}
     elif first.startswith("Add a partition for them in files/sql"):
         execute(connection, "CREATE TABLE app.t2 PARTITION OF app.t DEFAULT")
     elif found := re.match(r"Let the index (\w+) be of fewer columns in files/sql", first):
@@ -189,7 +193,8 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
     make_target(
         connection,
         "CREATE DOMAIN obliged AS integer NOT NULL; CREATE DOMAIN even AS integer CHECK (VALUE % 2 = 0);"
-        "CREATE DOMAIN ids AS integer; CREATE TABLE elsewhere (id integer PRIMARY KEY);"
+        "CREATE DOMAIN ids AS integer; CREATE DOMAIN failing AS integer DEFAULT 10 / 0;"
+        "CREATE TABLE elsewhere (id integer PRIMARY KEY);"
         "CREATE TABLE parents (id integer PRIMARY KEY);"
         "CREATE TABLE words (id text PRIMARY KEY); CREATE TABLE pairs (a integer, b integer, PRIMARY KEY (a, b));"
         f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
