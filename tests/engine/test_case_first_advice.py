@@ -120,10 +120,12 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "v INTEGER, w TEXT",
         [(1, INCOMPRESSIBLE), (2, "short")],
     ),
+    "unconvertible, an unclear id": ("v text", "v TEXT", [("one",), ("agent",), ("nobody",)]),
     "a UUID in two spellings": ("v uuid UNIQUE", "v TEXT", [(IDS[0],), (IDS[1],)]),
 }
 # Kind → options that its column has from the beginning.
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
+    "unconvertible, an unclear id": {"rewrite_ids_of": ["app.orgs", "app.agents"]},
     "sub_microsecond, a duration": {"duration_unit": "microseconds"},
     "unconvertible, a time before the epoch of a spreadsheet": {"epoch_unit": "days_since_1899"},
     "unconvertible, a gap of summer time": {"time_zone": "Europe/Berlin"},
@@ -154,6 +156,8 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
         return {"columns": {"v": {found[1]: found[2]}}}
     elif found := re.match(r"Name '(\w+)' for the column(?: in the inventory)?[: (]+(\w+)", first):
         return {"columns": {"v": {found[1]: found[2]}}}
+    elif found := re.match(r"Name only the table whose ids stand there \('(\w+): \[(app\.orgs)\]' or ", first):
+        return {"columns": {"v": {found[1]: [found[2]]}}}
     elif found := re.search(r"eep its values in the ledger by '(\w+): (\w+)'", first):
         return {"columns": {"w": {found[1]: found[2]}}}
     elif found := re.match(r"Say by 'computed' in the inventory which day they mean, for example (.*)", first):
@@ -195,6 +199,7 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
         "CREATE DOMAIN obliged AS integer NOT NULL; CREATE DOMAIN even AS integer CHECK (VALUE % 2 = 0);"
         "CREATE DOMAIN ids AS integer; CREATE DOMAIN failing AS integer DEFAULT 10 / 0;"
         "CREATE TABLE elsewhere (id integer PRIMARY KEY);"
+        "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE orgs (id uuid PRIMARY KEY);"
         "CREATE TABLE parents (id integer PRIMARY KEY);"
         "CREATE TABLE words (id text PRIMARY KEY); CREATE TABLE pairs (a integer, b integer, PRIMARY KEY (a, b));"
         f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
@@ -203,14 +208,18 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
         tmp_path / "t.db",
         "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE words (id TEXT COLLATE NOCASE PRIMARY KEY);"
         "CREATE TABLE pairs (a INTEGER, b INTEGER, PRIMARY KEY (a, b));"
+        "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE orgs (id TEXT PRIMARY KEY);"
         f"CREATE TABLE t (id INTEGER PRIMARY KEY, {declared})",
-        {"parents": [(1,)], "words": [("USD",)], "t": [(number, *row) for number, row in enumerate(rows, 1)]},
+        {
+            **{"parents": [(1,)], "words": [("USD",)], "agents": [("one",), ("agent",)], "orgs": [("one",), ("org",)]},
+            "t": [(number, *row) for number, row in enumerate(rows, 1)],
+        },
     )
     if kind == "invalid_utf8":
         with closing(sqlite3.connect(source)) as opened:
             opened.execute("UPDATE t SET v = CAST(v AS TEXT)")
             opened.commit()
-    others = ({"source": "parents"}, {"source": "words"}, {"source": "pairs"})
+    others = [{"source": name} for name in ("parents", "words", "pairs", "agents", "orgs")]
     with pytest.raises(MigrationError) as error:
         group = make_group(source, *others, {"source": "t", "columns": {"v": given}})
         rehearse(connection, group, tmp_path, check_mode=True)

@@ -16,7 +16,8 @@ from decimal import Decimal
 from ...core.errors import TABLE_SQL
 from ...core.estate import COMPUTED, REFUSE
 from ...sqlite.tables import SourceTable, Value, quote_name
-from ..convert.refusals import Convert, Refused
+from ..convert.known_ids import ids_of
+from ..convert.refusals import UNCLEAR_ID, Convert, Refused
 from ..convert.values import converter
 from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAYS
 from ..plan.planner import KINDS, ColumnPlan, TablePlan
@@ -155,6 +156,8 @@ class Advice:
             return cures(found.what, None if column is None else column.target)
         if plan is None or column is None or found.policy in _ONLY_BY_PEOPLE:
             return []
+        if found.what == UNCLEAR_ID:
+            return [self._about_unclear_ids(plan, column)]
         if found.policy == "null_value":
             if column.target in plan.target.key:
                 return []
@@ -168,6 +171,22 @@ class Advice:
         if place not in self._found:
             self._found[place] = [*self._types(plan, column), *self._expressions(plan, column)]
         return self._found[place]
+
+    def _about_unclear_ids(self, plan: TablePlan, column: ColumnPlan) -> str:
+        """Return with which tables alone every id in a column is certain, if the ids are theirs; else leave all."""
+        left_out = "leave 'rewrite_ids_of' out, so that all ids in the column stay as they are"
+        names = column.options.rewrite_ids_of
+        certain = [name for name in names if len(names) > 1 and self._are_certain(plan, column, name)]
+        if not certain:
+            return left_out
+        listed = " or ".join(f"'rewrite_ids_of: [{name}]'" for name in certain)
+        return f"name only the table whose ids stand there ({listed}); or {left_out}"
+
+    def _are_certain(self, plan: TablePlan, column: ColumnPlan, name: str) -> bool:
+        """Return whether every value of a column is certain if it holds ids of one table alone."""
+        alone = replace(column, ids=ids_of(self._snapshot, list(self._plans.values()), [name]))
+        convert = self._server_converter(plan, alone)
+        return all(_holds(alone, convert, value) for value in self._values(plan.source, quote_name(column.source)))
 
     # ------------------------------------------------------------ types
 
