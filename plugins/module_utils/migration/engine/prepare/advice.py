@@ -17,7 +17,7 @@ from ...core.errors import TABLE_SQL
 from ...core.estate import COMPUTED, REFUSE
 from ...sqlite.tables import SourceTable, Value, quote_name
 from ..convert.known_ids import ids_of
-from ..convert.refusals import UNCLEAR_ID, Convert, Refused
+from ..convert.refusals import TOO_LONG_ROW, UNCLEAR_ID, Convert, Refused
 from ..convert.values import converter
 from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAYS
 from ..plan.planner import KINDS, ColumnPlan, TablePlan
@@ -156,6 +156,10 @@ class Advice:
             return cures(found.what, None if column is None else column.target)
         if plan is None or column is None or found.policy in _ONLY_BY_PEOPLE:
             return []
+        if found.what.startswith(TOO_LONG_ROW):
+            return [
+                "store its longest values in another way, in files or in several rows, in the source and the service"
+            ]
         if found.what == UNCLEAR_ID:
             return [self._about_unclear_ids(plan, column)]
         if found.policy == "null_value":
