@@ -99,6 +99,19 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
     "a default that its type refuses": ("v integer, w even DEFAULT 1", "v INTEGER", [(4,), (2,)]),
     "a default of a domain that fails": ("v integer, w failing", "v INTEGER", [(1,), (2,)]),
     "null_value, a default": ("v integer, w integer NOT NULL DEFAULT nullif(1, 1)", "v INTEGER", [(1,), (2,)]),
+    "a default that excludes": ("v integer, w integer DEFAULT 1, EXCLUDE (w WITH =)", "v INTEGER", [(1,), (2,)]),
+    "a default that refers to nothing": ("v integer, w integer DEFAULT 7 REFERENCES parents", "v INTEGER", [(1,)]),
+    "a default that refers to nobody's row": (
+        "v integer, w integer DEFAULT 7 REFERENCES elsewhere",
+        "v INTEGER",
+        [(1,)],
+    ),
+    "a default that is half a key": (
+        "v integer, w integer DEFAULT 7, FOREIGN KEY (v, w) REFERENCES pairs MATCH FULL",
+        "v INTEGER",
+        [(None,)],
+    ),
+    "a default that a check refuses": ("v integer, w integer DEFAULT 1 CHECK (w > 1)", "v INTEGER", [(1,), (2,)]),
     "duplicate, a default": ("v integer, w integer DEFAULT 1 UNIQUE", "v INTEGER", [(1,), (2,)]),
     "unconvertible, no partition": (
         "v integer) PARTITION BY RANGE (id); CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (2",
@@ -130,12 +143,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "unconvertible, a time before the epoch of a spreadsheet": {"epoch_unit": "days_since_1899"},
     "unconvertible, a gap of summer time": {"time_zone": "Europe/Berlin"},
 }
+# Kind → what a person computes in place of its default, if not a number for each row.
+COMPUTED_INSTEAD = {
+    "a default that refers to nothing": "1",
+    "a default that refers to nobody's row": "NULL",
+    "a default that is half a key": "NULL",
+}
 # Where no piece of advice lets every row arrive: the ledger has what is missing.
 IN_THE_LEDGER = frozenset(("set_null", "reject", "round", "keep", "keep_last", "remove", "replace", "as_json_string",
                            "as_parent", "truncate"))  # fmt: skip
 
 
-def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
+def follow(kind: str, fix: str, connection: Connection, source: Path) -> dict[str, Any]:
     """Do what the first piece of advice says; return the table's options for the next run."""
     first = fix.split("; or ")[0]
     if found := re.match(r"Give (app\.t)\.(\w+) the type (.+?) in files/sql", first):
@@ -163,7 +182,7 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
     elif found := re.match(r"Say by 'computed' in the inventory which day they mean, for example (.*)", first):
         return {"computed": yaml.safe_load(found[1]), "columns": {"v": {"without_target": "keep"}}}
     elif found := re.match(r"Name values for (\w+) by 'computed' in the inventory", first):
-        return {"computed": {found[1]: "id * 2"}}
+        return {"computed": {found[1]: COMPUTED_INSTEAD.get(kind, "id * 2")}}
     elif first.startswith("Add a partition for them in files/sql"):
         execute(connection, "CREATE TABLE app.t2 PARTITION OF app.t DEFAULT")
     elif found := re.match(r"Let the index (\w+) be of fewer columns in files/sql", first):
@@ -224,7 +243,7 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
         group = make_group(source, *others, {"source": "t", "columns": {"v": given}})
         rehearse(connection, group, tmp_path, check_mode=True)
     (problem,) = error.value.problems
-    options = follow(problem.fix, connection, source)
+    options = follow(kind, problem.fix, connection, source)
     columns = options.pop("columns", {})
     columns["v"] = {**given, **columns.get("v", {})}
     group = make_group(source, *others, {"source": "t", "columns": columns, **options})
