@@ -46,6 +46,13 @@ _MATCH_FULL = " MATCH FULL"
 # Bytes, before which an entry has some of its own.
 _LONGEST_BTREE_ENTRY, _OVERHEAD = 2_704, 16
 
+# The columns of a table that have another collation than that of the database; its name is quoted for SQL.
+_COLLATIONS = """
+SELECT a.attname::text, quote_ident(n.nspname) || '.' || quote_ident(o.collname)
+FROM pg_attribute a JOIN pg_collation o ON o.oid = a.attcollation JOIN pg_namespace n ON n.oid = o.collnamespace
+WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND o.oid <> 'pg_catalog."default"'::regcollation
+"""
+
 # The error classes at its beginning are not of this row: the server has no room, was told to stop, or met a lock.
 # The statement stands in the function itself, so that it is planned once and not for each row.
 _TRY_ROWS = """
@@ -277,6 +284,11 @@ class _Trial:
                 )
                 for name in parents
             }
+        # A foreign key compares by the collation of what it refers to.
+        self._cursor.execute(_COLLATIONS, (table_name(key.referenced_table).as_string(self._cursor),))
+        for name, collation in self._cursor.fetchall():
+            if name in parents:
+                parents[name] = sql.SQL("{} COLLATE {}").format(parents[name], sql.SQL(collation))
         pairs = [
             (sql.Identifier("t", child), parents[name])
             for child, name in zip(key.columns, key.referenced_columns, strict=True)
