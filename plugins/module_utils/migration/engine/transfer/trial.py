@@ -18,6 +18,7 @@ from ...core.sql import table_name
 from ...postgres.catalog import ForeignKey
 from ..prepare.prepare import Prepared
 from ..prepare.server_refusals import (
+    CALLS,
     DEFAULTS,
     HALF_KEY,
     MARK,
@@ -126,12 +127,14 @@ class _Object:
     """A constraint or an index of the target.
 
     :param columns: the source columns that it looks at.
+    :param functions: the functions of a person's own that a check calls, which may read other tables.
     :param defaults: columns of the target that it looks at and that nothing is moved into.
     """
 
     name: str
     is_index: bool
     is_btree: bool
+    functions: str
     columns: tuple[str, ...]
     defaults: tuple[str, ...]
 
@@ -346,7 +349,12 @@ class _Trial:
               WHERE d.refobjid = f.relation AND d.refobjsubid > 0
                 AND (d.classid = 'pg_constraint'::regclass AND d.objid = f.constraint_id
                      OR d.classid = 'pg_class'::regclass AND d.objid = f.index_id)),
-              f.kind IN ('u', 'p') OR f.definition LIKE 'btree%%'
+              f.kind IN ('u', 'p') OR f.definition LIKE 'btree%%', (
+              SELECT coalesce(string_agg(DISTINCT n.nspname || '.' || p.proname, ' and '), '')
+              FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
+              JOIN pg_language l ON l.oid = p.prolang
+              WHERE f.kind = 'c' AND d.classid = 'pg_constraint'::regclass AND d.objid = f.constraint_id
+                AND d.refclassid = 'pg_proc'::regclass AND l.lanname NOT IN ('internal', 'c'))
             FROM pairs JOIN found f ON f.relation = pairs.copy LEFT JOIN found o
             ON o.relation = pairs.own AND o.kind = f.kind AND o.definition = f.definition
             GROUP BY f.name, f.kind, f.relation, f.constraint_id, f.index_id, f.definition
@@ -354,8 +362,8 @@ class _Trial:
             {"copies": list(copies), "own": list(copies.values())},
         )
         return {
-            name: _Object(own_name, kind in ("i", "u", "p", "x"), is_btree, *self._looked_at(columns))
-            for name, own_name, kind, columns, is_btree in self._cursor.fetchall()
+            name: _Object(own_name, kind in ("i", "u", "p", "x"), is_btree, functions, *self._looked_at(columns))
+            for name, own_name, kind, columns, is_btree, functions in self._cursor.fetchall()
         }
 
     def _looked_at(self, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -396,6 +404,9 @@ class _Trial:
         if code == "23514" and not named:
             return ServerRefusal(self._partition_columns(), "unconvertible", f"{MARK}{NO_PARTITION}")
         if code == "23514":
+            if known is not None and known.functions:
+                what = f"{MARK}{VIOLATES}{name}{CALLS}{known.functions}"
+                return ServerRefusal(columns, "unconvertible", what + defaults)
             return ServerRefusal(columns, "unconvertible", f"{MARK}{VIOLATES}{name}" + defaults)
         if code == "23502":
             return ServerRefusal(columns, "null_value", f"{MARK}a column that is NOT NULL would be NULL" + defaults)
