@@ -33,11 +33,13 @@ _NUMBER_AS_WRITTEN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?\Z")
 _UUID_WITH_VERSION = re.compile(r"[0-9a-f]{12}[1-8][0-9a-f]{3}[89ab]", re.IGNORECASE)
 # The most that a numeric may declare.
 _MOST_DIGITS = 1_000
+# Characters of the longest varchar with a length.
+_LONGEST_VARCHAR = 10_485_760
 _INTEGERS = ("int2", "int4", "int8")
 _TEXTS = ("varchar", "text")
 
 # Kind of the target → types that may hold what it does not, the narrowest first.
-_WIDER: dict[str, tuple[str, ...]] = {
+WIDER: dict[str, tuple[str, ...]] = {
     "integer": ("int4", "int8", "numeric", "float8", "text", "bytea"),
     "boolean": ("int2", "int4", "int8", "numeric", "float8", "text", "bytea"),
     "numeric": ("numeric", "float8", "text", "bytea"),
@@ -284,6 +286,8 @@ class _Trial:
                 return False
         if self.column.kind == "text" and not isinstance(value, bytes):
             self._longest = max(self._longest, self._length(value))
+            if self._longest > _LONGEST_VARCHAR and self.column.type_name == "varchar":
+                return False
         return _holds(self.column, self._convert, value)
 
     def _length(self, value: Value) -> int:
@@ -317,7 +321,7 @@ class _Trial:
 
 def _trials(column: ColumnPlan) -> Iterator[_Trial]:
     """Yield a trial of each type that may hold more than the column's own, the narrowest first."""
-    for type_name in _WIDER.get(column.kind, ()):
+    for type_name in WIDER.get(column.kind, ()):
         if column.type_name in _INTEGERS and type_name in _INTEGERS and column.type_name >= type_name:
             continue
         if type_name == column.type_name == "json":
