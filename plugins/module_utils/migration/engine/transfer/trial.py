@@ -237,7 +237,7 @@ class _Trial:
             WHERE a.attrelid = 'pg_temp.trial'::regclass AND a.attnum > 0 AND a.attgenerated = '' ORDER BY a.attnum
             """
         )
-        found = []
+        found: list[tuple[str, Composable, bool]] = []
         for name, type_name, default in self._cursor.fetchall():
             column = self._plan.target.columns.get(name)
             if column is None or name in mapped:
