@@ -16,6 +16,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Problem,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.planner import KINDS
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import advice
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer.migrate import (
     compare,
 )
@@ -78,7 +80,35 @@ REFUSED: list[tuple[str, list[Any], str, list[Any] | None]] = [
     ("inet", ["10.0.0.1 "], "text", ["10.0.0.1/32"]),
     ('"char"', ["xyz"], "text", None),
     ("name", ["n" * 80], "text", None),
+    ("boolean", [0, 40_000], "integer", None),
+    ("boolean", [0, 4_220_000_000], "bigint", None),
+    ("boolean", [0, 2.5], "numeric", None),
+    ("boolean", [0, float("inf")], "double precision", None),
+    ("boolean", [b"\x00"], "bytea", None),
+    ("numeric(6,2)", [1, float("inf")], "double precision", None),
+    ("numeric(6,2)", [b"\x00"], "bytea", None),
+    ("real", [2**53 + 1], "numeric", None),
+    ("real", ["much"], "text", None),
+    ("real", [b"\x00"], "bytea", None),
+    ("double precision", ["much"], "text", None),
+    ("double precision", [b"\x00"], "bytea", None),
+    ("date", [b"\x00"], "bytea", None),
+    ("timestamp", ["2024-05-01 10:00:00+02:00"], "timestamp with time zone", None),
+    ("timestamp", [b"\x00"], "bytea", None),
+    ("time", [b"\x00"], "bytea", None),
+    ("jsonb", [b"\x00"], "bytea", None),
+    ("text", [b"\x00"], "bytea", None),
+    ("char(10)", [b"\x00"], "bytea", None),
+    ("bytea", [4_220_000_000], "bigint", None),
+    ("bytea", [2.5], "numeric", None),
+    ("inet", [4_220_000_000], "bigint", None),
+    ("inet", [b"\x00"], "bytea", None),
 ]
+
+
+# A type with a length holds no more characters than this, and is the narrowest for every shorter text.
+LONGEST_VARCHAR = 10_485_760
+ONLY_FOR_LONGER_TEXTS = {("text", "text"), ("char", "text")}
 
 
 def refusal(
@@ -140,6 +170,23 @@ def test_the_type_that_holds_all_values_comes_first_and_holds_them(connection: C
     assert query(connection, "SELECT count(*) FROM migration.original_value") == [(0,)]
     report, _ = bring_back(connection, group)
     assert counts(report) == dict.fromkeys(held, (0, 0, 0))
+
+
+def test_each_type_that_can_be_told_is_told_for_some_values(connection: Connection) -> None:
+    def base_of(type_name: str) -> str:
+        return str(query(connection, f"SELECT typname FROM pg_type WHERE oid = '{type_name}'::regtype")[0][0])
+
+    told = {(KINDS.get(base_of(type_name), "other"), base_of(wider)) for type_name, _, wider, _ in REFUSED if wider}
+    wider = {(kind, each) for kind, types in advice.WIDER.items() for each in types}
+    assert told == wider - ONLY_FOR_LONGER_TEXTS
+
+
+@pytest.mark.parametrize("type_name", ["varchar(10)", "char(10)"])
+def test_a_text_that_is_longer_than_a_type_with_a_length_needs_one_without(
+    connection: Connection, tmp_path: Path, type_name: str
+) -> None:
+    _, problem = refusal(connection, tmp_path, type_name, ["a" * (LONGEST_VARCHAR + 1)])
+    assert problem.fix.startswith("Give app.t.v the type text in files/sql")
 
 
 @pytest.mark.promise("violation-names-next-step")

@@ -95,6 +95,23 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         [("2024-05-01 10:00:00+17:00",), ("2024-05-01 10:00:00+02:00",)],
     ),
     "unconvertible, a time before the epoch of a spreadsheet": ("v timestamp", "v REAL", [(-1.25,), (45_000.5,)]),
+    "a default that fails": ("v integer, w integer DEFAULT 10 / 0", "v INTEGER", [(1,), (2,)]),
+    "a default that its type refuses": ("v integer, w even DEFAULT 1", "v INTEGER", [(4,), (2,)]),
+    "a default of a domain that fails": ("v integer, w failing", "v INTEGER", [(1,), (2,)]),
+    "null_value, a default": ("v integer, w integer NOT NULL DEFAULT nullif(1, 1)", "v INTEGER", [(1,), (2,)]),
+    "a default that excludes": ("v integer, w integer DEFAULT 1, EXCLUDE (w WITH =)", "v INTEGER", [(1,), (2,)]),
+    "a default that refers to nothing": ("v integer, w integer DEFAULT 7 REFERENCES parents", "v INTEGER", [(1,)]),
+    "a default that refers to nobody's row": (
+        "v integer, w integer DEFAULT 7 REFERENCES elsewhere",
+        "v INTEGER",
+        [(1,)],
+    ),
+    "a default that is half a key": (
+        "v integer, w integer DEFAULT 7, FOREIGN KEY (v, w) REFERENCES pairs MATCH FULL",
+        "v INTEGER",
+        [(None,)],
+    ),
+    "a default that a check refuses": ("v integer, w integer DEFAULT 1 CHECK (w > 1)", "v INTEGER", [(1,), (2,)]),
     "duplicate, a default": ("v integer, w integer DEFAULT 1 UNIQUE", "v INTEGER", [(1,), (2,)]),
     "unconvertible, no partition": (
         "v integer) PARTITION BY RANGE (id); CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (2",
@@ -116,20 +133,28 @@ KINDS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "v INTEGER, w TEXT",
         [(1, INCOMPRESSIBLE), (2, "short")],
     ),
+    "unconvertible, an unclear id": ("v text", "v TEXT", [("one",), ("agent",), ("nobody",)]),
     "a UUID in two spellings": ("v uuid UNIQUE", "v TEXT", [(IDS[0],), (IDS[1],)]),
 }
 # Kind → options that its column has from the beginning.
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
+    "unconvertible, an unclear id": {"rewrite_ids_of": ["app.orgs", "app.agents"]},
     "sub_microsecond, a duration": {"duration_unit": "microseconds"},
     "unconvertible, a time before the epoch of a spreadsheet": {"epoch_unit": "days_since_1899"},
     "unconvertible, a gap of summer time": {"time_zone": "Europe/Berlin"},
+}
+# Kind → what a person computes in place of its default, if not a number for each row.
+COMPUTED_INSTEAD = {
+    "a default that refers to nothing": "1",
+    "a default that refers to nobody's row": "NULL",
+    "a default that is half a key": "NULL",
 }
 # Where no piece of advice lets every row arrive: the ledger has what is missing.
 IN_THE_LEDGER = frozenset(("set_null", "reject", "round", "keep", "keep_last", "remove", "replace", "as_json_string",
                            "as_parent", "truncate"))  # fmt: skip
 
 
-def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
+def follow(kind: str, fix: str, connection: Connection, source: Path) -> dict[str, Any]:
     """Do what the first piece of advice says; return the table's options for the next run."""
     first = fix.split("; or ")[0]
     if found := re.match(r"Give (app\.t)\.(\w+) the type (.+?) in files/sql", first):
@@ -150,12 +175,14 @@ def follow(fix: str, connection: Connection, source: Path) -> dict[str, Any]:
         return {"columns": {"v": {found[1]: found[2]}}}
     elif found := re.match(r"Name '(\w+)' for the column(?: in the inventory)?[: (]+(\w+)", first):
         return {"columns": {"v": {found[1]: found[2]}}}
+    elif found := re.match(r"Name only the table whose ids stand there \('(\w+): \[(app\.orgs)\]' or ", first):
+        return {"columns": {"v": {found[1]: [found[2]]}}}
     elif found := re.search(r"eep its values in the ledger by '(\w+): (\w+)'", first):
         return {"columns": {"w": {found[1]: found[2]}}}
     elif found := re.match(r"Say by 'computed' in the inventory which day they mean, for example (.*)", first):
         return {"computed": yaml.safe_load(found[1]), "columns": {"v": {"without_target": "keep"}}}
     elif found := re.match(r"Name values for (\w+) by 'computed' in the inventory", first):
-        return {"computed": {found[1]: "id"}}
+        return {"computed": {found[1]: COMPUTED_INSTEAD.get(kind, "id * 2")}}
     elif first.startswith("Add a partition for them in files/sql"):
         execute(connection, "CREATE TABLE app.t2 PARTITION OF app.t DEFAULT")
     elif found := re.match(r"Let the index (\w+) be of fewer columns in files/sql", first):
@@ -189,7 +216,9 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
     make_target(
         connection,
         "CREATE DOMAIN obliged AS integer NOT NULL; CREATE DOMAIN even AS integer CHECK (VALUE % 2 = 0);"
-        "CREATE DOMAIN ids AS integer; CREATE TABLE elsewhere (id integer PRIMARY KEY);"
+        "CREATE DOMAIN ids AS integer; CREATE DOMAIN failing AS integer DEFAULT 10 / 0;"
+        "CREATE TABLE elsewhere (id integer PRIMARY KEY);"
+        "CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE orgs (id uuid PRIMARY KEY);"
         "CREATE TABLE parents (id integer PRIMARY KEY);"
         "CREATE TABLE words (id text PRIMARY KEY); CREATE TABLE pairs (a integer, b integer, PRIMARY KEY (a, b));"
         f"CREATE TABLE t (id integer PRIMARY KEY, {target})",
@@ -198,19 +227,23 @@ def test_the_first_advice_is_followed_and_nothing_is_lost(connection: Connection
         tmp_path / "t.db",
         "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE words (id TEXT COLLATE NOCASE PRIMARY KEY);"
         "CREATE TABLE pairs (a INTEGER, b INTEGER, PRIMARY KEY (a, b));"
+        "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE orgs (id TEXT PRIMARY KEY);"
         f"CREATE TABLE t (id INTEGER PRIMARY KEY, {declared})",
-        {"parents": [(1,)], "words": [("USD",)], "t": [(number, *row) for number, row in enumerate(rows, 1)]},
+        {
+            **{"parents": [(1,)], "words": [("USD",)], "agents": [("one",), ("agent",)], "orgs": [("one",), ("org",)]},
+            "t": [(number, *row) for number, row in enumerate(rows, 1)],
+        },
     )
     if kind == "invalid_utf8":
         with closing(sqlite3.connect(source)) as opened:
             opened.execute("UPDATE t SET v = CAST(v AS TEXT)")
             opened.commit()
-    others = ({"source": "parents"}, {"source": "words"}, {"source": "pairs"})
+    others = [{"source": name} for name in ("parents", "words", "pairs", "agents", "orgs")]
     with pytest.raises(MigrationError) as error:
         group = make_group(source, *others, {"source": "t", "columns": {"v": given}})
         rehearse(connection, group, tmp_path, check_mode=True)
     (problem,) = error.value.problems
-    options = follow(problem.fix, connection, source)
+    options = follow(kind, problem.fix, connection, source)
     columns = options.pop("columns", {})
     columns["v"] = {**given, **columns.get("v", {})}
     group = make_group(source, *others, {"source": "t", "columns": columns, **options})

@@ -522,6 +522,10 @@ def test_two_spellings_of_one_id_in_its_table_are_unclear(connection: Connection
     with pytest.raises(MigrationError, match="or whose UUID has two spellings there") as error:
         rehearse(connection, make_group(source, agents, table), tmp_path, check_mode=True)
     assert "id=1" in str(error.value)
+    # What it advises.
+    assert error.value.problems[0].fix.startswith("Leave 'rewrite_ids_of' out, so that all ids in the column stay as ")
+    rehearse(connection, make_group(source, agents, {"source": "t"}), tmp_path)
+    assert query(connection, "SELECT v FROM app.t") == [(BARE.upper(),)]
 
 
 def test_an_id_that_is_longer_than_an_entry_of_an_index_is_recorded(connection: Connection, tmp_path: Path) -> None:

@@ -113,10 +113,11 @@ def test_a_year_is_asked_about_as_a_year(
     rehearse(connection, make_group(source, *answered), tmp_path)
     for name, values in held.items():
         stored = [value for (value,) in query(connection, f"SELECT left(at::text, 10) FROM app.{name} ORDER BY id")]
-        assert stored == [
+        wanted = [
             None if value is None else f"{int(value)}-01-01" if len(str(value)) < 10 else "2024-05-01"
             for value in values
         ]
+        assert stored == wanted, name
 
 
 @pytest.mark.parametrize("check_mode", [True, False])

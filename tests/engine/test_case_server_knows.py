@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2.errors
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
@@ -185,3 +186,42 @@ def test_a_row_that_the_server_refused_is_replayed_and_stays_proven(connection: 
     assert findings() == []
     _, copy = bring_back(connection, group)
     assert rows_of(copy, "SELECT v FROM t ORDER BY id") == [(1,), (2,), (3,)]
+
+
+@pytest.mark.promise("violation-names-next-step")
+def test_a_check_that_reads_another_table_is_told_what_it_means(connection: Connection, tmp_path: Path) -> None:
+    """The other table is empty in a dry run, and need not be in a run: PostgreSQL forbids what the check does."""
+    make_target(
+        connection,
+        "CREATE TABLE p (id integer PRIMARY KEY, kind text);"
+        "CREATE FUNCTION is_good(k integer) RETURNS boolean LANGUAGE plpgsql AS "
+        "'BEGIN RETURN EXISTS (SELECT FROM app.p WHERE id = k AND kind = ''good''); END';"
+        "CREATE TABLE t (id integer PRIMARY KEY, v integer REFERENCES p, CONSTRAINT of_good_ones CHECK (is_good(v)))",
+    )
+    script = "CREATE TABLE p (id INTEGER PRIMARY KEY, kind TEXT); CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)"
+    source = make_source(tmp_path / "t.db", script, {"p": [(1, "good"), (2, "bad")], "t": [(1, 1)]})
+    group = make_group(source, {"source": "p"}, {"source": "t"})
+    with pytest.raises(MigrationError) as error:
+        rehearse(connection, group, tmp_path, check_mode=True)
+    (problem,) = error.value.problems
+    what = (
+        "PostgreSQL refuses it: it violates the check constraint of_good_ones, which calls app.is_good (1 row: id=1: 1)"
+    )
+    assert problem.what == what
+    assert problem.fix.startswith(
+        "If app.is_good reads other tables, make a trigger of the check constraint of_good_ones in files/sql (or the "
+        "application's own migrations): a check is made for one row alone, and those tables may be empty here, "
+    )
+    # What it advises.
+    execute(
+        connection,
+        "SET LOCAL search_path = app; ALTER TABLE t DROP CONSTRAINT of_good_ones; CREATE FUNCTION check_good() "
+        "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NOT app.is_good(NEW.v) THEN RAISE check_violation; END IF; "
+        "RETURN NEW; END'; CREATE TRIGGER of_good_ones BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION "
+        "check_good()",
+    )
+    for check_mode in (True, False):
+        rehearse(connection, group, tmp_path, check_mode)
+    assert query(connection, "SELECT * FROM app.t") == [(1, 1)]
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        execute(connection, "INSERT INTO app.t VALUES (2, 2)")

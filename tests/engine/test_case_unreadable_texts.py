@@ -44,7 +44,7 @@ def test_the_place_is_named_and_a_policy_answers(connection: Connection, tmp_pat
             found = problems[f"t_{type_name}"]
             assert f"t_{type_name}.v: holds text that is no value of type " in found
             assert f"(2 rows: id=1: {bad!r}; id=3: {bad!r})" in found
-            assert "et 'unconvertible' for the column: set_null (2 values) or reject (2 rows)" in found
+            assert "; or set 'unconvertible' for the column: set_null (2 values) or reject (2 rows)" in found
     for answer, left in (("set_null", 4), ("reject", 2)):
         group = make_group(source, *({"source": name, "columns": {"v": {"unconvertible": answer}}} for name in tables))
         report = rehearse(connection, group, tmp_path)["report"]

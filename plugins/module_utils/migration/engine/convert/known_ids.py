@@ -65,7 +65,7 @@ def with_ids_of_now(
         for column in plan.columns:
             names = column.options.rewrite_ids_of
             if names not in made:
-                made[names] = _ids_of(snapshot, plans, names)
+                made[names] = ids_of(snapshot, plans, names)
     return [
         replace(
             plan, columns=tuple(replace(column, ids=made[column.options.rewrite_ids_of]) for column in plan.columns)
@@ -104,7 +104,7 @@ def _problems_of(
         )
 
 
-def _ids_of(snapshot: sqlite3.Connection, plans: Sequence[TablePlan], names: Sequence[str]) -> IdsInTexts:
+def ids_of(snapshot: sqlite3.Connection, plans: Sequence[TablePlan], names: Sequence[str]) -> IdsInTexts:
     """Return the ids of some tables in the file that become UUIDs of another spelling, with these.
 
     A number counts with its digits, as it does in the id map. An id that is a UUID already counts only where another

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 Convert = Callable[[Value], "str | None"]
 Note = Callable[[str], None]
 
+TOO_LONG_ROW = "makes its row longer than PostgreSQL can read"
+UNCLEAR_ID = (
+    "holds an id that stands in two of the tables of 'rewrite_ids_of', or whose UUID has two spellings there: nobody "
+    "can tell which row it means"
+)
+
 
 class Refused(Exception):
     """A value that its target column cannot hold as it is.

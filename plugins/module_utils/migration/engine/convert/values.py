@@ -21,7 +21,7 @@ from typing import Any
 from ...sqlite.tables import Value, has_invalid_utf8
 from ..plan.planner import INTEGER_RANGES, ColumnPlan
 from .ids_in_texts import texts_in, with_other_ids
-from .refusals import Convert, Note, Refused, needs, storage_class
+from .refusals import UNCLEAR_ID, Convert, Note, Refused, needs, storage_class
 from .times import date_converter, time_converter, timestamp_converter
 
 # Root of the namespaces in which text ids become UUIDs. Never change it: the same id must become
@@ -228,8 +228,7 @@ def _with_new_ids(column: ColumnPlan, text: str, note: Note) -> str:
         return text
     unclear = column.ids.unclear
     if unclear and any(each in unclear for each, names_a_member in texts_in(text, column.kind) if not names_a_member):
-        what = "holds an id that stands in two of the tables of 'rewrite_ids_of', or whose UUID has two spellings there"
-        raise Refused("unconvertible", f"{what}: nobody can tell which row it means")
+        raise Refused("unconvertible", UNCLEAR_ID)
     rewritten = with_other_ids(text, column.kind, column.ids.new_ids)
     if rewritten != text:
         note("ids in it to uuid")

@@ -99,7 +99,6 @@ class ForeignKeyPlan:
     :param relation: what stands after FROM for the rows that refer, see :attr:`.SourceTable.relation`.
     :param referenced_relation: the same for the rows that are referred to.
     :param emptied: the columns that 'orphan: set_null' sets to NULL; empty if it cannot be.
-    :param exact_texts: whether the target tells all texts apart, as it does but for citext and some collations.
     :param note: why 'orphan: set_null' cannot be, if the inventory asks for it.
     """
 
@@ -112,7 +111,6 @@ class ForeignKeyPlan:
     relation: str
     referenced_relation: str
     emptied: tuple[str, ...] = ()
-    exact_texts: bool = True
     note: str = ""
 
 
@@ -526,32 +524,40 @@ def _plan_foreign_keys(plan: TablePlan, plans: Sequence[TablePlan]) -> tuple[For
     result = []
     for key in plan.target.foreign_keys:
         referenced = by_target.get(key.referenced_table)
-        parents = {column.target: column.source for column in referenced.columns} if referenced else {}
+        parents = {column.target: column for column in referenced.columns} if referenced else {}
         if (
             referenced is None
             or not all(name in columns for name in key.columns)
             or not all(name in parents for name in key.referenced_columns)
+            or not all(_is_exact(plan, columns[name]) for name in key.columns)
+            or not all(_is_exact(referenced, parents[name]) for name in key.referenced_columns)
         ):
-            continue  # PostgreSQL itself checks it when the rows are loaded
+            continue  # PostgreSQL itself checks it when the rows are tried or loaded
         answers = {columns[name].options.policy("orphan") for name in key.columns} - {REFUSE}
         emptied, note = _emptied(key, [columns[name] for name in key.columns])
-        texts = [columns[name] for name in key.columns if columns[name].kind in ("text", "char", "other")]
         result.append(
             ForeignKeyPlan(
                 key,
                 plan.source.name,
                 tuple(columns[name].source for name in key.columns),
                 referenced.source.name,
-                tuple(parents[name] for name in key.referenced_columns),
+                tuple(parents[name].source for name in key.referenced_columns),
                 answers.pop() if len(answers) == 1 else REFUSE,
                 plan.source.relation,
                 referenced.source.relation,
                 emptied,
-                all(column.kind != "other" and plan.target.columns[column.target].deterministic for column in texts),
                 note,
             )
         )
     return tuple(result)
+
+
+def _is_exact(plan: TablePlan, column: ColumnPlan) -> bool:
+    """Return whether two values are the same for PostgreSQL only where SQLite takes them for the same.
+
+    Types that only the server knows (citext, inet …) and some collations take others for the same too.
+    """
+    return column.kind != "other" and plan.target.columns[column.target].deterministic
 
 
 def _emptied(key: ForeignKey, columns: Sequence[ColumnPlan]) -> tuple[tuple[str, ...], str]:

@@ -16,7 +16,8 @@ from decimal import Decimal
 from ...core.errors import TABLE_SQL
 from ...core.estate import COMPUTED, REFUSE
 from ...sqlite.tables import SourceTable, Value, quote_name
-from ..convert.refusals import Convert, Refused
+from ..convert.known_ids import ids_of
+from ..convert.refusals import TOO_LONG_ROW, UNCLEAR_ID, Convert, Refused
 from ..convert.values import converter
 from ..plan.epoch_units import DAYS_SINCE_1899, EPOCHS, JULIAN_DAYS
 from ..plan.planner import KINDS, ColumnPlan, TablePlan
@@ -32,11 +33,13 @@ _NUMBER_AS_WRITTEN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?\Z")
 _UUID_WITH_VERSION = re.compile(r"[0-9a-f]{12}[1-8][0-9a-f]{3}[89ab]", re.IGNORECASE)
 # The most that a numeric may declare.
 _MOST_DIGITS = 1_000
+# Characters of the longest varchar with a length.
+_LONGEST_VARCHAR = 10_485_760
 _INTEGERS = ("int2", "int4", "int8")
 _TEXTS = ("varchar", "text")
 
 # Kind of the target → types that may hold what it does not, the narrowest first.
-_WIDER: dict[str, tuple[str, ...]] = {
+WIDER: dict[str, tuple[str, ...]] = {
     "integer": ("int4", "int8", "numeric", "float8", "text", "bytea"),
     "boolean": ("int2", "int4", "int8", "numeric", "float8", "text", "bytea"),
     "numeric": ("numeric", "float8", "text", "bytea"),
@@ -155,6 +158,12 @@ class Advice:
             return cures(found.what, None if column is None else column.target)
         if plan is None or column is None or found.policy in _ONLY_BY_PEOPLE:
             return []
+        if found.what.startswith(TOO_LONG_ROW):
+            return [
+                "store its longest values in another way, in files or in several rows, in the source and the service"
+            ]
+        if found.what == UNCLEAR_ID:
+            return [self._about_unclear_ids(plan, column)]
         if found.policy == "null_value":
             if column.target in plan.target.key:
                 return []
@@ -168,6 +177,22 @@ class Advice:
         if place not in self._found:
             self._found[place] = [*self._types(plan, column), *self._expressions(plan, column)]
         return self._found[place]
+
+    def _about_unclear_ids(self, plan: TablePlan, column: ColumnPlan) -> str:
+        """Return with which tables alone every id in a column is certain, if the ids are theirs; else leave all."""
+        left_out = "leave 'rewrite_ids_of' out, so that all ids in the column stay as they are"
+        names = column.options.rewrite_ids_of
+        certain = [name for name in names if len(names) > 1 and self._are_certain(plan, column, name)]
+        if not certain:
+            return left_out
+        listed = " or ".join(f"'rewrite_ids_of: [{name}]'" for name in certain)
+        return f"name only the table whose ids stand there ({listed}); or {left_out}"
+
+    def _are_certain(self, plan: TablePlan, column: ColumnPlan, name: str) -> bool:
+        """Return whether every value of a column is certain if it holds ids of one table alone."""
+        alone = replace(column, ids=ids_of(self._snapshot, list(self._plans.values()), [name]))
+        convert = self._server_converter(plan, alone)
+        return all(_holds(alone, convert, value) for value in self._values(plan.source, quote_name(column.source)))
 
     # ------------------------------------------------------------ types
 
@@ -261,6 +286,8 @@ class _Trial:
                 return False
         if self.column.kind == "text" and not isinstance(value, bytes):
             self._longest = max(self._longest, self._length(value))
+            if self._longest > _LONGEST_VARCHAR and self.column.type_name == "varchar":
+                return False
         return _holds(self.column, self._convert, value)
 
     def _length(self, value: Value) -> int:
@@ -294,7 +321,7 @@ class _Trial:
 
 def _trials(column: ColumnPlan) -> Iterator[_Trial]:
     """Yield a trial of each type that may hold more than the column's own, the narrowest first."""
-    for type_name in _WIDER.get(column.kind, ()):
+    for type_name in WIDER.get(column.kind, ()):
         if column.type_name in _INTEGERS and type_name in _INTEGERS and column.type_name >= type_name:
             continue
         if type_name == column.type_name == "json":

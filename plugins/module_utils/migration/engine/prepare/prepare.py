@@ -277,7 +277,7 @@ def respelled_values(snapshot: sqlite3.Connection, key: ForeignKeyPlan) -> dict[
         "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ? AND sql LIKE '%collate%'",
         (key.referenced_source,),
     ).fetchone()
-    if collated is None or not key.exact_texts:
+    if collated is None:
         return {}
     pairs = [
         (f"c.{quote_name(name)}", f"p.{quote_name(parent)}")

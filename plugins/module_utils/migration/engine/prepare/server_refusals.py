@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MARK = "PostgreSQL refuses it: "
 # What follows it, before the name of the constraint or of the index.
 VIOLATES, TOO_LONG = "it violates the check constraint ", "it is too long for the index "
+# What follows a check constraint, before the functions of a person's own that it calls.
+CALLS = ", which calls "
 HALF_KEY = "only a part is NULL of its foreign key "
 NO_PARTITION = "the table has no partition for it"
 TOO_WIDE = "with all that can be stored elsewhere it does not fit into a page of 8 kB"
@@ -57,8 +59,16 @@ def cures(what: str, target: str | None) -> list[str]:
     if refused.endswith(TOO_WIDE):
         return [f"divide the table in {TABLE_SQL}, or keep columns in the ledger by 'without_target: keep'"]
     _, violates, constraint = refused.partition(VIOLATES)
+    constraint, calls, functions = constraint.partition(CALLS)
     if violates:
-        return [f"let the check constraint {constraint} allow them in {TABLE_SQL}, if they are right"]
+        allow = f"let the check constraint {constraint} allow them in {TABLE_SQL}, if they are right"
+        if not calls:
+            return [allow]
+        return [
+            f"if {functions} reads other tables, make a trigger of the check constraint {constraint} in {TABLE_SQL}: a "
+            "check is made for one row alone, and those tables may be empty here, and where a dump is restored",
+            allow,
+        ]
     _, too_long, index = refused.partition(TOO_LONG)
     if too_long:
         name = index.partition(":")[0]

@@ -12,7 +12,7 @@ from typing import Any
 from ...core.estate import POLICIES, REFUSE, Group
 from ...sqlite.tables import Value, read_rows, row_key, show, shown_key, to_json, to_json_text
 from ..convert.policies import KEEP, SET_NULL, becomes, repair, repair_name
-from ..convert.refusals import Convert, Note, Refused
+from ..convert.refusals import TOO_LONG_ROW, Convert, Note, Refused
 from ..convert.server_text import ServerForms
 from ..convert.values import converter, is_duration_number
 from ..plan.planner import ColumnPlan, ForeignKeyPlan, TablePlan
@@ -25,6 +25,8 @@ from .violations import Violations
 _SHOWN_VALUES = 50
 # Bytes of a line of COPY: PostgreSQL allocates less than 1 GB at once, some of it for itself.
 LONGEST_LINE = 2**30 - 2**16
+# Bytes of a text in jsonb, less those that name its kind.
+LONGEST_ORIGINAL = 2**28 - 2**10
 # Value of a foreign key → that of its row, which SQLite finds and whose spelling is another.
 Respelled = Mapping[tuple[Value, ...], tuple[Value, ...]]
 
@@ -140,7 +142,7 @@ class TableWork:
                     rejection = rejection or reason
                     fields.append(text)
             if may_be_huge and rejection is None:
-                rejection = self._shorten(fields, values, row)
+                self._shorten(fields, values, row)
             if rejection is not None:
                 self._reject(row, rejection)
                 rejected_rows.append(dict(zip(read, row, strict=False)))
@@ -158,21 +160,22 @@ class TableWork:
             prepared.rows += 1
         return rejected_rows
 
-    def _shorten(self, fields: list[str | bytes | None], values: Sequence[Value], row: Sequence[Value]) -> str | None:
-        """Answer for a row that is longer than PostgreSQL reads one; return the reason to reject it, if there is one.
+    def _shorten(self, fields: list[str | bytes | None], values: Sequence[Value], row: Sequence[Value]) -> None:
+        """Answer for a row that is longer than PostgreSQL reads one: empty its longest values, if a policy says so.
 
-        A policy of the longest value answers, then that of the next one.
+        The ledger has to hold them, and can never hold such a row as a whole.
         """
         while sum(sizes := [_size_of_field(field) for field in fields]) > LONGEST_LINE:
             index = sizes.index(max(sizes))
             column = self._plan.columns[index]
-            what = f"makes its row longer than PostgreSQL can read ({LONGEST_LINE:,} bytes, two for each of a BLOB)"
+            what = f"{TOO_LONG_ROW} ({LONGEST_LINE:,} bytes, two for each of a BLOB)"
             refused = Refused("unconvertible", what)
-            _, reason = self._apply_policy(column, _as_it_is, values[index], refused, row)
+            can_be_emptied = sizes[index] <= LONGEST_ORIGINAL and not column.not_null
+            if can_be_emptied and column.options.policy(refused.policy) == SET_NULL:
+                self._apply_policy(column, _as_it_is, values[index], refused, row)
+            else:
+                self._violate(column, refused, values[index], row, [SET_NULL] if can_be_emptied else [])
             fields[index] = None
-            if reason is not None:
-                return reason
-        return None
 
     def _converter(self, column: ColumnPlan) -> Convert:
         """Return the function that converts one column; for other types the server is asked too."""
@@ -311,14 +314,23 @@ class TableWork:
                 return convert(value), None
             except Refused as again:
                 refused = again
-        if self.keys is not None:
-            self.wrong_rows.add(self._key(row))
-        shown = None if column.options.secret or original is None else show(original)
         answers = [
             answer for answer in POLICIES.get(refused.policy, ()) if _helps(answer, column, convert, value, refused)
         ]
-        self._violations.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown, answers)
+        self._violate(column, refused, original, row, answers)
         return None, None
+
+    def _violate(
+        self, column: ColumnPlan, refused: Refused, original: Value, row: Sequence[Value], answers: Sequence[str]
+    ) -> None:
+        """Note a value for which no policy answers.
+
+        :param answers: those that would.
+        """
+        if self.keys is not None:
+            self.wrong_rows.add(self._key(row))
+        shown = None if column.options.secret or original is None else show(original)
+        self._violations.add(self._plan.source.name, column.source, refused, self._shown_key(row), shown, answers)
 
     def _remember(self, column: str, answer: str, reason: str, original: Value, row: Sequence[Value]) -> None:
         """Keep a value that a policy changes, and how it was changed."""
@@ -355,7 +367,7 @@ class TableWork:
 
 
 def _as_it_is(value: Value) -> str | None:
-    """Stand for the conversion of a value that no policy but set_null and reject can answer for."""
+    """Stand for the conversion of a value that no policy but set_null can answer for."""
     raise Refused("unconvertible", "")  # the message has been said
 
 

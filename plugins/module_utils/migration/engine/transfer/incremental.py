@@ -30,6 +30,7 @@ from ..proof.ledger_content import Sums, changed_record, read_sums
 from ..proof.row_differences import SHOWN_DIFFERENCES, differences_of_rows
 from .full_load import server_errors, write_ledger
 from .snapshot_diff import TableDifference, choose
+from .trial_need import answered_by_server
 from .triggers import without_triggers
 
 if TYPE_CHECKING:
@@ -98,7 +99,11 @@ class Sync:
         :raises NeedsFullLoad: if other references lead nowhere now than before.
         """
         changed = {found.plan.source.name for found in self.differences if found}
+        changed_targets = {found.plan.target.name for found in self.differences if found}
         for found in self.differences:
+            for server_key in answered_by_server(found.plan):
+                if {server_key.table, server_key.referenced_table} & changed_targets:
+                    raise NeedsFullLoad("Only the server knows which references lead nowhere now.")
             for key in found.plan.foreign_keys:
                 if key.answer == REFUSE or not {key.source, key.referenced_source} & changed:
                     continue

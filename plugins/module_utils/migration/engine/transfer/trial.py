@@ -18,6 +18,7 @@ from ...core.sql import table_name
 from ...postgres.catalog import ForeignKey
 from ..prepare.prepare import Prepared
 from ..prepare.server_refusals import (
+    CALLS,
     DEFAULTS,
     HALF_KEY,
     MARK,
@@ -46,20 +47,28 @@ _MATCH_FULL = " MATCH FULL"
 # Bytes, before which an entry has some of its own.
 _LONGEST_BTREE_ENTRY, _OVERHEAD = 2_704, 16
 
+# The columns of a table that have another collation than that of the database; its name is quoted for SQL.
+_COLLATIONS = """
+SELECT a.attname::text, quote_ident(n.nspname) || '.' || quote_ident(o.collname)
+FROM pg_attribute a JOIN pg_collation o ON o.oid = a.attcollation JOIN pg_namespace n ON n.oid = o.collnamespace
+WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND o.oid <> 'pg_catalog."default"'::regcollation
+"""
+
 # The error classes at its beginning are not of this row: the server has no room, was told to stop, or met a lock.
 # The statement stands in the function itself, so that it is planned once and not for each row.
 _TRY_ROWS = """
 CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $body$
 #variable_conflict use_column
 DECLARE
-  middle bigint; code text; named text; said text; typed text; tried text[]; wrong text[] := '{{}}';
+  middle bigint; code text; named text; said text; typed text; attribute text; tried text[];
+  wrong text[] := '{{}}'; defaults text[] := '{{}}';
 BEGIN
   BEGIN
     {insert};
     RETURN;
   EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, named = CONSTRAINT_NAME, said = MESSAGE_TEXT,
-      typed = PG_DATATYPE_NAME;
+      typed = PG_DATATYPE_NAME, attribute = COLUMN_NAME;
     IF left(code, 2) IN ('08', '53', '55', '57', '58', 'XX', '25', '40') THEN RAISE; END IF;
   END;
   IF first < last THEN
@@ -70,15 +79,17 @@ BEGIN
   END IF;
   -- A type or a domain names no column: each is tried by itself. A constraint of the table is no matter of a value.
   IF left(code, 2) <> '23' OR typed <> '' THEN
-    FOR tried IN SELECT ARRAY[name, statement] FROM pg_temp.trial_column LOOP
+    FOR tried IN SELECT ARRAY[name, statement, is_default::text] FROM pg_temp.trial_column LOOP
       BEGIN
         EXECUTE tried[2] USING first;
       EXCEPTION WHEN OTHERS THEN
-        wrong := wrong || tried[1];
+        IF tried[3]::boolean THEN defaults := defaults || tried[1]; ELSE wrong := wrong || tried[1]; END IF;
       END;
     END LOOP;
+  ELSIF attribute <> '' THEN
+    defaults := ARRAY(SELECT name FROM pg_temp.trial_column WHERE is_default AND name = attribute);
   END IF;
-  INSERT INTO pg_temp.trial_refused VALUES (first, code, named, said, wrong);
+  INSERT INTO pg_temp.trial_refused VALUES (first, code, named, said, wrong, defaults);
 END $body$
 """
 
@@ -116,12 +127,14 @@ class _Object:
     """A constraint or an index of the target.
 
     :param columns: the source columns that it looks at.
+    :param functions: the functions of a person's own that a check calls, which may read other tables.
     :param defaults: columns of the target that it looks at and that nothing is moved into.
     """
 
     name: str
     is_index: bool
     is_btree: bool
+    functions: str
     columns: tuple[str, ...]
     defaults: tuple[str, ...]
 
@@ -168,7 +181,8 @@ class _Trial:
         )
         cursor.execute(
             sql.SQL(
-                "SELECT s.row_key, r.code, r.named, r.said, r.columns, array_remove(ARRAY[{}]::text[], NULL) "
+                "SELECT s.row_key, r.code, r.named, r.said, r.columns, r.defaults, "
+                "array_remove(ARRAY[{}]::text[], NULL) "
                 "FROM pg_temp.trial_refused r JOIN pg_temp.staged s ON s.n = r.n ORDER BY r.n"
             ).format(long)
         )
@@ -178,16 +192,18 @@ class _Trial:
         """Make the function that fills the copy, and what it notes there."""
         cursor, plan = self._cursor, self._plan
         cursor.execute(
-            "CREATE TEMP TABLE trial_refused (n bigint, code text, named text, said text, columns text[]);"
-            "CREATE TEMP TABLE trial_column (name text, statement text)"
+            "CREATE TEMP TABLE trial_refused (n bigint, code text, named text, said text, columns text[],"
+            " defaults text[]);"
+            "CREATE TEMP TABLE trial_column (name text, statement text, is_default boolean)"
         )
         names = [sql.Identifier(column.target) for column in plan.columns]
         values = [self._value(number) for number in range(len(plan.columns))]
-        mapped = {column.target for column in plan.columns}
-        for column in plan.target.columns.values():
-            if column.name not in mapped and (column.sequence is not None or column.identity):
-                names.append(sql.Identifier(column.name))
-                values.append(self._number(column.sequence))
+        tried = [(column.source, value, False) for column, value in zip(plan.columns, values, strict=True)]
+        for name, value, is_given in self._defaults():
+            tried.append((name, value, True))
+            if is_given:
+                names.append(sql.Identifier(name))
+                values.append(value)
         if numbered:
             names.append(sql.Identifier(ROW_NUMBER))
             values.append(sql.SQL("n"))
@@ -195,15 +211,42 @@ class _Trial:
             "INSERT INTO pg_temp.trial ({}) SELECT {} FROM pg_temp.staged WHERE n BETWEEN $1 AND $2 ORDER BY n"
         )
         statement = insert.format(sql.SQL(", ").join(names), sql.SQL(", ").join(values))
-        tried = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1")
+        one = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1")
         cursor.execute(
-            "INSERT INTO pg_temp.trial_column SELECT * FROM unnest(%s::text[], %s::text[])",
+            "INSERT INTO pg_temp.trial_column SELECT * FROM unnest(%s::text[], %s::text[], %s::boolean[])",
             (
-                [column.source for column in plan.columns],
-                [tried.format(value).as_string(cursor) for value in values[: len(plan.columns)]],
+                [name for name, _, _ in tried],
+                [one.format(value).as_string(cursor) for _, value, _ in tried],
+                [is_default for *_, is_default in tried],
             ),
         )
         cursor.execute(sql.SQL(_TRY_ROWS).format(insert=statement))
+
+    def _defaults(self) -> list[tuple[str, Composable, bool]]:
+        """Return each column that nothing is moved into, with the SQL of what it gets.
+
+        The third entry says whether the trial has to give it that, for the copy cannot: a number of a sequence.
+        """
+        mapped = {column.target for column in self._plan.columns}
+        self._cursor.execute(
+            """
+            SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
+                   coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(t.typdefaultbin, 0), 'NULL')
+            FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
+            WHERE a.attrelid = 'pg_temp.trial'::regclass AND a.attnum > 0 AND a.attgenerated = '' ORDER BY a.attnum
+            """
+        )
+        found: list[tuple[str, Composable, bool]] = []
+        for name, type_name, default in self._cursor.fetchall():
+            column = self._plan.target.columns.get(name)
+            if column is None or name in mapped:
+                continue
+            is_number = column.sequence is not None or bool(column.identity)
+            # The server wrote the default and the type.
+            value = self._number(column.sequence) if is_number else sql.SQL(default)
+            found.append((name, sql.SQL("({})::{}").format(value, sql.SQL(type_name)), is_number))
+        return found
 
     def _number(self, sequence: str | None) -> Composable:
         """Return the SQL of the number that a sequence gives to a row: a trial takes none of it."""
@@ -244,6 +287,11 @@ class _Trial:
                 )
                 for name in parents
             }
+        # A foreign key compares by the collation of what it refers to.
+        self._cursor.execute(_COLLATIONS, (table_name(key.referenced_table).as_string(self._cursor),))
+        for name, collation in self._cursor.fetchall():
+            if name in parents:
+                parents[name] = sql.SQL("{} COLLATE {}").format(parents[name], sql.SQL(collation))
         pairs = [
             (sql.Identifier("t", child), parents[name])
             for child, name in zip(key.columns, key.referenced_columns, strict=True)
@@ -301,7 +349,12 @@ class _Trial:
               WHERE d.refobjid = f.relation AND d.refobjsubid > 0
                 AND (d.classid = 'pg_constraint'::regclass AND d.objid = f.constraint_id
                      OR d.classid = 'pg_class'::regclass AND d.objid = f.index_id)),
-              f.kind IN ('u', 'p') OR f.definition LIKE 'btree%%'
+              f.kind IN ('u', 'p') OR f.definition LIKE 'btree%%', (
+              SELECT coalesce(string_agg(DISTINCT n.nspname || '.' || p.proname, ' and '), '')
+              FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
+              JOIN pg_language l ON l.oid = p.prolang
+              WHERE f.kind = 'c' AND d.classid = 'pg_constraint'::regclass AND d.objid = f.constraint_id
+                AND d.refclassid = 'pg_proc'::regclass AND l.lanname NOT IN ('internal', 'c'))
             FROM pairs JOIN found f ON f.relation = pairs.copy LEFT JOIN found o
             ON o.relation = pairs.own AND o.kind = f.kind AND o.definition = f.definition
             GROUP BY f.name, f.kind, f.relation, f.constraint_id, f.index_id, f.definition
@@ -309,8 +362,8 @@ class _Trial:
             {"copies": list(copies), "own": list(copies.values())},
         )
         return {
-            name: _Object(own_name, kind in ("i", "u", "p", "x"), is_btree, *self._looked_at(columns))
-            for name, own_name, kind, columns, is_btree in self._cursor.fetchall()
+            name: _Object(own_name, kind in ("i", "u", "p", "x"), is_btree, functions, *self._looked_at(columns))
+            for name, own_name, kind, columns, is_btree, functions in self._cursor.fetchall()
         }
 
     def _looked_at(self, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -329,11 +382,13 @@ class _Trial:
         named: str,
         said: str,
         wrong: Sequence[str],
+        failing: Sequence[str],
         long: Sequence[str],
     ) -> ServerRefusal:
         """Return why one row was refused.
 
         :param wrong: columns whose type or domain refuses their value.
+        :param failing: columns of the target that nothing is moved into, and whose default the server refuses.
         :param long: columns whose value fits into no index.
         """
         if code in (_ORPHAN, _HALF_KEY):
@@ -341,7 +396,7 @@ class _Trial:
         known = objects.get(named)
         name = named if known is None else known.name
         columns = (() if known is None else known.columns) or tuple(wrong)
-        defaults = "" if columns or known is None else _of_defaults(known.defaults)
+        defaults = "" if columns else _of_defaults(failing if known is None else known.defaults)
         if code == "23505":
             return ServerRefusal(columns, "duplicate", f"{MARK}an earlier row has the same key in {name}" + defaults)
         if code == "23P01":
@@ -349,9 +404,12 @@ class _Trial:
         if code == "23514" and not named:
             return ServerRefusal(self._partition_columns(), "unconvertible", f"{MARK}{NO_PARTITION}")
         if code == "23514":
+            if known is not None and known.functions:
+                what = f"{MARK}{VIOLATES}{name}{CALLS}{known.functions}"
+                return ServerRefusal(columns, "unconvertible", what + defaults)
             return ServerRefusal(columns, "unconvertible", f"{MARK}{VIOLATES}{name}" + defaults)
         if code == "23502":
-            return ServerRefusal(columns, "null_value", f"{MARK}a column that is NOT NULL would be NULL")
+            return ServerRefusal(columns, "null_value", f"{MARK}a column that is NOT NULL would be NULL" + defaults)
         if code == "54000" and said.startswith("index row"):
             # The server does not always say which index that is; if so, in its text alone.
             known = known or next((objects[part] for part in said.split('"') if part in objects), None)
@@ -370,7 +428,7 @@ class _Trial:
             return ServerRefusal(columns, "unconvertible", f"{MARK}{TOO_WIDE}")
         # The server quotes values in its messages.
         text = "" if self._plan.has_secrets else f"{said.partition(':')[0]} "
-        return ServerRefusal(columns, "unconvertible", f"{MARK}{text}(SQLSTATE {code})")
+        return ServerRefusal(columns, "unconvertible", f"{MARK}{text}(SQLSTATE {code})" + defaults)
 
     def _of_foreign_key(self, code: str, key: ForeignKey) -> ServerRefusal:
         """Return the refusal of a row that refers to nothing, or by a part of a key."""

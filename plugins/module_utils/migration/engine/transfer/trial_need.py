@@ -12,7 +12,9 @@ from collections.abc import Collection
 from typing import Any
 
 from ...core.connection import first_row
+from ...core.estate import REFUSE
 from ...core.sql import table_name
+from ...postgres.catalog import ForeignKey
 from ...sqlite.tables import quote_name
 from ..plan.planner import TablePlan
 
@@ -88,6 +90,13 @@ def keys_to_try(plan: TablePlan) -> list[str]:
         for key in plan.target.foreign_keys
         if key.name not in planned and all(_has_value(plan, name) for name in key.columns)
     ]
+
+
+def answered_by_server(plan: TablePlan) -> list[ForeignKey]:
+    """Return the foreign keys for whose orphans a policy answers, but only the server knows which rows are such."""
+    tried = keys_to_try(plan)
+    answering = {column.target for column in plan.columns if column.options.policy("orphan") != REFUSE}
+    return [key for key in plan.target.foreign_keys if key.name in tried and answering.intersection(key.columns)]
 
 
 def _has_value(plan: TablePlan, name: str) -> bool:
