@@ -506,8 +506,8 @@ def test_a_plan_can_be_read(source: Path) -> None:
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
-def test_every_command_that_a_run_prints_names_its_plan() -> None:
-    """But for what is written to a host, where it has to stay as it is."""
+def test_the_commands_that_a_run_prints_name_its_plan() -> None:
+    """Those that need one; but for what is written to a host, where it has to stay as it is."""
     manager = SimpleNamespace(extra_vars={"plan": "3f0a86c1d2b7"})
     variables = {"hostvars": SimpleNamespace(_variable_manager=manager), "ansible_limit": "prod"}
     variables |= {"environment_name": "prod", "ansible_config_file": str(PROJECT / "ansible.cfg")}
