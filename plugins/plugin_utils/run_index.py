@@ -69,7 +69,8 @@ def _row(run: run_record.Run, host: str, root: Path) -> dict[str, Any]:
         "is_dry": bool(run.about.get("check_mode")),
         "verdict": verdict,
         "seconds": run.seconds,
-        "changed": run.totals.get(host, {}).get("changed", run.changed.get(host, 0)),
+        # Ansible counts no failed task, whatever it had changed.
+        "changed": max(run.totals.get(host, {}).get("changed", 0), run.changed.get(host, 0)),
         "downtimes": downtimes,
         "place": run.started.get(host, "") if stopped else "",
         "failures": failures,

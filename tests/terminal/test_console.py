@@ -154,6 +154,25 @@ def test_only_what_changed_or_is_told_takes_a_line(failed: Outcome) -> None:
 
 
 @pytest.mark.promise("run-readable")
+def test_the_last_line_counts_what_a_failed_task_has_changed(bench: Bench) -> None:
+    """Ansible counts none: a cutover group may have moved before a functional check, or a later group, has failed."""
+    move = {
+        "name": "Move them",
+        "ansible.builtin.command": {"argv": ["sh", "-c", "exit {{ item }}"]},
+        "loop": [0, 1],
+        "changed_when": "item == 0",
+        "when": "inventory_hostname == 'one'",
+    }
+    refuse = {"name": "Refuse", "tell": {"error": "No."}, "when": "inventory_hostname == 'two'"}
+    run = bench.run([{"name": "Move", "hosts": "all", "gather_facts": False, "tasks": [move, refuse]}])
+    assert re.search(r"^one: FAILED, 1 changed; 1 task in \d+ s$", run.output, re.MULTILINE), run.output
+    # What the failed task had done by then it does not say.
+    assert re.search(r"^two: FAILED, nothing else changed; 1 task in \d+ s$", run.output, re.MULTILINE), run.output
+    page = (run.reports / "index.html").read_text()
+    assert re.findall(r'<td class="number">(\d+)</td>', page) == ["1", "0"]
+
+
+@pytest.mark.promise("run-readable")
 def test_a_play_that_comes_again_takes_a_line_only_if_it_has_something_to_tell(bench: Bench) -> None:
     """As the check of the inventory does, with which each playbook begins."""
     look = {"name": "Look", "hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "tell": {}}]}
