@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import io
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import ansible_runner
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import messages
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.status_line import StatusLine
 from tests.conftest import PROJECT
 
 from .support import COLUMNS, CONSOLE, SECRET, Bench, Outcome, rendered
@@ -229,6 +232,25 @@ def test_on_a_terminal_progress_is_written_over_in_place(shown: Outcome) -> None
     heading, message, summary, rest = rendered(shown.output)
     assert heading.endswith("  Load the rows") and message == "  one: It begins" and rest == ""
     assert re.fullmatch(r"one: nothing changed; 2 tasks in \d+ s", summary)
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("abcdefghij", "abcdefghi"),
+        ("表の名前は長い", "表の名前"),
+        ("e\u0301" * 12, "e\u0301" * 9),
+        ("a\x1b[2J", "a?[2J"),
+    ],
+)
+def test_the_last_line_never_takes_more_than_one(text: str, drawn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a table may have letters that take two cells of a terminal, or none."""
+    monkeypatch.setenv("COLUMNS", "10")
+    terminal = io.StringIO()
+    line = StatusLine(argparse.Namespace(display=terminal.write), terminal, lambda: text, lambda _host, _text: None)
+    line._draw()
+    line.close()
+    assert terminal.getvalue() == f"\r\x1b[K{drawn}\r\x1b[K"
 
 
 def test_v_and_the_variable_give_the_output_of_ansible(bench: Bench) -> None:
