@@ -32,7 +32,9 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
                 overridden = self._pass_over(name, result, variables)
                 return {"changed": False, "found": {}, "override": promotion.override(variables, overridden)}
             decides = result["found"]["decides"]
-            decides.update(self._find_where(variables))
+            text, machine_id = read_host(self, becomes=False)
+            decides.update(machine=machine_of(machine_id), settings=self._settings(variables))
+            result["found"]["shown"]["is_marked"] = text is not None or not self._is_protected(variables)
             if name:
                 result["override"] = promotion.override(variables, self._compare(name, decides, variables))
             elif decides["refused"]:
@@ -47,17 +49,20 @@ class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without
             result.update(failed=True, msg=error.message(), problems=error.as_dicts())
         return result
 
-    def _find_where(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Return which machine the task's host is, and what the inventory says of it.
+    def _settings(self, variables: Mapping[str, Any]) -> dict[str, str]:
+        """Return what the inventory says of the task's host.
 
         :raises MigrationError: if two sources of the inventory contradict each other.
         """
         words = promotion.value_for_all_hosts(variables, "promotion_extra_variables") or ()
-        _, machine_id = read_host(self, becomes=False)
-        return {
-            "machine": machine_of(machine_id),
-            "settings": digests_of_settings(variables, frozenset(map(str, words))),
-        }
+        return digests_of_settings(variables, frozenset(map(str, words)))
+
+    def _is_protected(self, variables: Mapping[str, Any]) -> bool:
+        """Return whether the environment of the task's host is protected, so that the host has to say what it is.
+
+        :raises MigrationError: if the inventory contradicts itself.
+        """
+        return promotion.find_protection(variables, self._templar) is not None
 
     def _pass_over(self, name: str, result: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Problem]:
         """Refuse a host where nobody could look, for example because a source is gone.

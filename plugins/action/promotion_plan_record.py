@@ -7,9 +7,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ..module_utils.migration.core.commands import site_on
+from ..module_utils.migration.core.commands import playbook_on, site_on
 from ..module_utils.migration.core.errors import MigrationError, Problem
-from ..module_utils.promotion import plan
+from ..module_utils.promotion import gate, plan
 from ..module_utils.promotion.tree import read_tree
 from ..plugin_utils.gated import ROOT
 from ..plugin_utils.promotion import limit_of_run
@@ -44,8 +44,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             name = plan.write(ROOT, environment, tree, hosts)
         except MigrationError as error:
             return {**result, "failed": True, "msg": error.message(), "problems": error.as_dicts()}
-        command = site_on(limit_of_run(variables, environment), plan=name)
-        lines = plan.lines(name, environment, tree, hosts, command)
+        limit = limit_of_run(variables, environment)
+        words = {gate.THIS_HOST_IS: environment, plan.NAMED: name}
+        mark = playbook_on(limit, "1_infrastructure", **words)
+        lines = plan.lines(name, environment, tree, hosts, site_on(limit, plan=name), mark)
         path = str(plan.path_of(ROOT, environment, name))
         return {**result, "changed": False, "plan": name, "path": path, "lines": lines}
 

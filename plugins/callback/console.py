@@ -56,6 +56,7 @@ import dataclasses
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -91,6 +92,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         self._diffs: dict[tuple[str, str], str] = {}
         # What modules told in this play, by host and line: a summary does not repeat what was shown as it happened.
         self._told: set[tuple[str, str]] = set()
+        # By host, the tasks that had changed something before they failed: Ansible counts them as failed alone.
+        self._changed_and_failed: Counter[str] = Counter()
         self._status: StatusLine | None = None
         self._process = os.getpid()
         self._is_running = False
@@ -211,6 +214,9 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
         # The items of a loop that failed stand above.
         if not isinstance(result.result.get("results"), list):
             self._failure(result, "failed, and ignored" if ignore_errors else "FAILED")
+        # One that is ignored is counted by Ansible.
+        if result.result.get("changed") and not ignore_errors:
+            self._changed_and_failed[result.host.get_name()] += 1
         self._show_diff(result)
         self._end(result)
 
@@ -357,10 +363,14 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]  # Ansible ships wi
             parts.append("UNREACHABLE" if counts["unreachable"] else "FAILED")
         is_dry = context.CLIARGS.get("check")
         what = "would change" if is_dry else "changed"
-        parts.append(f"{counts['changed']} {what}" if counts["changed"] else f"nothing {what}")
+        changed = counts["changed"] + self._changed_and_failed[host]
+        # What a failed task has changed may be more than it says.
+        nothing = "nothing else" if parts else "nothing"
+        parts.append(f"{changed} {what}" if changed else f"{nothing} {what}")
         parts += [f"{counts[name]} {name}" for name in ("rescued", "ignored") if counts[name]]
         tasks = counts["ok"] + counts["failures"] + counts["rescued"]
-        text = f"{host}: {', '.join(parts)}; {tasks} tasks in {_duration(time.monotonic() - self._began)}"
+        done = "1 task" if tasks == 1 else f"{tasks} tasks"
+        text = f"{host}: {', '.join(parts)}; {done} in {_duration(time.monotonic() - self._began)}"
         self._display.display(text, color=color)
 
 

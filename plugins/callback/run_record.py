@@ -195,11 +195,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         self._add_downtime(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Record a failure."""
+        """Record a failure, and what was changed before it."""
         # The items of a loop that failed are recorded already.
         if not isinstance(result.result.get("results"), list):
             self._add_downtime(result)
             self._add_failure(result, "ignored" if ignore_errors else "failed")
+        if result.result.get("changed"):
+            self._add_of("changed", result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """Record the failure of an item of a loop, and the downtime of a group that was moved before it."""

@@ -8,7 +8,7 @@ short_description: The hosts and the inventory that the commands of this run nam
 description:
   - Gives the run's own limit, else the name of its environment, as one word for a shell.
   - It stands behind C(-l) in every command that is shown to an operator. Without it a command means every environment.
-  - If the run names a plan with C(-e plan), the command does so too.
+  - If the run names a plan with C(-e plan), the command does so too, unless O(plan) is false.
   - If the run was started with C(-i), or with E(ANSIBLE_INVENTORY), the same inventories follow, each behind C(-i).
     Without them a command means the hosts of another estate. A path below the project is relative to it.
 options:
@@ -20,7 +20,8 @@ options:
     type: list
     elements: str
   plan:
-    description: Whether a plan that the run names still counts for what comes after it. After a rollback it does not.
+    description: Whether a plan that the run names belongs to the command. It does not if the playbook needs no plan,
+      nor after a rollback, which no plan outlives.
     type: bool
     default: true
 author:

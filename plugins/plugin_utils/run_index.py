@@ -58,6 +58,7 @@ def _hosts(run: run_record.Run) -> set[str]:
 def _row(run: run_record.Run, host: str, root: Path) -> dict[str, Any]:
     """Return what the page says of a run on one host."""
     failures = [f"{task}: {message}" for where, task, message in run.failures if where == host]
+    overrides = ["\n".join([f"The gate was overridden: {why}", *what]) for why, what in run.overrides.items()]
     downtimes = [(group, seconds) for where, group, seconds in run.downtimes if where == host]
     stopped = run.verdict in (run_record.STOPPED, run_record.RUNNING)
     verdict = run.verdict
@@ -69,9 +70,11 @@ def _row(run: run_record.Run, host: str, root: Path) -> dict[str, Any]:
         "is_dry": bool(run.about.get("check_mode")),
         "verdict": verdict,
         "seconds": run.seconds,
-        "changed": run.totals.get(host, {}).get("changed", run.changed.get(host, 0)),
+        # Ansible counts no failed task, whatever it had changed.
+        "changed": max(run.totals.get(host, {}).get("changed", 0), run.changed.get(host, 0)),
         "downtimes": downtimes,
         "place": run.started.get(host, "") if stopped else "",
+        "overrides": overrides,
         "failures": failures,
         "record": run.path.relative_to(root).as_posix(),
     }

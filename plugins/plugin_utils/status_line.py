@@ -1,10 +1,16 @@
-"""One line at the bottom of a terminal that is written over in place, below everything else that is printed."""
+"""One line at the bottom of a terminal that is written over in place, below everything else that is printed.
+
+It is drawn without the package rich, even where that is installed. Rich's ``Live`` hides the cursor, which stays hidden
+behind a run that is killed. It puts objects of its own in the place of stdout and stderr, and takes a lock in a thread
+that Ansible's workers would inherit: they are copies of this process, made for each task at any time.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import threading
+import unicodedata
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -71,7 +77,7 @@ class StatusLine:
 
     def _draw(self) -> None:
         text = printable(self._text()).replace("\n", " ").replace("\t", " ")
-        self._write(_ERASE + text[: max(shutil.get_terminal_size().columns - 1, 0)])
+        self._write(_ERASE + _cut(text, shutil.get_terminal_size().columns - 1))
 
     def _write(self, text: str) -> None:
         try:
@@ -80,3 +86,14 @@ class StatusLine:
         except OSError:
             # The terminal is gone; the run goes on.
             self._ended.set()
+
+
+def _cut(text: str, cells: int) -> str:
+    """Return the beginning of a text that takes no more than so many cells of a terminal."""
+    taken = 0
+    for position, letter in enumerate(text):
+        is_wide = unicodedata.east_asian_width(letter) in ("F", "W")
+        taken += 0 if unicodedata.combining(letter) else 2 if is_wide else 1
+        if taken > cells:
+            return text[:position]
+    return text

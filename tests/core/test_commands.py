@@ -22,9 +22,12 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import 
 from tests.conftest import PROJECT
 
 PRINTED_COMMAND = re.compile(r"ansible-playbook|playbooks/\w+\.yml|site\.yml")
+_PLANNED = "|".join(f"playbooks/{name}" for name in commands.PLANNED)
+# A playbook that needs no plan is told without the one of the run.
 LIMITED_COMMAND = re.compile(
-    r"ansible-playbook (playbooks/\w+|site)\.yml -l \{\{ lookup\('swarm\.sqlite_to_postgresql\.run_limit'\) \}\}"
-    r"|ansible-playbook playbooks/\w+\.yml -l '$"
+    rf"ansible-playbook (?:(?:{_PLANNED}|site)\.yml -l \{{\{{ lookup\('swarm\.sqlite_to_postgresql\.run_limit'\)"
+    rf"|(?!{_PLANNED})playbooks/\w+\.yml -l (?:\{{\{{ |'\s*~ )"
+    r"lookup\('swarm\.sqlite_to_postgresql\.run_limit', plan=false\))"
 )
 # What an operator types after "-e", with the name of a variable of ours. It stands behind a whole command only.
 OPTION = re.compile(r"-e \w+=")
@@ -79,7 +82,13 @@ def test_python_builds_every_command_in_one_place() -> None:
 
 
 def test_roles_print_no_command_without_a_limit() -> None:
-    found = [(where, line) for where, line in lines_of_roles() if PRINTED_COMMAND.search(line)]
+    lines = list(lines_of_roles())
+    # A text may go on in the next line.
+    found = [
+        (where, f"{line}{following.strip()}" if line.endswith("-l '") else line)
+        for (where, line), (_, following) in zip(lines, [*lines[1:], ("", "")], strict=True)
+        if PRINTED_COMMAND.search(line)
+    ]
     assert len(found) > 3
     assert [f"{where}: {line}" for where, line in found if not LIMITED_COMMAND.search(line)] == []
 
@@ -138,6 +147,20 @@ def test_the_limit_is_that_of_the_run(
     if environment is not None:
         variables["ansible_config_file"] = str(PROJECT / "ansible.cfg")
         assert lookup.run(["environment"], variables) == [environment]
+
+
+@pytest.mark.promise("run-keeps-to-its-plan")
+def test_only_a_playbook_that_asks_for_a_plan_is_told_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    playbooks = list((PROJECT / "playbooks").glob("*.yml"))
+    asking = {path.stem for path in playbooks if "promotion_gate_needs_plan: true" in path.read_text()}
+    assert asking == set(commands.PLANNED)
+    for limit in ("prod", "'dev:!old host' -i 'my estate'"):
+        for plan in ("plan=3f0a86c1d2b7", "plan=x; reboot"):
+            monkeypatch.setenv(commands.LIMIT_VARIABLE, f"{limit} -e {shlex.quote(plan)}")
+            for path in playbooks:
+                named = ["-e", plan] if path.stem in asking else []
+                told = ["ansible-playbook", f"playbooks/{path.name}", "-l", *shlex.split(limit), *named, "-e", "a=b c"]
+                assert shlex.split(commands.playbook(path.stem, a="b c")) == told
 
 
 INVENTORY = str(PROJECT / "inventory")

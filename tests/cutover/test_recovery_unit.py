@@ -462,7 +462,7 @@ def test_a_frozen_group_is_undone_whatever_the_checks_find(
     killed(estate, "cutover.window.stop", True)
     found = [Problem("pm2 of user app", "its daemon does not run", "Start it")]
     monkeypatch.setattr(rollback, "Findings", lambda: Findings(list(found)))
-    # Who runs the playbook can correct it first.
+    # The person who runs the playbook can correct it first.
     with pytest.raises(MigrationError, match="cannot be brought back to SQLite"):
         rollback.roll_back(estate.login, estate.group, estate.settings)
     assert run_unit(unit) == 0

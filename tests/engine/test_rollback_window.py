@@ -575,7 +575,7 @@ def test_nobody_writes_from_the_protection_to_the_next_cutover(estate: Estate, m
         assert "permission denied" in refused(shared, "UPDATE app.users SET name = 'late'")
         assert "permission denied" in refused(shared, "INSERT INTO app.notes (body) VALUES ('late')")
     assert_on_sqlite(estate)
-    # Who sets the privileges of the schema leaves the write lock where it is.
+    # Whoever sets the privileges of the schema leaves the write lock where it is.
     found = privileges.synchronise(estate.connection, {"swarm_registry": ["app"]}, check_mode=True)
     assert not any(" on app." in line and "new" not in line and "seq" not in line for line in found["granted"])
     rehearse(estate.connection, estate.group, estate.directory)

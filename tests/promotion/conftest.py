@@ -181,10 +181,15 @@ class Clone:
             connection.commit()
 
     def plan(self, environment: str = "prod") -> tuple[str, str]:
-        """Show the plan of a run, and return the option that names it."""
+        """Show the plan of a run, and return the option that names it.
+
+        What the plan says to do next is what the gate asks for: a host that is not marked yet is marked first.
+        """
         status, output = self.run("ansible-playbook", "playbooks/plan.yml", "-l", environment)
         found = re.search(rf"Plan ([0-9a-f]{{12}}) of {environment}", output)
         assert (status, found is None) == (0, False), output
+        is_unmarked = environment == "prod" and not self.host_file.exists()
+        assert ("Next: ansible-playbook site.yml -l" in output) == (not is_unmarked), output
         return "-e", f"plan={found[1]}" if found else ""
 
     def problems(self, **differently: Any) -> str:

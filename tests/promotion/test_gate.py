@@ -565,12 +565,14 @@ def test_an_unprotected_host_with_another_word_or_a_copied_one_passes(environmen
 def test_the_command_that_names_a_host_names_no_other() -> None:
     protection = gate.find_protection({"prod": {"evidence_from": "dev"}}, ["prod"])
     assert protection is not None
-    (problem,) = gate.host_problems(protection, "prod-2;x", "/etc/file", None, "1" * 32)
-    assert "playbooks/1_infrastructure.yml -l 'prod-2;x' -e promotion_this_host_is=prod" in problem.fix
-    (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, ["-i /etc/estates/shop"])
-    assert "playbooks/1_infrastructure.yml -l shop -i /etc/estates/shop -e promotion_this_host_is=prod" in problem.fix
-    (problem,) = gate.host_problems(protection, "shop", "/etc/file", None, "1" * 32, named_plan="3f0a86c1d2b7")
-    assert problem.fix.endswith("-l shop -e promotion_this_host_is=prod -e plan=3f0a86c1d2b7")
+    of_another = ["-i /etc/estates/shop"]
+    for host, options, words in (("prod-2;x", [], "'prod-2;x'"), ("shop", of_another, "shop -i /etc/estates/shop")):
+        (problem,) = gate.host_problems(protection, host, "/etc/file", None, "1" * 32, options, "3f0a86c1d2b7")
+        told = f"playbooks/1_infrastructure.yml -l {words} -e promotion_this_host_is=prod -e plan=3f0a86c1d2b7"
+        assert problem.fix.endswith(told)
+        # Without a plan phase 1 would be refused too.
+        (problem,) = gate.host_problems(protection, host, "/etc/file", None, "1" * 32, options)
+        assert problem.fix.endswith(f"ansible-playbook site.yml -l {words} --check --diff")
 
 
 def test_a_word_that_names_another_environment_is_refused(clone: Clone) -> None:

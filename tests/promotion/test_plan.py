@@ -86,6 +86,7 @@ def find_there(*arguments: Any) -> dict[str, Any]:
     """Return what would be found on this machine, of which the inventory says nothing else."""
     found = find(*arguments)
     found["decides"].update(machine="this one", settings={})
+    found["shown"]["is_marked"] = True
     return found
 
 
@@ -183,7 +184,9 @@ def test_a_source_that_cannot_be_read_is_refused_and_nothing_is_left_behind(sour
     gone = look(source)
     told = differences(planned, gone["decides"])
     assert told == [f"notes: its source {source} cannot be read any more"]
-    assert f"2 tables, but {source} cannot be read." in "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": gone}, "it"))
+    assert f"2 tables, but {source} cannot be read." in "\n".join(
+        plan.lines("0" * 12, "prod", TREE, {"a": gone}, "it", "the mark")
+    )
     assert list(source.parent.iterdir()) == []
 
 
@@ -490,7 +493,7 @@ def test_an_id_names_no_other_file(problems: Callable[..., str], tmp_path: Path)
 def test_a_plan_can_be_read(source: Path) -> None:
     found = look(source)
     found["shown"]["groups"]["notes"]["rows"] = {"notes": 1234}
-    text = "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": found}, "the command"))
+    text = "\n".join(plan.lines("0" * 12, "prod", TREE, {"a": found}, "the command", "the mark"))
     for told in (
         "Plan 000000000000 of prod, for the tree cccccccccccc:",
         "a has no PostgreSQL yet that answers. SQL files to apply: 001_notes.sql, 002_more.sql.",
@@ -503,11 +506,15 @@ def test_a_plan_can_be_read(source: Path) -> None:
         "Next: the command",
     ):
         assert told in text
+    unmarked = {**found, "shown": {**found["shown"], "is_marked": False}}
+    hosts = {"a": found, "b": unmarked, "c": unmarked}
+    text = "\n".join(plan.lines("0" * 12, "prod", TREE, hosts, "the command", "the mark"))
+    assert text.endswith("\nNext, to mark b, c as prod: the mark\nThen: the command")
 
 
 @pytest.mark.promise("run-keeps-to-its-plan")
-def test_every_command_that_a_run_prints_names_its_plan() -> None:
-    """But for what is written to a host, where it has to stay as it is."""
+def test_the_commands_that_a_run_prints_name_its_plan() -> None:
+    """Those that need one; but for what is written to a host, where it has to stay as it is."""
     manager = SimpleNamespace(extra_vars={"plan": "3f0a86c1d2b7"})
     variables = {"hostvars": SimpleNamespace(_variable_manager=manager), "ansible_limit": "prod"}
     variables |= {"environment_name": "prod", "ansible_config_file": str(PROJECT / "ansible.cfg")}
@@ -591,10 +598,18 @@ def test_a_dry_run_of_a_protected_environment_ends_with_its_plan(clone: Clone) -
     last = yaml.safe_load((PROJECT / "site.yml").read_text())[-1]
     assert last["ansible.builtin.import_playbook"] == "playbooks/plan.yml"
     clone.edit("own.yml", yaml.safe_dump([phase, last]))
-    told = "Next: ansible-playbook site.yml -l prod -e plan="
-    status, output = clone.run("ansible-playbook", "own.yml", "-l", "prod", "--check", "--diff", "--tags", "plan")
-    assert (status, output.count(told)) == (0, 1), output
-    named = f"plan={output.partition(told)[2][:12]}"
+    told = re.compile(
+        # The host does not say yet that it is prod, and the run alone would be refused.
+        r"Next, to mark swarm-prod as prod: ansible-playbook playbooks/1_infrastructure\.yml "
+        r"-l prod -e promotion_this_host_is=prod -e (plan=\w{12}) "
+        r"Then: ansible-playbook site\.yml -l prod -e (plan=\w{12})"
+    )
+    status, output = clone.run(
+        "ansible-playbook", "own.yml", "-l", "prod", "--check", "--diff", "--tags", "plan",
+        ANSIBLE_STDOUT_CALLBACK="swarm.sqlite_to_postgresql.console",
+    )  # fmt: skip
+    ((named, again),) = told.findall(output.replace("swarm-prod: Then", "Then"))
+    assert (status, named) == (0, again), output
     reason = json.dumps({"promotion_override_reason": "This playbook is none of the tree."})
     options = ("-e", named, "-e", reason, "--tags", "plan")
     status, output = clone.run("ansible-playbook", "own.yml", "-l", "prod", *options)

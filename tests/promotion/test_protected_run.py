@@ -23,7 +23,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     make_report,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import protected_run, run_record
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import protected_run, run_index, run_record
 from tests.conftest import PROJECT
 from tests.validation.support import make_estate
 
@@ -177,6 +177,9 @@ def test_what_any_phase_has_overridden_is_in_the_record(tmp_path: Path) -> None:
     content = written(tmp_path, record)[1]
     assert content["override"] == {"reason": "A fix.", "passed_over": ["no plan", "another column"]}
     assert "  overridden: another column" in protected_run.lines(content)
+    # And in the list of all runs.
+    page = run_index.page([run_record.read(record.path)], [], tmp_path)
+    assert "<pre>The gate was overridden: A fix.\nno plan\nanother column</pre>" in page
 
 
 def test_a_dry_run_and_one_that_the_gate_has_refused_leave_none(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import io
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import ansible_runner
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import messages
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.status_line import StatusLine
 from tests.conftest import PROJECT
 
 from .support import COLUMNS, CONSOLE, SECRET, Bench, Outcome, rendered
@@ -154,6 +157,25 @@ def test_only_what_changed_or_is_told_takes_a_line(failed: Outcome) -> None:
 
 
 @pytest.mark.promise("run-readable")
+def test_the_last_line_counts_what_a_failed_task_has_changed(bench: Bench) -> None:
+    """Ansible counts none: a cutover group may have moved before a functional check, or a later group, has failed."""
+    move = {
+        "name": "Move them",
+        "ansible.builtin.command": {"argv": ["sh", "-c", "exit {{ item }}"]},
+        "loop": [0, 1],
+        "changed_when": "item == 0",
+        "when": "inventory_hostname == 'one'",
+    }
+    refuse = {"name": "Refuse", "tell": {"error": "No."}, "when": "inventory_hostname == 'two'"}
+    run = bench.run([{"name": "Move", "hosts": "all", "gather_facts": False, "tasks": [move, refuse]}])
+    assert re.search(r"^one: FAILED, 1 changed; 1 task in \d+ s$", run.output, re.MULTILINE), run.output
+    # What the failed task had done by then it does not say.
+    assert re.search(r"^two: FAILED, nothing else changed; 1 task in \d+ s$", run.output, re.MULTILINE), run.output
+    page = (run.reports / "index.html").read_text()
+    assert re.findall(r'<td class="number">(\d+)</td>', page) == ["1", "0"]
+
+
+@pytest.mark.promise("run-readable")
 def test_a_play_that_comes_again_takes_a_line_only_if_it_has_something_to_tell(bench: Bench) -> None:
     """As the check of the inventory does, with which each playbook begins."""
     look = {"name": "Look", "hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "tell": {}}]}
@@ -210,6 +232,25 @@ def test_on_a_terminal_progress_is_written_over_in_place(shown: Outcome) -> None
     heading, message, summary, rest = rendered(shown.output)
     assert heading.endswith("  Load the rows") and message == "  one: It begins" and rest == ""
     assert re.fullmatch(r"one: nothing changed; 2 tasks in \d+ s", summary)
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("abcdefghij", "abcdefghi"),
+        ("表の名前は長い", "表の名前"),
+        ("e\u0301" * 12, "e\u0301" * 9),
+        ("a\x1b[2J", "a?[2J"),
+    ],
+)
+def test_the_last_line_never_takes_more_than_one(text: str, drawn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a table may have letters that take two cells of a terminal, or none."""
+    monkeypatch.setenv("COLUMNS", "10")
+    terminal = io.StringIO()
+    line = StatusLine(argparse.Namespace(display=terminal.write), terminal, lambda: text, lambda _host, _text: None)
+    line._draw()
+    line.close()
+    assert terminal.getvalue() == f"\r\x1b[K{drawn}\r\x1b[K"
 
 
 def test_v_and_the_variable_give_the_output_of_ansible(bench: Bench) -> None:

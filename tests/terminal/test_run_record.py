@@ -101,8 +101,9 @@ def test_the_page_lists_the_run_of_each_host_with_its_own_verdict(failed: Outcom
 
 
 @pytest.mark.promise("run-recorded")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_run_leaves_where_it_stopped(bench: Bench, tmp_path: Path, number: signal.Signals) -> None:
+    """By Ctrl-C, by the loss of the terminal or of the connection to this machine, or with no chance to react."""
     outcome = bench.interrupt(waiting(tmp_path / "begun"), number, tmp_path / "begun")
     assert outcome.status != 0
     said = "Stopped in: Wait long. The next run finishes what this one began." in outcome.output.splitlines()

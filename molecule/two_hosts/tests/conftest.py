@@ -43,6 +43,8 @@ _SETTINGS = {
     "postgres_backup_check_schedule": _NEVER,
     "sqlite_cleanup_check_time": _NEVER,
     "service_env_stable_seconds": 2,
+    # No longer than it takes, on a machine that runs other tests meanwhile.
+    "service_env_health_timeout": 180,
 }
 _LOGIN = {"vault_validation_login_password": "sample-admin-password"}
 _ROLES = ("migrator", "registry", "deploy", "tickets", "platform")

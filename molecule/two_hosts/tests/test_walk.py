@@ -25,7 +25,7 @@ PROTECTED = "prod is protected, and nothing was changed there."
 ASK_SERVICES = """
 import json, urllib.request
 for port in (4001, 4002, 4003, 4004):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as answer:
         print(json.load(answer)["store"])
 """
 

@@ -302,9 +302,11 @@ def host_problems(
     if not machine_id.strip():
         return [Problem(where, "the host has no machine id", "Run systemd-machine-id-setup on the host")]
     if text is None:
-        words = {THIS_HOST_IS: environment, **({NAMED_PLAN: named_plan} if named_plan else {})}
-        command = playbook_on(" ".join([shlex.quote(host), *options]), "1_infrastructure", **words)
-        fix = f"If it is: {command}"
+        hosts = " ".join([shlex.quote(host), *options])
+        words = {THIS_HOST_IS: environment, NAMED_PLAN: named_plan}
+        fix = f"If it is: {playbook_on(hosts, '1_infrastructure', **words)}"
+        if not named_plan:
+            fix = f"If it is, the end of a dry run shows the command that marks it: {site_on(hosts, dry_run=True)}"
         return [Problem(where, f"the host does not say that it is {environment}", fix)]
     look = "See which host this is. Remove the file by hand only if you know"
     if said.get("environment") != environment:

@@ -242,11 +242,14 @@ def _changes(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 # --- what a person reads ------------------------------------------------------------------------
 
 
-def lines(name: str, environment: str, tree: str, hosts: Mapping[str, Mapping[str, Any]], command: str) -> list[str]:
+def lines(
+    name: str, environment: str, tree: str, hosts: Mapping[str, Mapping[str, Any]], command: str, mark: str
+) -> list[str]:
     """Return a plan as a person reads it.
 
     :param name: its id.
     :param command: what runs it.
+    :param mark: what lets a host say that it is of the environment; without that the command is refused.
     """
     told = [f"Plan {name} of {environment}, for the tree {tree[:12]}:"]
     for host, found in hosts.items():
@@ -266,6 +269,9 @@ def lines(name: str, environment: str, tree: str, hosts: Mapping[str, Mapping[st
         "  The plan does not cover passwords, what the services' own files hold, the packages that phase 1 installs, "
         "and the rows that are written until then."
     )
+    unmarked = [host for host, found in hosts.items() if not found["shown"]["is_marked"]]
+    if unmarked:
+        return [*told, f"Next, to mark {', '.join(unmarked)} as {environment}: {mark}", f"Then: {command}"]
     return [*told, f"Next: {command}"]
 
 

@@ -160,7 +160,7 @@ def _plan_legacy(entry: Entry, sources: dict[str, Group], groups: Sequence[Group
         entry.keep(f"it leads to the source of cutover group {sources[entry.resolved].name}: not a legacy file")
         return
     if entry.resolved and entry.resolved != os.path.normpath(entry.path):
-        # Who owns a directory on its way can let it lead to anybody's database.
+        # The owner of a directory on its way can let it lead to anybody's database.
         entry.keep(f"it is reached through a symlink: name the file itself, {entry.resolved}")
         return
     holders = _read(entry, present)

@@ -15,6 +15,8 @@ import shlex
 LIMIT_VARIABLE = "MIGRATION_RUN_LIMIT"
 # No host and no group is called so: a command with it is refused and touches nothing.
 UNKNOWN_LIMIT = "ENVIRONMENT"
+# The playbooks whose runs keep to a plan. Every other one names by itself what it does, or needs no leave.
+PLANNED = ("1_infrastructure", "2_shared_library", "3_data_migration", "4_service_cutover")
 
 # A word as shlex.quote writes it; a sentence's full stop or comma after it is none of it.
 _QUOTED = r"""'[^']*'|"[^"]*\""""
@@ -24,7 +26,7 @@ WRITTEN = re.compile(rf"ansible-playbook(?: -i {_WORD})? [\w./-]+\.yml(?: -[eil]
 
 
 def limit() -> str:
-    """Return the pattern of the hosts of this run and what names its inventory.
+    """Return the pattern of the hosts of this run, what names its inventory, and the plan that the run names.
 
     It is :data:`UNKNOWN_LIMIT` if nobody has said them.
     """
@@ -34,10 +36,13 @@ def limit() -> str:
 def playbook(name: str, **variables: str | int) -> str:
     """Return the command that runs a playbook on the hosts of this run, ready to be pasted into a shell.
 
+    It names the plan of the run only if the playbook is one of :data:`PLANNED`.
+
     :param name: the file's name in ``playbooks/``, without its ending.
     :param variables: what is given with ``-e``, one for each variable.
     """
-    return playbook_on(limit(), name, **variables)
+    hosts = limit()
+    return playbook_on(hosts if name in PLANNED else _without_plan(hosts), name, **variables)
 
 
 def playbook_on(hosts: str, name: str, **variables: str | int) -> str:
@@ -60,3 +65,9 @@ def site_on(hosts: str, inventory: str = "", dry_run: bool = False, plan: str = 
     if plan:
         options += ["-e", shlex.quote(f"plan={plan}")]
     return " ".join(["ansible-playbook", *given, f"site.yml -l {hosts}", *options])
+
+
+def _without_plan(hosts: str) -> str:
+    """Return what :func:`limit` returns without the plan that the lookup puts at its end."""
+    words = shlex.split(hosts)
+    return shlex.join(words[:-2]) if words[-2:-1] == ["-e"] and words[-1].startswith("plan=") else hosts

@@ -184,7 +184,7 @@ class Window:
             checkpoint(source.path, source.status)
             write_protection.protect(source.descriptor)
             self._identity = identity_of(source.descriptor)
-            # Who has opened it since can go on writing, beside it too.
+            # A process that has opened it since can go on writing, beside it too.
             require_at_rest(source.path)
             source.require_same()
             return source.path

@@ -315,7 +315,7 @@ def _opened(path: str, user: str, or_root: bool) -> Iterator[Opened]:
     try:
         with safe_paths.open_owned(path, [user, *(["root"] if or_root else [])]) as file:
             if or_root and file.status.st_uid == 0:
-                # Who may write to its directory could put another file of root's there.
+                # Whoever may write to its directory could put another file of root's there.
                 safe_paths.require_private(file.path.parent, secret=False)
             # Whoever may put a file there could also take ours away.
             if os.fstat(file.directory).st_mode & stat.S_IWOTH:

@@ -207,7 +207,7 @@ def limit_waiting(cursor: Cursor, lock_timeout_seconds: float) -> None:
 
 
 def _apply_file(connection: Connection, file: SqlFile, lock_timeout_seconds: float) -> None:
-    """Apply one file and record it, in one transaction; try again if a lock is not to be had."""
+    """Apply one file and record it, in one transaction; retry a few times while somebody else holds a lock."""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         started = time.monotonic()
         try:

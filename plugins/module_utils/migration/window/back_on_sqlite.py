@@ -91,7 +91,7 @@ def revert(
                     began = (
                         f"Cutover group {group.name} failed in {step}. Its services have already written to PostgreSQL"
                     )
-                    # Who asks a run to end does not ask for a rollback, which takes longer than the cutover.
+                    # Whoever asks a run to end does not ask for a rollback, which takes longer than the cutover.
                     if settings.roll_back_on_failure and not isinstance(error, Interrupted):
                         # Nobody waits for a service that is stopped again at once.
                         return RowsWritten(f"{began}.", list(problems), written)

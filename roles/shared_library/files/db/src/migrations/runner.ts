@@ -168,7 +168,7 @@ async function bringUpToDate(
   return { changed: pending.length > 0 || !complete, applied: pending.map(({ name }) => name), drift };
 }
 
-/** Applies one file and records it, in one transaction; tries again if a lock is not to be had. */
+/** Applies one file and records it, in one transaction; retries a few times while somebody else holds a lock. */
 async function applyFile(client: ClientBase, file: MigrationFile, lockTimeoutSeconds: number): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
     const started = process.hrtime.bigint();
