@@ -11,6 +11,9 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation.structure import (
+    validate_structure,
+)
 
 from .support import make_group, make_source, make_target, query, rehearse
 from .test_export import bring_back, counts, rows_of
@@ -26,21 +29,29 @@ SCRIPT = "CREATE TABLE p (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMA
 
 
 def try_spellings(
-    connection: Connection, tmp_path: Path, type_name: str, values: tuple[list[str], list[str | None], str]
+    connection: Connection,
+    tmp_path: Path,
+    type_name: str,
+    values: tuple[list[str], list[str | None], str],
+    ddl: str = "",
 ) -> None:
     """See that a dry run and the run take other spellings of a parent, refuse what has none, and obey a policy."""
     parents, children, orphan = values
-    ddl = f"CREATE TABLE p (id {type_name} PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v {type_name}"
-    make_target(connection, f"{ANY_CASE if 'any_case' in type_name else ''} {ddl} REFERENCES p)")
+    tables = f"CREATE TABLE p (id {type_name} PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v {type_name}"
+    make_target(connection, f"{ddl} {tables} REFERENCES p)")
     rows: dict[str, list[tuple[Any, ...]]] = {"p": [(key,) for key in parents], "t": list(enumerate(children, 1))}
     source = make_source(tmp_path / "t.db", SCRIPT, rows)
     group = make_group(source, {"source": "p"}, {"source": "t"})
-    for check_mode in (True, False):
+    for check_mode in (True, False, True):
         report = rehearse(connection, group, tmp_path, check_mode)["report"]
         assert {table["source"]: table["rejected_rows"] for table in report["tables"]} == {"p": 0, "t": 0}
+        assert [(key["valid"], key["orphans"]) for key in report["foreign_keys"]] == [(True, 0)]
     assert all(table["equal"] for table in report["tables"])
     assert query(connection, "SELECT count(*), count(v) FROM app.t") == [(4, 3)]
     see_that_the_file_comes_back(connection, group, source)
+    found: dict[str, Any] = {"sequences": [], "foreign_keys": []}
+    validate_structure(connection, group, found, [])
+    assert [(key["valid"], key["orphans"]) for key in found["foreign_keys"]] == [(True, 0)]
 
     with closing(sqlite3.connect(source)) as opened:
         opened.execute("INSERT INTO t VALUES (5, ?)", (orphan,))
@@ -82,6 +93,11 @@ def test_a_dry_run_takes_the_spellings_that_a_type_takes(connection: Connection,
     try_spellings(connection, tmp_path, "inet", ADDRESSES)
 
 
-def test_a_dry_run_takes_the_spellings_that_a_collation_takes(fetched_connection: Connection, tmp_path: Path) -> None:
-    """The tests' own server has no collations of ICU, and so none that takes two spellings for the same."""
-    try_spellings(fetched_connection, tmp_path, "text COLLATE any_case", WORDS)
+@pytest.mark.parametrize(
+    ("type_name", "ddl"), [("text COLLATE any_case", ANY_CASE), ("citext", "CREATE EXTENSION citext;")]
+)
+def test_a_dry_run_takes_the_spellings_that_a_collation_takes(
+    fetched_connection: Connection, tmp_path: Path, type_name: str, ddl: str
+) -> None:
+    """The tests' own server has neither collations of ICU nor contrib."""
+    try_spellings(fetched_connection, tmp_path, type_name, WORDS, ddl)

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..core.connection import sql
+from ..core.sql import table_name
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
+    from psycopg2.sql import Composable
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,24 @@ def read_catalog(connection: Connection, names: Iterable[str]) -> dict[str, Targ
             )
             for name, oid in oids.items()
         }
+
+
+def key_operators(cursor: Cursor, key: ForeignKey) -> list[Composable]:
+    """Return for each column of a foreign key the operator that PostgreSQL itself compares it by: parent, then child.
+
+    A bare ``=`` would be that of text for citext, where its schema is not in the search path.
+    """
+    cursor.execute(
+        "SELECT n.nspname, o.oprname FROM pg_constraint k "
+        "CROSS JOIN unnest(k.conpfeqop) WITH ORDINALITY AS e (operator, position) "
+        "JOIN pg_operator o ON o.oid = e.operator JOIN pg_namespace n ON n.oid = o.oprnamespace "
+        "WHERE k.conrelid = %s::regclass AND k.conname = %s ORDER BY e.position",
+        (table_name(key.table).as_string(cursor), key.name),
+    )
+    return [
+        sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
+        for schema, operator in cursor.fetchall()
+    ]
 
 
 def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:

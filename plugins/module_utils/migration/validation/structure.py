@@ -147,8 +147,8 @@ def _read_foreign_keys(connection: Connection, table: catalog.TargetTable) -> li
                         sql.SQL("{} IS NOT NULL").format(sql.Identifier("c", column)) for column in key.columns
                     ),
                     joined=sql.SQL(" AND ").join(
-                        sql.SQL("{} = {}").format(sql.Identifier("p", parent), sql.Identifier("c", child))
-                        for child, parent in pairs
+                        sql.SQL("{} {} {}").format(sql.Identifier("p", parent), equals, sql.Identifier("c", child))
+                        for (child, parent), equals in zip(pairs, catalog.key_operators(cursor, key), strict=True)
                     ),
                 )
             )

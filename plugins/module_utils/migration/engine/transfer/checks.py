@@ -9,7 +9,7 @@ from ...core.connection import first_row, sql
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.estate import Group
 from ...core.sql import table_name
-from ...postgres.catalog import ForeignKey
+from ...postgres.catalog import ForeignKey, key_operators
 from ..plan.planner import TablePlan
 from ..proof.compare import Comparison
 from ..proof.target_state import TargetState, read_target_state
@@ -170,7 +170,10 @@ def check_foreign_keys(
                         table_name(key.table),
                         sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(child) for child, _ in pairs),
                         table_name(key.referenced_table),
-                        sql.SQL(" AND ").join(sql.SQL("{} = {}").format(parent, child) for child, parent in pairs),
+                        sql.SQL(" AND ").join(
+                            sql.SQL("{} {} {}").format(parent, equals, child)
+                            for (child, parent), equals in zip(pairs, key_operators(cursor, key), strict=True)
+                        ),
                     )
                 )
                 orphans = int(first_row(cursor)[0])

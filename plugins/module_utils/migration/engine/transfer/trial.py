@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.connection import first_row, sql
 from ...core.sql import table_name
-from ...postgres.catalog import ForeignKey
+from ...postgres.catalog import ForeignKey, key_operators
 from ..prepare.prepare import Prepared
 from ..prepare.server_refusals import (
     CALLS,
@@ -302,7 +302,10 @@ class _Trial:
             sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS p WHERE {})").format(
                 sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(child) for child, _ in pairs),
                 table,
-                sql.SQL(" AND ").join(sql.SQL("{} = {}").format(name, child) for child, name in pairs),
+                sql.SQL(" AND ").join(
+                    sql.SQL("{} {} {}").format(name, equals, child)
+                    for (child, name), equals in zip(pairs, key_operators(self._cursor, key), strict=True)
+                ),
             ),
         )
 
