@@ -19,9 +19,9 @@ fi
 
 if ! command -v docker >/dev/null || { is_root_with_apt && [ -z "${DOCKER_HOST:-}" ] && ! command -v dockerd >/dev/null; }; then
   is_root_with_apt || give_up "Docker is missing. Install Docker Engine or Docker Desktop and start it, then run this again."
-  echo "Docker is missing: installing Debian's docker.io and iptables with apt."
+  echo "Docker is missing: installing Debian's docker.io, docker-compose and iptables with apt."
   retry apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive retry apt-get install --yes -qq --no-install-recommends docker.io iptables >/dev/null
+  DEBIAN_FRONTEND=noninteractive retry apt-get install --yes -qq --no-install-recommends docker.io docker-compose iptables >/dev/null
 fi
 if answers; then
   exit 0
