@@ -9,7 +9,9 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.migration.report import build as report
+from ..module_utils.promotion import gate
 from ..plugin_utils import report_files
+from ..plugin_utils.gated import ROOT
 
 # As module migration_report documents them.
 ARGUMENTS: dict[str, Any] = {
@@ -43,6 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships without t
             arguments["groups"],
             arguments["checks"],
             arguments["database"],
+            overrides=gate.read_overrides(ROOT, arguments["environment_name"]),
         )
         is_dry = bool(self._task.check_mode)
         try:

@@ -38,6 +38,7 @@ def write(base: Path, report: Mapping[str, Any], check_mode: bool = False) -> di
             report["groups"],
             previous.get("functional_checks", []),
             report["database"],
+            overrides=report["overrides"],
         )
     if previous is not None and (latest / "report.html").exists() and _lasting(previous) == _lasting(candidate):
         return {"changed": False, "path": str(base / os.readlink(latest)) if latest.is_symlink() else str(latest)}

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import commands, state
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import Problem
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.report import build as report
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import report_files
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.report_page import render, with_commands
 from tests.conftest import PROJECT
@@ -274,6 +276,31 @@ def test_a_new_fact_makes_a_new_report(live: dict[str, Any], tmp_path: Path) -> 
     assert written == {"changed": True, "path": str(base / "2030-01-01T000000Z")}
     assert os.readlink(base / "latest") == "2030-01-01T000000Z"
     assert len(list(base.iterdir())) == 3
+
+
+@pytest.mark.promise("report-says-what-is-new")
+def test_an_override_of_the_gate_stays_in_the_report(live: dict[str, Any], tmp_path: Path) -> None:
+    def built() -> dict[str, Any]:
+        return report.build("prod", "h", [live], [], DATABASE, overrides=gate.read_overrides(tmp_path, "prod"))
+
+    base = tmp_path / "of_the_host"
+    assert "Gate overridden" not in Page(render(built())).text
+    report_files.write(base, built())
+    protection = gate.Protection("prod", "dev", 7.0, ())
+    passed_over = Problem("prod", "there is no <b>evidence</b>", "Run dev first")
+    path = gate.record_override(tmp_path, protection, "dev burnt down today", [passed_over])
+    # What somebody has damaged, or put there, keeps no report from being written.
+    for name, content in {"a": "{", "b": "[]", "c": '{"at": "now"}', "d": '{"at": 3}'}.items():
+        (path.parent / f"{name}.json").write_text(content)
+    assert [one["reason"] for one in built()["overrides"]] == ["dev burnt down today"]
+    assert gate.read_overrides(tmp_path, "dev") == []
+    text = Page(render(built())).text
+    assert (
+        text.index("Gate overridden") < text.index("dev burnt down today") < text.index("there is no <b>evidence</b>")
+    )
+    assert report_files.write(base, built(), check_mode=True)["changed"]
+    assert report_files.write(base, built())["changed"]
+    assert not report_files.write(base, built(), check_mode=True)["changed"]
 
 
 @pytest.mark.promise("report-says-what-is-new")

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -357,7 +358,7 @@ def record_override(root: Path, protection: Protection, reason: str, problems: S
         "passed_over": [str(problem) for problem in problems],
     }
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    path = root / "reports" / protection.environment / "overrides" / f"{now:%Y-%m-%d}-{name}.json"
+    path = _overrides_of(root, protection.environment) / f"{now:%Y-%m-%d}-{name}.json"
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -368,3 +369,22 @@ def record_override(root: Path, protection: Protection, reason: str, problems: S
         problem = Problem(str(path), f"it cannot be written: {error.strerror}", "Correct the owner and mode")
         raise MigrationError("The override cannot be recorded.", [problem]) from None
     return path
+
+
+def read_overrides(root: Path, environment: str) -> list[dict[str, Any]]:
+    """Return the records of all overrides of an environment's gate on this machine, the oldest first.
+
+    A file that cannot be read as one is left out.
+    """
+    found = []
+    for path in _overrides_of(root, environment).glob("*.json"):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            at = datetime.fromisoformat(record["at"]).astimezone(UTC).isoformat(timespec="seconds")
+            told = {"at": at, "user": str(record["user"]), "reason": str(record["reason"])}
+            found.append({**told, "passed_over": [str(problem) for problem in record["passed_over"]]})
+    return sorted(found, key=lambda record: str(record["at"]))
+
+
+def _overrides_of(root: Path, environment: str) -> Path:
+    return root / "reports" / environment / "overrides"

@@ -26,6 +26,7 @@ def build(
     checks: Sequence[Mapping[str, Any]],
     database: Mapping[str, Any],
     generated_at: datetime | None = None,
+    overrides: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the report of one run.
 
@@ -33,6 +34,7 @@ def build(
     :param checks: the results of the functional checks.
     :param database: the result of ``validate_database``.
     :param generated_at: the time of the run; now if not given.
+    :param overrides: when the gate of this environment was overridden: ``at``, ``user``, ``reason``, ``passed_over``.
     """
     findings = [dict(finding) for part in (*groups, database) for finding in part["findings"]]
     findings += [
@@ -66,6 +68,7 @@ def build(
         "groups": [dict(group) for group in groups],
         "functional_checks": [dict(check) for check in checks],
         "database": dict(database),
+        "overrides": [dict(override) for override in overrides],
     }
 
 
