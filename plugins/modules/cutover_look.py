@@ -19,31 +19,6 @@ options:
     type: list
     elements: dict
     required: true
-  services_login:
-    description: How the services reach the server.
-    type: dict
-    required: true
-    suboptions:
-      host:
-        description: Address of the server, or the directory of its Unix socket.
-        type: str
-        required: true
-      port:
-        description: Port of the server.
-        type: int
-        default: 5432
-      database:
-        description: The database.
-        type: str
-        required: true
-      ssl_mode:
-        description: How the connection is protected, as in libpq. One that demands TLS is written to C(.env).
-        type: str
-        default: prefer
-        choices: [disable, allow, prefer, require, verify-ca, verify-full]
-      ca_certificate:
-        description: File with the certificate authorities that may have signed the server's certificate.
-        type: str
   role_passwords:
     description: Password of each role of the groups' services, by the role's name.
     type: dict
@@ -65,6 +40,7 @@ attributes:
     support: none
 extends_documentation_fragment:
   - swarm.sqlite_to_postgresql.postgres_login
+  - swarm.sqlite_to_postgresql.services_login
 author:
   - The maintainers of this project (!UNKNOWN)
 """
