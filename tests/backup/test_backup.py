@@ -166,6 +166,7 @@ def test_a_restore_to_before_a_cutover_or_from_before_a_rollback_is_refused(prog
     assert "cutover group deploy: its state is live now and in the backup pending" in message
     assert "cutover group registry: its cutover is at" in message
     assert "playbooks/rollback.yml" in message
+    assert f"is no complete backup. Backups here: {name}" in program.fail("restore", "of-another-time")
     assert program.databases() == {program.superuser.database}
 
 

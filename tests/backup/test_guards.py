@@ -66,7 +66,7 @@ def test_a_role_without_superuser_needs_what_the_refusal_names(server: Server, m
     for arguments in (("restore", name, "--dry-run"), ("restore", name)):
         restore = managed.fail(*arguments)
         assert f"ALTER ROLE {MIGRATOR} CREATEDB;" in restore
-        assert f"GRANT pg_signal_backend TO {MIGRATOR};" in restore
+        assert f"may not end the sessions of other roles. GRANT pg_signal_backend TO {MIGRATOR};" in restore
     assert "no backup was ever proven" in managed.fail("check")
     assert managed.databases() == {managed.superuser.database}
     server.execute(f"ALTER ROLE {MIGRATOR} CREATEDB")
@@ -159,6 +159,9 @@ def test_what_the_role_cannot_read_is_named_all_at_once(server: Server, managed:
     assert "odd.own: may not be read" in message
     assert "odd.downwards: may not be read" in message
     assert "odd.part_1: its policies hide rows" in message
+    more = " ".join(f"CREATE TABLE hidden.more_{number} ();" for number in range(20))
+    managed.query(more)
+    assert "the database: 4 more like these" in managed.fail("take")
     assert managed.names() == []
     managed.query(f"DROP SCHEMA hidden CASCADE; REASSIGN OWNED BY {stranger} TO {OWNER}")
     managed.run("take")

@@ -84,6 +84,7 @@ class SmallPm2(Pm2):
     :param place: directory of the service, with its ``.env``.
     :param most_restarts: as often pm2 starts it again, then it gives up.
     :param instances: how many processes the ecosystem file asks for.
+    :param variables: names of the variables that the ecosystem file sets.
     :param has_no_daemon: whether the daemon of pm2 does not run.
     :param refuses_to_delete: whether a service cannot be stopped.
     """
@@ -95,6 +96,7 @@ class SmallPm2(Pm2):
     user: str = field(default_factory=getpass.getuser)
     most_restarts: int = 15
     instances: int = 1
+    variables: tuple[str, ...] = ()
     has_no_daemon: bool = False
     refuses_to_delete: bool = False
     starts: int = 0
@@ -132,7 +134,7 @@ class SmallPm2(Pm2):
 
     def read_ecosystem(self, _path: str) -> dict[str, Application]:
         """Return its one application."""
-        return {self.name: Application((), self.instances)}
+        return {self.name: Application(self.variables, self.instances)}
 
     def is_started_at_boot(self) -> bool:
         """Return True, so that nobody warns."""

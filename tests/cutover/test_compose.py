@@ -358,7 +358,8 @@ def test_variables_that_beat_the_settings_are_refused(estate: Estate) -> None:
     environment = {**web["environment"], "PGSERVICE": "old"}
     estate.write_compose_file({**estate.content, "services": {"web": {**web, "environment": environment}}})
     estate.compose("up", "-d")
-    with pytest.raises(MigrationError, match="environment PGSERVICE"):
+    said = "environment PGSERVICE: its compose file or its image sets it"
+    with pytest.raises(MigrationError, match=said):
         estate.move()
 
 
@@ -418,6 +419,7 @@ def test_root_calls_compose_with_files_that_nobody_else_can_exchange(
     (place / "theirs" / "link.yml").symlink_to(place / "docker-compose.yml")
     project = project_of(place, monkeypatch, "theirs/link.yml")
     assert project.problems() == []
+    assert "do not tell which files they were made from" in str(project_of(place, monkeypatch, "").problems())
     words = project.call("config").split()
     assert f"{place}/docker-compose.yml" in words
     assert "theirs" not in " ".join(words)

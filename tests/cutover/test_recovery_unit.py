@@ -301,7 +301,7 @@ def _without_systemd_s_help(unit: RecoveryUnit) -> None:
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (_without_program, "engine.pyz: it is missing"),
+        (_without_program, "engine.pyz: it is missing, so nothing would finish or undo the window"),
         (_in_a_shared_directory, "may be changed by somebody else"),
         (_without_systemd_s_help, "systemctl daemon-reload: refused"),
     ],

@@ -72,6 +72,12 @@ def assert_as_before(estate: Estate, notes: tuple[str, ...] = ("a",)) -> None:
             id="more processes than connections",
         ),
         pytest.param(
+            lambda pm2: setattr(pm2, "variables", ("NODE_ENV", "PGHOST")),
+            {},
+            "env.PGHOST: it would beat the value in .env",
+            id="a variable that pm2 hands over",
+        ),
+        pytest.param(
             lambda pm2: setattr(pm2, "has_no_daemon", True), {}, "its daemon does not run", id="pm2 does not run"
         ),
     ],
@@ -85,6 +91,13 @@ def test_what_would_fail_the_cutover_is_refused_before_the_stop(
     assert said in str(refused.value)
     assert "not-the-password" not in str(refused.value)
     assert estate.pm2.starts == 1
+    assert_as_before(estate)
+
+
+def test_settings_of_two_services_in_one_file_are_refused_before_the_stop(estate: Estate) -> None:
+    (service,) = estate.group.services
+    with pytest.raises(MigrationError, match=r"\.env: several services name it as their env_file"):
+        estate.move(replace(estate.group, services=(service, replace(service, name="second"))))
     assert_as_before(estate)
 
 

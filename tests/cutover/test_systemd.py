@@ -149,7 +149,7 @@ SHOWN = {
         ({}, []),
         ({"User": "", "DynamicUser": "yes"}, ["DynamicUser=yes: it has another user at each start"]),
         ({"User": "somebody"}, ["its unit runs as user somebody, and the inventory says"]),
-        ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "nobody can stop it"]),
+        ({"KillMode": "process", "RefuseManualStop": "yes"}, ["KillMode=process", "so nobody can stop it"]),
         ({"LoadState": "masked"}, ["systemd reports its unit shop.service as masked"]),
         ({"Id": "web.service"}, ["shop.service is another name of web.service"]),
         ({"UpheldBy": "shop.target"}, ["its unit is upheld by shop.target (Upholds=)"]),
@@ -181,7 +181,9 @@ def test_settings_that_would_not_reach_the_service_are_refused() -> None:
     service = described(env_file="/etc/default/shop")
     assert systemd._problems_of_settings(service, SHOWN) == []
     elsewhere = systemd._problems_of_settings(service, {**SHOWN, "Environment": "PGSERVICE=old"})
-    assert [problem.where for problem in elsewhere] == ["shop.service: Environment=PGSERVICE"]
+    assert [(problem.where, problem.what) for problem in elsewhere] == [
+        ("shop.service: Environment=PGSERVICE", "it would lead the service elsewhere")
+    ]
     (unread,) = systemd._problems_of_settings(described(env_file=".env"), SHOWN)
     assert "its unit shop.service names /etc/shop.env, /etc/default/shop as EnvironmentFile=" in unread.what
 
@@ -198,6 +200,8 @@ def test_files_that_would_beat_our_settings_are_refused_by_the_names_in_them(tmp
         shown = "\n".join(f"{path} (ignore_errors={'yes' if '-' in path[:1] else 'no'})".lstrip("-") for path in files)
         found = systemd._problems_of_settings(described(env_file=str(ours)), {**SHOWN, "EnvironmentFiles": shown})
         assert not any(secret in f"{problem}" for problem in found for secret in ("hunter2", "secret"))
+        sentence = f"systemd reads this file after {ours}, so it would beat the value there"
+        assert all(problem.what == sentence for problem in found if ": " in problem.where)
         return [problem.where for problem in found]
 
     beaten = [f"{later}: DATABASE_URL", f"{later}: PGPASSWORD"]

@@ -210,6 +210,11 @@ def test_what_the_type_cannot_hold_is_refused(plan: ColumnPlan, value: Any, poli
     assert refused.value.policy == policy
 
 
+def test_json_with_a_nul_character_is_refused_in_words() -> None:
+    with pytest.raises(Refused, match="inside JSON, which jsonb cannot"):
+        convert(column("json", "jsonb"), '"\\u0000"')
+
+
 @pytest.mark.promise("same-id-everywhere")
 def test_text_ids_become_the_same_uuid_on_every_host() -> None:
     plan = column("uuid", "uuid", namespace="auth.roles")

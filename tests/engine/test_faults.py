@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sqlite3
 import subprocess
 import threading
 import time
@@ -17,7 +18,10 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import (
+    MigrationError,
+    RowsRefused,
+)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import fast_path
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import (
     full_load,
@@ -58,6 +62,28 @@ def go_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(full_load, "copy_blocks", held_up)
     yield may_go_on
     may_go_on.set()
+
+
+def test_rows_that_sqlite_fails_to_build_are_converted_one_by_one(
+    connection: Connection, group: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons: list[str] = []
+
+    class Noted(RowsRefused):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            reasons.append(str(self))
+
+    def torn(*_: Any, **__: Any) -> Iterator[tuple[int, bytes]]:
+        yield 1, b"0\tvalue\n"
+        raise sqlite3.DatabaseError("string or blob too big")
+
+    monkeypatch.setattr(full_load, "copy_blocks", torn)
+    monkeypatch.setattr(full_load, "RowsRefused", Noted)
+    rehearse(connection, group, tmp_path)
+    (reason,) = reasons
+    assert "SQLite could not build its rows: string or blob too big" in reason
+    assert query(connection, "SELECT count(*), min(v) FROM app.t") == [(ROWS, "value 0 " + "x" * 1_000)]
 
 
 def as_superuser(login: Login) -> Login:
