@@ -21,6 +21,7 @@ import pytest
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cleanup import driver_package
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import programs
 from tests.validation.support import GROUP
 
 needs_npm = pytest.mark.skipif(shutil.which("npm", path="/usr/local/bin:/usr/bin:/bin") is None, reason="needs npm")
@@ -121,7 +122,7 @@ def test_a_package_that_is_no_json_or_a_fifo_is_named(tmp_path: Path) -> None:
 def test_without_npm_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_package(tmp_path)
     (tmp_path / "rm").symlink_to(shutil.which("rm") or "/bin/rm")
-    monkeypatch.setattr(driver_package, "_PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "PATH", str(tmp_path))
     (package,) = driver_package.find(groups_of(tmp_path))
     with pytest.raises(MigrationError, match="npm is not in"):
         driver_package.remove(package)
@@ -356,7 +357,7 @@ def run_script(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) ->
     program = directory / "program"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(driver_package, "_PATH", f"{directory}:/usr/bin:/bin")
+    monkeypatch.setattr(programs, "PATH", f"{directory}:/usr/bin:/bin")
     account = pwd.getpwuid(os.geteuid())
     driver_package._run(["program"], directory, account)
 

@@ -23,7 +23,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Service,
     parse_group,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import login_test, pm2
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import login_test, pm2, programs
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
 )
@@ -68,7 +68,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(pm2, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(programs, "PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(pm2, "_SECONDS_BETWEEN_TRIES", 0.0)
     return Place(tmp_path)
 
@@ -130,7 +130,8 @@ def daemon_of(home: Path, *path: Path) -> Iterator[None]:
         (home / "pm2.pid").write_text(f"{process.pid}\n")
         listener.bind(str(home / "rpc.sock"))
         try:
-            while title not in Path(f"/proc/{process.pid}/cmdline").read_text():
+            # The shell has the title among its words before it becomes the daemon.
+            while not Path(f"/proc/{process.pid}/cmdline").read_text().startswith(title):
                 pass
             yield
         finally:
@@ -152,7 +153,7 @@ def only(*services: Service) -> pm2.Pm2:
 @pytest.fixture
 def elsewhere(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of the pm2, which is in no common PATH; its user has no ~/.pm2."""
-    monkeypatch.setattr(pm2, "_PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(programs, "PATH", "/usr/bin:/bin")
     account = pwd.getpwuid(os.geteuid())
     empty = pwd.struct_passwd((*account[:5], str(tmp_path / "user"), account[6]))
     monkeypatch.setattr(pwd, "getpwnam", lambda _: empty)
@@ -240,7 +241,7 @@ def test_what_stands_in_the_place_of_its_files_leads_nobody_astray(elsewhere: Pa
 def test_a_service_tries_its_login_with_the_node_that_it_runs_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login_test, "_PATH", "/nowhere")
+    monkeypatch.setattr(programs, "PATH", "/nowhere")
     (tmp_path / "node_modules" / login_test.LIBRARY).mkdir(parents=True)
     (tmp_path / "node").write_text("#!/bin/sh\necho '\"the node of the service\"'\n")
     (tmp_path / "node").chmod(0o755)

@@ -22,7 +22,8 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
-from ..host import open_files, safe_paths
+from ..core.rights import rights_of
+from ..host import open_files, programs, safe_paths
 from .entry import ABSENT
 from .text import DRIVER
 
@@ -32,7 +33,6 @@ _NPM_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _OTHER_LOCKS = {"pnpm-lock.yaml": "pnpm", "yarn.lock": "yarn", "bun.lock": "bun", "bun.lockb": "bun"}
 # What the ledger keeps of a package whose driver is to go.
 LASTING = ("path", "directory", "homes", "users", "services", "groups")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 300
 _MOST_BYTES = 10 << 20
 _MOST_SAID_BYTES = 1 << 16
@@ -113,7 +113,7 @@ def _rights_of_user(name: str) -> AbstractContextManager[None]:
         uid = pwd.getpwnam(name).pw_uid
     except KeyError:
         return nullcontext()
-    return safe_paths.rights_of(uid) if os.geteuid() == 0 else nullcontext()
+    return rights_of(uid) if os.geteuid() == 0 else nullcontext()
 
 
 def _installed(package: Mapping[str, Any]) -> Path:
@@ -223,27 +223,23 @@ def _run(command: Sequence[str], directory: Path, account: pwd.struct_passwd) ->
     :raises MigrationError: if it fails.
     """
     path = str(directory / "package.json")
-    program = shutil.which(command[0], path=_PATH)
+    program = shutil.which(command[0], path=programs.PATH)
     if program is None:
-        raise _failed(path, f"{command[0]} is not in {_PATH}")
-    identity: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        groups = os.getgrouplist(account.pw_name, account.pw_gid)
-        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+        raise _failed(path, f"{command[0]} is not in {programs.PATH}")
     try:
         process = subprocess.Popen(
             [program, *command[1:]],
             cwd=directory,
-            env={"HOME": account.pw_dir, "USER": account.pw_name, "PATH": _PATH, "LANG": "C.UTF-8"},
+            env=programs.environment_of(account),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             umask=0o022,
             start_new_session=True,
-            **identity,
+            **programs.identity_of(account.pw_uid),
         )
     except OSError as error:
-        raise _failed(path, f"{command[0]} cannot be run: {error.strerror}") from None
+        raise _failed(path, f"{command[0]}: {programs.not_run(error)}") from None
     with process:
         try:
             said = _listen(process)
@@ -252,7 +248,7 @@ def _run(command: Sequence[str], directory: Path, account: pwd.struct_passwd) ->
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
     if said is None:
-        raise _failed(path, f"{command[0]} did not end within {_SECONDS} seconds")
+        raise _failed(path, f"{command[0]}: {programs.not_ended(_SECONDS)}")
     if process.returncode != 0:
         lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
         raise _failed(path, f"{command[0]} says: {lines[0][:200] if lines else f'status {process.returncode}'}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ..core.errors import MigrationError, Problem
-from ..host import compose, open_files, safe_paths
+from ..core.rights import rights_of
+from ..host import compose, open_files, programs, safe_paths
 from ..host.pm2 import Pm2, find_daemons
 from .files import is_text
 
@@ -24,7 +24,6 @@ _CONTAINER = re.compile(r"(?:docker|libpod|cri-containerd|crio)[-/]([0-9a-f]{12}
 _UNIT = re.compile(r"/([^/]+\.service)(?:/|\Z)")
 _ECOSYSTEM_FILES = ("ecosystem.config.js", "ecosystem.config.cjs", "ecosystem.config.json", "ecosystem.json")
 _PROPERTIES = "Id,MainPID,WorkingDirectory,EnvironmentFiles,FragmentPath"
-_ANSWER_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _directory_of(pid: int) -> str:
 def _existing(paths: Iterable[str], uid: int) -> Iterator[str]:
     """Yield those of some paths at which a user has a file."""
     for path in paths:
-        with suppress(OSError, ValueError), safe_paths.rights_of(uid), safe_paths.regular_file(path):
+        with suppress(OSError, ValueError), rights_of(uid), safe_paths.regular_file(path):
             yield path
 
 
@@ -235,11 +234,11 @@ def _units() -> list[Mapping[str, str]]:
     """Return the properties of each service that systemd has loaded; none where there is no systemd."""
     command = ["systemctl", "show", "--no-pager", f"--property={_PROPERTIES}", "*.service"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        answer = programs.call(command, os.environ)
+    except programs.NoAnswer:
         return []
     units: list[Mapping[str, str]] = []
-    for block in done.stdout.decode("utf-8", "replace").split("\n\n"):
+    for block in answer.output.split("\n\n"):
         properties: dict[str, str] = {}
         for line in block.splitlines():
             key, _, value = line.partition("=")

@@ -12,7 +12,6 @@ import pwd
 import re
 import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,12 +22,10 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service, meant
-from . import dotenv_file, open_files
+from . import dotenv_file, open_files, programs
 from .manager import ONLINE, Checked, Process
 from .safe_paths import require_private
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CALL_SECONDS = 60.0
 _STOP_SECONDS = 600.0
 _LABEL = "com.docker.compose"
 _ADVICE = "in estate_cutover_groups"
@@ -64,7 +61,7 @@ class Compose:
         if any(_programs()):
             return None
         fix = "Install the plugin docker-compose-plugin (docker compose), or docker-compose"
-        return Problem("docker compose", f"neither of its programs is in {_PATH}", fix)
+        return Problem("docker compose", f"neither of its programs is in {programs.PATH}", fix)
 
     def processes(self) -> list[Process]:
         """Return an entry for each container of the services, whether it runs or not.
@@ -115,19 +112,11 @@ class Compose:
         command = ["nsenter", f"--net=/proc/{pids[0]}/ns/net", "--", sys.executable, "-I", "-c", _LOGIN]
         try:
             # The password is in the environment alone, which only root can read.
-            done = subprocess.run(
-                command,
-                env={"PATH": _PATH, **{key: value for key, value in values.items() if key.startswith("PG")}},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                check=False,
-                timeout=_CALL_SECONDS,
-            )
-            said = "" if done.returncode == 0 else done.stderr.strip()
+            told = {key: value for key, value in values.items() if key.startswith("PG")}
+            answer = programs.call(command, {"PATH": programs.PATH, **told})
+            said = "" if answer.status == 0 else answer.errors.strip()
             reason = said and said.splitlines()[-1].rpartition("OperationalError:")[2].strip()[:_LONGEST_TEXT]
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except programs.NoAnswer as error:
             reason = str(error)
         if not reason:
             return []
@@ -290,7 +279,7 @@ class _Project:
         """Return the hash of what the compose files and the settings say now of the service."""
         return (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
 
-    def call(self, *arguments: str, seconds: float = _CALL_SECONDS) -> str:
+    def call(self, *arguments: str, seconds: float = programs.ANSWER_SECONDS) -> str:
         """Call compose as the owner of the project's files, and return what it prints.
 
         :raises MigrationError: with what it says, if it fails.
@@ -301,11 +290,7 @@ class _Project:
         account = pwd.getpwuid(owner)
         files = [word for file in resolved for word in ("--file", file)]
         command = [*self._program, "--project-name", self.name, "--project-directory", self.directory, *files]
-        identity: dict[str, Any] = {}
-        if account.pw_uid != os.geteuid():
-            groups = os.getgrouplist(account.pw_name, account.pw_gid)
-            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
-        return _run([*command, *arguments], account.pw_dir, seconds, identity)
+        return _run([*command, *arguments], account, seconds)
 
 
 @dataclass(frozen=True)
@@ -444,11 +429,11 @@ def _containers(project: str = "", service: str = "") -> list[Mapping[str, Any]]
 @cache
 def _programs() -> tuple[list[str], list[str]]:
     """Return the command of Docker's plugin and that of the older program, each empty if it is not there."""
-    docker, old = shutil.which("docker", path=_PATH), shutil.which("docker-compose", path=_PATH)
+    docker, old = shutil.which("docker", path=programs.PATH), shutil.which("docker-compose", path=programs.PATH)
     plugin: list[str] = []
     with suppress(MigrationError):
         if docker:
-            _run([docker, "compose", "version"], "/root", _CALL_SECONDS, {})
+            _run([docker, "compose", "version"])
             plugin = [docker, "compose"]
     return plugin, [old] if old else []
 
@@ -458,38 +443,30 @@ def _docker(*arguments: str) -> str:
 
     :raises MigrationError: with what it says, if it fails.
     """
-    return _run([shutil.which("docker", path=_PATH) or "docker", *arguments], "/root", _CALL_SECONDS, {})
+    return _run([shutil.which("docker", path=programs.PATH) or "docker", *arguments])
 
 
-def _run(command: Sequence[str], home: str, seconds: float, identity: Mapping[str, Any]) -> str:
-    """Run a program with an environment built from scratch, and return what it prints.
+def _run(
+    command: Sequence[str], account: pwd.struct_passwd | None = None, seconds: float = programs.ANSWER_SECONDS
+) -> str:
+    """Run a program and return what it prints.
 
+    :param account: the user as whom it runs; None for the one that we are.
     :raises MigrationError: with what it says, if it fails.
     """
     called = " ".join([os.path.basename(command[0]), *command[1:2]])
     fix = "Repair Docker or the compose file, then run again"
+    home, uid = (account.pw_dir, account.pw_uid) if account is not None else ("/root", None)
     try:
-        done = subprocess.run(
-            list(command),
-            env={"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": home},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=seconds,
-            **identity,
-        )
-    except subprocess.TimeoutExpired:
-        raise _failed(called, f"it did not end within {seconds:g} seconds", fix) from None
-    except OSError as error:
-        raise _failed(called, f"it cannot be run: {error.strerror}", fix) from None
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        environment = {"PATH": programs.PATH, "LC_ALL": "C.UTF-8", "HOME": home}
+        answer = programs.call(command, environment, uid, seconds=seconds)
+    except programs.NoAnswer as error:
+        raise _failed(called, str(error), fix) from None
+    if answer.status != 0:
+        lines = [line for line in answer.errors.splitlines() if line.strip()]
         said = next((line for line in lines if re.search(r"(?i)error", line)), (lines or ["it said nothing"])[-1])
-        raise _failed(called, f"{said.strip()[:_LONGEST_TEXT]} (status {done.returncode})", fix)
-    return str(done.stdout)
+        raise _failed(called, f"{said.strip()[:_LONGEST_TEXT]} (status {answer.status})", fix)
+    return answer.output
 
 
 def _failed(command: str, what: str, fix: str) -> MigrationError:

@@ -10,14 +10,13 @@ import json
 import os
 import pwd
 import re
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import Problem
-from . import open_files
+from . import open_files, programs
 
 if TYPE_CHECKING:
     from ..core.estate import Service
@@ -27,8 +26,6 @@ LIBRARY = "swarm-shared-db"
 # As the library itself tells its own host from others.
 THIS_HOST = r"^(/|127\.|\[?::1\]?$)"
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ANSWER_SECONDS = 60
 # What decides whom Node.js trusts, where pm2 has handed it to the service.
 _TRUST = ("NODE_EXTRA_CA_CERTS", "NODE_TLS_REJECT_UNAUTHORIZED", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _OF_TLS = re.compile(r"certificate|CERT|SSL|TLS|no encryption")
@@ -84,35 +81,22 @@ def _try(service: Service, values: Mapping[str, str], pids: list[int]) -> str:
     """Log in as a service does, as its user and with its own modules; return why that fails, or an empty text."""
     account = pwd.getpwnam(service.user)
     trust: dict[str, str] = {}
-    path = f"{service.pm2_path}:{_PATH}" if service.pm2_path else _PATH
+    path = f"{service.pm2_path}:{programs.PATH}" if service.pm2_path else programs.PATH
     for pid in pids[:1]:
         with suppress(OSError):
             # Its own node: nvm's is in no common PATH.
             path = f"{os.path.dirname(os.readlink(f'/proc/{pid}/exe'))}:{path}"
         trust = {name: value for name, value in open_files.environment_of(pid).items() if name in _TRUST}
-    identity: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    # The password is in the environment alone, which only this user can read.
+    environment = {"HOME": account.pw_dir, "PATH": path, **trust, **values}
     try:
-        # The password is in the environment alone, which only this user can read.
-        result = subprocess.run(
-            ["node", "--eval", _TRY],
-            cwd=service.directory,
-            env={"HOME": account.pw_dir, "PATH": path, **trust, **values},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_ANSWER_SECONDS,
-            **identity,
-        )
-        if result.returncode == 0:
-            return str(json.loads(result.stdout))[:_LONGEST_TEXT]
-        lines = [line.strip() for line in result.stderr.splitlines() if "Error" in line]
-        reason = lines[0] if lines else f"node ended with status {result.returncode}"
-    except subprocess.TimeoutExpired:
-        reason = f"node did not end within {_ANSWER_SECONDS} seconds"
-    except (OSError, ValueError) as error:
+        answer = programs.call(["node", "--eval", _TRY], environment, account.pw_uid, service.directory)
+        if answer.status == 0:
+            return str(json.loads(answer.output))[:_LONGEST_TEXT]
+        lines = [line.strip() for line in answer.errors.splitlines() if "Error" in line]
+        reason = lines[0] if lines else f"node ended with status {answer.status}"
+    except programs.NoAnswer as error:
+        reason = f"node: {error}"
+    except ValueError as error:
         reason = str(error)
     return reason[:_LONGEST_TEXT]

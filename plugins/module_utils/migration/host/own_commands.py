@@ -20,19 +20,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
-from . import open_files
+from . import open_files, programs
 from .manager import ONLINE, Checked, Process
 from .safe_paths import require_private
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Changes the directory with the rights of the user, which Popen does with ours.
 _ENV, _TEST = "/usr/bin/env", "/usr/bin/test"
-_ANSWER_SECONDS = 60.0
 # How long a stop may take, and how long the processes of a service may then go on.
 _STOP_SECONDS = 120.0
 # As long processes may go on after a stop command that has failed: it may have done its work all the same.
@@ -249,7 +247,7 @@ class OwnCommands:
         return []
 
     def _call(
-        self, service: Service, key: str, words: Sequence[str], seconds: float = _ANSWER_SECONDS
+        self, service: Service, key: str, words: Sequence[str], seconds: float = programs.ANSWER_SECONDS
     ) -> tuple[int, str]:
         """Run a command of a service until it ends, and return its status and what it has printed.
 
@@ -263,7 +261,7 @@ class OwnCommands:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:
                 fix = f"Try it yourself: {command_of(service, words)}"
-                raise _failed(service, key, f"it did not end within {seconds:g} seconds", fix) from None
+                raise _failed(service, key, programs.not_ended(seconds), fix) from None
             finally:
                 if process.poll() is None:
                     # What it has begun could otherwise stop the service long after we have started it again.
@@ -279,25 +277,21 @@ class OwnCommands:
         :raises MigrationError: if it cannot be started.
         """
         account = self._accounts[service.user]
-        identity: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            groups = os.getgrouplist(service.user, account.pw_gid)
-            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
         try:
             return subprocess.Popen(
                 # While a window is undone we ignore requests to end, which what we start would do for good.
                 [_ENV, "--default-signal", f"--chdir={service.directory}", *words],
-                env=_environment_of(account),
+                env={**programs.environment_of(account), "SHELL": account.pw_shell or "/bin/sh"},
                 cwd="/",
                 umask=0o022,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output if output == subprocess.DEVNULL else subprocess.STDOUT,
                 start_new_session=True,
-                **identity,
+                **programs.identity_of(account.pw_uid),
             )
         except OSError as error:
-            raise _failed(service, words[0], f"it cannot be run: {error.strerror}", "Correct this") from None
+            raise _failed(service, words[0], programs.not_run(error), "Correct this") from None
 
 
 def problems_of_files(service: Service) -> list[Problem]:
@@ -310,12 +304,6 @@ def problems_of_files(service: Service) -> list[Problem]:
 def command_of(service: Service, words: Sequence[str]) -> str:
     """Return how root runs a command of a service in a shell as we do."""
     return shlex.join(["runuser", "-u", service.user, "--", "env", f"--chdir={service.directory}", *words])
-
-
-def _environment_of(account: pwd.struct_passwd) -> dict[str, str]:
-    """Return the environment of a user's commands: nothing of Ansible's, of the operator's shell or of a secret."""
-    own = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
-    return {**own, "SHELL": account.pw_shell or "/bin/sh", "PATH": _PATH, "LANG": "C.UTF-8"}
 
 
 def _port_of(service: Service) -> int:

@@ -10,11 +10,9 @@ import json
 import os
 import pwd
 import re
-import selectors
 import shlex
 import shutil
 import stat
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,18 +22,16 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
-from . import dotenv_file, open_files
+from . import dotenv_file, open_files, programs
 from .manager import Checked, Process
 from .recovery_unit import SYSTEMD
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # How pm2's daemon calls itself, with its PM2_HOME.
 _DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0-\x1f\x7f]*)\)")
 _ANSWER_SECONDS = 60
-# Of a file of pm2's, and of what it prints.
+# Of a file of pm2's.
 _MOST_BYTES = 16 << 20
 _MOST_BYTES_OF_ECOSYSTEM = 1 << 20
-_CHUNK_BYTES = 1 << 16
 # A busy pm2 fails now and then without a word. What may be asked twice is asked again.
 _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
@@ -73,10 +69,6 @@ class _Refused(MigrationError):
     """pm2 has answered, and not as it should."""
 
 
-class _TooMuch(Exception):
-    """A program prints more than anybody needs."""
-
-
 class Pm2:
     """The pm2 of one user.
 
@@ -106,19 +98,12 @@ class Pm2:
             self._homes = sorted({os.path.realpath(found): found for found in sorted(running)}.values())
             if len(self._homes) == 1:
                 self.home = Path(self._homes[0])
-        if not path and shutil.which("pm2", path=_PATH) is None:
+        if not path and shutil.which("pm2", path=programs.PATH) is None:
             path = next((_path_of(pid) for pid, found in _daemons_of(self._uid) if Path(found) == self.home), "")
-        self._path = f"{path}:{_PATH}" if path else _PATH
+        self._path = f"{path}:{programs.PATH}" if path else programs.PATH
         # What pm2 has listed last, if nothing was asked of it since: each call of it takes more than half a second.
         self._listed: list[dict[str, Any]] | None = None
-        self.environment = {
-            "HOME": account.pw_dir,
-            "USER": user,
-            "LOGNAME": user,
-            "PATH": self._path,
-            "PM2_HOME": str(self.home),
-            "LANG": "C.UTF-8",
-        }
+        self.environment = {**programs.environment_of(account, self._path), "PM2_HOME": str(self.home)}
 
     @property
     def command(self) -> str:
@@ -403,39 +388,19 @@ class Pm2:
 
         :raises MigrationError: if it fails, does not end in time, or prints more than it may.
         """
-        account: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            account = {
-                "user": self._uid,
-                "group": self._gid,
-                "extra_groups": os.getgrouplist(self.user, self._gid),
-            }
         program = shutil.which(command[0], path=self._path)
         if program is None:
             raise self._failed(command[0], f"the program is not in {self._path}")
+        words = [program, *command[1:]]
         try:
-            with subprocess.Popen(
-                [program, *command[1:]],
-                env=self.environment,
-                cwd=directory,
-                umask=0o077,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                **account,
-            ) as process:
-                printed, said_of_errors = _printed_by(process)
-        except subprocess.TimeoutExpired:
-            raise self._failed(command[1], f"it did not end within {_ANSWER_SECONDS} seconds") from None
-        except _TooMuch:
-            raise self._failed(command[1], f"it printed more than {_MOST_BYTES:,} bytes") from None
-        except OSError as error:
-            raise self._failed(command[1], f"it cannot be run: {error.strerror}") from None
-        if process.returncode != 0:
-            lines = (said_of_errors + printed).decode("utf-8", "replace").splitlines()
-            said = [line for line in lines if "ERROR" in line] or [f"status {process.returncode}"]
+            answer = programs.call(words, self.environment, self._uid, directory, _ANSWER_SECONDS, umask=0o077)
+        except programs.NoAnswer as error:
+            raise self._failed(command[1], str(error)) from None
+        if answer.status != 0:
+            lines = (answer.errors + answer.output).splitlines()
+            said = [line for line in lines if "ERROR" in line] or [f"status {answer.status}"]
             raise self._failed(command[1], said[0].strip()[:200], _Refused)
-        return printed.decode("utf-8", "replace")
+        return answer.output
 
     def _failed(self, command: str, what: str, kind: type[MigrationError] = MigrationError) -> MigrationError:
         """Return the error for a call that failed."""
@@ -524,37 +489,6 @@ def startup_command(user: str, pm2: Pm2) -> str:
         return f"pm2 startup systemd -u {user} --hp {shlex.quote(str(pm2.home.parent))}"
     # From a home directory it makes a PM2_HOME of the common name.
     return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
-
-
-def _printed_by(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Return what a process prints until it ends, and what it prints of errors. One that goes on for ever is killed.
-
-    :raises subprocess.TimeoutExpired: if it does not end in time.
-    :raises _TooMuch: if it prints more than it may.
-    """
-    deadline = time.monotonic() + _ANSWER_SECONDS
-    printed = {stream.fileno(): bytearray() for stream in (process.stdout, process.stderr) if stream is not None}
-    try:
-        with selectors.DefaultSelector() as waiting:
-            for descriptor in printed:
-                waiting.register(descriptor, selectors.EVENT_READ)
-            while waiting.get_map():
-                ready = waiting.select(max(deadline - time.monotonic(), 0))
-                if time.monotonic() >= deadline:
-                    raise subprocess.TimeoutExpired(process.args, _ANSWER_SECONDS)
-                for key, _ in ready:
-                    chunk = os.read(key.fd, _CHUNK_BYTES)
-                    printed[key.fd] += chunk
-                    if not chunk:
-                        waiting.unregister(key.fd)
-                    if sum(map(len, printed.values())) > _MOST_BYTES:
-                        raise _TooMuch
-        process.wait(max(deadline - time.monotonic(), 0))
-    except BaseException:
-        process.kill()
-        raise
-    output, errors = printed.values()
-    return bytes(output), bytes(errors)
 
 
 def by_user(services: Iterable[Service]) -> dict[str, Pm2]:

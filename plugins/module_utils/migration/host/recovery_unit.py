@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY, sync_directory
+from . import programs
 from .safe_paths import private_directory, require_private
 
 UNITS = Path("/etc/systemd/system")
@@ -29,7 +29,6 @@ _WANTS = "multi-user.target.wants"
 _PROGRAM = "recovery.recover"
 # The setting of the unit that names the private file.
 _CONDITION = "ConditionPathExists"
-_CALL_SECONDS = 60.0
 
 _UNIT = """\
 # It is here while the window of a cutover or a rollback is open. The role service_env writes and removes it.
@@ -214,9 +213,9 @@ def _systemctl(*arguments: str) -> None:
     """
     command = ["systemctl", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_CALL_SECONDS)
-        said = "" if done.returncode == 0 else (done.stderr.strip() or f"it ended with {done.returncode}")
-    except (OSError, subprocess.TimeoutExpired) as error:
+        answer = programs.call(command, os.environ)
+        said = "" if answer.status == 0 else (answer.errors.strip() or f"it ended with status {answer.status}")
+    except programs.NoAnswer as error:
         said = str(error)
     if said:
         raise MigrationError(

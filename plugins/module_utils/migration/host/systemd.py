@@ -10,7 +10,6 @@ import json
 import os
 import pwd
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +19,12 @@ from pathlib import Path
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service, meant
 from ..core.files import UNIT_SETTINGS
-from . import dotenv_file, open_files, unit_settings
+from . import dotenv_file, open_files, programs, unit_settings
 from .manager import ONLINE, Checked, Process
 from .recovery_unit import SYSTEMD, write_whole
 from .safe_paths import private_directory
 
-_CALL_SECONDS = 60.0
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 # How long a unit may take to stop, beyond what its own TimeoutStopSec usually allows.
 _STOP_SECONDS = 600.0
 # How long a process that is about to end may still be seen in the control group of a stopped unit.
@@ -467,30 +466,19 @@ def _show(units: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _systemctl(*arguments: str, seconds: float = _CALL_SECONDS) -> str:
+def _systemctl(*arguments: str, seconds: float = programs.ANSWER_SECONDS) -> str:
     """Call systemctl and return what it prints.
 
     :raises MigrationError: with what it says, if it fails.
     """
     try:
-        done = subprocess.run(
-            ["systemctl", *arguments],
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        raise _failed(arguments[0], f"it did not end within {seconds:g} seconds") from None
-    except OSError as error:
-        raise _failed(arguments[0], f"it cannot be run: {error.strerror}") from None
-    if done.returncode != 0:
-        said = (done.stderr.strip() or f"it ended with status {done.returncode}").splitlines()[0]
+        answer = programs.call(["systemctl", *arguments], _ENVIRONMENT, seconds=seconds)
+    except programs.NoAnswer as error:
+        raise _failed(arguments[0], str(error)) from None
+    if answer.status != 0:
+        said = (answer.errors.strip() or f"it ended with status {answer.status}").splitlines()[0]
         raise _failed(" ".join(arguments), said)
-    return done.stdout
+    return answer.output
 
 
 def _failed(command: str, what: str) -> MigrationError:
