@@ -6,6 +6,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from ..core.connection import first_row, sql
+from ..postgres.catalog import DESCRIBE_COLUMNS
 from ..postgres.content import table_sums
 
 if TYPE_CHECKING:
@@ -90,13 +91,7 @@ SELECT 'privilege ' || r.name || '.' || t.attname || ' ' {_PRIVILEGES}
 FROM relations r JOIN pg_attribute t ON t.attrelid = r.oid AND NOT t.attisdropped
 CROSS JOIN LATERAL aclexplode(t.attacl) a
 UNION ALL
-SELECT 'column ' || r.name || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
-       || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
-       || CASE a.attidentity WHEN '' THEN '' ELSE ' identity' END
-       || CASE WHEN d.oid IS NULL THEN '' WHEN a.attgenerated = '' THEN ' default ' ELSE ' generated ' END
-       || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
-FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
+{DESCRIBE_COLUMNS}
 WHERE r.relkind IN ('r', 'p', 'f', 'c')
 UNION ALL
 SELECT 'constraint ' || r.name || '.' || k.conname || ' ' || pg_get_constraintdef(k.oid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from ..core.commands import playbook
 from ..core.connection import Login, connected, first_row, make_dsn
 from ..core.errors import MigrationError, Problem
+from ..postgres.client_programs import NoVersion, version_of
 from . import preflight
 from .settings import Settings
 
@@ -36,20 +36,15 @@ def require_client(settings: Settings, major: int) -> str:
     program = settings.programs_for(major) / "pg_dump"
     fix = f"Install postgresql-client-{major}: {playbook('1_infrastructure')} does"
     try:
-        output = subprocess.run(
-            [str(program), "--version"], env=_environment(None), text=True, capture_output=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        what = error.strerror if isinstance(error, OSError) else f"exit code {error.returncode}"
-        raise MigrationError("There is no usable pg_dump.", [Problem(str(program), f"{what}", fix)]) from None
-    version = re.search(r"\) (\S+)", output)
-    found = version[1] if version else output.strip()
-    if re.match(r"\d+", found) is None or int(re.findall(r"\d+", found)[0]) != major:
+        found, version = version_of(str(program))
+    except NoVersion as error:
+        raise MigrationError("There is no usable pg_dump.", [Problem(str(program), str(error), fix)]) from None
+    if found != major:
         raise MigrationError(
             "The client programs are of another version than the server.",
-            [Problem(str(program), f"its version is {found}, the server's {major}", fix)],
+            [Problem(str(program), f"its version is {version}, the server's {major}", fix)],
         )
-    return found
+    return version
 
 
 # A row that is refused, and the COPY around it, hold values of secret columns. The program itself says what is wrong.

@@ -5,6 +5,7 @@ Nothing here is for files in directories that somebody else may write to: those 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,6 +16,7 @@ WORK_DIRECTORY = "/var/lib/sqlite-migration"
 # Where the settings of units of systemd lie, mode 0700: they have to stay there as long as the services use them.
 UNIT_SETTINGS = "/var/lib/sqlite-to-postgresql/units"
 _CHUNK_BYTES = 1 << 20
+_CANNOT_SYNCHRONISE = (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS)
 
 
 def progress_file(group_name: str, directory: str | None = None) -> Path:
@@ -63,10 +65,25 @@ def sha256_of_open(descriptor: int) -> str:
     return digest.hexdigest()
 
 
-def sync_directory(path: Path) -> None:
-    """Bring a directory's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def synchronise(descriptor: int) -> None:
+    """Bring an open file or directory to the disk; some file systems cannot do so for a directory.
+
+    :raises OSError: if the disk fails.
+    """
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNCHRONISE:
+            raise
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's entries to the disk, as :func:`synchronise` does.
+
+    :raises OSError: if it cannot be opened, or the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        synchronise(descriptor)
     finally:
         os.close(descriptor)

@@ -22,6 +22,7 @@ from ..core.decide import decide
 from ..core.errors import MigrationError
 from ..core.estate import parse_group
 from ..core.ledger import GroupRecord
+from ..core.rights import rights_of
 from ..host import safe_paths
 from ..sqlite.snapshot import DISK_FACTOR, read_structure, size_of_source
 
@@ -159,7 +160,7 @@ def _rights_of_owner(path: str) -> AbstractContextManager[None]:
     """Return with whose rights a source is opened: its owner's symlink then leads only where that user may look."""
     if os.geteuid() != 0 or not os.path.lexists(path):
         return nullcontext()
-    return safe_paths.rights_of(os.lstat(path).st_uid)
+    return rights_of(os.lstat(path).st_uid)
 
 
 def _require_right_to_read(path: str) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 
 from ..core.connection import Login, connected
 from ..core.errors import MigrationError, Problem
+from ..core.rights import rights_of
 from ..draft.draft import Draft, with_refusals
 from ..draft.existing import Existing, map_onto
 from ..draft.names import Namer, schema_name
-from ..host import open_files, safe_paths
+from ..host import open_files
 from . import existing_tables, files, health, reader, scratch, services, settings
 from .files import Database, Found, Inode, Limits, is_text, told
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
@@ -235,7 +236,7 @@ def _add_named(result: Discovery, limits: Limits, service: Service, found: Found
 
 def _symlink(name: str, uid: int) -> str:
     """Return a name as an alias is written if a symlink stands there, else an empty text."""
-    with suppress(OSError, ValueError), safe_paths.rights_of(uid):
+    with suppress(OSError, ValueError), rights_of(uid):
         if os.path.islink(name) and ".." not in name.split("/"):
             return os.path.normpath(name)
     return ""
@@ -265,7 +266,7 @@ def _search(result: Discovery, options: Options, listed: list[Service], found: F
 def _at(path: str, uid: int) -> Database | None:
     """Return the database at a path, as a user may see it."""
     # A name that no file can have is a ValueError.
-    with suppress(OSError, ValueError), safe_paths.rights_of(uid):
+    with suppress(OSError, ValueError), rights_of(uid):
         return files.look(path)
     return None
 

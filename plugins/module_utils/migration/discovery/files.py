@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
+from ..core.rights import rights_of
 from ..host import safe_paths
 from ..host.open_files import SQLITE_HEADER
 
@@ -129,7 +130,7 @@ def search(places: Iterable[tuple[str, int]], limits: Limits) -> Found:
     mounts = _mount_points()
     for directory, uid in sorted(set(places)):
         # A name that no file can have is a ValueError.
-        with suppress(OSError, ValueError), safe_paths.rights_of(uid):
+        with suppress(OSError, ValueError), rights_of(uid):
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 path = os.readlink(safe_paths.through(descriptor))
@@ -196,7 +197,7 @@ class _Search:
         """Look where a symlink leads; as root only with the rights of its owner."""
         with suppress(OSError), ExitStack() as rights:
             if self.has_own_rights:
-                rights.enter_context(safe_paths.rights_of(os.lstat(entry, dir_fd=directory).st_uid))
+                rights.enter_context(rights_of(os.lstat(entry, dir_fd=directory).st_uid))
             database = look(entry, directory)
             if database is not None and not self.limits.leaves_out(database.path):
                 self.found.add(database, name)

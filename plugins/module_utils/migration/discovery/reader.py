@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
 from ..core.estate import parse_group
+from ..core.rights import groups_of
 from ..draft.draft import Draft, draft
 from ..engine.transfer import migrate
 from ..host import safe_paths
@@ -142,7 +143,7 @@ def _as_user(database: Database, uid: int, parent: str, seconds: float, read: _R
         work.mkdir(mode=0o700)
         if uid != os.geteuid():
             outer.chmod(0o711)
-            os.chown(work, uid, safe_paths.groups_of(uid)[0])
+            os.chown(work, uid, groups_of(uid)[0])
         return _in_a_process(database, uid, str(work), seconds, read)
     finally:
         shutil.rmtree(outer, ignore_errors=True)
@@ -182,7 +183,7 @@ def _work(database: Database, uid: int, work: str, read: _Read, sender: Pipe) ->
     os.setsid()
     try:
         if uid != os.geteuid():
-            group, groups = safe_paths.groups_of(uid)
+            group, groups = groups_of(uid)
             os.setgroups(groups)
             os.setresgid(group, group, group)
             os.setresuid(uid, uid, uid)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from urllib.parse import unquote, urlsplit
 
 from ..core.errors import MigrationError
+from ..core.rights import rights_of
 from ..host import dotenv_file, safe_paths
 
 _MOST_BYTES = 1 << 20
@@ -39,7 +40,7 @@ def _text(path: str, uid: int) -> str:
     """
     with ExitStack() as opened:
         try:
-            with safe_paths.rights_of(uid):
+            with rights_of(uid):
                 descriptor = opened.enter_context(safe_paths.regular_file(path))
         except PermissionError:
             safe_paths.require_private(os.path.dirname(path), secret=False)

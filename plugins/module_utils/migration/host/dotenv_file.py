@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service, fill_template
+from ..core.files import synchronise
 from . import safe_paths
 from .safe_paths import Opened
 
@@ -383,7 +384,7 @@ def _replace(file: Opened, content: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
-    safe_paths.synchronise(file.directory)
+    synchronise(file.directory)
 
 
 def _require_unchanged(file: Opened, before: os.stat_result) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..core.errors import MigrationError, Problem
+from ..core.rights import files_as
 from . import safe_paths
-from .safe_paths import files_as
 
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"socket:\[(\d+)\]\Z")

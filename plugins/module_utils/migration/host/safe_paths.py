@@ -21,9 +21,8 @@ from pathlib import Path
 
 from ..core.commands import playbook
 from ..core.errors import MigrationError, Problem
-from ..core.rights import files_as as files_as
-from ..core.rights import groups_of as groups_of
-from ..core.rights import rights_of as rights_of
+from ..core.files import synchronise
+from ..core.rights import files_as
 from . import write_protection
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,7 +31,6 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # From linux/fs.h.
 _NO_REPLACE, _EXCHANGE = 1, 2
 _CHUNK_BYTES = 1 << 20
-_CANNOT_SYNCHRONISE = (errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS)
 
 
 class Changed(MigrationError):
@@ -435,15 +433,3 @@ def mount_of(descriptor: int) -> int:
     """
     text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
-
-
-def synchronise(descriptor: int) -> None:
-    """Bring an open file or directory to the disk; some file systems cannot do so for a directory.
-
-    :raises OSError: if the disk fails.
-    """
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNCHRONISE:
-            raise

@@ -6,13 +6,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..core.connection import sql
-from ..core.sql import table_name
-
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
-    from psycopg2.sql import Composable
+
+
+# One line for each column, with its type and its default: of the relations (oid, name) that a query has begun with.
+DESCRIBE_COLUMNS = """\
+SELECT 'column ' || r.name || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+       || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+       || CASE a.attidentity WHEN '' THEN '' ELSE ' identity' END
+       || CASE WHEN d.oid IS NULL THEN '' WHEN a.attgenerated = '' THEN ' default ' ELSE ' generated ' END
+       || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
+FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum"""
 
 
 @dataclass(frozen=True)
@@ -103,24 +110,6 @@ def read_catalog(connection: Connection, names: Iterable[str]) -> dict[str, Targ
             )
             for name, oid in oids.items()
         }
-
-
-def key_operators(cursor: Cursor, key: ForeignKey) -> list[Composable]:
-    """Return for each column of a foreign key the operator that PostgreSQL itself compares it by: parent, then child.
-
-    A bare ``=`` would be that of text for citext, where its schema is not in the search path.
-    """
-    cursor.execute(
-        "SELECT n.nspname, o.oprname FROM pg_constraint k "
-        "CROSS JOIN unnest(k.conpfeqop) WITH ORDINALITY AS e (operator, position) "
-        "JOIN pg_operator o ON o.oid = e.operator JOIN pg_namespace n ON n.oid = o.oprnamespace "
-        "WHERE k.conrelid = %s::regclass AND k.conname = %s ORDER BY e.position",
-        (table_name(key.table).as_string(cursor), key.name),
-    )
-    return [
-        sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
-        for schema, operator in cursor.fetchall()
-    ]
 
 
 def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:

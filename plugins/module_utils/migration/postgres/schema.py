@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger
 from ..core.connection import Json, explained, next_step, psycopg2
 from ..core.errors import MigrationError, Problem
+from .catalog import DESCRIBE_COLUMNS
 from .schema_files import IN_TRANSACTION, SqlFile, Statement, split_statements
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ LOCK_ATTEMPTS = 5
 
 # One line for each object in the schemas that the current role owns, the ledger's left out; of
 # schema public, which the database's owner does not own by name, its own tables.
-DESCRIBE_CATALOG = """
+DESCRIBE_CATALOG = f"""
 WITH schemas AS (
   SELECT oid, nspname FROM pg_namespace
   WHERE pg_get_userbyid(nspowner) = current_user AND nspname NOT IN ('migration', 'public')
@@ -46,13 +47,7 @@ SELECT CASE relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHE
        || CASE WHEN relrowsecurity THEN ' with row level security' ELSE '' END
 FROM relations WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
 UNION ALL
-SELECT 'column ' || r.name || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
-       || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
-       || CASE a.attidentity WHEN '' THEN '' ELSE ' identity' END
-       || CASE WHEN d.oid IS NULL THEN '' WHEN a.attgenerated = '' THEN ' default ' ELSE ' generated ' END
-       || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
-FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
+{DESCRIBE_COLUMNS}
 WHERE r.relkind IN ('r', 'p', 'f')
 UNION ALL
 SELECT 'constraint ' || r.name || '.' || k.conname || ' ' || pg_get_constraintdef(k.oid)
@@ -78,7 +73,7 @@ FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
 WHERE w.rulename <> '_RETURN'
 UNION ALL
 SELECT 'policy ' || p.polname || ' on ' || r.name FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-"""
+"""  # noqa: S608 (a constant)
 
 
 def apply(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
-from ..core.files import WORK_DIRECTORY, sha256_of
+from ..core.files import WORK_DIRECTORY, sha256_of, sync_directory, synchronise
 from ..host import safe_paths
 from ..sqlite.snapshot import remove_leftovers
 from ..sqlite.tables import open_snapshot, quote_name, row_id_of
@@ -154,9 +154,9 @@ def _write(copy: Path, pieces: Sequence[Piece], name: str, facts: Mapping[str, A
             file.flush()
             os.fsync(file.fileno())
         snapshot.unlink()
-        _synchronise(base / unfinished)
+        sync_directory(base / unfinished)
         safe_paths.move(directory, unfinished, directory, name)
-        safe_paths.synchronise(directory)
+        synchronise(directory)
     except BaseException:
         with suppress(OSError):
             shutil.rmtree(base / unfinished)
@@ -337,12 +337,3 @@ def _decompress(source: Path, target: Path) -> str:
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
-
-
-def _synchronise(directory: Path) -> None:
-    """Bring a directory's entries to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        safe_paths.synchronise(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Sequence
 
 from ..core.errors import MigrationError
-from ..core.files import sha256_of_open
+from ..core.files import sha256_of_open, synchronise
 from ..host import safe_paths
 from ..host.safe_paths import changed
 from . import intruders, tombstone
@@ -108,8 +108,8 @@ def _settle(directory: int, quarantine: int, entry: Move) -> None:
     protect(quarantine, entry)
     if entry.kind != COMPANION:
         tombstone.guard(directory, entry.name, entry.path)
-    safe_paths.synchronise(quarantine)
-    safe_paths.synchronise(directory)
+    synchronise(quarantine)
+    synchronise(directory)
 
 
 def inspect(moves: Sequence[Move], where: str) -> list[str]:

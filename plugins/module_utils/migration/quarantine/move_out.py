@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..core.errors import MigrationError
-from ..core.files import sha256_of_open
+from ..core.files import sha256_of_open, synchronise
 from ..host import safe_paths
 from ..host.safe_paths import changed, identify
 from . import intruders, tombstone
@@ -69,7 +69,7 @@ def _return(directory: int, quarantine: int, entry: Move, where: str) -> None:
     # Somebody may have exchanged the tombstone in this moment: what came instead goes back to where it was.
     intruders.evict(quarantine, entry, where)
     tombstone.remove(quarantine, entry.place)
-    safe_paths.synchronise(directory)
+    synchronise(directory)
 
 
 def _exchange_for_tombstone(directory: int, quarantine: int, entry: Move) -> None:
@@ -117,5 +117,5 @@ def delete(moves: Sequence[Move], where: str, inode: int | None) -> bool:
                     safe_paths.set_immutable(file, False)
             os.unlink(entry.place, dir_fd=quarantine)
             deleted = True
-        safe_paths.synchronise(quarantine)
+        synchronise(quarantine)
     return deleted

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ..core.files import synchronise
 from ..host import safe_paths
 from ..host.safe_paths import changed
 
@@ -58,8 +59,8 @@ def make(quarantine: int, place: str, readme: str) -> int:
             os.fchmod(file.fileno(), 0o644)
             file.write(readme)
             file.flush()
-            safe_paths.synchronise(file.fileno())
-        safe_paths.synchronise(tombstone)
+            synchronise(file.fileno())
+        synchronise(tombstone)
         return os.fstat(tombstone).st_ino
     finally:
         os.close(tombstone)

@@ -27,6 +27,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import sha256_of, sync_directory
 from ..core.sql import table_name
+from ..postgres.client_programs import NoVersion, version_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -37,7 +38,6 @@ _LEDGER_TABLES = ("migration.id_map", "migration.reject", "migration.original_va
 _REWRITTEN_IDS = "migration.rewritten_id"
 _PROGRAM_DIRECTORIES = "/usr/lib/postgresql"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PROGRAM_SECONDS = 60
 _COPY = re.compile(rb'COPY ((?:"(?:[^"]|"")+"|[^\s."(]+)\.(?:"(?:[^"]|"")+"|[^\s."(]+)) \((.*)\) FROM stdin;\n\Z')
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([^\s,."]+)')
 _LAST_LINE = b"\\.\n"
@@ -87,8 +87,8 @@ def find_programs(connection: Connection) -> Programs:
     likely = [Path(_PROGRAM_DIRECTORIES, str(wanted), "bin"), *map(Path, _PATH.split(":"))]
     for directory in [*likely, *Path(_PROGRAM_DIRECTORIES).glob("*/bin")]:
         programs = Programs(str(directory / "pg_dump"), str(directory / "pg_restore"))
-        version = _version_of(programs.pg_dump)
-        if version is not None and version == _version_of(programs.pg_restore):
+        version = _major_of(programs.pg_dump)
+        if version is not None and version == _major_of(programs.pg_restore):
             # Nothing fits better, and each question starts a program.
             if version == wanted:
                 return programs
@@ -109,21 +109,11 @@ def find_programs(connection: Connection) -> Programs:
     )
 
 
-def _version_of(program: str) -> int | None:
+def _major_of(program: str) -> int | None:
     """Return the major version of a program; None if it is not there or does not work."""
-    try:
-        answer = subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=_PROGRAM_SECONDS,
-            check=False,
-            env={"PATH": _PATH, "LANG": "C.UTF-8"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
-    return int(match[1]) if answer.returncode == 0 and match else None
+    with suppress(NoVersion):
+        return version_of(program)[0]
+    return None
 
 
 class GroupDump:

@@ -11,6 +11,8 @@ from ..core.connection import first_row, sql
 from ..core.errors import Problem
 from ..core.sql import table_name
 from ..postgres import catalog
+from ..postgres.foreign_keys import is_validated, orphan_count
+from ..postgres.sequences import next_value
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -101,65 +103,28 @@ def _read_sequences(
         if name is None:
             continue
         with connection.cursor() as cursor:
+            following = next_value(cursor, name)
             cursor.execute(
-                "SELECT n.nspname, c.relname, s.seqincrement FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid "
-                "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE s.seqrelid = %s::regclass",
-                (name,),
-            )
-            sequence_schema, sequence_name, increment = first_row(cursor)
-            cursor.execute(
-                sql.SQL(
-                    "SELECT CASE WHEN is_called THEN last_value + {increment} ELSE last_value END, "
-                    "(SELECT coalesce(max({column}), 0) + 1 FROM {table}) FROM {sequence}"
-                ).format(
-                    increment=sql.Literal(increment),
-                    column=sql.Identifier(column.name),
-                    table=table_name(table.name),
-                    sequence=sql.Identifier(sequence_schema, sequence_name),
+                sql.SQL("SELECT coalesce(max({}), 0) + 1 FROM {}").format(
+                    sql.Identifier(column.name), table_name(table.name)
                 )
             )
-            next_value, after_largest = first_row(cursor)
-        least = max(int(after_largest), required.get(name, 1))
-        correct = int(next_value) >= least
-        found.append({"name": name, "next_value": int(next_value), "required": least, "correct": correct})
+            least = max(int(first_row(cursor)[0]), required.get(name, 1))
+        found.append({"name": name, "next_value": following, "required": least, "correct": following >= least})
     return found
 
 
 def _read_foreign_keys(connection: Connection, table: catalog.TargetTable) -> list[dict[str, Any]]:
     """Return the foreign keys of a table, whether each is validated, and its orphans by count."""
-    found = []
-    for key in table.foreign_keys:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT convalidated FROM pg_constraint WHERE conname = %s AND conrelid = %s::regclass",
-                (key.name, _regclass(key.table)),
-            )
-            (valid,) = first_row(cursor)
-            pairs = list(zip(key.columns, key.referenced_columns, strict=True))
-            cursor.execute(
-                sql.SQL(
-                    "SELECT count(*) FROM {child} c WHERE {present} AND NOT EXISTS "
-                    "(SELECT FROM {parent} p WHERE {joined})"
-                ).format(
-                    child=sql.Identifier(*key.table.split(".", 1)),
-                    parent=sql.Identifier(*key.referenced_table.split(".", 1)),
-                    present=sql.SQL(" AND ").join(
-                        sql.SQL("{} IS NOT NULL").format(sql.Identifier("c", column)) for column in key.columns
-                    ),
-                    joined=sql.SQL(" AND ").join(
-                        sql.SQL("{} {} {}").format(sql.Identifier("p", parent), equals, sql.Identifier("c", child))
-                        for (child, parent), equals in zip(pairs, catalog.key_operators(cursor, key), strict=True)
-                    ),
-                )
-            )
-            (orphans,) = first_row(cursor)
-        found.append({"name": f"{key.table}: {key.name}", "valid": bool(valid), "orphans": int(orphans)})
-    return found
-
-
-def _regclass(name: str) -> str:
-    """Return ``schema.table`` quoted, as a cast to regclass reads it."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
+    with connection.cursor() as cursor:
+        return [
+            {
+                "name": f"{key.table}: {key.name}",
+                "valid": is_validated(cursor, key),
+                "orphans": orphan_count(cursor, key),
+            }
+            for key in table.foreign_keys
+        ]
 
 
 def _read_constraints(connection: Connection, tables: list[str]) -> list[dict[str, Any]]:

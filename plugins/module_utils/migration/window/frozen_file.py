@@ -24,7 +24,7 @@ from typing import Any
 
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
-from ..core.files import WORK_DIRECTORY, sha256_of_open
+from ..core.files import WORK_DIRECTORY, sha256_of_open, synchronise
 from ..host import safe_paths, write_protection
 from ..host.safe_paths import identify, open_owned, through
 from ..sqlite.snapshot import remove_leftovers
@@ -276,8 +276,8 @@ def swap(group: Group, old_file: Path, described: Mapping[str, Any], inode: int)
             source.require_same()
         os.replace(_EXPORTED, source.name, src_dir_fd=hidden, dst_dir_fd=source.directory)
         safe_paths.Opened(source.path, source.directory, source.name, exported).require_same()
-        safe_paths.synchronise(source.directory)
-        safe_paths.synchronise(hidden)
+        synchronise(source.directory)
+        synchronise(hidden)
 
 
 def _remove(directory: int, name: str) -> None:
@@ -342,7 +342,7 @@ def undo_swap(group: Group, frozen_sha256: str | None, rollback: Mapping[str, An
                 raise _cannot_be_put_back(path, rollback.get("old_file"))
             _remove_journals(directory, path.name)
             os.replace(old_name, path.name, src_dir_fd=hidden, dst_dir_fd=directory)
-            safe_paths.synchronise(directory)
+            synchronise(directory)
         with open_owned(group.source_path, group.users) as source:
             write_protection.protect(source.descriptor)
         if hidden is not None:

@@ -42,7 +42,7 @@ from .id_spelling import with_spellings
 from .inputs import NotPlain, Sides
 from .table import Written, export_table
 from .unmapped_columns import other_columns
-from .violations import CHANGE_IT, Violations
+from .violations import CHANGE_IT, ExportViolations
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -336,7 +336,7 @@ class _Export:
         """
         reading = self.reading
         left_behind.note_in(self.writer, reading.source)
-        violations = Violations(self.frozen)
+        violations = ExportViolations(self.frozen)
         forms = ServerForms(reading.connection)
         prepared = reading.prepare(reading.source, forms, exact)
         orphans_before = orphans_of(reading.source)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...core.connection import first_row, sql
 from ...core.errors import MigrationError, Problem
 from ..plan.planner import TablePlan
-from .violations import Violations
+from .violations import ExportViolations
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -34,7 +34,7 @@ def orphans_of(connection: sqlite3.Connection) -> Orphans | None:
     return found
 
 
-def note_new_orphans(writer: sqlite3.Connection, before: Orphans | None, violations: Violations) -> None:
+def note_new_orphans(writer: sqlite3.Connection, before: Orphans | None, violations: ExportViolations) -> None:
     """Note each row that refers to no row and did not do so before."""
     after = orphans_of(writer)
     if before is None or after is None:

@@ -20,7 +20,7 @@ from .difference import Difference, found
 from .inputs import Sides, hash_of
 from .unmapped_columns import other_columns
 from .values import ValueForms, shown_row, shown_value
-from .violations import Violations
+from .violations import ExportViolations
 
 _ROWS_AT_ONCE = 500
 # The values of so many bytes of rows are held at once, or of one row.
@@ -53,7 +53,7 @@ class _Change:
     place: str
 
 
-def export_table(sides: Sides, writer: sqlite3.Connection, directory: Path, violations: Violations) -> Written:
+def export_table(sides: Sides, writer: sqlite3.Connection, directory: Path, violations: ExportViolations) -> Written:
     """Write every row of a table that differs; note what cannot be said.
 
     :param directory: private directory for work files.
@@ -107,7 +107,7 @@ def _require_known_collations(sides: Sides) -> None:
 class _TableWriter:
     """Writes the rows of one table that differ."""
 
-    def __init__(self, sides: Sides, writer: sqlite3.Connection, violations: Violations, counts: Written) -> None:
+    def __init__(self, sides: Sides, writer: sqlite3.Connection, violations: ExportViolations, counts: Written) -> None:
         self._sides = sides
         self._writer = writer
         self._violations = violations

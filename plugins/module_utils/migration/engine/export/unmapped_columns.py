@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...core.connection import sql
 from .inputs import Sides
 from .values import shown_row
-from .violations import SHOWN_ROWS, Violations
+from .violations import SHOWN_ROWS, ExportViolations
 
 if TYPE_CHECKING:
     from psycopg2.sql import Composable
@@ -27,7 +27,7 @@ class OtherColumns:
     conditions: dict[str, Composable]
     not_told: tuple[str, ...]
 
-    def note(self, violations: Violations) -> None:
+    def note(self, violations: ExportViolations) -> None:
         """Note the rows with data in such columns."""
         sides, plan = self.sides, self.sides.plan
         for column, condition in self.conditions.items():

@@ -24,7 +24,8 @@ _ROWS_OF_ANSWER = {"reject": "row"}
 class Violation:
     """The values of one column that were refused for one reason.
 
-    :param columns: source columns, joined by ``+``.
+    :param columns: source columns, joined by ``+``; empty for the table as a whole.
+    :param policy: the one that could answer for them; empty if none can.
     :param examples: the first of them with their keys.
     :param longest: characters of the longest, if they are too long.
     :param answers: answer of the policy → number of values for which it would help.
@@ -32,14 +33,19 @@ class Violation:
     """
 
     table: str
-    columns: str
-    policy: str
-    what: str
+    columns: str = ""
+    policy: str = ""
+    what: str = ""
     count: int = 0
     longest: int = 0
     examples: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     notes: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Return where they are: the table, and the columns behind a point."""
+        return self.table + (f".{self.columns}" if self.columns else "")
 
     def described(self) -> str:
         """Return what is wrong, with the number of rows and the first keys."""
@@ -111,6 +117,6 @@ class Violations:
             advice = [*(advise(found) if advise is not None else ()), *found.policy_advice()]
             fix = "; or ".join(advice or ["repair the values in the source"])
             notes = "".join(f". {note}" for note in found.notes)
-            where = f"{self._file_name}: {found.table}" + (f".{found.columns}" if found.columns else "")
+            where = f"{self._file_name}: {found.place}"
             problems.append(Problem(where, found.described(), fix[:1].upper() + fix[1:] + notes))
         return problems

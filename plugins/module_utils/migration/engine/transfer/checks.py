@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...core.connection import first_row, sql
+from ...core.connection import first_row
 from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.estate import Group
 from ...core.sql import table_name
-from ...postgres.catalog import ForeignKey, key_operators
+from ...postgres.catalog import ForeignKey
+from ...postgres.foreign_keys import is_validated, orphan_count
 from ..plan.planner import TablePlan
 from ..proof.compare import Comparison
 from ..proof.target_state import TargetState, read_target_state
@@ -151,31 +152,8 @@ def check_foreign_keys(
     with connection.cursor() as cursor:
         for plan in plans:
             for key in plan.target.foreign_keys:
-                cursor.execute(
-                    "SELECT convalidated FROM pg_constraint WHERE conrelid = %s::regclass AND conname = %s",
-                    (table_name(key.table).as_string(connection), key.name),
-                )
-                valid = bool(first_row(cursor)[0])
-                if valid and not (count_orphans and may_read_referenced(cursor, key)):
-                    result.append({"name": f"{key.table}: {key.name}", "valid": True, "orphans": 0})
-                    continue
-                pairs = [
-                    (sql.Identifier("c", child), sql.Identifier("p", parent))
-                    for child, parent in zip(key.columns, key.referenced_columns, strict=True)
-                ]
-                cursor.execute(
-                    sql.SQL(
-                        "SELECT count(*) FROM {} AS c WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {})"
-                    ).format(
-                        table_name(key.table),
-                        sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(child) for child, _ in pairs),
-                        table_name(key.referenced_table),
-                        sql.SQL(" AND ").join(
-                            sql.SQL("{} {} {}").format(parent, equals, child)
-                            for (child, parent), equals in zip(pairs, key_operators(cursor, key), strict=True)
-                        ),
-                    )
-                )
-                orphans = int(first_row(cursor)[0])
+                valid = is_validated(cursor, key)
+                taken_at_its_word = valid and not (count_orphans and may_read_referenced(cursor, key))
+                orphans = 0 if taken_at_its_word else orphan_count(cursor, key)
                 result.append({"name": f"{key.table}: {key.name}", "valid": valid, "orphans": orphans})
     return result

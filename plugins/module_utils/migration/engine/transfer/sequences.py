@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.connection import first_row, sql
 from ...core.errors import TABLE_SQL, MigrationError, Problem
+from ...postgres.sequences import next_value
 from ...sqlite.tables import quote_name, read_sequence
 from ..plan.planner import TablePlan
 
@@ -38,16 +39,8 @@ def read_sequences(
     sequences = []
     with connection.cursor() as cursor:
         for name, least in required.items():
-            # The server returned the name, already quoted where needed.
-            cursor.execute(
-                sql.SQL("SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {}").format(
-                    sql.SQL(name)
-                )
-            )
-            next_value = int(first_row(cursor)[0])
-            sequences.append(
-                {"name": name, "next_value": next_value, "required": least, "correct": next_value >= least}
-            )
+            following = next_value(cursor, name)
+            sequences.append({"name": name, "next_value": following, "required": least, "correct": following >= least})
     return sequences
 
 

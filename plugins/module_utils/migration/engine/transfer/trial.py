@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.connection import first_row, sql
 from ...core.sql import table_name
-from ...postgres.catalog import ForeignKey, key_operators
+from ...postgres.catalog import ForeignKey
+from ...postgres.foreign_keys import key_operators
 from ..prepare.prepare import Prepared
 from ..prepare.server_refusals import (
     CALLS,
