@@ -30,7 +30,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Database,
     Limits,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import _PATH as COMMON_PATH
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import programs
 
 from .support import NOBODY_UID, PYTHON, holding, look_at, make_database, source_at
 
@@ -272,14 +272,14 @@ def pm2_of_nobody(app: Path, answer: str) -> Iterator[Path]:
 
 
 # Where pm2 is in a common place, that one is asked.
-without_pm2 = pytest.mark.skipif(shutil.which("pm2", path=COMMON_PATH) is not None, reason="this machine has a pm2")
+without_pm2 = pytest.mark.skipif(shutil.which("pm2", path=programs.PATH) is not None, reason="this machine has a pm2")
 
 
 def test_what_calls_itself_pm2_is_asked_with_the_rights_of_its_user(app: Path) -> None:
     with pm2_of_nobody(app, "[]") as ran:
         found = look_at(app.parent)
     assert not [entry for entry in found.problems if f"{app}/.pm2" in entry.what]
-    if shutil.which("pm2", path=COMMON_PATH) is None:
+    if shutil.which("pm2", path=programs.PATH) is None:
         assert ran.read_text().strip() == str(NOBODY_UID)
     else:
         assert not ran.exists()

@@ -126,7 +126,7 @@ def test_without_an_inverse_the_rehearsal_says_what_will_not_come_back(connectio
     ("entry", "what"),
     [
         ({"back": "v"}, "'computed: v' is None"),
-        ({"from": "v", "forth": "v"}, "'computed: v' is {"),
+        ({"from": "v", "bakc": "v"}, "computed: v: has an unknown key 'bakc'. Did you mean 'back'?"),
         ({"from": "v", "back": ""}, "'computed: v: back: v' is ''"),
         ({"from": "v", "back": {"w": None}}, "'computed: v: back: w' is None"),
     ],

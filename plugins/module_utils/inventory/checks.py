@@ -162,12 +162,37 @@ def find_invalid_options(role: str, specification: Mapping[str, Any], values: Ma
     problems: list[Problem] = []
     for name, value in values.items():
         option = {key: part for key, part in specification[name].items() if key not in _UNTOLD}
-        errors = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
+        # The name of a key is no secret, and Ansible's own message names neither the place in a list nor the right key.
+        unknown, known_part = _without_unknown_keys(f"variable {name}", option, value)
+        problems += unknown
+        errors = ArgumentSpecValidator({name: option}).validate({name: known_part}).error_messages
         # Such a message holds the value.
         told = errors if not _has_secret(option) else ["it is not as the role's description says"] * bool(errors)
         fix = f"See roles/{role}/README.md, or: ansible-doc --type role --roles-path roles {role}"
         problems.extend(Problem(f"variable {name}", str(error).rstrip("."), fix) for error in told)
     return problems
+
+
+def _without_unknown_keys(where: str, option: Mapping[str, Any], value: Any) -> tuple[list[Problem], Any]:
+    """Return a problem for each key of a value that its option does not have, and the value without them."""
+    options = option.get("options")
+    if not options:
+        return [], value
+    if isinstance(value, list):
+        parts = [_without_unknown_keys(f"{where}[{index}]", option, entry) for index, entry in enumerate(value)]
+        return [problem for problems, _ in parts for problem in problems], [part for _, part in parts]
+    if not isinstance(value, Mapping):
+        return [], value
+    names = [*options, *(alias for inner in options.values() for alias in inner.get("aliases") or ())]
+    problems, rest = [], {}
+    for key, entry in value.items():
+        if key not in names:
+            fix = f"{meant(str(key), names)}Known keys: {', '.join(names)}"
+            problems.append(Problem(where, f"has an unknown key '{key}'", fix))
+            continue
+        inner, rest[key] = _without_unknown_keys(f"{where}.{key}", options.get(key) or {}, entry)
+        problems += inner
+    return problems, rest
 
 
 def _has_secret(option: Mapping[str, Any]) -> bool:
