@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import state
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.clock import Clock
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.decide import (
+    Cleanup,
     Cutover,
     Interrupted,
     Rehearsal,
@@ -26,6 +28,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     changes,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.ledger import GroupRecord
+
+from .test_layout import ENGINE
 
 
 def records() -> Iterator[GroupRecord]:
@@ -148,3 +152,40 @@ def test_a_phase_that_nobody_knows_asks_for_nothing() -> None:
 def test_a_field_that_does_not_exist_is_not_written() -> None:
     with pytest.raises(KeyError):
         changes(proven_well=True)
+
+
+# What has a phase do something; what only reports a state is free to name it.
+DECIDING = ("engine", "window", "cutover", "rollback", "recovery", "quarantine", "cleanup")
+# Where a state is compared all the same → why.
+COMPARED = {
+    "engine/transfer/migrate.py: REHEARSED": "the step of the ledger is written only where it changes something",
+    "rollback/window.py: ROLLED_BACK": "a dump can be compared with the tables only as long as nobody loads them again",
+    "cutover/reconcile.py: LIVE": "what a person is told to do",
+}
+
+
+def compared_states() -> set[str]:
+    """Return the file and the state of each comparison with a state that a package makes by itself."""
+    found = set()
+    for path in (path for package in DECIDING for path in (ENGINE / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                found |= {
+                    f"{path.relative_to(ENGINE)}: {part.attr}"
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "state" and part.attr.isupper()
+                }
+    return found
+
+
+def test_nobody_else_decides_by_the_state() -> None:
+    assert compared_states() == set(COMPARED)
+
+
+@every_record
+def test_cleanup_goes_on_with_a_file_from_where_it_is(record: GroupRecord) -> None:
+    action = decide(record)
+    assert (action.cleanup is Cleanup.ARCHIVE) == state.is_allowed(record.state, "archive")
+    assert (action.cleanup is Cleanup.REMOVE) == state.is_allowed(record.state, "remove")
+    assert (action.cleanup is Cleanup.NOTHING) == (not action.on_postgresql)
+    assert not action.may_archive or action.cleanup is Cleanup.ARCHIVE

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger, state
 from ..core.clock import Clock
 from ..core.commands import playbook
-from ..core.decide import Interrupted, decide
+from ..core.decide import Cleanup, Interrupted, decide
 from ..core.errors import MigrationError, Problem
 from ..quarantine import archive, move_in
 from ..quarantine.entry import FILE
@@ -214,7 +214,7 @@ def _continue(
         archive.require_intact(described)
     except (MigrationError, OSError, KeyError) as error:
         entry.unmet.append(f"its archive cannot be relied on: {error}".replace("\n", " "))
-    if known.kind == SOURCE and (record is None or record.state != state.ARCHIVED):
+    if known.kind == SOURCE and (record is None or decide(record).cleanup is not Cleanup.REMOVE):
         entry.unmet.append(f"cutover group {known.group} is '{record.state if record else 'unknown'}', not 'archived'")
     check_period(
         entry,

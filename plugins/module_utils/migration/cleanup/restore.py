@@ -7,7 +7,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from ..core import ledger, state
+from ..core import ledger
+from ..core.decide import Cleanup, decide
 from ..core.errors import MigrationError, Problem
 from ..core.group_detail import changes
 from ..host import safe_paths, write_protection
@@ -91,8 +92,8 @@ def withdraw(estate: Estate, path: str) -> None:
 def _back_to_live(estate: Estate, record: FileRecord) -> None:
     """Take the ledger's step back to ``live``, with the file write-protected again."""
     group = estate.group(record.group)
-    found = ledger.read_group(estate.connection, group.name, group.source_path).state
-    if found not in (state.LIVE, state.ARCHIVED):
+    found = decide(ledger.read_group(estate.connection, group.name, group.source_path)).cleanup
+    if found not in (Cleanup.ARCHIVE, Cleanup.REMOVE):
         # It is on SQLite again, and needs its file without write protection.
         return
     main = next(move for move in record.moves if move.kind == FILE)
@@ -103,7 +104,7 @@ def _back_to_live(estate: Estate, record: FileRecord) -> None:
     ):
         # The daily check compares the times of the file: nothing is written that is so already.
         write_protection.protect(file)
-    if found == state.ARCHIVED:
+    if found is Cleanup.REMOVE:
         # The soak begins anew: whoever brings a file back has a doubt.
         detail = changes(restored_at=datetime.now(UTC))
         ledger.take_step(estate.connection, group.name, "restore", group.source_path, detail=detail)

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import ledger, state
+from ..core import ledger
 from ..core.clock import read_clock
 from ..core.connection import Login, connected
+from ..core.decide import Cleanup, decide
 from ..core.errors import MigrationError
 from ..core.estate import Group, parse_group
 from ..core.files import sha256_of_open
@@ -95,7 +96,7 @@ def run(connection: Connection, groups: Sequence[Group]) -> list[str]:
     for group in groups:
         with ledger.locked(connection, f"group {group.name}", 600.0):
             record = ledger.read_group(connection, group.name, group.source_path)
-            if record.state in (state.LIVE, state.ARCHIVED):
+            if decide(record).cleanup in (Cleanup.ARCHIVE, Cleanup.REMOVE):
                 file = read_files(connection).get(group.source_path)
                 connection.rollback()
                 found += [f"{group.name}: {failure}" for failure in _check(connection, group, record, file)]
@@ -108,10 +109,11 @@ def _check(connection: Connection, group: Group, record: ledger.GroupRecord, fil
     """Check one group and write down what was found."""
     failures = services_failures(connection, group)
     extra: dict[str, Any] = {}
-    if record.state == state.ARCHIVED and file is not None and file.step == QUARANTINED:
+    action = decide(record).cleanup
+    if action is Cleanup.REMOVE and file is not None and file.step == QUARANTINED:
         period = soak.quarantine_period(file.quarantined_by)
         failures += move_in.inspect(file.moves, file.quarantine)
-    elif record.state == state.LIVE and record.cutover_at is not None:
+    elif action is Cleanup.ARCHIVE and record.cutover_at is not None:
         period = soak.cutover_period(record.cutover_at, record.detail.restored_at)
         wrong, stamp = frozen_file_failures(group, record, soak.read_last_stamp(connection, group.name, period))
         failures += wrong

@@ -19,6 +19,7 @@ from typing import Any
 from ..core import ledger, state
 from ..core.clock import read_clock
 from ..core.commands import playbook
+from ..core.decide import Cleanup, decide
 from ..core.errors import MigrationError, Problem
 from ..core.group_detail import changes
 from ..host import safe_paths
@@ -101,7 +102,7 @@ def _require_untouched_group(estate: Estate, record: FileRecord) -> ledger.Group
     group = estate.group(record.group)
     found = ledger.read_group(estate.connection, group.name, group.source_path)
     estate.connection.rollback()
-    if found.state not in (state.LIVE, state.ARCHIVED):
+    if decide(found).cleanup not in (Cleanup.ARCHIVE, Cleanup.REMOVE):
         raise MigrationError(
             f"Cutover group {group.name} does not live on PostgreSQL.",
             [Problem(record.path, f"its group is '{found.state}'", state.advice(found.state, group.name))],
@@ -130,7 +131,7 @@ def _archive(estate: Estate, record: FileRecord, group_record: ledger.GroupRecor
         )
     record = replace(record, facts={**record.facts, "archive": described, "quarantine_inode": inode})
     write_file(estate.connection, record)
-    if group_record is not None and group_record.state == state.LIVE:
+    if group_record is not None and decide(group_record).cleanup is Cleanup.ARCHIVE:
         group = estate.group(record.group)
         ledger.take_step(estate.connection, group.name, "archive", group.source_path, detail=changes(archive=described))
     estate.connection.commit()
@@ -185,7 +186,7 @@ def _delete(estate: Estate, record: FileRecord) -> None:
     move_out.delete(record.moves, record.quarantine, record.quarantine_inode)
     if record.kind == SOURCE:
         group = estate.group(record.group)
-        if ledger.read_group(estate.connection, group.name, group.source_path).state == state.ARCHIVED:
+        if decide(ledger.read_group(estate.connection, group.name, group.source_path)).cleanup is Cleanup.REMOVE:
             ledger.take_step(estate.connection, group.name, "remove", group.source_path)
     write_file(estate.connection, replace(record, step=DELETED))
     estate.connection.commit()
@@ -203,7 +204,11 @@ def _compare(estate: Estate, record: FileRecord) -> None:
 def _remove_driver(estate: Estate, record: FileRecord) -> None:
     """Remove the driver from a package, if the files of all groups that share it are gone."""
     package = record.facts["package"]
-    waiting = [name for name in package["groups"] if ledger.read_group(estate.connection, name).state != state.REMOVED]
+    waiting = [
+        name
+        for name in package["groups"]
+        if decide(ledger.read_group(estate.connection, name)).cleanup is not Cleanup.DONE
+    ]
     estate.connection.rollback()
     if waiting:
         forget_file(estate.connection, record.path)

@@ -61,6 +61,18 @@ class Rollback(Enum):
     REFUSE = "refuse"
 
 
+class Cleanup(Enum):
+    """What is left to be done with the frozen file of a group."""
+
+    # SQLite is the store, or may become it again.
+    NOTHING = "nothing"
+    # It lies where the services had it.
+    ARCHIVE = "archive"
+    # It is in quarantine, with an archive of it.
+    REMOVE = "remove"
+    DONE = "done"
+
+
 @dataclass(frozen=True)
 class Action:
     """What each phase does with one group.
@@ -74,6 +86,7 @@ class Action:
     rehearsal: Rehearsal
     cutover: Cutover
     rollback: Rollback
+    cleanup: Cleanup
     on_postgresql: bool
     frozen_file_in_place: bool
     may_archive: bool
@@ -82,6 +95,13 @@ class Action:
     def window_is_open(self) -> bool:
         """Return whether a cutover or a rollback has begun and is neither finished nor undone."""
         return self.cutover in (Cutover.MOVE_AGAIN, Cutover.FINISH) or self.interrupted is not Interrupted.NOTHING
+
+
+_CLEANUPS = {
+    state.LIVE: Cleanup.ARCHIVE,
+    state.ARCHIVED: Cleanup.REMOVE,
+    state.REMOVED: Cleanup.DONE,
+}
 
 
 def decide(record: GroupRecord) -> Action:
@@ -93,6 +113,7 @@ def decide(record: GroupRecord) -> Action:
         rehearsal=_rehearsal(record.state, on_postgresql),
         cutover=_cutover(record, on_postgresql),
         rollback=_rollback(record.state, interrupted),
+        cleanup=_CLEANUPS.get(record.state, Cleanup.NOTHING),
         on_postgresql=on_postgresql,
         frozen_file_in_place=record.state == state.LIVE,
         may_archive=state.is_allowed(record.state, "archive") and interrupted is Interrupted.NOTHING,

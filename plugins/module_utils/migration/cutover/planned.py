@@ -16,9 +16,9 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import ledger, state
+from ..core import ledger
 from ..core.connection import Login, LoginRefused, ServerUnreachable, connected, explained, first_row
-from ..core.decide import decide
+from ..core.decide import Rehearsal, decide
 from ..core.errors import MigrationError
 from ..core.estate import parse_group
 from ..core.ledger import GroupRecord
@@ -135,7 +135,8 @@ def _decides(
         try:
             _require_right_to_read(group.source_path)
             rights = _rights_of_owner(group.source_path)
-            columns = read_structure(group.source_path, work_directory, record.state == state.FROZEN, rights)
+            frozen = action.rehearsal is Rehearsal.LEAVE_TO_CUTOVER
+            columns = read_structure(group.source_path, work_directory, frozen, rights)
         except MigrationError:
             if is_certain:
                 raise

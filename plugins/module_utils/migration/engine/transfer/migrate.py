@@ -131,7 +131,7 @@ def migrate(
         with ExitStack() as stack:
             stack.enter_context(clock.log)
             with clock.step("snapshot"):
-                frozen = record.state == state.FROZEN
+                frozen = decide(record).rehearsal is Rehearsal.LEAVE_TO_CUTOVER
                 work = Path(work_directory or WORK_DIRECTORY)
                 checked = baseline.find(work, group.name, record.detail.baseline.get("token"))
                 copy = stack.enter_context(
@@ -156,7 +156,7 @@ def compare(
     :raises MigrationError: if source or target cannot be read as the inventory describes them.
     """
     record = ledger.read_group(connection, group.name, group.source_path)
-    frozen = record.state == state.FROZEN or state.is_on_postgresql(record.state)
+    frozen = decide(record).rehearsal is not Rehearsal.LOAD
     with (
         snapshot(group.source_path, work_directory, frozen=frozen, users=group.users) as copy,
         closing(open_snapshot(copy.path)) as source,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...core import ledger, state
 from ...core.commands import playbook
 from ...core.connection import explained, sql
+from ...core.decide import Rehearsal, decide
 from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
 from ...core.group_detail import changes
@@ -138,10 +139,11 @@ def _require_live(connection: Connection, group: Group) -> None:
     :raises MigrationError: with what to do instead.
     """
     record = ledger.read_group(connection, group.name, group.source_path)
-    if record.state == state.LIVE:
+    action = decide(record)
+    if action.frozen_file_in_place:
         return
     fix = f"Repair the row in the SQLite file and run {playbook('3_data_migration')}: it is loaded with the others"
-    if record.state == state.FROZEN or state.is_on_postgresql(record.state):
+    if action.rehearsal is not Rehearsal.LOAD:
         fix = state.advice(record.state, group.name)
     raise MigrationError(
         f"No row of cutover group {group.name} is replayed.",
