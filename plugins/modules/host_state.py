@@ -79,7 +79,6 @@ packages:
 """
 
 import grp
-import hashlib
 import os
 import pwd
 import stat
@@ -88,9 +87,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.migration.core.files import sha256_of_open
+
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFSOCK: "socket"}
 _PROPERTIES = "Id,ActiveState,UnitFileState,NeedDaemonReload"
-_CHUNK_BYTES = 1 << 20
 
 
 def file_state(path: str) -> dict[str, Any] | None:
@@ -104,13 +104,12 @@ def file_state(path: str) -> dict[str, Any] | None:
         if result["kind"] == "file":
             # Whatever has taken its place in the meantime: only a file is read, and only what was read is told.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:
+            try:
                 result = _attributes(os.fstat(descriptor))
                 if result["kind"] == "file":
-                    digest = hashlib.sha256()
-                    while chunk := file.read(_CHUNK_BYTES):
-                        digest.update(chunk)
-                    result["sha256"] = digest.hexdigest()
+                    result["sha256"] = sha256_of_open(descriptor)
+            finally:
+                os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return result

@@ -44,13 +44,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Watcher,
     look_once,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
 from scripts.throwaway_postgres import free_port
-from tests.conftest import PASSWORD, PROGRAMS, PROJECT, Server
-from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+from tests import estates
+from tests.conftest import PASSWORD, PROJECT, Server
+from tests.engine.support import execute, make_group
+from tests.estates import let_find_programs, make_notes
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -88,19 +88,16 @@ ENV = "# Settings of the shop.\nSHOP_NAME='a shop'\n"
 LIBRARIES = Path(psycopg2.__file__).parent.parent
 
 
-class Estate:
+class Estate(estates.Estate):
     """One rehearsed group with one service, whose container runs on SQLite."""
 
     def __init__(self, connection: Connection, login: Login, place: Path, image: str) -> None:
-        self.connection, self.login, self.place = connection, login, place
         self.project, self.port = place.name, free_port()
+        self.place = place
         (place / "data").mkdir()
-        script = "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)"
-        self.source = make_source(place / "data" / "data.db", script, {"notes": [("a",)]})
-        for path in (place / "data", self.source):
+        source = make_notes(connection, place / "data" / "data.db", "PRAGMA journal_mode = WAL; ")
+        for path in (place / "data", source):
             os.chown(path, 65534, 65534)
-        make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
-        execute(connection, "GRANT USAGE ON SCHEMA app TO swarm_registry; GRANT ALL ON app.notes TO swarm_registry")
         (place / "serve.py").write_text(SERVE)
         (place / "serve.py").chmod(0o644)
         (place / "app.env").write_text(ENV)
@@ -120,15 +117,8 @@ class Estate:
         }
         self.write_compose_file({"version": "3.8", "services": {"web": web}})
         self.compose("up", "-d")
-        self.settings = Settings(
-            ServicesLogin(login.host, login.port, login.database),
-            {"swarm_registry": PASSWORD},
-            health_timeout=60.0,
-            stable_seconds=0.5,
-            work_directory=str(place / "work"),
-        )
-        self.group = self.described()
-        rehearse(connection, self.group, place)
+        super().__init__(connection, login, place, source)
+        self.rehearse()
         deadline = time.monotonic() + 60
         while service_health.ask(f"http://127.0.0.1:{self.port}/"):
             assert time.monotonic() < deadline, "it does not come up"
@@ -169,17 +159,6 @@ class Estate:
         service = {key: value for key, value in service.items() if value is not ...}
         return make_group(self.source, {"source": "notes"}, services=[service])
 
-    def move(self, **settings: Any) -> dict[str, Any]:
-        """Run the cutover as the module does."""
-        options = Options(str(self.place / "dumps"))
-        result: dict[str, Any] = move(self.login, self.group, replace(self.settings, **settings), False, options)
-        return result
-
-    def state(self) -> str:
-        """Return the state of the group in the ledger."""
-        ((state,),) = query(self.connection, "SELECT state FROM migration.cutover_group")
-        return str(state)
-
     def pids(self) -> list[int]:
         """Return the processes of the containers that run."""
         (manager,) = managers_of(self.group.services).values()
@@ -217,7 +196,7 @@ def open_server(server: Server) -> Iterator[Server]:
 def estate(
     open_server: Server, connection: Connection, login: Login, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Estate]:
-    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    let_find_programs(monkeypatch)
     # A bind mount and its files have to be reached by the user of the container.
     place = Path(tempfile.mkdtemp(prefix="compose-"))
     place.chmod(0o755)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,15 +18,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import cutover
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
-    ServicesLogin,
-)
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
-from tests.conftest import PROGRAMS
-from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+from tests.engine.support import execute, make_group, query
+from tests.estates import Estate, let_find_programs, make_notes
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -34,46 +27,18 @@ if TYPE_CHECKING:
 HOLD_THE_FILE = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
 
 
-class Estate:
-    """One rehearsed group, and how it is moved and brought back."""
-
-    def __init__(self, connection: Connection, login: Login, tmp_path: Path) -> None:
-        self.connection, self.login = connection, login
-        script = "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)"
-        self.source = make_source(tmp_path / "data.db", script, {"notes": [("a",)]})
-        make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
-        self.settings = Settings(
-            ServicesLogin(login.host, login.port, login.database), {}, work_directory=str(tmp_path / "work")
-        )
-        self.options = Options(str(tmp_path / "dumps"))
-        self.group = self.owned()
-        rehearse(connection, self.group, tmp_path)
-
-    def owned(self, **owner: str) -> Group:
-        """Return the group, its file of an owner that the inventory names."""
-        entry = {"name": "test", "source": {"path": str(self.source), **owner}}
-        return make_group(self.source, {"source": "notes"}, **entry, services=[])
-
-    def move(self) -> dict[str, Any]:
-        """Run the cutover as the module does."""
-        result: dict[str, Any] = move(self.login, self.group, self.settings, False, self.options)
-        return result
-
-    def state(self) -> str:
-        """Return the state of the group in the ledger."""
-        ((state,),) = query(self.connection, "SELECT state FROM migration.cutover_group")
-        return str(state)
-
-    def notes(self) -> list[str]:
-        """Return the notes in the file."""
-        with closing(sqlite3.connect(self.source)) as opened:
-            return [text for (text,) in opened.execute("SELECT text FROM notes ORDER BY text")]
+def owned(estate: Estate, **owner: str) -> Group:
+    """Return the group, its file of an owner that the inventory names."""
+    entry = {"name": "test", "source": {"path": str(estate.source), **owner}}
+    return make_group(estate.source, {"source": "notes"}, **entry, services=[])
 
 
 @pytest.fixture
 def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
-    made = Estate(connection, login, tmp_path)
+    let_find_programs(monkeypatch)
+    source = make_notes(connection, tmp_path / "data.db", "PRAGMA journal_mode = WAL; ")
+    made = Estate(connection, login, tmp_path, source, role_passwords={})
+    made.rehearse()
     yield made
     with suppress(FileNotFoundError):
         write_protection.unprotect(made.source, {"mode": "0644"})
@@ -107,7 +72,7 @@ def test_a_file_moves_is_kept_and_comes_back_with_what_was_written(estate: Estat
     assert (kept["changed"], kept["warnings"]) == (False, [])
 
     execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
-    result = rollback.roll_back(estate.login, estate.group, estate.settings, options=estate.options)
+    result = estate.roll_back()
     assert (result["changed"], estate.state()) == (True, "rolled_back")
     assert not write_protection.is_protected(estate.source)
     assert estate.notes() == ["a", "on postgresql", "since"]
@@ -129,11 +94,11 @@ def test_a_file_of_somebody_else_needs_its_owner_named(estate: Estate) -> None:
     estate.source.parent.chmod(0o755)
     with pytest.raises(MigrationError, match="Name its owner as 'owner' of the source"):
         estate.move()
-    estate.group = estate.owned(owner="daemon")
+    estate.group = owned(estate, owner="daemon")
     with pytest.raises(MigrationError, match="it belongs to user id 65534 and not to daemon"):
         estate.move()
     assert estate.state() == "rehearsed"
-    estate.group = estate.owned(owner="nobody")
+    estate.group = owned(estate, owner="nobody")
     assert estate.group.users == ("nobody",)
 
 

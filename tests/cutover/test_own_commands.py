@@ -37,17 +37,15 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     managers_of,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
-    ServicesLogin,
     look_once,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump, rollback
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import uninterruptible
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
 from scripts.throwaway_postgres import free_port
-from tests.conftest import PASSWORD, PROGRAMS, Server
-from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+from tests import estates
+from tests.conftest import PASSWORD, Server
+from tests.engine.support import execute, make_group
+from tests.estates import let_find_programs, make_notes
 
 from .small_pm2 import SERVICE
 
@@ -75,32 +73,22 @@ ENV = "PORT=1\n"
 _QUIET: dict[str, Any] = {"check": False, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-class Estate:
+class Estate(estates.Estate):
     """One rehearsed group with one service, which runs on SQLite and which no manager runs."""
 
     def __init__(self, connection: Connection, login: Login, place: Path) -> None:
-        self.connection, self.login, self.place = connection, login, place
         self.user = getpass.getuser()
-        self.source = make_source(place / "data.db", "CREATE TABLE notes (text TEXT PRIMARY KEY)", {"notes": [("a",)]})
-        make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
-        execute(connection, "GRANT USAGE ON SCHEMA app TO swarm_registry; GRANT ALL ON app.notes TO swarm_registry")
+        source = make_notes(connection, place / "data.db")
         self.port = free_port()
         (place / "serve.py").write_text(SERVICE)
         (place / "behaviour").write_text("")
         (place / ".env").write_text(ENV)
         (place / ".env").chmod(0o600)
-        command = f"{sys.executable} {place}/serve.py {place} {self.source} {self.port}"
+        command = f"{sys.executable} {place}/serve.py {place} {source} {self.port}"
         (place / "control").write_text(CONTROL.format(command=command, marker=f"{place}/[s]erve.py"))
         (place / "control").chmod(0o755)
-        self.settings = Settings(
-            ServicesLogin(login.host, login.port, login.database),
-            {"swarm_registry": PASSWORD},
-            health_timeout=30.0,
-            stable_seconds=0.5,
-            work_directory=str(place / "work"),
-        )
-        self.group = self.described()
-        rehearse(connection, self.group, place)
+        super().__init__(connection, login, place, source, health_timeout=30.0)
+        self.rehearse()
 
     def described(self, start: str = "up", stop: str = "down", **more: Any) -> Group:
         """Return the group, its service with these words of the script as its commands."""
@@ -136,23 +124,6 @@ class Estate:
             assert time.monotonic() < deadline, "it does not come up"
             time.sleep(0.05)
 
-    def move(self, **settings: Any) -> dict[str, Any]:
-        """Run the cutover as the module does."""
-        options = Options(str(self.place / "dumps"))
-        result: dict[str, Any] = move(self.login, self.group, replace(self.settings, **settings), False, options)
-        return result
-
-    def roll_back(self) -> dict[str, Any]:
-        """Run the rollback as the module does."""
-        options = Options(str(self.place / "dumps"))
-        result: dict[str, Any] = rollback.roll_back(self.login, self.group, self.settings, options=options)
-        return result
-
-    def state(self) -> str:
-        """Return the state of the group in the ledger."""
-        ((state,),) = query(self.connection, "SELECT state FROM migration.cutover_group")
-        return str(state)
-
     def heard(self) -> list[list[str]]:
         """Return what the script was told, the oldest first."""
         return [line.split() for line in (self.place / "heard").read_text().splitlines()]
@@ -170,7 +141,7 @@ class Estate:
 
 @pytest.fixture
 def estate(connection: Connection, login: Login, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    let_find_programs(monkeypatch)
     # Root runs programs from directories that are its own from / on alone.
     place = Path(tempfile.mkdtemp(prefix="own-commands-"))
     place.chmod(0o755)

@@ -6,6 +6,7 @@ import os
 import pwd
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "WORD": "said"}
 
 
-def shell(script: str, **more: object) -> programs.Answer:
+def shell(script: str, **more: Any) -> programs.Answer:
     answer: programs.Answer = programs.call(["sh", "-c", script], ENVIRONMENT, **more)
     return answer
 

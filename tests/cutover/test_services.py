@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,17 +26,15 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.managers import key_of
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     Listings,
-    ServicesLogin,
     look_once,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import dump
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
 from scripts.throwaway_postgres import free_port
-from tests.conftest import PASSWORD, PROGRAMS, Server
-from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+from tests import estates
+from tests.conftest import Server
+from tests.engine.support import execute, make_group
+from tests.estates import let_find_programs, make_notes
 
 from .small_pm2 import SmallPm2
 
@@ -49,30 +46,21 @@ LONG = 4.0
 COMMAND = commands.playbook("rollback", service_env_rollback_groups="test")
 
 
-class Estate:
+class Estate(estates.Estate):
     """One rehearsed group with one service that runs on SQLite."""
 
     def __init__(self, connection: Connection, login: Login, tmp_path: Path) -> None:
-        self.connection, self.login = connection, login
-        self.source = make_source(
-            tmp_path / "data.db", "CREATE TABLE notes (text TEXT PRIMARY KEY)", {"notes": [("a",)]}
-        )
-        make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
-        execute(connection, "GRANT USAGE ON SCHEMA app TO swarm_registry; GRANT ALL ON app.notes TO swarm_registry")
+        source = make_notes(connection, tmp_path / "data.db")
         (tmp_path / ".env").write_text("PORT=1\n")
         (tmp_path / ".env").chmod(0o600)
         (tmp_path / "ecosystem.config.js").write_text("// started by the small pm2\n")
-        self.pm2 = SmallPm2(tmp_path, self.source, free_port())
-        self.group = self.with_addresses("/health")
-        self.settings = Settings(
-            ServicesLogin(login.host, login.port, login.database),
-            {"swarm_registry": PASSWORD},
-            health_timeout=60.0,
-            stable_seconds=0.5,
-            work_directory=str(tmp_path / "work"),
-        )
-        self.options = Options(str(tmp_path / "dumps"))
-        rehearse(connection, self.group, tmp_path)
+        self.pm2 = SmallPm2(tmp_path, source, free_port())
+        super().__init__(connection, login, tmp_path, source)
+        self.rehearse()
+
+    def described(self) -> Group:
+        """Return the group, its service with the address that asks the database."""
+        return self.with_addresses("/health")
 
     def with_addresses(self, health: str, more: str = "") -> Group:
         """Return the group, its service with these addresses."""
@@ -99,27 +87,10 @@ class Estate:
         while service_health.ask(f"http://127.0.0.1:{self.pm2.port}/ping"):
             pass
 
-    def move(self, group: Group | None = None, **settings: Any) -> dict[str, Any]:
-        """Run the cutover as the module does."""
-        result: dict[str, Any] = move(
-            self.login, group or self.group, replace(self.settings, **settings), False, self.options
-        )
-        return result
-
-    def notes(self) -> list[str]:
-        """Return the notes in the file."""
-        with closing(sqlite3.connect(f"file:{self.source}?mode=ro", uri=True)) as opened:
-            return [text for (text,) in opened.execute("SELECT text FROM notes ORDER BY text")]
-
-    def state(self) -> str:
-        """Return the state of the group in the ledger."""
-        ((state,),) = query(self.connection, "SELECT state FROM migration.cutover_group")
-        return str(state)
-
 
 @pytest.fixture
 def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+    let_find_programs(monkeypatch)
     made = Estate(connection, login, tmp_path)
     for module in (checks, service_health):
         monkeypatch.setattr(module, "managers_of", lambda _: {key_of(made.group.services[0]): made.pm2})

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,6 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.recovery_unit import (
     RecoveryUnit,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
-    ServicesLogin,
-)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.recovery.call import Call
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
@@ -84,8 +81,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import (
     sqlite_migrate,
     sqlite_migrate_look,
 )
+from tests import estates
 from tests.conftest import Server
-from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
+from tests.engine.support import execute, make_group, make_source, make_target, query
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -98,40 +96,28 @@ WRITE_TO_THE_FILE = (
 HOLD_THE_FILE = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
 
 
-@dataclass
-class Estate:
-    """One rehearsed group, whose file got a row since."""
+class Estate(estates.Estate):
+    """One rehearsed group, whose file got a row since.
 
-    connection: Connection
-    login: Login
-    group: Group
-    settings: Settings
-    env_file: Path
-    # A run that was killed in its window has taken them away from pm2.
-    services_are_missing: bool = False
+    :param services_are_missing: a run that was killed in its window has taken them away from pm2.
+    """
+
+    services_are_missing = False
 
     @property
     def file(self) -> Path:
-        return Path(self.group.source_path)
+        return self.source
 
     @property
-    def record(self) -> ledger.GroupRecord:
-        record = ledger.read_group(self.connection, "test")
-        self.connection.rollback()
-        return record
+    def env_file(self) -> Path:
+        return self.place / ".env"
+
+    def described(self) -> Group:
+        return make_group(self.source, {"source": "notes"})
 
     def cut_over(self) -> dict[str, Any]:
         result: dict[str, Any] = cutover.cut_over(self.login, self.group, self.settings)
         return result
-
-    def notes(self) -> list[str]:
-        """Return the notes in the file."""
-        with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as opened:
-            return [text for (text,) in opened.execute("SELECT text FROM notes ORDER BY text")]
-
-    def moved(self) -> list[str]:
-        """Return the notes in PostgreSQL."""
-        return [text for (text,) in query(self.connection, "SELECT text FROM app.notes ORDER BY text")]
 
 
 @pytest.fixture
@@ -143,9 +129,8 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
         {"notes": [("a",)]},
     )
     source.chmod(0o640)
-    env_file = tmp_path / ".env"
-    env_file.write_text(ENV)
-    env_file.chmod(0o600)
+    (tmp_path / ".env").write_text(ENV)
+    (tmp_path / ".env").chmod(0o600)
     user = pwd.getpwuid(os.geteuid()).pw_name
     service = Service("service", user, str(tmp_path), "swarm_registry", ("app",), "http://127.0.0.1:9/")
 
@@ -156,20 +141,16 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
 
     for module in (cutover, back_on_sqlite, rollback):
         monkeypatch.setattr(module, "check_services", check_services)
-    group = make_group(source, {"source": "notes"})
-    settings = Settings(
-        ServicesLogin(login.host, login.port, login.database),
-        {"swarm_registry": "secret"},
-        1.0,
-        1.0,
-        0.0,
-        work_directory=str(tmp_path / "work"),
-    )
-    rehearse(connection, group, tmp_path)
+    settings: dict[str, Any] = {
+        "role_passwords": {"swarm_registry": "secret"},
+        "stop_timeout": 1.0,
+        "health_timeout": 1.0,
+    }
+    made = Estate(connection, login, tmp_path, source, **settings, stable_seconds=0.0)
+    made.rehearse()
     # In the log alone, as a service that was killed leaves it.
     write = WRITE_TO_THE_FILE.replace("late", "since")
     subprocess.run([sys.executable, "-c", write, str(source)], check=True)
-    made = Estate(connection, login, group, settings, env_file)
     yield made
     write_protection.unprotect(source, {"mode": "0640"})
 

@@ -443,7 +443,7 @@ def _code(table: Table, identity: uuid.UUID) -> str:
     return SPELLINGS[spelled](Random(0), identity)
 
 
-class Estate:
+class BothSides:
     """The tables in the file that is changed by hand, and in PostgreSQL.
 
     Rows are known by their tag: ``moved`` is what PostgreSQL held of them after the move, and ``original`` the file.
@@ -734,7 +734,7 @@ def test_the_file_is_as_if_it_was_changed_by_hand(connection: Connection, tmp_pa
     made = tables(choose)
     source, by_hand = tmp_path / "frozen.db", tmp_path / "by_hand.db"
     with closing(sqlite3.connect(by_hand)) as opened:
-        estate = Estate(choose, opened, made)
+        estate = BothSides(choose, opened, made)
         estate.fill()
         shutil.copyfile(by_hand, source)
         source.chmod(0o600)

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,6 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
-    ServicesLogin,
-)
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import (
     privileges,
     write_lock,
@@ -58,7 +55,6 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import (
     window as rollback_window,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import (
     frozen_file,
     rollback_record,
@@ -66,12 +62,12 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import steps as cutover_report
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import (
     Handles,
-    Settings,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.host_lock import (
     locked_on_host,
 )
+from tests import estates
 from tests.conftest import PASSWORD, PROGRAMS, Server
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
@@ -88,34 +84,23 @@ BEFORE = [("forge-agent-001", "Bob"), ("role-admin", "Ann")]
 AFTER = [(NEW_ID, "Dora"), ("forge-agent-001", "Bobby"), ("role-admin", "Ann")]
 
 
-@dataclass
-class Estate:
+class Estate(estates.Estate):
     """One group on PostgreSQL, as the cutover leaves it."""
-
-    connection: Connection
-    login: Login
-    group: Group
-    settings: Settings
-    directory: Path
 
     @property
     def file(self) -> Path:
-        return Path(self.group.source_path)
+        return self.source
 
     @property
-    def record(self) -> ledger.GroupRecord:
-        record = ledger.read_group(self.connection, "test")
-        self.connection.rollback()
-        return record
+    def directory(self) -> Path:
+        return self.place
+
+    def described(self) -> Group:
+        return make_group(self.source, {"source": "users"}, {"source": "notes"})
 
     @property
     def dumps(self) -> list[Path]:
         return sorted((self.directory / "dumps").glob("*"))
-
-    def roll_back(self, lose_rows: int | None = None, check_mode: bool = False) -> dict[str, Any]:
-        options = Options(str(self.directory / "dumps"), lose_rows)
-        result: dict[str, Any] = rollback.roll_back(self.login, self.group, self.settings, check_mode, options)
-        return result
 
     def go_live(self) -> None:
         """Freeze the file, load the last difference, and make PostgreSQL the store."""
@@ -156,13 +141,11 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
         {"users": BEFORE, "notes": [(1, "role-admin", "first"), (2, "forge-agent-001", "second\\\ttab\nline")]},
     )
     source.chmod(0o640)
-    settings = Settings(
-        ServicesLogin(login.host, login.port, login.database), {}, 2.0, 2.0, 0.0, work_directory=str(tmp_path / "work")
-    )
     monkeypatch.setattr(rollback, "check_services", lambda *_, **__: Handles())
-    monkeypatch.setattr(group_dump, "_PATH", f"{PROGRAMS}:{group_dump._PATH}")
-    made = Estate(connection, login, make_group(source, {"source": "users"}, {"source": "notes"}), settings, tmp_path)
-    rehearse(connection, made.group, tmp_path)
+    estates.let_find_programs(monkeypatch)
+    settings: dict[str, Any] = {"role_passwords": {}, "stop_timeout": 2.0, "health_timeout": 2.0, "stable_seconds": 0.0}
+    made = Estate(connection, login, tmp_path, source, **settings)
+    made.rehearse()
     made.go_live()
     yield made
     # Whatever has the attribute of the write protection could not be removed.

@@ -80,7 +80,7 @@ def _hear_interrupts() -> None:
 
 
 @dataclass(frozen=True)
-class Estate:
+class Workplace:
     """A source, its target, and a directory in which everything of a run is."""
 
     login: Login
@@ -159,19 +159,19 @@ class Estate:
 
 
 @pytest.fixture
-def small_estate(server: Server, login: Login, tmp_path: Path) -> Iterator[Estate]:
+def small_estate(server: Server, login: Login, tmp_path: Path) -> Iterator[Workplace]:
     """A source of three rows and its empty target."""
     server.execute(f"ALTER ROLE {login.user} PASSWORD '{PASSWORD}'")
     with closing(connect(replace(login, password=PASSWORD))) as connection:
         execute(connection, ledger.CREATE_LEDGER)
         execute(connection, "CREATE SCHEMA app; CREATE TABLE app.items (id integer PRIMARY KEY, name text)")
     make_items(tmp_path, [(1, "one"), (2, "two"), (3, "three")])
-    yield Estate(replace(login, password=PASSWORD), tmp_path)
+    yield Workplace(replace(login, password=PASSWORD), tmp_path)
     server.execute(f"ALTER ROLE {login.user} PASSWORD '{login.password}'")
 
 
 @pytest.fixture
-def estate(small_estate: Estate) -> Estate:
+def estate(small_estate: Workplace) -> Workplace:
     """The same with many rows."""
     (small_estate.directory / "source.db").unlink()
     # Wide enough that what is still on its way to the server is a small part of all.
@@ -187,7 +187,7 @@ def make_items(directory: Path, rows: Iterable[tuple[int, str]]) -> None:
 class Looker(threading.Thread):
     """Looks for a password on the disk and in the arguments of every process, and into the server, meanwhile."""
 
-    def __init__(self, estate: Estate, server: Server) -> None:
+    def __init__(self, estate: Workplace, server: Server) -> None:
         super().__init__(daemon=True)
         self._estate = estate
         self._superuser = replace(server.superuser, database=estate.login.database)
@@ -219,7 +219,7 @@ class Looker(threading.Thread):
 
 
 @pytest.mark.promise("progress-shown")
-def test_a_slow_load_is_shown_while_it_runs_and_nothing_secret_is(estate: Estate, server: Server) -> None:
+def test_a_slow_load_is_shown_while_it_runs_and_nothing_secret_is(estate: Workplace, server: Server) -> None:
     estate.execute(SLOW)
     looker = Looker(estate, server)
     looker.start()
@@ -250,7 +250,7 @@ def test_a_slow_load_is_shown_while_it_runs_and_nothing_secret_is(estate: Estate
 
 
 @pytest.mark.promise("run-readable")
-def test_a_person_is_told_once_what_a_load_did(small_estate: Estate) -> None:
+def test_a_person_is_told_once_what_a_load_did(small_estate: Workplace) -> None:
     """The module's message comes as soon as the group is loaded, and the summary of the role does not repeat it.
 
     A small load shows no progress.
@@ -277,7 +277,7 @@ def test_a_person_is_told_once_what_a_load_did(small_estate: Estate) -> None:
     ],
 )
 def test_results_failures_and_dry_runs_are_those_of_the_module_alone(
-    small_estate: Estate, arguments: tuple[str, ...], wrong: str
+    small_estate: Workplace, arguments: tuple[str, ...], wrong: str
 ) -> None:
     alone = small_estate.directory / "collections"
     project = alone / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
@@ -322,7 +322,7 @@ multiprocessing.queues.SimpleQueue.put = put
 
 
 def test_an_interrupted_playbook_ends_at_once_and_the_next_run_finishes(
-    estate: Estate, monkeypatch: pytest.MonkeyPatch
+    estate: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estate.execute(SLOW.replace("0.04", "1.2"))  # The load would take six minutes.
     (estate.directory / "sitecustomize.py").write_text(SLOW_QUEUE)
