@@ -23,7 +23,7 @@ from typing import Any
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service, meant
 from . import dotenv_file, open_files, programs
-from .manager import ONLINE, Checked, Process
+from .manager import ONLINE, Checked, Process, problems_of_directory
 from .safe_paths import require_private
 
 _STOP_SECONDS = 600.0
@@ -91,7 +91,7 @@ class Compose:
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service could not be stopped, and made anew with the settings of its file."""
-        problems = problems_of_files(service)
+        problems = problems_of_directory(service)
         containers = _containers(service.compose_project, service.name) if usable else []
         if not containers:
             return Checked(problems)
@@ -324,13 +324,6 @@ def describe(container: str) -> Described | None:
         labels.get(f"{_LABEL}.project.working_dir", ""),
         gateways[0] if gateways else "",
     )
-
-
-def problems_of_files(service: Service) -> list[Problem]:
-    """Return which of a service's own files are missing, which needs no Docker."""
-    if Path(service.directory).is_dir():
-        return []
-    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
 
 
 def log_command(service: Service) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from ..core.errors import Problem
@@ -49,6 +50,25 @@ def family_of(processes: Iterable[Process]) -> set[int]:
     if groups:
         pids |= open_files.members_of(groups)
     return open_files.family_of(pids)
+
+
+def problems_of_directory(service: Service) -> list[Problem]:
+    """Return that a service's directory is missing, which needs no manager to see."""
+    if Path(service.directory).is_dir():
+        return []
+    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
+
+
+class InNetworkOfHost:
+    """What a manager says whose services are in the network of this host, as the checks themselves are."""
+
+    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
+        """Return nothing: whoever tries it from this host tries it from where the service runs."""
+        return []
+
+    def client_networks(self) -> tuple[list[str], set[int]]:
+        """Return nothing, for the same reason."""
+        return [], set()
 
 
 @dataclass

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..core.errors import Problem
 from ..core.estate import COMPOSE, NONE, PM2, SYSTEMD, Service
 from . import compose, own_commands, pm2, systemd
-from .manager import Manager
+from .manager import Manager, problems_of_directory
 
 
 def key_of(service: Service) -> str:
@@ -35,13 +35,7 @@ def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
 
 def problems_of_files(service: Service) -> list[Problem]:
     """Return which of a service's own files are missing, also if its manager cannot be told."""
-    checks: dict[str, Callable[[Service], list[Problem]]] = {
-        PM2: pm2.problems_of_files,
-        SYSTEMD: systemd.problems_of_files,
-        COMPOSE: compose.problems_of_files,
-        NONE: own_commands.problems_of_files,
-    }
-    return checks[service.manager](service)
+    return pm2.problems_of_files(service) if service.manager == PM2 else problems_of_directory(service)
 
 
 def log_command(service: Service) -> str:

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
 from . import open_files, programs
-from .manager import ONLINE, Checked, Process
+from .manager import ONLINE, Checked, InNetworkOfHost, Process, problems_of_directory
 from .safe_paths import require_private
 
 # Changes the directory with the rights of the user, which Popen does with ours.
@@ -47,7 +47,7 @@ _PID = re.compile(r"[0-9]{1,7}\Z")
 _CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
-class OwnCommands:
+class OwnCommands(InNetworkOfHost):
     """The commands of some services of this host.
 
     :param services: those of them that no manager runs.
@@ -108,7 +108,7 @@ class OwnCommands:
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return which of a service's commands could not be run as its user, in its directory."""
-        problems = problems_of_files(service)
+        problems = problems_of_directory(service)
         if problems:
             return Checked(problems)
         for key in ("start_command", "stop_command", "status_command"):
@@ -117,14 +117,6 @@ class OwnCommands:
                 problems += self._problems_of_program(service, key, words)
         # Whatever it starts shares one pool's size: nobody knows how many processes open a pool.
         return Checked(problems, processes=1)
-
-    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
-        """Return nothing: its services are in the network of this host."""
-        return []
-
-    def client_networks(self) -> tuple[list[str], set[int]]:
-        """Return nothing, for the same reason."""
-        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services, all at the same time, and wait until their processes have ended.
@@ -292,13 +284,6 @@ class OwnCommands:
             )
         except OSError as error:
             raise _failed(service, words[0], programs.not_run(error), "Correct this") from None
-
-
-def problems_of_files(service: Service) -> list[Problem]:
-    """Return which of a service's own files are missing."""
-    if Path(service.directory).is_dir():
-        return []
-    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
 
 
 def command_of(service: Service, words: Sequence[str]) -> str:

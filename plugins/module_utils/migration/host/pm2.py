@@ -23,7 +23,7 @@ from typing import Any
 from ..core.errors import MigrationError, Problem
 from ..core.estate import Service
 from . import dotenv_file, open_files, programs
-from .manager import Checked, Process
+from .manager import Checked, InNetworkOfHost, Process, problems_of_directory
 from .recovery_unit import SYSTEMD
 
 # How pm2's daemon calls itself, with its PM2_HOME.
@@ -69,7 +69,7 @@ class _Refused(MigrationError):
     """pm2 has answered, and not as it should."""
 
 
-class Pm2:
+class Pm2(InNetworkOfHost):
     """The pm2 of one user.
 
     Its daemon, which runs, tells where it is installed and where it keeps its files: nvm and a home directory are in no
@@ -294,14 +294,6 @@ class Pm2:
             problems.append(Problem(f"{path}: env.{key}", what, "Remove it from the ecosystem file"))
         return Checked(problems, application.processes)
 
-    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
-        """Return nothing: its services are in the network of this host."""
-        return []
-
-    def client_networks(self) -> tuple[list[str], set[int]]:
-        """Return nothing, for the same reason."""
-        return [], set()
-
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop services and remove them from pm2's list, with one call.
 
@@ -470,8 +462,8 @@ class Pm2:
 
 def problems_of_files(service: Service) -> list[Problem]:
     """Return which of a service's own files are missing, which needs no pm2."""
-    if not Path(service.directory).is_dir():
-        return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
+    if missing := problems_of_directory(service):
+        return missing
     if not Path(service.ecosystem_path).is_file():
         fix = "Correct 'ecosystem_file', or write one for the service"
         return [Problem(service.ecosystem_path, "pm2's ecosystem file does not exist", fix)]

@@ -20,7 +20,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Service, meant
 from ..core.files import UNIT_SETTINGS
 from . import dotenv_file, open_files, programs, unit_settings
-from .manager import ONLINE, Checked, Process
+from .manager import ONLINE, Checked, InNetworkOfHost, Process, problems_of_directory
 from .recovery_unit import SYSTEMD, write_whole
 from .safe_paths import private_directory
 
@@ -50,7 +50,7 @@ _UNITS_ADVICE = "Correct 'name' of the service in estate_cutover_groups"
 _BEFORE_STARTS = threading.Lock()
 
 
-class Systemd:
+class Systemd(InNetworkOfHost):
     """systemd of this host, for some services.
 
     :param services: those of them that are its units.
@@ -113,7 +113,7 @@ class Systemd:
 
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service cannot be moved as the unit that it is; its settings may tell more."""
-        problems = problems_of_files(service)
+        problems = problems_of_directory(service)
         if not usable:
             return Checked(problems)
         try:
@@ -126,14 +126,6 @@ class Systemd:
             problems += error.problems
         # Whatever it starts shares one pool's size: systemd does not know how many processes open a pool.
         return Checked(problems, processes=1)
-
-    def check_login(self, service: Service, values: Mapping[str, str]) -> list[Problem]:
-        """Return nothing: its services are in the network of this host."""
-        return []
-
-    def client_networks(self) -> tuple[list[str], set[int]]:
-        """Return nothing, for the same reason."""
-        return [], set()
 
     def stop_services(self, services: Sequence[Service], listed: Mapping[str, Sequence[Process]] | None) -> None:
         """Stop units and what would start them again, those of a group with one call."""
@@ -228,13 +220,6 @@ class Systemd:
     def log_advice(self, service: Service) -> str:
         """Return where a person finds what a service says."""
         return f"Look at its log: journalctl --unit {service.unit} --lines 50 --no-pager"
-
-
-def problems_of_files(service: Service) -> list[Problem]:
-    """Return which of a service's own files are missing, which needs no systemd."""
-    if Path(service.directory).is_dir():
-        return []
-    return [Problem(service.directory, "the directory does not exist", "Correct estate_cutover_groups")]
 
 
 def _problems_of_unit(service: Service, shown: Mapping[str, str], again: bool) -> list[Problem]:
