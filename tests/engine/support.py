@@ -37,9 +37,11 @@ def make_source(path: Path, script: str, rows: Mapping[str, Iterable[Sequence[An
 
 
 def make_target(connection: Connection, ddl: str) -> None:
-    """Create the ledger, and a schema ``app`` with the given tables."""
+    """Create the ledger, unless the database was made with it, and a schema ``app`` with the given tables."""
     with connection.cursor() as cursor:
-        cursor.execute(ledger.CREATE_LEDGER)
+        cursor.execute("SELECT to_regnamespace('migration') IS NULL")
+        if cursor.fetchone() == (True,):
+            cursor.execute(ledger.CREATE_LEDGER)
         cursor.execute("CREATE SCHEMA app; SET LOCAL search_path = app;" + ddl)
     connection.commit()
 
