@@ -10,6 +10,7 @@ import itertools
 import os
 import secrets
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_pa
 )
 from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
 from scripts.throwaway_postgres import throwaway_postgres
+from tests.loaded_ansible import LoadedAnsible, loaded_ansible
 from tests.servers import VERSIONS, NoServerError, programs_of
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -140,6 +142,23 @@ def _execute_each(connection: Connection, statements: Iterable[str]) -> None:
     with connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def ansible() -> Iterator[LoadedAnsible]:
+    """Ansible, loaded with the project's configuration."""
+    with loaded_ansible(PROJECT, environment_of_ansible()) as process:
+        yield process
+
+
+def environment_of_ansible() -> dict[str, str]:
+    """Return the environment of a run of Ansible's with the project's configuration."""
+    return {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,13 @@ PROGRAMS = ("ansible", "ansible-playbook")
 class LoadedAnsible:
     """The process that waits, for runs in one directory with one configuration.
 
-    :param directory: the working directory of each run. It must hold the configuration now, and may be made anew later.
-    :param environment: whole environment of the process. What a run says differently must not begin with ``ANSIBLE``.
+    :param directory: the working directory of each run that names none. It may be made anew later.
+    :param environment: whole environment of the process, which names its configuration.
     """
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._directory = directory
+        self._configuration = _configuration(environment)
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             cwd=directory,
@@ -40,18 +41,26 @@ class LoadedAnsible:
             text=True,
         )
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+    def suits(self, environment: Mapping[str, str]) -> bool:
+        """Return whether a run with this environment has the configuration that was loaded."""
+        return _configuration(environment) == self._configuration
+
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str], directory: Path | None = None
+    ) -> tuple[int, str, str]:
         """Run a program of Ansible's, and return its exit status, its output and its errors.
 
-        :param environment: whole environment of the run.
+        :param environment: whole environment of the run, which must suit.
+        :param directory: its working directory.
         """
+        assert self.suits(environment), "another configuration was loaded"
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         with tempfile.TemporaryDirectory() as name:
             order = {
                 "command": list(command),
                 "environment": dict(environment),
-                "cwd": str(self._directory),
+                "cwd": str(directory or self._directory),
                 "to": name,
             }
             print(json.dumps(order), file=stdin, flush=True)
@@ -65,6 +74,11 @@ class LoadedAnsible:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+
+def _configuration(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what of an environment Ansible's configuration is made of."""
+    return {name: value for name, value in environment.items() if name.startswith("ANSIBLE")}
 
 
 @contextlib.contextmanager

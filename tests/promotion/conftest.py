@@ -220,8 +220,7 @@ class Clone:
     def run(self, program: str, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run a program of Ansible's in the clone, and return its exit status and its output as one line."""
         environment = {**environment_of(self.root), **variables}
-        if any(name.startswith("ANSIBLE") for name in variables):
-            # It is another configuration.
+        if not self.loaded.suits(environment):
             done = subprocess.run(
                 [program, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
             )
