@@ -19,8 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-PROGRAMS = ("ansible", "ansible-playbook")
-
 
 class LoadedAnsible:
     """The process that waits, for runs in one directory with one configuration.
@@ -33,7 +31,8 @@ class LoadedAnsible:
         self._directory = directory
         self._configuration = _configuration(environment)
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            # Without this folder, whose packages have the names of others, among those where Python looks for modules.
+            [sys.executable, "-P", __file__],
             cwd=directory,
             env=dict(environment),
             stdin=subprocess.PIPE,

@@ -289,8 +289,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-qm", "The project")
-    # Its objects in one file: a clone has half as many to make and to remove.
-    git(root, "gc", "-q")
     return root
 
 
