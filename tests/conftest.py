@@ -10,6 +10,7 @@ import itertools
 import os
 import secrets
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_pa
 )
 from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
 from scripts.throwaway_postgres import throwaway_postgres
+from tests.loaded_ansible import LoadedAnsible, loaded_ansible
 from tests.servers import VERSIONS, NoServerError, programs_of
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -143,6 +145,23 @@ def _execute_each(connection: Connection, statements: Iterable[str]) -> None:
 
 
 @pytest.fixture(scope="session")
+def ansible() -> Iterator[LoadedAnsible]:
+    """Ansible, loaded with the project's configuration."""
+    with loaded_ansible(PROJECT, environment_of_ansible()) as process:
+        yield process
+
+
+def environment_of_ansible() -> dict[str, str]:
+    """Return the environment of a run of Ansible's with the project's configuration."""
+    return {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+
+@pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server with the estate's roles, for the whole test session."""
     with running_server(PROGRAMS) as started:
@@ -170,11 +189,13 @@ def running_server(programs: Path) -> Iterator[Server]:
 @pytest.fixture
 def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a fresh, empty database of the owner's, dropped afterwards."""
-    yield from _make_database(server, "empty_template")
+    with fresh_database(server) as name:
+        yield name
 
 
-def _make_database(server: Server, template: str) -> Iterator[str]:
-    """Make a database from a template, and drop it afterwards with everybody in it."""
+@contextmanager
+def fresh_database(server: Server, template: str = "empty_template") -> Iterator[str]:
+    """Make a database of the owner's from a template, and drop it afterwards with everybody in it."""
     name = f"test_{next(_DATABASE_NUMBERS)}"
     server.execute(
         f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
@@ -189,6 +210,11 @@ def _make_database(server: Server, template: str) -> Iterator[str]:
 @pytest.fixture
 def login(server: Server, database: str) -> Login:
     """The migrator's login to the empty database, acting as the owner."""
+    return migrator_of(server, database)
+
+
+def migrator_of(server: Server, database: str) -> Login:
+    """Return the migrator's login to a database, acting as the owner."""
     return replace(server.superuser, database=database, user=MIGRATOR, session_role=OWNER)
 
 
@@ -213,22 +239,32 @@ def fetched_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture
 def fetched_connection(fetched_server: Server) -> Iterator[Connection]:
     """A connection to an empty database of such a server, as the migrator."""
-    for database in _make_database(fetched_server, "empty_template"):
-        login = replace(fetched_server.superuser, database=database, user=MIGRATOR, session_role=OWNER)
-        with closing(connect(login)) as connection:
-            yield connection
+    with (
+        fresh_database(fetched_server) as database,
+        closing(connect(migrator_of(fetched_server, database))) as connection,
+    ):
+        yield connection
 
 
 @pytest.fixture(scope="session")
-def schema_template(server: Server) -> str:
+def ledger_template(server: Server) -> str:
+    """The name of a template database with the ledger."""
+    return _make_template(server, "ledger_template", "empty_template", [ledger.CREATE_LEDGER])
+
+
+@pytest.fixture(scope="session")
+def schema_template(server: Server, ledger_template: str) -> str:
     """The name of a template database with the ledger and the plan's schema."""
-    name = "schema_template"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE empty_template", f"ALTER DATABASE {name} OWNER TO {OWNER}")
-    login = replace(server.superuser, database=name, user=MIGRATOR, session_role=OWNER)
-    with closing(connect(login)) as connection, connection.cursor() as cursor:
-        cursor.execute(ledger.CREATE_LEDGER)
-        for path in sorted((PROJECT / "files" / "sql").glob("*.sql")):
-            cursor.execute(path.read_text())
+    files = sorted((PROJECT / "files" / "sql").glob("*.sql"))
+    return _make_template(server, "schema_template", ledger_template, [path.read_text() for path in files])
+
+
+def _make_template(server: Server, name: str, template: str, statements: Iterable[str]) -> str:
+    """Make a database of the owner's from another one and statements of the migrator's; return its name."""
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY FILE_COPY")
+    with closing(connect(migrator_of(server, name))) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
         connection.commit()
     return name
 
@@ -236,8 +272,8 @@ def schema_template(server: Server) -> str:
 @pytest.fixture
 def schema_database(server: Server, schema_template: str) -> Iterator[Login]:
     """The migrator's login to a fresh database that holds the ledger and the plan's empty tables."""
-    for name in _make_database(server, schema_template):
-        yield replace(server.superuser, database=name, user=MIGRATOR, session_role=OWNER)
+    with fresh_database(server, schema_template) as name:
+        yield migrator_of(server, name)
 
 
 @pytest.fixture(scope="session")

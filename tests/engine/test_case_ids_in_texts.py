@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     warnings_of,
 )
 
-from .support import execute, make_group, make_source, make_target, query, rehearse
+from .support import execute, make_group, make_source, make_tables, make_target, query, rehearse
 from .test_export import bring_back, rows_of
 
 if TYPE_CHECKING:
@@ -48,30 +49,39 @@ HOLDERS: list[tuple[str, Any, int, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_name", "value", "rows", "members"), HOLDERS)
-def test_ids_in_texts_and_json_are_named(
-    connection: Connection, tmp_path: Path, type_name: str, value: Any, rows: int, members: int
-) -> None:
-    make_target(
-        connection, f"CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v {type_name})"
-    )
-    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v)"
-    source = make_source(
-        tmp_path / "t.db", script, {"agents": [("forge-1",), (SOME_UUID,)], "t": [(1, value), (2, None)]}
-    )
-    group = make_group(source, {"source": "agents"}, {"source": "t"})
+def test_ids_in_texts_and_json_are_named(connection: Connection, tmp_path: Path) -> None:
+    """Each in a table of its own."""
+    cases = {f"t{number}": holder for number, holder in enumerate(HOLDERS, 1)}
+    tables: dict[str, tuple[str, str, Iterable[Sequence[Any]]]] = {
+        "agents": ("id uuid PRIMARY KEY", "id TEXT PRIMARY KEY", [("forge-1",), (SOME_UUID,)])
+    }
+    for name, (type_name, value, _, _) in cases.items():
+        columns = (f"id integer PRIMARY KEY, v {type_name}", "id INTEGER PRIMARY KEY, v")
+        tables[name] = (*columns, [(1, value), (2, None)])
+    source = make_tables(connection, tmp_path / "t.db", tables)
+    group = make_group(source, *({"source": name} for name in tables))
     report = rehearse(connection, group, tmp_path, check_mode=True)["report"]
-    inside = int("\\" in str(value))
-    found = {"column": "t.v", "rows": rows, "rows_of_member_names": members, "ids_of": "agents.id"}
-    found["rows_of_json_in_strings"] = inside
-    found["policy"] = "columns: {v: {rewrite_ids_of: [app.agents]}}" if rows else ""
-    assert report["ids_in_texts"] == ([found] if rows or members or inside else [])
+    found = {entry["column"]: entry for entry in report["ids_in_texts"]}
     said = " ".join(warnings_of(report))
-    assert ("t.v: 1 row holds an id of agents.id in a text" in said) == bool(rows)
-    assert (f"write '{found['policy']}' for the table in the inventory" in said) == bool(rows)
-    assert ("t.v: 1 row holds an id of agents.id as the name of a member" in said) == bool(members)
-    assert ("t.v: 1 row holds an id of agents.id in JSON that is itself a string" in said) == bool(inside)
-    assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
+    for name, (_, value, rows, members) in cases.items():
+        inside = int("\\" in str(value))
+        expected = {
+            "column": f"{name}.v",
+            "rows": rows,
+            "rows_of_member_names": members,
+            "ids_of": "agents.id",
+            "rows_of_json_in_strings": inside,
+            "policy": "columns: {v: {rewrite_ids_of: [app.agents]}}" if rows else "",
+        }
+        assert found.get(f"{name}.v") == (expected if rows or members or inside else None), name
+        assert (f"{name}.v: 1 row holds an id of agents.id in a text" in said) == bool(rows), name
+        assert (f"{name}.v: 1 row holds an id of agents.id as the name of a member" in said) == bool(members), name
+        assert (f"{name}.v: 1 row holds an id of agents.id in JSON that is itself a string" in said) == bool(inside)
+    assert "write 'columns: {v: {rewrite_ids_of: [app.agents]}}' for the table in the inventory" in said
+    assert len(report["ids_in_texts"]) == sum(
+        bool(rows or members or "\\" in str(value)) for _, value, rows, members in HOLDERS
+    )
+    assert all(table["equal"] for table in rehearse(connection, group, tmp_path)["report"]["tables"])
 
 
 def test_ids_of_another_group_in_texts_are_named(connection: Connection, tmp_path: Path) -> None:
@@ -280,44 +290,49 @@ REWRITTEN: list[tuple[str, Any, Any]] = [
 OLD_IDS = {"\x01": "forge-1", "\x02": "forge-10", "\x03": QUOTED, "\x04": "7"}
 
 
-@pytest.mark.parametrize(("type_name", "value", "becomes"), REWRITTEN)
-def test_ids_in_a_value_are_rewritten_and_come_back(
-    connection: Connection, tmp_path: Path, type_name: str, value: Any, becomes: Any
-) -> None:
-    make_target(
-        connection, f"CREATE TABLE agents (id uuid PRIMARY KEY); CREATE TABLE t (id integer PRIMARY KEY, v {type_name})"
-    )
-    script = "CREATE TABLE agents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, v)"
+def test_ids_in_a_value_are_rewritten_and_come_back(connection: Connection, tmp_path: Path) -> None:
+    """Each in a table of its own."""
+    cases = {f"t{number}": case for number, case in enumerate(REWRITTEN, 1)}
     agents = [*((old,) for old in OLD_IDS.values()), (SPELLED,), (BARE,)]
-    source = make_source(tmp_path / "t.db", script, {"agents": agents, "t": [(1, value), (2, None)]})
+    tables: dict[str, tuple[str, str, Iterable[Sequence[Any]]]] = {
+        "agents": ("id uuid PRIMARY KEY", "id TEXT PRIMARY KEY", agents)
+    }
+    for name, (type_name, value, _) in cases.items():
+        columns = (f"id integer PRIMARY KEY, v {type_name}", "id INTEGER PRIMARY KEY, v")
+        tables[name] = (*columns, [(1, value), (2, None)])
+    source = make_tables(connection, tmp_path / "t.db", tables)
     source.chmod(0o600)
-    group = make_group(
-        source, {"source": "agents"}, {"source": "t", "columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
-    )
+    rewriting = {"columns": {"v": {"rewrite_ids_of": ["app.agents"]}}}
+    group = make_group(source, {"source": "agents"}, *({"source": name, **rewriting} for name in cases))
     dry = rehearse(connection, group, tmp_path, check_mode=True)["report"]
     assert all(found["rows"] == 0 for found in dry["ids_in_texts"])
     report = rehearse(connection, group, tmp_path)["report"]
     assert all(table["equal"] for table in report["tables"])
+    conversions = {table["source"]: table["conversions"] for table in report["tables"]}
     new_ids = dict(query(connection, "SELECT old_id, new_id::text FROM migration.id_map"))
-    ((held,),) = query(connection, "SELECT v::text FROM app.t WHERE id = 1")
-    changes = becomes is not None and (SOME_UUID in becomes or any(mark in becomes for mark in OLD_IDS))
-    for mark, old in OLD_IDS.items():
-        becomes = None if becomes is None else becomes.replace(mark, new_ids[old])
-    assert held == becomes
-    rewritten = {"column": "v", "conversion": "ids in it to uuid", "rows": 1}
-    assert (rewritten in report["tables"][1]["conversions"]) == changes
+    for name, (_, _, becomes) in cases.items():
+        ((held,),) = query(connection, f"SELECT v::text FROM app.{name} WHERE id = 1")
+        changes = becomes is not None and (SOME_UUID in becomes or any(mark in becomes for mark in OLD_IDS))
+        for mark, old in OLD_IDS.items():
+            becomes = None if becomes is None else becomes.replace(mark, new_ids[old])
+        assert held == becomes, name
+        rewritten = {"column": "v", "conversion": "ids in it to uuid", "rows": 1}
+        assert (rewritten in conversions[name]) == changes, name
     assert not rehearse(connection, group, tmp_path)["changed"]
     # What a service writes on PostgreSQL comes back with the ids of the file, also those of rows that are gone.
-    execute(connection, "INSERT INTO app.t SELECT 3, v FROM app.t WHERE id = 1")
+    for name in cases:
+        execute(connection, f"INSERT INTO app.{name} SELECT 3, v FROM app.{name} WHERE id = 1")
     execute(connection, "DELETE FROM app.agents WHERE id = %s", new_ids["forge-1"])
     _, copy = bring_back(connection, group)
-    came_back = rows_of(copy, "SELECT v FROM t WHERE id = 3")
-    assert rows_of(copy, "SELECT v FROM t WHERE id < 3") == rows_of(source, "SELECT v FROM t WHERE id < 3")
-    if type_name.startswith("json") and isinstance(value, str):
-        assert json.loads(came_back[0][0]) == json.loads(value)
-    else:
-        # A number in a column of texts may come back as its text.
-        assert came_back in ([(value,)], [(str(value),)])
+    for name, (type_name, value, _) in cases.items():
+        came_back = rows_of(copy, f"SELECT v FROM {name} WHERE id = 3")
+        statement = f"SELECT v FROM {name} WHERE id < 3"
+        assert rows_of(copy, statement) == rows_of(source, statement), name
+        if type_name.startswith("json") and isinstance(value, str):
+            assert json.loads(came_back[0][0]) == json.loads(value), name
+        else:
+            # A number in a column of texts may come back as its text.
+            assert came_back in ([(value,)], [(str(value),)]), name
 
 
 def test_a_column_that_is_too_short_for_the_uuids_is_refused_with_the_type_that_holds_them(

@@ -37,7 +37,7 @@ from .test_export import bring_back
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-FEW, MANY = 3_000, 12_000
+FEW, MANY = 2_000, 6_000
 # Bytes that may come with each further orphan: a tuple in a set takes 150, and what a policy did to a row 400.
 A_ROW = 40
 SCHEMA = "CREATE TABLE parents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, parent TEXT)"

@@ -455,7 +455,11 @@ def is_same(kind: Type, text: str, form: str) -> bool:
 # ---------------------------------------------------------------- the types and their texts
 
 
-@pytest.fixture(scope="module", params=SERVERS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=[] if each == PROGRAMS else [pytest.mark.long_search]) for each in SERVERS],
+    ids=str,
+)
 def server_here(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One of the servers of this machine."""
     if request.param == PROGRAMS:

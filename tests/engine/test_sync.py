@@ -131,38 +131,35 @@ def test_check_mode_counts_the_changed_rows_and_writes_nothing(
     assert rehearse(connection, group, tmp_path)["changed"]
 
 
-@pytest.mark.promise("only-changed-rows-moved")
-@pytest.mark.parametrize(
-    "script",
-    [
-        "UPDATE books SET price = -0.0 WHERE id = 9",
-        "UPDATE books SET rating = CAST(id AS INTEGER) WHERE id = 10",
-        "UPDATE books SET cover = x'' WHERE id = 11",
-        'UPDATE books SET tags = \'{"a": [1], "n": 12.0}\' WHERE id = 12',
-        "UPDATE books SET id = 90000 WHERE id = 13",
-        "UPDATE authors SET name = 'author 3' WHERE name = 'Author 3'",
-        # Swapped unique values cannot be moved one by one: everything is loaded again.
-        "UPDATE authors SET name = 'x' WHERE id = 'author-1';"
-        "UPDATE authors SET name = 'Author 1' WHERE id = 'author-2';"
-        "UPDATE authors SET name = 'Author 2' WHERE id = 'author-1'",
-        # A parent goes away while its only reference moves.
-        "UPDATE books SET author_id = 'author-1' WHERE author_id = 'author-2';"
-        "DELETE FROM authors WHERE id = 'author-2'",
-        "DELETE FROM books; DELETE FROM authors",
-        "VACUUM",
-        "ALTER TABLE books ADD COLUMN note TEXT",
-        "CREATE INDEX more ON books (title)",
-    ],
+CHANGES = (
+    "UPDATE books SET price = -0.0 WHERE id = 9",
+    "UPDATE books SET rating = CAST(id AS INTEGER) WHERE id = 10",
+    "UPDATE books SET cover = x'' WHERE id = 11",
+    'UPDATE books SET tags = \'{"a": [1], "n": 12.0}\' WHERE id = 12',
+    "UPDATE books SET id = 90000 WHERE id = 13",
+    "UPDATE authors SET name = 'author 3' WHERE name = 'Author 3'",
+    # Swapped unique values cannot be moved one by one: everything is loaded again.
+    "UPDATE authors SET name = 'x' WHERE id = 'author-1';"
+    "UPDATE authors SET name = 'Author 1' WHERE id = 'author-2';"
+    "UPDATE authors SET name = 'Author 2' WHERE id = 'author-1'",
+    # A parent goes away while its only reference moves.
+    "UPDATE books SET author_id = 'author-1' WHERE author_id = 'author-2';DELETE FROM authors WHERE id = 'author-2'",
+    "VACUUM",
+    "ALTER TABLE books ADD COLUMN note TEXT",
+    "CREATE INDEX more ON books (title)",
+    "DELETE FROM books; DELETE FROM authors",
 )
-def test_whatever_changes_the_next_run_proves_it(
-    connection: Connection, library: Path, tmp_path: Path, script: str
-) -> None:
+
+
+@pytest.mark.promise("only-changed-rows-moved")
+def test_whatever_changes_the_next_run_proves_it(connection: Connection, library: Path, tmp_path: Path) -> None:
     group = library_group(library)
     rehearse(connection, group, tmp_path)
-    change(library, script)
-    rehearse(connection, group, tmp_path)
-    prove_equal(connection, group, tmp_path)
-    assert not rehearse(connection, group, tmp_path)["changed"]
+    for script in CHANGES:
+        change(library, script)
+        rehearse(connection, group, tmp_path)
+        prove_equal(connection, group, tmp_path)
+        assert not rehearse(connection, group, tmp_path)["changed"], script
 
 
 @pytest.mark.promise("only-changed-rows-moved")

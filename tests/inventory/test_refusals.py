@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, environment_of_ansible
+from tests.loaded_ansible import LoadedAnsible
 
 # Whoever asks a host is told of here: the connection program of these runs writes a file.
 HOSTS = """
@@ -29,7 +27,8 @@ all:
 class Refused:
     """Runs playbooks that must be refused before any host is asked."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, ansible: LoadedAnsible) -> None:
+        self.ansible = ansible
         self.asked = directory / "asked"
         program = directory / "ssh"
         program.write_text(f"#!/bin/sh\ntouch {self.asked}\nexit 255\n")
@@ -47,29 +46,17 @@ class Refused:
 
     def run(self, playbook: str, *options: str) -> tuple[int, str]:
         """Run a playbook, and return its exit code and its output."""
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        done = subprocess.run(
-            ["ansible-playbook", "-i", str(self.inventory), playbook, *options],
-            cwd=PROJECT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = done.stdout + done.stderr
+        command = ["ansible-playbook", "-i", str(self.inventory), playbook, *options]
+        status, *streams = self.ansible.run(command, environment_of_ansible())
+        output = "".join(streams)
         assert "Traceback" not in output
-        return done.returncode, output
+        return status, output
 
 
 @pytest.fixture
-def refused(tmp_path: Path) -> Refused:
+def refused(tmp_path: Path, ansible: LoadedAnsible) -> Refused:
     """Run playbooks on hosts that nobody may ask."""
-    return Refused(tmp_path)
+    return Refused(tmp_path, ansible)
 
 
 @pytest.mark.promise("one-environment-a-run")

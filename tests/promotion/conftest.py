@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promoti
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.promotion import names_of_secrets
 from tests.conftest import PROJECT
+from tests.loaded_ansible import LoadedAnsible, loaded_ansible
 
 CONTENT = (
     *(".gitignore", "ansible.cfg", "files", "galaxy.yml", "inventory", "keys", "meta", "playbooks", "plugins"),
@@ -89,9 +91,13 @@ PASSED = {name: {"passed": True, "told": "as it should be"} for name in gate._DE
 
 
 class Clone:
-    """A clone with a commit, an inventory of hosts of its own, a key that may sign, and one that may not."""
+    """A clone with a commit, an inventory of hosts of its own, a key that may sign, and one that may not.
 
-    def __init__(self, template: Path, directory: Path) -> None:
+    :param loaded: Ansible, loaded with the configuration of this clone.
+    """
+
+    def __init__(self, template: Path, directory: Path, loaded: LoadedAnsible) -> None:
+        self.loaded = loaded
         self.root = directory / "project"
         self.host = directory / "host"
         self.key, self.other_key = directory / "key", directory / "other_key"
@@ -213,21 +219,17 @@ class Clone:
 
     def run(self, program: str, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run a program of Ansible's in the clone, and return its exit status and its output as one line."""
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(self.root / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "SQLITE_TO_POSTGRESQL_RUN_RECORD": "true",
-            **variables,
-        }
-        done = subprocess.run(
-            [program, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
-        )
-        output = done.stdout + done.stderr
+        environment = {**environment_of(self.root), **variables}
+        if not self.loaded.suits(environment):
+            done = subprocess.run(
+                [program, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
+            )
+            status, output = done.returncode, done.stdout + done.stderr
+        else:
+            status, *streams = self.loaded.run([program, *arguments], environment)
+            output = "".join(streams)
         assert "Traceback" not in output, output
-        return done.returncode, " ".join(output.split())
+        return status, " ".join(output.split())
 
     def refuses(self, playbook: str, *options: str) -> str:
         """Run a playbook on prod that is refused before the host is asked, and return its output."""
@@ -245,6 +247,18 @@ class Clone:
         status, output = self.run("ansible-playbook", *playbooks, "-l", "prod", "--tags", "no_such_tag", *options)
         assert status == 0, output
         return output
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Return the environment of a run of Ansible's in a clone."""
+    return {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SQLITE_TO_POSTGRESQL_RUN_RECORD": "true",
+    }
 
 
 def run(*command: str) -> None:
@@ -278,7 +292,27 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of each clone: always the same, so that Ansible is loaded with its configuration once."""
+    return tmp_path_factory.mktemp("clones") / "clone"
+
+
+@pytest.fixture(scope="session")
+def loaded(template: Path, place: Path) -> Iterator[LoadedAnsible]:
+    """Ansible, loaded with the configuration of the clones."""
+    root = place / "project"
+    root.mkdir(parents=True)
+    shutil.copy2(template / "ansible.cfg", root)
+    with loaded_ansible(root, environment_of(root)) as process:
+        # Its answer comes when it has read the configuration.
+        assert process.run(["ansible", "--version"], environment_of(root))[0] == 0
+        yield process
+
+
 @pytest.fixture
-def clone(template: Path, tmp_path: Path) -> Clone:
+def clone(template: Path, place: Path, loaded: LoadedAnsible) -> Iterator[Clone]:
     """Return a clone of the project."""
-    return Clone(template, tmp_path)
+    shutil.rmtree(place)
+    place.mkdir()
+    yield Clone(template, place, loaded)

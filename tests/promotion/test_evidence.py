@@ -165,8 +165,9 @@ def test_only_a_run_of_the_whole_tree_is_recorded_as_one(
     assert callback._tree_of_a_whole_run() == ""
 
 
-def test_a_run_says_of_which_tree_it_is(clone: Clone) -> None:
-    clone.refuses("../site", "-e", "plan=3f0a86c1d2b7")
+@pytest.mark.promise("gate-in-every-playbook")
+def test_the_whole_run_is_refused_and_says_of_which_tree_it_is(clone: Clone) -> None:
+    assert "there is no evidence for this very tree" in clone.refuses("../site", "-e", "plan=3f0a86c1d2b7")
     (run,) = run_record.read_all(clone.root / "reports")
     assert run.whole == {"tree": read_tree(clone.root).digest, "extra_variables": ["plan"]}
 

@@ -249,14 +249,6 @@ def test_every_other_playbook_only_reads_or_leads_back() -> None:
     assert found == {*CHANGING, *OPEN}
 
 
-@pytest.mark.promise("gate-in-every-playbook")
-def test_the_whole_run_is_refused(clone: Clone) -> None:
-    status, output = clone.run("ansible-playbook", "site.yml", "-l", "prod")
-    assert status != 0
-    assert NO_EVIDENCE in output
-    assert clone.asked == ""
-
-
 @pytest.mark.promise("gate-not-left-out")
 @pytest.mark.parametrize(
     ("playbook", "option", "value"),
@@ -311,7 +303,7 @@ def test_no_variable_on_the_command_line_opens_the_gate(clone: Clone) -> None:
     }
     told = clone.refuses("2_shared_library", "-e", json.dumps(of_the_gate))
     assert f"-e sets {', '.join(of_the_gate)}. Only the inventory may say which hosts are protected" in told
-    told = clone.refuses("2_shared_library", "-e", "ansible_connection=local", "-e", "postgres_port=5433")
+    told = clone.problems(extra_variables={"ansible_connection": "local", "postgres_port": 5433})
     assert "-e sets ansible_connection, postgres_port, of which the evidence knows nothing" in told
 
 
@@ -435,7 +427,6 @@ def test_a_file_comes_back_from_quarantine_without_evidence_and_nothing_else_doe
     back = ("-e", '{"sqlite_cleanup_restore_groups": ["deploy"]}')
     clone.passes("6_cleanup", *back)
     assert NO_EVIDENCE in clone.refuses("6_cleanup", *back, "-e", "sqlite_cleanup_confirm=3f0a86c1d2b7")
-    assert NO_EVIDENCE in clone.refuses("2_shared_library", *back)
 
 
 @pytest.mark.promise("way-out-stays-open")
@@ -507,28 +498,32 @@ def test_a_dry_run_is_not_refused_and_says_what_is_missing(clone: Clone) -> None
 def test_a_host_is_named_once_and_then_known(clone: Clone) -> None:
     clone.collect(clone.key)
     plan = clone.plan()
-    status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *plan)
-    assert status != 0
-    assert "the host does not say that it is prod" in output
-    assert "-e promotion_this_host_is=prod" in output
     word = ("-e", "promotion_this_host_is=prod")
     status, output = clone.run("ansible-playbook", "playbooks/2_shared_library.yml", "-l", "prod", *word, *plan)
     assert status != 0, "only phase 1 names a host"
+    assert "the host does not say that it is prod" in output
+    assert f"-e promotion_this_host_is=prod -e {plan[1]}" in output
     assert not clone.host_file.exists()
     assert "changed=1" in clone.passes("1_infrastructure", *word, *plan)
     assert "environment: prod\n" in clone.host_file.read_text()
     # The word is none of phase 2's business, and does no harm there.
     assert "changed=0" in clone.passes("1_infrastructure", *word, *plan, then="2_shared_library")
+    # It names a host that says nothing, and does not rename one.
+    clone.be_named("dev")
+    before = clone.host_file.read_text()
+    options = ("-l", "prod", "--tags", "no_such_tag", *word, *plan)
+    status, output = clone.run("ansible-playbook", "playbooks/1_infrastructure.yml", *options)
+    assert (status != 0, "the host says that it is dev" in output) == (True, True), output
+    assert clone.host_file.read_text() == before
 
 
 @pytest.mark.promise("host-says-what-it-is")
+@pytest.mark.long_search
 @pytest.mark.parametrize(
     ("environment", "machine_id", "told"),
     [
-        # The test below asks a copied one by the action of a module.
-        pytest.param(
-            *("prod", "2" * 32, "the file was written on another machine, and copied"), marks=pytest.mark.long_search
-        ),
+        # The test below asks a copied one by the action of a module, and the one above one of another environment.
+        ("prod", "2" * 32, "the file was written on another machine, and copied"),
         ("dev", "1" * 32, "the host says that it is dev"),
     ],
 )

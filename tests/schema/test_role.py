@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from tests.conftest import environment_of_ansible
+from tests.loaded_ansible import LoadedAnsible
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -46,13 +47,12 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(login: Login, tmp_path: Path) -> Run:
+def run(login: Login, tmp_path: Path, ansible: LoadedAnsible) -> Run:
     """Run the role with options of ansible-playbook and other variables; the password must never be printed."""
     directory = tmp_path / "sql"
     directory.mkdir()
     (directory / "001_first.sql").write_bytes(CONTENT.encode())
     (tmp_path / "play.yml").write_text(PLAY)
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 
     def run(*options: str, port: int = login.port, password: str = str(login.password), **variables: str) -> Outcome:
         given = {
@@ -76,18 +76,12 @@ def run(login: Login, tmp_path: Path) -> Run:
         }
         file = tmp_path / "variables.json"
         file.write_text(json.dumps(given))
-        result = subprocess.run(
-            ["ansible-playbook", "-i", "localhost,", "-e", f"@{file}", "-vvvv", "--diff", *options, "play.yml"],
-            cwd=tmp_path,
-            env={**environment, "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = result.stdout + result.stderr
+        command = ["ansible-playbook", "-i", "localhost,", "-e", f"@{file}", "-vvvv", "--diff", *options, "play.yml"]
+        status, *streams = ansible.run(command, environment_of_ansible(), tmp_path)
+        output = "".join(streams)
         assert password not in output
         assert "Traceback" not in output
-        return Outcome(result.returncode, output)
+        return Outcome(status, output)
 
     return run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -98,34 +98,33 @@ def read_catalog(connection: Connection, names: Iterable[str]) -> dict[str, Targ
             """,
             (wanted,),
         )
-        oids = dict(cursor.fetchall())
-        sequences = _read_sequences(cursor)
+        found = dict(cursor.fetchall())
+        oids = list(found.values())
+        # One query for all tables each: PostgreSQL needs longer to plan one than to answer it.
+        columns, sequences = _read_columns(cursor, oids), _read_sequences(cursor)
+        keys, foreign_keys = _read_keys(cursor, oids), _read_foreign_keys(cursor, oids)
         return {
-            name: TargetTable(
-                name,
-                _read_columns(cursor, oid),
-                *_read_keys(cursor, oid),
-                _read_foreign_keys(cursor, oid),
-                sequences,
-            )
-            for name, oid in oids.items()
+            name: TargetTable(name, columns[oid], *keys[oid], foreign_keys[oid], sequences)
+            for name, oid in found.items()
         }
 
 
-def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
-    """Return the columns of one table in their order."""
+def _read_columns(cursor: Cursor, oids: Sequence[int]) -> dict[int, dict[str, TargetColumn]]:
+    """Return for each table its columns in their order."""
     cursor.execute(
         """
-        WITH RECURSIVE resolved (attnum, type, modifier, not_null, has_default, by_domain) AS (
-            SELECT a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.attidentity <> '', false
+        WITH RECURSIVE resolved (attrelid, attnum, type, modifier, not_null, has_default, by_domain) AS (
+            SELECT a.attrelid, a.attnum, a.atttypid, a.atttypmod, a.attnotnull,
+                   a.atthasdef OR a.attidentity <> '', false
             FROM pg_attribute a
-            WHERE a.attrelid = %(table)s AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
             UNION ALL
-            SELECT r.attnum, d.typbasetype, d.typtypmod,
+            SELECT r.attrelid, r.attnum, d.typbasetype, d.typtypmod,
                    r.not_null OR d.typnotnull, r.has_default OR d.typdefault IS NOT NULL, r.by_domain OR d.typnotnull
             FROM resolved r JOIN pg_type d ON d.oid = r.type AND d.typtype = 'd'
         )
-        SELECT a.attname,
+        SELECT a.attrelid,
+               a.attname,
                CASE WHEN tn.nspname = 'pg_catalog' THEN t.typname ELSE tn.nspname || '.' || t.typname END,
                format_type(a.atttypid, a.atttypmod),
                r.modifier,
@@ -142,7 +141,7 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
         FROM resolved r
         JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
         JOIN pg_namespace tn ON tn.oid = t.typnamespace
-        JOIN pg_attribute a ON a.attrelid = %(table)s AND a.attnum = r.attnum
+        JOIN pg_attribute a ON a.attrelid = r.attrelid AND a.attnum = r.attnum
         JOIN pg_class c ON c.oid = a.attrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -158,9 +157,12 @@ def _read_columns(cursor: Cursor, oid: int) -> dict[str, TargetColumn]:
         ) AS l ON true
         ORDER BY a.attnum
         """,
-        {"table": oid},
+        (oids,),
     )
-    return {row[0]: TargetColumn(*row) for row in cursor.fetchall()}
+    columns: dict[int, dict[str, TargetColumn]] = {oid: {} for oid in oids}
+    for oid, *row in cursor.fetchall():
+        columns[oid][row[0]] = TargetColumn(*row)
+    return columns
 
 
 def _read_sequences(cursor: Cursor) -> dict[str, str]:
@@ -172,30 +174,34 @@ def _read_sequences(cursor: Cursor) -> dict[str, str]:
     return dict(cursor.fetchall())
 
 
-def _read_keys(cursor: Cursor, oid: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Return the primary key and all unique keys of one table."""
+def _read_keys(cursor: Cursor, oids: Sequence[int]) -> dict[int, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
+    """Return for each table its primary key and all its unique keys."""
     cursor.execute(
         """
-        SELECT i.indisprimary,
+        SELECT i.indrelid, i.indisprimary,
                array(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY k(number, position)
                      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
                      WHERE k.position <= i.indnkeyatts ORDER BY k.position)
         FROM pg_index i
-        WHERE i.indrelid = %s AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+        WHERE i.indrelid = ANY (%s::oid[]) AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
         ORDER BY i.indisprimary DESC, i.indexrelid
         """,
-        (oid,),
+        (oids,),
     )
-    rows = cursor.fetchall()
-    primary = next((tuple(columns) for is_primary, columns in rows if is_primary), ())
-    return primary, tuple(tuple(columns) for _, columns in rows)
+    primary: dict[int, tuple[str, ...]] = dict.fromkeys(oids, ())
+    unique: dict[int, list[tuple[str, ...]]] = {oid: [] for oid in oids}
+    for oid, is_primary, columns in cursor.fetchall():
+        unique[oid].append(tuple(columns))
+        if is_primary:
+            primary[oid] = tuple(columns)
+    return {oid: (primary[oid], tuple(unique[oid])) for oid in oids}
 
 
-def _read_foreign_keys(cursor: Cursor, oid: int) -> tuple[ForeignKey, ...]:
-    """Return the foreign keys of one table."""
+def _read_foreign_keys(cursor: Cursor, oids: Sequence[int]) -> dict[int, tuple[ForeignKey, ...]]:
+    """Return for each table its foreign keys."""
     cursor.execute(
         """
-        SELECT k.conname, n.nspname || '.' || c.relname,
+        SELECT k.conrelid, k.conname, n.nspname || '.' || c.relname,
                array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(number, position)
                      JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number ORDER BY u.position),
                fn.nspname || '.' || fc.relname,
@@ -224,12 +230,14 @@ def _read_foreign_keys(cursor: Cursor, oid: int) -> tuple[ForeignKey, ...]:
         FROM pg_constraint k
         JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_class fc ON fc.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
-        WHERE k.conrelid = %s AND k.contype = 'f' AND k.conparentid = 0
+        WHERE k.conrelid = ANY (%s::oid[]) AND k.contype = 'f' AND k.conparentid = 0
         ORDER BY k.conname
         """,
-        (oid,),
+        (oids,),
     )
-    return tuple(
-        ForeignKey(name, table, tuple(columns), referenced, tuple(referenced_columns), definition, tuple(ids_of))
-        for name, table, columns, referenced, referenced_columns, definition, ids_of in cursor.fetchall()
-    )
+    keys: dict[int, list[ForeignKey]] = {oid: [] for oid in oids}
+    for oid, name, table, columns, referenced, referenced_columns, definition, ids_of in cursor.fetchall():
+        keys[oid].append(
+            ForeignKey(name, table, tuple(columns), referenced, tuple(referenced_columns), definition, tuple(ids_of))
+        )
+    return {oid: tuple(found) for oid, found in keys.items()}
