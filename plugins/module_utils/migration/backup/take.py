@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..core import ledger
-from ..core.connection import connected, explained, first_row, sql
+from ..core.connection import connected, explained, first_row
 from ..core.files import sync_directory
 from . import content as backup_content
 from . import databases as backup_server
@@ -118,4 +118,4 @@ def _dump(settings: Settings, connection: Connection, major: int, path: Any) -> 
 def _lock_tables(cursor: Cursor) -> None:
     """Keep every table from being dropped, emptied or changed in shape until both readers are done."""
     for schema, table in backup_content.table_names(cursor):
-        cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(schema, table)))
+        backup_content.lock(cursor, schema, table)
