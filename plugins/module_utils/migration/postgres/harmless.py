@@ -1,10 +1,14 @@
-"""Which tables and types of a role run no code of its choice, whoever fills, reads or restores them.
+"""Which objects of a role run none of its code with the rights of whoever restores them.
 
-An expression of theirs is harmless if it is made of what the server itself brings, and calls nothing that could act.
-Functions of a role are never harmless here, nor is what needs one.
+A restore fills the tables before it makes their triggers, rules and policies, and writes nothing after that. A view is
+only made; a materialized view is filled with the rights of its owner. So a function may stand in all of these. It may
+not stand where a COPY, a foreign key's check or the planner evaluates it: an expression of a table or a type is
+harmless if it is made of what the server itself brings, and calls nothing that could act.
 """
 
 from __future__ import annotations
+
+from .strangers import is_stranger
 
 # Parts of an expression, by the names that the server gives them; some differ between its versions. Others, as those
 # that call what they do not name, are taken for code.
@@ -12,7 +16,7 @@ _HARMLESS_PARTS = (
     "ARRAY", "ARRAYEXPR", "ARRAYCOERCEEXPR", "BOOLEANTEST", "BOOLEXPR", "CASE", "CASEEXPR", "CASETESTEXPR", "CASEWHEN",
     "COALESCE", "COALESCEEXPR", "COERCETODOMAIN", "COERCETODOMAINVALUE", "COERCEVIAIO", "COLLATE", "COLLATEEXPR",
     "CONST", "DISTINCTEXPR", "FUNCEXPR", "MINMAX", "MINMAXEXPR", "NEXTVALUEEXPR", "NULLIFEXPR", "NULLTEST", "OPEXPR",
-    "RELABELTYPE", "SCALARARRAYOPEXPR", "SQLVALUEFUNCTION", "VAR", "WHEN",
+    "RELABELTYPE", "SCALARARRAYOPEXPR", "SQLVALUEFUNCTION", "SUBSCRIPTINGREF", "VAR", "WHEN",
 )  # fmt: skip
 
 # With each expression whether it is evaluated: the planner evaluates those of indexes, statistics and partition keys
@@ -36,13 +40,30 @@ UNION ALL
 SELECT 'pg_statistic_ext'::regclass, s.oid, s.stxexprs::text, true FROM pg_statistic_ext s
 """
 
+# What uses a function or a view, and is itself a stranger's or only made: a trigger and a policy are. What a role that
+# is no stranger has made of them, such as a materialized view, would run with the rights of that role.
+_IS_USED_HARMLESSLY = f"""
+(x.classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass)
+ OR x.deptype = 'i'
+ OR x.classid = 'pg_rewrite'::regclass
+    AND (SELECT {is_stranger("v.relowner")}
+           FROM pg_rewrite w JOIN pg_class v ON v.oid = w.ev_class WHERE w.oid = x.objid)
+ OR x.classid = 'pg_proc'::regclass AND (SELECT {is_stranger("u.proowner")} FROM pg_proc u WHERE u.oid = x.objid))
+"""  # noqa: S608 (constants)
+
 _IS_HARMLESS = f"""
 (CASE {{0}} WHEN 'pg_class'::regclass THEN EXISTS (
           SELECT FROM pg_class c
-          WHERE c.oid = {{1}} AND c.relkind IN ('r', 'p', 'c')
-            AND NOT EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid)
-            AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
-            AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
+          WHERE c.oid = {{1}}
+            AND (c.relkind IN ('r', 'p', 'c')
+                 OR c.relkind IN ('v', 'm') AND NOT EXISTS (
+                      SELECT FROM pg_depend x
+                      WHERE x.refclassid = 'pg_class'::regclass AND x.refobjid = c.oid AND NOT {_IS_USED_HARMLESSLY})))
+        WHEN 'pg_proc'::regclass THEN EXISTS (
+          SELECT FROM pg_proc p WHERE p.oid = {{1}} AND p.prokind IN ('f', 'p'))
+          AND NOT EXISTS (
+            SELECT FROM pg_depend x
+            WHERE x.refclassid = 'pg_proc'::regclass AND x.refobjid = {{1}} AND NOT {_IS_USED_HARMLESSLY})
         WHEN 'pg_type'::regclass THEN EXISTS (
           SELECT FROM pg_type t WHERE t.oid = {{1}} AND t.typtype IN ('c', 'd', 'e'))
         ELSE {{0}} = 'pg_statistic_ext'::regclass END
@@ -69,7 +90,7 @@ _IS_HARMLESS = f"""
 
 
 def is_harmless(catalog: str, object_id: str) -> str:
-    """Return the SQL that tells whether an object is a table, a type or statistics that hold no code.
+    """Return the SQL that tells whether a stranger's object runs none of its code in a restore.
 
     :param catalog: SQL of the oid of the catalog that the object is in.
     :param object_id: SQL of the object's oid there.
