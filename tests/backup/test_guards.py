@@ -527,13 +527,10 @@ ACT_AS_SUPERUSER = """
     ids=["index", "condition of an index", "statistics", "partition key"],
 )
 def test_a_backup_plans_no_query_of_a_strangers_table(
-    program: Program, service_with_a_schema: Callable[[str], None], tmp_path: Path, bait: str
+    program: Program, server: Server, service_with_a_schema: Callable[[str], None], bait: str
 ) -> None:
     """The planner evaluates what is constant in them, with the rights of whoever reads the table."""
-    proof = tmp_path / "proof"
-    tmp_path.chmod(0o777)
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parents[1].chmod(0o755)
+    proof = server.data / f"proof_{program.superuser.database}"
     service_with_a_schema("CREATE FUNCTION own.rise(i int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'")
     service_with_a_schema(f"CREATE TABLE own.bait (i int); INSERT INTO own.bait VALUES (1), (2); {bait}")
     service_with_a_schema(ACT_AS_SUPERUSER.format(proof))
