@@ -8,7 +8,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from ..core.connection import first_row, sql
-from ..postgres.content import copied_sums, table_sums
+from ..postgres.content import copied_sums, is_strangers, lock, table_sums
 from ..postgres.strangers import is_stranger
 
 if TYPE_CHECKING:
@@ -165,14 +165,6 @@ ORDER BY 1
 """
 )
 
-# Whoever owns a table, or the schema that it is in, may put another table in its place. The names are those of this
-# moment, whatever the snapshot shows: what is not in it is a stranger's until another run.
-_IS_STRANGERS = f"""
-SELECT coalesce((SELECT {is_stranger("c.relowner")} OR {is_stranger("n.nspowner")}
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                  WHERE c.oid = to_regclass(%s)::oid), true)
-"""  # noqa: S608 (constants)
-
 # A sequence cannot be locked, and a stranger could put a table in its place: those of strangers are read without their
 # names. Of one that no number was taken from only its first number is known then.
 _POSITIONS_OF_STRANGERS = f"""
@@ -219,11 +211,6 @@ def sequence_positions(cursor: Cursor) -> dict[str, int]:
     return positions
 
 
-def lock(cursor: Cursor, schema: str, table: str) -> None:
-    """Keep a table from being dropped, emptied or changed in shape, until the transaction ends."""
-    cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(schema, table)))
-
-
 def read_content(cursor: Cursor, copied: Collection[str] | None = None) -> dict[str, Any]:
     """Return ``tables`` (rows and hash of each), ``large_objects`` and ``definitions`` in the cursor's transaction.
 
@@ -232,12 +219,8 @@ def read_content(cursor: Cursor, copied: Collection[str] | None = None) -> dict[
     tables = {}
     for schema, name in table_names(cursor):
         table = sql.Identifier(schema, name)
-        lock(cursor, schema, name)
-        if copied is None:
-            cursor.execute(_IS_STRANGERS, (table.as_string(cursor),))
-            is_copied = first_row(cursor)[0]
-        else:
-            is_copied = f"{schema}.{name}" in copied
+        lock(cursor, table)
+        is_copied = is_strangers(cursor, table) if copied is None else f"{schema}.{name}" in copied
         tables[f"{schema}.{name}"] = copied_sums(cursor, table) if is_copied else table_sums(cursor, table)
     large_objects = table_sums(cursor, sql.SQL(_LARGE_OBJECTS))
     cursor.execute(_DEFINITIONS)

@@ -6,6 +6,7 @@ from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
 from ..core.connection import first_row, sql
+from .strangers import is_stranger
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -19,6 +20,25 @@ SELECT count(*),
        coalesce(sum(('x' || right(h, 16))::bit(64)::bigint::numeric), 0)
 FROM (SELECT md5(pg_catalog.textin(pg_catalog.record_out(t.*))) AS h FROM {} AS t) AS hashed
 """
+
+# Whoever owns a table, or the schema that it is in, may put another table in its place. The names are those of this
+# moment, whatever the snapshot shows: what is not in it is a stranger's until another run.
+_IS_STRANGERS = f"""
+SELECT coalesce((SELECT {is_stranger("c.relowner")} OR {is_stranger("n.nspowner")}
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.oid = to_regclass(%s)::oid), true)
+"""  # noqa: S608 (SQL of ours)
+
+
+def lock(cursor: Cursor, table: Composable) -> None:
+    """Keep a table from being dropped, emptied or changed in shape, until the transaction ends."""
+    cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
+
+
+def is_strangers(cursor: Cursor, table: Composable) -> bool:
+    """Return whether a table, which is locked, belongs to a stranger or lies in a stranger's schema."""
+    cursor.execute(_IS_STRANGERS, (table.as_string(cursor),))
+    return bool(first_row(cursor)[0])
 
 
 def table_sums(cursor: Cursor, table: Composable) -> dict[str, Any]:
