@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from ..core.connection import first_row
+from ..core.errors import Problem
+from ..core.sql import table_name
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -37,8 +41,8 @@ _PARTS = """
 WITH RECURSIVE relations AS (
   SELECT named.name, r.oid
   FROM unnest(%(tables)s::text[]) AS named (name)
-  CROSS JOIN LATERAL (SELECT named.name::regclass::oid
-                      UNION SELECT relid::oid FROM pg_partition_tree(named.name::regclass)) AS r (oid)
+  CROSS JOIN LATERAL (SELECT to_regclass(named.name)::oid
+                      UNION SELECT relid::oid FROM pg_partition_tree(to_regclass(named.name))) AS r (oid)
 ), types AS (
   SELECT r.name, a.atttypid AS oid FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid
   WHERE a.attnum > 0 AND NOT a.attisdropped
@@ -92,11 +96,20 @@ ORDER BY 1, 2, 3
 )
 
 
-def read_strangers_code(cursor: Cursor, tables: Sequence[str]) -> list[tuple[str, str, str, str]]:
+def find_strangers_code(cursor: Cursor, tables: Iterable[str]) -> list[Problem]:
     """Return what strangers own, or could let do something else, where rows of some tables are read or loaded.
 
-    :param tables: their names as SQL reads them.
-    :returns: table, kind and name of the object, both as SQL reads them, and the name of its owner.
+    :param tables: their names as ``schema.table``; what is not there is left out.
     """
-    cursor.execute(_CODE, {"tables": list(tables)})
-    return cursor.fetchall()
+    cursor.execute("SELECT current_user::text, quote_ident(current_user)")
+    role, quoted = first_row(cursor)
+    names = {table_name(name).as_string(cursor): name for name in tables}
+    cursor.execute(_CODE, {"tables": list(names)})
+    return [
+        Problem(
+            names[table],
+            f"{kind} {identity} belongs to role {owner}, and its code would run with the rights of {role}",
+            f"Read it; if you trust it: ALTER {kind.upper()} {identity} OWNER TO {quoted}; else drop it",
+        )
+        for table, kind, identity, owner in cursor.fetchall()
+    ]

@@ -10,7 +10,7 @@ from ...core.errors import MigrationError, Problem, RowsRefused
 from ...core.estate import Group
 from ...core.sql import table_name
 from ...postgres.catalog import ForeignKey, key_operators
-from ...postgres.strangers import read_strangers_code
+from ...postgres.strangers import find_strangers_code
 from ..plan.planner import TablePlan
 from ..proof.compare import Comparison
 from ..proof.target_state import TargetState, read_target_state
@@ -31,13 +31,11 @@ def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
     problems = []
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY'), "
-            "quote_ident(current_user)"
+            "SELECT current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')"
         )
-        role, database, may_stage, quoted = first_row(cursor)
+        role, database, may_stage = first_row(cursor)
         tables = [table_name(plan.target.name).as_string(connection) for plan in plans]
         rights = ["SELECT", "INSERT", "UPDATE", "DELETE", *["TRUNCATE"] * are_truncated(cursor, tables)]
-        names = {table: plan.target.name for plan, table in zip(plans, tables, strict=True)}
         for plan, table in zip(plans, tables, strict=True):
             cursor.execute(
                 "SELECT row_security_active(%(table)s::regclass), "
@@ -55,14 +53,7 @@ def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
                 what = f"role {role} may not {', '.join(missing)} there"
                 fix = "Let the session_role of postgres_migrator_login own the table"
                 problems.append(Problem(plan.target.name, what, fix))
-        problems += [
-            Problem(
-                names[table],
-                f"{kind} {identity} belongs to role {owner}, and its code would run with the rights of {role}",
-                f"Read it; if you trust it: ALTER {kind.upper()} {identity} OWNER TO {quoted}; else drop it",
-            )
-            for table, kind, identity, owner in read_strangers_code(cursor, tables)
-        ]
+        problems += find_strangers_code(cursor, [plan.target.name for plan in plans])
     if not may_stage:
         what = f"role {role} may not make temporary tables in database {database}"
         problems.append(Problem("target database", what, f"GRANT TEMPORARY ON DATABASE {database} TO {role}"))
