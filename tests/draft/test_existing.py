@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 import yaml
 
@@ -216,6 +217,34 @@ def test_tables_of_another_owner_are_named_with_the_statement(
     server.execute(statement, database=login.database)
     (tmp_path / "again").mkdir()
     assert mapped(draft_of(tmp_path / "again", "CREATE TABLE users (id INTEGER PRIMARY KEY)"), login).questions == []
+
+
+@pytest.mark.promise("strangers-run-nothing-in-a-discovery")
+def test_rows_of_an_applications_tables_are_counted_without_its_code(
+    server: Server, connection: Connection, login: Login
+) -> None:
+    """The planner evaluates what is constant in an index, with the rights of whoever counts."""
+    application = "swarm_deploy"
+    execute(connection, f"CREATE SCHEMA shop; GRANT ALL ON SCHEMA shop TO {application}")
+    server.execute(
+        f"SET ROLE {application}",
+        "CREATE TABLE shop.goods (id integer)",
+        "INSERT INTO shop.goods VALUES (1), (2)",
+        "CREATE TABLE shop.parts (id integer) PARTITION BY RANGE (id)",
+        "CREATE TABLE shop.part PARTITION OF shop.parts DEFAULT",
+        "INSERT INTO shop.parts VALUES (1)",
+        "CREATE FUNCTION shop.rise() RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'",
+        "CREATE INDEX ON shop.goods ((shop.rise()))",
+        "CREATE INDEX ON shop.parts ((shop.rise()))",
+        "CREATE OR REPLACE FUNCTION shop.rise() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'it runs as %', current_user; END $$",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA shop TO {OWNER}",
+        database=login.database,
+    )
+    with pytest.raises(psycopg2.Error, match=f"it runs as {OWNER}"):
+        execute(connection, "SELECT count(*) FROM shop.goods")
+    connection.rollback()
+    assert existing_tables.read(login, ("shop",)).rows == {"shop.goods": 2, "shop.parts": 1}
 
 
 def test_a_schema_without_tables_is_refused(login: Login) -> None:

@@ -178,9 +178,14 @@ def test_what_no_backup_can_be_proven_with_is_named_before_anything_moves(
     run: Run, server: Server, login: Login
 ) -> None:
     server.execute(
-        "CREATE TABLE public.theirs (i int)", "ALTER TABLE public.theirs OWNER TO swarm_deploy", database=login.database
+        "CREATE TABLE public.theirs (i int CHECK (set_config('role', 'none', false) <> ''))",
+        "ALTER TABLE public.theirs OWNER TO swarm_deploy",
+        "CREATE TABLE public.harmless (i int CHECK (i > 0))",
+        "ALTER TABLE public.harmless OWNER TO swarm_deploy",
+        database=login.database,
     )
     outcome = run()
     assert outcome.status == 0
     assert "table public.theirs belongs to swarm_deploy, so no backup can be proven" in outcome.output
     assert "give it to swarm_owner with ALTER" in outcome.output
+    assert "public.harmless" not in outcome.output

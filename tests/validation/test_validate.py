@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
+    from tests.conftest import Server
 
 
 @pytest.fixture
@@ -245,6 +246,37 @@ def test_a_table_that_may_not_be_read_is_a_finding_and_the_rest_is_told(estate: 
     result = estate.validate()
     assert "permission denied for table run" in result["findings"][0]["what"]
     assert result["rejects"] == {"total": 0, "rows": []}
+
+
+@pytest.mark.promise("strangers-run-nothing-in-a-validation")
+@pytest.mark.parametrize("live", [False, True])
+def test_a_table_is_not_read_where_a_service_has_code_in_it(
+    estate: Estate, server: Server, login: Login, live: bool
+) -> None:
+    """A service may have got a function of its own into an index, and can let it do something else on any day."""
+
+    def findings() -> list[dict[str, str]]:
+        # A session evaluates an index once.
+        with closing(connect(login)) as connection:
+            found: list[dict[str, str]] = replace(estate, connection=connection).validate()["findings"]
+            return found
+
+    estate.cut_over() if live else estate.rehearse()
+    estate.on_target("CREATE FUNCTION app.rise() RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'")
+    estate.on_target("CREATE INDEX ON app.pets ((app.rise()))")
+    assert not [found for found in findings() if "rise" in found["what"]]
+    estate.on_target(
+        "CREATE OR REPLACE FUNCTION app.rise() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'it runs as %', current_user; END $$"
+    )
+    server.execute("ALTER FUNCTION app.rise() OWNER TO swarm_deploy", database=login.database)
+    told = findings()
+    assert not [found for found in told if "it runs as" in found["what"]]
+    (found,) = [found for found in told if "rise" in found["what"]]
+    assert found["where"] == "app.pets"
+    assert "function app.rise() belongs to role swarm_deploy" in found["what"]
+    server.execute(found["fix"].partition("trust it: ")[2].partition(";")[0], database=login.database)
+    assert [found for found in findings() if "it runs as" in found["what"]], "now it is ours"
 
 
 def test_a_work_directory_that_cannot_be_used_is_a_finding(estate: Estate) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from ..core.connection import first_row, sql
 from ..postgres.catalog import DESCRIBE_COLUMNS
-from ..postgres.content import table_sums
+from ..postgres.content import copied_sums, is_strangers, lock, table_sums
+from ..postgres.strangers import is_stranger
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -157,6 +160,18 @@ ORDER BY 1
 """
 )
 
+# A sequence cannot be locked, and a stranger could put a table in its place: those of strangers are read without their
+# names. Of one that no number was taken from only its first number is known then.
+_POSITIONS_OF_STRANGERS = f"""
+SELECT n.nspname, c.relname, coalesce(pg_sequence_last_value(c.oid) + s.seqincrement, s.seqstart)
+FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relpersistence <> 't' AND ({is_stranger("c.relowner")} OR {is_stranger("n.nspowner")})
+"""  # noqa: S608 (constants)
+
+# A list of texts in a definition, and one of them.
+_VARCHAR = re.compile(r"'(?:[^']|'')*'::character varying")
+_VARCHARS = re.compile(rf"\(ARRAY\[({_VARCHAR.pattern}(?:, {_VARCHAR.pattern})*)\]\)::text\[\]")
+
 # As in fingerprint.py, over the large objects.
 _LARGE_OBJECTS = "(SELECT oid, md5(lo_get(oid)) FROM pg_largeobject_metadata)"
 
@@ -175,9 +190,12 @@ def table_names(cursor: Cursor) -> list[tuple[str, str]]:
 
 def sequence_positions(cursor: Cursor) -> dict[str, int]:
     """Return the next value of every sequence, by ``schema.name``."""
+    cursor.execute(_POSITIONS_OF_STRANGERS)
+    positions = {f"{schema}.{name}": int(position) for schema, name, position in cursor.fetchall()}
     cursor.execute(_TABLES, ("S",))
-    positions = {}
     for schema, name in cursor.fetchall():
+        if f"{schema}.{name}" in positions:
+            continue
         cursor.execute(
             sql.SQL(
                 "SELECT last_value + CASE WHEN is_called THEN seqincrement ELSE 0 END "
@@ -188,11 +206,17 @@ def sequence_positions(cursor: Cursor) -> dict[str, int]:
     return positions
 
 
-def read_content(cursor: Cursor) -> dict[str, Any]:
-    """Return ``tables`` (rows and hash of each), ``large_objects`` and ``definitions`` in the cursor's transaction."""
-    tables = {
-        f"{schema}.{name}": table_sums(cursor, sql.Identifier(schema, name)) for schema, name in table_names(cursor)
-    }
+def read_content(cursor: Cursor, copied: Collection[str] | None = None) -> dict[str, Any]:
+    """Return ``tables`` (rows and hash of each), ``large_objects`` and ``definitions`` in the cursor's transaction.
+
+    :param copied: the tables whose rows are read by COPY; None for all that strangers may exchange or own.
+    """
+    tables = {}
+    for schema, name in table_names(cursor):
+        table = sql.Identifier(schema, name)
+        lock(cursor, table)
+        is_copied = is_strangers(cursor, table) if copied is None else f"{schema}.{name}" in copied
+        tables[f"{schema}.{name}"] = copied_sums(cursor, table) if is_copied else table_sums(cursor, table)
     large_objects = table_sums(cursor, sql.SQL(_LARGE_OBJECTS))
     cursor.execute(_DEFINITIONS)
     return {
@@ -233,10 +257,22 @@ def differences(expected: dict[str, Any], found: dict[str, Any], definitions: bo
         elif not limits[0] <= position <= limits[1]:
             lines.append(f"sequence {name}: stands at {position}, not {' to '.join(map(str, sorted(set(limits))))}")
     if definitions:
-        expected_lines, found_lines = set(expected["definitions"]), set(found["definitions"])
+        expected_lines, found_lines = (set(map(_as_restored, side["definitions"])) for side in (expected, found))
         lines += [f"missing: {line}" for line in sorted(expected_lines - found_lines)]
         lines += [f"not in the manifest: {line}" for line in sorted(found_lines - expected_lines)]
     return lines
+
+
+def _as_restored(definition: str) -> str:
+    """Return a definition as it reads after a restore.
+
+    The server reads what it has written of ``kind IN ('a', 'b')``, for a varchar, and then writes it in another way.
+    """
+
+    def each_by_itself(match: re.Match[str]) -> str:
+        return "ARRAY[" + _VARCHAR.sub(lambda value: f"({value[0]})::text", match[1]) + "]"
+
+    return _VARCHARS.sub(each_by_itself, definition)
 
 
 def _is_summed_in_part(manifest: dict[str, Any], table: str) -> bool:
@@ -245,11 +281,18 @@ def _is_summed_in_part(manifest: dict[str, Any], table: str) -> bool:
     return manifest.get("format") == 1 and any(line.startswith(column) for line in manifest["definitions"])
 
 
-def read_all(connection: Connection) -> dict[str, Any]:
-    """Return everything that :func:`differences` compares, of the database of this connection."""
+def read_all(connection: Connection, manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return everything that :func:`differences` compares, of the database of this connection.
+
+    :param manifest: of the backup that was restored into it, which no stranger can enter: its tables are read as the
+        backup has read them.
+    """
     with connection.cursor() as cursor:
         prepare_session(cursor)
-        content = read_content(cursor)
+        copied = None
+        if manifest is not None:
+            copied = {name for name, sums in manifest["tables"].items() if sums.get("copied")}
+        content = read_content(cursor, copied)
         content["sequences"] = sequence_positions(cursor)
     connection.rollback()
     return content

@@ -81,24 +81,31 @@ def server_disk(cursor: Cursor) -> Path | None:
 def read_needs(cursor: Cursor) -> dict[str, Any]:
     """Return what a restore of the present database needs of its server.
 
-    These are ``database_bytes``, ``roles``, and ``foreign_objects``, see :func:`read_foreign_objects`.
+    These are ``database_bytes``, ``roles``, ``owners`` (the roles that own something), and ``foreign_objects``, see
+    :func:`read_foreign_objects`.
     """
     cursor.execute(
         """
         WITH this AS (SELECT oid FROM pg_database WHERE datname = current_database()),
         used AS (
-          SELECT refobjid AS oid FROM pg_shdepend, this
+          SELECT refobjid AS oid, deptype = 'o' AND dbid = this.oid AS owns FROM pg_shdepend, this
            WHERE refclassid = 'pg_authid'::regclass
              AND (dbid = this.oid OR dbid = 0 AND classid = 'pg_database'::regclass AND objid = this.oid)
           UNION
-          SELECT setrole FROM pg_db_role_setting, this WHERE setdatabase = this.oid AND setrole <> 0
+          SELECT setrole, false FROM pg_db_role_setting, this WHERE setdatabase = this.oid AND setrole <> 0
         )
         SELECT pg_database_size(current_database()),
-               array(SELECT rolname::text FROM pg_roles JOIN used USING (oid) ORDER BY 1)
+               array(SELECT DISTINCT rolname::text FROM pg_roles JOIN used USING (oid) ORDER BY 1),
+               array(SELECT DISTINCT rolname::text FROM pg_roles JOIN used USING (oid) WHERE owns ORDER BY 1)
         """
     )
-    size, roles = first_row(cursor)
-    return {"database_bytes": int(size), "roles": roles, "foreign_objects": read_foreign_objects(cursor)}
+    size, roles, owners = first_row(cursor)
+    return {
+        "database_bytes": int(size),
+        "roles": roles,
+        "owners": owners,
+        "foreign_objects": read_foreign_objects(cursor),
+    }
 
 
 def require_room_to_restore(settings: Settings, cursor: Cursor, manifest: Mapping[str, Any]) -> Path | None:
@@ -158,11 +165,11 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
     cursor.execute(
         """
         SELECT r.rolname::text, r.rolsuper, r.rolcreatedb, quote_ident(r.rolname),
-               to_regrole(quote_ident(%(owner)s)) IS NULL
-               OR pg_has_role(to_regrole(quote_ident(%(owner)s))::oid,
-                              CASE WHEN current_setting('server_version_num')::int < 160000
-                                   THEN 'MEMBER' ELSE 'SET' END),
-               quote_ident(%(owner)s),
+               -- Who is to own the database, or something in it.
+               array(SELECT quote_ident(s.rolname) FROM pg_roles s
+                      WHERE s.rolname = ANY (%(owners)s)
+                        AND NOT pg_has_role(s.oid, CASE WHEN current_setting('server_version_num')::int < 160000
+                                                        THEN 'MEMBER' ELSE 'SET' END) ORDER BY 1),
                pg_has_role('pg_signal_backend', 'USAGE')
                -- A member of a role may end its sessions too.
                OR NOT EXISTS (SELECT FROM pg_roles s JOIN pg_database d ON d.datname = %(swapped)s
@@ -180,14 +187,14 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
         FROM pg_roles r WHERE r.rolname = current_user
         """,
         {
-            "owner": owner,
+            "owners": sorted({owner, *manifest.get("owners", ())}),
             "roles": sorted({owner, *manifest.get("roles", ())}),
             "swapped": swapped,
             "class": LOCK_CLASS,
         },
     )
     row = first_row(cursor)
-    name, is_super, may_create, quoted, may_give, quoted_owner, may_end, unknown, supers, prepared, running = row
+    name, is_super, may_create, quoted, owners, may_end, unknown, supers, prepared, running = row
     problems = [
         Problem(
             f"role {role}",
@@ -219,9 +226,10 @@ def require_rights(cursor: Cursor, manifest: Mapping[str, Any], swapped: str | N
         where = f"role {name}"
         if not may_create:
             problems.append(Problem(where, "may not create databases", f"ALTER ROLE {quoted} CREATEDB;"))
-        if not may_give:
-            what = f"may not make {owner} the owner of a database"
-            problems.append(Problem(where, what, f"GRANT {quoted_owner} TO {quoted};"))
+        problems += [
+            Problem(where, f"may not make {role} the owner of what is restored", f"GRANT {role} TO {quoted};")
+            for role in owners
+        ]
         if swapped is not None and not may_end:
             what = "may not end the sessions of other roles"
             problems.append(Problem(where, what, f"GRANT pg_signal_backend TO {quoted};"))

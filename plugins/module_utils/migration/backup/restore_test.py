@@ -76,7 +76,7 @@ def restore_and_compare(settings: Settings, manifest: dict[str, Any], database: 
         explained("reading back what was restored"),
         connected(replace(settings.login, database=database)) as connection,
     ):
-        found = backup_content.read_all(connection)
+        found = backup_content.read_all(connection, manifest)
     lines = backup_content.differences(manifest, found, definitions=major == manifest["major"])
     if lines:
         if len(lines) > _SHOWN:

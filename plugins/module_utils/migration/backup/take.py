@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import ledger
 from ..core.connection import connected, explained, first_row, sql
 from ..core.files import sync_directory
+from ..postgres.content import lock
 from . import content as backup_content
 from . import databases as backup_server
 from . import preflight, programs
@@ -118,4 +119,4 @@ def _dump(settings: Settings, connection: Connection, major: int, path: Any) -> 
 def _lock_tables(cursor: Cursor) -> None:
     """Keep every table from being dropped, emptied or changed in shape until both readers are done."""
     for schema, table in backup_content.table_names(cursor):
-        cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(schema, table)))
+        lock(cursor, sql.Identifier(schema, table))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.connection import connected, explained, first_row
+from .harmless import is_harmless
+from .strangers import is_stranger
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -13,13 +15,13 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 
-# Left out is what holds no code (schemas, sequences, large objects, default privileges, user mappings), a type that
-# comes with another object, what is a session's own and never in a dump, and what CREATE EXTENSION brings: a dump names
-# the extension alone, and its code comes from the server's files.
-# Whoever may become the owner of the database is as trusted as the owner; a superuser may always.
+# Left out is what holds no code (schemas, sequences, large objects, default privileges, user mappings, and tables and
+# types whose expressions are the server's own), a type that comes with another object, what is a session's own and
+# never in a dump, and what CREATE EXTENSION brings: a dump names the extension alone, and its code comes from the
+# server's files.
 # What belongs to a superuser of initdb's is in pg_shdepend as little as what belongs to the roles pg_…, to which a
 # member of one may give what it makes.
-_FOREIGN_OBJECTS = """
+_FOREIGN_OBJECTS = f"""
 WITH owned AS (
   SELECT s.classid, s.objid, s.refobjid AS owner
   FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
@@ -31,16 +33,13 @@ WITH owned AS (
   SELECT p.tableoid, p.oid, p.proowner FROM pg_proc p WHERE p.proowner::regrole::text ~ '^pg_'
   UNION ALL
   SELECT t.tableoid, t.oid, t.typowner FROM pg_type t WHERE t.typowner::regrole::text ~ '^pg_' AND t.typtype = 'd'
+), foreign_owned AS MATERIALIZED (
+  SELECT o.classid, o.objid, r.rolname FROM owned o JOIN pg_roles r ON r.oid = o.owner WHERE {is_stranger("r.oid")}
 )
-SELECT pg_describe_object(o.classid, o.objid, 0), r.rolname::text
-FROM owned o
-JOIN pg_roles r ON r.oid = o.owner
-JOIN pg_database d ON d.datname = current_database()
+SELECT pg_describe_object(o.classid, o.objid, 0), o.rolname::text
+FROM foreign_owned o
 CROSS JOIN LATERAL pg_identify_object(o.classid, o.objid, 0) AS i
-WHERE NOT pg_has_role(r.oid, d.datdba,
-                      CASE WHEN current_setting('server_version_num')::int < 160000
-                           THEN 'MEMBER' ELSE 'USAGE, SET, MEMBER WITH ADMIN OPTION' END)
-  AND r.rolname <> 'pg_database_owner'
+WHERE NOT {is_harmless("o.classid", "o.objid")}
   AND o.classid NOT IN ('pg_largeobject'::regclass, 'pg_default_acl'::regclass, 'pg_namespace'::regclass,
                         'pg_extension'::regclass, 'pg_user_mapping'::regclass)
   AND NOT EXISTS (SELECT FROM pg_depend e
@@ -49,7 +48,7 @@ WHERE NOT pg_has_role(r.oid, d.datdba,
   AND i.type <> 'sequence'
   AND coalesce(i.schema, '') !~ '^pg_(toast_)?temp'
 ORDER BY 1
-"""
+"""  # noqa: S608 (constants)
 
 
 def read_foreign_objects(cursor: Cursor) -> list[list[str]]:

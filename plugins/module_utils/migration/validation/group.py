@@ -25,6 +25,7 @@ from ..engine.convert.recorded_ids import find_changed_ids
 from ..engine.proof.ledger_content import find_changes
 from ..engine.proof.target_state import since
 from ..engine.transfer import migrate
+from ..postgres.strangers import find_strangers_code
 from .frozen_file import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
 from .ledger_lists import read_kept
 from .services import find_strays, look_at_services
@@ -76,6 +77,9 @@ def validate(
         findings.append(Problem(where, what, fix))
     if record.state == state.PENDING:
         result["basis"] = "It has not been rehearsed yet, so there is nothing to compare."
+    elif foreign := _strangers_code(connection, group):
+        result["basis"] = "Nothing was compared: code of other roles would run where its tables are read."
+        findings.extend(foreign)
     else:
         with _collecting(connection, group, findings):
             if state.is_on_postgresql(record.state):
@@ -111,6 +115,14 @@ def validate(
     result["findings"] = [asdict(finding) for finding in findings]
     result["valid"] = not findings
     return result
+
+
+def _strangers_code(connection: Connection, group: Group) -> list[Problem]:
+    """Return the code of strangers that would run with our rights if we read the tables, or why nobody knows."""
+    found: list[Problem] = []
+    with _collecting(connection, group, found), connection.cursor() as cursor:
+        found.extend(find_strangers_code(cursor, (mapping.target for mapping in group.tables)))
+    return found
 
 
 @contextmanager

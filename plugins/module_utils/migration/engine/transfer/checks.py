@@ -11,6 +11,7 @@ from ...core.estate import Group
 from ...core.sql import table_name
 from ...postgres.catalog import ForeignKey
 from ...postgres.foreign_keys import is_validated, orphan_count
+from ...postgres.strangers import find_strangers_code
 from ..plan.planner import TablePlan
 from ..proof.compare import Comparison
 from ..proof.target_state import TargetState, read_target_state
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
-    """Refuse tables of which we may not write every row, and a database in which we may make no temporary table.
+    """Refuse tables of which we may not write every row, a database in which we may make no temporary table, and code.
+
+    The code is what a stranger has in a table that we read and load: it would run with our rights.
 
     :raises MigrationError: naming each with what is missing.
     """
@@ -51,6 +54,7 @@ def require_access(connection: Connection, plans: Sequence[TablePlan]) -> None:
                 what = f"role {role} may not {', '.join(missing)} there"
                 fix = "Let the session_role of postgres_migrator_login own the table"
                 problems.append(Problem(plan.target.name, what, fix))
+        problems += find_strangers_code(cursor, [plan.target.name for plan in plans])
     if not may_stage:
         what = f"role {role} may not make temporary tables in database {database}"
         problems.append(Problem("target database", what, f"GRANT TEMPORARY ON DATABASE {database} TO {role}"))

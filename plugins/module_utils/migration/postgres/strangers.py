@@ -1,0 +1,115 @@
+"""Which roles are strangers: what they own may hold code that would run with the rights of whoever uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..core.connection import first_row
+from ..core.errors import Problem
+from ..core.sql import table_name
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import cursor as Cursor
+
+# A member may become the role that it is a member of; a superuser may always.
+_MAY_BECOME = """
+pg_has_role({0}, {1}, CASE WHEN current_setting('server_version_num')::int < 160000
+                           THEN 'MEMBER' ELSE 'USAGE, SET, MEMBER WITH ADMIN OPTION' END)
+"""
+
+
+def is_stranger(role: str) -> str:
+    """Return the SQL that tells whether a role is neither the owner of the database nor may become it.
+
+    :param role: SQL of the role's oid.
+    """
+    return f"""
+(SELECT NOT {_MAY_BECOME.format(role, "d.datdba")}
+        AND {role} <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'pg_database_owner')
+   FROM pg_database d WHERE d.datname = current_database())
+"""  # noqa: S608 (SQL of ours)
+
+
+def _is_stranger_to_us(role: str) -> str:
+    """Return the same of a role that may not become the one that we act as either."""
+    return f"({is_stranger(role)} AND NOT {_MAY_BECOME.format(role, 'current_user')})"
+
+
+# The tables, with their partitions and the types of their columns, down to the base of each domain and array.
+_PARTS = """
+WITH RECURSIVE relations AS (
+  SELECT named.name, r.oid
+  FROM unnest(%(tables)s::text[]) AS named (name)
+  CROSS JOIN LATERAL (SELECT to_regclass(named.name)::oid
+                      UNION SELECT relid::oid FROM pg_partition_tree(to_regclass(named.name))) AS r (oid)
+), types AS (
+  SELECT r.name, a.atttypid AS oid FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid
+  WHERE a.attnum > 0 AND NOT a.attisdropped
+  UNION
+  SELECT t.name, base.oid
+  FROM types t JOIN pg_type p ON p.oid = t.oid CROSS JOIN LATERAL (VALUES (p.typbasetype), (p.typelem)) AS base (oid)
+  WHERE base.oid <> 0
+)
+"""
+
+# What belongs to strangers among them, and the functions and operators of strangers that their defaults, checks,
+# generated columns, indexes, statistics, partition keys and policies call. Triggers and rules are not among them: a
+# load disables these, and reading does not start them.
+_CODE = (
+    _PARTS  # noqa: S608 (SQL of ours)
+    + f"""
+, parts (name, classid, objid) AS (
+  SELECT r.name, 'pg_class'::regclass::oid, r.oid FROM relations r
+  UNION SELECT r.name, 'pg_constraint'::regclass, k.oid FROM relations r JOIN pg_constraint k ON k.conrelid = r.oid
+  UNION SELECT r.name, 'pg_attrdef'::regclass, d.oid FROM relations r JOIN pg_attrdef d ON d.adrelid = r.oid
+  UNION SELECT r.name, 'pg_class'::regclass, i.indexrelid FROM relations r JOIN pg_index i ON i.indrelid = r.oid
+  UNION
+  SELECT r.name, 'pg_statistic_ext'::regclass, s.oid FROM relations r JOIN pg_statistic_ext s ON s.stxrelid = r.oid
+  UNION SELECT r.name, 'pg_policy'::regclass, p.oid FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
+  UNION SELECT t.name, 'pg_type'::regclass, t.oid FROM types t
+  UNION SELECT t.name, 'pg_constraint'::regclass, k.oid FROM types t JOIN pg_constraint k ON k.contypid = t.oid
+), used (name, classid, objid, owner) AS (
+  SELECT p.name, p.classid, p.objid, c.relowner FROM parts p JOIN pg_class c ON c.oid = p.objid
+  WHERE p.classid = 'pg_class'::regclass AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  UNION
+  SELECT p.name, p.classid, p.objid, t.typowner FROM parts p JOIN pg_type t ON t.oid = p.objid
+  WHERE p.classid = 'pg_type'::regclass AND t.typtype IN ('c', 'd', 'e', 'r', 'm') AND t.typelem = 0
+  UNION
+  SELECT p.name, d.refclassid, d.refobjid, f.proowner
+  FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
+  JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+  UNION
+  SELECT p.name, d.refclassid, d.refobjid, o.oprowner
+  FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
+  JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+)
+SELECT used.name, i.type, i.identity, r.rolname::text
+FROM used JOIN pg_roles r ON r.oid = used.owner
+CROSS JOIN LATERAL pg_identify_object(used.classid, used.objid, 0) AS i
+WHERE {_is_stranger_to_us("used.owner")}
+  -- The code of an extension comes from the server's files.
+  AND NOT EXISTS (SELECT FROM pg_depend e
+                  WHERE e.classid = used.classid AND e.objid = used.objid AND e.objsubid = 0 AND e.deptype = 'e')
+ORDER BY 1, 2, 3
+"""  # noqa: S608
+)
+
+
+def find_strangers_code(cursor: Cursor, tables: Iterable[str]) -> list[Problem]:
+    """Return what strangers own, or could let do something else, where rows of some tables are read or loaded.
+
+    :param tables: their names as ``schema.table``; what is not there is left out.
+    """
+    cursor.execute("SELECT current_user::text, quote_ident(current_user)")
+    role, quoted = first_row(cursor)
+    names = {table_name(name).as_string(cursor): name for name in tables}
+    cursor.execute(_CODE, {"tables": list(names)})
+    return [
+        Problem(
+            names[table],
+            f"{kind} {identity} belongs to role {owner}, and its code would run with the rights of {role}",
+            f"Read it; if you trust it: ALTER {kind.upper()} {identity} OWNER TO {quoted}; else drop it",
+        )
+        for table, kind, identity, owner in cursor.fetchall()
+    ]
