@@ -44,6 +44,7 @@ INSTALL = ("install_accounts.sh", "install_budget.sh")
 # What a person edits in the draft of each database before it is adopted: nothing.
 EDITS: dict[str, list[tuple[str, str]]] = {group: [] for group in FILES}
 MOVED = "discover_move=/srv/books/*"
+REPORTS = PROJECT / "reports" / f"{HOST.prefix}dev"
 PAGE = PROJECT / "docs" / "own_estate.md"
 
 
@@ -83,6 +84,7 @@ def host() -> Iterator[None]:
         yield
     finally:
         HOST.remove()
+        shutil.rmtree(REPORTS, ignore_errors=True)
 
 
 def rows_of_page() -> dict[str, tuple[int, int, int]]:
@@ -118,23 +120,22 @@ def test_three_commands_move_an_estate_that_is_not_ours(host: None, tmp_path: Pa
     run(*site)
     moved = report_of(groups)
     assert {group: (*found, len(EDITS[group])) for group, found in moved.items()} == rows_of_page()
+    assert "changed=0" in run(*site)
     # The applications go on where they were, on PostgreSQL: nothing else could answer.
     HOST.run(["python3", "/root/use.py", "20", "24"])
     database = yaml.safe_load((inventory / "group_vars" / "all" / "postgres.yml").read_text())["postgres_database"]
     counted = 'SELECT (SELECT count(*) FROM accounts."user"), (SELECT count(*) FROM budget.bill)'
     assert HOST.run(["psql", "-XAtd", database, "-c", counted], user="postgres").strip() == "24|4"
-    assert "changed=0" in run(*site)
 
 
 def report_of(groups: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
     """Return tables and rows of each group, all of them proven and on PostgreSQL, as the report says."""
-    environment = PROJECT / "reports" / f"{HOST.prefix}dev"
-    report = json.loads((environment / "latest" / "report.json").read_text())
-    shutil.rmtree(environment)
-    assert {group["name"] for group in report["groups"]} == {group["name"] for group in groups}
+    report = json.loads((REPORTS / "latest" / "report.json").read_text())
+    assert report["headline"] == "Every value arrived"
+    assert {group["group"] for group in report["groups"]} == {group["name"] for group in groups}
     assert {group["state"] for group in report["groups"]} == {"live"}
     assert all(table["equal"] for group in report["groups"] for table in group["tables"])
     return {
-        group["name"]: (len(group["tables"]), sum(table["source_rows"] for table in group["tables"]))
+        group["group"]: (len(group["tables"]), sum(table["source_rows"] for table in group["tables"]))
         for group in report["groups"]
     }
