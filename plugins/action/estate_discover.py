@@ -15,8 +15,19 @@ from ..module_utils.migration.discovery.draft_directory import Written
 from ..module_utils.migration.discovery.render import PAGE_FILE
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
-# What tells how Ansible reaches a host.
-_CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_connection")
+# What tells how Ansible reaches a host, and becomes root there. A password is not among it.
+_CONNECTION = (
+    "ansible_host",
+    "ansible_port",
+    "ansible_user",
+    "ansible_connection",
+    "ansible_ssh_private_key_file",
+    "ansible_ssh_common_args",
+    "ansible_ssh_extra_args",
+    "ansible_become",
+    "ansible_become_method",
+    "ansible_become_user",
+)
 
 
 class ActionModule(NormalAction):  # type: ignore[misc]  # Ansible ships without types
@@ -93,7 +104,7 @@ def names_of(login: Mapping[str, Any]) -> dict[str, str]:
 def summary(found: Mapping[str, Any], written: Written, check_mode: bool) -> Iterator[str]:
     """Yield what was found and written in a few sentences."""
     for source in found["sources"]:
-        services = ", ".join(source["services"])
+        services = ", ".join(source["services"]) or "no service"
         rows = "not read" if source["rows"] is None else f"{source['rows']:,} rows"
         yield f"{source['path']}: {rows}, used by {services}"
     yield f"{len(found['legacy']):,} SQLite files that no service uses"

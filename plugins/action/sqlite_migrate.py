@@ -19,7 +19,8 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -44,9 +45,24 @@ class ActionModule(GatedAction):
         """Run the module and return its result, whatever the watching finds."""
         path = watched_file(self._task.args)
         if path is None or self._task.async_val or self._task.no_log:
-            return dict(super().run(tmp, task_vars))
-        with self._watched(path, (task_vars or {}).get("inventory_hostname", "?")):
-            return dict(super().run(tmp, task_vars))
+            result = dict(super().run(tmp, task_vars))
+        else:
+            with self._watched(path, (task_vars or {}).get("inventory_hostname", "?")):
+                result = dict(super().run(tmp, task_vars))
+        return self._with_lines(result, task_vars or {})
+
+    def _with_lines(self, result: dict[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a result that says of each refused column where its type stands in the SQL files."""
+        directory = str(self._templar.template(variables.get("schema_apply_directory")) or "")
+        group = self._task.args.get("group")
+        if not (result.get("failed") and result.get("problems") and directory and isinstance(group, Mapping)):
+            return result
+        from ..plugin_utils.sql_lines import with_lines
+
+        # A refusal is told, whatever may be wrong with the files.
+        with suppress(OSError):
+            return with_lines(result, group, Path(directory))
+        return result
 
     @contextmanager
     def _watched(self, path: str, host: str) -> Iterator[None]:

@@ -14,6 +14,8 @@ from ansible.errors import AnsibleFilterError
 
 ITERATIONS = 4096
 SALT_BYTES = 16
+# A schema of a search path: in quotes, or bare.
+_SCHEMA = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 
 
@@ -57,13 +59,44 @@ def _is_as_wanted(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, pa
         return False
     if int(found["connection_limit"]) != int(wanted["connection_limit"]):
         return False
-    configuration = {f"{name}={value}" for name, value in wanted["configuration"].items()}
-    if not configuration <= set(found["configuration"] or []):
-        return False
+    configuration = dict(entry.split("=", 1) for entry in found["configuration"] or [])
+    for name, value in wanted["configuration"].items():
+        if _parts(name, value) != _parts(name, configuration.get(name)):
+            return False
     if not wanted["login"]:
         return bool(not found["verifier"])
     # It is the same only if it was made from this password.
     return bool(postgres_scram_verifier(passwords[wanted["name"]], found["verifier"]) == found["verifier"])
+
+
+def _parts(name: str, value: Any) -> list[str] | None:
+    """Return a setting's value so that it can be compared: the names of a search path may stand in quotes or not."""
+    if value is None:
+        return None
+    if name != "search_path":
+        return [str(value)]
+    return [quoted.replace('""', '"') or bare for quoted, bare in _SCHEMA.findall(str(value))]
+
+
+def postgres_service_role(
+    role: Mapping[str, Any], configuration: Mapping[str, Any], search_paths: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return the role of services as ``postgres_roles_differing`` wants it.
+
+    :param role: ``name`` and ``connection_limit``.
+    :param configuration: settings of its sessions.
+    :param search_paths: by role the schemas of its services, in order; ``public``, where extensions are, comes last.
+    """
+    schemas = dict.fromkeys([*search_paths.get(role["name"], ()), "public"])
+    path = {"search_path": ", ".join(map(_identifier, schemas))} if len(schemas) > 1 else {}
+    return {**role, "login": True, "configuration": {**configuration, **path}}
+
+
+def postgres_setting_values(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of settings as they are written in SQL: a search path is a list of names, any other a text."""
+    return {
+        name: str(value) if name == "search_path" else _literal(str(value)) for name, value in configuration.items()
+    }
 
 
 def postgres_managed_script(
@@ -92,8 +125,8 @@ def postgres_managed_script(
         lines.append(f"ALTER ROLE {name} {login} CONNECTION LIMIT {int(role['connection_limit'])};")
         # The migrator's own are for superusers to set.
         if role["name"] in services:
-            for setting, value in role["configuration"].items():
-                lines.append(f"ALTER ROLE {name} SET {_identifier(setting)} = {_literal(str(value))};")
+            for setting, value in postgres_setting_values(role["configuration"]).items():
+                lines.append(f"ALTER ROLE {name} SET {_identifier(setting)} = {value};")
     named = f"datname = {_literal(settings['database'])}"
     lines += [
         "-- The migrator acts as the owner, makes databases to prove that backups restore, and may see and end the",
@@ -304,4 +337,6 @@ class FilterModule:
             "postgres_managed_script": postgres_managed_script,
             "postgres_packages_known": postgres_packages_known,
             "postgres_roles_differing": postgres_roles_differing,
+            "postgres_service_role": postgres_service_role,
+            "postgres_setting_values": postgres_setting_values,
         }

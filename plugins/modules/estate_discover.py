@@ -70,6 +70,14 @@ options:
     description: How many files that no service uses are read. How many others there are is said.
     type: int
     default: 200
+  moved_files:
+    description:
+      - Files that are to be moved although no service uses them, as absolute paths or patterns of paths, as those of a
+        shell. Each gets a cutover group without services.
+      - The directory in which such a path or pattern begins is searched too.
+    type: list
+    elements: str
+    default: []
   existing_schemas:
     description:
       - Schemas of the target database in which applications have made their tables themselves. The sources are mapped
@@ -217,6 +225,7 @@ def main() -> None:
             "file_seconds": {"type": "int", "default": 1800},
             "total_seconds": {"type": "int", "default": 14400},
             "unused_files": {"type": "int", "default": 200},
+            "moved_files": {"type": "list", "elements": "str", "default": []},
             "existing_schemas": {"type": "list", "elements": "str", "default": []},
             "try_draft": {"type": "bool", "default": False},
             "login": {"type": "dict", "options": LOGIN_ARGUMENTS},
@@ -241,6 +250,7 @@ def main() -> None:
         tuple(asked["existing_schemas"]),
         asked["try_draft"],
         module.check_mode,
+        tuple(asked["moved_files"]),
     )
     try:
         with interruptible():

@@ -106,6 +106,7 @@ def look_at(
     existing_schemas: tuple[str, ...] = (),
     tries: bool = False,
     check_mode: bool = False,
+    moved_files: tuple[str, ...] = (),
     **limits: int,
 ) -> Discovery:
     """Return what is found, but for what other processes of this machine have open elsewhere."""
@@ -125,6 +126,7 @@ def look_at(
         existing_schemas,
         tries,
         check_mode,
+        moved_files,
     )
     found = discover.discover(options)
     assert list(work.iterdir()) == []

@@ -115,6 +115,62 @@ def test_what_nobody_uses_is_counted_and_left_as_it_is(tmp_path: Path) -> None:
     assert f"{full} holds rows: 2 in users, and no service that we know uses it" in decisions
 
 
+@pytest.mark.promise("discover-finds-every-file")
+def test_a_file_that_no_service_uses_is_drafted_if_it_is_to_be_moved(tmp_path: Path) -> None:
+    book = make_database(tmp_path / "books" / "2026.gnucash")
+    other = make_database(tmp_path / "other.db")
+    (tmp_path / "books" / "empty.db").touch()
+    found = look_at(tmp_path, tmp_path)
+    assert found.sources == []
+    (fix,) = [entry["fix"] for entry in render.summary(found)["decisions"] if str(book) in entry["what"]]
+    assert f"-e discover_move={book}" in fix
+
+    found = look_at(tmp_path, moved_files=(f"{tmp_path}/books/*", f"{tmp_path}/nothing/*.db"))
+    (source,) = found.sources
+    assert (source.database.path, source.users, source.held) == (str(book), {}, False)
+    (entry,) = yaml.safe_load(render.files(found, "host")[render.ESTATE_FILE])["estate_cutover_groups"]
+    assert (entry["name"], entry["services"]) == ("app_2026", [])
+    assert [table["source"] for table in entry["tables"]] == ["users"]
+    # An empty file holds nothing to move. A file elsewhere was not looked for.
+    assert [Path(legacy.database.path).name for legacy in found.legacy] == ["empty.db"]
+    (problem,) = found.problems
+    assert problem.where == f"discover_move: {tmp_path}/nothing/*.db"
+    # The command that the page prints finds the same.
+    assert (
+        f"-e 'discover_move={tmp_path}/books/*,{tmp_path}/nothing/*.db'"
+        in render.files(found, "host")[render.PAGE_FILE]
+    )
+    found = look_at(tmp_path, moved_files=(str(other),))
+    assert [source.database.path for source in found.sources] == [str(other)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "settings_drafted"),
+    [
+        ("STORE_URL", "sqlite:///app.db", {"STORE_URL": "postgresql://"}),
+        ("STORE_URL", "sqlite+aiosqlite:///app.db", {"STORE_URL": "postgresql+asyncpg://"}),
+        # Nobody knows which driver it would need, what a path alone becomes, or what the role writes anyway.
+        ("STORE_URL", "sqlite+pysqlcipher:///app.db", {}),
+        ("STORE_FILE", "app.db", {}),
+        ("STORE_URL", "file:app.db", {}),
+        ("DATABASE_URL", "sqlite:///app.db", {}),
+    ],
+)
+def test_a_setting_that_is_a_url_is_drafted_as_one_of_postgresql(
+    tmp_path: Path, key: str, value: str, settings_drafted: dict[str, str]
+) -> None:
+    database = make_database(tmp_path / "app.db")
+    with holding(database, directory=tmp_path, environment={key: value}):
+        found = look_at(tmp_path)
+    (source,) = found.sources
+    (use,) = source.users.values()
+    drafted = dict(render.settings_of(use))
+    rest = "{user}:{password_in_url}@{host}:{port}/{database}"
+    assert drafted == {name: f"{beginning}{rest}" for name, beginning in settings_drafted.items()}
+    # A process without a manager stands in the draft as a comment.
+    assert ("  settings:" in render.files(found, "host")[render.ESTATE_FILE]) == bool(settings_drafted)
+
+
 @pytest.mark.promise("discover-counts-unused-files")
 def test_a_limit_that_ends_the_search_is_said_and_patterns_leave_files_out(tmp_path: Path) -> None:
     make_database(tmp_path / "a" / "b" / "deep.db")

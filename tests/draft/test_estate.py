@@ -20,6 +20,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     write_estate,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.draft.page import render
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.sql_lines import places_of_types, with_lines
 from tests.engine.support import execute, query
 from tests.sample_estate.conftest import create_databases
 
@@ -171,6 +172,15 @@ def test_a_value_that_comes_later_and_does_not_fit_is_refused_as_any_other(
     assert problem.where.endswith(f"t.{name}")
     assert refusal in problem.what
     assert query(connection, "SELECT count(*) FROM app.t") == [(0,)]
+    # What site.yml shows names the line of the draft.
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "001_app.sql").write_text(drafted.sql)
+    result = {"failed": True, "msg": str(error.value), "problems": error.value.as_dicts()}
+    shown = with_lines(result, drafted.mapping, tmp_path / "sql")
+    (number,) = [n for n, line in enumerate(drafted.sql.split("\n"), 1) if line.startswith(f"  {name} {kind}")]
+    said = f"Its type stands in {tmp_path}/sql/001_app.sql, line {number}"
+    assert shown["problems"][0]["fix"].endswith(said)
+    assert shown["msg"].endswith(said)
     choices = with_refusals(drafted.choices, drafted.tables, [problem])
     estate = write_estate("app", drafted.mapping, choices)
     comments = [line.strip() for line in estate.splitlines() if line.strip().startswith(f"# {name}: {{")]
@@ -181,6 +191,49 @@ def test_a_value_that_comes_later_and_does_not_fit_is_refused_as_any_other(
     chosen = next(line for line in comments if "reject" in line)
     taken = parse_group(yaml.safe_load(estate.replace(chosen, chosen.removeprefix("# ")))["estate_cutover_groups"][0])
     assert taken.tables[0].columns[name].policies
+
+
+@pytest.mark.promise("wrong-draft-refused")
+def test_the_line_of_a_type_is_found_however_names_are_written(tmp_path: Path) -> None:
+    one = """-- CREATE TABLE app.no (id text);
+CREATE SCHEMA app;
+CREATE TABLE app."Order" (
+  id bigint NOT NULL,
+  -- "Sent at" text
+  "Sent at" timestamptz,
+  "a""b" text,
+  CONSTRAINT order_pkey PRIMARY KEY (id)
+);
+create table if not exists App.T (
+  Id INTEGER
+);
+"""
+    (tmp_path / "001_one.sql").write_text(one)
+    (tmp_path / "002_two.sql").write_text(
+        "ALTER TABLE app.t\n  ADD x text;\nALTER TABLE app.t ALTER COLUMN id TYPE bigint;\n"
+    )
+    places = places_of_types(tmp_path)
+    assert {place: said.removeprefix(f"{tmp_path}/") for place, said in places.items()} == {
+        ("app", "Order", "id"): "001_one.sql, line 4",
+        ("app", "Order", "Sent at"): "001_one.sql, line 6",
+        ("app", "Order", 'a"b'): "001_one.sql, line 7",
+        ("app", "t", "id"): "002_two.sql, line 3",
+    }
+    # A refusal of something else, or of a table that nobody mapped, stays as it is.
+    group = {"tables": [{"source": "orders", "target": "app.Order", "columns": {"sent": {"target": "Sent at"}}}]}
+    problems = [
+        {"where": where, "what": "x", "fix": "y"}
+        for where in ("a.db: orders.sent+id", "a.db: orders", "a.db: u.id", "z")
+    ]
+    message = "\n".join(f"{entry['where']}: x. y" for entry in problems)
+    shown = with_lines({"msg": message, "problems": problems}, group, tmp_path)
+    assert [entry["fix"] for entry in shown["problems"]] == [
+        f"y. Its type stands in {tmp_path}/001_one.sql, line 6",
+        "y",
+        "y",
+        "y",
+    ]
+    assert shown["msg"].count("line 6") == 1
 
 
 @pytest.mark.promise("secret-column-masked")

@@ -27,6 +27,8 @@ CASES: tuple[tuple[str, str, list[Any], str], ...] = (
     ("retries", "INTEGER", [0, 1], "integer"),
     ("flag", "BOOLEAN", [], "boolean"),
     ("is_on", "INTEGER", [], "bigint"),
+    ("emailVerified", "INTEGER", [0, 1], "boolean"),
+    ("banned", "INTEGER", [0, None], "boolean"),
     # Whole numbers.
     ("n", "INTEGER", [5, -7], "integer"),
     ("n", "INTEGER", [2**30 - 1], "integer"),
@@ -99,6 +101,20 @@ def test_a_column_gets_the_type_that_holds_all_its_values(
 ) -> None:
     drafted = draft_of(tmp_path, f"CREATE TABLE t ({name} {declared})", {"t": [(value,) for value in values]})
     assert types_of(drafted) == {f"t.{name}": expected}
+
+
+def test_a_day_without_values_is_a_time_where_other_days_of_the_file_are(tmp_path: Path) -> None:
+    ddl = "CREATE TABLE t (made date, ended date); CREATE TABLE u (seen DATE); CREATE TABLE v (at time)"
+    for name in ("times", "days"):
+        (tmp_path / name).mkdir()
+    with_times = draft_of(tmp_path / "times", ddl, {"t": [("2026-11-30T13:18:06.509Z", None)]})
+    with_days = draft_of(tmp_path / "days", ddl, {"t": [("2026-11-30", None)]})
+    assert types_of(with_times) == {
+        **dict.fromkeys(("t.made", "t.ended", "u.seen"), "timestamptz"),
+        "v.at": "text",
+    }
+    assert types_of(with_days) == {**dict.fromkeys(("t.made", "t.ended", "u.seen"), "date"), "v.at": "text"}
+    assert "other columns that are declared DATE hold times" in with_times.sql
 
 
 def test_every_key_is_a_bigint_on_both_ends(tmp_path: Path) -> None:

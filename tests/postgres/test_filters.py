@@ -122,6 +122,20 @@ class TestRoles:
     def test_every_attribute_counts(self, change: dict[str, Any]) -> None:
         assert self.differing(**change) == ["worker"]
 
+    @pytest.mark.promise("tables-found-by-bare-name")
+    @pytest.mark.parametrize("names", ["app, public", '"app", "public"'])
+    def test_a_search_path_is_the_same_however_the_server_quotes_it(self, names: str) -> None:
+        limits = {"statement_timeout": "60s"}
+        role = {"name": "worker", "connection_limit": 7}
+        wanted = install.postgres_service_role(role, limits, {"worker": ['My "own"', "app"]})
+        server = {**self.FOUND, "configuration": [f'search_path="My ""own""", {names}', "statement_timeout=60s"]}
+        assert install.postgres_roles_differing([wanted], {"worker": server}, self.PASSWORDS) == []
+        for other in ("search_path=app, public", 'search_path="app, public"', "work_mem=8MB"):
+            server = {**self.FOUND, "configuration": [other, "statement_timeout=60s"]}
+            assert install.postgres_roles_differing([wanted], {"worker": server}, self.PASSWORDS) == ["worker"]
+        # Without schemas nothing is set, and what an administrator has set stays.
+        assert install.postgres_service_role(role, limits, {})["configuration"] == limits
+
     def test_a_missing_role_and_an_owner_with_a_password(self) -> None:
         """The owner cannot log in, and so needs no password, and gets none."""
         assert install.postgres_roles_differing([self.WANTED], {}, self.PASSWORDS) == ["worker"]

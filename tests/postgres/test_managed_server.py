@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 ADMINISTRATOR, OWNER, MIGRATOR, SERVICE, DATABASE = "far_admin", "far owner", "far_migrator", "far_web", "far_database"
 PASSWORDS = {MIGRATOR: "migrator's", SERVICE: "service's"}
 LIMITS = {"statement_timeout": "60s"}
+SERVICE_ROLE = {"name": SERVICE, "connection_limit": 7}
 ROLES: list[dict[str, Any]] = [
     {"name": OWNER, "login": False, "connection_limit": -1, "configuration": {}},
     {"name": MIGRATOR, "login": True, "connection_limit": 10, "configuration": {"log_statement": "none"}},
-    {"name": SERVICE, "login": True, "connection_limit": 7, "configuration": LIMITS},
+    install.postgres_service_role(SERVICE_ROLE, LIMITS, {SERVICE: ["web", "My schema"]}),
 ]
 SETTINGS = {"owner": OWNER, "migrator": MIGRATOR, "database": DATABASE, "extensions": ["plpgsql"]}
 
@@ -67,7 +68,7 @@ def missing(login: Login) -> list[str]:
         return [row[0] for row in cursor.fetchall()]
 
 
-@pytest.mark.promise("managed-server-one-script")
+@pytest.mark.promise("managed-server-one-script", "tables-found-by-bare-name")
 def test_one_script_makes_all_that_any_phase_needs_and_may_be_run_again(
     administrator: Login, server: Server, tmp_path: Path
 ) -> None:
@@ -86,7 +87,8 @@ def test_one_script_makes_all_that_any_phase_needs_and_may_be_run_again(
         closing(connect(replace(migrator, database="postgres"))) as connection,
         connection.cursor() as cursor,
     ):
-        session.cursor().execute("SELECT * FROM web.notes")
+        # As services write it for SQLite.
+        session.cursor().execute("SELECT * FROM notes")
         # What the restore test and a restore ask for before they begin, and then do.
         preflight.require_rights(cursor, {"name": "b", "properties": {"owner": OWNER}, "roles": []}, DATABASE)
         connection.rollback()
@@ -96,7 +98,7 @@ def test_one_script_makes_all_that_any_phase_needs_and_may_be_run_again(
         cursor.execute("SELECT pg_terminate_backend(%s)", (session.info.backend_pid,))
         assert cursor.fetchone() == (True,)
         cursor.execute("SELECT setconfig FROM pg_db_role_setting WHERE setrole = %s::regrole", (SERVICE,))
-        assert cursor.fetchall() == [(["statement_timeout=60s"],)]
+        assert cursor.fetchall() == [(["statement_timeout=60s", 'search_path=web, "My schema", public'],)]
     # The administrator is no member of the owner any more, and could not connect to look at the services' rows.
     with pytest.raises(MigrationError, match="does not have CONNECT privilege"):
         connect(replace(administrator, database=DATABASE))

@@ -146,13 +146,15 @@ def test_a_service_reaches_its_own_schemas_only(query: Query, services: list[dic
     assert row == {"reads": False, "makes_admins": False}
 
 
-@pytest.mark.promise("roles-with-least-rights")
+@pytest.mark.promise("roles-with-least-rights", "tables-found-by-bare-name")
 def test_a_service_has_limits_of_time_and_makes_no_large_object(query: Query, services: list[dict[str, Any]]) -> None:
-    """Each service's role has its own limits, and none of it or PUBLIC may call what makes a large object."""
-    for role in {service["database_role"] for service in services}:
+    """Each service's role has its own limits, finds its tables, and may not call what makes a large object."""
+    schemas = {service["database_role"]: service["schemas"] for service in services}
+    for role in schemas:
         (row,) = query(f"SELECT setconfig FROM pg_db_role_setting WHERE setrole = '{role}'::regrole")
         limits = ["statement_timeout=60s", "lock_timeout=10s", "idle_in_transaction_session_timeout=60s"]
-        assert sorted(row["setconfig"]) == sorted(limits)
+        path = f"search_path={', '.join([*schemas[role], 'public'])}"
+        assert sorted(row["setconfig"]) == sorted([*limits, path])
         for function in ("lo_create(oid)", "lo_creat(integer)", "lo_from_bytea(oid, bytea)"):
             (row,) = query(f"SELECT has_function_privilege('{role}', 'pg_catalog.{function}', 'EXECUTE') AS may")
             assert row["may"] is False, (role, function)

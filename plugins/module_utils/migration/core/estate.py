@@ -600,6 +600,11 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
+def is_own_setting(key: str) -> bool:
+    """Return whether a key can be one of a service's own ``settings``: the role does not write it itself."""
+    return bool(_SETTING.match(key)) and not key.startswith("PG") and key not in _WRITTEN_BY_ROLE
+
+
 def _parse_settings(reader: _Reader) -> dict[str, str]:
     """Return a service's own keys with the templates of their values, which may hold a secret and are not told."""
     settings = {}

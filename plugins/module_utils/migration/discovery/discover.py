@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ class Options:
     :param existing_schemas: schemas there whose tables applications have made; without any, the tables are drafted.
     :param tries: whether the drafts are tried in a scratch database of that server.
     :param check_mode: nothing is made on that server, so that a trial only asks whether it could be.
+    :param moved_files: patterns of the paths of files that are to be moved although no service uses them.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -49,6 +51,11 @@ class Options:
     existing_schemas: tuple[str, ...] = ()
     tries: bool = False
     check_mode: bool = False
+    moved_files: tuple[str, ...] = ()
+
+    def moves(self, database: Database) -> bool:
+        """Return whether a file is to be moved although no service uses it."""
+        return any(fnmatch.fnmatch(database.path, pattern) for pattern in self.moved_files)
 
 
 @dataclass
@@ -57,10 +64,12 @@ class Use:
 
     :param held: its processes have it open.
     :param keys: settings that name it.
+    :param urls: key → its value up to the colon, of those that name it as a URL such as ``sqlite:///app.db``.
     """
 
     held: bool = False
     keys: set[str] = field(default_factory=set)
+    urls: dict[str, str] = field(default_factory=dict)
 
 
 # How each service uses each database.
@@ -69,7 +78,7 @@ _Users = dict[Inode, dict[Service, Use]]
 
 @dataclass
 class Source:
-    """One database that services use.
+    """One database that services use, or that is to be moved all the same.
 
     :param group: name of its cutover group.
     :param users: each service that uses it, and how.
@@ -147,6 +156,8 @@ def discover(options: Options) -> Discovery:
         existing = existing_tables.read(options.login, options.existing_schemas)
         result.asked["discover_existing_schemas"] = ",".join(options.existing_schemas)
         result.asked["discover_existing_database"] = options.login.database if options.login else ""
+    if options.moved_files:
+        result.asked["discover_move"] = ",".join(options.moved_files)
     held = open_files.find_databases()
     listed = services.find_services(held)
     result.problems += listed.problems
@@ -156,7 +167,7 @@ def discover(options: Options) -> Discovery:
     for service in listed.found:
         _add_named(result, options.limits, service, found, users)
     _search(result, options, listed.found, found, users)
-    _divide(result, found, users)
+    _divide(result, options, found, users)
     _read(result, options)
     if existing is not None:
         _use_existing(result, existing)
@@ -230,7 +241,10 @@ def _add_named(result: Discovery, limits: Limits, service: Service, found: Found
                 database = _at(name, service.uid)
                 if database is not None and not limits.leaves_out(database.path):
                     found.add(database, _symlink(name, service.uid))
-                    users.setdefault(database.inode, {}).setdefault(service, Use()).keys.add(told(f"{key} in {where}"))
+                    use = users.setdefault(database.inode, {}).setdefault(service, Use())
+                    use.keys.add(told(f"{key} in {where}"))
+                    if scheme := settings.scheme_of(values[key]):
+                        use.urls[key] = scheme
                     break
 
 
@@ -244,7 +258,8 @@ def _symlink(name: str, uid: int) -> str:
 
 def _search(result: Discovery, options: Options, listed: list[Service], found: Found, users: _Users) -> None:
     """Add what stands in the directories of the services, of their databases, and in those that were named."""
-    places = {(directory, os.geteuid()) for directory in options.directories}
+    named = [settings.fixed_directory(pattern) for pattern in options.moved_files]
+    places = {(directory, os.geteuid()) for directory in [*options.directories, *named]}
     for service in listed:
         of_databases = {
             os.path.dirname(found.databases[inode].path)
@@ -274,8 +289,8 @@ def _at(path: str, uid: int) -> Database | None:
 # --- what they are ------------------------------------------------------------------------------
 
 
-def _divide(result: Discovery, found: Found, users: _Users) -> None:
-    """Tell the databases that services use from those that nobody uses, and name the cutover groups."""
+def _divide(result: Discovery, options: Options, found: Found, users: _Users) -> None:
+    """Tell the databases that are moved from those that nobody uses, and name the cutover groups."""
     namer = Namer()
     for inode, database in sorted(found.databases.items(), key=lambda entry: entry[1].path):
         names = sorted((database.path, *found.aliases.get(inode, ())))
@@ -286,25 +301,30 @@ def _divide(result: Discovery, found: Found, users: _Users) -> None:
             continue
         aliases = tuple(name for name in sorted(found.aliases.get(inode, ())) if is_text(name))
         by = users.get(inode, {})
-        if by and (database.size or database.log):
+        if (by or options.moves(database)) and (database.size or database.log):
             name = namer.name(schema_name(os.path.basename(database.path).partition(".")[0]), "app")
             ordered = dict(sorted(by.items(), key=lambda entry: entry[0].name))
             result.sources.append(Source(database, name, aliases, ordered))
         else:
             result.legacy.append(Legacy(database, aliases, None if database.size or database.log else {}))
+    for pattern in options.moved_files:
+        if not any(fnmatch.fnmatch(source.database.path, pattern) for source in result.sources):
+            what = "no SQLite file with anything in it is there, in no directory that is left out or out of reach"
+            fix = "Write the path of the file itself, with no symlink in it; * and ? stand for any characters"
+            result.problems.append(Problem(f"discover_move: {told(pattern)}", what, fix))
 
 
 def _read(result: Discovery, options: Options) -> None:
     """Draft each source, and count what the others hold, as far as the limits allow."""
     work, deadline = options.work_directory, time.monotonic() + options.total_seconds
     for source in result.sources:
-        service = next(iter(source.users))
+        uid = next((service.uid for service in source.users), source.database.owner)
         seconds = min(options.seconds, deadline - time.monotonic())
         if seconds <= 0:
             result.problems.append(_out_of_time(source.database.path, "it was not read", options))
             continue
         try:
-            source.draft = reader.read_draft(source.database, service.uid, source.group, source.held, work, seconds)
+            source.draft = reader.read_draft(source.database, uid, source.group, source.held, work, seconds)
         except MigrationError as error:
             result.problems += error.problems
     unused = [entry for entry in result.legacy if entry.rows is None]

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from ..core.commands import playbook
 from ..core.errors import Problem
-from ..core.estate import COMPOSE, NONE, problem_of_unit
+from ..core.estate import COMPOSE, NONE, is_own_setting, problem_of_unit
 from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
 from ..draft.page import cell
-from .discover import Discovery, Legacy, Source
+from .discover import Discovery, Legacy, Source, Use
 from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service, user_name
 
 ESTATE_FILE = "inventory/group_vars/all/estate.yml"
@@ -28,6 +28,8 @@ NO_SQL = (
 )
 # The variables that the inventory of a draft has.
 ESTATE_KEYS = ("estate_name", "estate_cutover_groups", "estate_legacy_files")
+# What follows "sqlite" in a URL of SQLAlchemy → what follows "postgresql" for a program that is written alike.
+_DRIVERS = {"": "", "pysqlite": "", "aiosqlite": "+asyncpg"}
 _DEFAULT_ECOSYSTEM_FILE = "ecosystem.config.js"
 
 
@@ -115,10 +117,17 @@ def _sql_files(found: Discovery) -> Iterator[tuple[Source, str]]:
 
 def _evidence(source: Source) -> Iterator[str]:
     """Yield how each service is known to use a source."""
+    if not source.users:
+        yield "discover_move names it"
     for service, use in source.users.items():
         if use.held:
             yield f"{service.name} has it open"
         yield from (f"{service.name} names it: {key}" for key in sorted(use.keys))
+
+
+def _also_moved(found: Discovery, entry: Legacy) -> str:
+    """Return the patterns of the files to be moved, with one that no service uses."""
+    return ",".join(filter(None, (found.asked.get("discover_move", ""), entry.database.path)))
 
 
 # --- decisions ----------------------------------------------------------------------------------
@@ -138,7 +147,8 @@ def _decisions(found: Discovery) -> Iterator[Problem]:
     for entry in found.legacy:
         if entry.rows and any(entry.rows.values()):
             what = f"{entry.database.path} holds {_rows(entry)}, and no service that we know uses it"
-            fix = "Leave it there to be archived by the cleanup; give it a cutover group; or take the line out"
+            command = playbook("discover", **{**found.asked, "discover_move": _also_moved(found, entry)})
+            fix = f"Leave it there to be archived by the cleanup; move it too: {command}; or take the line out"
             yield Problem(f"{ESTATE_FILE}: estate_legacy_files", what, fix)
     for directory, limit in sorted(found.unfinished.items()):
         what = f"the search of {directory} ended at its limit, {limit}: there may be more"
@@ -282,8 +292,21 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
     if service.manager == NOBODY:
         yield from ("  start_command: []", "  stop_command: []")
     yield f"  schemas: [{', '.join(map(scalar, _schemas_of(found, source)))}]"
+    templates = dict(settings_of(source.users[service]))
+    if templates:
+        yield "  # It names the file by a URL there, so it is told PostgreSQL's in the same place."
+        yield "  settings:"
+    yield from (f"    {key}: {scalar(template)}" for key, template in templates.items())
     if address.health_url:
         yield f"  health_url: {scalar(address.health_url)}"
+
+
+def settings_of(use: Use) -> Iterator[tuple[str, str]]:
+    """Yield the settings by which a service names its file as a URL that another database can take the place of."""
+    for key, scheme in sorted(use.urls.items()):
+        driver = _DRIVERS.get(scheme.partition("+")[2])
+        if driver is not None and is_own_setting(key):
+            yield key, f"postgresql{driver}://{{user}}:{{password_in_url}}@{{host}}:{{port}}/{{database}}"
 
 
 def _schemas_of(found: Discovery, source: Source) -> list[str]:
@@ -339,7 +362,7 @@ def _page_lines(found: Discovery, host: str, decisions: list[Problem]) -> Iterat
             ", ".join(source.aliases),
             f"{source.database.size:,}",
             f"{source.database.log:,}",
-            ", ".join(service.name for service in source.users),
+            ", ".join(service.name for service in source.users) or "no service",
             "; ".join(_evidence(source)),
         )
     yield from ("", "## Services", "", "| service | under | user | directory | processes | ports | health address |")

@@ -48,6 +48,20 @@ def _text(path: str, uid: int) -> str:
         return os.pread(descriptor, _MOST_BYTES, 0).decode("utf-8", "replace")
 
 
+def scheme_of(value: str) -> str:
+    """Return the scheme of a URL such as ``sqlite+aiosqlite:///app.db``, empty for anything else.
+
+    ``file:`` says nothing of the program: SQLite itself opens such names.
+    """
+    scheme = value.partition(":")[0].lower()
+    return scheme if _URL.match(value) and scheme != "file" else ""
+
+
+def fixed_directory(pattern: str) -> str:
+    """Return the directory that all paths of a pattern lie below, empty if there is none."""
+    return os.path.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
+
+
 def paths_in(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield each key whose value looks like the path of a file, and that path."""
     for key, value in values.items():

@@ -186,6 +186,13 @@ def _choose_types(
     primary = {(table.name.lower(), table.key[0].lower()) for table in tables if len(table.key) == 1}
     primary -= {(table.name.lower(), name.lower()) for table in tables if table.key_holds_null for name in table.key}
     referenced = {pair[1] for table in tables for entry in table.references for pair in _pairs(table, entry, by_name)}
+    # What an application declares DATE may hold times all the same: then it does so where no value is yet.
+    days_hold_times = any(
+        profiles[table.name][column.name].times
+        for table in tables
+        for column in table.columns
+        if column.generated is None and column.declared.upper() == "DATE"
+    )
     result: dict[str, dict[str, Choice]] = {table.name: {} for table in tables}
     done: dict[_Name, Choice] = {}
     for table in tables:
@@ -205,6 +212,7 @@ def _choose_types(
                     is_unique=any(entry in unique for entry in group),
                     of_primary_keys=all(entry in primary or entry not in referenced for entry in group),
                     of_row_ids=any(owner.numbers_itself == own for owner, own in named),
+                    days_hold_times=days_hold_times,
                 )
                 done.update((entry, chosen) for entry in group)
             chosen = done[name]

@@ -28,7 +28,8 @@ _EXACT_IN_DOUBLE = 2**53
 _BOOLEAN_NAME = re.compile(
     r"(is|has|can|should|allow|enable|use|was|needs|requires)_.+|.+_(enabled|disabled|active|flag|verified|visible)"
     r"|(enabled|disabled|active|deleted|archived|hidden|visible|public|private|verified|locked|default|required|read|done"
-    r"|completed|published|approved|is[A-Z].+|has[A-Z].+|can[A-Z].+)\Z"
+    r"|completed|published|approved|confirmed|banned|blocked|suspended|revoked|is[A-Z].+|has[A-Z].+|can[A-Z].+"
+    r"|.*[a-z](Enabled|Disabled|Active|Flag|Verified|Visible|Confirmed|Approved))\Z"
 )
 _TIME_NAME = re.compile(
     r"(.*_)?(at|time|timestamp|date|datetime|ts|on|expires|expiry|created|updated|modified|deleted|started|finished"
@@ -87,6 +88,7 @@ def choose(
     is_unique: bool,
     of_primary_keys: bool,
     of_row_ids: bool,
+    days_hold_times: bool = False,
 ) -> Choice:
     """Return the type of a column, or of all columns that hold the same keys.
 
@@ -97,8 +99,11 @@ def choose(
     :param is_unique: whether it is part of any key: two different values must stay two.
     :param of_primary_keys: whether each foreign key among them refers to a primary key of one column.
     :param of_row_ids: whether one of them is numbered by SQLite itself, and holds nothing but whole numbers.
+    :param days_hold_times: whether other columns of the file that are declared DATE hold times of a day.
     """
-    chooser = _Chooser(connection, places, declared.upper(), profile, is_key, is_unique, of_primary_keys)
+    chooser = _Chooser(
+        connection, places, declared.upper(), profile, is_key, is_unique, of_primary_keys, days_hold_times
+    )
     if of_row_ids:
         return chooser.of_row_ids()
     return chooser.without_values() if not profile.values else chooser.from_values()
@@ -115,6 +120,7 @@ class _Chooser:
     is_key: bool
     is_unique: bool
     of_primary_keys: bool
+    days_hold_times: bool
 
     @property
     def looked(self) -> str:
@@ -135,6 +141,9 @@ class _Chooser:
     def without_values(self) -> Choice:
         """Return what the declared type says."""
         note = "no value to look at: the declared type decides"
+        if self.days_hold_times and re.match(r"DATE\b", self.declared):
+            why = "no value to look at: other columns that are declared DATE hold times"
+            return Choice("timestamptz", expressions.TIME, why)
         for pattern, sql, kind in (
             (r"BOOL", "boolean", expressions.BOOLEAN),
             (r"\A(TIMESTAMP|DATETIME)", "timestamptz", expressions.TIME),
