@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make sure that a Docker engine answers. As root on a Debian system it is installed and started; elsewhere this says
-# what is missing.
+# Make sure that a Docker engine answers, and that there is a client of SSH, by which the playbooks reach the test hosts.
+# As root on a Debian system both are installed and the engine is started; elsewhere this says what is missing.
 set -euo pipefail
 source "${BASH_SOURCE[0]%/*}/retry.sh"
 
@@ -12,6 +12,13 @@ give_up() {
   echo "$1" >&2
   exit 1
 }
+
+if ! command -v ssh >/dev/null; then
+  is_root_with_apt || give_up "The ssh command is missing. Install OpenSSH's client, then run this again."
+  echo "The ssh command is missing: installing Debian's openssh-client with apt."
+  retry apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive retry apt-get install --yes -qq --no-install-recommends openssh-client >/dev/null
+fi
 
 if answers; then
   exit 0

@@ -31,6 +31,8 @@ DEBIAN_SUITE = "bookworm"
 # What tells an archive of Debian's from one of Ubuntu's or of a program's maker.
 DEBIAN_RELEASES = ("bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable")
 APT = Path("/etc/apt")
+# What of this directory goes into the build context.
+_OURS = ("Dockerfile", "build_postgresql_repository.sh", "sshd.conf", "start.sh")
 # A registry that can be had answers at once.
 PULL_TIMEOUT_SECONDS = 20.0
 # A registry of packages fails now and then. What was done before it failed is kept, so a further try costs little.
@@ -44,7 +46,7 @@ class BuildError(Exception):
 
 def context_files() -> dict[str, bytes]:
     """Return the content of every file of the build context by its path there."""
-    files = {name: (HERE / name).read_bytes() for name in ("Dockerfile", "build_postgresql_repository.sh", "start.sh")}
+    files = {name: (HERE / name).read_bytes() for name in _OURS}
     for name in ("package.json", "package-lock.json"):
         files[f"services/{name}"] = (SERVICES / name).read_bytes()
     for certificate in sorted(CERTIFICATES.rglob("*.crt")):

@@ -5,6 +5,8 @@ set -u
 if [ "${1:-}" = remount ]; then
   mount -o remount,bind,rw /sys/fs/cgroup || exit 1
 fi
+# Where sshd goes without rights before somebody has logged in; /run is empty in each new container.
+mkdir -p /run/sshd
 # Write protection: docker keeps no file attributes.
 if [ -s /var/lib/test-host/immutable ]; then
   while IFS= read -r path; do
