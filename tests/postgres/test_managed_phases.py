@@ -1,4 +1,4 @@
-"""A managed server: after one script of an administrator with CREATEDB and CREATEROLE no phase asks for a further right.
+"""A managed server: after one script of an administrator with CREATEDB and CREATEROLE no phase asks for another right.
 
 The roles are those that the script has made, and nobody else has made anything.
 """
