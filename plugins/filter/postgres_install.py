@@ -285,6 +285,20 @@ def postgres_existing_problems(
     return problems
 
 
+def postgres_left_out_problems(existing: str, skipped_tags: Sequence[str]) -> list[str]:
+    """Return why a run may not leave out what gives a server that others use its files back, empty if it does not.
+
+    :param existing: ``refuse`` or ``adopt``: what becomes of a cluster that others use.
+    :param skipped_tags: those of ``--skip-tags``.
+    """
+    if existing != "adopt" or "always" not in skipped_tags:
+        return []
+    return [
+        "--skip-tags always leaves out what gives a server that others use its files back if a task fails. "
+        "Run without it."
+    ]
+
+
 def _problems_of_our_cluster(
     found: Mapping[str, Any], cluster: Mapping[str, Any], port: int, existing: str
 ) -> list[str]:
@@ -334,6 +348,7 @@ class FilterModule:
             "postgres_connection_limit": postgres_connection_limit,
             "postgres_host_problems": postgres_host_problems,
             "postgres_existing_problems": postgres_existing_problems,
+            "postgres_left_out_problems": postgres_left_out_problems,
             "postgres_managed_script": postgres_managed_script,
             "postgres_packages_known": postgres_packages_known,
             "postgres_roles_differing": postgres_roles_differing,

@@ -28,6 +28,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     index_rebuild,
     migrate,
 )
+from tests.conftest import MIGRATOR, OWNER, PROGRAMS, running_server
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -216,6 +217,51 @@ def small_tablespace(connection: Connection, server: Any, tmp_path: Path) -> Ite
         server.execute("DROP TABLESPACE small")
     finally:
         subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.fixture
+def server_to_fill() -> Iterator[Any]:
+    """A server of its own, whose data directory has a file system of its own."""
+    with running_server(PROGRAMS) as started:
+        if not os.path.ismount(started.data.parent):
+            pytest.skip("a file system can only be mounted by root")
+        yield started
+
+
+@pytest.mark.promise("full-disk-named", "load-all-or-nothing")
+@pytest.mark.parametrize(
+    ("room", "rows", "said"),
+    [
+        pytest.param(1 << 20, ROWS, "Free disk on the database host, then run again", id="no room for rows"),
+        # Less than a segment of the log: as a rule the server gives up before the rows need that much.
+        pytest.param(15 << 20, 14 * ROWS, "Look at the server's log|Free disk", id="no room for the log"),
+    ],
+)
+def test_a_data_directory_that_is_full_leaves_nothing_half_done(
+    server_to_fill: Any, tmp_path: Path, room: int, rows: int, said: str
+) -> None:
+    home, superuser = server_to_fill.data.parent, server_to_fill.superuser
+    server_to_fill.execute(f"CREATE DATABASE small_room TEMPLATE empty_template OWNER {OWNER}")
+    login = replace(superuser, database="small_room", user=MIGRATOR, session_role=OWNER)
+    path = make_source(
+        tmp_path / "t.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)",
+        {"t": [(number, f"{number} " + "x" * 1_000) for number in range(rows)]},
+    )
+    group = make_group(path, {"source": "t"})
+    with closing(connect(login)) as connection:
+        make_target(connection, "CREATE TABLE t (id integer PRIMARY KEY, v text)")
+        found = os.statvfs(home)
+        used = (found.f_blocks - found.f_bfree) * found.f_frsize
+        subprocess.run(["mount", "-o", f"remount,size={used + room}", str(home)], check=True)
+        with pytest.raises(MigrationError, match=said):
+            rehearse(connection, group, tmp_path)
+    # Somebody makes room, and starts the server again if it has given up.
+    subprocess.run(["mount", "-o", "remount,size=1g", str(home)], check=True)
+    server_to_fill.crash()
+    with closing(connect(login)) as connection:
+        assert query(connection, "SELECT count(*) FROM app.t") == [(0,)]
+        assert rehearse(connection, group, tmp_path)["report"]["tables"][0]["equal"]
 
 
 @pytest.mark.promise("full-disk-named")

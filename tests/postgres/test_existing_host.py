@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ FILES = "find /etc/postgresql /etc/postgresql-common /etc/apt -type f -exec sha2
 
 # Without the dated copies, with their owners and modes.
 SERVER_FILES = "find /etc/postgresql -type f ! -name '*~' -printf '%p %u %g %m ' -exec sha256sum {} ';' | sort"
+NOTE = "/var/lib/sqlite-migration/unfinished_phase_1.json"
 SETTINGS_IN_USE = "SELECT name, setting, sourcefile FROM pg_settings WHERE source <> 'session' ORDER BY name"
 
 
@@ -42,6 +44,21 @@ def shop(statement: str) -> str:
     """Ask as the shop's own user, over TCP."""
     address = "postgresql://shop:shop-password@127.0.0.1/shop"
     return HOST.run(["psql", "-XAtqc", statement, address], user="nobody").strip()
+
+
+def kill_after(task: str, *arguments: str) -> None:
+    """Run a playbook, and kill it with all its children once a task has ended."""
+    process = HOST.start(*arguments)
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("TASK [") and any(f"TASK [{task}]" in before for before in lines[:-1]):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert "PLAY RECAP" not in "".join(lines), "".join(lines)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,15 +112,23 @@ def test_a_later_task_that_fails_leaves_the_files_of_a_shared_server_as_they_wer
     assert (shop(SETTINGS_IN_USE), shop("SELECT pg_postmaster_start_time()")) == (used, started)
     said = "the files of the server that others use are again as they were, and loaded"
     assert done.output.count(said) == 1, done.output
+    # Nothing is left for a later run to finish.
+    assert HOST.run(["find", NOTE.rpartition("/")[0], "-name", "unfinished*"]) == ""
     HOST.run(["sh", "-c", "rm /etc/postgresql/16/main/pg_hba.conf.*~"])
 
 
-@pytest.mark.promise("adopted-server-keeps-all")
-def test_a_shared_server_keeps_what_others_have() -> None:
+@pytest.mark.promise("adopted-server-keeps-all", "unfinished-phase-named")
+def test_a_shared_server_keeps_what_others_have_also_after_a_run_that_was_killed() -> None:
     rules = HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"])
     started = shop("SELECT pg_postmaster_start_time()")
+    kill_after("postgres_config : access | Add our rules to those of others", PHASE, "-e", "postgres_existing=adopt")
+    assert HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"]) != rules
+    assert HOST.run(["stat", "-c", "%a %U", NOTE]).split() == ["600", "root"]
     done = HOST.play(PHASE, "-e", "postgres_existing=adopt")
     assert done.succeeded, done.output
+    # The one that was killed is named, and so is the way back; then it is finished.
+    said = "has changed files of the server that others use and has neither ended nor reverted them"
+    assert done.output.count(said) == 1, done.output
     # The shop is served as before, without a restart.
     assert shop("SELECT pg_postmaster_start_time()") == started
     assert shop("SHOW max_connections") == "300"
@@ -114,3 +139,4 @@ def test_a_shared_server_keeps_what_others_have() -> None:
     assert copies == rules
     again = HOST.play(PHASE, "-e", "postgres_existing=adopt")
     assert (again.status, again.changed_tasks) == (0, ()), again.output
+    assert said not in again.output and HOST.run(["find", NOTE.rpartition("/")[0], "-name", "unfinished*"]) == ""

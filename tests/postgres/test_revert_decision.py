@@ -17,6 +17,7 @@ import yaml
 from tests.conftest import PROJECT
 
 PHASE = PROJECT / "playbooks" / "1_infrastructure.yml"
+PREFLIGHT = PROJECT / "roles" / "postgres_config" / "tasks" / "preflight.yml"
 CHANGED = "__postgres_config_hba_added"
 # Of each host: in which play, by its number, which role fails, and whether the estate has adopted its server.
 HOSTS = {
@@ -36,6 +37,9 @@ def plays(count: int) -> list[dict[str, Any]]:
         block = []
         for task in set_up["block"]:
             role = task.pop("ansible.builtin.import_role", {}).get("name", "")
+            told = task.pop("ansible.builtin.include_role", {}).get("tasks_from", "")
+            if told:
+                task["ansible.builtin.debug"] = {"msg": f"play {number} is {told} of {{{{ inventory_hostname }}}}"}
             if role:
                 task |= {"ansible.builtin.fail": {"msg": role}, "when": f"'{number} {role}' in fails_in"}
             block.append(task)
@@ -52,10 +56,10 @@ def plays(count: int) -> list[dict[str, Any]]:
     return [*found, {"hosts": "all", "gather_facts": False, "tags": "always", "tasks": told}]
 
 
-def run(directory: Path, count: int, *options: str) -> tuple[int, list[str], list[str]]:
-    """Run these plays, and return the status, what is told of reverted hosts, and the hosts that go on."""
+def output_of(directory: Path, plays_to_run: list[dict[str, Any]], *options: str) -> tuple[int, str]:
+    """Run plays on these hosts, and return the status and the output."""
     playbook, inventory = directory / "plays.json", directory / "hosts.json"
-    playbook.write_text(json.dumps(plays(count)))
+    playbook.write_text(json.dumps(plays_to_run))
     inventory.write_text(json.dumps({"all": {"hosts": HOSTS}}))
     done = subprocess.run(
         [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, "-c", "local", playbook, *options],
@@ -65,8 +69,14 @@ def run(directory: Path, count: int, *options: str) -> tuple[int, list[str], lis
         check=False,
     )
     assert done.returncode in (0, 2), done.stdout + done.stderr
-    reverted = re.findall(r"play (\d reverts \w+ \w+)", done.stdout)
-    return done.returncode, sorted(reverted), sorted(re.findall(r"goes on with (\w+)\.", done.stdout))
+    return done.returncode, done.stdout
+
+
+def run(directory: Path, count: int, *options: str) -> tuple[int, list[str], list[str]]:
+    """Run these plays, and return the status, what is told of reverted hosts, and the hosts that go on."""
+    status, output = output_of(directory, plays(count), *options)
+    reverted = re.findall(r"play (\d reverts \w+ \w+)", output)
+    return status, sorted(reverted), sorted(re.findall(r"goes on with (\w+)\.", output))
 
 
 @pytest.mark.promise("adopted-server-reverted")
@@ -82,3 +92,41 @@ def test_only_a_host_that_failed_reverts_and_only_what_this_play_has_changed(tmp
 @pytest.mark.parametrize("options", [("--check",), ("--tags", "postgres_config")])
 def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert run(tmp_path, 2, *options)[1] == []
+
+
+@pytest.mark.promise("unfinished-phase-named")
+@pytest.mark.parametrize(
+    ("options", "finished"),
+    [
+        ((), ["early 0", "late 0", "well 0", "well 1"]),
+        (("--tags", "postgres_config"), ["early 0", "early 1", "late 0", "late 1", "well 0", "well 1"]),
+        (("--check",), []),
+    ],
+)
+def test_a_shared_server_is_asked_for_an_earlier_run_first_and_noted_as_finished_only_if_nothing_fails(
+    tmp_path: Path, options: tuple[str, ...], finished: list[str]
+) -> None:
+    _, output = output_of(tmp_path, plays(2), *options)
+    told = re.findall(r"play (\d) is (unfinished|finished) of (\w+)", output)
+    assert sorted(f"{host} {number}" for number, what, host in told if what == "finished") == finished
+    asked = [(number, host) for number, what, host in told if what == "unfinished"]
+    assert sorted(asked) == [(number, host) for number in "01" for host in ("early", "late", "well")]
+
+
+@pytest.mark.promise("adopted-server-reverted")
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [(("--skip-tags", "always"), ["early", "late", "well"]), (("--skip-tags", "schema_apply"), [])],
+)
+def test_a_run_that_would_leave_the_revert_out_is_refused_on_a_shared_server(
+    tmp_path: Path, options: tuple[str, ...], refused: list[str]
+) -> None:
+    (refusal,) = (task for task in yaml.safe_load(PREFLIGHT.read_text()) if "could not revert" in task["name"])
+    variables = {
+        "postgres_config_existing": "{{ postgres_existing | default('refuse') }}",
+        "__postgres_config_adopts": "{{ postgres_config_existing == 'adopt' }}",
+    }
+    play = {"hosts": "all", "gather_facts": False, "vars": variables, "tasks": [refusal]}
+    status, output = output_of(tmp_path, [play], *options)
+    assert sorted(set(re.findall(r"^fatal: \[(\w+)\].*", output, re.MULTILINE))) == refused
+    assert (status, "--skip-tags always leaves out what gives" in output) == (2 if refused else 0, bool(refused))

@@ -160,6 +160,64 @@ def test_a_service_has_limits_of_time_and_makes_no_large_object(query: Query, se
             assert row["may"] is False, (role, function)
 
 
+def test_what_the_benchmark_asks_for_and_the_server_does_by_itself_stays_so(query: Query) -> None:
+    """No file of ours and none of the distribution's changes these."""
+    expected = {
+        "authentication_timeout": "1min",
+        "debug_print_parse": "off",
+        "debug_print_plan": "off",
+        "debug_print_rewritten": "off",
+        "fsync": "on",
+        "full_page_writes": "on",
+        "log_error_verbosity": "default",
+        "log_hostname": "off",
+        "log_min_error_statement": "error",
+        "log_min_messages": "warning",
+        "ssl_min_protocol_version": "TLSv1.2",
+        "synchronous_commit": "on",
+    }
+    names = ", ".join(f"'{name}'" for name in expected)
+    rows = query(f"SELECT name, current_setting(name) AS value FROM pg_settings WHERE name IN ({names})")
+    assert {row["name"]: row["value"] for row in rows} == expected
+
+
+def test_what_the_server_keeps_is_for_its_user(host: Host) -> None:
+    """Nobody else reads its data, its access rules and its log, or writes to its extensions."""
+    expected = {
+        "/var/lib/postgresql/16/main": "postgres 700",
+        "/etc/postgresql/16/main/pg_hba.conf": "postgres 640",
+        "/var/run/postgresql": "postgres 2775",
+        "/var/log/postgresql/postgresql-16-main.log": "postgres 640",
+        "/usr/share/postgresql/16/extension": "root 755",
+    }
+    found = host.run(f"stat --format '%n %U %a' {' '.join(expected)}").stdout
+    assert found.splitlines() == [f"{path} {attributes}" for path, attributes in expected.items()]
+
+
+def test_nothing_is_there_that_the_estate_does_not_need(host: Host, query: Query) -> None:
+    """No further extension, tablespace, function with its owner's rights or replication; the user has no password."""
+    found = {row["extname"] for row in query("SELECT extname FROM pg_extension")}
+    assert found == {"plpgsql", "uuid-ossp", "pgcrypto"}
+    assert query("SELECT spcname FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')") == []
+    functions = "SELECT proname FROM pg_proc WHERE prosecdef AND pronamespace <> 'pg_catalog'::regnamespace"
+    assert query(functions) == []
+    assert query("SELECT rolname FROM pg_roles WHERE rolreplication AND NOT rolsuper") == []
+    assert query("SELECT slot_name FROM pg_replication_slots") == []
+    assert host.run("getent shadow postgres").stdout.split(":")[1] in ("*", "!", "!*")
+
+
+def test_no_superuser_logs_in_over_the_network(query: Query) -> None:
+    """Every rule that lets somebody in from the network names roles, and none of them is a superuser."""
+    rules = query(
+        "SELECT user_name, database FROM pg_hba_file_rules WHERE type LIKE 'host%' AND auth_method <> 'reject'"
+    )
+    superusers = {row["rolname"] for row in query("SELECT rolname FROM pg_roles WHERE rolsuper")}
+    assert rules
+    for rule in rules:
+        assert not superusers & set(rule["user_name"]) and "all" not in rule["user_name"], rule
+        assert rule["database"] == ["swarm"], rule
+
+
 # Lets the server refuse rows and statements.
 REFUSED = """
 import sys
