@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
 from scripts.throwaway_postgres import free_port
+from tests import compose_programs
 from tests.conftest import PASSWORD, PROGRAMS, PROJECT, Server
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -56,8 +58,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 needs_docker = pytest.mark.skipif(
-    os.geteuid() != 0 or not any(compose._programs()) or sys.version_info[:2] != (3, 11),
-    reason="needs root, Docker with compose, and the Python of the test hosts, which loads our psycopg2",
+    os.geteuid() != 0 or shutil.which("docker") is None or sys.version_info[:2] != (3, 11),
+    reason="needs root, Docker, and the Python of the test hosts, which loads our psycopg2",
 )
 SERVE = """
 import http.server, os, sqlite3, sys
@@ -84,21 +86,46 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 http.server.HTTPServer(("", 8080), Handler).serve_forever()
 """
+# Stands before several containers of a service, and passes on what it is asked.
+FRONT = """
+import http.server, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        urllib.request.urlopen("http://web:8080/").read()
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"""
 ENV = "# Settings of the shop.\nSHOP_NAME='a shop'\n"
 LIBRARIES = Path(psycopg2.__file__).parent.parent
 
 
 class Estate:
-    """One rehearsed group with one service, whose container runs on SQLite."""
+    """One rehearsed group with one service, whose container runs on SQLite.
 
-    def __init__(self, connection: Connection, login: Login, place: Path, image: str) -> None:
+    :param has_everything: two containers of the service, which root runs, of a profile, with a named volume, from two
+        compose files that are filled from a file of values.
+    """
+
+    def __init__(
+        self, connection: Connection, login: Login, place: Path, image: str, has_everything: bool = False
+    ) -> None:
         self.connection, self.login, self.place = connection, login, place
         self.project, self.port = place.name, free_port()
-        (place / "data").mkdir()
+        self.options: list[str] = []
+        # Docker lets nobody but root enter the directory of its volumes.
+        self.user = "root" if has_everything else "nobody"
+        uid = pwd.getpwnam(self.user).pw_uid
+        self.data = place / "data"
+        if has_everything:
+            volume = _docker("volume", "create", f"{self.project}_data")
+            self.data = Path(_docker("volume", "inspect", "--format={{.Mountpoint}}", volume))
+        else:
+            self.data.mkdir()
         script = "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)"
-        self.source = make_source(place / "data" / "data.db", script, {"notes": [("a",)]})
-        for path in (place / "data", self.source):
-            os.chown(path, 65534, 65534)
+        self.source = make_source(self.data / "data.db", script, {"notes": [("a",)]})
+        for path in (self.data, self.source):
+            os.chown(path, uid, uid)
         make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
         execute(connection, "GRANT USAGE ON SCHEMA app TO swarm_registry; GRANT ALL ON app.notes TO swarm_registry")
         (place / "serve.py").write_text(SERVE)
@@ -109,7 +136,7 @@ class Estate:
         libraries = [f"{path}:/opt/lib/{path.name}:ro" for path in LIBRARIES.glob("psycopg2*") if path.is_dir()]
         web = {
             "image": image,
-            "user": "65534",
+            "user": str(uid),
             "entrypoint": ["python3", "/app/serve.py"],
             "env_file": "app.env",
             "environment": {"PYTHONPATH": "/opt/lib"},
@@ -118,8 +145,11 @@ class Estate:
             "restart": "unless-stopped",
             "stop_grace_period": "1s",
         }
-        self.write_compose_file({"version": "3.8", "services": {"web": web}})
-        self.compose("up", "-d")
+        content = {"version": "3.8", "services": {"web": web}}
+        if has_everything:
+            content = self.with_everything(web)
+        self.write_compose_file(content)
+        self.compose("up", "-d", *(["--scale", "web=2"] if has_everything else []))
         self.settings = Settings(
             ServicesLogin(login.host, login.port, login.database),
             {"swarm_registry": PASSWORD},
@@ -130,9 +160,22 @@ class Estate:
         self.group = self.described()
         rehearse(connection, self.group, place)
         deadline = time.monotonic() + 60
-        while service_health.ask(f"http://127.0.0.1:{self.port}/"):
+        while service_health.ask(f"http://127.0.0.1:{self.port}/") or self.store() != "sqlite":
             assert time.monotonic() < deadline, "it does not come up"
             time.sleep(0.1)
+
+    def with_everything(self, web: dict[str, Any]) -> dict[str, Any]:
+        """Write the other files of the project, and return what its first file says."""
+        web["volumes"][0] = "data:/data"
+        front = {"image": web["image"], "entrypoint": ["python3", "-c", FRONT], "ports": web.pop("ports")}
+        web |= {"profiles": ["shop"], "restart": "always"}
+        override = {"version": "3.8", "services": {"web": {"environment": {"SHOP_TITLE": "${TITLE:?}"}}}}
+        (self.place / "override.yml").write_text(json.dumps(override))
+        (self.place / "values.env").write_text("TITLE=of the shop\n")
+        files = ("--file", str(self.place / "override.yml"), "--env-file", str(self.place / "values.env"))
+        self.options = [*files, "--profile", "shop"]
+        volumes = {"data": {"external": True, "name": f"{self.project}_data"}}
+        return {"version": "3.8", "services": {"web": web, "front": front}, "volumes": volumes}
 
     def write_compose_file(self, content: dict[str, Any]) -> None:
         """Write the compose file; JSON is YAML."""
@@ -142,8 +185,8 @@ class Estate:
     def compose(self, *arguments: str) -> None:
         """Call compose as a person does."""
         plugin, program = compose._programs()
-        command = [*(plugin or program), "--project-name", self.project, "--file", str(self.compose_file), *arguments]
-        subprocess.run(command, cwd=self.place, check=True, capture_output=True)
+        command = [*(plugin or program), "--project-name", self.project, "--file", str(self.compose_file)]
+        subprocess.run([*command, *self.options, *arguments], cwd=self.place, check=True, capture_output=True)
 
     @property
     def gateway(self) -> str:
@@ -157,7 +200,7 @@ class Estate:
             "name": "web",
             "manager": "compose",
             "compose_project": self.project,
-            "user": "nobody",
+            "user": self.user,
             "directory": str(self.place),
             "env_file": "app.env",
             "database_host": self.gateway,
@@ -186,10 +229,16 @@ class Estate:
         return [process.pid for process in manager.processes() if process.pid]
 
     def store(self) -> str:
-        """Return which store the service has open, as its process and its environment say."""
-        (pid,) = self.pids()
-        held, told = open_files.holds(pid, self.source), "PGPASSWORD" in open_files.environment_of(pid)
-        return {(True, False): "sqlite", (False, True): "postgresql"}.get((held, told), "both")
+        """Return which store the service's containers have open, as its processes and their environments say."""
+        found = {
+            (open_files.holds(pid, self.source), "PGPASSWORD" in open_files.environment_of(pid)) for pid in self.pids()
+        }
+        return {((True, False),): "sqlite", ((False, True),): "postgresql"}.get(tuple(found), "both")
+
+
+def _docker(*arguments: str) -> str:
+    """Call docker and return what it prints."""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -213,33 +262,59 @@ def open_server(server: Server) -> Iterator[Server]:
     server.crash()
 
 
-@pytest.fixture
-def estate(
-    open_server: Server, connection: Connection, login: Login, image: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Estate]:
-    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+@pytest.fixture(params=["docker-compose", pytest.param("plugin", marks=pytest.mark.long_search)])
+def programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of one kind of compose, which is the only one that the product then finds."""
+    try:
+        if request.param == "plugin":
+            command = compose_programs.plugin(fetches=bool(os.environ.get("LONG_SEARCHES")))
+            found = (command, [])
+        else:
+            command = compose_programs.program()
+            found = ([], command)
+    except compose_programs.NoComposeError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(compose, "_programs", lambda: found)
+    return command
+
+
+@contextmanager
+def made_estate(connection: Connection, login: Login, image: str, has_everything: bool = False) -> Iterator[Estate]:
+    """Make an estate, and remove all of it."""
     # A bind mount and its files have to be reached by the user of the container.
     place = Path(tempfile.mkdtemp(prefix="compose-"))
     place.chmod(0o755)
     # Compose takes no capitals and no other signs for the name of a project.
     place = place.rename(place.with_name(place.name.lower().replace("_", "x")))
-    made = None
     try:
-        made = Estate(connection, login, place, image)
-        yield made
+        yield Estate(connection, login, place, image, has_everything)
     finally:
-        ids = subprocess.run(
-            ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={place.name}"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
+        ids = _docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={place.name}").split()
         if ids:
-            subprocess.run(["docker", "rm", "--force", *ids], check=True, capture_output=True)
+            _docker("rm", "--force", *ids)
         subprocess.run(["docker", "network", "rm", f"{place.name}_default"], check=False, capture_output=True)
+        volume = f"{place.name}_data"
+        if has_everything:
+            directory = Path(_docker("volume", "inspect", "--format={{.Mountpoint}}", volume))
+        else:
+            directory = place / "data"
         with suppress(FileNotFoundError):
-            write_protection.unprotect(place / "data" / "data.db", {"mode": "0644"})
+            write_protection.unprotect(directory / "data.db", {"mode": "0644"})
+        if has_everything:
+            _docker("volume", "rm", volume)
         shutil.rmtree(place)
+
+
+@pytest.fixture
+def with_programs(open_server: Server, programs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that containers reach, and one kind of compose."""
+    monkeypatch.setattr(dump, "_PATH", f"{PROGRAMS}:{dump._PATH}")
+
+
+@pytest.fixture
+def estate(with_programs: None, connection: Connection, login: Login, image: str) -> Iterator[Estate]:
+    with made_estate(connection, login, image) as made:
+        yield made
 
 
 @needs_docker
@@ -272,6 +347,50 @@ def test_a_container_moves_stays_and_goes_back(estate: Estate, server: Server) -
     assert estate.compose_file.read_bytes() == before
     with closing(sqlite3.connect(estate.source)) as opened:
         assert opened.execute("SELECT count(*) FROM notes").fetchone() == (2,)
+
+
+@needs_docker
+@pytest.mark.long_search
+@pytest.mark.promise("compose-service-moves")
+def test_a_project_with_everything_moves_and_goes_back_as_it_was(
+    with_programs: None, connection: Connection, login: Login, image: str
+) -> None:
+    with made_estate(connection, login, image, has_everything=True) as estate:
+        assert (estate.store(), len(estate.pids())) == ("sqlite", 2)
+        estate.move()
+        assert (estate.state(), estate.store(), len(estate.pids())) == ("live", "postgresql", 2)
+        assert {open_files.environment_of(pid)["SHOP_TITLE"] for pid in estate.pids()} == {"of the shop"}
+        assert not estate.move()["changed"]
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        rollback.roll_back(estate.login, estate.group, estate.settings, options=Options(str(estate.place / "dumps")))
+        assert (estate.state(), estate.store(), len(estate.pids())) == ("rolled_back", "sqlite", 2)
+
+
+@needs_docker
+@pytest.mark.long_search
+@pytest.mark.promise("checked-before-services-stop")
+def test_an_image_that_has_moved_is_told_before_anything_stops(estate: Estate, image: str) -> None:
+    running, moving = estate.pids(), f"{estate.project}:latest"
+    _docker("tag", image, moving)
+    try:
+        web = {**estate.content["services"]["web"], "image": moving}
+        estate.write_compose_file({**estate.content, "services": {"web": web}})
+        estate.compose("up", "-d")
+        running = estate.pids()
+        _docker("rmi", moving)
+        subprocess.run(
+            ["docker", "build", "--tag", moving, "-"],
+            input=f"FROM {image}\nLABEL moved=yes\n",
+            text=True,
+            check=True,
+            capture_output=True,
+        )
+        with pytest.raises(MigrationError, match="its image has changed since its container was made"):
+            estate.move()
+        assert (estate.state(), estate.pids()) == ("rehearsed", running)
+    finally:
+        estate.compose("down", "--timeout", "1")
+        _docker("rmi", moving)
 
 
 @needs_docker
@@ -340,7 +459,7 @@ def test_what_would_go_wrong_is_refused_before_anything_stops(estate: Estate) ->
     assert "the container does not have what it says of SHOP_NAME" in said(env_file="other.env")
     web = estate.content["services"]["web"]
     estate.write_compose_file({**estate.content, "services": {"web": {**web, "hostname": "new"}}})
-    assert "has changed since its container was made" in said()
+    assert "or its image has changed since its container was made" in said()
     estate.write_compose_file({**estate.content, "services": {"web": web}})
     os.chown(estate.compose_file, 2, -1)
     assert "it belongs to user id 2, who is neither root nor user nobody" in said()
@@ -445,10 +564,12 @@ def test_root_lets_compose_read_nothing_in_a_directory_of_somebody_else(
 
 
 @needs_root
-def test_a_program_of_compose_that_says_nothing_knows_no_hash(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compose_that_says_nothing_keeps_no_container(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = project_of(place, monkeypatch)
     project._program = ["/bin/true"]
-    assert project.hash_now() == ""
+    made = {"Name": "/shop-web-1", "Config": {"Labels": {"com.docker.compose.config-hash": "made"}}}
+    for project._is_plugin in (False, True):
+        assert not project.keeps([made])
 
 
 # ---------------------------------------------------------------- the description

@@ -32,6 +32,8 @@ _CALL_SECONDS = 60.0
 _STOP_SECONDS = 600.0
 _LABEL = "com.docker.compose"
 _ADVICE = "in estate_cutover_groups"
+# What compose says, to a terminal or to none, of a container that would not stay as it is.
+_NOT_KEPT = re.compile(r"^.*Container \S+ +(?:Recreat|Creat|Remov)\w*\s*$", re.MULTILINE)
 # Logs in from the network of a container, with what the service will be told.
 _LOGIN = "import psycopg2; psycopg2.connect('', connect_timeout=5).close()"
 _LONGEST_TEXT = 200
@@ -102,7 +104,7 @@ class Compose:
             project = _Project(service, containers[0])
             problems += project.problems()
             if not problems and not again:
-                problems += _problems_of_container(service, containers[0], project)
+                problems += _problems_of_containers(service, containers, project)
         except MigrationError as error:
             problems += error.problems
         return Checked(problems, processes=len(containers))
@@ -168,7 +170,7 @@ class Compose:
         containers = _containers(service.compose_project, service.name)
         if not containers:
             raise _failed("up", self.not_listed(service), f"Start it: docker compose up -d {service.name}")
-        _Project(service, containers[0]).call("up", "-d", "--no-build", "--no-deps", service.name)
+        _Project(service, containers[0]).start(len(containers))
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
         """Return False: the restart policy of a container is that of its compose file."""
@@ -225,20 +227,23 @@ class _Project:
         self.directory = labels.get(f"{_LABEL}.project.working_dir", service.directory)
         files = labels.get(f"{_LABEL}.project.config_files", "").split(",")
         self.files = [os.path.join(self.directory, file) for file in files if file]
-        self.hash = labels.get(f"{_LABEL}.config-hash", "")
+        # Those of --env-file, which fill the compose files. What is not named here is ".env" in the directory.
+        named = labels.get(f"{_LABEL}.project.environment_file", "").split(",")
+        self.environment_files = [os.path.join(self.directory, file) for file in named if file]
         plugin, program = _programs()
         is_old = labels.get(f"{_LABEL}.version", "").lstrip("v").startswith("1.")
         self._program = (program or plugin) if is_old else (plugin or program)
+        self._is_plugin = self._program == plugin
 
     def problems(self) -> list[Problem]:
         """Return why we may not call compose with the project's files: somebody else could lead us by them."""
         return self._look()[0]
 
     def _look(self) -> tuple[list[Problem], int, list[str]]:
-        """Return why we may not call compose, the id of the user to call it as, and the files without any links.
+        """Return why we may not call compose, the id of the user to call it as, and the options that name its files.
 
-        Each file is looked at once, and what was looked at is what compose is called with: a link could lead to a file
-        of root's for the look, and to one of somebody else's for root's call.
+        The files stand there without any links. Each is looked at once, and what was looked at is what compose is
+        called with: a link could lead to a file of root's for the look, and to one of somebody else's for root's call.
         """
         where = f"compose project {self.name}"
         if not self.files:
@@ -268,17 +273,21 @@ class _Project:
             except MigrationError as error:
                 problems += error.problems
         owner = owners[0] if owners else 0
+        of_environment = [os.path.realpath(file) for file in self.environment_files]
         if not problems and owner == 0:
-            problems += self._problems_of_root()
-        return problems, owner, resolved
+            problems += self._problems_of_root(of_environment)
+        options = [word for file in resolved for word in ("--file", file)]
+        return problems, owner, options + [word for file in of_environment for word in ("--env-file", file)]
 
-    def _problems_of_root(self) -> list[Problem]:
-        """Return which directories somebody else may change, from which compose would read files with root's rights."""
+    def _problems_of_root(self, files: Sequence[str]) -> list[Problem]:
+        """Return which directories somebody else may change, from which compose would read files with root's rights.
+
+        :param files: those with values for the compose files.
+        """
         problems = []
         # It reads ".env" of the one, which fills the compose file, and hands the container what the other's file says.
-        for directory in dict.fromkeys(
-            map(os.path.realpath, (self.directory, os.path.dirname(self._service.env_path)))
-        ):
+        directories = (self.directory, *map(os.path.dirname, (self._service.env_path, *files)))
+        for directory in dict.fromkeys(map(os.path.realpath, directories)):
             try:
                 require_private(Path(directory), secret=False)
             except MigrationError as error:
@@ -286,20 +295,55 @@ class _Project:
                 problems += [Problem(entry.where, f"{what}: {entry.what}", entry.fix) for entry in error.problems]
         return problems
 
-    def hash_now(self) -> str:
-        """Return the hash of what the compose files and the settings say now of the service."""
-        return (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
+    def keeps(self, containers: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the files, the settings and the image are still those that the containers were made from.
+
+        :raises MigrationError: if compose does not tell.
+        """
+        if self._is_plugin:
+            # The hash that it computes for others leaves out what an env_file says, unlike that of its containers.
+            try:
+                said = self._call("--dry-run", *self._up(len(containers))).stderr
+                names = (str(container["Name"]).lstrip("/") for container in containers)
+                return not _NOT_KEPT.search(said) and all(f"Container {name} " in said for name in names)
+            except MigrationError as error:
+                if "unknown flag: --dry-run" not in str(error):
+                    raise
+        now = (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
+        return {_labels(container).get(f"{_LABEL}.config-hash", "") for container in containers} == {now}
+
+    def start(self, number: int) -> None:
+        """Start the containers of the service, after making those anew whose settings have changed.
+
+        :param number: how many there are.
+        :raises MigrationError: with what compose says, if it fails.
+        """
+        self.call(*self._up(number))
+
+    def _up(self, number: int) -> list[str]:
+        """Return the words that start the service as it was, from the same image."""
+        # Without a number, compose removes all that it was told of on a command line.
+        scale = ["--scale", f"{self._service.name}={number}"] if number > 1 else []
+        # The older program takes the image that is there, and has no such option.
+        pull = ["--pull", "never"] if self._is_plugin else []
+        return ["up", "-d", "--no-build", "--no-deps", *pull, *scale, self._service.name]
 
     def call(self, *arguments: str, seconds: float = _CALL_SECONDS) -> str:
         """Call compose as the owner of the project's files, and return what it prints.
 
         :raises MigrationError: with what it says, if it fails.
         """
-        problems, owner, resolved = self._look()
+        return self._call(*arguments, seconds=seconds).stdout
+
+    def _call(self, *arguments: str, seconds: float = _CALL_SECONDS) -> subprocess.CompletedProcess[str]:
+        """Call compose as the owner of the project's files.
+
+        :raises MigrationError: with what it says, if it fails.
+        """
+        problems, owner, files = self._look()
         if problems:
             raise MigrationError("The files of a compose project cannot be used.", problems)
         account = pwd.getpwuid(owner)
-        files = [word for file in resolved for word in ("--file", file)]
         command = [*self._program, "--project-name", self.name, "--project-directory", self.directory, *files]
         identity: dict[str, Any] = {}
         if account.pw_uid != os.geteuid():
@@ -355,12 +399,19 @@ def log_command(service: Service) -> str:
     return f"docker ps --all --quiet {filters} | xargs -n 1 docker logs --tail 50"
 
 
-def _problems_of_container(service: Service, container: Mapping[str, Any], project: _Project) -> list[Problem]:
-    """Return why a container made anew would be another one, or would not have our settings."""
+def _problems_of_containers(
+    service: Service, containers: Sequence[Mapping[str, Any]], project: _Project
+) -> list[Problem]:
+    """Return why containers made anew would be others, or would not have our settings."""
     where = f"service {service.name}"
-    if project.hash_now() != project.hash:
-        what = "its compose file, or a file of its settings, has changed since its container was made"
-        return [Problem(where, what, f"Look at it, and run: docker compose up -d {service.name}")]
+    if not project.keeps(containers):
+        what = "its compose file, a file of its settings, or its image has changed since its container was made"
+        fix = (
+            f"Look at it, and run: docker compose up -d {service.name}. A variable that only the shell had in which it "
+            "was started belongs into the project's .env"
+        )
+        return [Problem(where, what, fix)]
+    container = containers[0]
     environment = dict(entry.split("=", 1) for entry in container["Config"]["Env"] or [] if "=" in entry)
     settings = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user, or_root=True))
     # An empty file says nothing: then only the process's environment in the window tells.
@@ -458,11 +509,13 @@ def _docker(*arguments: str) -> str:
 
     :raises MigrationError: with what it says, if it fails.
     """
-    return _run([shutil.which("docker", path=_PATH) or "docker", *arguments], "/root", _CALL_SECONDS, {})
+    return _run([shutil.which("docker", path=_PATH) or "docker", *arguments], "/root", _CALL_SECONDS, {}).stdout
 
 
-def _run(command: Sequence[str], home: str, seconds: float, identity: Mapping[str, Any]) -> str:
-    """Run a program with an environment built from scratch, and return what it prints.
+def _run(
+    command: Sequence[str], home: str, seconds: float, identity: Mapping[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    """Run a program with an environment built from scratch.
 
     :raises MigrationError: with what it says, if it fails.
     """
@@ -489,7 +542,7 @@ def _run(command: Sequence[str], home: str, seconds: float, identity: Mapping[st
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         said = next((line for line in lines if re.search(r"(?i)error", line)), (lines or ["it said nothing"])[-1])
         raise _failed(called, f"{said.strip()[:_LONGEST_TEXT]} (status {done.returncode})", fix)
-    return str(done.stdout)
+    return done
 
 
 def _failed(command: str, what: str, fix: str) -> MigrationError:
