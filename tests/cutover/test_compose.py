@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import estate as inventory
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
@@ -32,7 +33,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
     window as cutover_window,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import services
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import render
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
     compose,
     open_files,
@@ -52,6 +53,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_grou
 from scripts.throwaway_postgres import free_port
 from tests import compose_programs
 from tests.conftest import PASSWORD, PROGRAMS, PROJECT, Server
+from tests.discovery.support import look_at
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
@@ -191,7 +193,7 @@ class Estate:
     @property
     def gateway(self) -> str:
         """Return the address of this machine in the network of the container."""
-        ((_, gateway, _),) = compose._networks(compose._containers(self.project))
+        ((_, gateway, _),) = compose.networks_of(compose.containers_of(self.project))
         return str(gateway)
 
     def described(self, **changes: Any) -> Group:
@@ -396,10 +398,41 @@ def test_an_image_that_has_moved_is_told_before_anything_stops(estate: Estate, i
 @needs_docker
 @pytest.mark.promise("discover-names-every-manager")
 def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> None:
-    (pid,) = estate.pids()
-    (found,) = [service for service in services.find_services([pid]).found if pid in service.pids]
-    assert (found.name, found.user, found.directory) == ("web", "nobody", str(estate.place))
-    assert (found.compose_project, found.database_host) == (estate.project, estate.gateway)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(estate.place / "work")
+    found = look_at(estate.place)
+    (source,) = found.sources
+    assert (source.database.path, source.held, render.summary(found)["decisions"]) == (str(estate.source), True, [])
+    drafted = yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])
+    (service,) = drafted["estate_cutover_groups"][0]["services"]
+    ((_, gateway, network),) = compose.networks_of(compose.containers_of(estate.project))
+    assert service == {
+        "name": "web",
+        "manager": "compose",
+        "compose_project": estate.project,
+        "user": "nobody",
+        "directory": str(estate.place),
+        "env_file": "app.env",
+        "database_host": gateway,
+        "client_network": network,
+        "database_role": "web",
+        "schemas": ["data"],
+        "health_url": f"http://127.0.0.1:{estate.port}/health",
+    }
+    # Nothing has to be added to it: only the role and the schema of these tests differ.
+    estate.group = estate.described(**{**service, "database_role": "swarm_registry", "schemas": ["app"]})
+    assert cutover.cut_over(estate.login, estate.group, estate.settings, check_mode=True)["changed"]
+
+    web = estate.content["services"]["web"]
+    environment = {**web["environment"], "DATABASE_URL": "sqlite:////data/data.db"}
+    plain = {key: value for key, value in web.items() if key != "env_file"}
+    estate.write_compose_file({**estate.content, "services": {"web": {**plain, "environment": environment}}})
+    estate.compose("up", "-d")
+    (source,) = (found := look_at(estate.place)).sources
+    assert [use.keys for use in source.users.values()] == [{"DATABASE_URL in its environment"}]
+    said = [entry["what"] for entry in render.summary(found)["decisions"]]
+    assert [any(word in what for what in said) for word in ("no env_file", "sets DATABASE_URL")] == [True, True]
+    assert yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])["estate_cutover_groups"][0]["services"] == []
 
 
 @needs_docker
@@ -520,7 +553,7 @@ def project_of(place: Path, monkeypatch: pytest.MonkeyPatch, file: str = "docker
     monkeypatch.setattr(compose, "_programs", lambda: (["/bin/echo"], []))
     labels = {"project.working_dir": changes.pop("working_directory", str(place)), "project.config_files": file}
     service = parsed(**{"user": "nobody", "directory": str(place), **changes})
-    return compose._Project(
+    return compose.Project(
         service, {"Config": {"Labels": {f"com.docker.compose.{key}": labels[key] for key in labels}}}
     )
 
@@ -611,6 +644,10 @@ def test_a_service_is_told_the_address_that_its_container_reaches() -> None:
         ({"compose_project": "--help"}, "'compose_project' is missing or not valid"),
         ({"compose_projekt": "shop"}, "Did you mean 'compose_project'?"),
         ({"name": "-web"}, "'name' is '-web'"),
+        *(
+            ({"client_network": network}, "'client_network' is missing or not valid")
+            for network in ("172.18.0.1", "0.0.0.0/0", "172.18.0.1/16", "all")
+        ),
         ({"env_file": ...}, "'env_file' is missing"),
         ({"manager": "pm2"}, "'compose_project' is for services of docker compose, and its manager is pm2"),
         ({"start_command": ["/x"]}, "'start_command' is for services with 'manager: none', and its manager is compose"),

@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from .safe_paths import require_private
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CALL_SECONDS = 60.0
 _STOP_SECONDS = 600.0
-_LABEL = "com.docker.compose"
+LABEL = "com.docker.compose"
 _ADVICE = "in estate_cutover_groups"
 # What compose says, to a terminal or to none, of a container that would not stay as it is.
 _NOT_KEPT = re.compile(r"^.*Container \S+ +(?:Recreat|Creat|Remov)\w*\s*$", re.MULTILINE)
@@ -76,15 +75,17 @@ class Compose:
         return [
             _process(service, container)
             for service in self._services.values()
-            for container in _containers(service.compose_project, service.name)
+            for container in containers_of(service.compose_project, service.name)
         ]
 
     def check_known(self, service: Service, processes: Sequence[Process]) -> list[Problem]:
         """Return why Docker knows no container of a service."""
         if any(process.name == service.name for process in processes):
             return []
-        known = [_labels(container).get(f"{_LABEL}.service", "") for container in _containers(service.compose_project)]
-        projects = [] if known else sorted({_labels(entry).get(f"{_LABEL}.project", "") for entry in _containers()})
+        known = [
+            labels_of(container).get(f"{LABEL}.service", "") for container in containers_of(service.compose_project)
+        ]
+        projects = [] if known else sorted({labels_of(entry).get(f"{LABEL}.project", "") for entry in containers_of()})
         near = meant(service.name, known) or meant(service.compose_project, projects)
         what = f"Docker knows no container of service {service.name} in project {service.compose_project}"
         fix = f"{near}Correct 'name' or 'compose_project' {_ADVICE}, or start it: docker compose up -d {service.name}"
@@ -97,11 +98,11 @@ class Compose:
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service could not be stopped, and made anew with the settings of its file."""
         problems = problems_of_files(service)
-        containers = _containers(service.compose_project, service.name) if usable else []
+        containers = containers_of(service.compose_project, service.name) if usable else []
         if not containers:
             return Checked(problems)
         try:
-            project = _Project(service, containers[0])
+            project = Project(service, containers[0])
             problems += project.problems()
             if not problems and not again:
                 problems += _problems_of_containers(service, containers, project)
@@ -133,13 +134,13 @@ class Compose:
             reason = str(error)
         if not reason:
             return []
-        networks = _networks(_containers(service.compose_project, service.name))
+        networks = networks_of(containers_of(service.compose_project, service.name))
         where = ", ".join(f"{name} (gateway {gateway}, {subnet})" for name, gateway, subnet in networks) or "the host's"
         what = f"its container cannot log in to {values['PGHOST']}:{values['PGPORT']}: {reason}"
         fix = (
             f"Its network is {where}. Name an address of the server that is reached from there, as the gateway is, as "
-            f"'database_host' of the service {_ADVICE}; let the server listen there (postgres_config_listen_addresses) "
-            "and admit the network (postgres_config_hba_extra_rules)"
+            f"'database_host' of the service {_ADVICE}, and the network as its 'client_network': phase 1 lets the "
+            "server listen there and admit it"
         )
         return [Problem(f"service {service.name}", what, fix)]
 
@@ -150,8 +151,8 @@ class Compose:
         """
         networks, held = set[str](), set[int]()
         for project in {service.compose_project for service in self._services.values()}:
-            containers = _containers(project)
-            networks.update(subnet for _, _, subnet in _networks(containers) if subnet)
+            containers = containers_of(project)
+            networks.update(subnet for _, _, subnet in networks_of(containers) if subnet)
             for pid in (int(container["State"]["Pid"] or 0) for container in containers):
                 held |= open_files.held_ports(pid) if pid else set()
         return sorted(networks), held
@@ -167,10 +168,10 @@ class Compose:
 
     def start_service(self, service: Service) -> None:
         """Make the container of a service anew if its settings have changed, and start it."""
-        containers = _containers(service.compose_project, service.name)
+        containers = containers_of(service.compose_project, service.name)
         if not containers:
             raise _failed("up", self.not_listed(service), f"Start it: docker compose up -d {service.name}")
-        _Project(service, containers[0]).start(len(containers))
+        Project(service, containers[0]).start(len(containers))
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
         """Return False: the restart policy of a container is that of its compose file."""
@@ -189,7 +190,7 @@ class Compose:
         found = []
         with suppress(MigrationError):
             for service in self._services.values():
-                containers = _containers(service.compose_project, service.name)
+                containers = containers_of(service.compose_project, service.name)
                 policies = {container["HostConfig"]["RestartPolicy"]["Name"] or "no" for container in containers}
                 if policies & {"no", "on-failure"}:
                     found.append(
@@ -206,32 +207,32 @@ class Compose:
         """Return where a person finds what a service says."""
         return f"Look at its log: {log_command(service)}"
 
-    def _by_project(self, services: Sequence[Service]) -> Iterable[tuple[list[str], _Project]]:
+    def _by_project(self, services: Sequence[Service]) -> Iterable[tuple[list[str], Project]]:
         """Yield each project with the names of its services that have containers."""
-        found: dict[str, tuple[list[str], _Project]] = {}
+        found: dict[str, tuple[list[str], Project]] = {}
         for service in services:
-            containers = _containers(service.compose_project, service.name)
+            containers = containers_of(service.compose_project, service.name)
             if containers:
-                names, _ = found.setdefault(service.compose_project, ([], _Project(service, containers[0])))
+                names, _ = found.setdefault(service.compose_project, ([], Project(service, containers[0])))
                 names.append(service.name)
         return found.values()
 
 
-class _Project:
+class Project:
     """The project of a service, as the labels of its container tell of it."""
 
     def __init__(self, service: Service, container: Mapping[str, Any]) -> None:
-        labels = _labels(container)
+        labels = labels_of(container)
         self._service = service
         self.name = service.compose_project
-        self.directory = labels.get(f"{_LABEL}.project.working_dir", service.directory)
-        files = labels.get(f"{_LABEL}.project.config_files", "").split(",")
+        self.directory = labels.get(f"{LABEL}.project.working_dir", service.directory)
+        files = labels.get(f"{LABEL}.project.config_files", "").split(",")
         self.files = [os.path.join(self.directory, file) for file in files if file]
         # Those of --env-file, which fill the compose files. What is not named here is ".env" in the directory.
-        named = labels.get(f"{_LABEL}.project.environment_file", "").split(",")
+        named = labels.get(f"{LABEL}.project.environment_file", "").split(",")
         self.environment_files = [os.path.join(self.directory, file) for file in named if file]
         plugin, program = _programs()
-        is_old = labels.get(f"{_LABEL}.version", "").lstrip("v").startswith("1.")
+        is_old = labels.get(f"{LABEL}.version", "").lstrip("v").startswith("1.")
         self._program = (program or plugin) if is_old else (plugin or program)
         self._is_plugin = self._program == plugin
 
@@ -295,6 +296,27 @@ class _Project:
                 problems += [Problem(entry.where, f"{what}: {entry.what}", entry.fix) for entry in error.problems]
         return problems
 
+    def settings_files(self) -> list[str]:
+        """Return the files that the project's files name as ``env_file`` of the service, without any variable in them.
+
+        :raises MigrationError: if the project's files cannot be used, or compose does not read them.
+        """
+        found: Any = {}
+        if self._is_plugin:
+            said = self.call("--profile", "*", "config", "--no-interpolate", "--format", "json")
+            found = json.loads(said)["services"].get(self._service.name, {})
+        entries = _env_files_in(found)
+        if not entries and (program := _yaml_reader()):
+            # The older program tells only what stands in the files, and so do some versions of the plugin.
+            problems, owner, options = self._look()
+            if problems:
+                raise MigrationError("The files of a compose project cannot be used.", problems)
+            for file in options[1 : 2 * len(self.files) : 2]:
+                said = _run([*program, file], pwd.getpwuid(owner).pw_dir, _CALL_SECONDS, _identity_of(owner)).stdout
+                entries += _env_files_in((json.loads(said).get("services") or {}).get(self._service.name))
+        paths = [os.path.normpath(os.path.join(self.directory, entry)) for entry in entries if "$" not in entry]
+        return list(dict.fromkeys(paths))
+
     def keeps(self, containers: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether the files, the settings and the image are still those that the containers were made from.
 
@@ -310,7 +332,7 @@ class _Project:
                 if "unknown flag: --dry-run" not in str(error):
                     raise
         now = (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
-        return {_labels(container).get(f"{_LABEL}.config-hash", "") for container in containers} == {now}
+        return {labels_of(container).get(f"{LABEL}.config-hash", "") for container in containers} == {now}
 
     def start(self, number: int) -> None:
         """Start the containers of the service, after making those anew whose settings have changed.
@@ -345,44 +367,39 @@ class _Project:
             raise MigrationError("The files of a compose project cannot be used.", problems)
         account = pwd.getpwuid(owner)
         command = [*self._program, "--project-name", self.name, "--project-directory", self.directory, *files]
-        identity: dict[str, Any] = {}
-        if account.pw_uid != os.geteuid():
-            groups = os.getgrouplist(account.pw_name, account.pw_gid)
-            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
-        return _run([*command, *arguments], account.pw_dir, seconds, identity)
+        return _run([*command, *arguments], account.pw_dir, seconds, _identity_of(owner))
 
 
-@dataclass(frozen=True)
-class Described:
-    """What Docker tells of a container that docker compose has made.
-
-    :param directory: that of its project.
-    :param gateway: address of this host in its network; empty if it is in the network of the host itself.
-    """
-
-    project: str
-    service: str
-    directory: str
-    gateway: str
+def _identity_of(uid: int) -> dict[str, Any]:
+    """Return the arguments that let a program run as a user."""
+    if uid == os.geteuid():
+        return {}
+    account = pwd.getpwuid(uid)
+    return {
+        "user": uid,
+        "group": account.pw_gid,
+        "extra_groups": os.getgrouplist(account.pw_name, account.pw_gid),
+    }
 
 
-def describe(container: str) -> Described | None:
-    """Return what Docker tells of a container; None if it is none of docker compose.
+def _env_files_in(described: Any) -> list[str]:
+    """Return the paths that a service's description in a compose file names as ``env_file``, as they stand there."""
+    named = described.get("env_file") if isinstance(described, Mapping) else None
+    entries = named if isinstance(named, list) else [named]
+    paths = [entry.get("path") if isinstance(entry, Mapping) else entry for entry in entries]
+    return [path for path in paths if isinstance(path, str)]
 
-    :param container: its id, or the beginning of it.
-    :raises MigrationError: if Docker does not answer.
-    """
-    (found,) = json.loads(_docker("inspect", "--type=container", container))
-    labels = _labels(found)
-    if f"{_LABEL}.service" not in labels:
-        return None
-    gateways = [gateway for _, gateway, _ in _networks([found]) if gateway]
-    return Described(
-        labels.get(f"{_LABEL}.project", ""),
-        labels[f"{_LABEL}.service"],
-        labels.get(f"{_LABEL}.project.working_dir", ""),
-        gateways[0] if gateways else "",
-    )
+
+@cache
+def _yaml_reader() -> list[str]:
+    """Return a command that prints a YAML file as JSON, empty where Python lacks PyYAML."""
+    program = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1])) or {}, default=str))"
+    python = shutil.which("python3", path=_PATH)
+    with suppress(MigrationError):
+        if python:
+            _run([python, "-I", "-c", "import yaml"], "/root", _CALL_SECONDS, {})
+            return [python, "-I", "-c", program]
+    return []
 
 
 def problems_of_files(service: Service) -> list[Problem]:
@@ -394,13 +411,13 @@ def problems_of_files(service: Service) -> list[Problem]:
 
 def log_command(service: Service) -> str:
     """Return a command that shows what a service says."""
-    label = f"label={_LABEL}"
+    label = f"label={LABEL}"
     filters = f"--filter {label}.project={service.compose_project} --filter {label}.service={service.name}"
     return f"docker ps --all --quiet {filters} | xargs -n 1 docker logs --tail 50"
 
 
 def _problems_of_containers(
-    service: Service, containers: Sequence[Mapping[str, Any]], project: _Project
+    service: Service, containers: Sequence[Mapping[str, Any]], project: Project
 ) -> list[Problem]:
     """Return why containers made anew would be others, or would not have our settings."""
     where = f"service {service.name}"
@@ -457,7 +474,7 @@ def _process(service: Service, container: Mapping[str, Any]) -> Process:
     )
 
 
-def _networks(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def networks_of(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return name, gateway and subnet of each network of some containers; none for one of the host itself."""
     names = {
         name
@@ -474,18 +491,18 @@ def _networks(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, s
     return found
 
 
-def _labels(container: Mapping[str, Any]) -> Mapping[str, str]:
+def labels_of(container: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the labels of a container."""
     return container["Config"]["Labels"] or {}
 
 
-def _containers(project: str = "", service: str = "") -> list[Mapping[str, Any]]:
+def containers_of(project: str = "", service: str = "") -> list[Mapping[str, Any]]:
     """Return what Docker knows of the containers of a project, or of all projects, but of those for one command.
 
     :raises MigrationError: if Docker does not answer.
     """
-    filters = [f"label={_LABEL}.project{f'={project}' if project else ''}", f"label={_LABEL}.oneoff=False"]
-    filters += [f"label={_LABEL}.service={service}"] if service else []
+    filters = [f"label={LABEL}.project{f'={project}' if project else ''}", f"label={LABEL}.oneoff=False"]
+    filters += [f"label={LABEL}.service={service}"] if service else []
     words = [word for entry in filters for word in ("--filter", entry)]
     ids = _docker("ps", "--all", "--quiet", "--no-trunc", *words).split()
     found: list[Mapping[str, Any]] = json.loads(_docker("inspect", "--type=container", *ids)) if ids else []
