@@ -19,6 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("COMPOSE_CACHE") or PROJECT / ".cache" / "compose")
 # The first release of Debian whose package docker-compose is the plugin. It needs nothing but the C library.
 _SUITE = "trixie"
+_FETCHED = CACHE / _SUITE
 _PLUGIN = Path("usr/libexec/docker/cli-plugins/docker-compose")
 _PATIENCE = 600
 
@@ -52,12 +53,20 @@ def plugin(fetches: bool) -> list[str]:
         raise NoComposeError("docker is not installed")
     if subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
         return [docker, "compose"]
-    settings = CACHE / _SUITE
-    if not settings.is_dir():
-        if not fetches:
-            raise NoComposeError("Docker's plugin compose is not installed, and only `make test-all` fetches it")
-        _fetch(settings)
-    return [docker, "--config", str(settings), "compose"]
+    if not fetches and not _FETCHED.is_dir():
+        raise NoComposeError("Docker's plugin compose is not installed, and only `make test-all` fetches it")
+    fetched_plugin()
+    return [docker, "--config", str(_FETCHED), "compose"]
+
+
+def fetched_plugin() -> Path:
+    """Return the file of a plugin that runs on any Debian, after fetching it if need be.
+
+    :raises NoComposeError: if it cannot be had.
+    """
+    if not _FETCHED.is_dir():
+        _fetch(_FETCHED)
+    return _FETCHED / "cli-plugins" / "docker-compose"
 
 
 def _fetch(settings: Path) -> None:
@@ -137,3 +146,7 @@ def _run(command: Sequence[str], directory: Path) -> None:
     if done.returncode:
         told = " ".join(done.stderr.split())[:200]
         raise NoComposeError(f"Docker's plugin compose cannot be fetched: {told}")
+
+
+if __name__ == "__main__":
+    print(fetched_plugin())

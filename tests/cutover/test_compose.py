@@ -605,6 +605,21 @@ def test_a_compose_that_says_nothing_keeps_no_container(place: Path, monkeypatch
         assert not project.keeps([made])
 
 
+@pytest.mark.skipif(not compose._yaml_reader(), reason="the Python of this machine has no PyYAML")
+def test_a_compose_file_of_few_lines_takes_no_memory_without_end(place: Path) -> None:
+    file, levels = place / "docker-compose.yml", range(1, 12)
+    file.write_text("services: {web: {env_file: [app.env, {path: other.env}]}, front: {}, odd: text}")
+    said = compose._run([*compose._yaml_reader(), str(file)], "/root", 60, {}).stdout
+    services = json.loads(said)["services"]
+    assert [compose._env_files_in(services[name]) for name in ("web", "front")] == [["app.env", "other.env"], []]
+    aliases = "\n".join(f"x{level}: &x{level} [{', '.join(10 * [f'*x{level - 1}'])}]" for level in levels)
+    file.write_text(f"x0: &x0 [again, again]\n{aliases}\nservices: {{web: {{env_file: *x{levels[-1]}}}}}")
+    said = compose._run([*compose._yaml_reader(), str(file)], "/root", 60, {}).stdout
+    assert len(said) < 1 << 20
+    with pytest.raises(ValueError, match="delimiter"):
+        json.loads(said)
+
+
 # ---------------------------------------------------------------- the description
 
 DESCRIBED = {

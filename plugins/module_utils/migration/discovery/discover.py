@@ -237,6 +237,8 @@ def _add_named(result: Discovery, limits: Limits, service: Service, found: Found
                 if service.compose:
                     inside = os.path.normpath(os.path.join(service.compose.inside, beginning, path))
                     name = service.compose.on_this_host(inside) or "/"
+                    # Who is root in a container can make a link that leads root elsewhere on this host.
+                    name = name if os.path.realpath(name) == name else "/"
                 database = _at(name, service.uid)
                 if database is not None and not limits.leaves_out(database.path):
                     found.add(database, _symlink(name, service.uid))
@@ -263,8 +265,9 @@ def _search(result: Discovery, options: Options, listed: list[Service], found: F
         }
         # A process that nobody manages says nothing by where it was started, and most units have nothing to do with us.
         is_ours = service.manager == PM2 or (service.manager == SYSTEMD and of_databases)
-        # What is mounted into a container is what it works with, but for the system's own directories.
-        mounted = service.compose.mounts if service.compose else ()
+        # What is mounted into a container is what it works with, but for the system's own directories. Who is root in
+        # it can make links there that root would follow.
+        mounted = service.compose.mounts if service.compose and service.uid else ()
         of_databases |= {place for _, place in mounted if place.split("/")[1] not in _OF_THE_SYSTEM}
         places |= {(directory, service.uid) for directory in of_databases | ({service.directory} if is_ours else set())}
     searched = files.search((place for place in places if place[0] not in ("", "/")), options.limits)

@@ -36,6 +36,14 @@ _NOT_KEPT = re.compile(r"^.*Container \S+ +(?:Recreat|Creat|Remov)\w*\s*$", re.M
 # Logs in from the network of a container, with what the service will be told.
 _LOGIN = "import psycopg2; psycopg2.connect('', connect_timeout=5).close()"
 _LONGEST_TEXT = 200
+# A few lines of YAML can stand for any amount of memory.
+_READ_YAML = """
+import itertools, json, resource, sys, yaml
+resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
+services = (yaml.safe_load(open(sys.argv[1])) or {}).get("services") or {}
+found = {name: {"env_file": entry.get("env_file")} for name, entry in services.items() if isinstance(entry, dict)}
+print("".join(itertools.islice(json.JSONEncoder().iterencode({"services": found}), 10_000)))
+"""
 
 
 class Compose:
@@ -300,6 +308,7 @@ class Project:
         """Return the files that the project's files name as ``env_file`` of the service, without any variable in them.
 
         :raises MigrationError: if the project's files cannot be used, or compose does not read them.
+        :raises ValueError: if they say more than such files do.
         """
         found: Any = {}
         if self._is_plugin:
@@ -392,13 +401,12 @@ def _env_files_in(described: Any) -> list[str]:
 
 @cache
 def _yaml_reader() -> list[str]:
-    """Return a command that prints a YAML file as JSON, empty where Python lacks PyYAML."""
-    program = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1])) or {}, default=str))"
+    """Return a command that prints the services of a compose file as JSON, empty where Python lacks PyYAML."""
     python = shutil.which("python3", path=_PATH)
     with suppress(MigrationError):
         if python:
             _run([python, "-I", "-c", "import yaml"], "/root", _CALL_SECONDS, {})
-            return [python, "-I", "-c", program]
+            return [python, "-I", "-c", _READ_YAML]
     return []
 
 
