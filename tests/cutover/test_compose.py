@@ -235,7 +235,7 @@ class Estate:
         found = {
             (open_files.holds(pid, self.source), "PGPASSWORD" in open_files.environment_of(pid)) for pid in self.pids()
         }
-        return {((True, False),): "sqlite", ((False, True),): "postgresql"}.get(tuple(found), "both")
+        return "sqlite" if found == {(True, False)} else "postgresql" if found == {(False, True)} else "both"
 
 
 def _docker(*arguments: str) -> str:
@@ -267,16 +267,15 @@ def open_server(server: Server) -> Iterator[Server]:
 @pytest.fixture(params=["docker-compose", pytest.param("plugin", marks=pytest.mark.long_search)])
 def programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command of one kind of compose, which is the only one that the product then finds."""
+    is_plugin = request.param == "plugin"
     try:
-        if request.param == "plugin":
+        if is_plugin:
             command = compose_programs.plugin(fetches=bool(os.environ.get("LONG_SEARCHES")))
-            found = (command, [])
         else:
             command = compose_programs.program()
-            found = ([], command)
     except compose_programs.NoComposeError as error:
         pytest.skip(str(error))
-    monkeypatch.setattr(compose, "_programs", lambda: found)
+    monkeypatch.setattr(compose, "_programs", lambda: (command, []) if is_plugin else ([], command))
     return command
 
 

@@ -18,7 +18,8 @@ install --owner=swarm --group=swarm --mode=0600 /dev/stdin /srv/orders/.env <<< 
 cp -a /opt/sample-estate/node_modules /srv/orders/node_modules
 chown -R swarm:swarm /srv/orders/node_modules
 as_swarm() {
-  runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin "$@"
+  # Not from here: a directory of root's is none that its programs may stand in.
+  (cd /srv/orders && runuser -u swarm -- env -i HOME=/home/swarm PATH=/usr/local/bin:/usr/bin:/bin "$@")
 }
 # A busy pm2 fails now and then without a word.
 for try in 1 2 3 4; do
@@ -37,13 +38,14 @@ systemctl daemon-reload
 systemctl enable --now --quiet notes
 
 # --- desk: Python, in a container of docker compose ---
-useradd --system --uid 1500 desk
+useradd --uid 1500 desk
 install --directory /srv/desk
 install --directory --owner=desk --group=desk /srv/desk/data
 install --mode=0644 desk/desk.py desk/docker-compose.yml /srv/desk
 install --mode=0600 /dev/stdin /srv/desk/desk.env <<< $'DATABASE_URL=sqlite:////data/desk.db\nDESK_NAME="The desk"'
 # Its image is this host's own Python: there is no registry to pull one from.
-tar --create --directory=/ --exclude='libnode*' --exclude='libicudata*' --exclude='__pycache__' bin lib lib64 \
+tar --create --directory=/ --exclude='libnode*' --exclude='libicudata*' --exclude='__pycache__' \
+  --no-recursion usr usr/bin usr/lib etc --recursion bin lib lib64 \
   usr/bin/dash usr/bin/sh usr/bin/python3 usr/bin/python3.11 usr/lib/python3 usr/lib/python3.11 \
   usr/lib/x86_64-linux-gnu usr/lib64 etc/group etc/ld.so.cache etc/passwd |
   docker import - desk/desk:1 > /dev/null

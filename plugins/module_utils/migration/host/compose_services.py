@@ -70,7 +70,7 @@ def describe_all() -> list[Described]:
         place = labels.get(f"{LABEL}.project", ""), labels.get(f"{LABEL}.service", "")
         services.setdefault(place, []).append(container)
     processes = _processes() if services else {}
-    found = []
+    found: list[Described] = []
     for (project, name), own in sorted(services.items()):
         with suppress(MigrationError):
             found += _describe(project, name, own, processes)
