@@ -105,8 +105,8 @@ LIBRARIES = Path(psycopg2.__file__).parent.parent
 class Estate:
     """One rehearsed group with one service, whose container runs on SQLite.
 
-    :param has_everything: two containers of the service, which root runs, of a profile, with a named volume, from two
-        compose files that are filled from a file of values.
+    :param has_everything: two containers of the service, which root runs, of a profile, with a named volume and a
+        subnet of their own, from two compose files that are filled from a file of values.
     """
 
     def __init__(
@@ -177,7 +177,10 @@ class Estate:
         files = ("--file", str(self.place / "override.yml"), "--env-file", str(self.place / "values.env"))
         self.options = [*files, "--profile", "shop"]
         volumes = {"data": {"external": True, "name": f"{self.project}_data"}}
-        return {"version": "3.8", "services": {"web": web, "front": front}, "volumes": volumes}
+        # Runs beside this one have others.
+        networks = {"default": {"ipam": {"config": [{"subnet": f"192.168.{200 + os.getpid() % 50}.0/24"}]}}}
+        services = {"web": web, "front": front}
+        return {"version": "3.8", "services": services, "volumes": volumes, "networks": networks}
 
     def write_compose_file(self, content: dict[str, Any]) -> None:
         """Write the compose file; JSON is YAML."""

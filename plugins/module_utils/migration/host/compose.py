@@ -485,7 +485,7 @@ def _process(service: Service, container: Mapping[str, Any]) -> Process:
 def networks_of(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return name, gateway and subnet of each network of some containers; none for one of the host itself."""
     names = {
-        name
+        name: str(network["Gateway"])
         for container in containers
         for name, network in container["NetworkSettings"]["Networks"].items()
         if network["Gateway"] or network["IPAddress"] or name not in ("host", "none")
@@ -495,7 +495,10 @@ def networks_of(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str,
     found = []
     for network in json.loads(_docker("network", "inspect", *sorted(names))):
         for entry in network["IPAM"]["Config"] or []:
-            found.append((str(network["Name"]), str(entry.get("Gateway", "")), str(entry.get("Subnet", ""))))
+            subnet = str(entry.get("Subnet", ""))
+            # A network whose subnet a person has chosen tells none, unless that was chosen too.
+            chosen = "" if ":" in subnet else names.get(str(network["Name"]), "")
+            found.append((str(network["Name"]), str(entry.get("Gateway") or chosen), subnet))
     return found
 
 
