@@ -84,7 +84,8 @@ def test_each_group_goes_back_alone_with_the_rows_written_since(estate: Any, set
 
 def test_they_move_again_and_the_files_go(estate: Any) -> None:
     write(estate, "back on sqlite")
-    done = estate.play("playbooks/4_service_cutover.yml", "playbooks/backup.yml", "playbooks/5_validation.yml")
+    steps = ("3_data_migration", "4_service_cutover", "backup", "5_validation")
+    done = estate.play(*(f"playbooks/{step}.yml" for step in steps))
     assert done.succeeded, done.output
     assert estate.stores() == ON["postgresql"]
     assert_rows(estate)
