@@ -121,6 +121,8 @@ CHECKS: tuple[Check, ...] = (
     tests("crash tests", "tests/crash", after=READY_HOSTS),
     # What it proves of the gate is in tests/promotion too, without hosts.
     scenario("two_hosts", is_long=True),
+    # Each manager is in tests/cutover and tests/discovery too.
+    scenario("three_managers", after="", is_long=True),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
     tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
     tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),

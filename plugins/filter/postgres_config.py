@@ -172,13 +172,15 @@ def postgres_hba_rules(
     database: str,
     addresses: Sequence[str] = (),
     extra_rules: Sequence[Mapping[str, Any]] = (),
+    networks: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict[str, str]]:
     """Return the lines of pg_hba.conf, the most specific first, as ``{type, database, user, address, method}``.
 
-    The administrator comes first, by the socket; then each role from this host and, with TLS only, from each address;
-    last, everyone is rejected. Rules of the operator stand where they belong among them. A name that pg_hba.conf
-    would read as a word of its own is quoted; in the operator's rules nothing is.
+    The administrator comes first, by the socket; then each role from this host, from its networks there and, with TLS
+    only, from each address; last, everyone is rejected. Rules of the operator stand where they belong among them. A
+    name that pg_hba.conf would read as a word of its own is quoted; in the operator's rules nothing is.
 
+    :param networks: role → networks of this host that its containers connect from.
     :raises AnsibleFilterError: if a rule of the operator is not one line of known fields.
     """
     rules = []
@@ -186,6 +188,7 @@ def postgres_hba_rules(
         for kind, address in [
             ("host", "127.0.0.1/32"),
             ("host", "::1/128"),
+            *[("host", _with_prefix(network)) for network in (networks or {}).get(role, ())],
             *[("hostssl", _with_prefix(address)) for address in addresses],
         ]:
             rules.append(_rule(kind, _name(database), _name(role), address, "scram-sha-256"))

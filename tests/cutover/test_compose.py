@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import sqlite3
 import subprocess
@@ -15,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+import yaml
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import estate as inventory
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
@@ -31,7 +33,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import (
     window as cutover_window,
 )
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import services
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import render
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
     compose,
     open_files,
@@ -47,8 +49,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
 from scripts.throwaway_postgres import free_port
-from tests import estates
+from tests import compose_programs, estates
 from tests.conftest import PASSWORD, PROJECT, Server
+from tests.discovery.support import look_at
 from tests.engine.support import execute, make_group
 from tests.estates import let_find_programs, make_notes
 
@@ -56,8 +59,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 needs_docker = pytest.mark.skipif(
-    os.geteuid() != 0 or not any(compose._programs()) or sys.version_info[:2] != (3, 11),
-    reason="needs root, Docker with compose, and the Python of the test hosts, which loads our psycopg2",
+    os.geteuid() != 0 or shutil.which("docker") is None or sys.version_info[:2] != (3, 11),
+    reason="needs root, Docker, and the Python of the test hosts, which loads our psycopg2",
 )
 SERVE = """
 import http.server, os, sqlite3, sys
@@ -84,20 +87,45 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 http.server.HTTPServer(("", 8080), Handler).serve_forever()
 """
+# Stands before several containers of a service, and passes on what it is asked.
+FRONT = """
+import http.server, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        urllib.request.urlopen("http://web:8080/").read()
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"""
 ENV = "# Settings of the shop.\nSHOP_NAME='a shop'\n"
 LIBRARIES = Path(psycopg2.__file__).parent.parent
 
 
 class Estate(estates.Estate):
-    """One rehearsed group with one service, whose container runs on SQLite."""
+    """One rehearsed group with one service, whose container runs on SQLite.
 
-    def __init__(self, connection: Connection, login: Login, place: Path, image: str) -> None:
+    :param has_everything: two containers of the service, which root runs, of a profile, with a named volume and a
+        subnet of their own, from two compose files that are filled from a file of values.
+    """
+
+    def __init__(
+        self, connection: Connection, login: Login, place: Path, image: str, has_everything: bool = False
+    ) -> None:
         self.project, self.port = place.name, free_port()
         self.place = place
-        (place / "data").mkdir()
-        source = make_notes(connection, place / "data" / "data.db", "PRAGMA journal_mode = WAL; ")
-        for path in (place / "data", source):
-            os.chown(path, 65534, 65534)
+        self.words: list[str] = []
+        # Docker lets nobody but root enter the directory of its volumes.
+        self.user = "root" if has_everything else "nobody"
+        uid = pwd.getpwnam(self.user).pw_uid
+        self.data = place / "data"
+        if has_everything:
+            volume = _docker("volume", "create", f"{self.project}_data")
+            self.data = Path(_docker("volume", "inspect", "--format={{.Mountpoint}}", volume))
+        else:
+            self.data.mkdir()
+        source = make_notes(connection, self.data / "data.db", "PRAGMA journal_mode = WAL; ")
+        for path in (self.data, source):
+            os.chown(path, uid, uid)
         (place / "serve.py").write_text(SERVE)
         (place / "serve.py").chmod(0o644)
         (place / "app.env").write_text(ENV)
@@ -106,7 +134,7 @@ class Estate(estates.Estate):
         libraries = [f"{path}:/opt/lib/{path.name}:ro" for path in LIBRARIES.glob("psycopg2*") if path.is_dir()]
         web = {
             "image": image,
-            "user": "65534",
+            "user": str(uid),
             "entrypoint": ["python3", "/app/serve.py"],
             "env_file": "app.env",
             "environment": {"PYTHONPATH": "/opt/lib"},
@@ -115,14 +143,33 @@ class Estate(estates.Estate):
             "restart": "unless-stopped",
             "stop_grace_period": "1s",
         }
-        self.write_compose_file({"version": "3.8", "services": {"web": web}})
-        self.compose("up", "-d")
+        content = {"version": "3.8", "services": {"web": web}}
+        if has_everything:
+            content = self.with_everything(web)
+        self.write_compose_file(content)
+        self.compose("up", "-d", *(["--scale", "web=2"] if has_everything else []))
         super().__init__(connection, login, place, source)
         self.rehearse()
         deadline = time.monotonic() + 60
-        while service_health.ask(f"http://127.0.0.1:{self.port}/"):
+        while service_health.ask(f"http://127.0.0.1:{self.port}/") or self.store() != "sqlite":
             assert time.monotonic() < deadline, "it does not come up"
             time.sleep(0.1)
+
+    def with_everything(self, web: dict[str, Any]) -> dict[str, Any]:
+        """Write the other files of the project, and return what its first file says."""
+        web["volumes"][0] = "data:/data"
+        front = {"image": web["image"], "entrypoint": ["python3", "-c", FRONT], "ports": web.pop("ports")}
+        web |= {"profiles": ["shop"], "restart": "always"}
+        override = {"version": "3.8", "services": {"web": {"environment": {"SHOP_TITLE": "${TITLE:?}"}}}}
+        (self.place / "override.yml").write_text(json.dumps(override))
+        (self.place / "values.env").write_text("TITLE=of the shop\n")
+        files = ("--file", str(self.place / "override.yml"), "--env-file", str(self.place / "values.env"))
+        self.words = [*files, "--profile", "shop"]
+        volumes = {"data": {"external": True, "name": f"{self.project}_data"}}
+        # Runs beside this one have others.
+        networks = {"default": {"ipam": {"config": [{"subnet": f"192.168.{200 + os.getpid() % 50}.0/24"}]}}}
+        services = {"web": web, "front": front}
+        return {"version": "3.8", "services": services, "volumes": volumes, "networks": networks}
 
     def write_compose_file(self, content: dict[str, Any]) -> None:
         """Write the compose file; JSON is YAML."""
@@ -132,13 +179,13 @@ class Estate(estates.Estate):
     def compose(self, *arguments: str) -> None:
         """Call compose as a person does."""
         plugin, program = compose._programs()
-        command = [*(plugin or program), "--project-name", self.project, "--file", str(self.compose_file), *arguments]
-        subprocess.run(command, cwd=self.place, check=True, capture_output=True)
+        command = [*(plugin or program), "--project-name", self.project, "--file", str(self.compose_file)]
+        subprocess.run([*command, *self.words, *arguments], cwd=self.place, check=True, capture_output=True)
 
     @property
     def gateway(self) -> str:
         """Return the address of this machine in the network of the container."""
-        ((_, gateway, _),) = compose._networks(compose._containers(self.project))
+        ((_, gateway, _),) = compose.networks_of(compose.containers_of(self.project))
         return str(gateway)
 
     def described(self, **changes: Any) -> Group:
@@ -147,7 +194,7 @@ class Estate(estates.Estate):
             "name": "web",
             "manager": "compose",
             "compose_project": self.project,
-            "user": "nobody",
+            "user": self.user,
             "directory": str(self.place),
             "env_file": "app.env",
             "database_host": self.gateway,
@@ -165,10 +212,16 @@ class Estate(estates.Estate):
         return [process.pid for process in manager.processes() if process.pid]
 
     def store(self) -> str:
-        """Return which store the service has open, as its process and its environment say."""
-        (pid,) = self.pids()
-        held, told = open_files.holds(pid, self.source), "PGPASSWORD" in open_files.environment_of(pid)
-        return {(True, False): "sqlite", (False, True): "postgresql"}.get((held, told), "both")
+        """Return which store the service's containers have open, as its processes and their environments say."""
+        found = {
+            (open_files.holds(pid, self.source), "PGPASSWORD" in open_files.environment_of(pid)) for pid in self.pids()
+        }
+        return "sqlite" if found == {(True, False)} else "postgresql" if found == {(False, True)} else "both"
+
+
+def _docker(*arguments: str) -> str:
+    """Call docker and return what it prints."""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -192,33 +245,58 @@ def open_server(server: Server) -> Iterator[Server]:
     server.crash()
 
 
-@pytest.fixture
-def estate(
-    open_server: Server, connection: Connection, login: Login, image: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Estate]:
-    let_find_programs(monkeypatch)
+@pytest.fixture(params=["docker-compose", pytest.param("plugin", marks=pytest.mark.long_search)])
+def programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of one kind of compose, which is the only one that the product then finds."""
+    is_plugin = request.param == "plugin"
+    try:
+        if is_plugin:
+            command = compose_programs.plugin(fetches=bool(os.environ.get("LONG_SEARCHES")))
+        else:
+            command = compose_programs.program()
+    except compose_programs.NoComposeError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(compose, "_programs", lambda: (command, []) if is_plugin else ([], command))
+    return command
+
+
+@contextmanager
+def made_estate(connection: Connection, login: Login, image: str, has_everything: bool = False) -> Iterator[Estate]:
+    """Make an estate, and remove all of it."""
     # A bind mount and its files have to be reached by the user of the container.
     place = Path(tempfile.mkdtemp(prefix="compose-"))
     place.chmod(0o755)
     # Compose takes no capitals and no other signs for the name of a project.
     place = place.rename(place.with_name(place.name.lower().replace("_", "x")))
-    made = None
     try:
-        made = Estate(connection, login, place, image)
-        yield made
+        yield Estate(connection, login, place, image, has_everything)
     finally:
-        ids = subprocess.run(
-            ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={place.name}"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
+        ids = _docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={place.name}").split()
         if ids:
-            subprocess.run(["docker", "rm", "--force", *ids], check=True, capture_output=True)
+            _docker("rm", "--force", *ids)
         subprocess.run(["docker", "network", "rm", f"{place.name}_default"], check=False, capture_output=True)
+        volume = f"{place.name}_data"
+        if has_everything:
+            directory = Path(_docker("volume", "inspect", "--format={{.Mountpoint}}", volume))
+        else:
+            directory = place / "data"
         with suppress(FileNotFoundError):
-            write_protection.unprotect(place / "data" / "data.db", {"mode": "0644"})
+            write_protection.unprotect(directory / "data.db", {"mode": "0644"})
+        if has_everything:
+            _docker("volume", "rm", volume)
         shutil.rmtree(place)
+
+
+@pytest.fixture
+def with_programs(open_server: Server, programs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that containers reach, and one kind of compose."""
+    let_find_programs(monkeypatch)
+
+
+@pytest.fixture
+def estate(with_programs: None, connection: Connection, login: Login, image: str) -> Iterator[Estate]:
+    with made_estate(connection, login, image) as made:
+        yield made
 
 
 @needs_docker
@@ -254,12 +332,87 @@ def test_a_container_moves_stays_and_goes_back(estate: Estate, server: Server) -
 
 
 @needs_docker
+@pytest.mark.long_search
+@pytest.mark.promise("compose-service-moves")
+def test_a_project_with_everything_moves_and_goes_back_as_it_was(
+    with_programs: None, connection: Connection, login: Login, image: str
+) -> None:
+    with made_estate(connection, login, image, has_everything=True) as estate:
+        assert (estate.store(), len(estate.pids())) == ("sqlite", 2)
+        estate.move()
+        assert (estate.state(), estate.store(), len(estate.pids())) == ("live", "postgresql", 2)
+        assert {open_files.environment_of(pid)["SHOP_TITLE"] for pid in estate.pids()} == {"of the shop"}
+        assert not estate.move()["changed"]
+        execute(estate.connection, "INSERT INTO app.notes VALUES ('on postgresql')")
+        rollback.roll_back(estate.login, estate.group, estate.settings, options=Options(str(estate.place / "dumps")))
+        assert (estate.state(), estate.store(), len(estate.pids())) == ("rolled_back", "sqlite", 2)
+
+
+@needs_docker
+@pytest.mark.long_search
+@pytest.mark.promise("checked-before-services-stop")
+def test_an_image_that_has_moved_is_told_before_anything_stops(estate: Estate, image: str) -> None:
+    running, moving = estate.pids(), f"{estate.project}:latest"
+    _docker("tag", image, moving)
+    try:
+        web = {**estate.content["services"]["web"], "image": moving}
+        estate.write_compose_file({**estate.content, "services": {"web": web}})
+        estate.compose("up", "-d")
+        running = estate.pids()
+        _docker("rmi", moving)
+        subprocess.run(
+            ["docker", "build", "--tag", moving, "-"],
+            input=f"FROM {image}\nLABEL moved=yes\n",
+            text=True,
+            check=True,
+            capture_output=True,
+        )
+        with pytest.raises(MigrationError, match="its image has changed since its container was made"):
+            estate.move()
+        assert (estate.state(), estate.pids()) == ("rehearsed", running)
+    finally:
+        estate.compose("down", "--timeout", "1")
+        _docker("rmi", moving)
+
+
+@needs_docker
 @pytest.mark.promise("discover-names-every-manager")
 def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> None:
-    (pid,) = estate.pids()
-    (found,) = [service for service in services.find_services([pid]).found if pid in service.pids]
-    assert (found.name, found.user, found.directory) == ("web", "nobody", str(estate.place))
-    assert (found.compose_project, found.database_host) == (estate.project, estate.gateway)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(estate.place / "work")
+    found = look_at(estate.place)
+    (source,) = found.sources
+    assert (source.database.path, source.held, render.summary(found)["decisions"]) == (str(estate.source), True, [])
+    drafted = yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])
+    (service,) = drafted["estate_cutover_groups"][0]["services"]
+    ((_, gateway, network),) = compose.networks_of(compose.containers_of(estate.project))
+    assert service == {
+        "name": "web",
+        "manager": "compose",
+        "compose_project": estate.project,
+        "user": "nobody",
+        "directory": str(estate.place),
+        "env_file": "app.env",
+        "database_host": gateway,
+        "client_network": network,
+        "database_role": "web",
+        "schemas": ["data"],
+        "health_url": f"http://127.0.0.1:{estate.port}/health",
+    }
+    # Nothing has to be added to it: only the role and the schema of these tests differ.
+    estate.group = estate.described(**{**service, "database_role": "swarm_registry", "schemas": ["app"]})
+    assert cutover.cut_over(estate.login, estate.group, estate.settings, check_mode=True)["changed"]
+
+    web = estate.content["services"]["web"]
+    environment = {**web["environment"], "DATABASE_URL": "sqlite:////data/data.db"}
+    plain = {key: value for key, value in web.items() if key != "env_file"}
+    estate.write_compose_file({**estate.content, "services": {"web": {**plain, "environment": environment}}})
+    estate.compose("up", "-d")
+    (source,) = (found := look_at(estate.place)).sources
+    assert [use.keys for use in source.users.values()] == [{"DATABASE_URL in its environment"}]
+    said = [entry["what"] for entry in render.summary(found)["decisions"]]
+    assert [any(word in what for what in said) for word in ("no env_file", "sets DATABASE_URL")] == [True, True]
+    assert yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])["estate_cutover_groups"][0]["services"] == []
 
 
 @needs_docker
@@ -319,7 +472,7 @@ def test_what_would_go_wrong_is_refused_before_anything_stops(estate: Estate) ->
     assert "the container does not have what it says of SHOP_NAME" in said(env_file="other.env")
     web = estate.content["services"]["web"]
     estate.write_compose_file({**estate.content, "services": {"web": {**web, "hostname": "new"}}})
-    assert "has changed since its container was made" in said()
+    assert "or its image has changed since its container was made" in said()
     estate.write_compose_file({**estate.content, "services": {"web": web}})
     os.chown(estate.compose_file, 2, -1)
     assert "it belongs to user id 2, who is neither root nor user nobody" in said()
@@ -381,7 +534,7 @@ def project_of(place: Path, monkeypatch: pytest.MonkeyPatch, file: str = "docker
     monkeypatch.setattr(compose, "_programs", lambda: (["/bin/echo"], []))
     labels = {"project.working_dir": changes.pop("working_directory", str(place)), "project.config_files": file}
     service = parsed(**{"user": "nobody", "directory": str(place), **changes})
-    return compose._Project(
+    return compose.Project(
         service, {"Config": {"Labels": {f"com.docker.compose.{key}": labels[key] for key in labels}}}
     )
 
@@ -426,10 +579,27 @@ def test_root_lets_compose_read_nothing_in_a_directory_of_somebody_else(
 
 
 @needs_root
-def test_a_program_of_compose_that_says_nothing_knows_no_hash(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compose_that_says_nothing_keeps_no_container(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = project_of(place, monkeypatch)
     project._program = ["/bin/true"]
-    assert project.hash_now() == ""
+    made = {"Name": "/shop-web-1", "Config": {"Labels": {"com.docker.compose.config-hash": "made"}}}
+    for project._is_plugin in (False, True):
+        assert not project.keeps([made])
+
+
+@pytest.mark.skipif(not compose._yaml_reader(), reason="the Python of this machine has no PyYAML")
+def test_a_compose_file_of_few_lines_takes_no_memory_without_end(place: Path) -> None:
+    file, levels = place / "docker-compose.yml", range(1, 12)
+    file.write_text("services: {web: {env_file: [app.env, {path: other.env}]}, front: {}, odd: text}")
+    said = compose._run([*compose._yaml_reader(), str(file)]).output
+    services = json.loads(said)["services"]
+    assert [compose._env_files_in(services[name]) for name in ("web", "front")] == [["app.env", "other.env"], []]
+    aliases = "\n".join(f"x{level}: &x{level} [{', '.join(10 * [f'*x{level - 1}'])}]" for level in levels)
+    file.write_text(f"x0: &x0 [again, again]\n{aliases}\nservices: {{web: {{env_file: *x{levels[-1]}}}}}")
+    said = compose._run([*compose._yaml_reader(), str(file)]).output
+    assert len(said) < 1 << 20
+    with pytest.raises(ValueError, match="delimiter"):
+        json.loads(said)
 
 
 # ---------------------------------------------------------------- the description
@@ -471,6 +641,10 @@ def test_a_service_is_told_the_address_that_its_container_reaches() -> None:
         ({"compose_project": "--help"}, "'compose_project' is missing or not valid"),
         ({"compose_projekt": "shop"}, "Did you mean 'compose_project'?"),
         ({"name": "-web"}, "'name' is '-web'"),
+        *(
+            ({"client_network": network}, "'client_network' is missing or not valid")
+            for network in ("172.18.0.1", "0.0.0.0/0", "172.18.0.1/16", "all")
+        ),
         ({"env_file": ...}, "'env_file' is missing"),
         ({"manager": "pm2"}, "'compose_project' is for services of docker compose, and its manager is pm2"),
         ({"start_command": ["/x"]}, "'start_command' is for services with 'manager: none', and its manager is compose"),

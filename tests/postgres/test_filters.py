@@ -323,6 +323,14 @@ class TestAccessRules:
         }
 
     @pytest.mark.promise("access-rules-closed")
+    def test_a_network_of_containers_is_open_to_the_role_that_names_it_alone(self) -> None:
+        """Another role gets no line for it, and no role one without a password."""
+        rules = config.postgres_hba_rules(["a", "b"], "swarm", networks={"a": ["172.18.0.0/16"]})
+        (rule,) = [rule for rule in rules if rule["address"] == "172.18.0.0/16"]
+        assert (rule["type"], rule["database"], rule["user"]) == ("host", "swarm", "a")
+        assert rule["method"] == "scram-sha-256"
+
+    @pytest.mark.promise("access-rules-closed")
     def test_most_specific_first(self) -> None:
         """A wide rule of the operator never stands before a narrow one of ours."""
         extra = [

@@ -10,6 +10,7 @@ this parser before any host is asked, and it knows the place of each key by the 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ MANAGERS = (PM2, SYSTEMD, COMPOSE, NONE)
 # Keys of a service that one manager alone knows, and who that is in words.
 _KEYS_OF = {
     PM2: (("ecosystem_file", "pm2_home", "pm2_path"), "services under pm2"),
-    COMPOSE: (("compose_project", "database_host"), "services of docker compose"),
+    COMPOSE: (("compose_project", "database_host", "client_network"), "services of docker compose"),
     NONE: (("start_command", "stop_command", "status_command"), "services with 'manager: none'"),
 }
 # How a word of a command gives away a secret: as an assignment, or within an address.
@@ -192,6 +193,7 @@ class Service:
     :param settings: keys of its own beside ours → template of the value on PostgreSQL, see :data:`PLACEHOLDERS`.
     :param compose_project: name of the project of docker compose that it belongs to.
     :param database_host: address of the server as its container reaches it; empty if that is the other services' too.
+    :param client_network: network of this host that its container connects from, which the server admits, or empty.
     :param start_command: program, by its absolute path, and arguments that start it, where no manager does.
     :param stop_command: those that stop it.
     :param status_command: those that print the ids of its processes; empty to take those that listen on its port.
@@ -216,6 +218,7 @@ class Service:
     settings: Mapping[str, str] = field(default_factory=dict, hash=False)
     compose_project: str = ""
     database_host: str = ""
+    client_network: str = ""
     start_command: tuple[str, ...] = ()
     stop_command: tuple[str, ...] = ()
     status_command: tuple[str, ...] = ()
@@ -397,6 +400,14 @@ def _is_absolute(path: str) -> bool:
     return path.startswith("/") and ".." not in path.split("/")
 
 
+def _is_network(text: str) -> bool:
+    """Return whether a text is a network as pg_hba.conf takes it, and not all addresses."""
+    try:
+        return ipaddress.ip_network(text).prefixlen > 0 and "/" in text
+    except ValueError:
+        return False
+
+
 def _are_absolute(paths: str) -> bool:
     """Return whether every path of a list that is separated by colons is absolute and free of ``..``."""
     return all(map(_is_absolute, paths.split(":")))
@@ -538,6 +549,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "settings",
         "compose_project",
         "database_host",
+        "client_network",
         "start_command",
         "stop_command",
         "status_command",
@@ -566,6 +578,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         settings=_parse_settings(reader),
         compose_project=reader.text("compose_project", check=_is_compose_name) if manager == COMPOSE else "",
         database_host=reader.text("database_host") if "database_host" in reader.data else "",
+        client_network=reader.text("client_network", check=_is_network) if "client_network" in reader.data else "",
         start_command=_parse_command(reader, "start_command", manager == NONE),
         stop_command=_parse_command(reader, "stop_command", manager == NONE),
         status_command=_parse_command(reader, "status_command", "status_command" in reader.data),

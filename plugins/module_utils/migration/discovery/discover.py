@@ -23,6 +23,8 @@ from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 # Where a path in settings may begin, below the directory of the service: Prisma's begin beside its schema.
 _BEGINNINGS = ("", "prisma")
 _DELETED = " (deleted)"
+# First parts of paths that containers watch, and do not keep their data in.
+_OF_THE_SYSTEM = ("", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sys", "tmp", "usr")
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,9 @@ def _add_open_of(
 ) -> None:
     """Add the databases that a process of a service has open."""
     for inode, path in databases.items():
+        inside = path
+        if service.compose:
+            path = service.compose.on_this_host(path.removesuffix(_DELETED)) or path
         if limits.leaves_out(path):
             continue
         database = _at(path, service.uid)
@@ -217,17 +222,20 @@ def _add_open_of(
             found.add(database)
         elif inode not in found.databases:
             what = f"{_said(service)} has it open, and this host has no such file at that name"
-            if path.endswith(_DELETED):
-                what = f"{_said(service)} has it open, but its name was deleted"
             fix = "Find out where it is: what is written to it may not outlast the process or container"
+            if inside.endswith(_DELETED):
+                what = f"{_said(service)} has it open, but its name was deleted"
+            elif path != inside:
+                what = f"{_said(service)} has it open as {told(inside)}, and that user of this host may not reach it"
+                fix = f"Let it enter each directory on the way, as by setfacl -m u:{service.user}:x, or mount another"
             result.problems.append(Problem(told(path), what, fix))
         users.setdefault(inode, {}).setdefault(service, Use()).held = True
 
 
 def _add_named(result: Discovery, limits: Limits, service: Service, found: Found, users: _Users) -> None:
     """Add every database that a service's settings name."""
-    if service.manager == CONTAINER:
-        # Its paths are those within the container.
+    if service.manager == CONTAINER and not service.compose:
+        # Its paths are those within the container, and nobody tells where these are on this host.
         return
     places = [(path, settings.read(path, service.uid)) for path in service.settings_files]
     environment: dict[str, str] = {}
@@ -238,6 +246,11 @@ def _add_named(result: Discovery, limits: Limits, service: Service, found: Found
         for key, path in settings.paths_in(values):
             for beginning in _BEGINNINGS:
                 name = os.path.join(service.directory or "/", beginning, path)
+                if service.compose:
+                    inside = os.path.normpath(os.path.join(service.compose.inside, beginning, path))
+                    name = service.compose.on_this_host(inside) or "/"
+                    # Who is root in a container can make a link that leads root elsewhere on this host.
+                    name = name if os.path.realpath(name) == name else "/"
                 database = _at(name, service.uid)
                 if database is not None and not limits.leaves_out(database.path):
                     found.add(database, _symlink(name, service.uid))
@@ -268,6 +281,10 @@ def _search(result: Discovery, options: Options, listed: list[Service], found: F
         }
         # A process that nobody manages says nothing by where it was started, and most units have nothing to do with us.
         is_ours = service.manager == PM2 or (service.manager == SYSTEMD and of_databases)
+        # What is mounted into a container is what it works with, but for the system's own directories. Who is root in
+        # it can make links there that root would follow.
+        mounted = service.compose.mounts if service.compose and service.uid else ()
+        of_databases |= {place for _, place in mounted if place.split("/")[1] not in _OF_THE_SYSTEM}
         places |= {(directory, service.uid) for directory in of_databases | ({service.directory} if is_ours else set())}
     searched = files.search((place for place in places if place[0] not in ("", "/")), options.limits)
     for inode, database in searched.databases.items():
@@ -411,7 +428,7 @@ def _out_of_time(where: str, what: str, options: Options) -> Problem:
 def _ports_of(service: Service) -> set[int]:
     """Return the ports that a service listens on; in pm2's cluster mode pm2 itself does so for it."""
     if service.manager == CONTAINER:
-        return set()
+        return set(service.compose.ports) if service.compose else set()
     ports = set(_each(service.pids))
     if not ports and service.manager_pid:
         values: dict[str, str] = {}

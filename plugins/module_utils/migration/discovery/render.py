@@ -14,8 +14,10 @@ from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
 from ..draft.page import cell
+from ..host import open_files
+from ..host.compose_services import Described
 from .discover import Discovery, Legacy, Source, Use
-from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service, user_name
+from .services import CONTAINER, NOBODY, PM2, SYSTEMD, Service
 
 ESTATE_FILE = "inventory/group_vars/all/estate.yml"
 PAGE_FILE = "README.md"
@@ -167,20 +169,14 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
     if service.manager == SYSTEMD and not _is_moved(service):
         what = f"its unit {service.name} {problem_of_unit(service.name)[0]}, so it stands there as a comment"
         yield Problem(place, what, "Give the unit another name, or stop, switch and start it by hand")
-    elif service.compose_project:
-        what = (
-            f"it is a service of the docker compose project {service.compose_project}, and its settings are not known"
-        )
-        fix = (
-            "Name the file that its compose file names as env_file (add one there, even empty, if there is none) as "
-            "'env_file' of the service, and take the comment signs away"
-        )
-        yield Problem(place, what, fix)
+    elif service.compose:
+        yield from _decisions_of_compose(place, service, service.compose)
     elif service.manager == NOBODY:
         what = "no manager that we know runs it, so it stands there as a comment until its commands are named"
         fix = (
-            "Name what starts and stops it as 'start_command' and 'stop_command', each as a list, and take the comment "
-            "signs away; or run it under pm2 or systemd"
+            "Name what starts and stops it as 'start_command' and 'stop_command', each as a list that begins with an "
+            "absolute path, and take the comment signs away; or run it under pm2 or systemd; or leave it there, and "
+            "stop and switch it by hand"
         )
         yield Problem(place, what, fix)
     elif not _is_moved(service):
@@ -207,6 +203,26 @@ def _decisions_of(found: Discovery, source: Source, service: Service) -> Iterato
         yield Problem(f"{place}.env_file", what, "Name the one that the connection is to be written to")
 
 
+def _decisions_of_compose(place: str, service: Service, said: Described) -> Iterator[Problem]:
+    """Yield what only a person can tell of a service of docker compose."""
+    name = service.name
+    if not service.settings_files:
+        what = f"no env_file of it could be read from the files of the docker compose project {said.project}"
+        fix = (
+            "Name the file that its compose file names as env_file (add one there, even empty, if there is none, and "
+            f"run docker compose up -d {name}) as 'env_file' of the service, and take the comment signs away"
+        )
+        yield Problem(place, what, fix)
+    if service.user.isdecimal():
+        what = f"its process has user id {service.user}, and this host has no user of that id"
+        fix = f"Make one (useradd --system --uid {service.user} NAME), and discover the host again"
+        yield Problem(f"{place}.user", what, fix)
+    if said.fixed_keys:
+        keys = ", ".join(said.fixed_keys)
+        what = f"its compose file or its image sets {keys}, which would lead it elsewhere than its env_file"
+        yield Problem(place, what, f"Move that to its env_file, and run docker compose up -d {name}")
+
+
 def _place(group: str, service: Service | None = None) -> str:
     """Return where a group or a service stands in the drafted inventory."""
     return f"{ESTATE_FILE}: {group}" + (f", services, {service.name}" if service else "")
@@ -231,7 +247,7 @@ def _estate_lines(found: Discovery, host: str) -> Iterator[str]:
         entry = dict(source.draft.mapping)
         entry["source"] = {**entry["source"], "aliases": list(source.aliases)}
         if not _services_of(found, source) and source.database.owner != os.geteuid():
-            entry["source"]["owner"] = user_name(source.database.owner)
+            entry["source"]["owner"] = open_files.user_name(source.database.owner)
         yield from mapping.group_lines(entry, source.draft.choices, source.draft.notes)
         yield from _service_lines(found, source)
     yield ""
@@ -261,6 +277,8 @@ def _services_of(found: Discovery, source: Source) -> list[Service]:
 
 def _is_moved(service: Service) -> bool:
     """Return whether a service can be moved by the manager that it has."""
+    if service.compose:
+        return bool(service.settings_files and service.directory) and not service.user.isdecimal()
     return service.manager == PM2 or (service.manager == SYSTEMD and not problem_of_unit(service.name)[0])
 
 
@@ -272,19 +290,22 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
         entry = {"manager": SYSTEMD, **entry, "directory": service.directory or "/"}
     if service.manager == NOBODY:
         entry = {"manager": NONE, **entry}
-    if service.compose_project:
-        entry = {"manager": COMPOSE, "compose_project": service.compose_project, **entry, "env_file": ""}
-        entry |= {"database_host": service.database_host} if service.database_host else {}
+    if service.compose:
+        entry = {"manager": COMPOSE, "compose_project": service.compose.project, **entry, "env_file": ""}
     if service.ecosystem_file not in ("", _DEFAULT_ECOSYSTEM_FILE):
         entry["ecosystem_file"] = service.ecosystem_file
     named = service.settings_files[:1] if service.manager != SYSTEMD else ()
     if named and named[0] != f"{service.directory}/.env":
         entry["env_file"] = named[0]
+    if service.compose:
+        entry["env_file"] = (entry["env_file"] or ".env" * bool(named)).removeprefix(f"{service.directory}/")
+        if service.compose.gateway:
+            entry |= {"database_host": service.compose.gateway, "client_network": service.compose.network}
     if service.manager_home:
         entry["pm2_home"] = service.manager_home
     entry["database_role"] = schema_name(service.name)
     yield f"- name: {scalar(service.name)}"
-    if service.manager == CONTAINER and not service.compose_project:
+    if service.manager == CONTAINER and not service.compose:
         yield f"  # under {service.manager}"
     if service.instances > 1:
         yield f"  # {service.instances} processes"

@@ -10,11 +10,12 @@ import pwd
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..core.errors import MigrationError, Problem
 from ..core.rights import rights_of
-from ..host import compose, open_files, programs, safe_paths
+from ..host import compose_services, open_files, programs, safe_paths
+from ..host.compose_services import Described
 from ..host.pm2 import Pm2, find_daemons
 from .files import is_text
 
@@ -40,8 +41,7 @@ class Service:
     :param ecosystem_file: pm2's file for it, as a path below the directory; empty if none was found.
     :param manager_home: ``PM2_HOME``, where the user runs several.
     :param manager_pid: the manager's own process, which listens for what runs in pm2's cluster mode; 0 if it is none.
-    :param compose_project: the project of docker compose that a container belongs to; empty if it belongs to none.
-    :param database_host: address of this host in the network of such a container.
+    :param compose: what Docker tells of it if docker compose has made its containers.
     """
 
     manager: str
@@ -55,8 +55,7 @@ class Service:
     ecosystem_file: str = ""
     manager_home: str = ""
     manager_pid: int = 0
-    compose_project: str = ""
-    database_host: str = ""
+    compose: Described | None = None
 
 
 @dataclass
@@ -77,10 +76,12 @@ def find_services(holders: Iterable[int]) -> Services:
     """
     result = Services()
     daemons = find_daemons()
+    holders = list(holders)
     in_containers = {pid: name for pid in holders if (name := container_of(pid))}
     _add_pm2(result, [entry for entry in daemons if not container_of(entry[0])])
     of_pm2 = open_files.family_of(pid for pid, _, _ in daemons)
     _add_systemd(result, of_pm2)
+    _add_compose(result)
     known = {pid for service in result.found for pid in service.pids}
     others: dict[tuple[str, str], set[int]] = {}
     for pid in holders:
@@ -92,41 +93,38 @@ def find_services(holders: Iterable[int]) -> Services:
         uid = open_files.user_of(min(pids))
         if uid is not None:
             directory = "" if manager == CONTAINER else _directory_of(min(pids))
-            service = Service(manager, name, user_name(uid), uid, directory, frozenset(pids), len(pids))
-            result.found.append(_of_compose(service) if manager == CONTAINER else service)
+            user = open_files.user_name(uid)
+            result.found.append(Service(manager, name, user, uid, directory, frozenset(pids), len(pids)))
     return result
 
 
-def _of_compose(service: Service) -> Service:
-    """Return what runs in a container as docker compose calls it, if that has made the container."""
-    with suppress(MigrationError):
-        said = compose.describe(service.name)
-        if said and all(map(is_text, (said.project, said.service, said.directory))):
-            return replace(
-                service,
-                name=said.service,
-                directory=said.directory,
-                compose_project=said.project,
-                database_host=said.gateway,
+def _add_compose(result: Services) -> None:
+    """Add each service that docker compose has started."""
+    for said in compose_services.describe_all():
+        if all(map(is_text, (said.project, said.name, said.directory, *said.settings_files))):
+            user, files = open_files.user_name(said.uid), said.settings_files
+            result.found.append(
+                Service(
+                    CONTAINER,
+                    said.name,
+                    user,
+                    said.uid,
+                    said.directory,
+                    said.pids,
+                    said.containers,
+                    files,
+                    compose=said,
+                )
             )
-    return service
 
 
 def container_of(pid: int) -> str:
     """Return the short id of the container that a process runs in, empty if it runs in none of this host."""
-    match = _CONTAINER.search(open_files.control_group_of(pid))
+    *_, match = [None, *_CONTAINER.finditer(open_files.control_group_of(pid))]
     # Where this process itself runs in a container, so does everything that it sees.
     if match is None or match[0] in open_files.control_group_of(os.getpid()):
         return ""
     return match[1]
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or its id if it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _directory_of(pid: int) -> str:
@@ -227,7 +225,9 @@ def _add_systemd(result: Services, of_others: set[int]) -> None:
         own = [os.path.join(directory, ".env")] if directory not in ("", "/") else []
         settings = dict.fromkeys([*filter(None, named), *_existing(own, uid)])
         name = unit["Id"].removesuffix(".service")
-        result.found.append(Service(SYSTEMD, name, user_name(uid), uid, directory, frozenset(pids), 1, tuple(settings)))
+        result.found.append(
+            Service(SYSTEMD, name, open_files.user_name(uid), uid, directory, frozenset(pids), 1, tuple(settings))
+        )
 
 
 def _units() -> list[Mapping[str, str]]:

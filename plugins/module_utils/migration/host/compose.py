@@ -15,7 +15,6 @@ import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,21 @@ from .manager import ONLINE, Checked, Process, problems_of_directory
 from .safe_paths import require_private
 
 _STOP_SECONDS = 600.0
-_LABEL = "com.docker.compose"
+LABEL = "com.docker.compose"
 _ADVICE = "in estate_cutover_groups"
+# What compose says, to a terminal or to none, of a container that would not stay as it is.
+_NOT_KEPT = re.compile(r"^.*Container \S+ +(?:Recreat|Creat|Remov)\w*\s*$", re.MULTILINE)
 # Logs in from the network of a container, with what the service will be told.
 _LOGIN = "import psycopg2; psycopg2.connect('', connect_timeout=5).close()"
 _LONGEST_TEXT = 200
+# A few lines of YAML can stand for any amount of memory.
+_READ_YAML = """
+import itertools, json, resource, sys, yaml
+resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
+services = (yaml.safe_load(open(sys.argv[1])) or {}).get("services") or {}
+found = {name: {"env_file": entry.get("env_file")} for name, entry in services.items() if isinstance(entry, dict)}
+print("".join(itertools.islice(json.JSONEncoder().iterencode({"services": found}), 10_000)))
+"""
 
 
 class Compose:
@@ -71,15 +80,17 @@ class Compose:
         return [
             _process(service, container)
             for service in self._services.values()
-            for container in _containers(service.compose_project, service.name)
+            for container in containers_of(service.compose_project, service.name)
         ]
 
     def check_known(self, service: Service, processes: Sequence[Process]) -> list[Problem]:
         """Return why Docker knows no container of a service."""
         if any(process.name == service.name for process in processes):
             return []
-        known = [_labels(container).get(f"{_LABEL}.service", "") for container in _containers(service.compose_project)]
-        projects = [] if known else sorted({_labels(entry).get(f"{_LABEL}.project", "") for entry in _containers()})
+        known = [
+            labels_of(container).get(f"{LABEL}.service", "") for container in containers_of(service.compose_project)
+        ]
+        projects = [] if known else sorted({labels_of(entry).get(f"{LABEL}.project", "") for entry in containers_of()})
         near = meant(service.name, known) or meant(service.compose_project, projects)
         what = f"Docker knows no container of service {service.name} in project {service.compose_project}"
         fix = f"{near}Correct 'name' or 'compose_project' {_ADVICE}, or start it: docker compose up -d {service.name}"
@@ -92,14 +103,14 @@ class Compose:
     def check_service(self, service: Service, usable: bool, again: bool) -> Checked:
         """Return why a service could not be stopped, and made anew with the settings of its file."""
         problems = problems_of_directory(service)
-        containers = _containers(service.compose_project, service.name) if usable else []
+        containers = containers_of(service.compose_project, service.name) if usable else []
         if not containers:
             return Checked(problems)
         try:
-            project = _Project(service, containers[0])
+            project = Project(service, containers[0])
             problems += project.problems()
             if not problems and not again:
-                problems += _problems_of_container(service, containers[0], project)
+                problems += _problems_of_containers(service, containers, project)
         except MigrationError as error:
             problems += error.problems
         return Checked(problems, processes=len(containers))
@@ -120,13 +131,13 @@ class Compose:
             reason = str(error)
         if not reason:
             return []
-        networks = _networks(_containers(service.compose_project, service.name))
+        networks = networks_of(containers_of(service.compose_project, service.name))
         where = ", ".join(f"{name} (gateway {gateway}, {subnet})" for name, gateway, subnet in networks) or "the host's"
         what = f"its container cannot log in to {values['PGHOST']}:{values['PGPORT']}: {reason}"
         fix = (
             f"Its network is {where}. Name an address of the server that is reached from there, as the gateway is, as "
-            f"'database_host' of the service {_ADVICE}; let the server listen there (postgres_config_listen_addresses) "
-            "and admit the network (postgres_config_hba_extra_rules)"
+            f"'database_host' of the service {_ADVICE}, and the network as its 'client_network': phase 1 lets the "
+            "server listen there and admit it"
         )
         return [Problem(f"service {service.name}", what, fix)]
 
@@ -137,8 +148,8 @@ class Compose:
         """
         networks, held = set[str](), set[int]()
         for project in {service.compose_project for service in self._services.values()}:
-            containers = _containers(project)
-            networks.update(subnet for _, _, subnet in _networks(containers) if subnet)
+            containers = containers_of(project)
+            networks.update(subnet for _, _, subnet in networks_of(containers) if subnet)
             for pid in (int(container["State"]["Pid"] or 0) for container in containers):
                 held |= open_files.held_ports(pid) if pid else set()
         return sorted(networks), held
@@ -154,10 +165,10 @@ class Compose:
 
     def start_service(self, service: Service) -> None:
         """Make the container of a service anew if its settings have changed, and start it."""
-        containers = _containers(service.compose_project, service.name)
+        containers = containers_of(service.compose_project, service.name)
         if not containers:
             raise _failed("up", self.not_listed(service), f"Start it: docker compose up -d {service.name}")
-        _Project(service, containers[0]).call("up", "-d", "--no-build", "--no-deps", service.name)
+        Project(service, containers[0]).start(len(containers))
 
     def save_services(self, services: Sequence[Service], secrets: Iterable[str], check_mode: bool) -> bool:
         """Return False: the restart policy of a container is that of its compose file."""
@@ -176,7 +187,7 @@ class Compose:
         found = []
         with suppress(MigrationError):
             for service in self._services.values():
-                containers = _containers(service.compose_project, service.name)
+                containers = containers_of(service.compose_project, service.name)
                 policies = {container["HostConfig"]["RestartPolicy"]["Name"] or "no" for container in containers}
                 if policies & {"no", "on-failure"}:
                     found.append(
@@ -193,41 +204,44 @@ class Compose:
         """Return where a person finds what a service says."""
         return f"Look at its log: {log_command(service)}"
 
-    def _by_project(self, services: Sequence[Service]) -> Iterable[tuple[list[str], _Project]]:
+    def _by_project(self, services: Sequence[Service]) -> Iterable[tuple[list[str], Project]]:
         """Yield each project with the names of its services that have containers."""
-        found: dict[str, tuple[list[str], _Project]] = {}
+        found: dict[str, tuple[list[str], Project]] = {}
         for service in services:
-            containers = _containers(service.compose_project, service.name)
+            containers = containers_of(service.compose_project, service.name)
             if containers:
-                names, _ = found.setdefault(service.compose_project, ([], _Project(service, containers[0])))
+                names, _ = found.setdefault(service.compose_project, ([], Project(service, containers[0])))
                 names.append(service.name)
         return found.values()
 
 
-class _Project:
+class Project:
     """The project of a service, as the labels of its container tell of it."""
 
     def __init__(self, service: Service, container: Mapping[str, Any]) -> None:
-        labels = _labels(container)
+        labels = labels_of(container)
         self._service = service
         self.name = service.compose_project
-        self.directory = labels.get(f"{_LABEL}.project.working_dir", service.directory)
-        files = labels.get(f"{_LABEL}.project.config_files", "").split(",")
+        self.directory = labels.get(f"{LABEL}.project.working_dir", service.directory)
+        files = labels.get(f"{LABEL}.project.config_files", "").split(",")
         self.files = [os.path.join(self.directory, file) for file in files if file]
-        self.hash = labels.get(f"{_LABEL}.config-hash", "")
+        # Those of --env-file, which fill the compose files. What is not named here is ".env" in the directory.
+        named = labels.get(f"{LABEL}.project.environment_file", "").split(",")
+        self.environment_files = [os.path.join(self.directory, file) for file in named if file]
         plugin, program = _programs()
-        is_old = labels.get(f"{_LABEL}.version", "").lstrip("v").startswith("1.")
+        is_old = labels.get(f"{LABEL}.version", "").lstrip("v").startswith("1.")
         self._program = (program or plugin) if is_old else (plugin or program)
+        self._is_plugin = self._program == plugin
 
     def problems(self) -> list[Problem]:
         """Return why we may not call compose with the project's files: somebody else could lead us by them."""
         return self._look()[0]
 
     def _look(self) -> tuple[list[Problem], int, list[str]]:
-        """Return why we may not call compose, the id of the user to call it as, and the files without any links.
+        """Return why we may not call compose, the id of the user to call it as, and the options that name its files.
 
-        Each file is looked at once, and what was looked at is what compose is called with: a link could lead to a file
-        of root's for the look, and to one of somebody else's for root's call.
+        The files stand there without any links. Each is looked at once, and what was looked at is what compose is
+        called with: a link could lead to a file of root's for the look, and to one of somebody else's for root's call.
         """
         where = f"compose project {self.name}"
         if not self.files:
@@ -257,17 +271,21 @@ class _Project:
             except MigrationError as error:
                 problems += error.problems
         owner = owners[0] if owners else 0
+        of_environment = [os.path.realpath(file) for file in self.environment_files]
         if not problems and owner == 0:
-            problems += self._problems_of_root()
-        return problems, owner, resolved
+            problems += self._problems_of_root(of_environment)
+        options = [word for file in resolved for word in ("--file", file)]
+        return problems, owner, options + [word for file in of_environment for word in ("--env-file", file)]
 
-    def _problems_of_root(self) -> list[Problem]:
-        """Return which directories somebody else may change, from which compose would read files with root's rights."""
+    def _problems_of_root(self, files: Sequence[str]) -> list[Problem]:
+        """Return which directories somebody else may change, from which compose would read files with root's rights.
+
+        :param files: those with values for the compose files.
+        """
         problems = []
         # It reads ".env" of the one, which fills the compose file, and hands the container what the other's file says.
-        for directory in dict.fromkeys(
-            map(os.path.realpath, (self.directory, os.path.dirname(self._service.env_path)))
-        ):
+        directories = (self.directory, *map(os.path.dirname, (self._service.env_path, *files)))
+        for directory in dict.fromkeys(map(os.path.realpath, directories)):
             try:
                 require_private(Path(directory), secret=False)
             except MigrationError as error:
@@ -275,70 +293,120 @@ class _Project:
                 problems += [Problem(entry.where, f"{what}: {entry.what}", entry.fix) for entry in error.problems]
         return problems
 
-    def hash_now(self) -> str:
-        """Return the hash of what the compose files and the settings say now of the service."""
-        return (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
+    def settings_files(self) -> list[str]:
+        """Return the files that the project's files name as ``env_file`` of the service, without any variable in them.
+
+        :raises MigrationError: if the project's files cannot be used, or compose does not read them.
+        :raises ValueError: if they say more than such files do.
+        """
+        found: Any = {}
+        if self._is_plugin:
+            said = self.call("--profile", "*", "config", "--no-interpolate", "--format", "json")
+            found = json.loads(said)["services"].get(self._service.name, {})
+        entries = _env_files_in(found)
+        if not entries and (program := _yaml_reader()):
+            # The older program tells only what stands in the files, and so do some versions of the plugin.
+            problems, owner, options = self._look()
+            if problems:
+                raise MigrationError("The files of a compose project cannot be used.", problems)
+            for file in options[1 : 2 * len(self.files) : 2]:
+                said = _run([*program, file], pwd.getpwuid(owner)).output
+                entries += _env_files_in((json.loads(said).get("services") or {}).get(self._service.name))
+        paths = [os.path.normpath(os.path.join(self.directory, entry)) for entry in entries if "$" not in entry]
+        return list(dict.fromkeys(paths))
+
+    def keeps(self, containers: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the files, the settings and the image are still those that the containers were made from.
+
+        :raises MigrationError: if compose does not tell.
+        """
+        if self._is_plugin:
+            # The hash that it computes for others leaves out what an env_file says, unlike that of its containers.
+            try:
+                said = self._call("--dry-run", *self._up(len(containers))).errors
+                names = (str(container["Name"]).lstrip("/") for container in containers)
+                return not _NOT_KEPT.search(said) and all(f"Container {name} " in said for name in names)
+            except MigrationError as error:
+                if "unknown flag: --dry-run" not in str(error):
+                    raise
+        now = (self.call("config", f"--hash={self._service.name}").split() or [""])[-1]
+        return {labels_of(container).get(f"{LABEL}.config-hash", "") for container in containers} == {now}
+
+    def start(self, number: int) -> None:
+        """Start the containers of the service, after making those anew whose settings have changed.
+
+        :param number: how many there are.
+        :raises MigrationError: with what compose says, if it fails.
+        """
+        self.call(*self._up(number))
+
+    def _up(self, number: int) -> list[str]:
+        """Return the words that start the service as it was, from the same image."""
+        # Without a number, compose removes all that it was told of on a command line.
+        scale = ["--scale", f"{self._service.name}={number}"] if number > 1 else []
+        # The older program takes the image that is there, and has no such option.
+        pull = ["--pull", "never"] if self._is_plugin else []
+        return ["up", "-d", "--no-build", "--no-deps", *pull, *scale, self._service.name]
 
     def call(self, *arguments: str, seconds: float = programs.ANSWER_SECONDS) -> str:
         """Call compose as the owner of the project's files, and return what it prints.
 
         :raises MigrationError: with what it says, if it fails.
         """
-        problems, owner, resolved = self._look()
+        return self._call(*arguments, seconds=seconds).output
+
+    def _call(self, *arguments: str, seconds: float = programs.ANSWER_SECONDS) -> programs.Answer:
+        """Call compose as the owner of the project's files.
+
+        :raises MigrationError: with what it says, if it fails.
+        """
+        problems, owner, files = self._look()
         if problems:
             raise MigrationError("The files of a compose project cannot be used.", problems)
         account = pwd.getpwuid(owner)
-        files = [word for file in resolved for word in ("--file", file)]
         command = [*self._program, "--project-name", self.name, "--project-directory", self.directory, *files]
         return _run([*command, *arguments], account, seconds)
 
 
-@dataclass(frozen=True)
-class Described:
-    """What Docker tells of a container that docker compose has made.
-
-    :param directory: that of its project.
-    :param gateway: address of this host in its network; empty if it is in the network of the host itself.
-    """
-
-    project: str
-    service: str
-    directory: str
-    gateway: str
+def _env_files_in(described: Any) -> list[str]:
+    """Return the paths that a service's description in a compose file names as ``env_file``, as they stand there."""
+    named = described.get("env_file") if isinstance(described, Mapping) else None
+    entries = named if isinstance(named, list) else [named]
+    paths = [entry.get("path") if isinstance(entry, Mapping) else entry for entry in entries]
+    return [path for path in paths if isinstance(path, str)]
 
 
-def describe(container: str) -> Described | None:
-    """Return what Docker tells of a container; None if it is none of docker compose.
-
-    :param container: its id, or the beginning of it.
-    :raises MigrationError: if Docker does not answer.
-    """
-    (found,) = json.loads(_docker("inspect", "--type=container", container))
-    labels = _labels(found)
-    if f"{_LABEL}.service" not in labels:
-        return None
-    gateways = [gateway for _, gateway, _ in _networks([found]) if gateway]
-    return Described(
-        labels.get(f"{_LABEL}.project", ""),
-        labels[f"{_LABEL}.service"],
-        labels.get(f"{_LABEL}.project.working_dir", ""),
-        gateways[0] if gateways else "",
-    )
+@cache
+def _yaml_reader() -> list[str]:
+    """Return a command that prints the services of a compose file as JSON, empty where Python lacks PyYAML."""
+    python = shutil.which("python3", path=programs.PATH)
+    with suppress(MigrationError):
+        if python:
+            _run([python, "-I", "-c", "import yaml"])
+            return [python, "-I", "-c", _READ_YAML]
+    return []
 
 
 def log_command(service: Service) -> str:
     """Return a command that shows what a service says."""
-    label = f"label={_LABEL}"
+    label = f"label={LABEL}"
     filters = f"--filter {label}.project={service.compose_project} --filter {label}.service={service.name}"
     return f"docker ps --all --quiet {filters} | xargs -n 1 docker logs --tail 50"
 
 
-def _problems_of_container(service: Service, container: Mapping[str, Any], project: _Project) -> list[Problem]:
-    """Return why a container made anew would be another one, or would not have our settings."""
+def _problems_of_containers(
+    service: Service, containers: Sequence[Mapping[str, Any]], project: Project
+) -> list[Problem]:
+    """Return why containers made anew would be others, or would not have our settings."""
     where = f"service {service.name}"
-    if project.hash_now() != project.hash:
-        what = "its compose file, or a file of its settings, has changed since its container was made"
-        return [Problem(where, what, f"Look at it, and run: docker compose up -d {service.name}")]
+    if not project.keeps(containers):
+        what = "its compose file, a file of its settings, or its image has changed since its container was made"
+        fix = (
+            f"Look at it, and run: docker compose up -d {service.name}. A variable that only the shell had in which it "
+            "was started belongs into the project's .env"
+        )
+        return [Problem(where, what, fix)]
+    container = containers[0]
     environment = dict(entry.split("=", 1) for entry in container["Config"]["Env"] or [] if "=" in entry)
     settings = dotenv_file.read_values(dotenv_file.read(service.env_path, service.user, or_root=True))
     # An empty file says nothing: then only the process's environment in the window tells.
@@ -384,10 +452,10 @@ def _process(service: Service, container: Mapping[str, Any]) -> Process:
     )
 
 
-def _networks(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def networks_of(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return name, gateway and subnet of each network of some containers; none for one of the host itself."""
     names = {
-        name
+        name: str(network["Gateway"])
         for container in containers
         for name, network in container["NetworkSettings"]["Networks"].items()
         if network["Gateway"] or network["IPAddress"] or name not in ("host", "none")
@@ -397,22 +465,25 @@ def _networks(containers: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, s
     found = []
     for network in json.loads(_docker("network", "inspect", *sorted(names))):
         for entry in network["IPAM"]["Config"] or []:
-            found.append((str(network["Name"]), str(entry.get("Gateway", "")), str(entry.get("Subnet", ""))))
+            subnet = str(entry.get("Subnet", ""))
+            # A network whose subnet a person has chosen tells none, unless that was chosen too.
+            chosen = "" if ":" in subnet else names.get(str(network["Name"]), "")
+            found.append((str(network["Name"]), str(entry.get("Gateway") or chosen), subnet))
     return found
 
 
-def _labels(container: Mapping[str, Any]) -> Mapping[str, str]:
+def labels_of(container: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the labels of a container."""
     return container["Config"]["Labels"] or {}
 
 
-def _containers(project: str = "", service: str = "") -> list[Mapping[str, Any]]:
+def containers_of(project: str = "", service: str = "") -> list[Mapping[str, Any]]:
     """Return what Docker knows of the containers of a project, or of all projects, but of those for one command.
 
     :raises MigrationError: if Docker does not answer.
     """
-    filters = [f"label={_LABEL}.project{f'={project}' if project else ''}", f"label={_LABEL}.oneoff=False"]
-    filters += [f"label={_LABEL}.service={service}"] if service else []
+    filters = [f"label={LABEL}.project{f'={project}' if project else ''}", f"label={LABEL}.oneoff=False"]
+    filters += [f"label={LABEL}.service={service}"] if service else []
     words = [word for entry in filters for word in ("--filter", entry)]
     ids = _docker("ps", "--all", "--quiet", "--no-trunc", *words).split()
     found: list[Mapping[str, Any]] = json.loads(_docker("inspect", "--type=container", *ids)) if ids else []
@@ -436,13 +507,13 @@ def _docker(*arguments: str) -> str:
 
     :raises MigrationError: with what it says, if it fails.
     """
-    return _run([shutil.which("docker", path=programs.PATH) or "docker", *arguments])
+    return _run([shutil.which("docker", path=programs.PATH) or "docker", *arguments]).output
 
 
 def _run(
     command: Sequence[str], account: pwd.struct_passwd | None = None, seconds: float = programs.ANSWER_SECONDS
-) -> str:
-    """Run a program and return what it prints.
+) -> programs.Answer:
+    """Run a program that ends well, and return its answer.
 
     :param account: the user as whom it runs; None for the one that we are.
     :raises MigrationError: with what it says, if it fails.
@@ -459,7 +530,7 @@ def _run(
         lines = [line for line in answer.errors.splitlines() if line.strip()]
         said = next((line for line in lines if re.search(r"(?i)error", line)), (lines or ["it said nothing"])[-1])
         raise _failed(called, f"{said.strip()[:_LONGEST_TEXT]} (status {answer.status})", fix)
-    return answer.output
+    return answer
 
 
 def _failed(command: str, what: str, fix: str) -> MigrationError:

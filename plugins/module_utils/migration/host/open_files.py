@@ -8,6 +8,7 @@ refused then too is an error if the process could write to the file: what cannot
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -165,6 +166,14 @@ def user_of(pid: int) -> int | None:
         return int(_status_of(pid)["Uid"][1])
     except (OSError, KeyError):
         return None
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user of this host, or its id if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def control_group_of(pid: int) -> str:

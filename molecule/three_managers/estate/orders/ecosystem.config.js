@@ -1,0 +1,1 @@
+module.exports = { apps: [{ name: 'orders', script: 'server.js', cwd: __dirname }] };
