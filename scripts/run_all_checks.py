@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from threading import Condition
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import full_test_runs
+from scripts.processor_time import ContainerTimes, machine_seconds, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "checks"
@@ -70,12 +71,14 @@ class Outcome:
 
     :param problem: why it has failed, empty if it passed.
     :param began: seconds since the start of the run.
+    :param processor_seconds: what its processes took of the processors; what runs in containers is no part of it.
     """
 
     check: Check
     problem: str
     began: float
     seconds: float
+    processor_seconds: float = 0.0
 
 
 def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
@@ -206,13 +209,14 @@ class Run:
         while check := self.queue.take():
             began = self.seconds
             seconds_left = min(self._limit_of_each, self._limit - began)
+            problem, text, processor_seconds = "", "", 0.0
             if check.after and self.queue.has_failed(check.after):
-                problem, text = f"it was not begun, because this failed: {check.after}", ""
+                problem = f"it was not begun, because this failed: {check.after}"
             elif seconds_left <= 0:
-                problem, text = f"it was not begun within {self._limit / 60:.0f} minutes", ""
+                problem = f"it was not begun within {self._limit / 60:.0f} minutes"
             else:
-                problem, text = run_command(check, seconds_left)
-            outcome = Outcome(check, problem, began, self.seconds - began)
+                problem, text, processor_seconds = run_command(check, seconds_left)
+            outcome = Outcome(check, problem, began, self.seconds - began, processor_seconds)
             # In one piece: others print as well.
             print(told(outcome, text), flush=True)
             self.queue.end(outcome)
@@ -253,8 +257,8 @@ def failed_tests(check: Check) -> list[str]:
     return re.findall(r"^(?:FAILED|ERROR) (tests/\S+)", text, re.MULTILINE)
 
 
-def run_command(check: Check, limit: float) -> tuple[str, str]:
-    """Run a check with its output in a log; return why it failed, and the output.
+def run_command(check: Check, limit: float) -> tuple[str, str, float]:
+    """Run a check with its output in a log; return why it failed, the output, and the processor time in seconds.
 
     :param limit: seconds after which it is ended with all its children.
     """
@@ -271,30 +275,34 @@ def run_command(check: Check, limit: float) -> tuple[str, str]:
             start_new_session=True,
         )
         try:
-            status = process.wait(limit)
-            problem = f"exit code {status}" if status else ""
+            processor_seconds = wait_for(process, limit)
+            problem = f"exit code {process.returncode}" if process.returncode else ""
         except subprocess.TimeoutExpired:
             problem = f"it was ended after {limit / 60:.0f} minutes"
-            end(process)
-    return problem, log.read_text(encoding="utf-8", errors="replace")
+            processor_seconds = end(process)
+    return problem, log.read_text(encoding="utf-8", errors="replace"), processor_seconds
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all its descendants: asked first, so that pytest says where it was, then by force."""
+def end(process: subprocess.Popen[bytes]) -> float:
+    """End a process and all its descendants: asked first, so that pytest says where it was, then by force.
+
+    :return: the processor time that it took, in seconds.
+    """
     # Some children have a session of their own, and are orphans when the process is gone.
     descendants = descendants_of(process.pid)
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(SECONDS_TO_END)
+        processor_seconds = wait_for(process, SECONDS_TO_END)
     except subprocess.TimeoutExpired:
         descendants |= descendants_of(process.pid)
         process.kill()
-        process.wait()
+        processor_seconds = wait_for(process, SECONDS_TO_END)
     for pid in descendants:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+    return processor_seconds
 
 
 def descendants_of(ancestor: int) -> set[int]:
@@ -333,13 +341,31 @@ def test_summaries(text: str) -> list[str]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return when each check began and how long it took, in minutes, the longest first."""
+    """Return when each check began, how long it took, in minutes, and its processor time; the longest stands first."""
     width = max(len(outcome.check.name) for outcome in outcomes)
-    lines = [f"{'check':<{width}}  began  minutes"]
+    lines = [f"{'check':<{width}}  began  minutes  CPU s"]
     for outcome in sorted(outcomes, key=lambda outcome: -outcome.seconds):
         mark = "  FAILED" if outcome.problem else ""
-        lines.append(f"{outcome.check.name:<{width}}  {outcome.began / 60:5.1f}  {outcome.seconds / 60:7.1f}{mark}")
+        times = f"{outcome.began / 60:5.1f}  {outcome.seconds / 60:7.1f}  {outcome.processor_seconds:5.0f}"
+        lines.append(f"{outcome.check.name:<{width}}  {times}{mark}")
     return "\n".join(lines)
+
+
+def told_of_processors(outcomes: Sequence[Outcome], containers: Mapping[str, float], busy: float, idle: float) -> str:
+    """Return what the processors did during a run, and what each container took.
+
+    :param containers: processor seconds of each container by its name.
+    :param busy: seconds that all processors of the machine worked.
+    :param idle: seconds that they did not.
+    """
+    of_checks, of_containers = sum(outcome.processor_seconds for outcome in outcomes), sum(containers.values())
+    listed = sorted(containers.items(), key=lambda entry: -entry[1])
+    return (
+        f"The processors worked {busy:.0f} s and were idle {idle / max(busy + idle, 1.0):.0%} of the time: "
+        f"{of_checks:.0f} s for the checks' own processes, {of_containers:.0f} s in containers, "
+        f"{busy - of_checks - of_containers:.0f} s for Docker and whatever else ran.\n"
+        f"Containers, CPU s: {', '.join(f'{name} {seconds:.0f}' for name, seconds in listed) or 'none'}"
+    )
 
 
 def main() -> int:
@@ -363,20 +389,24 @@ def main() -> int:
     checks = chosen(options.long)
     print(f"Running {len(checks)} checks; their output grows in {LOGS.relative_to(ROOT)}/", flush=True)
     run = Run(checks, limit, limit_of_each)
-    with ThreadPoolExecutor(options.workers) as executor:
-        for worker in [executor.submit(run.work) for _ in range(options.workers)]:
-            worker.result()
-    outcomes = run.queue.outcomes
-    tries = second_tries(outcomes)
-    if tries:
-        print(
-            f"\nRunning once more, one at a time: {', '.join(check.name.removesuffix(SECOND_TRY) for check in tries)}"
-        )
-    second = Run(tries, limit, limit_of_each, run.started)
-    second.work()
+    busy, idle = machine_seconds()
+    with ContainerTimes() as containers:
+        with ThreadPoolExecutor(options.workers) as executor:
+            for worker in [executor.submit(run.work) for _ in range(options.workers)]:
+                worker.result()
+        outcomes = run.queue.outcomes
+        tries = second_tries(outcomes)
+        if tries:
+            names = ", ".join(check.name.removesuffix(SECOND_TRY) for check in tries)
+            print(f"\nRunning once more, one at a time: {names}")
+        second = Run(tries, limit, limit_of_each, run.started)
+        second.work()
+    busy, idle = (now - before for now, before in zip(machine_seconds(), (busy, idle), strict=True))
+    everything = [*outcomes, *second.queue.outcomes]
     failed, by_chance = verdicts(outcomes, second.queue.outcomes)
     minutes = run.seconds / 60
-    print(f"\n{table([*outcomes, *second.queue.outcomes])}\nAll together: {minutes:.1f} minutes")
+    print(f"\n{table(everything)}\n{told_of_processors(everything, containers.seconds, busy, idle)}")
+    print(f"All together: {minutes:.1f} minutes")
     if options.long:
         full_test_runs.note(minutes, failed)
     print(full_test_runs.age())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import full_test_runs, run_all_checks
+from scripts import full_test_runs, processor_time, run_all_checks
 from scripts.run_all_checks import CHECKS, Check, Outcome, Run, chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,8 +120,47 @@ def test_the_minutes_and_the_summaries_are_printed(capsys: pytest.CaptureFixture
     assert "  3 passed in 1.23s\n" in output
     assert "two: FAILED (exit code 1)" in output
     lines = run_all_checks.table(run.queue.outcomes).splitlines()
-    assert lines[0].split() == ["check", "began", "minutes"]
-    assert {tuple(line.split()[3:]) for line in lines[1:] if line.startswith("two")} == {("FAILED",)}
+    assert lines[0].split() == ["check", "began", "minutes", "CPU", "s"]
+    assert {tuple(line.split()[4:]) for line in lines[1:] if line.startswith("two")} == {("FAILED",)}
+
+
+def test_the_processor_time_of_a_check_is_that_of_its_children_too() -> None:
+    work = "import time\nwhile time.process_time() < 0.5: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}], check=True)"
+    run = Run((python("works", code), python("sleeps", "import time; time.sleep(0.6)")), 10.0, 1.0)
+    assert set(problems(run).values()) == {""}
+    found = {outcome.check.name: outcome.processor_seconds for outcome in run.queue.outcomes}
+    assert found["works"] > 0.5
+    assert found["works"] > found["sleeps"] > 0.0
+
+
+def test_what_the_processors_did_is_told() -> None:
+    outcome = Outcome(python("one", ""), "", 0.0, 60.0, 30.0)
+    text = run_all_checks.told_of_processors([outcome], {"a-host": 10.4, "b-host": 20.0}, 80.0, 20.0)
+    assert "worked 80 s and were idle 20% of the time: 30 s for the checks' own processes" in text
+    assert "30 s in containers, 20 s for Docker" in text
+    assert text.endswith("Containers, CPU s: b-host 20, a-host 10")
+
+
+def test_the_seconds_of_a_machine_are_read_from_its_own_account() -> None:
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest
+    busy, idle = processor_time.machine_seconds("cpu  100 20 30 400 50 6 7 8 99 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert (busy, idle) == pytest.approx((171 / ticks, 450 / ticks))
+
+
+def test_containers_that_come_and_go_are_counted_once(tmp_path: Path) -> None:
+    def note(name: str, text: str) -> None:
+        (tmp_path / "docker" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "docker" / name / "cpu.stat").write_text(text)
+
+    note("a", "usage_usec 1000000\nuser_usec 1\n")
+    with processor_time.ContainerTimes([tmp_path / "docker" / "*" / "cpu.stat"]) as containers:
+        note("a", "usage_usec 3500000\nuser_usec 1\n")
+        note("b", "usage_usec 500000\nuser_usec 1\n")
+        containers.look()
+        shutil.rmtree(tmp_path / "docker" / "b")
+    assert containers.seconds == pytest.approx({"others": 3.0})
 
 
 def failing(name: str, *failed: str) -> Outcome:
