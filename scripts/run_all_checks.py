@@ -41,6 +41,7 @@ LIMIT_MINUTES_OF_ALL = 83.0
 LIMIT_MINUTES_OF_A_LONG_RUN = 360.0
 # How long a check may take to put away what it has made, after it was asked to end.
 SECONDS_TO_END = 60.0
+TEST_HOST_IMAGE = "test host image"
 READY_HOSTS = "ready hosts"
 # With more failures than these, the tree is at fault and not chance.
 MOST_TRIED_AGAIN = 3
@@ -103,22 +104,34 @@ _CUTOVER_FAULTS = tuple(
     f"tests/cutover/test_{name}.py" for name in ("cluster_mode", "faults", "other_user", "systemd_on_a_host")
 )
 _ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
+# In folders whose other tests need no host, and so need not wait for one.
+_OTHERS_ON_A_HOST = (
+    "tests/cutover/test_compose.py",
+    "tests/discovery/test_on_a_host.py",
+    "tests/postgres/test_distribution_host.py",
+    "tests/postgres/test_existing_host.py",
+)
 CHECKS: tuple[Check, ...] = (
-    # First, because others wait for them, or take longest.
-    Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live")),
-    scenario("default", after=""),
+    # First, because most others wait for it. On a new machine it takes minutes, and downloads for much of them: what
+    # needs no host runs beside it.
+    Check(TEST_HOST_IMAGE, (sys.executable, "molecule/test_host/build.py")),
+    Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live"), TEST_HOST_IMAGE),
+    scenario("default", after=TEST_HOST_IMAGE),
     tests("engine tests", "tests/engine"),
-    # Then by the time that they take. What runs alone at the end leaves a processor idle.
-    scenario("under_load"),
-    scenario("backup"),
-    scenario("cleanup"),
     # Whatever is new in tests/ and named in no other check.
     tests(
         "other tests",
         "tests",
         *(f"--ignore=tests/{name}" for name in _FOLDERS),
-        *(f"--ignore={path}" for path in (_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, _ROLLBACK_ON_A_HOST)),
+        *(
+            f"--ignore={path}"
+            for path in (_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, _ROLLBACK_ON_A_HOST, *_OTHERS_ON_A_HOST)
+        ),
     ),
+    # Then by the time that they take. What runs alone at the end leaves a processor idle.
+    scenario("under_load"),
+    scenario("backup"),
+    scenario("cleanup"),
     scenario("validation"),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-"),
     tests("crash tests", "tests/crash", after=READY_HOSTS),
@@ -127,10 +140,11 @@ CHECKS: tuple[Check, ...] = (
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
     tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
     tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
-    tests("shared library tests", "tests/shared_library"),
+    tests("shared library tests", "tests/shared_library", after=TEST_HOST_IMAGE),
+    tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS),
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
     tests("backup tests", "tests/backup"),
-    tests("sample estate tests", "tests/sample_estate"),
+    tests("sample estate tests", "tests/sample_estate", after=TEST_HOST_IMAGE),
     Check("linters", ("scripts/lint.sh",), fails_by_chance=False),
 )
 

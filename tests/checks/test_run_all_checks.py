@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -51,6 +52,30 @@ def runs_tests_of(check: Check, path: Path) -> bool:
 def test_every_test_belongs_to_one_check(path: Path) -> None:
     found = [check.name for check in CHECKS if check.command[0] == "pytest" and runs_tests_of(check, path)]
     assert len(found) == 1, found
+
+
+# What a test, or what it has in common with others of its folder, says that needs the image of the test hosts.
+NEEDS_A_HOST = re.compile(r"ThrowawayHost\(|molecule/test_host/build\.py|from \.host import|build_library\(")
+
+
+def test_a_test_on_a_host_waits_for_the_image() -> None:
+    waits = {run_all_checks.TEST_HOST_IMAGE, run_all_checks.READY_HOSTS}
+    # What they look at is the program that makes the image; they make none.
+    needing = [
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path.parent.name not in ("test_host", "checks") and NEEDS_A_HOST.search(path.read_text(encoding="utf-8"))
+    ]
+    assert len(needing) > 10
+    early = [check for check in CHECKS if check.command[0] == "pytest" and check.after not in waits]
+    assert [(str(path), check.name) for path in needing for check in early if runs_tests_of(check, path)] == []
+
+
+def test_the_image_is_made_first_and_ready_hosts_from_it() -> None:
+    image, ready = CHECKS[:2]
+    assert (image.name, image.after) == (run_all_checks.TEST_HOST_IMAGE, "")
+    assert (ready.name, ready.after) == (run_all_checks.READY_HOSTS, run_all_checks.TEST_HOST_IMAGE)
+    assert all(check.after for check in CHECKS if check.command[0] == "molecule")
 
 
 def test_every_scenario_belongs_to_one_check() -> None:
