@@ -56,6 +56,7 @@ class Check:
     :param environment: variables for the command.
     :param fails_by_chance: whether it depends on servers, containers and time, and so may be tried again.
     :param is_long: whether it runs with the long searches only.
+    :param grows: whether it is one of the longest where the long searches are among its tests.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Check:
     environment: tuple[tuple[str, str], ...] = ()
     fails_by_chance: bool = True
     is_long: bool = False
+    grows: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ class Outcome:
     processor_seconds: float = 0.0
 
 
-def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
+def tests(name: str, *paths: str, after: str = "", prefix: str = "", grows: bool = False) -> Check:
     """Return the check that runs the tests of these files and folders.
 
     :param prefix: tells its test hosts from those of other checks.
     """
-    return Check(name, ("pytest", "--durations=15", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
+    environment = (("TEST_HOST_PREFIX", prefix),) if prefix else ()
+    return Check(name, ("pytest", "--durations=15", *paths), after, environment, grows=grows)
 
 
 def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Check:
@@ -133,13 +136,13 @@ CHECKS: tuple[Check, ...] = (
     scenario("backup"),
     scenario("cleanup"),
     scenario("validation"),
-    tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-"),
-    tests("crash tests", "tests/crash", after=READY_HOSTS),
+    tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-", grows=True),
+    tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True),
     # What it proves of the gate is in tests/promotion too, without hosts.
     scenario("two_hosts", is_long=True),
-    tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
-    tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
-    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
+    tests("random order", "-s", "tests/random_order", after=READY_HOSTS, grows=True),
+    tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS, grows=True),
+    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-", grows=True),
     tests("shared library tests", "tests/shared_library", after=TEST_HOST_IMAGE),
     tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS),
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
@@ -150,11 +153,12 @@ CHECKS: tuple[Check, ...] = (
 
 
 def chosen(has_time: bool) -> list[Check]:
-    """Return the checks of a run.
+    """Return the checks of a run, in the order in which they begin.
 
-    :param has_time: whether the long ones are among them.
+    :param has_time: whether the long ones are among them. Those that have grown begin as soon as they may.
     """
-    return [check for check in CHECKS if has_time or not check.is_long]
+    checks = [check for check in CHECKS if has_time or not check.is_long]
+    return sorted(checks, key=lambda check: not check.grows) if has_time else checks
 
 
 class Queue:
