@@ -1,6 +1,6 @@
 # The commands of the project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-own test test-all setup lint unit molecule crash bench evidence test-host clean
+.PHONY: help demo demo-own test test-all setup lint unit molecule crash bench evidence docker test-host clean
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -16,10 +16,11 @@ demo: .venv/is-complete test-host ## Show the whole migration on a throwaway dev
 demo-own: .venv/is-complete ## Draft, move and verify an SQLite file of your own: make demo-own FILE=path/to/any.db
 	@python -W ignore scripts/run_demo_own.py
 
-test: .venv/is-complete test-host ## Run every check: linters, unit tests, Molecule and the crash tests.
+# The image of the test hosts is the first of the checks: those that need no host run beside it.
+test: .venv/is-complete docker ## Run every check: linters, unit tests, Molecule and the crash tests.
 	@python scripts/run_all_checks.py
 
-test-all: .venv/is-complete test-host ## Run them with the long searches too, and note it in docs/full-test-runs.md.
+test-all: .venv/is-complete docker ## Run them with the long searches too, and note it in docs/full-test-runs.md.
 	@python scripts/run_all_checks.py --long
 
 setup: .venv/is-complete ## Make .venv with the pinned Python dependencies and the Ansible collections.
@@ -47,8 +48,11 @@ evidence: .venv/is-complete ## Collect the evidence of what runs on dev, and sig
 	@ansible-playbook playbooks/evidence.yml -l "$${FROM:-dev}"
 	@python scripts/sign_evidence.py "$$KEY" "$${FROM:-dev}"
 
-test-host: .venv/is-complete ## Build the image of the test hosts, unless it exists.
+# Says what is missing before anything else is done; as root on Debian it is installed and started.
+docker:
 	@scripts/start_docker.sh
+
+test-host: .venv/is-complete docker ## Build the image of the test hosts, unless it exists.
 	@python molecule/test_host/build.py
 
 clean: ## Remove the test hosts, their images, and everything that was made in this folder.

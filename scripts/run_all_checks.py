@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from threading import Condition
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import full_test_runs
+from scripts.processor_time import ContainerTimes, machine_seconds, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "checks"
@@ -40,6 +41,7 @@ LIMIT_MINUTES_OF_ALL = 83.0
 LIMIT_MINUTES_OF_A_LONG_RUN = 360.0
 # How long a check may take to put away what it has made, after it was asked to end.
 SECONDS_TO_END = 60.0
+TEST_HOST_IMAGE = "test host image"
 READY_HOSTS = "ready hosts"
 # With more failures than these, the tree is at fault and not chance.
 MOST_TRIED_AGAIN = 3
@@ -54,6 +56,7 @@ class Check:
     :param environment: variables for the command.
     :param fails_by_chance: whether it depends on servers, containers and time, and so may be tried again.
     :param is_long: whether it runs with the long searches only.
+    :param grows: whether it is one of the longest where the long searches are among its tests.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Check:
     environment: tuple[tuple[str, str], ...] = ()
     fails_by_chance: bool = True
     is_long: bool = False
+    grows: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,23 @@ class Outcome:
 
     :param problem: why it has failed, empty if it passed.
     :param began: seconds since the start of the run.
+    :param processor_seconds: what its processes took of the processors; what runs in containers is no part of it.
     """
 
     check: Check
     problem: str
     began: float
     seconds: float
+    processor_seconds: float = 0.0
 
 
-def tests(name: str, *paths: str, after: str = "", prefix: str = "") -> Check:
+def tests(name: str, *paths: str, after: str = "", prefix: str = "", grows: bool = False) -> Check:
     """Return the check that runs the tests of these files and folders.
 
     :param prefix: tells its test hosts from those of other checks.
     """
-    return Check(name, ("pytest", "--durations=15", *paths), after, (("TEST_HOST_PREFIX", prefix),) if prefix else ())
+    environment = (("TEST_HOST_PREFIX", prefix),) if prefix else ()
+    return Check(name, ("pytest", "--durations=15", *paths), after, environment, grows=grows)
 
 
 def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Check:
@@ -100,46 +107,60 @@ _CUTOVER_FAULTS = tuple(
     f"tests/cutover/test_{name}.py" for name in ("cluster_mode", "faults", "other_user", "systemd_on_a_host")
 )
 _ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
+# In folders whose other tests need no host, and so need not wait for one.
+_OTHERS_ON_A_HOST = (
+    "tests/cutover/test_compose.py",
+    "tests/discovery/test_on_a_host.py",
+    "tests/postgres/test_distribution_host.py",
+    "tests/postgres/test_existing_host.py",
+)
 CHECKS: tuple[Check, ...] = (
-    # First, because others wait for them, or take longest.
-    Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live")),
-    scenario("default", after=""),
+    # First, because most others wait for it. On a new machine it takes minutes, and downloads for much of them: what
+    # needs no host runs beside it.
+    Check(TEST_HOST_IMAGE, (sys.executable, "molecule/test_host/build.py")),
+    Check(READY_HOSTS, (sys.executable, "molecule/test_host/ready.py", "live"), TEST_HOST_IMAGE),
+    scenario("default", after=TEST_HOST_IMAGE),
     tests("engine tests", "tests/engine"),
-    # Then by the time that they take. What runs alone at the end leaves a processor idle.
-    scenario("under_load"),
-    scenario("backup"),
-    scenario("cleanup"),
     # Whatever is new in tests/ and named in no other check.
     tests(
         "other tests",
         "tests",
         *(f"--ignore=tests/{name}" for name in _FOLDERS),
-        *(f"--ignore={path}" for path in (_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, _ROLLBACK_ON_A_HOST)),
+        *(
+            f"--ignore={path}"
+            for path in (_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, _ROLLBACK_ON_A_HOST, *_OTHERS_ON_A_HOST)
+        ),
     ),
+    # Then by the time that they take. What runs alone at the end leaves a processor idle.
+    scenario("under_load"),
+    scenario("backup"),
+    scenario("cleanup"),
     scenario("validation"),
-    tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-"),
-    tests("crash tests", "tests/crash", after=READY_HOSTS),
+    tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-", grows=True),
+    tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True),
     # What it proves of the gate is in tests/promotion too, without hosts.
     scenario("two_hosts", is_long=True),
     # Each manager is in tests/cutover and tests/discovery too.
-    scenario("three_managers", after="", is_long=True),
-    tests("random order", "-s", "tests/random_order", after=READY_HOSTS),
-    tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS),
-    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-"),
-    tests("shared library tests", "tests/shared_library"),
+    scenario("three_managers", after=TEST_HOST_IMAGE, is_long=True),
+    tests("random order", "-s", "tests/random_order", after=READY_HOSTS, grows=True),
+    tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS, grows=True),
+    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-", grows=True),
+    tests("shared library tests", "tests/shared_library", after=TEST_HOST_IMAGE),
+    tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS),
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
     tests("backup tests", "tests/backup"),
-    tests("sample estate tests", "tests/sample_estate"),
+    tests("sample estate tests", "tests/sample_estate", after=TEST_HOST_IMAGE),
     Check("linters", ("scripts/lint.sh",), fails_by_chance=False),
 )
 
 
 def chosen(has_time: bool) -> list[Check]:
-    """Return the checks of a run.
+    """Return the checks of a run, in the order in which they begin.
 
-    :param has_time: whether the long ones are among them.
+    :param has_time: whether the long ones are among them. Those that have grown begin as soon as they may.
     """
-    return [check for check in CHECKS if has_time or not check.is_long]
+    checks = [check for check in CHECKS if has_time or not check.is_long]
+    return sorted(checks, key=lambda check: not check.grows) if has_time else checks
 
 
 class Queue:
@@ -208,13 +229,14 @@ class Run:
         while check := self.queue.take():
             began = self.seconds
             seconds_left = min(self._limit_of_each, self._limit - began)
+            problem, text, processor_seconds = "", "", 0.0
             if check.after and self.queue.has_failed(check.after):
-                problem, text = f"it was not begun, because this failed: {check.after}", ""
+                problem = f"it was not begun, because this failed: {check.after}"
             elif seconds_left <= 0:
-                problem, text = f"it was not begun within {self._limit / 60:.0f} minutes", ""
+                problem = f"it was not begun within {self._limit / 60:.0f} minutes"
             else:
-                problem, text = run_command(check, seconds_left)
-            outcome = Outcome(check, problem, began, self.seconds - began)
+                problem, text, processor_seconds = run_command(check, seconds_left)
+            outcome = Outcome(check, problem, began, self.seconds - began, processor_seconds)
             # In one piece: others print as well.
             print(told(outcome, text), flush=True)
             self.queue.end(outcome)
@@ -255,8 +277,8 @@ def failed_tests(check: Check) -> list[str]:
     return re.findall(r"^(?:FAILED|ERROR) (tests/\S+)", text, re.MULTILINE)
 
 
-def run_command(check: Check, limit: float) -> tuple[str, str]:
-    """Run a check with its output in a log; return why it failed, and the output.
+def run_command(check: Check, limit: float) -> tuple[str, str, float]:
+    """Run a check with its output in a log; return why it failed, the output, and the processor time in seconds.
 
     :param limit: seconds after which it is ended with all its children.
     """
@@ -273,30 +295,34 @@ def run_command(check: Check, limit: float) -> tuple[str, str]:
             start_new_session=True,
         )
         try:
-            status = process.wait(limit)
-            problem = f"exit code {status}" if status else ""
+            processor_seconds = wait_for(process, limit)
+            problem = f"exit code {process.returncode}" if process.returncode else ""
         except subprocess.TimeoutExpired:
             problem = f"it was ended after {limit / 60:.0f} minutes"
-            end(process)
-    return problem, log.read_text(encoding="utf-8", errors="replace")
+            processor_seconds = end(process)
+    return problem, log.read_text(encoding="utf-8", errors="replace"), processor_seconds
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all its descendants: asked first, so that pytest says where it was, then by force."""
+def end(process: subprocess.Popen[bytes]) -> float:
+    """End a process and all its descendants: asked first, so that pytest says where it was, then by force.
+
+    :return: the processor time that it took, in seconds.
+    """
     # Some children have a session of their own, and are orphans when the process is gone.
     descendants = descendants_of(process.pid)
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(SECONDS_TO_END)
+        processor_seconds = wait_for(process, SECONDS_TO_END)
     except subprocess.TimeoutExpired:
         descendants |= descendants_of(process.pid)
         process.kill()
-        process.wait()
+        processor_seconds = wait_for(process, SECONDS_TO_END)
     for pid in descendants:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+    return processor_seconds
 
 
 def descendants_of(ancestor: int) -> set[int]:
@@ -335,13 +361,31 @@ def test_summaries(text: str) -> list[str]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return when each check began and how long it took, in minutes, the longest first."""
+    """Return when each check began, how long it took, in minutes, and its processor time; the longest stands first."""
     width = max(len(outcome.check.name) for outcome in outcomes)
-    lines = [f"{'check':<{width}}  began  minutes"]
+    lines = [f"{'check':<{width}}  began  minutes  CPU s"]
     for outcome in sorted(outcomes, key=lambda outcome: -outcome.seconds):
         mark = "  FAILED" if outcome.problem else ""
-        lines.append(f"{outcome.check.name:<{width}}  {outcome.began / 60:5.1f}  {outcome.seconds / 60:7.1f}{mark}")
+        times = f"{outcome.began / 60:5.1f}  {outcome.seconds / 60:7.1f}  {outcome.processor_seconds:5.0f}"
+        lines.append(f"{outcome.check.name:<{width}}  {times}{mark}")
     return "\n".join(lines)
+
+
+def told_of_processors(outcomes: Sequence[Outcome], containers: Mapping[str, float], busy: float, idle: float) -> str:
+    """Return what the processors did during a run, and what each container took.
+
+    :param containers: processor seconds of each container by its name.
+    :param busy: seconds that all processors of the machine worked.
+    :param idle: seconds that they did not.
+    """
+    of_checks, of_containers = sum(outcome.processor_seconds for outcome in outcomes), sum(containers.values())
+    listed = sorted(containers.items(), key=lambda entry: -entry[1])
+    return (
+        f"The processors worked {busy:.0f} s and were idle {idle / max(busy + idle, 1.0):.0%} of the time: "
+        f"{of_checks:.0f} s for the checks' own processes, {of_containers:.0f} s in containers, "
+        f"{busy - of_checks - of_containers:.0f} s for Docker and whatever else ran.\n"
+        f"Containers, CPU s: {', '.join(f'{name} {seconds:.0f}' for name, seconds in listed) or 'none'}"
+    )
 
 
 def main() -> int:
@@ -365,20 +409,24 @@ def main() -> int:
     checks = chosen(options.long)
     print(f"Running {len(checks)} checks; their output grows in {LOGS.relative_to(ROOT)}/", flush=True)
     run = Run(checks, limit, limit_of_each)
-    with ThreadPoolExecutor(options.workers) as executor:
-        for worker in [executor.submit(run.work) for _ in range(options.workers)]:
-            worker.result()
-    outcomes = run.queue.outcomes
-    tries = second_tries(outcomes)
-    if tries:
-        print(
-            f"\nRunning once more, one at a time: {', '.join(check.name.removesuffix(SECOND_TRY) for check in tries)}"
-        )
-    second = Run(tries, limit, limit_of_each, run.started)
-    second.work()
+    busy, idle = machine_seconds()
+    with ContainerTimes() as containers:
+        with ThreadPoolExecutor(options.workers) as executor:
+            for worker in [executor.submit(run.work) for _ in range(options.workers)]:
+                worker.result()
+        outcomes = run.queue.outcomes
+        tries = second_tries(outcomes)
+        if tries:
+            names = ", ".join(check.name.removesuffix(SECOND_TRY) for check in tries)
+            print(f"\nRunning once more, one at a time: {names}")
+        second = Run(tries, limit, limit_of_each, run.started)
+        second.work()
+    busy, idle = (now - before for now, before in zip(machine_seconds(), (busy, idle), strict=True))
+    everything = [*outcomes, *second.queue.outcomes]
     failed, by_chance = verdicts(outcomes, second.queue.outcomes)
     minutes = run.seconds / 60
-    print(f"\n{table([*outcomes, *second.queue.outcomes])}\nAll together: {minutes:.1f} minutes")
+    print(f"\n{table(everything)}\n{told_of_processors(everything, containers.seconds, busy, idle)}")
+    print(f"All together: {minutes:.1f} minutes")
     if options.long:
         full_test_runs.note(minutes, failed)
     print(full_test_runs.age())

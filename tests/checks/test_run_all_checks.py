@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import full_test_runs, run_all_checks
+from scripts import full_test_runs, processor_time, run_all_checks
 from scripts.run_all_checks import CHECKS, Check, Outcome, Run, chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +54,30 @@ def test_every_test_belongs_to_one_check(path: Path) -> None:
     assert len(found) == 1, found
 
 
+# What a test, or what it has in common with others of its folder, says that needs the image of the test hosts.
+NEEDS_A_HOST = re.compile(r"ThrowawayHost\(|molecule/test_host/build\.py|from \.host import|build_library\(")
+
+
+def test_a_test_on_a_host_waits_for_the_image() -> None:
+    waits = {run_all_checks.TEST_HOST_IMAGE, run_all_checks.READY_HOSTS}
+    # What they look at is the program that makes the image; they make none.
+    needing = [
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path.parent.name not in ("test_host", "checks") and NEEDS_A_HOST.search(path.read_text(encoding="utf-8"))
+    ]
+    assert len(needing) > 10
+    early = [check for check in CHECKS if check.command[0] == "pytest" and check.after not in waits]
+    assert [(str(path), check.name) for path in needing for check in early if runs_tests_of(check, path)] == []
+
+
+def test_the_image_is_made_first_and_ready_hosts_from_it() -> None:
+    image, ready = CHECKS[:2]
+    assert (image.name, image.after) == (run_all_checks.TEST_HOST_IMAGE, "")
+    assert (ready.name, ready.after) == (run_all_checks.READY_HOSTS, run_all_checks.TEST_HOST_IMAGE)
+    assert all(check.after for check in CHECKS if check.command[0] == "molecule")
+
+
 def test_every_scenario_belongs_to_one_check() -> None:
     scenarios = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}
     assert sorted(check.command[-1] for check in CHECKS if check.command[0] == "molecule") == sorted(scenarios)
@@ -65,9 +92,23 @@ def test_no_check_waits_for_one_that_is_none(has_time: bool) -> None:
 
 
 def test_a_long_check_runs_only_where_there_is_time() -> None:
-    assert chosen(has_time=True) == list(CHECKS)
+    assert set(chosen(has_time=True)) == set(CHECKS)
     left_out = set(CHECKS) - set(chosen(has_time=False))
     assert {check.name for check in left_out} == {"two hosts scenario"}
+
+
+def test_what_takes_longest_with_the_long_searches_begins_as_soon_as_it_may() -> None:
+    assert chosen(has_time=False)[0].name == run_all_checks.TEST_HOST_IMAGE
+    queue = run_all_checks.Queue(chosen(has_time=True))
+    begun = []
+    for _ in range(6):
+        check = queue.take()
+        assert check is not None
+        begun.append(check)
+        if check.name in (run_all_checks.TEST_HOST_IMAGE, run_all_checks.READY_HOSTS):
+            queue.end(Outcome(check, "", 0.0, 1.0))
+    assert [check.name for check in begun[:2]] == [run_all_checks.TEST_HOST_IMAGE, run_all_checks.READY_HOSTS]
+    assert all(check.grows for check in begun[2:])
 
 
 def test_a_check_that_hangs_is_ended_with_its_children_and_named(
@@ -118,8 +159,47 @@ def test_the_minutes_and_the_summaries_are_printed(capsys: pytest.CaptureFixture
     assert "  3 passed in 1.23s\n" in output
     assert "two: FAILED (exit code 1)" in output
     lines = run_all_checks.table(run.queue.outcomes).splitlines()
-    assert lines[0].split() == ["check", "began", "minutes"]
-    assert {tuple(line.split()[3:]) for line in lines[1:] if line.startswith("two")} == {("FAILED",)}
+    assert lines[0].split() == ["check", "began", "minutes", "CPU", "s"]
+    assert {tuple(line.split()[4:]) for line in lines[1:] if line.startswith("two")} == {("FAILED",)}
+
+
+def test_the_processor_time_of_a_check_is_that_of_its_children_too() -> None:
+    work = "import time\nwhile time.process_time() < 0.5: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}], check=True)"
+    run = Run((python("works", code), python("sleeps", "import time; time.sleep(0.6)")), 10.0, 1.0)
+    assert set(problems(run).values()) == {""}
+    found = {outcome.check.name: outcome.processor_seconds for outcome in run.queue.outcomes}
+    assert found["works"] > 0.5
+    assert found["works"] > found["sleeps"] > 0.0
+
+
+def test_what_the_processors_did_is_told() -> None:
+    outcome = Outcome(python("one", ""), "", 0.0, 60.0, 30.0)
+    text = run_all_checks.told_of_processors([outcome], {"a-host": 10.4, "b-host": 20.0}, 80.0, 20.0)
+    assert "worked 80 s and were idle 20% of the time: 30 s for the checks' own processes" in text
+    assert "30 s in containers, 20 s for Docker" in text
+    assert text.endswith("Containers, CPU s: b-host 20, a-host 10")
+
+
+def test_the_seconds_of_a_machine_are_read_from_its_own_account() -> None:
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest
+    busy, idle = processor_time.machine_seconds("cpu  100 20 30 400 50 6 7 8 99 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert (busy, idle) == pytest.approx((171 / ticks, 450 / ticks))
+
+
+def test_containers_that_come_and_go_are_counted_once(tmp_path: Path) -> None:
+    def note(name: str, text: str) -> None:
+        (tmp_path / "docker" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "docker" / name / "cpu.stat").write_text(text)
+
+    note("a", "usage_usec 1000000\nuser_usec 1\n")
+    with processor_time.ContainerTimes([tmp_path / "docker" / "*" / "cpu.stat"]) as containers:
+        note("a", "usage_usec 3500000\nuser_usec 1\n")
+        note("b", "usage_usec 500000\nuser_usec 1\n")
+        containers.look()
+        shutil.rmtree(tmp_path / "docker" / "b")
+    assert containers.seconds == pytest.approx({"others": 3.0})
 
 
 def failing(name: str, *failed: str) -> Outcome:

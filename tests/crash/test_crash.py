@@ -37,7 +37,7 @@ SERVICES: list[dict[str, Any]] = [
 MODULE_PROCESS = "python3"
 READ_HEALTH = """
 import json, sys, urllib.request
-print(json.dumps([json.load(urllib.request.urlopen(address, timeout=5)) for address in sys.argv[1:]]))
+print(json.dumps([json.load(urllib.request.urlopen(address, timeout=60)) for address in sys.argv[1:]]))
 """
 
 
@@ -123,8 +123,9 @@ def run_playbooks(*playbooks: str) -> PlaybookRun:
 
 @functools.cache
 def finish_the_installation() -> None:
-    """Finish phase 1, which was killed, and take a host that has come further by itself: to spare the way there."""
-    run_playbooks(INFRASTRUCTURE)
+    """Finish what was killed of phase 1, and take a host that has come further by itself: to spare the way there."""
+    run_playbooks(INFRASTRUCTURE, "--tags", "postgres_install")
+    assert HOST.sql("SELECT current_database()") == "swarm"
     HOST.begin("rehearsed")
 
 

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ def state_of(group: str) -> str:
 
 def health_of(name: str) -> dict[str, Any]:
     """Return what a service says of itself."""
-    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
     answer: dict[str, Any] = json.loads(on_host("python3", "-c", code, SERVICES[name]["health_url"]))
     return answer
 
@@ -137,12 +137,24 @@ def locked_table(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
         holder.wait()
 
 
-def until(condition: Any, seconds: float = 300.0) -> None:
-    """Wait until a condition holds."""
+def until(condition: Any, seconds: float = 300.0, progress: Callable[[], object] | None = None) -> None:
+    """Wait until a condition holds.
+
+    :param seconds: how long, or with ``progress`` how long while that answers the same.
+    """
+    reached: object = None
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        if time.monotonic() > deadline:
+            now = progress() if progress else reached
+            assert now != reached, "waited in vain"
+            reached, deadline = now, time.monotonic() + seconds
         time.sleep(0.3)  # Each question starts a program on a host with two cores.
+
+
+def active_units() -> str:
+    """Return the units that run: a host that boots, however slowly, has more of them each time."""
+    return on_host("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "--no-pager")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from .host import (
     REHEARSAL,
     ROLLBACK,
     SERVICES,
+    active_units,
     changed,
     env_of,
     group_of,
@@ -67,7 +68,7 @@ def require_the_same_after_a_reboot() -> None:
             # PostgreSQL, pm2 or a service is not up yet.
             return False
 
-    until(is_up_again)
+    until(is_up_again, progress=active_units)
 
 
 def what_lasts() -> dict[str, Any]:
@@ -291,8 +292,12 @@ def test_a_server_that_goes_away_after_it_leaves_the_services_where_they_may_hav
 
 @contextmanager
 def frozen_window(group: dict[str, Any], **settings: Any) -> Iterator[None]:
-    """Hold a cutover in the middle of its window, with the services stopped."""
-    with locked_table(group["tables"][0]["target"]), started(CUTOVER, *variables(groups=[group], **settings)):
+    """Hold a cutover in the middle of its window, with the services stopped.
+
+    The final sync waits for the table as long as for services that stop: longer than a busy machine takes to see it.
+    """
+    patient = {"stop_timeout": 900, **settings}
+    with locked_table(group["tables"][0]["target"]), started(CUTOVER, *variables(groups=[group], **patient)):
         until(lambda: is_protected(group) and state_of(group["name"]) == "frozen")
         yield
 
@@ -312,7 +317,7 @@ def test_a_host_that_dies_in_the_window_comes_up_well_by_itself() -> None:
     with frozen_window(group):
         assert len(on_host("find", *PLACES_OF_THE_UNIT, "-name", "*-recovery-*").split()) == 3
         subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
-        until(lambda: is_undone_by_itself(group), 300.0)
+        until(lambda: is_undone_by_itself(group), progress=active_units)
     said = on_host("journalctl", "--boot", "--identifier", "sqlite-to-postgresql-recovery", "--output", "cat")
     assert "deploy: an interrupted cutover was undone; it runs on SQLite." in said
 
@@ -322,7 +327,7 @@ def test_a_window_whose_run_was_killed_is_undone_by_itself() -> None:
     group = group_of("deploy")
     with frozen_window(group):
         signal_module(signal.SIGKILL)
-    until(lambda: is_undone_by_itself(group), 300.0)
+    until(lambda: is_undone_by_itself(group), progress=active_units)
 
 
 def kill_while_frozen(group: dict[str, Any]) -> None:

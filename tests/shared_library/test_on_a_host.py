@@ -1,10 +1,12 @@
 """The role on a host with Node.js 18 and two services, and the library as the services use it, in Docker.
 
-The tests build on each other: the first finds a host without the library.
+The tests build on each other: the first finds a host without the library. The first ones run the playbook; the others
+run the role's one module on the host, as Ansible does there, with the arguments that the role gives it.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ansible
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connected
@@ -43,6 +46,18 @@ SERVICES: list[dict[str, Any]] = [
 ]
 BUILT = "/opt/swarm-shared/db"
 REGISTRY_COPY = "/opt/swarm-registry/node_modules/swarm-shared-db"
+SOURCE = ROOT / "roles/shared_library/files/db"
+PATTERNS = ("package*.json", "tsconfig.json", "src/*.ts", "src/schemas/*.ts", "src/migrations/*.ts")
+# Where the host finds Ansible and the collection.
+PYTHON_PATH = "/srv/python"
+COLLECTION = "ansible_collections/swarm/sqlite_to_postgresql"
+MODULE = f"""
+import json, sys
+from ansible.module_utils.testing import patch_module_args
+from {COLLECTION.replace("/", ".")}.plugins.modules import shared_library
+with patch_module_args(json.load(sys.stdin)):
+    shared_library.main()
+"""
 
 
 def on_host(script: str, user: str = "root") -> str:
@@ -60,6 +75,8 @@ def host() -> Iterator[None]:
     image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.split()[-1]
     subprocess.run(["docker", "rm", "--force", CONTAINER], check=False, capture_output=True)
     options = ["--detach", "--init", "--name", CONTAINER, "--network", "host"]
+    for path, place in ((Path(ansible.__file__).parent, "ansible"), (ROOT / "plugins", f"{COLLECTION}/plugins")):
+        options += ["--volume", f"{path}:{PYTHON_PATH}/{place}:ro"]
     subprocess.run(["docker", "run", *options, image, "sleep", "infinity"], check=True, capture_output=True)
     for name in NAMES:
         on_host(f"mkdir /opt/{name}; cp -r /opt/sample-estate/node_modules /opt/{name}; chown -R swarm: /opt/{name}")
@@ -67,21 +84,64 @@ def host() -> Iterator[None]:
     subprocess.run(["docker", "rm", "--force", CONTAINER], check=True, capture_output=True)
 
 
-def playbook(services: list[dict[str, Any]] | None = None, **variables: str) -> list[str]:
+def playbook() -> list[str]:
     """Return the playbook and its variables, as arguments of ansible-playbook."""
-    extra = json.dumps({"shared_library_services": services or SERVICES, **variables})
-    return ["playbooks/2_shared_library.yml", "--diff", "-e", extra]
+    return ["playbooks/2_shared_library.yml", "--diff", "-e", json.dumps({"shared_library_services": SERVICES})]
 
 
-def play(
-    *arguments: str, succeeds: bool = True, services: list[dict[str, Any]] | None = None, **variables: str
-) -> tuple[int, str]:
+def play(*arguments: str) -> tuple[int, str]:
     """Run the playbook; return how many tasks have changed something, and what it prints."""
-    run = HOST.play(*playbook(services, **variables), *arguments)
-    assert run.succeeded is succeeds, run.output
-    assert "Traceback" not in run.output
+    run = HOST.play(*playbook(), *arguments)
+    assert run.succeeded, run.output
     assert "WARNING" not in run.output
     return run.changed, run.output
+
+
+def start_module(
+    check: bool = False, services: list[dict[str, Any]] | None = None, directory: str = BUILT
+) -> subprocess.Popen[str]:
+    """Start the module on the host as the role does, and do not wait."""
+    paths = [path for pattern in PATTERNS for path in sorted(SOURCE.glob(pattern))]
+    given = {str(path.relative_to(SOURCE)): path.read_text() for path in paths}
+    given |= {f"migrations/{path.name}": path.read_text() for path in sorted((ROOT / "files/sql").glob("*.sql"))}
+    keys = {"name": "name", "user": "user", "directory": "directory", "shared_library": "depends"}
+    arguments = {
+        "files": [{"path": path, "content": content} for path, content in given.items()],
+        "directory": directory,
+        "services": [{keys[key]: value for key, value in service.items()} for service in services or SERVICES],
+        "_ansible_check_mode": check,
+        "_ansible_diff": True,
+    }
+    command = [
+        "docker",
+        "exec",
+        "--interactive",
+        "--env",
+        f"PYTHONPATH={PYTHON_PATH}",
+        CONTAINER,
+        "python3",
+        "-c",
+        MODULE,
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(arguments))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def synchronise(succeeds: bool = True, **given: Any) -> tuple[bool, str]:
+    """Run the module on the host; return whether it has changed something, and what a person would read."""
+    process = start_module(**given)
+    output, _ = process.communicate()
+    result = json.loads(output)
+    assert result.get("failed", False) is not succeeds, output
+    difference = result.get("diff", {"before": "", "after": ""})
+    lines = difflib.unified_diff(difference["before"].splitlines(), difference["after"].splitlines(), lineterm="")
+    return result.get("changed", False), "\n".join([result.get("msg", ""), *lines])
 
 
 def files(*directories: str) -> str:
@@ -135,26 +195,28 @@ def test_every_service_gets_its_copy_and_keeps_its_other_modules() -> None:
 
 def test_a_second_run_changes_nothing() -> None:
     before = files("/opt")
-    for arguments in ([], ["--check"]):
-        assert play(*arguments)[0] == 0
+    assert play()[0] == 0
+    # The module is given what the role gives it.
+    for check in (True, False):
+        assert synchronise(check=check)[0] is False
     assert files("/opt") == before
 
 
 def test_an_edited_copy_is_put_right_and_no_other() -> None:
     replace_in_copy("edited")
     untouched = files("/opt/swarm-tickets", BUILT)
-    for arguments in (["--check"], []):
-        changed, output = play(*arguments)
-        assert changed == 1
+    for check in (True, False):
+        changed, output = synchronise(check=check)
+        assert changed
         assert "-swarm-registry: edited" in output
         assert "-swarm-tickets" not in output
     assert files("/opt/swarm-tickets", BUILT) == untouched
-    assert play()[0] == 0
+    assert not synchronise()[0]
 
 
 def test_a_copy_that_root_has_installed_becomes_the_service_s() -> None:
     on_host(f"chown -R root: {REGISTRY_COPY}")
-    assert play()[0] == 1
+    assert synchronise()[0]
     assert (
         on_host(f"find {REGISTRY_COPY} ! -user swarm; ls -A /opt/swarm-registry/node_modules | grep '^.swarm' || true")
         == ""
@@ -163,7 +225,7 @@ def test_a_copy_that_root_has_installed_becomes_the_service_s() -> None:
 
 def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
     on_host(f"rm -rf {BUILT} {REGISTRY_COPY}")
-    run = HOST.start(*playbook())
+    run = start_module()
     deadline = time.monotonic() + 300
     while ".db-build-" not in on_host("ls -A /opt/swarm-shared"):
         assert time.monotonic() < deadline
@@ -174,9 +236,9 @@ def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
     assert ".db-build-" in on_host("ls -A /opt/swarm-shared")
     assert on_host(f"ls -d {BUILT} {REGISTRY_COPY} 2>/dev/null || true") == ""
     on_host("mkdir /opt/swarm-tickets/node_modules/.swarm-shared-db-copy-killed")
-    assert play("--check")[0] == 1
+    assert synchronise(check=True)[0]
     assert play()[0] == 1
-    assert play()[0] == 0
+    assert not synchronise()[0]
     assert on_host("ls -A /opt/swarm-shared").split() == ["db"]
     assert on_host("ls -A /opt/swarm-tickets/node_modules | grep '^.swarm' || true") == ""
 
@@ -191,8 +253,8 @@ def test_all_that_is_missing_is_named_at_once_and_nothing_is_written() -> None:
     before = files("/opt")
     on_host("mv /opt/swarm-tickets/node_modules/pg /opt/pg; mv /usr/bin/node /usr/bin/node.hidden")
     try:
-        for arguments in (["--check"], []):
-            output = play(*arguments, succeeds=False, services=services)[1]
+        for check in (True, False):
+            output = synchronise(check=check, succeeds=False, services=services)[1]
             assert "this host: has no Node.js. Install Node.js 18 or later" in output
             assert "swarm-tickets: has no pg in /opt/swarm-tickets/node_modules" in output
             assert "npm install pg@8" in output
@@ -212,7 +274,7 @@ def test_without_the_registry_the_old_copies_stay() -> None:
     on_host("printf 'registry=http://127.0.0.1:9/\nfetch-retries=0\ncache=/srv/empty-cache\n' > /root/.npmrc")
     before = files("/opt")
     try:
-        output = play(succeeds=False)[1]
+        output = synchronise(succeeds=False)[1]
         assert re.search(r"npm ci: .*ECONNREFUSED.*Check that this host reaches the npm registry", output)
         ignored = "/opt/swarm-shared "
         assert [line for line in files("/opt").splitlines() if not line.startswith(ignored)] == [
@@ -220,7 +282,7 @@ def test_without_the_registry_the_old_copies_stay() -> None:
         ]
     finally:
         on_host("rm /root/.npmrc")
-    assert play()[0] == 1
+    assert synchronise()[0]
 
 
 @pytest.mark.promise("library-loaded-before-replaced")
@@ -230,21 +292,21 @@ def test_no_service_is_changed_if_one_cannot_load_the_library() -> None:
     on_host("mv /opt/swarm-tickets/node_modules/pg-protocol /opt/pg-protocol")
     before = files(REGISTRY_COPY, "/opt/swarm-tickets/node_modules/swarm-shared-db")
     try:
-        output = play(succeeds=False)[1]
+        output = synchronise(succeeds=False)[1]
         assert "swarm-tickets: cannot load it: Error: Cannot find module 'pg-protocol'" in output
         assert "swarm-registry:" not in output
         assert files(REGISTRY_COPY, "/opt/swarm-tickets/node_modules/swarm-shared-db") == before
     finally:
         on_host("mv /opt/pg-protocol /opt/swarm-tickets/node_modules/pg-protocol")
     assert on_host("ls -A /opt/*/node_modules | grep '^.swarm' || true") == ""
-    assert play()[0] == 1
+    assert synchronise()[0]
 
 
 @pytest.mark.promise("library-leads-root-nowhere")
 def test_a_directory_that_holds_something_else_is_not_replaced() -> None:
     before = files("/opt/swarm-registry")
-    for arguments in (["--check"], []):
-        output = play(*arguments, succeeds=False, shared_library_directory="/opt/swarm-registry")[1]
+    for check in (True, False):
+        output = synchronise(check=check, succeeds=False, directory="/opt/swarm-registry")[1]
         assert "/opt/swarm-registry: holds something else than swarm-shared-db" in output
     assert files("/opt/swarm-registry") == before
 
@@ -255,7 +317,7 @@ def test_a_service_cannot_lead_root_into_another_directory() -> None:
     on_host("mkdir /opt/astray; chown swarm: /opt/astray; ln -s /srv/of-root /opt/astray/node_modules")
     before = files("/srv/of-root")
     services = [{"name": "astray", "user": "swarm", "directory": "/opt/astray", "shared_library": True}]
-    output = play(succeeds=False, services=services)[1]
+    output = synchronise(succeeds=False, services=services)[1]
     assert "astray: /opt/astray/node_modules: Permission denied" in output
     assert files("/srv/of-root") == before
 

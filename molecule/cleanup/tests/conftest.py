@@ -159,7 +159,7 @@ OTHER_DISK = "/opt/swarm-mcp-factory.legacy"
 _ASK_SERVICES = """
 import json, urllib.request
 for port in (4001, 4002, 4003, 4004):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
         print(json.load(answer)["store"])
 """
 _READER = """

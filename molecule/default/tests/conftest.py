@@ -66,19 +66,6 @@ def run_site() -> Callable[..., PlaybookRun]:
 
 
 @pytest.fixture(scope="session")
-def print_site() -> Callable[..., str]:
-    """Return a function that runs site.yml as an operator does, and returns every byte that it prints."""
-
-    def run(*arguments: str) -> str:
-        with HOST.start("site.yml", *arguments) as process:
-            output, _ = process.communicate()
-        assert process.returncode == 0, output
-        return output
-
-    return run
-
-
-@pytest.fixture(scope="session")
 def run_with_password() -> Callable[[str, str], str]:
     """Return a function that runs a Python program on the host, which finds a role's password as PASSWORD."""
 

@@ -35,7 +35,7 @@ def processes() -> dict[str, dict[str, Any]]:
 
 def answer(host: Host, url: str) -> dict[str, Any]:
     """Return the JSON that the host reads from an address on itself."""
-    script = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=5).read().decode())"
+    script = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=60).read().decode())"
     result = host.run(f"python3 -c {shlex.quote(script)}")
     assert result.rc == 0, result.stderr
     body: dict[str, Any] = json.loads(result.stdout)

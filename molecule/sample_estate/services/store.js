@@ -45,6 +45,8 @@ const TABLES = {
 };
 
 const ANSWER_TIMEOUT_MS = 5000;
+// The library gives up after two seconds. A machine on which many test hosts run takes longer to open a connection.
+const CONNECTION_TIMEOUT_MS = 20000;
 
 // What a caller asks for cannot be done, and why; `status` is the HTTP status that says so.
 class RequestError extends Error {
@@ -189,6 +191,7 @@ class PostgresqlStore extends Store {
       // The server has closed an idle connection; the pool opens another when it is needed.
       report: (error) => console.error(`lost an idle connection: ${error.message}`),
     });
+    this.pool.options.connectionTimeoutMillis = CONNECTION_TIMEOUT_MS;
   }
 
   prepare(table, change) {

@@ -1,4 +1,4 @@
-"""What the clients have seen of the whole way there, back and there again; and once more the rows, at rest."""
+"""What the clients have seen of the way back and there again; and once more the rows, at rest."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from testinfra.host import Host
 CONTAINER = f"{os.environ.get('TEST_HOST_PREFIX', 'molecule-')}swarm-dev"
 JOURNAL = "/var/lib/load_generator/journal.jsonl"
 SERVICES = ("swarm-registry", "swarm-deploy", "swarm-tickets", "swarm-platform")
-# To PostgreSQL, back, and to PostgreSQL again.
-MOVES = 3
+# Back to SQLite, and to PostgreSQL again.
+MOVES = 2
 # Far more than a window takes, but less than a service that somebody has to start by hand.
 LONGEST_OUTAGE_SECONDS = 120.0
 
@@ -53,35 +53,37 @@ def test_clients_saw_each_move_and_nothing_else(host: Host) -> None:
         assert len(found) == MOVES, (service, found)
 
 
-@pytest.mark.parametrize(
-    ("statement", "problem"),
-    [
-        (
-            "DELETE FROM verification.attempts WHERE id = (SELECT id FROM verification.attempts "
-            "WHERE ticket_id LIKE 'load-%' LIMIT 1)",
-            "is lost",
-        ),
-        (
-            "UPDATE registry.agents SET description = 'not what was written' WHERE id = (SELECT id "
-            "FROM registry.agents WHERE name LIKE 'load-%' LIMIT 1)",
-            "not what was written",
-        ),
-        (
-            "INSERT INTO verification.attempts (ticket_id, attempt_number, branch_name, status) SELECT ticket_id, "
-            "attempt_number, branch_name, status FROM verification.attempts WHERE ticket_id LIKE 'load-%' LIMIT 1",
-            "is there 2 times",
-        ),
-        (
-            "DELETE FROM deploy.deployment_events WHERE id = (SELECT max(id) FROM deploy.deployment_events)",
-            "has 3 events in the store, not 4",
-        ),
-        ("INSERT INTO auth.roles (name, level) VALUES ('stranger', 1)", "table roles: 5 rows are not of the load"),
-    ],
-)
-def test_the_check_finds_what_is_wrong(host: Host, statement: str, problem: str) -> None:
-    """The last tests on this host: they damage the store, one thing after the other."""
-    changed = host.run(f"cd / && runuser -u postgres -- psql -d swarm -c {shlex.quote(statement)}")
-    assert changed.rc == 0, changed.stderr
+# Statements that damage the store, and what the check says of each.
+DAMAGE = [
+    (
+        "DELETE FROM verification.attempts WHERE id = (SELECT id FROM verification.attempts "
+        "WHERE ticket_id LIKE 'load-%' LIMIT 1)",
+        "is lost",
+    ),
+    (
+        "UPDATE registry.agents SET description = 'not what was written' WHERE id = (SELECT id "
+        "FROM registry.agents WHERE name LIKE 'load-%' LIMIT 1)",
+        "not what was written",
+    ),
+    (
+        "INSERT INTO verification.attempts (ticket_id, attempt_number, branch_name, status) SELECT ticket_id, "
+        "attempt_number, branch_name, status FROM verification.attempts WHERE ticket_id LIKE 'load-%' LIMIT 1",
+        "is there 2 times",
+    ),
+    (
+        "DELETE FROM deploy.deployment_events WHERE id = (SELECT max(id) FROM deploy.deployment_events)",
+        "has 3 events in the store, not 4",
+    ),
+    ("INSERT INTO auth.roles (name, level) VALUES ('stranger', 1)", "table roles: 5 rows are not of the load"),
+]
+
+
+def test_the_check_finds_everything_that_is_wrong(host: Host) -> None:
+    """The last test on this host: it damages the store."""
+    for statement, _ in DAMAGE:
+        changed = host.run(f"cd / && runuser -u postgres -- psql -d swarm -c {shlex.quote(statement)}")
+        assert (changed.rc, changed.stdout.strip()[-2:]) == (0, " 1"), changed.stdout + changed.stderr
     result = host.run(f"cd /opt && python3 -m load_generator check --journal {shlex.quote(JOURNAL)}")
     assert result.rc == 1
-    assert any(problem in found for found in json.loads(result.stdout)["problems"]), result.stdout
+    found = json.loads(result.stdout)["problems"]
+    assert [problem for _, problem in DAMAGE if not any(problem in text for text in found)] == []

@@ -130,6 +130,8 @@ def test_damage_before_the_cutover_is_named_with_its_rows_and_mended_it_is_valid
     assert (run.status, run.findings) == (0, {}), run.output
 
 
+# tests/shared_library/test_on_a_host.py tries every kind of login in a host's Node.js, without a playbook.
+@pytest.mark.long_search
 @pytest.mark.promise("untrusted-server-named-early")
 def test_a_server_that_the_services_would_not_trust_is_found_before_anything_stops(estate: Any) -> None:
     """Its name stands for another host: the library verifies the certificate of such a server."""
