@@ -109,8 +109,10 @@ _CUTOVER_FAULTS = tuple(
 _ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
 # In folders whose other tests need no host, and so need not wait for one.
 _OTHERS_ON_A_HOST = (
+    "tests/applications/test_three_commands.py",
     "tests/cutover/test_compose.py",
     "tests/discovery/test_on_a_host.py",
+    "tests/foundation/test_readme_on_a_host.py",
     "tests/postgres/test_distribution_host.py",
     "tests/postgres/test_existing_host.py",
 )

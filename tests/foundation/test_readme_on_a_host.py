@@ -44,7 +44,6 @@ WALK = [
 # scenario of the cleanup and the tests of discovery do both.
 NOT_WALKED = {
     f"{CLEANUP} -e sqlite_cleanup_confirm=3f0a86c1d2b7",
-    f"{OWN_SITE} --check --diff",
     OWN_SITE,
 }
 
