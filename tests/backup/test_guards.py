@@ -618,6 +618,27 @@ def test_a_role_without_superuser_restores_a_strangers_table_once_it_may_give_it
         server.execute(f"REVOKE swarm_registry FROM {MIGRATOR}, {OWNER}")
 
 
+@pytest.mark.promise("backup-names-missing-rights")
+def test_nobody_need_be_given_what_a_restore_makes_without_an_owner_or_not_at_all(
+    server: Server, managed: Program, stranger: str
+) -> None:
+    """An extension that the provider's administrator has made, and what another role's session has for itself."""
+    database = sql.Identifier(managed.superuser.database)
+    with closing(connect(managed.superuser)) as connection, connection.cursor() as cursor:
+        cursor.execute(sql.SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO stranger").format(database))
+        cursor.execute("SET ROLE stranger; CREATE TEMPORARY TABLE of_a_session (id serial PRIMARY KEY, name text)")
+        connection.commit()
+        try:
+            assert managed.run("run")["verified"]
+            # The only extension of this server that needs no superuser; a restore finds the server's own in its place.
+            cursor.execute("RESET ROLE; DROP EXTENSION plpgsql CASCADE; SET ROLE stranger; CREATE EXTENSION plpgsql")
+            assert preflight.read_needs(cursor)["owners"] == [OWNER]
+        finally:
+            connection.rollback()
+            cursor.execute("RESET ROLE; DROP OWNED BY stranger")
+            connection.commit()
+
+
 @pytest.mark.promise("backup-runs-nobodys-code")
 @pytest.mark.parametrize(
     ("code", "named"),

@@ -81,14 +81,22 @@ def server_disk(cursor: Cursor) -> Path | None:
 def read_needs(cursor: Cursor) -> dict[str, Any]:
     """Return what a restore of the present database needs of its server.
 
-    These are ``database_bytes``, ``roles``, ``owners`` (the roles that own something), and ``foreign_objects``, see
-    :func:`read_foreign_objects`.
+    These are ``database_bytes``, ``roles``, ``owners`` (the roles that a restore makes owners of something), and
+    ``foreign_objects``, see :func:`read_foreign_objects`.
     """
+    # An extension and what it brings belong to whoever restores them. What a session has for itself is in no dump.
     cursor.execute(
         """
         WITH this AS (SELECT oid FROM pg_database WHERE datname = current_database()),
         used AS (
-          SELECT refobjid AS oid, deptype = 'o' AND dbid = this.oid AS owns FROM pg_shdepend, this
+          SELECT refobjid AS oid,
+                 CASE WHEN deptype = 'o' AND dbid = this.oid
+                           AND classid NOT IN ('pg_extension'::regclass, 'pg_user_mapping'::regclass)
+                      THEN coalesce((pg_identify_object(classid, objid, 0)).schema, '') !~ '^pg_(toast_)?temp'
+                           AND NOT EXISTS (SELECT FROM pg_depend e
+                                           WHERE e.classid = s.classid AND e.objid = s.objid AND e.deptype = 'e')
+                      ELSE false END AS owns
+            FROM pg_shdepend s, this
            WHERE refclassid = 'pg_authid'::regclass
              AND (dbid = this.oid OR dbid = 0 AND classid = 'pg_database'::regclass AND objid = this.oid)
           UNION
