@@ -86,6 +86,38 @@ def test_no_function_of_a_stranger_runs_in_a_move(
 
 
 @pytest.mark.promise("strangers-run-nothing-in-a-move")
+@pytest.mark.parametrize("may_read", [True, False], ids=["read by us", "read by the server alone"])
+def test_no_function_of_a_stranger_runs_where_a_key_refers_to_its_table(
+    connection: Connection, login: Login, as_stranger: Callable[[str], None], tmp_path: Path, may_read: bool
+) -> None:
+    """Who looks for all orphans plans a query of both tables. A single row is checked as the parent's owner."""
+    as_stranger(
+        f"{HONEST}; CREATE TABLE app.parent (id int PRIMARY KEY); INSERT INTO app.parent VALUES (1);"
+        f"CREATE INDEX ON app.parent ((app.rise('x'))); GRANT REFERENCES ON app.parent TO {OWNER}"
+    )
+    execute(connection, "CREATE TABLE app.t (id int PRIMARY KEY, parent int REFERENCES app.parent)")
+    statement = "CREATE TABLE t (id INTEGER PRIMARY KEY, parent INTEGER)"
+    group = make_group(make_source(tmp_path / "t.db", statement, {"t": [(1, 1)]}), {"source": "t"})
+    rehearse(connection, group, tmp_path)
+    # Without what the first run has kept there, the next one compares everything.
+    (elsewhere := tmp_path / "elsewhere").mkdir(mode=0o700)
+    # A number that is taken stays so, whatever becomes of the transaction.
+    as_stranger(
+        f"CREATE SEQUENCE app.runs; GRANT USAGE ON SEQUENCE app.runs TO {OWNER};"
+        "CREATE OR REPLACE FUNCTION app.rise(v text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF current_user = '{OWNER}' THEN PERFORM nextval('app.runs'); END IF; RETURN true; END $$;"
+        + (f"GRANT SELECT ON app.parent TO {OWNER}" if may_read else "")
+    )
+    with closing(connect(login)) as another:
+        if may_read:
+            with pytest.raises(MigrationError, match=f"table app.parent belongs to role {STRANGER}"):
+                rehearse(another, group, elsewhere)
+        else:
+            rehearse(another, group, elsewhere)
+    assert query(connection, "SELECT pg_sequence_last_value('app.runs')") == [(None,)]
+
+
+@pytest.mark.promise("strangers-run-nothing-in-a-move")
 def test_what_a_stranger_owns_moves_once_it_is_given_as_the_message_says(
     connection: Connection, server: Server, as_stranger: Callable[[str], None], database: str, tmp_path: Path
 ) -> None:

@@ -36,13 +36,18 @@ def _is_stranger_to_us(role: str) -> str:
     return f"({is_stranger(role)} AND NOT {_MAY_BECOME.format(role, 'current_user')})"
 
 
-# The tables, with their partitions and the types of their columns, down to the base of each domain and array.
+# The tables and those that their foreign keys refer to, with their partitions and the types of their columns, down to
+# the base of each domain and array. Of a table that we may not read only the server looks at rows, as its owner.
 _PARTS = """
 WITH RECURSIVE relations AS (
   SELECT named.name, r.oid
   FROM unnest(%(tables)s::text[]) AS named (name)
   CROSS JOIN LATERAL (SELECT to_regclass(named.name)::oid
-                      UNION SELECT relid::oid FROM pg_partition_tree(to_regclass(named.name))) AS r (oid)
+                      UNION SELECT k.confrelid FROM pg_constraint k
+                             WHERE k.conrelid = to_regclass(named.name) AND k.contype = 'f'
+                               AND has_table_privilege(k.confrelid, 'SELECT')) AS read_by_us (oid)
+  CROSS JOIN LATERAL (SELECT read_by_us.oid
+                      UNION SELECT relid::oid FROM pg_partition_tree(read_by_us.oid)) AS r (oid)
 ), types AS (
   SELECT r.name, a.atttypid AS oid FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid
   WHERE a.attnum > 0 AND NOT a.attisdropped
