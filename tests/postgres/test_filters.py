@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_config as config
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_install as install
@@ -329,6 +331,25 @@ class TestAccessRules:
         (rule,) = [rule for rule in rules if rule["address"] == "172.18.0.0/16"]
         assert (rule["type"], rule["database"], rule["user"]) == ("host", "swarm", "a")
         assert rule["method"] == "scram-sha-256"
+
+    def test_an_inventory_of_an_older_version_needs_no_variable_of_its_own_for_such_networks(self) -> None:
+        """Adopting a draft copies ``postgres.yml``: what a later version needs must not stand there alone."""
+        services = [
+            {"database_role": "a", "client_network": "172.18.0.0/16"},
+            {"database_role": "b"},
+            {"database_role": "a", "client_network": "172.18.0.0/16"},
+        ]
+        path = PROJECT / "roles" / "postgres_config" / "defaults" / "main.yml"
+        defaults = DataLoader().load_from_file(str(path), trusted_as_template=True)
+        for estate, networks, addresses in (
+            ({}, {}, "localhost"),
+            ({"estate_cutover_groups": [{"name": "no services"}, {"services": services[1:2]}]}, {}, "localhost"),
+            ({"estate_cutover_groups": [{"services": services}]}, {"a": ["172.18.0.0/16"]}, "*"),
+        ):
+            variables = {**defaults, "groups": {"all": ["h"]}, "inventory_hostname": "h", **estate}
+            templar = Templar(loader=DataLoader(), variables=variables)
+            assert templar.template(defaults["postgres_config_service_networks"]) == networks
+            assert templar.template(defaults["postgres_config_listen_addresses"]) == addresses
 
     @pytest.mark.promise("access-rules-closed")
     def test_most_specific_first(self) -> None:
