@@ -100,6 +100,8 @@ def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(tmp_path: P
     [
         ((), ["early 0", "late 0", "well 0", "well 1"]),
         (("--tags", "postgres_config"), ["early 0", "early 1", "late 0", "late 1", "well 0", "well 1"]),
+        # What has not looked at the files of others has not finished them.
+        (("--tags", "schema_apply"), []),
         (("--check",), []),
     ],
 )
