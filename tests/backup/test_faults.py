@@ -19,6 +19,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import store as backup_store
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.restore_test import SUFFIX
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres.client_programs import (
+    version_of,
+)
 from tests.backup.conftest import Program
 from tests.conftest import PASSWORD, PROJECT
 
@@ -154,6 +157,14 @@ def test_a_dump_that_restores_to_something_else_is_found(program: Program, other
     for expected in otherwise.values():
         assert expected in message
     assert program.databases() == {program.superuser.database}
+
+
+@pytest.mark.parametrize("said", ["pg_dump (PostgreSQL) 16.4 (Debian 16.4-1)", "pg_dump (EnterpriseDB) 16.4"])
+def test_whoever_has_made_a_program_it_tells_its_version(tmp_path: Path, said: str) -> None:
+    program = tmp_path / "pg_dump"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    assert version_of(str(program)) == (16, "16.4")
 
 
 def test_a_client_of_another_version_is_refused(program: Program, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def _search(result: Discovery, options: Options, listed: list[Service], found: F
         # What is mounted into a container is what it works with, but for the system's own directories. Who is root in
         # it can make links there that root would follow.
         mounted = service.compose.mounts if service.compose and service.uid else ()
-        of_databases |= {place for _, place in mounted if place.split("/")[1] not in _OF_THE_SYSTEM}
+        of_databases |= {place for _, place in mounted if place.lstrip("/").partition("/")[0] not in _OF_THE_SYSTEM}
         places |= {(directory, service.uid) for directory in of_databases | ({service.directory} if is_ours else set())}
     searched = files.search((place for place in places if place[0] not in ("", "/")), options.limits)
     for inode, database in searched.databases.items():

@@ -7,7 +7,8 @@ import subprocess
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 60
-_VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
+# A maker of PostgreSQL may name itself in the parentheses.
+_VERSION = re.compile(r"\) ((\d+)\S*)")
 
 
 class NoVersion(Exception):
