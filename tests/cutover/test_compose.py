@@ -579,6 +579,33 @@ def test_root_lets_compose_read_nothing_in_a_directory_of_somebody_else(
 
 
 @needs_root
+@pytest.mark.promise("checked-before-services-stop")
+@pytest.mark.parametrize(
+    "text", ["{services: {web: {image: 'web:${TAG}'}}}", "{services: {web: {image: 'cost: $$5'}}}"]
+)
+def test_nobody_else_fills_in_a_compose_file_that_root_hands_to_docker(
+    place: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """In a directory of root's a file may be the service user's, as its settings are; a value may name any path."""
+    (place / "docker-compose.yml").write_text(text)
+    project = project_of(place, monkeypatch)
+    assert project.problems() == []
+    (place / ".env").write_text("TAG=1")
+    os.chown(place / ".env", 65534, -1)
+    filled = "${" in text
+    assert [problem.where for problem in project.problems()] == [f"{place}/.env"] * filled
+    for problem in project.problems():
+        subprocess.run(["sh", "-c", problem.fix.removeprefix("Run: ")], check=True)
+    assert project.problems() == []
+    # Compose reads a file that it is told of in its place.
+    (place / ".env").chmod(0o666)
+    (place / "other.env").write_text("TAG=1")
+    (place / "other.env").chmod(0o644)
+    project.environment_files = [str(place / "other.env")]
+    assert project.problems() == []
+
+
+@needs_root
 def test_a_compose_that_says_nothing_keeps_no_container(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = project_of(place, monkeypatch)
     project._program = ["/bin/true"]

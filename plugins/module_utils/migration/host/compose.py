@@ -30,6 +30,8 @@ LABEL = "com.docker.compose"
 _ADVICE = "in estate_cutover_groups"
 # What compose says, to a terminal or to none, of a container that would not stay as it is.
 _NOT_KEPT = re.compile(r"^.*Container \S+ +(?:Recreat|Creat|Remov)\w*\s*$", re.MULTILINE)
+# A variable in a compose file; a dollar sign that stands for itself is written twice.
+_VARIABLE = re.compile(r"(?<!\$)(?:\$\$)*\$\{?[A-Za-z_]")
 # Logs in from the network of a container, with what the service will be told.
 _LOGIN = "import psycopg2; psycopg2.connect('', connect_timeout=5).close()"
 _LONGEST_TEXT = 200
@@ -273,24 +275,35 @@ class Project:
         owner = owners[0] if owners else 0
         of_environment = [os.path.realpath(file) for file in self.environment_files]
         if not problems and owner == 0:
-            problems += self._problems_of_root(of_environment)
+            problems += self._problems_of_root(resolved, of_environment)
         options = [word for file in resolved for word in ("--file", file)]
         return problems, owner, options + [word for file in of_environment for word in ("--env-file", file)]
 
-    def _problems_of_root(self, files: Sequence[str]) -> list[Problem]:
-        """Return which directories somebody else may change, from which compose would read files with root's rights.
+    def _problems_of_root(self, compose_files: Sequence[str], filling: Sequence[str]) -> list[Problem]:
+        """Return what somebody else may change that compose would read with root's rights: directories, and values.
 
-        :param files: those with values for the compose files.
+        :param compose_files: those of the project, without any links.
+        :param filling: those with values for the compose files; empty for ".env" of the project.
         """
         problems = []
+        filling = filling or [os.path.realpath(os.path.join(self.directory, ".env"))]
         # It reads ".env" of the one, which fills the compose file, and hands the container what the other's file says.
-        directories = (self.directory, *map(os.path.dirname, (self._service.env_path, *files)))
+        directories = (self.directory, *map(os.path.dirname, (self._service.env_path, *filling)))
         for directory in dict.fromkeys(map(os.path.realpath, directories)):
             try:
                 require_private(Path(directory), secret=False)
             except MigrationError as error:
                 what = f"compose would read files from there as root, the owner of {self.files[0]}"
                 problems += [Problem(entry.where, f"{what}: {entry.what}", entry.fix) for entry in error.problems]
+        if problems or not any(_VARIABLE.search(Path(file).read_text("utf-8", "replace")) for file in compose_files):
+            return problems
+        # In a directory of root's a file can be the user's all the same, as the service's own settings are.
+        for file in filling:
+            with suppress(FileNotFoundError):
+                status = os.stat(file)
+                if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                    what = "its values fill in a compose file of root's, and somebody else may change them"
+                    problems.append(Problem(file, what, f"Run: chown root {file}; chmod go-w {file}"))
         return problems
 
     def settings_files(self) -> list[str]:
