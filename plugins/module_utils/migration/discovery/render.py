@@ -317,7 +317,7 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
     if templates:
         yield "  # It names the file by a URL there, so it is told PostgreSQL's in the same place."
         yield "  settings:"
-    yield from (f"    {key}: {scalar(template)}" for key, template in templates.items())
+    yield from (f"    {scalar(key)}: {scalar(template)}" for key, template in templates.items())
     if address.health_url:
         yield f"  health_url: {scalar(address.health_url)}"
 

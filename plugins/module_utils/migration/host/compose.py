@@ -416,7 +416,7 @@ def _problems_of_containers(
         what = "its compose file, a file of its settings, or its image has changed since its container was made"
         fix = (
             f"Look at it, and run: docker compose up -d {service.name}. A variable that only the shell had in which it "
-            "was started belongs into the project's .env"
+            "was started belongs in the project's .env"
         )
         return [Problem(where, what, fix)]
     container = containers[0]
