@@ -61,7 +61,7 @@ def test_every_place_has_an_answer_to_every_attack() -> None:
     places = " ".join(dict.fromkeys(place for place, _, _ in rows_of(text)))
     for word in (".env", "source", "journals", "aliases", "ecosystem", "dump.pm2", "package.json", "node_modules"):
         assert word in places
-    for word in ("directory of a service", "legacy", "EnvironmentFile", "units of systemd", "discovery"):
+    for word in ("directory of a service", "legacy", "EnvironmentFile", "units of systemd", "compose", "discovery"):
         assert word in places
 
 
