@@ -6,7 +6,8 @@ What runs its services, if it has any, is added where that is under test.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.service_health import (
     ServicesLogin,
@@ -23,11 +24,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback.checks import Options
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.checks import Settings
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules.cutover_group import move
-from tests.conftest import PASSWORD, PROGRAMS
+from tests.conftest import PASSWORD, PROGRAMS, fresh_database, migrator_of
 from tests.engine.support import execute, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+    from tests.conftest import Server
 
 NOTES = "CREATE TABLE notes (text TEXT PRIMARY KEY)"
 
@@ -84,6 +87,11 @@ class Estate:
         """Load the tables while the services use SQLite."""
         rehearse(self.connection, self.group, self.place)
 
+    def begin_rehearsed(self) -> None:
+        """Begin in a copy of a database in which the same estate was rehearsed: see ``rehearsed_database``."""
+        Path(self.settings.work_directory).mkdir(mode=0o700)
+        point_to(self.connection, self.source)
+
     def move(self, group: Group | None = None, **settings: Any) -> dict[str, Any]:
         """Run the cutover as the module does."""
         settings_now = replace(self.settings, **settings)
@@ -115,3 +123,31 @@ class Estate:
     def moved(self) -> list[str]:
         """Return the notes in PostgreSQL."""
         return [text for (text,) in query(self.connection, "SELECT text FROM app.notes ORDER BY text")]
+
+
+@contextmanager
+def rehearsed_database(server: Server, template: str, make: Callable[[Connection, Login], Estate]) -> Iterator[str]:
+    """Rehearse an estate once, so that each test takes a copy of its database; return the name of the database.
+
+    A rehearsal takes much of the time of a test that begins with one.
+
+    :param template: what the database is made from.
+    :param make: makes the estate in it.
+    """
+    with fresh_database(server, template) as name:
+        login = migrator_of(server, name)
+        with closing(connect(login)) as connection:
+            make(connection, login).rehearse()
+        yield name
+
+
+def point_to(connection: Connection, source: Path) -> None:
+    """Let the ledger of a copied database name another file, which holds the same as the one that was moved."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE migration.cutover_group SET source_path = %s", (str(source),))
+        cursor.execute(
+            "UPDATE migration.run SET report = jsonb_set(report, '{source}', report -> 'source' || "
+            "jsonb_build_object('path', %s, 'inode', %s)) WHERE report ? 'source'",
+            (str(source), source.stat().st_ino),
+        )
+    connection.commit()

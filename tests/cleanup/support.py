@@ -168,8 +168,7 @@ def make_legacy(path: Path) -> None:
 
 
 def make_ready(estate: Estate, legacy: Sequence[Path] = (), aliases: Sequence[Path] = ()) -> Cleaned:
-    """Cut an estate over, and let it meet every condition of cleanup."""
-    estate.cut_over()
+    """Let an estate that was cut over meet every condition of cleanup."""
     write_protection.protect(estate.source)
     group = replace(estate.group, aliases=tuple(map(str, aliases)))
     cleaned = Cleaned(estate, group, tuple(map(str, legacy)))

@@ -184,7 +184,6 @@ def test_an_outdated_id_is_refused_with_the_difference(ready: Cleaned, tmp_path:
 
 
 def test_nothing_is_done_before_anything_is_ready(estate: Estate, tmp_path: Path) -> None:
-    estate.cut_over()
     cleaned = Cleaned(estate, estate.group)
     with pytest.raises(MigrationError, match="Nothing of cleanup plan"):
         cleaned.confirm()

@@ -97,7 +97,6 @@ def test_a_cutover_without_a_time(ready: Cleaned) -> None:
 @pytest.mark.promise("soak-not-shortened")
 @pytest.mark.parametrize("failed", [1, 4, 7, 8])
 def test_a_failed_check_lets_the_soak_begin_anew(estate: Estate, failed: int) -> None:
-    estate.cut_over()
     cleaned = Cleaned(estate, estate.group)
     period = soak.cutover_period(*cleaned.record())
     passed = [number != failed for number in range(9)]
@@ -123,7 +122,6 @@ def jump(monkeypatch: pytest.MonkeyPatch, days: float, both: bool) -> None:
 @pytest.mark.promise("soak-not-shortened")
 @pytest.mark.parametrize("both", [False, True])
 def test_a_clock_that_is_put_forward_ends_no_soak(estate: Estate, monkeypatch: pytest.MonkeyPatch, both: bool) -> None:
-    estate.cut_over()
     monkeypatch.setattr(soak_check, "services_failures", lambda *_: [])
     (cleaned, connection) = (make_ready_without_soak(estate), estate.connection)
     assert soak_check.run(connection, [cleaned.group]) == []

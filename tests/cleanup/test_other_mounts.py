@@ -58,6 +58,7 @@ def make_ready_on(connection: Connection, directory: Path, base: Path, *legacy: 
     """Return an estate with its source in a directory, and its private directories in another, that may be cleaned."""
     estate = make_estate(connection, directory)
     estate = Estate(estate.connection, estate.group, estate.source, str(base / "work"))
+    estate.cut_over()
     cleaned = make_ready(estate, legacy)
     cleaned.base = base
     return cleaned
@@ -123,10 +124,10 @@ def test_a_bind_mount_of_the_same_file_system_is_another_mount(connection: Conne
         assert cleaned.state() == "archived"
 
 
-def test_a_file_that_is_a_mount_of_its_own_is_refused_in_the_plan(connection: Connection, tmp_path: Path) -> None:
+def test_a_file_that_is_a_mount_of_its_own_is_refused_in_the_plan(estate: Estate, tmp_path: Path) -> None:
     (tmp_path / "real.db").write_bytes(b"")
     (tmp_path / "old.db").write_bytes(b"")
-    cleaned = make_ready(make_estate(connection, tmp_path), [tmp_path / "old.db"])
+    cleaned = make_ready(estate, [tmp_path / "old.db"])
     subprocess.run(["mount", "--bind", tmp_path / "real.db", tmp_path / "old.db"], check=True)
     try:
         entry = cleaned.explain()["entries"][1]
@@ -168,9 +169,9 @@ def test_nothing_is_ever_moved_or_copied_across_mounts(tmp_path: Path, disk: Pat
 
 
 def test_a_file_system_that_cannot_exchange_names_is_found_before_anything_is_done(
-    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    estate: Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cleaned = make_ready(make_estate(connection, tmp_path))
+    cleaned = make_ready(estate)
     plan_id = cleaned.explain()["plan_id"]
 
     # As NFS answers.

@@ -39,14 +39,6 @@ sys.stdin.readline()
 """
 
 
-@pytest.fixture
-def estate(connection: Connection, tmp_path: Path) -> Estate:
-    """Return an estate that was cut over."""
-    estate = make_estate(connection, tmp_path)
-    estate.cut_over()
-    return estate
-
-
 def plan(estate: Estate, *legacy: Path, connection: bool = True, **group: Any) -> dict[str, Any]:
     """Return the plan for an estate."""
     result: dict[str, Any] = cleanup_plan.make_plan(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, environment_of_ansible
+from tests.loaded_ansible import LoadedAnsible
 
 TASKS = PROJECT / "roles" / "service_env" / "tasks" / "cut_over.yml"
 VARIABLES = PROJECT / "roles" / "service_env" / "vars" / "main.yml"
@@ -29,7 +27,7 @@ ORDERS = {
 
 
 @pytest.mark.promise("smallest-group-first")
-def test_the_groups_move_in_the_order_of_the_inventory(tmp_path: Path) -> None:
+def test_the_groups_move_in_the_order_of_the_inventory(tmp_path: Path, ansible: LoadedAnsible) -> None:
     """The role's own task that measures, and the loop of the next one with a task that only tells in it."""
     for name, size in SIZES.items():
         if size is not None:
@@ -54,17 +52,11 @@ def test_the_groups_move_in_the_order_of_the_inventory(tmp_path: Path) -> None:
         plays.append({"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [measure, tell]})
     playbook = tmp_path / "play.json"
     playbook.write_text(json.dumps(plays))
-    done = subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", "-c", "local", playbook],
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "default"}
-        | {"SQLITE_TO_POSTGRESQL_RUN_RECORD": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(playbook)]
+    status, output, errors = ansible.run(command, environment_of_ansible())
+    assert status == 0, output + errors
     told = {
-        (order, begins_behind): re.findall(rf"msg: {order} {begins_behind} moves (\w+)\.", done.stdout)
+        (order, begins_behind): re.findall(rf"msg: {order} {begins_behind} moves (\w+)\.", output)
         for order, begins_behind in ORDERS
     }
-    assert told == ORDERS, done.stdout
+    assert told == ORDERS, output

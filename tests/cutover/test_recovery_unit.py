@@ -47,9 +47,19 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import cutov
 from tests.conftest import PROGRAMS, PROJECT, Server
 from tests.engine.support import execute, query
 
-from .test_window import Estate, assert_as_before, assert_live, estate, hooked, killed, no_space
+from .test_window import (
+    Estate,
+    assert_as_before,
+    assert_live,
+    database,
+    estate,
+    hooked,
+    killed,
+    no_space,
+    rehearsed,
+)
 
-__all__ = ["estate"]
+__all__ = ["database", "estate", "rehearsed"]
 
 CALLS = "systemctl-calls"
 

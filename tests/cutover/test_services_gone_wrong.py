@@ -6,7 +6,6 @@ Each case stands for one on a host, which is a long search: the table is in test
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
-from tests.conftest import PASSWORD, PROJECT
+from tests.conftest import PASSWORD, PROJECT, environment_of_ansible
 from tests.engine.support import execute, query, rehearse
+from tests.loaded_ansible import LoadedAnsible
 
 from .test_services import Estate, estate
 
@@ -101,7 +101,9 @@ def test_settings_of_two_services_in_one_file_are_refused_before_the_stop(estate
     assert_as_before(estate)
 
 
-def test_names_that_the_estate_does_not_have_are_refused_by_the_rollback(tmp_path: Path) -> None:
+def test_names_that_the_estate_does_not_have_are_refused_by_the_rollback(
+    tmp_path: Path, ansible: LoadedAnsible
+) -> None:
     """The role's own first two tasks."""
     refusals = yaml.safe_load((PROJECT / "roles/service_env/tasks/rollback.yml").read_text())[:2]
 
@@ -111,15 +113,10 @@ def test_names_that_the_estate_does_not_have_are_refused_by_the_rollback(tmp_pat
         playbook.write_text(
             json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": given, "tasks": refusals}])
         )
-        done = subprocess.run(
-            [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", "-c", "local", playbook],
-            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode != 0
-        return re.sub(r"\s+", " ", done.stdout + done.stderr)
+        command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(playbook)]
+        status, output, errors = ansible.run(command, environment_of_ansible())
+        assert status != 0
+        return re.sub(r"\s+", " ", output + errors)
 
     assert "names registri; the estate's cutover groups are registry, deploy" in run(
         __service_env_names=["registri"], service_env_rollback_lose_rows=None

@@ -82,7 +82,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.modules import (
     sqlite_migrate_look,
 )
 from tests import estates
-from tests.conftest import Server
+from tests.conftest import Server, fresh_database
 from tests.engine.support import execute, make_group, make_source, make_target, query
 
 if TYPE_CHECKING:
@@ -120,14 +120,37 @@ class Estate(estates.Estate):
         return result
 
 
+def data_of(path: Path) -> Path:
+    """Make the file of an estate."""
+    return make_source(
+        path, "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)", {"notes": [("a",)]}
+    )
+
+
+@pytest.fixture(scope="module")
+def rehearsed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with an estate that was rehearsed, to be copied."""
+
+    def make(connection: Connection, login: Login) -> Estate:
+        make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
+        place = tmp_path_factory.mktemp("rehearsed")
+        return Estate(connection, login, place, data_of(place / "data.db"))
+
+    with estates.rehearsed_database(server, "empty_template", make) as name:
+        yield name
+
+
+@pytest.fixture
+def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a copy of that database, or of an empty one for a test without ``estate``."""
+    has_estate = "estate" in request.fixturenames
+    with fresh_database(server, request.getfixturevalue("rehearsed") if has_estate else "empty_template") as name:
+        yield name
+
+
 @pytest.fixture
 def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    make_target(connection, "CREATE TABLE notes (text text PRIMARY KEY)")
-    source = make_source(
-        tmp_path / "data.db",
-        "PRAGMA journal_mode = WAL; CREATE TABLE notes (text TEXT PRIMARY KEY)",
-        {"notes": [("a",)]},
-    )
+    source = data_of(tmp_path / "data.db")
     source.chmod(0o640)
     (tmp_path / ".env").write_text(ENV)
     (tmp_path / ".env").chmod(0o600)
@@ -147,7 +170,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
         "health_timeout": 1.0,
     }
     made = Estate(connection, login, tmp_path, source, **settings, stable_seconds=0.0)
-    made.rehearse()
+    made.begin_rehearsed()
     # In the log alone, as a service that was killed leaves it.
     write = WRITE_TO_THE_FILE.replace("late", "since")
     subprocess.run([sys.executable, "-c", write, str(source)], check=True)

@@ -68,7 +68,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     locked_on_host,
 )
 from tests import estates
-from tests.conftest import PASSWORD, PROGRAMS, Server
+from tests.conftest import PASSWORD, PROGRAMS, Server, fresh_database
 
 from .support import execute, make_group, make_source, make_target, query, rehearse
 
@@ -123,29 +123,54 @@ class Estate(estates.Estate):
         return bool(query(self.connection, statement)[0][0])
 
 
-@pytest.fixture
-def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    make_target(
-        connection,
-        "CREATE TABLE users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text UNIQUE);"
-        "CREATE TABLE notes (id serial PRIMARY KEY, owner uuid REFERENCES users (id), body text);"
-        "GRANT USAGE ON SCHEMA app TO swarm_registry, swarm_platform;"
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO swarm_registry;"
-        "GRANT SELECT, UPDATE (name) ON users TO swarm_platform; GRANT INSERT ON notes TO PUBLIC;"
-        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA app TO swarm_registry",
-    )
-    source = make_source(
-        tmp_path / "data.db",
+def data_of(path: Path) -> Path:
+    """Make the file of an estate."""
+    return make_source(
+        path,
         "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE);"
         "CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT REFERENCES users (id), body TEXT)",
         {"users": BEFORE, "notes": [(1, "role-admin", "first"), (2, "forge-agent-001", "second\\\ttab\nline")]},
     )
+
+
+@pytest.fixture(scope="module")
+def rehearsed(server: Server, ledger_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with an estate that was rehearsed, to be copied."""
+
+    def make(connection: Connection, login: Login) -> Estate:
+        make_target(
+            connection,
+            "CREATE TABLE users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text UNIQUE);"
+            "CREATE TABLE notes (id serial PRIMARY KEY, owner uuid REFERENCES users (id), body text);"
+            "GRANT USAGE ON SCHEMA app TO swarm_registry, swarm_platform;"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO swarm_registry;"
+            "GRANT SELECT, UPDATE (name) ON users TO swarm_platform; GRANT INSERT ON notes TO PUBLIC;"
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA app TO swarm_registry",
+        )
+        place = tmp_path_factory.mktemp("rehearsed")
+        return Estate(connection, login, place, data_of(place / "data.db"))
+
+    with estates.rehearsed_database(server, ledger_template, make) as name:
+        yield name
+
+
+@pytest.fixture
+def database(server: Server, ledger_template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a copy of that database, or of one with the ledger alone for a test without ``estate``."""
+    has_estate = "estate" in request.fixturenames
+    with fresh_database(server, request.getfixturevalue("rehearsed") if has_estate else ledger_template) as name:
+        yield name
+
+
+@pytest.fixture
+def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
+    source = data_of(tmp_path / "data.db")
     source.chmod(0o640)
     monkeypatch.setattr(rollback, "check_services", lambda *_, **__: Handles())
     estates.let_find_programs(monkeypatch)
     settings: dict[str, Any] = {"role_passwords": {}, "stop_timeout": 2.0, "health_timeout": 2.0, "stable_seconds": 0.0}
     made = Estate(connection, login, tmp_path, source, **settings)
-    made.rehearse()
+    made.begin_rehearsed()
     made.go_live()
     yield made
     # Whatever has the attribute of the write protection could not be removed.

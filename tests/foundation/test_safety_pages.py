@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -26,8 +27,9 @@ def rows_of(text: str) -> Iterator[tuple[str, str, str]]:
                 yield heading, danger, shown
 
 
-def selected(file: str, name: str) -> dict[str, bool]:
-    """Return which tests of a file a command selects, each with whether it is a long search."""
+@functools.cache
+def tests_of(file: str) -> dict[str, bool]:
+    """Return the tests of a file, each with whether it is a long search."""
     path = PROJECT / file
     tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
     marks = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
@@ -35,8 +37,13 @@ def selected(file: str, name: str) -> dict[str, bool]:
     return {
         node.name: is_long or any("long_search" in ast.unparse(mark) for mark in node.decorator_list)
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and name in node.name
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
+
+
+def selected(file: str, name: str) -> dict[str, bool]:
+    """Return which tests of a file a command selects, each with whether it is a long search."""
+    return {test: is_long for test, is_long in tests_of(file).items() if name in test}
 
 
 def problems_of(text: str) -> list[str]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.conftest import environment_of_ansible
+from tests.loaded_ansible import LoadedAnsible
 
 PLAY = """
 - hosts: localhost
@@ -22,37 +21,42 @@ PLAY = """
 """
 
 
-def run(directory: Path, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run the role's tasks; the passwords lie below ``secrets/dev`` of the directory."""
-    variables = {
-        "ansible_connection": "local",
-        "postgres_install_secrets_directory": str(directory / "secrets" / "dev"),
-        "postgres_install_migrator_role": "migrator",
-        "postgres_install_service_roles": [{"name": "till"}],
-        **more,
-    }
-    (directory / "play.yml").write_text(PLAY)
-    return subprocess.run(
-        ["ansible-playbook", "-i", "localhost,", "-e", json.dumps(variables), "-vvvv", "--diff", *options, "play.yml"],
-        cwd=directory,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(tmp_path: Path, ansible: LoadedAnsible) -> Run:
+    """Run the role's tasks; the passwords lie below ``secrets/dev`` of the test's directory."""
+
+    def run(*options: str, **more: Any) -> Outcome:
+        variables = {
+            "ansible_connection": "local",
+            "postgres_install_secrets_directory": str(tmp_path / "secrets" / "dev"),
+            "postgres_install_migrator_role": "migrator",
+            "postgres_install_service_roles": [{"name": "till"}],
+            **more,
+        }
+        (tmp_path / "play.yml").write_text(PLAY)
+        command = ["ansible-playbook", "-i", "localhost,", "-e", json.dumps(variables), "-vvvv", "--diff", *options]
+        return Outcome(*ansible.run([*command, "play.yml"], environment_of_ansible(), tmp_path))
+
+    return run
 
 
 @pytest.mark.promise("passwords-generated-once")
-def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
+def test_passwords_are_generated_once_and_kept_private(tmp_path: Path, run: Run) -> None:
     secrets = tmp_path / "secrets" / "dev"
 
     def changed(*options: str) -> int:
-        result = run(tmp_path, *options)
+        result = run(*options)
         assert result.returncode == 0, result.stdout + result.stderr
         assert not any(path.read_text().strip() in result.stdout for path in secrets.glob("*"))
         return int(result.stdout.rpartition("changed=")[2].split()[0])
@@ -76,11 +80,11 @@ def test_passwords_are_generated_once_and_kept_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("known-passwords-only")
-def test_a_password_that_only_the_server_has_is_not_replaced(tmp_path: Path) -> None:
+def test_a_password_that_only_the_server_has_is_not_replaced(tmp_path: Path, run: Run) -> None:
     secrets = tmp_path / "secrets" / "dev"
     # What the server answers, as the role asks it.
     server = {"query_result": [{"roles": {"migrator": {"verifier": "SCRAM-SHA-256$canary"}, "till": {"verifier": ""}}}]}
-    result = run(tmp_path, __postgres_install_found=server)
+    result = run(__postgres_install_found=server)
     assert result.returncode != 0
     assert "The server has a password for migrator, and" in result.stdout
     assert "postgres_install_replace_unknown_passwords=true" in result.stdout
@@ -88,11 +92,11 @@ def test_a_password_that_only_the_server_has_is_not_replaced(tmp_path: Path) -> 
     # Somebody brings the file; only then the others are generated.
     secrets.mkdir(parents=True)
     (secrets / "migrator").write_text("brought\n")
-    assert run(tmp_path, __postgres_install_found=server).returncode == 0
+    assert run(__postgres_install_found=server).returncode == 0
     assert {path.name for path in secrets.iterdir()} == {"migrator", "till"}
     assert (secrets / "migrator").read_text() == "brought\n"
     # Or nobody has it any more.
     (secrets / "migrator").unlink()
-    replaced = run(tmp_path, __postgres_install_found=server, postgres_install_replace_unknown_passwords="yes")
+    replaced = run(__postgres_install_found=server, postgres_install_replace_unknown_passwords="yes")
     assert replaced.returncode == 0, replaced.stdout
     assert (secrets / "migrator").exists()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, environment_of_ansible
+from tests.loaded_ansible import LoadedAnsible
 
 PHASE = PROJECT / "playbooks" / "1_infrastructure.yml"
 PREFLIGHT = PROJECT / "roles" / "postgres_config" / "tasks" / "preflight.yml"
@@ -56,33 +54,32 @@ def plays(count: int) -> list[dict[str, Any]]:
     return [*found, {"hosts": "all", "gather_facts": False, "tags": "always", "tasks": told}]
 
 
-def output_of(directory: Path, plays_to_run: list[dict[str, Any]], *options: str) -> tuple[int, str]:
+def output_of(
+    ansible: LoadedAnsible, directory: Path, plays_to_run: list[dict[str, Any]], *options: str
+) -> tuple[int, str]:
     """Run plays on these hosts, and return the status and the output."""
     playbook, inventory = directory / "plays.json", directory / "hosts.json"
     playbook.write_text(json.dumps(plays_to_run))
     inventory.write_text(json.dumps({"all": {"hosts": HOSTS}}))
-    done = subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, "-c", "local", playbook, *options],
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "default"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, 2), done.stdout + done.stderr
-    return done.returncode, done.stdout
+    command = ["ansible-playbook", "-i", str(inventory), "-c", "local", str(playbook), *options]
+    status, output, errors = ansible.run(command, environment_of_ansible())
+    assert status in (0, 2), output + errors
+    return status, output
 
 
-def run(directory: Path, count: int, *options: str) -> tuple[int, list[str], list[str]]:
+def run(ansible: LoadedAnsible, directory: Path, count: int, *options: str) -> tuple[int, list[str], list[str]]:
     """Run these plays, and return the status, what is told of reverted hosts, and the hosts that go on."""
-    status, output = output_of(directory, plays(count), *options)
+    status, output = output_of(ansible, directory, plays(count), *options)
     reverted = re.findall(r"play (\d reverts \w+ \w+)", output)
     return status, sorted(reverted), sorted(re.findall(r"goes on with (\w+)\.", output))
 
 
 @pytest.mark.promise("adopted-server-reverted")
-def test_only_a_host_that_failed_reverts_and_only_what_this_play_has_changed(tmp_path: Path) -> None:
+def test_only_a_host_that_failed_reverts_and_only_what_this_play_has_changed(
+    tmp_path: Path, ansible: LoadedAnsible
+) -> None:
     """The second play of one command: what the first has noted, and changed, is none of its business."""
-    status, reverted, others = run(tmp_path, 2)
+    status, reverted, others = run(ansible, tmp_path, 2)
     assert reverted == ["1 reverts early False", "1 reverts late True"]
     # The failure stays one, and the other hosts go on.
     assert (status, others) == (2, ["well"])
@@ -90,8 +87,10 @@ def test_only_a_host_that_failed_reverts_and_only_what_this_play_has_changed(tmp
 
 @pytest.mark.promise("adopted-server-reverted")
 @pytest.mark.parametrize("options", [("--check",), ("--tags", "postgres_config")])
-def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
-    assert run(tmp_path, 2, *options)[1] == []
+def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(
+    tmp_path: Path, ansible: LoadedAnsible, options: tuple[str, ...]
+) -> None:
+    assert run(ansible, tmp_path, 2, *options)[1] == []
 
 
 @pytest.mark.promise("unfinished-phase-named")
@@ -106,9 +105,9 @@ def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(tmp_path: P
     ],
 )
 def test_a_shared_server_is_asked_for_an_earlier_run_first_and_noted_as_finished_only_if_nothing_fails(
-    tmp_path: Path, options: tuple[str, ...], finished: list[str]
+    tmp_path: Path, ansible: LoadedAnsible, options: tuple[str, ...], finished: list[str]
 ) -> None:
-    _, output = output_of(tmp_path, plays(2), *options)
+    _, output = output_of(ansible, tmp_path, plays(2), *options)
     told = re.findall(r"play (\d) is (unfinished|finished) of (\w+)", output)
     assert sorted(f"{host} {number}" for number, what, host in told if what == "finished") == finished
     asked = [(number, host) for number, what, host in told if what == "unfinished"]
@@ -121,7 +120,7 @@ def test_a_shared_server_is_asked_for_an_earlier_run_first_and_noted_as_finished
     [(("--skip-tags", "always"), ["early", "late", "well"]), (("--skip-tags", "schema_apply"), [])],
 )
 def test_a_run_that_would_leave_the_revert_out_is_refused_on_a_shared_server(
-    tmp_path: Path, options: tuple[str, ...], refused: list[str]
+    tmp_path: Path, ansible: LoadedAnsible, options: tuple[str, ...], refused: list[str]
 ) -> None:
     (refusal,) = (task for task in yaml.safe_load(PREFLIGHT.read_text()) if "could not revert" in task["name"])
     variables = {
@@ -129,6 +128,6 @@ def test_a_run_that_would_leave_the_revert_out_is_refused_on_a_shared_server(
         "__postgres_config_adopts": "{{ postgres_config_existing == 'adopt' }}",
     }
     play = {"hosts": "all", "gather_facts": False, "vars": variables, "tasks": [refusal]}
-    status, output = output_of(tmp_path, [play], *options)
+    status, output = output_of(ansible, tmp_path, [play], *options)
     assert sorted(set(re.findall(r"^fatal: \[(\w+)\].*", output, re.MULTILINE))) == refused
     assert (status, "--skip-tags always leaves out what gives" in output) == (2 if refused else 0, bool(refused))

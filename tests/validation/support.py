@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, parse_group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.files import sha256_of
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.cutover import rehearsal
@@ -17,9 +20,13 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import migrate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validate
+from tests.conftest import fresh_database, migrator_of
+from tests.estates import point_to
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
+
+    from tests.conftest import Server
 
 SOURCE = """
 CREATE TABLE owners (id TEXT PRIMARY KEY, name TEXT, token TEXT, rank TEXT);
@@ -137,3 +144,39 @@ def make_estate(connection: Connection, directory: Path, with_target: bool = Tru
     connection.commit()
     group = parse_group({**GROUP, "source": {"path": str(source)}})
     return Estate(connection, group, source, str(directory / "work"))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An estate that was cut over once, for tests that begin with one: each takes a copy of its database and its file.
+
+    The cutover takes most of the time of such a test.
+    """
+
+    database: str
+    estate: Estate
+
+    def copied(self, connection: Connection, directory: Path) -> Estate:
+        """Return the estate in a copy of its database, with its file in a directory of its own.
+
+        :param connection: to the copy.
+        """
+        source, work = directory / self.estate.source.name, directory / "work"
+        shutil.copyfile(self.estate.source, source)
+        shutil.copytree(self.estate.work, work)
+        point_to(connection, source)
+        group = replace(self.estate.group, source_path=str(source))
+        return replace(self.estate, connection=connection, group=group, source=source, work=str(work))
+
+
+@contextmanager
+def moved_estate(server: Server, directory: Path, make: Callable[[Connection, Path], Estate]) -> Iterator[Moved]:
+    """Cut an estate over, to be copied as often as it is needed.
+
+    :param make: makes it, with a connection to an empty database and a directory for its file.
+    """
+    with fresh_database(server) as database:
+        with closing(connect(migrator_of(server, database))) as connection:
+            estate = make(connection, directory)
+            estate.cut_over()
+        yield Moved(database, estate)

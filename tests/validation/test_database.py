@@ -33,7 +33,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from tests.conftest import PASSWORD
 
-from .support import TARGET, Estate, make_estate
+from .support import TARGET, Estate, Moved, make_estate, moved_estate
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -43,17 +43,27 @@ if TYPE_CHECKING:
 ROLE = "swarm_registry"
 
 
+@pytest.fixture(scope="module")
+def moved(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
+    """An estate in state live, its tables made by a SQL file, to be copied."""
+
+    def make(connection: Connection, directory: Path) -> Estate:
+        schema.apply(connection, schema_files.read_files([{"name": "001_zoo.sql", "content": TARGET}]))
+        estate = make_estate(connection, directory, with_target=False)
+        service = replace(estate.group.services[0], database_role=ROLE)
+        estate.group = replace(estate.group, services=(service,))
+        return estate
+
+    with moved_estate(server, tmp_path_factory.mktemp("moved"), make) as made:
+        yield made
+
+
 @pytest.fixture
-def estate(connection: Connection, server: Server, database: str, tmp_path: Path) -> Estate:
-    """An estate in state live, its tables made by a SQL file, and its service's role with its privileges."""
+def estate(live_estate: Estate, server: Server, database: str) -> Estate:
+    """A copy of that estate, and its service's role with its privileges."""
     server.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC", f"GRANT CONNECT ON DATABASE {database} TO {ROLE}")
-    schema.apply(connection, schema_files.read_files([{"name": "001_zoo.sql", "content": TARGET}]))
-    estate = make_estate(connection, tmp_path, with_target=False)
-    service = replace(estate.group.services[0], database_role=ROLE)
-    estate.group = replace(estate.group, services=(service,))
-    privileges.synchronise(connection, {ROLE: ["app"]}, check_mode=False)
-    estate.cut_over()
-    return estate
+    privileges.synchronise(live_estate.connection, {ROLE: ["app"]}, check_mode=False)
+    return live_estate
 
 
 def look(estate: Estate, **values: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -14,11 +13,9 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connected
 from tests.conftest import PLUGINS, PROJECT
 
-from .support import GROUP, make_estate
+from .support import GROUP, Estate
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
-
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
 CHECK = {
@@ -50,12 +47,10 @@ def login_arguments(login: Login) -> dict[str, Any]:
 
 
 @pytest.fixture
-def arguments(connection: Connection, login: Login, tmp_path: Path) -> dict[str, Any]:
+def arguments(live_estate: Estate, login: Login) -> dict[str, Any]:
     """Return the arguments of validate_group for an estate that was cut over."""
-    estate = make_estate(connection, tmp_path)
-    estate.cut_over()
-    group = {**GROUP, "source": {"path": str(estate.source)}}
-    return {"groups": [group], "work_directory": estate.work, **login_arguments(login)}
+    group = {**GROUP, "source": {"path": str(live_estate.source)}}
+    return {"groups": [group], "work_directory": live_estate.work, **login_arguments(login)}
 
 
 def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

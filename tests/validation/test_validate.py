@@ -143,9 +143,8 @@ def test_interrupted_cutover_is_a_finding(estate: Estate) -> None:
 
 
 @pytest.mark.promise("proof-repeated")
-def test_live_group_right_after_the_cutover(estate: Estate) -> None:
-    estate.cut_over()
-    result = estate.validate()
+def test_live_group_right_after_the_cutover(live_estate: Estate) -> None:
+    result = live_estate.validate()
     assert result["findings"] == []
     assert result["state"] == "live"
     assert [table["written_since"] for table in result["tables"]] == [False, False]
@@ -167,10 +166,9 @@ def test_live_group_right_after_the_cutover(estate: Estate) -> None:
 
 
 @pytest.mark.promise("later-writes-are-counted")
-def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
-    result = estate.validate()
+def test_rows_written_to_postgresql_since_the_cutover_are_information(live_estate: Estate) -> None:
+    live_estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    result = live_estate.validate()
     assert result["valid"]
     assert {table["target"]: (table["written_since"], table["rows_now"]) for table in result["tables"]} == {
         "app.owners": (False, 2),
@@ -181,12 +179,11 @@ def test_rows_written_to_postgresql_since_the_cutover_are_information(estate: Es
 
 
 @pytest.mark.promise("later-writes-are-counted")
-def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("DELETE FROM app.pets WHERE id = 1")
-    estate.on_target("UPDATE app.pets SET name = 'Thomas' WHERE id = 2")
-    estate.on_target("INSERT INTO app.owners VALUES (gen_random_uuid(), 'Eve'), (gen_random_uuid(), 'Zoe')")
-    result = estate.validate()
+def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(live_estate: Estate) -> None:
+    live_estate.on_target("DELETE FROM app.pets WHERE id = 1")
+    live_estate.on_target("UPDATE app.pets SET name = 'Thomas' WHERE id = 2")
+    live_estate.on_target("INSERT INTO app.owners VALUES (gen_random_uuid(), 'Eve'), (gen_random_uuid(), 'Zoe')")
+    result = live_estate.validate()
     assert result["valid"]
     assert {table["target"]: table["written_rows"] for table in result["tables"]} == {
         "app.owners": {"added": 2, "changed": 0, "gone": 0},
@@ -196,54 +193,51 @@ def test_rows_of_the_frozen_file_that_changed_or_are_gone_are_counted_by_table(e
 
 
 @pytest.mark.promise("damage-is-a-finding")
-def test_what_differs_in_a_table_that_nobody_writes_to_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.unwritten_tables = ("app.owners",)
-    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
-    assert estate.validate()["valid"]
-    estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'; DELETE FROM app.pets WHERE name = 'Tom'")
-    (finding,) = estate.validate()["findings"]
+def test_what_differs_in_a_table_that_nobody_writes_to_is_a_finding(live_estate: Estate) -> None:
+    live_estate.unwritten_tables = ("app.owners",)
+    live_estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    assert live_estate.validate()["valid"]
+    live_estate.on_target(
+        "UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'; DELETE FROM app.pets WHERE name = 'Tom'"
+    )
+    (finding,) = live_estate.validate()["findings"]
     assert finding["where"] == "zoo: owners → app.owners"
     assert "it was written to since the cutover, and validation_unwritten_tables says" in finding["what"]
     assert "id='ann': name is 'Ann' in SQLite and 'Anna' in PostgreSQL" in finding["what"]
     # Without the file nobody can tell the row, and it is wrong all the same.
-    estate.source.unlink()
-    assert "zoo: owners → app.owners: it was written to since the cutover" in estate.findings()
+    live_estate.source.unlink()
+    assert "zoo: owners → app.owners: it was written to since the cutover" in live_estate.findings()
 
 
-def test_a_value_that_was_put_back_is_right_again(estate: Estate) -> None:
-    estate.cut_over()
-    estate.unwritten_tables = ("app.owners",)
-    estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
-    estate.on_target("UPDATE app.owners SET name = 'Ann' WHERE name = 'Anna'")
-    assert estate.findings() == ""
+def test_a_value_that_was_put_back_is_right_again(live_estate: Estate) -> None:
+    live_estate.unwritten_tables = ("app.owners",)
+    live_estate.on_target("UPDATE app.owners SET name = 'Anna' WHERE name = 'Ann'")
+    live_estate.on_target("UPDATE app.owners SET name = 'Ann' WHERE name = 'Anna'")
+    assert live_estate.findings() == ""
 
 
-def test_writes_are_counted_where_the_work_directory_is_gone(estate: Estate) -> None:
-    estate.cut_over()
-    shutil.rmtree(estate.work)
-    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
-    assert estate.validate()["information"] == ["app.pets: rows written since the cutover: 1 added"]
-    assert not Path(estate.work).exists()
+def test_writes_are_counted_where_the_work_directory_is_gone(live_estate: Estate) -> None:
+    shutil.rmtree(live_estate.work)
+    live_estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    assert live_estate.validate()["information"] == ["app.pets: rows written since the cutover: 1 added"]
+    assert not Path(live_estate.work).exists()
 
 
 def test_a_table_that_somebody_has_locked_is_a_finding(
-    estate: Estate, login: Login, monkeypatch: pytest.MonkeyPatch
+    live_estate: Estate, login: Login, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estate.cut_over()
     monkeypatch.setattr(validate, "_LOCK_TIMEOUT", "100ms")
     with closing(connect(login)) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE app.owners IN ACCESS EXCLUSIVE MODE")
-        findings = estate.findings()
+        findings = live_estate.findings()
         other.rollback()
     assert "canceling statement due to lock timeout (SQLSTATE 55P03). Another session has a table locked" in findings
-    assert estate.findings() == ""
+    assert live_estate.findings() == ""
 
 
-def test_a_table_that_may_not_be_read_is_a_finding_and_the_rest_is_told(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("REVOKE SELECT ON migration.run FROM CURRENT_USER; SELECT setval('app.pets_id_seq', 1)")
-    result = estate.validate()
+def test_a_table_that_may_not_be_read_is_a_finding_and_the_rest_is_told(live_estate: Estate) -> None:
+    live_estate.on_target("REVOKE SELECT ON migration.run FROM CURRENT_USER; SELECT setval('app.pets_id_seq', 1)")
+    result = live_estate.validate()
     assert "permission denied for table run" in result["findings"][0]["what"]
     assert result["rejects"] == {"total": 0, "rows": []}
 
@@ -285,138 +279,123 @@ def test_a_work_directory_that_cannot_be_used_is_a_finding(estate: Estate) -> No
     assert "/proc/nowhere: it cannot be used: " in estate.findings()
 
 
-def test_an_interrupted_rollback_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    ledger.merge_detail(estate.connection, "zoo", changes(rollback={"phase": Phase.OPEN}))
-    estate.connection.commit()
-    assert "cutover group zoo: its rollback to SQLite was interrupted" in estate.findings()
+def test_an_interrupted_rollback_is_a_finding(live_estate: Estate) -> None:
+    ledger.merge_detail(live_estate.connection, "zoo", changes(rollback={"phase": Phase.OPEN}))
+    live_estate.connection.commit()
+    assert "cutover group zoo: its rollback to SQLite was interrupted" in live_estate.findings()
 
 
 @pytest.mark.promise("proof-repeated")
-def test_a_proof_that_is_not_that_of_the_frozen_file_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target(
+def test_a_proof_that_is_not_that_of_the_frozen_file_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_target(
         "UPDATE migration.run SET report = jsonb_set(jsonb_set(report, '{tables,0,source_hash}', '\"0\"'), "
         "'{tables,0,target_hash}', '\"0\"') WHERE kind = 'final'"
     )
-    assert "owners: the rows of the frozen file are not those that were proven at the cutover" in estate.findings()
-    assert estate.validate()["proof_repeated"] is False
+    assert "owners: the rows of the frozen file are not those that were proven at the cutover" in live_estate.findings()
+    assert live_estate.validate()["proof_repeated"] is False
 
 
-def test_tables_that_have_moved_on_do_not_fail_the_validation(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("ALTER TABLE app.pets DROP COLUMN name")
-    result = estate.validate()
+def test_tables_that_have_moved_on_do_not_fail_the_validation(live_estate: Estate) -> None:
+    live_estate.on_target("ALTER TABLE app.pets DROP COLUMN name")
+    result = live_estate.validate()
     assert result["valid"]
     assert any("cannot be hashed again as at the cutover" in entry for entry in result["information"])
     assert any("cannot be told" in entry for entry in result["information"])
 
 
-def test_a_group_that_went_back_is_compared_with_what_postgresql_kept(estate: Estate) -> None:
-    estate.cut_over()
-    ledger.take_step(estate.connection, "zoo", "roll_back", str(estate.source))
-    estate.connection.commit()
-    result = estate.validate()
+def test_a_group_that_went_back_is_compared_with_what_postgresql_kept(live_estate: Estate) -> None:
+    ledger.take_step(live_estate.connection, "zoo", "roll_back", str(live_estate.source))
+    live_estate.connection.commit()
+    result = live_estate.validate()
     assert (result["state"], result["findings"], result["information"]) == ("rolled_back", [], [])
     assert all(table["equal"] for table in result["tables"])
 
 
-def test_after_the_rollback_writes_on_both_sides_are_information(estate: Estate) -> None:
-    estate.cut_over()
+def test_after_the_rollback_writes_on_both_sides_are_information(live_estate: Estate) -> None:
     # As the rollback leaves it: what PostgreSQL has gained is in the file too, and the services go on there.
-    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
-    estate.on_source("INSERT INTO pets VALUES (10, NULL, 'Ida')")
-    ledger.take_step(estate.connection, "zoo", "roll_back", str(estate.source))
-    estate.connection.commit()
-    result = estate.validate()
+    live_estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    live_estate.on_source("INSERT INTO pets VALUES (10, NULL, 'Ida')")
+    ledger.take_step(live_estate.connection, "zoo", "roll_back", str(live_estate.source))
+    live_estate.connection.commit()
+    result = live_estate.validate()
     assert (result["findings"], result["information"]) == ([], [])
-    estate.on_source("INSERT INTO pets VALUES (11, NULL, 'Max')")
-    result = estate.validate()
+    live_estate.on_source("INSERT INTO pets VALUES (11, NULL, 'Max')")
+    result = live_estate.validate()
     assert result["valid"]
     assert "pets: SQLite, its store, holds 4 rows and PostgreSQL 3" in result["information"][0]
     assert [(table["equal"], table["rows_now"]) for table in result["tables"]] == [(True, 2), (True, 3)]
 
 
 @pytest.mark.promise("validation-only-reads")
-def test_validation_writes_nothing(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
-    estate.on_target("SET default_transaction_read_only = on")
-    before = estate.source.stat(), sorted(path.name for path in estate.source.parent.iterdir())
-    first = estate.validate()
-    second = estate.validate()
+def test_validation_writes_nothing(live_estate: Estate) -> None:
+    live_estate.on_target("INSERT INTO app.pets (name) VALUES ('Ida')")
+    live_estate.on_target("SET default_transaction_read_only = on")
+    before = live_estate.source.stat(), sorted(path.name for path in live_estate.source.parent.iterdir())
+    first = live_estate.validate()
+    second = live_estate.validate()
     assert first == second
-    assert (estate.source.stat().st_mtime_ns, estate.source.stat().st_size) == (
+    assert (live_estate.source.stat().st_mtime_ns, live_estate.source.stat().st_size) == (
         before[0].st_mtime_ns,
         before[0].st_size,
     )
-    assert sorted(path.name for path in estate.source.parent.iterdir()) == before[1]
+    assert sorted(path.name for path in live_estate.source.parent.iterdir()) == before[1]
 
 
 @pytest.mark.promise("proof-repeated")
-def test_a_frozen_file_written_to_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
-    assert "has changed since the cutover" in estate.findings()
+def test_a_frozen_file_written_to_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
+    assert "has changed since the cutover" in live_estate.findings()
 
 
-def test_rows_in_the_wal_of_a_frozen_file_are_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    Path(f"{estate.source}-wal").write_bytes(b"x" * 4128)
-    assert "zoo.db-wal: rows were written to the frozen SQLite file" in estate.findings()
+def test_rows_in_the_wal_of_a_frozen_file_are_a_finding(live_estate: Estate) -> None:
+    Path(f"{live_estate.source}-wal").write_bytes(b"x" * 4128)
+    assert "zoo.db-wal: rows were written to the frozen SQLite file" in live_estate.findings()
 
 
-def test_pages_in_the_journal_of_a_frozen_file_are_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    journal = Path(f"{estate.source}-journal")
+def test_pages_in_the_journal_of_a_frozen_file_are_a_finding(live_estate: Estate) -> None:
+    journal = Path(f"{live_estate.source}-journal")
     # As journal_mode = PERSIST leaves it at rest.
     journal.write_bytes(bytes(512))
-    assert estate.findings() == ""
+    assert live_estate.findings() == ""
     journal.write_bytes(bytes.fromhex("d9d505f920a163d7") + bytes(504))
-    assert "zoo.db-journal: rows were written to the frozen SQLite file" in estate.findings()
+    assert "zoo.db-journal: rows were written to the frozen SQLite file" in live_estate.findings()
 
 
-def test_a_frozen_file_whose_protection_is_gone_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    ledger.merge_detail(estate.connection, "zoo", {"fence": {"mode": "0644"}})
-    estate.connection.commit()
-    assert "zoo.db: its write protection is gone: an old program could write rows to it" in estate.findings()
-    estate.source.chmod(0o444)
-    assert estate.findings() == ""
+def test_a_frozen_file_whose_protection_is_gone_is_a_finding(live_estate: Estate) -> None:
+    ledger.merge_detail(live_estate.connection, "zoo", {"fence": {"mode": "0644"}})
+    live_estate.connection.commit()
+    assert "zoo.db: its write protection is gone: an old program could write rows to it" in live_estate.findings()
+    live_estate.source.chmod(0o444)
+    assert live_estate.findings() == ""
 
 
-def test_a_frozen_file_that_is_gone_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.source.unlink()
-    assert "the rollback" in estate.findings()
+def test_a_frozen_file_that_is_gone_is_a_finding(live_estate: Estate) -> None:
+    live_estate.source.unlink()
+    assert "the rollback" in live_estate.findings()
 
 
-def test_a_table_unequal_in_the_ledger_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target(
+def test_a_table_unequal_in_the_ledger_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_target(
         "UPDATE migration.run SET report = jsonb_set(report, '{tables,0,equal}', 'false') WHERE kind = 'final'"
     )
-    assert "owners → app.owners: the two sides differ" in estate.findings()
+    assert "owners → app.owners: the two sides differ" in live_estate.findings()
 
 
-def test_a_live_group_without_a_final_run_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("DELETE FROM migration.run WHERE kind = 'final'")
-    assert "the ledger holds no final sync" in estate.findings()
-
-
-@pytest.mark.promise("damage-is-a-finding")
-def test_a_dropped_table_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("DROP TABLE app.pets")
-    assert "zoo: app.pets: the table is not in the database" in estate.findings()
+def test_a_live_group_without_a_final_run_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_target("DELETE FROM migration.run WHERE kind = 'final'")
+    assert "the ledger holds no final sync" in live_estate.findings()
 
 
 @pytest.mark.promise("damage-is-a-finding")
-def test_a_sequence_that_is_behind_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("SELECT setval('app.pets_id_seq', 1)")
-    findings = estate.findings()
+def test_a_dropped_table_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_target("DROP TABLE app.pets")
+    assert "zoo: app.pets: the table is not in the database" in live_estate.findings()
+
+
+@pytest.mark.promise("damage-is-a-finding")
+def test_a_sequence_that_is_behind_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_target("SELECT setval('app.pets_id_seq', 1)")
+    findings = live_estate.findings()
     assert "sequence app.pets_id_seq: its next value is 2, and 10 or more is needed" in findings
 
 
@@ -434,37 +413,33 @@ def test_a_sequence_that_no_column_owns_is_looked_at_too(estate: Estate) -> None
     assert "sequence app.ids: its next value is 2, and 10 or more is needed" in estate.findings()
 
 
-def test_a_sequence_with_an_odd_name_is_read(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("""ALTER SEQUENCE app.pets_id_seq RENAME TO "The ""ids"".of pets" """)
-    assert estate.validate()["sequences"][0]["next_value"] == 10
+def test_a_sequence_with_an_odd_name_is_read(live_estate: Estate) -> None:
+    live_estate.on_target("""ALTER SEQUENCE app.pets_id_seq RENAME TO "The ""ids"".of pets" """)
+    assert live_estate.validate()["sequences"][0]["next_value"] == 10
 
 
 @pytest.mark.promise("damage-is-a-finding")
-def test_orphans_and_a_foreign_key_that_is_not_valid_are_findings(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target(
+def test_orphans_and_a_foreign_key_that_is_not_valid_are_findings(live_estate: Estate) -> None:
+    live_estate.on_target(
         "ALTER TABLE app.pets DROP CONSTRAINT pets_owner;"
         "INSERT INTO app.pets (owner_id, name) VALUES (gen_random_uuid(), 'stray');"
         "ALTER TABLE app.pets ADD CONSTRAINT pets_owner FOREIGN KEY (owner_id) REFERENCES app.owners (id) NOT VALID"
     )
-    findings = estate.findings()
+    findings = live_estate.findings()
     assert "foreign key app.pets: pets_owner: PostgreSQL has not validated it" in findings
     assert "rows that reference a row that is not there: 1" in findings
 
 
-def test_a_constraint_that_is_not_valid_is_a_finding(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("ALTER TABLE app.pets ADD CONSTRAINT named CHECK (name <> 'Tom') NOT VALID")
-    assert "constraint app.pets: named: PostgreSQL has not validated it" in estate.findings()
+def test_a_constraint_that_is_not_valid_is_a_finding(live_estate: Estate) -> None:
+    live_estate.on_target("ALTER TABLE app.pets ADD CONSTRAINT named CHECK (name <> 'Tom') NOT VALID")
+    assert "constraint app.pets: named: PostgreSQL has not validated it" in live_estate.findings()
 
 
 @pytest.mark.promise("damage-is-a-finding")
-def test_all_findings_come_at_once(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target("SELECT setval('app.pets_id_seq', 1)")
-    estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
-    findings = estate.findings()
+def test_all_findings_come_at_once(live_estate: Estate) -> None:
+    live_estate.on_target("SELECT setval('app.pets_id_seq', 1)")
+    live_estate.on_source("INSERT INTO pets (name) VALUES ('lost')")
+    findings = live_estate.findings()
     assert "the frozen SQLite file has changed" in findings
     assert "zoo: pets: the rows of the frozen file are not those that were proven" in findings
     assert "sequence app.pets_id_seq" in findings
@@ -481,13 +456,12 @@ def test_values_that_were_kept_are_listed_and_secret_ones_are_not(estate: Estate
     assert "hush-hush" not in json.dumps(result)
 
 
-def test_original_values_of_secret_columns_are_masked(estate: Estate) -> None:
-    estate.cut_over()
-    estate.on_target(
+def test_original_values_of_secret_columns_are_masked(live_estate: Estate) -> None:
+    live_estate.on_target(
         "INSERT INTO migration.original_value VALUES "
         "('zoo', 'owners', 'id=''ann''', 'token', 'nul_character', '{\"text\": \"hush-hush\"}')"
     )
-    result = estate.validate()
+    result = live_estate.validate()
     assert "hush-hush" not in json.dumps(result)
     assert "(secret)" in {entry["value"] for entry in result["original_values"]["rows"]}
 
