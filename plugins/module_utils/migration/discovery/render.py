@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from ..core.commands import playbook
 from ..core.errors import Problem
 from ..core.estate import COMPOSE, NONE, problem_of_unit
+from ..core.migration_tools import tool_of
 from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
@@ -282,8 +283,19 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
     if service.manager == NOBODY:
         yield from ("  start_command: []", "  stop_command: []")
     yield f"  schemas: [{', '.join(map(scalar, _schemas_of(found, source)))}]"
+    tool = _tool_of(source)
+    # Its role and schema are to be its alone.
+    if tool is not None and len(source.users) == 1 and "public" not in _schemas_of(found, source):
+        yield f"  # migrates_itself: true  # {tool} may go on changing the tables; else switch it off first"
     if address.health_url:
         yield f"  health_url: {scalar(address.health_url)}"
+
+
+def _tool_of(source: Source) -> str | None:
+    """Return the tool that changes the tables of a source, by its bookkeeping there; None if none is known."""
+    mapping = source.draft.mapping if source.draft else {}
+    names = [*(table["source"] for table in mapping.get("tables", ())), *mapping.get("ignored_tables", ())]
+    return next((tool for name in names if (tool := tool_of(name)) is not None), None)
 
 
 def _schemas_of(found: Discovery, source: Source) -> list[str]:
