@@ -109,7 +109,8 @@ def postgres_managed_script(
 
     :param roles: for each role ``name``, ``login``, ``connection_limit`` and ``configuration``.
     :param passwords: the password of each role that logs in. Only verifiers of them are in the script.
-    :param settings: ``owner``, ``migrator``, ``database``, ``extensions``.
+    :param settings: ``owner``, ``migrator``, ``database``, ``extensions``, and as ``self_migrating`` the roles of
+        services that migrate themselves, if there are any.
     :param hidden: leave the verifiers out, to show the script.
     """
     owner, migrator, database = (_identifier(settings[name]) for name in ("owner", "migrator", "database"))
@@ -133,6 +134,7 @@ def postgres_managed_script(
         "-- services' sessions.",
         f"ALTER ROLE {migrator} CREATEDB;",
         f"GRANT {', '.join([owner, *map(_identifier, services)])} TO {migrator};",
+        *_memberships_of_owner(owner, settings.get("self_migrating", ())),
         "-- The database, its extensions, and nothing for PUBLIC.",
         f"GRANT {owner} TO CURRENT_USER;",
         _executed_if(
@@ -153,6 +155,16 @@ def postgres_managed_script(
         f"REVOKE {owner} FROM CURRENT_USER;",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _memberships_of_owner(owner: str, roles: Sequence[str]) -> list[str]:
+    """Return what lets the owner take back what the roles of services that migrate themselves own."""
+    if not roles:
+        return []
+    return [
+        "-- The owner acts as the roles that change their own tables, so that a rollback can take these back.",
+        f"GRANT {', '.join(map(_identifier, roles))} TO {owner};",
+    ]
 
 
 def _executed_if(statement: str, condition: str) -> str:

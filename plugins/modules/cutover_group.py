@@ -111,6 +111,10 @@ options:
         description: For each cutover group the roles of its services.
         type: dict
         default: {}
+      owners:
+        description: For each role whose service migrates itself the schemas that it owns from its cutover on.
+        type: dict
+        default: {}
   work_directory:
     description: Directory on the host for private snapshots. It is created with mode 0700.
     type: path
@@ -289,6 +293,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
             "rights": {"type": "dict", "default": {}},
             "tables": {"type": "dict", "required": True},
             "roles": {"type": "dict", "default": {}},
+            "owners": {"type": "dict", "default": {}},
         },
     },
     "work_directory": {"type": "path", "default": WORK_DIRECTORY},

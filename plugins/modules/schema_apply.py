@@ -51,6 +51,13 @@ options:
         counts as one of that group's.
     type: dict
     default: {}
+  owners:
+    description:
+      - For each role whose service migrates itself the schemas that it owns, with the tables and sequences in them,
+        while one of its groups in O(roles) lives on PostgreSQL. They are no other role's.
+      - What has changed in such a schema since the cutover is no drift, and files that name it are refused.
+    type: dict
+    default: {}
   drift:
     description: What to do if the tables are not as the applied files left them.
     type: str
@@ -112,6 +119,11 @@ drift:
   returned: success
   type: list
   elements: str
+own_changes:
+  description: The same lines for the schemas that services which migrate themselves own, or have owned.
+  returned: success
+  type: list
+  elements: str
 login_refused:
   description: Why the login failed. What is applied already is then not known, and every file is listed.
   returned: in check mode, if the server refuses the login
@@ -137,6 +149,7 @@ from ..module_utils.migration.core.connection import (
 )
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.postgres import foreign_objects, privileges, schema, schema_files
+from ..module_utils.migration.postgres.own_schemas import SHOWN
 
 
 def apply(
@@ -148,6 +161,7 @@ def apply(
     rights_by_role: Mapping[str, Mapping[str, str]],
     tables_by_group: Mapping[str, Sequence[str]],
     roles_by_group: Mapping[str, Sequence[str]],
+    owners: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Return the module's result.
 
@@ -162,14 +176,20 @@ def apply(
             given = nothing
             if not (check_mode and result["applied"]):
                 given = privileges.synchronise(
-                    connection, schemas_by_role, check_mode, rights_by_role, tables_by_group, roles_by_group
+                    connection,
+                    schemas_by_role,
+                    check_mode,
+                    rights_by_role,
+                    tables_by_group,
+                    roles_by_group,
+                    owners=owners,
                 )
         given = {**given, "warnings": [*given["warnings"], *foreign_objects.warnings(login)]}
     except (ServerUnreachable, LoginRefused) as error:
         if not check_mode:
             raise
         # The roles before this one have only announced the server, its database or the new password.
-        result = {"changed": True, "applied": names, "drift": []}
+        result = {"changed": True, "applied": names, "drift": [], "own_changes": []}
         if isinstance(error, LoginRefused):
             result["login_refused"] = str(error.problems[0])
         given = nothing
@@ -197,6 +217,7 @@ def main() -> None:
             "rights": {"type": "dict", "default": {}},
             "tables": {"type": "dict", "default": {}},
             "roles": {"type": "dict", "default": {}},
+            "owners": {"type": "dict", "default": {}},
             "drift": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
             **LOGIN_ARGUMENTS,
         },
@@ -213,11 +234,16 @@ def main() -> None:
             parameters["rights"],
             parameters["tables"],
             parameters["roles"],
+            parameters["owners"],
         )
     except MigrationError as error:
         module.fail_json(msg=str(error), problems=error.as_dicts())
     for line in result["drift"]:
         module.warn(f"The target database is not as the applied files left it: {line}")
+    changed = result["own_changes"]
+    if changed:
+        more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        module.warn(f"Services that migrate themselves have changed their schemas: {'; '.join(changed[:SHOWN])}{more}")
     for line in result.pop("warnings"):
         module.warn(line)
     if "login_refused" in result:

@@ -106,6 +106,7 @@ from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
 from ..module_utils.migration.host.service_health import Listings
+from ..module_utils.migration.postgres.own_schemas import held_still
 from ..module_utils.migration.validation import group as validate
 
 
@@ -128,7 +129,10 @@ def validation(
             if check_mode and not ledger.exists(connection):
                 result = validate.not_compared(group, "there is no ledger in the database yet")
             else:
-                result = validate.validate(connection, group, work_directory, ask_services, unwritten_tables, listings)
+                with held_still(login, group) as held:
+                    result = validate.validate(
+                        connection, group, work_directory, ask_services, unwritten_tables, listings, held.code
+                    )
     except ServerUnreachable:
         if not check_mode:
             raise

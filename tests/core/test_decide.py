@@ -129,18 +129,21 @@ def test_what_is_written_is_read_again_under_the_keys_of_every_version() -> None
         loaded={"a.b": {"rows": 1}}, baseline={"token": "t"}, ledger_content={"reject": {}}, rehearsal={"token": "t"},
         file_before={"mode": "0640"}, rewritten_ids={"t": {"v": "hash"}},
         stopped_at=stopped_at, proven=True, checked=True, fingerprint={"a.b": {"rows": 1}}, clock=clock,
-        restored_at="then", rollback={"phase": Phase.OPEN}, archive={"directory": "/a"},
+        restored_at="then", rollback={"phase": Phase.OPEN}, archive={"directory": "/a"}, own_schemas=("a",),
     )  # fmt: skip
     assert set(written) == set(KEYS.values()) == {
         "loaded", "kept_snapshot", "rehearsal", "fence", "stopped_at", "proven", "fingerprint", "clock", "restored_at",
         "way_back", "archive", "ledger_content", "rewritten_ids", "checked",
+        "own_schemas",
     }  # fmt: skip
     read = GroupDetail.from_ledger(written)
     assert (read.stopped_at, read.clock, read.phase, read.proven) == (stopped_at, clock, Phase.OPEN, True)
     assert changes(**{name: getattr(read, name) for name in KEYS}) == written
 
 
-@pytest.mark.parametrize("data", [None, [], {"way_back": "x", "clock": 1, "stopped_at": 5, "loaded": None}])
+@pytest.mark.parametrize(
+    "data", [None, [], {"way_back": "x", "clock": 1, "stopped_at": 5, "loaded": None, "own_schemas": 1}]
+)
 def test_what_cannot_be_read_is_as_if_it_were_not_there(data: Any) -> None:
     assert GroupDetail.from_ledger(data) == GroupDetail()
 

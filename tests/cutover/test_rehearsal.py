@@ -118,6 +118,10 @@ def test_services_that_change_their_tables_themselves_are_named_before_the_cutov
     (warning,) = rehearse(estate, rollback=False)["warnings"]
     assert "its table _prisma_migrations shows that Prisma changes the services' tables" in warning
     assert "switch these changes off before the cutover" in warning
+    assert "set 'migrates_itself' for the service" in warning
+    own = tuple(replace(service, migrates_itself=True) for service in estate.group.services)
+    estate.group = replace(estate.group, services=own)
+    assert rehearse(estate, rollback=False)["warnings"] == []
 
 
 # ---------------------------------------------------------------- whether tables were written to

@@ -366,7 +366,7 @@ def kill_in_the_window() -> None:
     """Kill the module while it waits for a lock, with the services stopped and no unit that starts them again."""
     settings = variables(rollback_groups=["registry"], recovery_unit=False)
     with locked_table("registry.agents", "ROW EXCLUSIVE"), started(ROLLBACK, *settings):
-        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND NOT granted") != "0")
         signal_module(signal.SIGKILL)
         until(lambda: not module_processes())
     until(lambda: sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0")
@@ -381,7 +381,7 @@ def held_in_the_window() -> Iterator[Callable[[], str]]:
         locked_table("registry.agents", "ROW EXCLUSIVE"),
         started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=300)) as process,
     ):
-        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND NOT granted") != "0")
 
         def go_on() -> str:
             sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
@@ -516,7 +516,7 @@ def test_a_server_that_goes_away_in_the_window_leaves_the_group_on_postgresql() 
         locked_table("registry.agents", "ROW EXCLUSIVE"),
         started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=300)) as process,
     ):
-        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted") != "0")
+        until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND NOT granted") != "0")
         on_host("systemctl", "stop", "postgresql@16-main")
         try:
             output, _ = process.communicate(timeout=PATIENCE)

@@ -224,6 +224,16 @@ def test_services_of_one_file_stand_in_one_group_and_a_service_of_two_files_in_o
     assert "it uses this source too, and can only move with one group, which is other" in decisions
 
 
+def test_a_service_that_migrates_itself_is_offered_the_key_as_a_comment(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "app.db")
+    with holding(path, kind="/health"):
+        assert "migrates_itself" not in render.files(look_at(tmp_path), "here")[render.ESTATE_FILE]
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE knex_migrations (id INTEGER PRIMARY KEY, name TEXT)")
+        estate = render.files(look_at(tmp_path), "here")[render.ESTATE_FILE]
+    assert "# migrates_itself: true  # Knex may go on changing the tables" in estate
+
+
 def test_a_file_that_cannot_be_drafted_is_a_decision(tmp_path: Path) -> None:
     path = make_database(tmp_path / "app.db")
     with holding(path), closing(sqlite3.connect(path)) as connection:

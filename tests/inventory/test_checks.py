@@ -69,6 +69,25 @@ def test_two_groups_have_no_table_in_common() -> None:
     assert problem.what == "the groups web, shop have the same target table web.notes"
 
 
+def test_a_service_that_migrates_itself_shares_neither_role_nor_schema() -> None:
+    """What it owns, it may do anything with: nobody else may depend on it."""
+    group = estate()
+    group["services"][0]["migrates_itself"] = True
+    assert checks.find_estate_mistakes([group]) == []
+    group["services"][0] |= {"schemas": ["web", "public"], "rights": {"web.notes": "read"}}
+    other = estate(name="shop", tables=[{"source": "orders", "target": "web.orders"}])
+    told = [problem.what for problem in checks.find_estate_mistakes([group, other])]
+    assert told == [
+        "service web may use schema web too",
+        "service web logs in as web too",
+        "group shop moves a table into its schema too, web.orders",
+        "schema public can belong to no service",
+        "its role owns all of its schemas, so 'rights: web.notes' cannot hold",
+    ]
+    group["services"][0]["migrates_itself"] = "yes"
+    assert any("Write true or false" in str(problem) for problem in checks.find_estate_mistakes([group]))
+
+
 def with_rights(**rights: str) -> dict[str, Any]:
     """Return a group whose service has rights of its own; in a keyword two underscores stand for a dot."""
     group = estate()

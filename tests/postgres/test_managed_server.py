@@ -16,6 +16,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgr
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup import preflight
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import own_schemas
 from tests.conftest import PASSWORD, PROGRAMS, PROJECT
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ ROLES: list[dict[str, Any]] = [
     {"name": MIGRATOR, "login": True, "connection_limit": 10, "configuration": {"log_statement": "none"}},
     install.postgres_service_role(SERVICE_ROLE, LIMITS, {SERVICE: ["web", "My schema"]}),
 ]
-SETTINGS = {"owner": OWNER, "migrator": MIGRATOR, "database": DATABASE, "extensions": ["plpgsql"]}
+SETTINGS = {
+    "owner": OWNER,
+    "migrator": MIGRATOR,
+    "database": DATABASE,
+    "extensions": ["plpgsql"],
+    "self_migrating": [SERVICE],
+}
 
 
 @pytest.fixture
@@ -62,7 +69,7 @@ def missing(login: Login) -> list[str]:
     """Return what the role would name as missing, in the migrator's session."""
     variables = yaml.safe_load((PROJECT / "roles" / "postgres_install" / "vars" / "main.yml").read_text())
     arguments = {"owner": OWNER, "migrator": MIGRATOR, "extensions": "plpgsql"}
-    arguments["logins"] = ",".join(PASSWORDS)
+    arguments |= {"logins": ",".join(PASSWORDS), "self_migrating": SERVICE}
     with closing(connect(login)) as connection, connection.cursor() as cursor:
         cursor.execute(variables["__postgres_install_managed_query"], arguments)
         return [row[0] for row in cursor.fetchall()]
@@ -104,15 +111,41 @@ def test_one_script_makes_all_that_any_phase_needs_and_may_be_run_again(
         connect(replace(administrator, database=DATABASE))
 
 
+@pytest.mark.promise("self-migrating-owns-from-cutover")
+def test_the_owner_gives_a_schema_to_a_service_and_takes_it_back(
+    administrator: Login, server: Server, tmp_path: Path
+) -> None:
+    run(administrator, install.postgres_managed_script(ROLES, PASSWORDS, SETTINGS), tmp_path)
+    migrator = replace(server.superuser, database=DATABASE, user=MIGRATOR, password=PASSWORDS[MIGRATOR])
+    with closing(connect(replace(migrator, session_role=OWNER))) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA web; CREATE TABLE web.notes (id serial, body text)")
+        for live in ([SERVICE], []):
+            own_schemas.settle(cursor, {SERVICE: ["web"]}, live, [SERVICE], ["web.notes"])
+            connection.commit()
+            cursor.execute("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'notes'")
+            assert cursor.fetchall() == [(SERVICE if live else OWNER,)]
+            if live:
+                with closing(connect(replace(migrator, user=SERVICE, password=PASSWORDS[SERVICE]))) as session:
+                    session.cursor().execute(
+                        "ALTER TABLE web.notes ADD made timestamptz; CREATE INDEX ON web.notes (made)"
+                    )
+                    session.commit()
+
+
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
         (f"ALTER ROLE {MIGRATOR} NOCREATEDB", f"role {MIGRATOR} may not create databases, with which it proves"),
         (
-            f"REVOKE {SERVICE} FROM {MIGRATOR} GRANTED BY {ADMINISTRATOR}",
+            # It would be one through the owner.
+            f'REVOKE {SERVICE} FROM {MIGRATOR}, "{OWNER}" GRANTED BY {ADMINISTRATOR}',
             f"role {MIGRATOR} is not a member of {SERVICE}",
         ),
         (f'REVOKE "{OWNER}" FROM {MIGRATOR} GRANTED BY {ADMINISTRATOR}', f"role {MIGRATOR} is not a member of {OWNER}"),
+        (
+            f'REVOKE {SERVICE} FROM "{OWNER}" GRANTED BY {ADMINISTRATOR}',
+            f"role {OWNER} is not a member of {SERVICE}, whose service migrates itself",
+        ),
         (f"ALTER ROLE {SERVICE} NOLOGIN", f"role {SERVICE} does not exist, or cannot log in"),
         (f"ALTER DATABASE {DATABASE} OWNER TO postgres", f"database {DATABASE} belongs to postgres, not to {OWNER}"),
         (f"GRANT CONNECT ON DATABASE {DATABASE} TO PUBLIC", f"everybody may connect to database {DATABASE}"),

@@ -67,12 +67,17 @@ def test_the_shipped_schema_is_the_plans(connection: Connection) -> None:
 @pytest.mark.promise("sql-file-applied-once")
 def test_each_file_is_applied_once_and_in_order(connection: Connection) -> None:
     assert apply(connection, SECOND, FIRST)["applied"] == ["001_first.sql", "002_second.sql"]
-    assert apply(connection, FIRST, SECOND) == {"changed": False, "applied": [], "drift": []}
+    assert apply(connection, FIRST, SECOND) == {"changed": False, "applied": [], "drift": [], "own_changes": []}
 
 
 @pytest.mark.promise("dry-run-changes-nothing")
 def test_check_mode_lists_and_writes_nothing(connection: Connection) -> None:
-    assert apply(connection, FIRST, check_mode=True) == {"changed": True, "applied": ["001_first.sql"], "drift": []}
+    assert apply(connection, FIRST, check_mode=True) == {
+        "changed": True,
+        "applied": ["001_first.sql"],
+        "drift": [],
+        "own_changes": [],
+    }
     assert not ledger.exists(connection)
     apply(connection, FIRST)
     assert apply(connection, FIRST, SECOND, check_mode=True)["applied"] == ["002_second.sql"]
@@ -257,7 +262,7 @@ def test_a_search_path_of_one_file_is_neither_the_next_ones_nor_drift(connection
     )
     apply(connection, *files)
     assert count(connection, "public.t") == 0
-    assert apply(connection, *files) == {"changed": False, "applied": [], "drift": []}
+    assert apply(connection, *files) == {"changed": False, "applied": [], "drift": [], "own_changes": []}
 
 
 def test_what_exists_already_is_named_and_left_alone(server: Any, database: str, connection: Connection) -> None:

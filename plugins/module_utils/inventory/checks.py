@@ -6,7 +6,7 @@ Each function takes variables and returns every problem that it finds.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..migration.core.errors import MigrationError, Problem
-from ..migration.core.estate import meant, parse_group
+from ..migration.core.estate import Group, Service, meant, parse_group
 from .sql_tables import read_tables
 
 # How much alike two names must be so that one counts as a misspelling of the other: 0 to 1, see difflib.
@@ -50,12 +50,14 @@ def find_estate_mistakes(groups: Any) -> list[Problem]:
     for name in sorted({str(name) for name in names if name and names.count(name) > 1}):
         problems.append(Problem("estate_cutover_groups", f"two groups have the name '{name}'", "Name each once"))
     users: dict[str, list[str]] = {}
+    valid: list[Group] = []
     for group in groups:
         try:
             parsed = parse_group(group)
         except MigrationError as error:
             problems.extend(error.problems)
             continue
+        valid.append(parsed)
         for target in dict.fromkeys(mapping.target for mapping in parsed.tables):
             users.setdefault(target, []).append(parsed.name)
     for target, own in sorted(users.items()):
@@ -64,7 +66,39 @@ def find_estate_mistakes(groups: Any) -> list[Problem]:
             what = f"the groups {', '.join(own)} have the same target table {target}"
             fix = "A group makes its tables equal to its own file: give each table to one group, or name another target"
             problems.append(Problem("estate_cutover_groups", what, fix))
-    return problems
+    return problems + _find_shared_schemas(valid)
+
+
+def _find_shared_schemas(groups: Sequence[Group]) -> list[Problem]:
+    """Return what services that migrate themselves share with others: their schemas and roles must be theirs alone."""
+    return [
+        Problem(f"estate_cutover_groups: service {service.name}: 'migrates_itself'", what, fix)
+        for group in groups
+        for service in group.services
+        if service.migrates_itself
+        for what, fix in _what_is_shared(group, service, groups)
+    ]
+
+
+def _what_is_shared(group: Group, service: Service, groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
+    """Give what keeps a service from owning its schemas, each with what to do."""
+    for other_group in groups:
+        for other in other_group.services:
+            if (other_group.name, other.name) == (group.name, service.name):
+                continue
+            for schema in sorted(set(service.schemas) & set(other.schemas)):
+                fix = "Give each service a schema of its own, or take 'migrates_itself' out"
+                yield f"service {other.name} may use schema {schema} too", fix
+            if other.database_role == service.database_role:
+                yield f"service {other.name} logs in as {service.database_role} too", "Give each a role of its own"
+        for mapping in other_group.tables if other_group.name != group.name else ():
+            if mapping.target_schema in service.schemas:
+                fix = "Give that table a target in another schema, or take 'migrates_itself' out"
+                yield f"group {other_group.name} moves a table into its schema too, {mapping.target}", fix
+    for schema in sorted({"public", "migration"} & set(service.schemas)):
+        yield f"schema {schema} can belong to no service", "Name a schema that is this service's alone"
+    for name in service.rights:
+        yield f"its role owns all of its schemas, so 'rights: {name}' cannot hold", "Take one of both out"
 
 
 def find_rights_on_nothing(groups: Any, files: Iterable[str]) -> list[Problem]:

@@ -7,7 +7,9 @@ import signal
 import sqlite3
 import sys
 import uuid
+from typing import Any
 
+store: Any
 URL = os.environ["DATABASE_URL"]
 ON_POSTGRESQL = URL.startswith("postgres")
 if ON_POSTGRESQL:
@@ -24,13 +26,13 @@ else:
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
-def query(statement, values=()):
+def query(statement: str, values: tuple[str, ...] = ()) -> list[str]:
     cursor = store.cursor()
     cursor.execute(statement, values)
     return [subject for (subject,) in cursor.fetchall()] if cursor.description else []
 
 
-def add(subject):
+def add(subject: str) -> None:
     query(f"INSERT INTO {TABLE} (id, subject) VALUES ({MARK}, {MARK})", (str(uuid.uuid4()), subject))
 
 
@@ -40,7 +42,7 @@ if not ON_POSTGRESQL and not query("SELECT subject FROM tickets"):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
+    def do_GET(self) -> None:
         items = query(f"SELECT subject FROM {TABLE} ORDER BY subject")
         body = json.dumps({"store": "postgresql" if ON_POSTGRESQL else "sqlite", "items": items}).encode()
         self.send_response(200)
@@ -48,11 +50,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         add(self.rfile.read(int(self.headers["Content-Length"])).decode())
         self.do_GET()
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: Any) -> None:
         pass
 
 

@@ -4,7 +4,9 @@ import http.server
 import json
 import os
 import sqlite3
+from typing import Any
 
+store: Any
 ON_POSTGRESQL = "PGHOST" in os.environ
 if ON_POSTGRESQL:
     import psycopg2
@@ -18,7 +20,7 @@ else:
     TABLE, MARK = "notes", "?"
 
 
-def query(statement, values=()):
+def query(statement: str, values: tuple[str, ...] = ()) -> list[str]:
     cursor = store.cursor()
     cursor.execute(statement, values)
     return [text for (text,) in cursor.fetchall()] if cursor.description else []
@@ -29,7 +31,7 @@ if not ON_POSTGRESQL and not query("SELECT text FROM notes"):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
+    def do_GET(self) -> None:
         items = query(f"SELECT text FROM {TABLE} ORDER BY id")
         body = json.dumps({"store": "postgresql" if ON_POSTGRESQL else "sqlite", "items": items}).encode()
         self.send_response(200)
@@ -37,12 +39,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         query(f"INSERT INTO {TABLE} (text) VALUES ({MARK})", (text,))
         self.do_GET()
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: Any) -> None:
         pass
 
 

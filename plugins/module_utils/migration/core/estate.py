@@ -183,6 +183,7 @@ class Service:
     :param database_role: the PostgreSQL role it logs in as.
     :param schemas: the schemas whose tables it may read and write.
     :param rights: ``schema``, ``schema.table`` or ``schema.table.column`` → one of :data:`RIGHTS`, where that differs.
+    :param migrates_itself: whether its role owns these schemas, which are its alone, from its cutover on.
     :param health_url: an address that answers 200 when the service works.
     :param query_url: an address that answers 200 and asks the database for it, where ``health_url`` does not; empty if
         it does.
@@ -222,6 +223,7 @@ class Service:
     start_command: tuple[str, ...] = ()
     stop_command: tuple[str, ...] = ()
     status_command: tuple[str, ...] = ()
+    migrates_itself: bool = False
 
     @property
     def env_path(self) -> str:
@@ -273,12 +275,14 @@ class Access:
     :param rights: role → ``schema``, ``schema.table`` or ``schema.table.column`` → one of :data:`RIGHTS`.
     :param tables: cutover group → its target tables: no service writes to them while SQLite is the group's store.
     :param roles: cutover group → the roles of its services.
+    :param owners: role → the schemas that it owns from its cutover on, because its service migrates itself.
     """
 
     schemas: Mapping[str, Sequence[str]]
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    owners: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def access_of(groups: Iterable[Group]) -> Access:
@@ -293,6 +297,7 @@ def access_of(groups: Iterable[Group]) -> Access:
         rights=rights_by_role(services),
         tables={group.name: sorted({mapping.target for mapping in group.tables}) for group in groups},
         roles={group.name: sorted({service.database_role for service in group.services}) for group in groups},
+        owners={service.database_role: sorted(service.schemas) for service in services if service.migrates_itself},
     )
 
 
@@ -539,6 +544,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         "database_role",
         "schemas",
         "rights",
+        "migrates_itself",
         "health_url",
         "query_url",
         "pool_size",
@@ -566,6 +572,7 @@ def _parse_service(where: str, data: Any, problems: list[Problem]) -> Service:
         database_role=reader.text("database_role"),
         schemas=schemas,
         rights=_parse_rights(reader, schemas),
+        migrates_itself=reader.boolean("migrates_itself"),
         health_url=reader.text("health_url", check=_is_address),
         query_url=reader.text("query_url", check=_is_address) if "query_url" in reader.data else "",
         ecosystem_file=reader.text("ecosystem_file", default="ecosystem.config.js"),

@@ -50,6 +50,7 @@ class GroupDetail:
     :param rollback: the last rollback: ``phase``, ``stopped_at``, ``old_file``, ``exported_sha256``, ``rights``, and
         what its report takes over.
     :param archive: where cleanup has archived the file.
+    :param own_schemas: the schemas that its services have ever owned: what is changed in these is theirs to change.
     """
 
     loaded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata={"key": "loaded"})
@@ -66,6 +67,7 @@ class GroupDetail:
     restored_at: str | None = field(default=None, metadata={"key": "restored_at"})
     rollback: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "way_back"})
     archive: Mapping[str, Any] = field(default_factory=dict, metadata={"key": "archive"})
+    own_schemas: tuple[str, ...] = field(default=(), metadata={"key": "own_schemas"})
 
     @classmethod
     def from_ledger(cls, data: Any) -> GroupDetail:
@@ -79,6 +81,8 @@ class GroupDetail:
         values["checked"] = bool(found.get(KEYS["checked"]))
         values["clock"] = Clock.from_dict(found.get(KEYS["clock"]))
         values["restored_at"] = str(restored_at) if restored_at else None
+        schemas = found.get(KEYS["own_schemas"])
+        values["own_schemas"] = tuple(map(str, schemas)) if isinstance(schemas, list) else ()
         return cls(**values)
 
     @property
@@ -107,6 +111,8 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Clock):
         return value.as_dict()
+    if isinstance(value, tuple):
+        return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -21,10 +21,11 @@ from ..core import ledger, state
 from ..core.connection import Login, ServerUnreachable, connected, psycopg2
 from ..core.decide import Cutover, decide
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Group
+from ..core.estate import Group, access_of
 from ..core.files import WORK_DIRECTORY
 from ..engine.proof.target_state import since
 from ..host.service_health import POSTGRESQL
+from ..postgres.own_schemas import find_unfit, look
 from ..sqlite.snapshot import require_room
 from ..window.back_on_sqlite import revert
 from ..window.checks import (
@@ -156,7 +157,14 @@ def _check_target(
     left = {name: {key: then[key] for key in ("rows", "writers")} for name, then in record.detail.loaded.items()}
     try:
         with connection.cursor() as cursor:
+            access = settings.access or access_of([group])
+            roles = access.roles.get(group.name, ())
+            own = {role: names for role, names in access.owners.items() if role in roles}
+            unfit = [*find_unfit(cursor, own), *look(cursor, group)]
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        if unfit:
+            findings.violations.extend(unfit)
+            return
         now = since(connection, group, left)
     except psycopg2.errors.LockNotAvailable:
         return

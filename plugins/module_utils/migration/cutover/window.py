@@ -23,6 +23,7 @@ from ..host import write_protection
 from ..host.downtime import DowntimeClient
 from ..host.service_health import POSTGRESQL
 from ..postgres import privileges
+from ..postgres.own_schemas import own_tables
 from ..window import rollback_record
 from ..window.back_on_sqlite import revert
 from ..window.checks import boot_warnings
@@ -107,7 +108,9 @@ class Window:
                 with self.steps.step("hash"):
                     digest = frozen_sha256.result()
                 with self.steps.step("go live"):
-                    content.hold()
+                    # Tables that their service may change from now on are not read while it runs.
+                    if not own_tables(self.group):
+                        content.hold()
                     self._go_live(digest)
                 # Not before: whatever starts a service until then, as the next boot does, finds a protected file.
                 with self.steps.step("settings"):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from ..core.commands import playbook
 from ..core.errors import Problem
 from ..core.estate import COMPOSE, NONE, is_own_setting, problem_of_unit
+from ..core.migration_tools import tool_of
 from ..draft import mapping, page
 from ..draft.mapping import scalar
 from ..draft.names import printable, schema_name
@@ -318,6 +319,10 @@ def _lines_of(found: Discovery, source: Source, service: Service) -> Iterator[st
         yield "  # It names the file by a URL there, so it is told PostgreSQL's in the same place."
         yield "  settings:"
     yield from (f"    {scalar(key)}: {scalar(template)}" for key, template in templates.items())
+    tool = _tool_of(source)
+    # Its role and schema are to be its alone.
+    if tool is not None and len(source.users) == 1 and "public" not in _schemas_of(found, source):
+        yield f"  # migrates_itself: true  # {tool} may go on changing the tables; else switch it off first"
     if address.health_url:
         yield f"  health_url: {scalar(address.health_url)}"
 
@@ -328,6 +333,13 @@ def settings_of(use: Use) -> Iterator[tuple[str, str]]:
         driver = _DRIVERS.get(scheme.partition("+")[2])
         if driver is not None and is_own_setting(key):
             yield key, f"postgresql{driver}://{{user}}:{{password_in_url}}@{{host}}:{{port}}/{{database}}"
+
+
+def _tool_of(source: Source) -> str | None:
+    """Return the tool that changes the tables of a source, by its bookkeeping there; None if none is known."""
+    mapping = source.draft.mapping if source.draft else {}
+    names = [*(table["source"] for table in mapping.get("tables", ())), *mapping.get("ignored_tables", ())]
+    return next((tool for name in names if (tool := tool_of(name)) is not None), None)
 
 
 def _schemas_of(found: Discovery, source: Source) -> list[str]:

@@ -14,7 +14,9 @@ from ..core.commands import playbook
 from ..core.connection import explained, first_row, psycopg2, sql
 from ..core.errors import TABLE_SQL, MigrationError, Problem
 from ..core.estate import RIGHTS, Access, meant
+from ..core.group_detail import changes
 from ..core.state import PENDING, is_on_postgresql
+from . import own_schemas
 from .schema import LOCK_ATTEMPTS, limit_waiting
 from .write_lock import WRITING, reached, rights_taken
 
@@ -52,8 +54,11 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'S' AND pg_get_userbyid(c.relowner) = current_user
 """
 
-# The schemas that are ours to give: public belongs to whoever owns the database.
-_OWNED = "(pg_get_userbyid(n.nspowner) = current_user OR n.nspname = 'public' AND pg_has_role(n.nspowner, 'USAGE'))"
+# The schemas that are ours to give, or that we have given: public belongs to whoever owns the database.
+_OWNED = f"""
+(pg_get_userbyid(n.nspowner) = current_user OR n.nspname = 'public' AND pg_has_role(n.nspowner, 'USAGE')
+ OR {own_schemas.IS_OWNED_BY_SERVICE})
+"""
 
 
 class Privilege(NamedTuple):
@@ -87,6 +92,7 @@ def synchronise(
     tables_by_group: Mapping[str, Iterable[str]] | None = None,
     roles_by_group: Mapping[str, Iterable[str]] | None = None,
     lock_timeout_seconds: float = 5.0,
+    owners: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
     """Give each role exactly the privileges on its schemas. Acts as the owner of the schemas.
 
@@ -99,6 +105,7 @@ def synchronise(
     :param roles_by_group: cutover group → the roles of its services. As long as the ledger knows a group on PostgreSQL
         that is not among them, as one that was renamed, each role may be one of that group's.
     :param lock_timeout_seconds: how long a statement waits for a lock, before all of it is tried again.
+    :param owners: role → the schemas that it owns while its services live on PostgreSQL.
     :returns: ``changed``, ``granted`` and ``revoked`` (one line for each privilege), and ``warnings``.
     :raises MigrationError: naming the roles, schemas, tables and columns that do not exist, or if somebody keeps a
         table or a view locked.
@@ -108,6 +115,7 @@ def synchronise(
         rights_by_role or {},
         {group: list(names) for group, names in (tables_by_group or {}).items()},
         {group: list(names) for group, names in (roles_by_group or {}).items()},
+        {role: list(names) for role, names in (owners or {}).items()},
     )
     with explained("setting the services' privileges"), ledger.locked(connection, "schema"):
         for attempt in range(1, LOCK_ATTEMPTS + 1):
@@ -133,20 +141,31 @@ def _synchronise(
         schemas_by_role = {role: names for role, names in access.schemas.items() if role != owner}
         # Whoever changes a view at this moment may take long.
         limit_waiting(cursor, lock_timeout_seconds)
-        tables = _read_tables(cursor)
-        _require(cursor, schemas_by_role, rights_by_role, tables)
+        _require(cursor, schemas_by_role, rights_by_role, _read_tables(cursor))
         # Where SQLite is the store, nobody writes until the cutover opens the tables.
         states = _states(connection)
+        settled = _settle_owners(connection, access, states, schemas_by_role, check_mode)
+        tables = _read_tables(cursor)
         shut = _shut(connection, states, access.tables)
         taken = {(right["role"], right["schema"], right["table"]) for right in rights_taken(connection)}
-        allowed = set(_wanted(cursor, schemas_by_role, rights_by_role, tables))
+        owned = own_schemas.owned_schemas(cursor)
+        allowed = {
+            privilege
+            for privilege in _wanted(cursor, schemas_by_role, rights_by_role, tables)
+            if owned.get(privilege.schema) != privilege.role
+        }
         withheld = {
             privilege
             for privilege in allowed
             if _writes(privilege)
             and ((privilege.schema, privilege.name) in shut or (privilege.role, *privilege[2:4]) in taken)
         }
-        present = set(_present(cursor, list(schemas_by_role)))
+        # What a role owns it may do anything with.
+        present = {
+            privilege
+            for privilege in _present(cursor, list(schemas_by_role))
+            if owned.get(privilege.schema) != privilege.role
+        }
         unknown = sorted(
             group for group, state in states.items() if is_on_postgresql(state) and group not in roles_by_group
         )
@@ -166,11 +185,41 @@ def _synchronise(
                 cursor.execute(_statement("GRANT", privilege))
         connection.commit()
     return {
-        "changed": bool(missing or surplus),
-        "granted": [str(privilege) for privilege in missing],
-        "revoked": [str(privilege) for privilege in surplus],
+        "changed": bool(missing or surplus or settled.given or settled.taken),
+        "granted": [*settled.given, *(str(privilege) for privilege in missing)],
+        "revoked": [*settled.taken, *(str(privilege) for privilege in surplus)],
         "warnings": _warnings(sorted(kept), unknown),
     }
+
+
+def _settle_owners(
+    connection: Connection,
+    access: Access,
+    states: Mapping[str, str],
+    roles: Collection[str],
+    check_mode: bool = False,
+) -> own_schemas.Settled:
+    """Let the services that migrate themselves own their schemas, or no more, by the states in the ledger.
+
+    :param roles: those that are looked at.
+    :raises MigrationError: naming what of a schema no service may own.
+    """
+    live = _live_roles(states, access.roles)
+    mapped = [name for tables in access.tables.values() for name in tables]
+    owners = {role: schemas for role, schemas in access.owners.items() if role in roles}
+    with connection.cursor() as cursor:
+        waiting = {role: schemas for role, schemas in owners.items() if role not in live}
+        problems = own_schemas.find_unfit(cursor, waiting, check_mode)
+        if problems:
+            raise MigrationError("A service that migrates itself could not own its schema.", problems)
+        settled = own_schemas.settle(cursor, owners, live, roles, mapped, check_mode)
+    if settled.given and not check_mode:
+        for group, own in access.roles.items():
+            names = {name for role in own if role in live for name in owners.get(role, ())}
+            if names:
+                known = ledger.read_group(connection, group).detail.own_schemas
+                ledger.merge_detail(connection, group, changes(own_schemas=tuple(sorted({*known, *names}))))
+    return settled
 
 
 def _live_roles(states: Mapping[str, str], roles_by_group: Mapping[str, Iterable[str]]) -> set[str]:
@@ -238,7 +287,9 @@ def settle_writing(connection: Connection, group: str, access: Access, wait_seco
             "SELECT rolname FROM pg_roles WHERE rolname <> current_user AND rolname = ANY (%s)", (list(access.schemas),)
         )
         schemas_by_role = {role: access.schemas[role] for (role,) in cursor.fetchall()}
-        tables, states = _read_tables(cursor), _states(connection)
+        states = _states(connection)
+        _settle_owners(connection, access, states, set(schemas_by_role) & set(access.roles.get(group, ())))
+        tables = _read_tables(cursor)
         shut = _shut(connection, states, access.tables)
         others = _live_roles(states, {name: roles for name, roles in access.roles.items() if name != group})
         own = set(reached(connection, access.tables.get(group, ())))
@@ -253,6 +304,16 @@ def settle_writing(connection: Connection, group: str, access: Access, wait_seco
             cursor.execute(_statement("REVOKE", privilege))
         for privilege in sorted(wanted - set(_present(cursor, list(schemas_by_role)))):
             cursor.execute(_statement("GRANT", privilege))
+
+
+def take_schemas_back(connection: Connection, group: str, access: Access) -> None:
+    """Own again what the roles of a group own, before its write lock is set; the caller commits, and holds the lock.
+
+    :raises MigrationError: naming code that a service has put into its tables.
+    """
+    mapped = [name for tables in access.tables.values() for name in tables]
+    with connection.cursor() as cursor:
+        own_schemas.settle(cursor, {}, (), access.roles.get(group, ()), mapped)
 
 
 def _writes(privilege: Privilege) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import ledger
 from ..core.connection import Json, explained, next_step, psycopg2
 from ..core.errors import MigrationError, Problem
+from ..core.group_detail import KEYS
 from .catalog import DESCRIBE_COLUMNS
+from .own_schemas import IS_OWNED_BY_SERVICE, owned_schemas
 from .schema_files import IN_TRANSACTION, SqlFile, Statement, split_statements
 
 if TYPE_CHECKING:
@@ -27,12 +29,12 @@ _GIVES_AWAY = re.compile(
 )
 LOCK_ATTEMPTS = 5
 
-# One line for each object in the schemas that the current role owns, the ledger's left out; of
-# schema public, which the database's owner does not own by name, its own tables.
+# One line for each object in the schemas that the current role owns, or that services which migrate themselves own in
+# its place, the ledger's left out; of schema public, which the database's owner does not own by name, its own tables.
 DESCRIBE_CATALOG = f"""
 WITH schemas AS (
-  SELECT oid, nspname FROM pg_namespace
-  WHERE pg_get_userbyid(nspowner) = current_user AND nspname NOT IN ('migration', 'public')
+  SELECT oid, nspname FROM pg_namespace AS n
+  WHERE (pg_get_userbyid(nspowner) = current_user OR {IS_OWNED_BY_SERVICE}) AND nspname NOT IN ('migration', 'public')
 ), relations AS (
   SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind, c.relpersistence, c.relrowsecurity
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -73,7 +75,16 @@ FROM relations r JOIN pg_rewrite w ON w.ev_class = r.oid
 WHERE w.rulename <> '_RETURN'
 UNION ALL
 SELECT 'policy ' || p.polname || ' on ' || r.name FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
-"""  # noqa: S608 (a constant)
+"""  # noqa: S608 (SQL of ours)
+
+# In such a line the name of a schema, by the kind of the line: raw, or as the server writes it in SQL.
+_RAW_SCHEMA = re.compile(
+    r"(?:schema|view|materialized view|sequence|table|column|constraint) ([^.]+?)(?:\..*)?\Z", re.DOTALL
+)
+_QUOTED_SCHEMA = re.compile(
+    r"(?:index|trigger|rule) .*? (?:ON|TO) (?:ONLY )?(?:\"((?:[^\"]|\"\")+)\"|([^\s.\"]+))\.", re.DOTALL
+)
+_POLICY_SCHEMA = re.compile(r"policy .* on ([^.]+)\.[^.]*\Z", re.DOTALL)
 
 
 def apply(
@@ -88,7 +99,8 @@ def apply(
     :param check_mode: say what would be applied, and write nothing.
     :param fail_on_drift: refuse if the catalog is not as the last file left it; else only report it.
     :param lock_timeout_seconds: how long a statement waits for a lock, before it is tried again.
-    :returns: ``changed``, ``applied`` (names), and ``drift`` (one line for each difference).
+    :returns: ``changed``, ``applied`` (names), ``drift`` (one line for each difference), and ``own_changes``: the lines
+        of the schemas that services which migrate themselves own, or have owned.
     :raises MigrationError: before anything is written, or after the failing file was rolled back.
     """
     with explained("applying the SQL files"), ledger.locked(connection, "schema"):
@@ -99,7 +111,9 @@ def apply(
             connection.commit()
         applied = _read_applied(connection) if known else {}
         pending = _pending(files, applied)
-        drift = find_drift(connection, lock_timeout_seconds) if applied else []
+        found = find_drift(connection, lock_timeout_seconds) if applied else Drift([], [])
+        drift = found.of_ours
+        _require_ours(connection, pending)
         if drift and fail_on_drift:
             fix = "Undo the change, or put it into a new file and set schema_apply_drift to warn for one run"
             raise MigrationError(
@@ -114,7 +128,43 @@ def apply(
         "changed": bool(pending) or not complete,
         "applied": [file.name for file in pending],
         "drift": drift,
+        "own_changes": found.of_services,
     }
+
+
+def _require_ours(connection: Connection, pending: Sequence[SqlFile]) -> None:
+    """Refuse files that name a schema which a service owns at this moment: it changes its tables itself.
+
+    :raises MigrationError: naming each file with the schema and the role.
+    """
+    with connection.cursor() as cursor:
+        owned = owned_schemas(cursor)
+    fix = (
+        "Let the service make this change by a migration of its own, and take the statement out; or take "
+        "'migrates_itself' out of the service and run again: then the schema is changed by these files alone"
+    )
+    problems = []
+    for file in pending:
+        for statement in split_statements(file.content):
+            for schema, role in owned.items():
+                if _names_schema(statement.code, schema):
+                    what = f"it names schema {schema}, which belongs to role {role} since its cutover"
+                    problems.append(Problem(f"{file.name}:{statement.line}", what, fix))
+    if problems:
+        raise MigrationError("The SQL files would change a schema whose service migrates itself.", problems)
+
+
+def _names_schema(text: str, schema: str) -> bool:
+    """Return whether a statement names a schema: before a dot, as a schema, or in a search path."""
+    name = f'(?<![\\w$".])(?:{re.escape(schema)}(?![\\w$])|"{re.escape(schema)}")'
+    return (
+        re.search(
+            rf"{name}\s*\.|\bschema\s+(?:if\s+(?:not\s+)?exists\s+)?{name}|search_path\b.*{name}",
+            text,
+            re.IGNORECASE | re.DOTALL,
+        )
+        is not None
+    )
 
 
 def _read_applied(connection: Connection) -> dict[int, tuple[str, str]]:
@@ -167,8 +217,18 @@ def describe_catalog(cursor: Cursor) -> list[str]:
     return sorted(row[0] for row in cursor.fetchall())
 
 
-def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> list[str]:
-    """Return how the catalog differs from what the last file left, one line for each difference.
+class Drift(NamedTuple):
+    """How the catalog differs from what the last file left, one line for each difference.
+
+    :param of_services: those in schemas that services which migrate themselves own, or have owned before a rollback.
+    """
+
+    of_ours: list[str]
+    of_services: list[str]
+
+
+def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> Drift:
+    """Return how the catalog differs from what the last file left.
 
     Nothing differs where no file was applied. The transaction is rolled back.
 
@@ -180,7 +240,7 @@ def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> lis
         row = cursor.fetchone()
         if row is None:
             connection.rollback()
-            return []
+            return Drift([], [])
         expected = set(row[0])
         try:
             found = set(describe_catalog(cursor))
@@ -190,10 +250,27 @@ def find_drift(connection: Connection, lock_timeout_seconds: float = 5.0) -> lis
                 "The tables in the database cannot be looked at.",
                 [Problem("target database", "another session has a table locked against everybody", fix)],
             ) from None
+        cursor.execute(
+            "SELECT DISTINCT jsonb_array_elements_text(detail -> %s) FROM migration.cutover_group "
+            "WHERE jsonb_typeof(detail -> %s) = 'array'",
+            (KEYS["own_schemas"], KEYS["own_schemas"]),
+        )
+        own = {schema for (schema,) in cursor.fetchall()} | set(owned_schemas(cursor))
     connection.rollback()
-    return [f"missing: {line}" for line in sorted(expected - found)] + [
-        f"not from our files: {line}" for line in sorted(found - expected)
-    ]
+    drift = Drift([], [])
+    for what, lines in (("missing", expected - found), ("not from our files", found - expected)):
+        for line in sorted(lines):
+            (drift.of_services if _schema_of(line) in own else drift.of_ours).append(f"{what}: {line}")
+    return drift
+
+
+def _schema_of(line: str) -> str:
+    """Return the schema that a line of the catalog speaks of."""
+    for pattern in (_RAW_SCHEMA, _QUOTED_SCHEMA, _POLICY_SCHEMA):
+        match = pattern.match(line)
+        if match is not None:
+            return next(group for group in match.groups() if group).replace('""', '"')
+    return ""
 
 
 def limit_waiting(cursor: Cursor, lock_timeout_seconds: float) -> None:

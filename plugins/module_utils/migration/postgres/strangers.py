@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from ..core.connection import first_row
@@ -101,10 +101,11 @@ ORDER BY 1, 2, 3
 )
 
 
-def find_strangers_code(cursor: Cursor, tables: Iterable[str]) -> list[Problem]:
+def find_strangers_code(cursor: Cursor, tables: Iterable[str], table_owners: Collection[str] = ()) -> list[Problem]:
     """Return what strangers own, or could let do something else, where rows of some tables are read or loaded.
 
     :param tables: their names as ``schema.table``; what is not there is left out.
+    :param table_owners: roles that may own the tables themselves, since the caller looks at what these hold.
     """
     cursor.execute("SELECT current_user::text, quote_ident(current_user)")
     role, quoted = first_row(cursor)
@@ -117,4 +118,5 @@ def find_strangers_code(cursor: Cursor, tables: Iterable[str]) -> list[Problem]:
             f"Read it; if you trust it: ALTER {kind.upper()} {identity} OWNER TO {quoted}; else drop it",
         )
         for table, kind, identity, owner in cursor.fetchall()
+        if not (kind == "table" and owner in table_owners)
     ]

@@ -3,8 +3,9 @@
 Two parts, each undone by itself where it has to be:
 
 - While a rollback is under way, the transaction that will commit it holds a lock on the tables
-  (``SHARE``: everybody may read, nobody may write). It waits for whoever has written and not yet
-  committed, and it ends with its session, also if this process is killed.
+  (``SHARE ROW EXCLUSIVE``: everybody may read, nobody may write, or change what belongs to a table). It
+  waits for whoever has written and not yet committed, and it ends with its session, also if this process
+  is killed.
 - In the commit that makes SQLite the store, everybody but the owner loses the right to write to
   the tables. So the write lock stands exactly if the group is back; the next cutover, in the commit that
   makes PostgreSQL the store, gives the same rights back.
@@ -85,7 +86,7 @@ def hold(connection: Connection, group: Group, timeout: float) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(timeout * 1000)}ms",))
         try:
-            cursor.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(names))
+            cursor.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
         except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
             connection.rollback()
             raise MigrationError(
@@ -103,7 +104,7 @@ def _writers(connection: Connection, tables: Iterable[str], timeout: float) -> l
             "SELECT l.pid, a.usename, min(l.relation::regclass::text) "
             "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
             "WHERE l.relation = ANY (%s::regclass[]) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() "
-            "AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock') GROUP BY 1, 2 ORDER BY 1",
+            "AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') GROUP BY 1, 2 ORDER BY 1",
             (names,),
         )
         found = cursor.fetchall()

@@ -16,6 +16,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
+from ..postgres.own_schemas import held_still
 from ..window import frozen_file
 from ..window.back_on_sqlite import written_since
 from ..window.checks import Findings, check_recovery_unit
@@ -62,7 +63,7 @@ def check(context: WindowContext, record: ledger.GroupRecord, options: Options, 
 
     The services may run: the trial reads one snapshot of PostgreSQL.
     """
-    connection, group, work_directory = context.connection, context.group, context.settings.work_directory
+    group = context.group
     source = Path(os.path.realpath(group.source_path))
     identity = identity_of(source) if source.exists() else ()
     frozen = None
@@ -70,13 +71,45 @@ def check(context: WindowContext, record: ledger.GroupRecord, options: Options, 
     with findings.collecting():
         frozen = _check_frozen_file(group, record, findings)
     _check_names_of_the_file(group, findings)
-    changed = bool(written_since(connection, group, record))
-    if not changed:
-        if options.lose_rows:
-            findings.violations.append(_wrong_number(group, options.lose_rows, 0))
+    with held_still(context.login, group, loaded=True) as held:
+        findings.violations.extend(held.code)
+        if held.code:
+            # Nothing tells whether it was written to: the tables cannot be read.
+            return Found(True, identity)
+        before = len(findings.violations)
+        found = _check_rows(context, record, options, findings, frozen, identity, held.is_services)
+        if held.is_services and len(findings.violations) > before:
+            what = "its service migrates itself, and the file has the tables of the moment of the cutover"
+            fix = "If it has changed them since, undo that by the service's own down-migration, then run again"
+            findings.violations.append(Problem(f"cutover group {group.name}", what, fix))
+        return found
+
+
+def _check_rows(
+    context: WindowContext,
+    record: ledger.GroupRecord,
+    options: Options,
+    findings: Findings,
+    frozen: Path | None,
+    identity: tuple[int, ...],
+    is_services: bool,
+) -> Found:
+    """Note every problem of the rows, and of what the rollback needs to bring them back.
+
+    :param is_services: a service owns the tables, and may have changed or dropped them without writing a row.
+    """
+    connection, group, work_directory = context.connection, context.group, context.settings.work_directory
+    changed = bool(written_since(connection, group, record, locked=True))
+    if not changed and options.lose_rows:
+        findings.violations.append(_wrong_number(group, options.lose_rows, 0))
+    if not changed and not is_services:
         return Found(False, identity)
     if frozen is None:
-        return Found(True, identity)
+        return Found(changed, identity)
+    gone = _tables_gone(connection, group) if is_services else []
+    if gone:
+        findings.violations.extend(gone)
+        return Found(changed, identity)
     _check_room(connection, group, options, frozen, Path(work_directory or WORK_DIRECTORY), findings)
     # Only here: importing it takes long, and a run that only looks after a live group does not need it.
     from ..engine.export import export
@@ -88,13 +121,15 @@ def check(context: WindowContext, record: ledger.GroupRecord, options: Options, 
         frozen_file.require_own(group.source_path)
         with frozen_file.work_place(work_directory) as place:
             copy = frozen_file.copy_frozen(group, record.frozen_sha256, record.detail.rollback, place)
-            if options.lose_rows is not None:
+            if not changed:
+                _require_same_shape(connection, group, copy, place)
+            elif options.lose_rows is not None:
                 lost = number_of(export.count_changes(connection, group, copy, place))
                 if lost != options.lose_rows:
                     findings.violations.append(_wrong_number(group, options.lose_rows, lost))
             else:
                 _try(connection, group, copy, place, findings)
-    return Found(True, identity)
+    return Found(changed, identity)
 
 
 def number_of(counts: Mapping[str, Counts]) -> int:
@@ -132,6 +167,27 @@ def _try(connection: Connection, group: Group, frozen: Path, directory: Path, fi
                 f"{playbook('rollback', service_env_rollback_groups=group.name, service_env_rollback_lose_rows=lost)}",
             )
         )
+
+
+def _tables_gone(connection: Connection, group: Group) -> list[Problem]:
+    """Return the target tables that their service has dropped or renamed."""
+    names = {table_name(mapping.target).as_string(connection): mapping.target for mapping in group.tables}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM unnest(%s) AS name WHERE to_regclass(name) IS NULL ORDER BY 1", (list(names),))
+        found = [names[name] for (name,) in cursor.fetchall()]
+    connection.rollback()
+    fix = "Bring it back with its rows, or restore it from a backup"
+    return [Problem(name, "the table is no more, and its rows are in the frozen file alone", fix) for name in found]
+
+
+def _require_same_shape(connection: Connection, group: Group, frozen: Path, directory: Path) -> None:
+    """Refuse tables that rows of the file would no longer fit, though none was written to.
+
+    :raises MigrationError: naming each table and column.
+    """
+    from ..engine.export import export
+
+    export.count_changes(connection, group, frozen, directory)
 
 
 def _wrong_number(group: Group, typed: int, lost: int) -> Problem:

@@ -18,12 +18,13 @@ from ..core import ledger, state
 from ..core.commands import playbook
 from ..core.connection import connect, connected, first_row
 from ..core.errors import MigrationError, Problem
+from ..core.estate import access_of
 from ..core.group_detail import Phase, changes
 from ..engine.export import export
 from ..engine.proof.target_state import read_writers
 from ..host.downtime import DowntimeClient
 from ..host.service_health import SQLITE
-from ..postgres import privileges, write_lock
+from ..postgres import own_schemas, privileges, write_lock
 from ..window import frozen_file, rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, sessions_left, to_sqlite, written_since
 from ..window.context import WindowContext
@@ -97,7 +98,7 @@ class Window:
                     stack.callback(guard.close)
                     self._lock_tables(guard)
                 with self.steps.step("compare"):
-                    changed = bool(written_since(self.connection, self.group, self.record))
+                    changed = bool(written_since(self.connection, self.group, self.record, locked=True))
                 self.entry["way"] = UNCHANGED
                 loaded = self._bring_back(guard, stack) if changed else {}
                 with self.steps.step("commit"):
@@ -121,6 +122,11 @@ class Window:
         if left:
             raise MigrationError("A service may still write to PostgreSQL.", left)
         write_lock.hold(guard, self.group, self.settings.stop_timeout)
+        with guard.cursor() as cursor:
+            # Nobody can change their shape any more, so nothing is put into them after this look.
+            code = own_schemas.look(cursor, self.group, loaded=True)
+        if code:
+            raise MigrationError("A service has put code into its tables since the checks.", code)
         # Whoever waits for our lock with a stronger one makes our own readers wait behind it.
         limit_waits(self.connection, self.settings.stop_timeout)
 
@@ -193,6 +199,9 @@ class Window:
             require_unchanged(source, self.found.identity)
         # Or phase 1, which has seen the group live, would give back at once what is taken here.
         privileges.lock_rights(guard)
+        # Our own readers would keep it from being given another owner.
+        self.connection.rollback()
+        privileges.take_schemas_back(guard, self.group.name, self.context.settings.access or access_of([self.group]))
         rights = write_lock.take_rights(guard, self.group)
         self.entry |= {"phase": Phase.COMMITTED, "rights": rights, "steps": self.steps.steps}
         detail = changes(rollback=self.entry, baseline={})

@@ -86,7 +86,7 @@ def validate(
         findings.extend(_overruled(overruled_settings))
         findings.extend(_unknown_tables(groups, unwritten_tables))
         connection.rollback()
-        result["drift"] = _read_drift(connection, findings)
+        result["drift"] = _read_drift(connection, findings, result["information"])
         result["privileges"] = read_privileges(connection, groups, findings, result["information"])
         connection.rollback()
         result["backup"] = _read_backup(connection, groups, backup_max_age_hours, findings, result["information"])
@@ -132,10 +132,13 @@ def _overruled(settings: Sequence[Mapping[str, Any]]) -> list[Problem]:
     ]
 
 
-def _read_drift(connection: Connection, findings: list[Problem]) -> list[str]:
-    """Return how the tables differ from what the applied SQL files left: an index or a constraint may be missing."""
+def _read_drift(connection: Connection, findings: list[Problem], information: list[str]) -> list[str]:
+    """Return how the tables differ from what the applied SQL files left: an index or a constraint may be missing.
+
+    What a service that migrates itself has changed is no finding.
+    """
     try:
-        drift = schema.find_drift(connection)
+        drift, own_changes = schema.find_drift(connection)
     except MigrationError as error:
         findings.extend(error.problems)
         return []
@@ -144,6 +147,7 @@ def _read_drift(connection: Connection, findings: list[Problem]) -> list[str]:
         f"{_RUN_VALIDATION}"
     )
     findings.extend(Problem("schema of the target", line, fix) for line in drift)
+    information.extend(f"Changed by the service that migrates itself: {line}" for line in own_changes)
     return drift
 
 

@@ -11,7 +11,7 @@ store again, and what its services wrote since is information.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from ..engine.convert.recorded_ids import find_changed_ids
 from ..engine.proof.ledger_content import find_changes
 from ..engine.proof.target_state import since
 from ..engine.transfer import migrate
+from ..postgres.own_schemas import own_tables
 from ..postgres.strangers import find_strangers_code
 from .frozen_file import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
 from .ledger_lists import read_kept
@@ -49,6 +50,7 @@ def validate(
     ask_services: bool = True,
     unwritten_tables: Collection[str] = (),
     listings: Listings | None = None,
+    code: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """Compare both sides of a group and return what was found, as plain data.
 
@@ -56,6 +58,7 @@ def validate(
     :param ask_services: ask each service for its health, too.
     :param unwritten_tables: target tables that no service writes to: what differs in them after the cutover is wrong.
     :param listings: shared by the groups that are validated together.
+    :param code: what was found in tables that a service owns, which the caller keeps as they are until the end.
     :return: ``valid``, the ``findings`` that make it false, what is worth knowing without being wrong
         (``information``), what of it a person has to look after (``warnings``), and everything the report shows of the
         group.
@@ -77,7 +80,7 @@ def validate(
         findings.append(Problem(where, what, fix))
     if record.state == state.PENDING:
         result["basis"] = "It has not been rehearsed yet, so there is nothing to compare."
-    elif foreign := _strangers_code(connection, group):
+    elif foreign := [*code] or _strangers_code(connection, group):
         result["basis"] = "Nothing was compared: code of other roles would run where its tables are read."
         findings.extend(foreign)
     else:
@@ -121,7 +124,8 @@ def _strangers_code(connection: Connection, group: Group) -> list[Problem]:
     """Return the code of strangers that would run with our rights if we read the tables, or why nobody knows."""
     found: list[Problem] = []
     with _collecting(connection, group, found), connection.cursor() as cursor:
-        found.extend(find_strangers_code(cursor, (mapping.target for mapping in group.tables)))
+        owners = {service.database_role for service in group.services if service.migrates_itself}
+        found.extend(find_strangers_code(cursor, (mapping.target for mapping in group.tables), table_owners=owners))
     return found
 
 
@@ -332,6 +336,7 @@ def _validate_live(
             "The ledger holds no fingerprint of the cutover: what was written since is unknown"
         )
     now = since(connection, group, recorded)
+    own = own_tables(group)
     unwritten = all(table.written is False for table in now.values())
     written_rows: dict[str, dict[str, int]] = {}
     if at_rest:
@@ -345,6 +350,9 @@ def _validate_live(
         if not table["equal"] or table["source_hash"] != table["target_hash"]:
             findings.append(_unequal(where, table, back))
         present = now.get(table["target"])
+        if present is None and table["target"] in own:
+            result["information"].append(f"{table['target']}: the service that migrates itself has dropped this table")
+            continue
         if present is None:
             findings.append(_gone(group, table["target"]))
             continue

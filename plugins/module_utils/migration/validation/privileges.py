@@ -63,7 +63,9 @@ def read_privileges(
     by_role, rights = access.schemas, access.rights
     fix = f"Run {playbook('1_infrastructure')}: schema_apply sets them, {_RUN_VALIDATION}"
     try:
-        found = privileges.synchronise(connection, by_role, True, rights, access.tables, access.roles)
+        found = privileges.synchronise(
+            connection, by_role, True, rights, access.tables, access.roles, owners=access.owners
+        )
     except MigrationError as error:
         findings.extend(error.problems)
     else:

@@ -19,6 +19,7 @@ from ..core.estate import Group
 from ..engine.proof.target_state import since
 from ..host import write_protection
 from ..host.service_health import POSTGRESQL, SQLITE, Health
+from ..postgres import own_schemas
 from .checks import Findings, check_services
 from .context import WindowContext
 from .services import forget_stopped, open_source, require_healthy, save, start, stop, watch, write_env_files
@@ -229,9 +230,22 @@ def _sessions_of_roles(connection: Connection, group: Group, timeout: float) -> 
     ]
 
 
-def written_since(connection: Connection, group: Group, record: ledger.GroupRecord) -> list[Problem]:
-    """Return one problem for each table that was written to since the cutover."""
+def written_since(
+    connection: Connection, group: Group, record: ledger.GroupRecord, locked: bool = False
+) -> list[Problem]:
+    """Return one problem for each table that was written to since the cutover.
+
+    Where a service has put code into its tables they are not read, and count as written to.
+
+    :param locked: the caller has looked for such code, and keeps the tables as they are.
+    """
     then = record.detail.fingerprint
+    if not locked:
+        with connection.cursor() as cursor:
+            code = own_schemas.look(cursor, group, _RIGHTS_SECONDS)
+        if code:
+            connection.rollback()
+            return code
     problems = []
     for table, now in since(connection, group, then).items():
         if now.written is not False:

@@ -23,6 +23,7 @@ from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
 from ...core.group_detail import changes
 from ...core.sql import table_name
+from ...postgres import own_schemas
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import snapshot
 from ...sqlite.tables import Value, open_snapshot, quote_name, read_rows, read_tables, row_key, to_json, to_json_text
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 REPLAY = "replay"
+_INSERT_AS_SERVICE = "Insert the repaired rows through the service, as its role; migration.reject keeps what they were"
 _LIST_ROWS = "SELECT source_table, row_key, reason FROM migration.reject lists the rows that can be replayed"
 
 
@@ -76,6 +78,7 @@ def replay_rejects(
     with explained(f"replaying rows of cutover group {group.name}"), ledger.locked(connection, f"group {group.name}"):
         try:
             _require_live(connection, group)
+            _require_ours(connection, group)
             reasons = _rejected(connection, group, rows)
             with (
                 snapshot(group.source_path, work_directory, frozen=True, users=group.users) as copy,
@@ -149,6 +152,34 @@ def _require_live(connection: Connection, group: Group) -> None:
         f"No row of cutover group {group.name} is replayed.",
         [Problem(f"cutover group {group.name}", f"its state is '{record.state}', and this needs 'live'", fix)],
     )
+
+
+def _require_ours(connection: Connection, group: Group) -> None:
+    """Refuse tables that a service owns: an insert runs its triggers, defaults and checks with our rights.
+
+    :raises MigrationError: naming the tables, and who can insert the rows.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT n.nspname || '.' || c.relname, pg_get_userbyid(c.relowner)::text "
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname || '.' || c.relname = ANY (%s) AND pg_get_userbyid(c.relowner) <> current_user",
+            ([mapping.target for mapping in group.tables],),
+        )
+        problems = [
+            Problem(name, f"it belongs to role {role}, whose code would run with our rights", _INSERT_AS_SERVICE)
+            for name, role in cursor.fetchall()
+        ]
+        if not problems:
+            problems = own_schemas.look(cursor, group, loaded=True)
+            what = "a rule of it, or a trigger whose function another role owns, would run with our rights"
+            problems += [
+                Problem(mapping.target, what, _INSERT_AS_SERVICE)
+                for mapping in group.tables
+                if own_schemas.acts(cursor, mapping.target)
+            ]
+    if problems:
+        raise MigrationError(f"No row of cutover group {group.name} is replayed.", problems)
 
 
 def _rejected(connection: Connection, group: Group, rows: Sequence[RepairedRow]) -> dict[tuple[str, str], str]:

@@ -20,11 +20,14 @@ from .snapshot_diff import TableDifference
 def warnings_of_group(group: Group) -> list[str]:
     """Return a sentence on each sign that the services change their tables themselves, which ends with the cutover."""
     names = sorted({*(mapping.source for mapping in group.tables), *group.ignored_tables})
+    # Which of several services of a group the table is of, nothing tells.
+    if any(service.migrates_itself for service in group.services):
+        return []
     return [
         f"{group.name}: its table {name} shows that {tool} changes the services' tables when they "
         "start, or by hand. On PostgreSQL their role may not, and such a start fails with 'permission denied for "
-        "schema': switch these changes off before the cutover, and write later ones into files/sql, or run them by "
-        "hand as the tables' owner where the application makes its tables itself (README.md)."
+        "schema': set 'migrates_itself' for the service, whose role then owns its schema (README.md says what that "
+        "means); or switch these changes off before the cutover, and write later ones into files/sql."
         for name in names
         if (tool := tool_of(name)) is not None
     ]

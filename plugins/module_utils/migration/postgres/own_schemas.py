@@ -1,0 +1,422 @@
+"""The schemas of services that migrate themselves: who owns them, and when sessions of ours may read their tables.
+
+From its cutover on such a service's role owns its schema, with the tables and sequences in it; views, functions and
+types of our SQL files stay ours. The rollback takes the ownership back. Until then the role can put its own functions
+into its tables, so whoever of us reads one first locks it against every change of its shape, and then looks: nothing
+in it may call anything but the server's own functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..core.commands import playbook
+from ..core.connection import connected, first_row, psycopg2, sql
+from ..core.errors import MigrationError, Problem
+from ..core.sql import table_name
+from .harmless import is_harmless
+from .strangers import find_strangers_code, is_stranger
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import cursor as Cursor
+
+    from ..core.connection import Login
+    from ..core.estate import Group
+
+_LOCK_SECONDS = 30.0
+_ROUNDS = 5
+SHOWN = 10
+
+# The role that we act as is made a member of each role that owns a schema of its own, and of no others.
+IS_OWNED_BY_SERVICE = """
+EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles us ON us.oid = m.member
+         WHERE m.roleid = n.nspowner AND us.rolname = current_user)
+"""
+
+# What gives a value that nobody can misuse. Every other function that is not immutable could read or do something with
+# the rights of whoever inserts a row, as query_to_xml does.
+_DEFAULTS = (
+    "clock_timestamp", "concat", "concat_ws", "date", "date_part", "date_trunc", "extract", "gen_random_bytes",
+    "gen_random_uuid", "gen_salt", "interval", "nextval", "now", "random", "statement_timestamp", "text", "time",
+    "timeofday", "timestamp", "timestamptz", "timetz", "timezone", "to_char", "to_timestamp", "transaction_timestamp",
+    "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
+)  # fmt: skip
+
+# The tables with their partitions, and what their foreign keys refer to: a comparison reads it too.
+_NAMED = """
+WITH named AS (
+  SELECT name, to_regclass(name)::oid AS oid FROM unnest(%(tables)s::text[]) AS name
+), parts AS (
+  SELECT name, oid FROM named WHERE oid IS NOT NULL
+  UNION SELECT n.name, t.relid::oid FROM named n CROSS JOIN LATERAL pg_partition_tree(n.oid) AS t
+  UNION SELECT n.name, k.confrelid FROM named n JOIN pg_constraint k ON k.conrelid = n.oid WHERE k.contype = 'f'
+)
+"""
+
+_RELATED = (
+    _NAMED
+    + f"""
+SELECT DISTINCT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+       {is_stranger("c.relowner")} OR {is_stranger("n.nspowner")}
+FROM parts p JOIN pg_class c ON c.oid = p.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY 1
+"""  # noqa: S608 (SQL of ours)
+)
+
+_ACTING = """
+SELECT pr.oid::regprocedure::text
+FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+CROSS JOIN LATERAL (
+  SELECT match[1]::oid AS oid FROM regexp_matches(d.adbin::text, ':(?:funcid|opfuncid) (\\d+)', 'g') AS match
+  UNION
+  SELECT o.oprcode::oid FROM regexp_matches(d.adbin::text, ':opno (\\d+)', 'g') AS match
+  JOIN pg_operator o ON o.oid = match[1]::oid
+) AS called JOIN pg_proc pr ON pr.oid = called.oid
+WHERE d.adrelid = l.oid AND a.attgenerated = '' AND pr.provolatile <> 'i' AND pr.proname <> ALL (%(defaults)s)
+"""
+
+_UNFIT = (
+    _NAMED  # noqa: S608 (SQL of ours)
+    + f"""
+, looked_at AS (
+  SELECT p.name, c.oid, c.relkind, c.relispartition, c.relforcerowsecurity, i.type, i.identity
+  FROM parts p JOIN pg_class c ON c.oid = p.oid
+  CROSS JOIN LATERAL pg_identify_object('pg_class'::regclass, c.oid, 0) AS i
+  WHERE %(whosever)s OR {is_stranger("c.relowner")}
+)
+SELECT l.name, l.type || ' ' || l.identity || ' stands where a table was'
+FROM looked_at AS l WHERE l.relkind NOT IN ('r', 'p')
+UNION
+SELECT l.name, 'table ' || l.identity || ' inherits from another one, or another one from it'
+FROM looked_at AS l JOIN pg_inherits h ON l.oid IN (h.inhrelid, h.inhparent)
+JOIN pg_class child ON child.oid = h.inhrelid WHERE NOT child.relispartition
+UNION
+SELECT l.name, 'table ' || l.identity || ' forces row level security on whoever reads it'
+FROM looked_at AS l WHERE l.relforcerowsecurity
+UNION
+SELECT l.name, 'an index, a check, a default or a generated column of table ' || l.identity
+               || ' calls a function that is not the server''s own, or not always gives the same'
+FROM looked_at AS l WHERE l.relkind IN ('r', 'p') AND NOT {is_harmless("'pg_class'::regclass::oid", "l.oid")}
+UNION
+SELECT l.name, 'statistics on table ' || l.identity || ' call a function that is not the server''s own'
+FROM looked_at AS l JOIN pg_statistic_ext st ON st.stxrelid = l.oid
+WHERE NOT {is_harmless("'pg_statistic_ext'::regclass::oid", "st.oid")}
+UNION
+SELECT l.name, 'a default of table ' || l.identity || ' calls ' || acting.called
+FROM looked_at AS l CROSS JOIN LATERAL ({_ACTING}) AS acting (called) WHERE %(loaded)s
+ORDER BY 1, 2
+"""  # noqa: S608 (SQL of ours)
+)
+
+# To ask for its last value locks a sequence until the transaction ends, by its oid: nothing else can take its name.
+_LOCK_SEQUENCES = (
+    _NAMED  # noqa: S608 (SQL of ours)
+    + """
+SELECT count(pg_sequence_last_value(s.oid)) FROM pg_class s
+WHERE s.relkind = 'S' AND s.relnamespace IN (SELECT c.relnamespace FROM parts p JOIN pg_class c ON c.oid = p.oid)
+"""
+)
+
+# What belongs to a column, or to another table's row type, goes with that.
+_OBJECTS = """
+SELECT n.nspname, c.relname, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND pg_get_userbyid(c.relowner) = %(role)s AND c.relkind IN ('r', 'p', 'S')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                  AND (d.deptype = 'e' OR c.relkind = 'S' AND d.deptype IN ('a', 'i')))
+ORDER BY 1, 2
+"""
+
+
+_SEQUENCES = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND pg_get_userbyid(c.relowner) = %(role)s AND c.relkind = 'S' ORDER BY 1, 2
+"""
+
+_ACTS = f"""
+SELECT EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = to_regclass(%(table)s) AND w.ev_type <> '1')
+    OR EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+               WHERE t.tgrelid IN (SELECT to_regclass(%(table)s)
+                                   UNION SELECT relid FROM pg_partition_tree(to_regclass(%(table)s)))
+                 AND NOT t.tgisinternal AND {is_stranger("f.proowner")})
+"""  # noqa: S608 (SQL of ours)
+
+
+class Settled(NamedTuple):
+    """What was given and taken, or would be: one line for each schema."""
+
+    given: list[str]
+    taken: list[str]
+
+
+def own_tables(group: Group) -> list[str]:
+    """Return the target tables of a group that lie in a schema of a service that migrates itself."""
+    schemas = {schema for service in group.services if service.migrates_itself for schema in service.schemas}
+    return sorted({mapping.target for mapping in group.tables if mapping.target_schema in schemas})
+
+
+def find_code(cursor: Cursor, tables: Iterable[str], whosever: bool = False, loaded: bool = False) -> list[Problem]:
+    """Return what in some tables could run code of whoever owns them, each named with its table.
+
+    Only what is locked against a change of its shape stays as it was found.
+
+    :param tables: their names as ``schema.table``; what is not there is left out.
+    :param whosever: look at those of ours too, because they are to be given away.
+    :param loaded: rows are to be inserted with our rights, which evaluates defaults.
+    """
+    names = {table_name(name).as_string(cursor): name for name in tables}
+    cursor.execute(
+        "SELECT DISTINCT pg_get_userbyid(c.relowner)::text FROM pg_class c "
+        "WHERE c.oid = ANY (SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name)",
+        (list(names),),
+    )
+    owners = [role for (role,) in cursor.fetchall()]
+    found = find_strangers_code(cursor, names.values(), table_owners=owners)
+    cursor.execute(_UNFIT, {"tables": list(names), "whosever": whosever, "loaded": loaded, "defaults": list(_DEFAULTS)})
+    fix = "Drop it, as its owner or a superuser; if the service has made it, by the service's own down-migration"
+    told = {problem.where for problem in found}
+    found += [
+        Problem(names[name], f"{what}, and would run with our rights", f"{fix}. Then run again")
+        for name, what in cursor.fetchall()
+        # A function that is named is the one that such a line speaks of.
+        if not (names[name] in told and "calls a function" in what)
+    ]
+    return found
+
+
+def look(cursor: Cursor, group: Group, seconds: float = _LOCK_SECONDS, loaded: bool = False) -> list[Problem]:
+    """Lock a group's tables that a service may change, until the transaction ends, and return what code is in them.
+
+    The tables of other groups are ours, and nothing is locked.
+
+    :param seconds: how long to wait for a change that is under way.
+    :param loaded: they are to be ours again, as before a rollback.
+    """
+    tables = [mapping.target for mapping in group.tables]
+    own = set(own_tables(group))
+    related = _related(cursor, tables)
+    if not own and not any(is_strange for _, is_strange in related):
+        return []
+    cursor.execute("SAVEPOINT look")
+    try:
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(seconds * 1000)}ms",))
+        # With the tables that a foreign key has come to refer to meanwhile.
+        for _ in range(_ROUNDS):
+            for name, _ in related:
+                cursor.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(name)))
+            cursor.execute(_LOCK_SEQUENCES, {"tables": [table_name(name).as_string(cursor) for name in tables]})
+            before, related = related, _related(cursor, tables)
+            if related == before:
+                break
+        else:
+            raise psycopg2.errors.LockNotAvailable
+        cursor.execute("SELECT set_config('lock_timeout', '0', true)")
+        # No snapshot can be exported from within it.
+        cursor.execute("RELEASE SAVEPOINT look")
+    except (
+        psycopg2.errors.LockNotAvailable,
+        psycopg2.errors.DeadlockDetected,
+        psycopg2.errors.UndefinedTable,
+        psycopg2.errors.WrongObjectType,
+    ):
+        cursor.execute("ROLLBACK TO SAVEPOINT look")
+        what = "its tables are changed at this moment: they could not be locked against a change of their shape"
+        return [Problem(f"cutover group {group.name}", what, "Wait until the service has migrated, then run again")]
+    return find_code(cursor, tables, loaded=loaded)
+
+
+class Held(NamedTuple):
+    """What a session that holds a group's tables has found.
+
+    :param code: what in them could run code of their owners; then nobody of us may read them.
+    :param is_services: whether a service owns some of them, so that they may have another shape than at the cutover.
+    """
+
+    code: list[Problem]
+    is_services: bool
+
+
+@contextmanager
+def held_still(login: Login, group: Group, loaded: bool = False) -> Iterator[Held]:
+    """Keep the tables that a service may change as they are, in a session of its own, and give what is in them.
+
+    Whoever reads them does so inside, and only if no code was found.
+
+    :param loaded: as that of :func:`look`.
+    """
+    with connected(login) as connection, connection.cursor() as cursor:
+        code = look(cursor, group, loaded=loaded)
+        related = _related(cursor, [mapping.target for mapping in group.tables])
+        yield Held(code, any(is_strange for _, is_strange in related))
+        connection.rollback()
+
+
+def _related(cursor: Cursor, tables: Iterable[str]) -> list[tuple[str, bool]]:
+    """Return each table that is there or is read along with one, by its name in SQL, and whether it is a stranger's."""
+    cursor.execute(_RELATED, {"tables": [table_name(name).as_string(cursor) for name in tables]})
+    return cursor.fetchall()
+
+
+def owned_schemas(cursor: Cursor) -> dict[str, str]:
+    """Return schema → role of the schemas that services own at this moment."""
+    cursor.execute(
+        f"SELECT n.nspname, pg_get_userbyid(n.nspowner)::text FROM pg_namespace n WHERE {IS_OWNED_BY_SERVICE}"  # noqa: S608
+    )
+    return dict(cursor.fetchall())
+
+
+def settle(
+    cursor: Cursor,
+    owners: Mapping[str, Iterable[str]],
+    live: Collection[str],
+    roles: Collection[str],
+    mapped: Collection[str],
+    check_mode: bool = False,
+) -> Settled:
+    """Let each role own its schemas from its cutover on, and no others; the caller commits.
+
+    :param owners: role → the schemas that it is to own while PostgreSQL is its store.
+    :param live: the roles whose services are to live on PostgreSQL.
+    :param roles: the roles that are looked at.
+    :param mapped: the target tables of all groups, which no code of a role may be left in.
+    :raises MigrationError: naming the code, or the membership that is missing.
+    """
+    present = owned_schemas(cursor)
+    settled = Settled([], [])
+    cursor.execute("SELECT current_user::text")
+    us = str(first_row(cursor)[0])
+    for role in sorted(set(roles) - {us}):
+        wanted = set(owners.get(role, ())) if role in live else set()
+        for schema in sorted(wanted):
+            if not check_mode:
+                _require_member(cursor, us, role)
+            if _give(cursor, us, role, schema, present.get(schema) == role, check_mode):
+                settled.given.append(f"{role}: schema {schema} and its tables are its own")
+        for schema in sorted(name for name, owner in present.items() if owner == role and name not in wanted):
+            _take_back(cursor, us, role, schema, [name for name in mapped if name.startswith(f"{schema}.")], check_mode)
+            settled.taken.append(f"{role}: schema {schema} and its tables are its own")
+    return settled
+
+
+def find_unfit(cursor: Cursor, owners: Mapping[str, Iterable[str]], check_mode: bool = False) -> list[Problem]:
+    """Return what keeps schemas from being given to their services at the cutover.
+
+    :param check_mode: the memberships may only have been announced.
+    """
+    cursor.execute("SELECT current_user::text")
+    us = str(first_row(cursor)[0])
+    problems = []
+    for role, schemas in sorted(owners.items()):
+        if role == us:
+            continue
+        cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+        if cursor.fetchone() is None:
+            continue
+        try:
+            if not check_mode:
+                _require_member(cursor, us, role)
+        except MigrationError as error:
+            problems += error.problems
+        for schema in schemas:
+            cursor.execute(_OBJECTS, {"schema": schema, "role": us})
+            tables = [f"{own}.{name}" for own, name, kind in cursor.fetchall() if kind == "TABLE"]
+            problems += [
+                Problem(
+                    problem.where,
+                    problem.what.replace(", and would run with our rights", ", so no service may own it"),
+                    "Write it with functions that are the server's own, or take 'migrates_itself' out of the service",
+                )
+                for problem in find_code(cursor, tables, whosever=True)
+            ]
+    return problems
+
+
+def _require_member(cursor: Cursor, us: str, role: str) -> None:
+    """Refuse to give away what could not be taken back.
+
+    :raises MigrationError: with the statement that is missing.
+    """
+    cursor.execute(
+        "SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member "
+        "WHERE g.rolname = %s AND u.rolname = %s",
+        (role, us),
+    )
+    if cursor.fetchone() is None:
+        what = f"it is no member of {role}, whose service migrates itself: what that role owns could not be taken back"
+        statement = sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(us)).as_string(cursor)
+        fix = f"Run {playbook('1_infrastructure')}; on a managed server its administrator runs: {statement};"
+        raise MigrationError("A schema cannot be given to its service.", [Problem(f"role {us}", what, fix)])
+
+
+def _give(cursor: Cursor, us: str, role: str, schema: str, is_owner: bool, check_mode: bool) -> bool:
+    """Let a role own a schema, and what of ours lies in it; return whether anything changes."""
+    cursor.execute("SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = %s", (schema,))
+    found = cursor.fetchone()
+    if found is None or (not is_owner and found[0] != us):
+        return False
+    cursor.execute(_OBJECTS, {"schema": schema, "role": us})
+    objects = cursor.fetchall()
+    problems = find_code(cursor, [f"{own}.{name}" for own, name, kind in objects if kind == "TABLE"], whosever=True)
+    if problems:
+        raise MigrationError(f"Schema {schema} cannot be given to role {role}.", problems)
+    if not check_mode:
+        if not is_owner:
+            _change_owner(cursor, sql.SQL("SCHEMA {}").format(sql.Identifier(schema)), role)
+        for own, name, kind in objects:
+            _change_owner(cursor, sql.SQL(f"{kind} {{}}").format(sql.Identifier(own, name)), role)
+    return bool(objects) or not is_owner
+
+
+def _take_back(cursor: Cursor, us: str, role: str, schema: str, mapped: Sequence[str], check_mode: bool) -> None:
+    """Own a role's schema again, and the tables and sequences in it that run no code; leave it the rights of a user.
+
+    Views and functions stay the role's: as ours they would act with our rights. So do tables that the service has made
+    and that call a function or have a trigger, which a key that cascades would start; nobody of us reads them.
+    """
+    cursor.execute(_OBJECTS, {"schema": schema, "role": role})
+    objects = cursor.fetchall()
+    if not check_mode:
+        # Before the look, so that nothing is put into them after it.
+        for own, name, kind in objects:
+            if kind == "TABLE":
+                cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(own, name)))
+    problems = find_code(cursor, mapped, loaded=True)
+    if problems:
+        raise MigrationError(f"Schema {schema} cannot be taken back from role {role}.", problems)
+    if check_mode:
+        return
+    _change_owner(cursor, sql.SQL("SCHEMA {}").format(sql.Identifier(schema)), us)
+    cursor.execute(sql.SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(sql.Identifier(schema)))
+    cursor.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(role)))
+    for own, name, kind in objects:
+        table = f"{own}.{name}"
+        # The triggers of a mapped table are disabled while it is loaded.
+        if kind == "TABLE" and (
+            find_code(cursor, [table], loaded=True) or (table not in mapped and acts(cursor, table))
+        ):
+            continue
+        what = sql.SQL(f"{kind} {{}}").format(sql.Identifier(own, name))
+        _change_owner(cursor, what, us)
+        if kind == "TABLE":
+            cursor.execute(sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
+            rights = sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}")
+            cursor.execute(rights.format(what, sql.Identifier(role)))
+    # With those that have come along with their tables.
+    cursor.execute(_SEQUENCES, {"schema": schema, "role": us})
+    for own, name in cursor.fetchall():
+        what = sql.SQL("SEQUENCE {}").format(sql.Identifier(own, name))
+        cursor.execute(sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
+        cursor.execute(sql.SQL("GRANT USAGE, SELECT ON {} TO {}").format(what, sql.Identifier(role)))
+
+
+def acts(cursor: Cursor, table: str) -> bool:
+    """Return whether a row that is written to a table starts a rule, or a trigger whose function is a stranger's."""
+    cursor.execute(_ACTS, {"table": table_name(table).as_string(cursor)})
+    return bool(first_row(cursor)[0])
+
+
+def _change_owner(cursor: Cursor, what: sql.Composable, role: str) -> None:
+    """Give one object to a role."""
+    cursor.execute(sql.SQL("ALTER {} OWNER TO {}").format(what, sql.Identifier(role)))
