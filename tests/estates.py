@@ -89,7 +89,7 @@ class Estate:
 
     def begin_rehearsed(self) -> None:
         """Begin in a copy of a database in which the same estate was rehearsed: see ``rehearsed_database``."""
-        Path(self.settings.work_directory).mkdir(mode=0o700)
+        (self.place / "work").mkdir(mode=0o700)
         point_to(self.connection, self.source)
 
     def move(self, group: Group | None = None, **settings: Any) -> dict[str, Any]:
