@@ -101,6 +101,7 @@ def test_a_dump_that_is_cut_off_half_way_is_no_backup(program: Program) -> None:
     assert "Traceback" not in errors
     assert program.names() == [first]
     assert program.query("SELECT name FROM migration.backup") == [(first,)]
+    program.query("DROP TABLE odd.big")
     program.run("run")
 
 
@@ -275,7 +276,7 @@ def test_a_drill_that_is_asked_to_end_drops_its_database(program: Program) -> No
 
 @pytest.mark.promise("backup-password-hidden")
 def test_the_password_reaches_no_argument_and_no_message(program: Program) -> None:
-    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 300000) AS n")
+    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 100000) AS n")
     process = start(program, "run")
     seen: set[str] = set()
     while process.poll() is None:

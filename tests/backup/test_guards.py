@@ -322,7 +322,7 @@ def test_a_prepared_transaction_is_named_before_the_restore(program: Program) ->
 def test_the_scratch_database_of_a_drill_is_nobody_elses(program: Program) -> None:
     """Nobody but the owner may enter it: rows of the services lie in it."""
     scratch = backup_server.name_with(program.superuser.database, SUFFIX)
-    program.query(LATER)
+    program.query("CREATE TABLE odd.more AS SELECT n, md5(n::text) FROM generate_series(1, 100000) AS n")
     program.run("take")
     seen: set[bool] = set()
     ended = threading.Event()

@@ -28,7 +28,7 @@ def rows_of(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 @functools.cache
-def tests_of(file: str) -> dict[str, bool]:
+def all_tests_of(file: str) -> dict[str, bool]:
     """Return the tests of a file, each with whether it is a long search."""
     path = PROJECT / file
     tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
@@ -43,7 +43,7 @@ def tests_of(file: str) -> dict[str, bool]:
 
 def selected(file: str, name: str) -> dict[str, bool]:
     """Return which tests of a file a command selects, each with whether it is a long search."""
-    return {test: is_long for test, is_long in tests_of(file).items() if name in test}
+    return {test: is_long for test, is_long in all_tests_of(file).items() if name in test}
 
 
 def problems_of(text: str) -> list[str]:
