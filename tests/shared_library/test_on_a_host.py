@@ -86,7 +86,8 @@ def host() -> Iterator[None]:
 
 def playbook() -> list[str]:
     """Return the playbook and its variables, as arguments of ansible-playbook."""
-    return ["playbooks/2_shared_library.yml", "--diff", "-e", json.dumps({"shared_library_services": SERVICES})]
+    variables = json.dumps({"shared_library_services": SERVICES})
+    return ["-i", "tests/shared_library/by_docker.yml", "playbooks/2_shared_library.yml", "--diff", "-e", variables]
 
 
 def play(*arguments: str) -> tuple[int, str]:
