@@ -431,6 +431,23 @@ def test_a_trigger_of_the_service_runs_in_no_session_of_ours(estate: Estate) -> 
 
 
 @pytest.mark.promise("self-migrating-runs-nothing-of-ours")
+def test_rights_that_the_service_gave_let_nobody_put_code_into_what_is_ours_again(estate: Estate) -> None:
+    estate.go_live()
+    estate.as_service(
+        "GRANT CREATE ON SCHEMA crm TO pg_monitor; GRANT TRIGGER, SELECT ON crm.people TO pg_monitor WITH GRANT OPTION;"
+        "GRANT REFERENCES (id) ON crm.notes TO pg_monitor; GRANT ALL ON crm.notes TO PUBLIC"
+    )
+    assert estate.roll_back()["state"] == "rolled_back"
+    rights = (
+        "has_schema_privilege('pg_monitor', 'crm', 'CREATE'), "
+        "has_table_privilege('pg_monitor', 'crm.people', 'TRIGGER'), "
+        "has_any_column_privilege('pg_monitor', 'crm.notes', 'REFERENCES'), "
+        "has_table_privilege('pg_monitor', 'crm.people', 'SELECT')"
+    )
+    assert query(estate.connection, f"SELECT {rights}") == [(False, False, False, True)]
+
+
+@pytest.mark.promise("self-migrating-runs-nothing-of-ours")
 def test_nothing_is_planted_between_the_look_and_the_read(estate: Estate) -> None:
     estate.go_live()
     estate.as_service(_ACT.format("RETURN true;"))

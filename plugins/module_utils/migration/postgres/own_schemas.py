@@ -138,6 +138,20 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE n.nspname = %(schema)s AND pg_get_userbyid(c.relowner) = %(role)s AND c.relkind = 'S' ORDER BY 1, 2
 """
 
+# Rights that its owner has given to others, by which these could put code into what is ours again.
+_PLANTERS = """
+SELECT DISTINCT 'SCHEMA', n.nspname, '', a.grantee::regrole::text
+FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) a
+WHERE n.nspname = %(schema)s AND a.grantee NOT IN (0, n.nspowner) AND a.privilege_type = 'CREATE'
+UNION
+SELECT 'TABLE', n.nspname, c.relname, a.grantee::regrole::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute t ON t.attrelid = c.oid
+CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl) UNION ALL SELECT * FROM aclexplode(t.attacl)) a
+WHERE n.nspname = %(schema)s AND pg_get_userbyid(c.relowner) = %(role)s AND c.relkind IN ('r', 'p')
+  AND a.grantee NOT IN (0, c.relowner) AND a.privilege_type IN ('TRIGGER', 'REFERENCES')
+ORDER BY 1, 2, 3, 4
+"""
+
 _ACTS = f"""
 (EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = {{0}} AND w.ev_type <> '1')
  OR EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
@@ -149,7 +163,7 @@ _ACTS = f"""
 _ACTS_THERE = f"SELECT {_ACTS.format('to_regclass(%(table)s)')}"
 
 # What a change of the tables' rows leads to through foreign keys, with whether it acts there or may come to. The server
-# changes and reads rows there as the owner, but runs a trigger after the statement or at the commit as whoever began it.
+# changes and reads rows there as the owner, but runs a trigger after the statement or at the commit as whoever began.
 _LED_TO = (
     _NAMED.replace("WITH", "WITH RECURSIVE")  # noqa: S608
     + f"""
@@ -449,6 +463,11 @@ def _take_back(cursor: Cursor, us: str, role: str, schema: str, mapped: Sequence
             cursor.execute(sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
             rights = sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}")
             cursor.execute(rights.format(what, sql.Identifier(role)))
+    cursor.execute(_PLANTERS, {"schema": schema, "role": us})
+    for kind, own, name, planter in cursor.fetchall():
+        rights = "CREATE" if kind == "SCHEMA" else "TRIGGER, REFERENCES"
+        what = sql.Identifier(own, name) if name else sql.Identifier(own)
+        cursor.execute(sql.SQL(f"REVOKE {rights} ON {kind} {{}} FROM {{}} CASCADE").format(what, sql.SQL(planter)))
     # With those that have come along with their tables.
     cursor.execute(_SEQUENCES, {"schema": schema, "role": us})
     for own, name in cursor.fetchall():
