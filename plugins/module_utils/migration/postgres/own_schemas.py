@@ -465,9 +465,10 @@ def _take_back(cursor: Cursor, us: str, role: str, schema: str, mapped: Sequence
             cursor.execute(rights.format(what, sql.Identifier(role)))
     cursor.execute(_PLANTERS, {"schema": schema, "role": us})
     for kind, own, name, planter in cursor.fetchall():
-        rights = "CREATE" if kind == "SCHEMA" else "TRIGGER, REFERENCES"
-        what = sql.Identifier(own, name) if name else sql.Identifier(own)
-        cursor.execute(sql.SQL(f"REVOKE {rights} ON {kind} {{}} FROM {{}} CASCADE").format(what, sql.SQL(planter)))
+        planting = "CREATE" if kind == "SCHEMA" else "TRIGGER, REFERENCES"
+        whole = sql.Identifier(own, name) if name else sql.Identifier(own)
+        revoke = sql.SQL(f"REVOKE {planting} ON {kind} {{}} FROM {{}} CASCADE")
+        cursor.execute(revoke.format(whole, sql.SQL(planter)))
     # With those that have come along with their tables.
     cursor.execute(_SEQUENCES, {"schema": schema, "role": us})
     for own, name in cursor.fetchall():
