@@ -264,6 +264,29 @@ def test_its_role_owns_the_schema_from_the_cutover_on_and_no_more_after_the_roll
     assert not result["changed"], "it has the rights of every service whose group is back on SQLite"
 
 
+@pytest.mark.promise("self-migrating-owns-from-cutover")
+def test_its_role_owns_and_writes_again_after_a_second_cutover(estate: Estate) -> None:
+    estate.go_live()
+    estate.as_service(MIGRATION)
+    estate.as_service("ALTER TABLE crm.people DROP COLUMN mail")
+    assert estate.roll_back()["state"] == "rolled_back"
+    assert not estate.phase_1()["changed"]
+    rehearse(estate.connection, estate.group, estate.directory)
+    estate.phase_1()
+
+    estate.go_live()
+    assert estate.owners()["people"] == ROLE
+    writes = (
+        "INSERT INTO crm.people (name) VALUES ('Dan'); UPDATE crm.people SET name = 'Don' WHERE name = 'Dan';"
+        "INSERT INTO crm.notes (id, person) VALUES (9, 1);"
+        "DELETE FROM crm.notes WHERE id = 9; SELECT nextval('crm.numbers'); INSERT INTO crm.tags (person) VALUES (1)"
+    )
+    estate.as_service(writes)
+    assert not estate.phase_1()["changed"]
+    estate.as_service(writes)
+    assert estate.validate()["findings"] == []
+
+
 @pytest.mark.promise("self-migrating-is-no-drift")
 def test_what_the_service_changes_is_said_and_is_neither_drift_nor_a_finding(estate: Estate) -> None:
     estate.go_live()
@@ -321,6 +344,16 @@ _PLANTED = {
     "view": "ALTER TABLE crm.people RENAME TO hidden; "
     "CREATE VIEW crm.people AS SELECT * FROM crm.hidden WHERE crm.act()",
     "domain": "CREATE DOMAIN crm.planted AS text CHECK (crm.act()); ALTER TABLE crm.notes ADD COLUMN d crm.planted",
+    "domain in a check": "CREATE DOMAIN crm.planted AS text CHECK (crm.act()); "
+    "ALTER TABLE crm.people ADD CHECK (name::crm.planted IS NOT NULL)",
+    "domain in an index": "CREATE DOMAIN crm.planted AS text CHECK (crm.act()); "
+    "CREATE INDEX planted ON crm.people ((name::crm.planted::text))",
+    "domain in an array": "CREATE DOMAIN crm.planted AS text CHECK (crm.act()); "
+    "ALTER TABLE crm.people ADD CHECK (ARRAY[name]::crm.planted[] IS NOT NULL)",
+    "partition of": "CREATE FUNCTION crm.act(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS "
+    "'BEGIN RETURN crm.act(); END'; "
+    "CREATE TABLE crm.whole (LIKE crm.people) PARTITION BY LIST ((crm.act(name))); "
+    "ALTER TABLE crm.whole ATTACH PARTITION crm.people DEFAULT",
 }
 
 
@@ -362,25 +395,56 @@ def test_a_default_that_acts_keeps_the_tables_from_becoming_ours(estate: Estate)
 
 @pytest.mark.promise("self-migrating-runs-nothing-of-ours")
 def test_a_trigger_of_the_service_runs_in_no_session_of_ours(estate: Estate) -> None:
-    """The next load after a rollback deletes rows, and a key that cascades deletes those of a table of the service."""
+    """The next load after a rollback deletes rows, and a key that cascades deletes those of a table of the service.
+
+    The server deletes these as their owner, but what a trigger does after the statement runs as whoever began it.
+    """
     estate.go_live()
     estate.as_service(
         "CREATE TABLE crm.tags (id integer PRIMARY KEY, person integer REFERENCES crm.people ON DELETE CASCADE);"
-        "INSERT INTO crm.tags VALUES (1, 2);"
+        "CREATE TABLE crm.marks (id integer PRIMARY KEY, tag integer REFERENCES crm.tags ON DELETE CASCADE);"
+        "ALTER TABLE crm.people ADD COLUMN main integer REFERENCES crm.tags;"
+        "INSERT INTO crm.tags VALUES (1, 2); INSERT INTO crm.marks VALUES (1, 1);"
         "CREATE FUNCTION crm.act() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN IF current_user <> 'swarm_crm' THEN RAISE EXCEPTION 'it runs as %', current_user; END IF; "
         "RETURN OLD; END $$;"
-        "CREATE TRIGGER act BEFORE DELETE ON crm.tags FOR EACH ROW EXECUTE FUNCTION crm.act();"
+        "CREATE FUNCTION crm.acts() RETURNS boolean LANGUAGE sql AS 'SELECT true';"
         "CREATE TRIGGER act BEFORE INSERT OR DELETE ON crm.people FOR EACH ROW EXECUTE FUNCTION crm.act()"
     )
+    for table, act in {
+        "crm.tags": "CREATE TRIGGER act AFTER DELETE ON crm.tags FOR EACH ROW EXECUTE FUNCTION crm.act()",
+        "crm.marks": "CREATE CONSTRAINT TRIGGER act AFTER DELETE ON crm.marks DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW WHEN (crm.acts()) EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    }.items():
+        estate.as_service(act)
+        with pytest.raises(MigrationError, match=rf"{table}: it has a trigger, a rule.* a foreign key leads to it"):
+            estate.roll_back()
+        estate.as_service(f"DROP TRIGGER act ON {table}")
     assert estate.roll_back()["state"] == "rolled_back"
-    assert estate.owners()["tags"] == ROLE
+    assert {estate.owners()[name] for name in ("people", "tags", "marks")} == {OWNER}
     with closing(sqlite3.connect(estate.group.source_path)) as file:
         file.execute("DELETE FROM people WHERE id = 2")
         file.commit()
     rehearse(estate.connection, estate.group, estate.directory)
     assert query(estate.connection, "SELECT count(*) FROM crm.people") == [(1,)]
     assert query(estate.connection, "SELECT count(*) FROM crm.tags") == [(0,)]
+
+
+@pytest.mark.promise("self-migrating-runs-nothing-of-ours")
+def test_rights_that_the_service_gave_let_nobody_put_code_into_what_is_ours_again(estate: Estate) -> None:
+    estate.go_live()
+    estate.as_service(
+        "GRANT CREATE ON SCHEMA crm TO pg_monitor; GRANT TRIGGER, SELECT ON crm.people TO pg_monitor WITH GRANT OPTION;"
+        "GRANT REFERENCES (id) ON crm.notes TO pg_monitor; GRANT ALL ON crm.notes TO PUBLIC"
+    )
+    assert estate.roll_back()["state"] == "rolled_back"
+    rights = (
+        "has_schema_privilege('pg_monitor', 'crm', 'CREATE'), "
+        "has_table_privilege('pg_monitor', 'crm.people', 'TRIGGER'), "
+        "has_any_column_privilege('pg_monitor', 'crm.notes', 'REFERENCES'), "
+        "has_table_privilege('pg_monitor', 'crm.people', 'SELECT')"
+    )
+    assert query(estate.connection, f"SELECT {rights}") == [(False, False, False, True)]
 
 
 @pytest.mark.promise("self-migrating-runs-nothing-of-ours")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LOCK_SECONDS = 30.0
 _ROUNDS = 5
+_FIX = "Drop it, as its owner or a superuser; if the service has made it, by the service's own down-migration"
 SHOWN = 10
 
 # The role that we act as is made a member of each role that owns a schema of its own, and of no others.
@@ -44,13 +45,15 @@ _DEFAULTS = (
     "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7",
 )  # fmt: skip
 
-# The tables with their partitions, and what their foreign keys refer to: a comparison reads it too.
+# The tables with their partitions and what they are partitions of, and what their foreign keys refer to: a comparison
+# reads it too.
 _NAMED = """
 WITH named AS (
   SELECT name, to_regclass(name)::oid AS oid FROM unnest(%(tables)s::text[]) AS name
 ), parts AS (
   SELECT name, oid FROM named WHERE oid IS NOT NULL
   UNION SELECT n.name, t.relid::oid FROM named n CROSS JOIN LATERAL pg_partition_tree(n.oid) AS t
+  UNION SELECT n.name, t.relid::oid FROM named n CROSS JOIN LATERAL pg_partition_ancestors(n.oid) AS t
   UNION SELECT n.name, k.confrelid FROM named n JOIN pg_constraint k ON k.conrelid = n.oid WHERE k.contype = 'f'
 )
 """
@@ -135,13 +138,52 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE n.nspname = %(schema)s AND pg_get_userbyid(c.relowner) = %(role)s AND c.relkind = 'S' ORDER BY 1, 2
 """
 
+# Rights that its owner has given to others, by which these could put code into what is ours again.
+_PLANTERS = """
+SELECT DISTINCT 'SCHEMA', n.nspname, '', a.grantee::regrole::text
+FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) a
+WHERE n.nspname = %(schema)s AND a.grantee NOT IN (0, n.nspowner) AND a.privilege_type = 'CREATE'
+UNION
+SELECT 'TABLE', n.nspname, c.relname, a.grantee::regrole::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute t ON t.attrelid = c.oid
+CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl) UNION ALL SELECT * FROM aclexplode(t.attacl)) a
+WHERE n.nspname = %(schema)s AND pg_get_userbyid(c.relowner) = %(role)s AND c.relkind IN ('r', 'p')
+  AND a.grantee NOT IN (0, c.relowner) AND a.privilege_type IN ('TRIGGER', 'REFERENCES')
+ORDER BY 1, 2, 3, 4
+"""
+
 _ACTS = f"""
-SELECT EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = to_regclass(%(table)s) AND w.ev_type <> '1')
-    OR EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-               WHERE t.tgrelid IN (SELECT to_regclass(%(table)s)
-                                   UNION SELECT relid FROM pg_partition_tree(to_regclass(%(table)s)))
-                 AND NOT t.tgisinternal AND {is_stranger("f.proowner")})
+(EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = {{0}} AND w.ev_type <> '1')
+ OR EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+            WHERE t.tgrelid IN (SELECT {{0}} UNION SELECT relid FROM pg_partition_tree({{0}}))
+              -- A condition may call what its trigger does not.
+              AND NOT t.tgisinternal AND (t.tgqual IS NOT NULL OR {is_stranger("f.proowner")})))
 """  # noqa: S608 (SQL of ours)
+
+_ACTS_THERE = f"SELECT {_ACTS.format('to_regclass(%(table)s)')}"
+
+# What a change of the tables' rows leads to through foreign keys, with whether it acts there or may come to. The server
+# changes and reads rows there as the owner, but runs a trigger after the statement or at the commit as whoever began.
+_LED_TO = (
+    _NAMED.replace("WITH", "WITH RECURSIVE")  # noqa: S608
+    + f"""
+, led_to (oid) AS (
+  SELECT oid FROM named WHERE oid IS NOT NULL
+  UNION
+  SELECT next.oid FROM led_to CROSS JOIN LATERAL (
+    SELECT k.conrelid FROM pg_constraint k WHERE k.confrelid = led_to.oid AND k.contype = 'f'
+    UNION ALL SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = led_to.oid
+  ) AS next (oid)
+)
+SELECT n.nspname || '.' || c.relname,
+       {_ACTS.format("c.oid")}
+       OR {is_stranger("c.relowner")} AND c.relowner NOT IN (SELECT o.relowner FROM named JOIN pg_class o USING (oid))
+FROM led_to JOIN pg_class c ON c.oid = led_to.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT EXISTS (SELECT FROM named WHERE c.oid = named.oid
+                  OR c.oid IN (SELECT relid FROM pg_partition_tree(named.oid)))
+ORDER BY 1
+"""  # noqa: S608 (SQL of ours)
+)
 
 
 class Settled(NamedTuple):
@@ -175,15 +217,33 @@ def find_code(cursor: Cursor, tables: Iterable[str], whosever: bool = False, loa
     owners = [role for (role,) in cursor.fetchall()]
     found = find_strangers_code(cursor, names.values(), table_owners=owners)
     cursor.execute(_UNFIT, {"tables": list(names), "whosever": whosever, "loaded": loaded, "defaults": list(_DEFAULTS)})
-    fix = "Drop it, as its owner or a superuser; if the service has made it, by the service's own down-migration"
     told = {problem.where for problem in found}
     found += [
-        Problem(names[name], f"{what}, and would run with our rights", f"{fix}. Then run again")
+        Problem(names[name], f"{what}, and would run with our rights", f"{_FIX}. Then run again")
         for name, what in cursor.fetchall()
         # A function that is named is the one that such a line speaks of.
         if not (names[name] in told and "calls a function" in what)
     ]
     return found
+
+
+def find_reacting(cursor: Cursor, tables: Collection[str]) -> list[Problem]:
+    """Return what could run code of others where rows of some tables are deleted: foreign keys lead to more tables.
+
+    :param tables: their names as ``schema.table``; their own triggers are disabled while they are loaded.
+    """
+    names = [table_name(name).as_string(cursor) for name in tables]
+    cursor.execute(_LED_TO, {"tables": names})
+    led_to = cursor.fetchall()
+    what = "it has a trigger, a rule or another owner, and a foreign key leads to it from a table that we write to"
+    return [
+        *(
+            Problem(name, f"{what}: its code would run with our rights", f"{_FIX}. Then run again")
+            for name, is_acting in led_to
+            if is_acting
+        ),
+        *find_code(cursor, [name for name, _ in led_to], loaded=True),
+    ]
 
 
 def look(cursor: Cursor, group: Group, seconds: float = _LOCK_SECONDS, loaded: bool = False) -> list[Problem]:
@@ -224,7 +284,7 @@ def look(cursor: Cursor, group: Group, seconds: float = _LOCK_SECONDS, loaded: b
         cursor.execute("ROLLBACK TO SAVEPOINT look")
         what = "its tables are changed at this moment: they could not be locked against a change of their shape"
         return [Problem(f"cutover group {group.name}", what, "Wait until the service has migrated, then run again")]
-    return find_code(cursor, tables, loaded=loaded)
+    return find_code(cursor, tables, loaded=loaded) + (find_reacting(cursor, tables) if loaded else [])
 
 
 class Held(NamedTuple):
@@ -382,7 +442,7 @@ def _take_back(cursor: Cursor, us: str, role: str, schema: str, mapped: Sequence
         for own, name, kind in objects:
             if kind == "TABLE":
                 cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(own, name)))
-    problems = find_code(cursor, mapped, loaded=True)
+    problems = find_code(cursor, mapped, loaded=True) + find_reacting(cursor, mapped)
     if problems:
         raise MigrationError(f"Schema {schema} cannot be taken back from role {role}.", problems)
     if check_mode:
@@ -403,6 +463,12 @@ def _take_back(cursor: Cursor, us: str, role: str, schema: str, mapped: Sequence
             cursor.execute(sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(what))
             rights = sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}")
             cursor.execute(rights.format(what, sql.Identifier(role)))
+    cursor.execute(_PLANTERS, {"schema": schema, "role": us})
+    for kind, own, name, planter in cursor.fetchall():
+        planting = "CREATE" if kind == "SCHEMA" else "TRIGGER, REFERENCES"
+        whole = sql.Identifier(own, name) if name else sql.Identifier(own)
+        revoke = sql.SQL(f"REVOKE {planting} ON {kind} {{}} FROM {{}} CASCADE")
+        cursor.execute(revoke.format(whole, sql.SQL(planter)))
     # With those that have come along with their tables.
     cursor.execute(_SEQUENCES, {"schema": schema, "role": us})
     for own, name in cursor.fetchall():
@@ -412,8 +478,8 @@ def _take_back(cursor: Cursor, us: str, role: str, schema: str, mapped: Sequence
 
 
 def acts(cursor: Cursor, table: str) -> bool:
-    """Return whether a row that is written to a table starts a rule, or a trigger whose function is a stranger's."""
-    cursor.execute(_ACTS, {"table": table_name(table).as_string(cursor)})
+    """Return whether a row that is written to a table starts a rule, or a trigger with code of a stranger."""
+    cursor.execute(_ACTS_THERE, {"table": table_name(table).as_string(cursor)})
     return bool(first_row(cursor)[0])
 
 

@@ -36,8 +36,9 @@ def _is_stranger_to_us(role: str) -> str:
     return f"({is_stranger(role)} AND NOT {_MAY_BECOME.format(role, 'current_user')})"
 
 
-# The tables and those that their foreign keys refer to, with their partitions and the types of their columns, down to
-# the base of each domain and array. Of a table that we may not read only the server looks at rows, as its owner.
+# The tables and those that their foreign keys refer to, with their partitions, what they are partitions of, and the
+# types of their columns, down to the base of each domain and array. Of a table that we may not read only the server
+# looks at rows, as its owner.
 _PARTS = """
 WITH RECURSIVE relations AS (
   SELECT named.name, r.oid
@@ -47,7 +48,9 @@ WITH RECURSIVE relations AS (
                              WHERE k.conrelid = to_regclass(named.name) AND k.contype = 'f'
                                AND has_table_privilege(k.confrelid, 'SELECT')) AS read_by_us (oid)
   CROSS JOIN LATERAL (SELECT read_by_us.oid
-                      UNION SELECT relid::oid FROM pg_partition_tree(read_by_us.oid)) AS r (oid)
+                      UNION SELECT relid::oid FROM pg_partition_tree(read_by_us.oid)
+                      -- A row that is written to a partition is checked against the keys of what it is a part of.
+                      UNION SELECT relid::oid FROM pg_partition_ancestors(read_by_us.oid)) AS r (oid)
 ), types AS (
   SELECT r.name, a.atttypid AS oid FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid
   WHERE a.attnum > 0 AND NOT a.attisdropped
@@ -58,7 +61,7 @@ WITH RECURSIVE relations AS (
 )
 """
 
-# What belongs to strangers among them, and the functions and operators of strangers that their defaults, checks,
+# What belongs to strangers among them, and the functions, operators and types of strangers that their defaults, checks,
 # generated columns, indexes, statistics, partition keys and policies call. Triggers and rules are not among them: a
 # load disables these, and reading does not start them.
 _CODE = (
@@ -80,6 +83,11 @@ _CODE = (
   UNION
   SELECT p.name, p.classid, p.objid, t.typowner FROM parts p JOIN pg_type t ON t.oid = p.objid
   WHERE p.classid = 'pg_type'::regclass AND t.typtype IN ('c', 'd', 'e', 'r', 'm') AND t.typelem = 0
+  UNION
+  -- A cast to a domain evaluates its checks, in whatever expression it stands, and in an array or a row of it.
+  SELECT p.name, d.refclassid, coalesce(nullif(t.typelem, 0), t.oid), t.typowner
+  FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
+  JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
   UNION
   SELECT p.name, d.refclassid, d.refobjid, f.proowner
   FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
