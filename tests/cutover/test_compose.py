@@ -414,6 +414,16 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
     assert [any(word in what for what in said) for word in ("no env_file", "sets DATABASE_URL")] == [True, True]
     assert yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])["estate_cutover_groups"][0]["services"] == []
 
+    alone = {key: value for key, value in web.items() if key != "ports"}
+    estate.write_compose_file({**estate.content, "services": {"web": {**alone, "network_mode": "none"}}})
+    estate.compose("up", "-d")
+    (source,) = (found := look_at(estate.place)).sources
+    asked = [entry for entry in render.summary(found)["decisions"] if entry["where"].endswith("web.database_host")]
+    assert ["(none) has no IPv4 gateway" in entry["what"] for entry in asked] == [True]
+    (said,) = [service.compose for service in source.users]
+    assert said is not None
+    assert [replace(said, networks=networks).reaches_this_host for networks in (("host",), ())] == [True, False]
+
 
 @needs_docker
 @pytest.mark.long_search
