@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -150,8 +150,12 @@ class Estate(estates.Estate):
         self.compose("up", "-d", *(["--scale", "web=2"] if has_everything else []))
         super().__init__(connection, login, place, source)
         self.rehearse()
+        self.wait_for(lambda: not service_health.ask(f"http://127.0.0.1:{self.port}/") and self.store() == "sqlite")
+
+    def wait_for(self, is_up: Callable[[], bool]) -> None:
+        """Wait until the service is up."""
         deadline = time.monotonic() + 60
-        while service_health.ask(f"http://127.0.0.1:{self.port}/") or self.store() != "sqlite":
+        while not is_up():
             assert time.monotonic() < deadline, "it does not come up"
             time.sleep(0.1)
 
@@ -417,6 +421,7 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
     alone = {key: value for key, value in web.items() if key != "ports"}
     estate.write_compose_file({**estate.content, "services": {"web": {**alone, "network_mode": "none"}}})
     estate.compose("up", "-d")
+    estate.wait_for(lambda: estate.store() == "sqlite")
     (source,) = (found := look_at(estate.place)).sources
     asked = [entry for entry in render.summary(found)["decisions"] if entry["where"].endswith("web.database_host")]
     assert ["(none) has no IPv4 gateway" in entry["what"] for entry in asked] == [True]
