@@ -602,6 +602,15 @@ def test_a_compose_that_says_nothing_keeps_no_container(place: Path, monkeypatch
         assert not project.keeps([made])
 
 
+@needs_root
+def test_a_container_has_a_time_of_its_own_to_be_made_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = project_of(place, monkeypatch)
+    project._program = ["/bin/sh", "-c", "sleep 20"]
+    monkeypatch.setattr(compose, "_START_SECONDS", 0.1)
+    with pytest.raises(MigrationError, match=r"did not end within 0\.1 seconds"):
+        project.start(1)
+
+
 @pytest.mark.skipif(not compose._yaml_reader(), reason="the Python of this machine has no PyYAML")
 def test_a_compose_file_of_few_lines_takes_no_memory_without_end(place: Path) -> None:
     file, levels = place / "docker-compose.yml", range(1, 12)
