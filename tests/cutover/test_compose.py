@@ -425,9 +425,9 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
     (source,) = (found := look_at(estate.place)).sources
     asked = [entry for entry in render.summary(found)["decisions"] if entry["where"].endswith("web.database_host")]
     assert ["(none) has no IPv4 gateway" in entry["what"] for entry in asked] == [True]
-    (said,) = [service.compose for service in source.users]
-    assert said is not None
-    assert [replace(said, networks=networks).reaches_this_host for networks in (("host",), ())] == [True, False]
+    (described,) = [service.compose for service in source.users]
+    assert described is not None
+    assert [replace(described, networks=networks).reaches_this_host for networks in (("host",), ())] == [True, False]
 
 
 @needs_docker
