@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -150,8 +150,12 @@ class Estate(estates.Estate):
         self.compose("up", "-d", *(["--scale", "web=2"] if has_everything else []))
         super().__init__(connection, login, place, source)
         self.rehearse()
+        self.wait_for(lambda: not service_health.ask(f"http://127.0.0.1:{self.port}/") and self.store() == "sqlite")
+
+    def wait_for(self, is_up: Callable[[], bool]) -> None:
+        """Wait until the service is up."""
         deadline = time.monotonic() + 60
-        while service_health.ask(f"http://127.0.0.1:{self.port}/") or self.store() != "sqlite":
+        while not is_up():
             assert time.monotonic() < deadline, "it does not come up"
             time.sleep(0.1)
 
@@ -414,6 +418,17 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
     assert [any(word in what for what in said) for word in ("no env_file", "sets DATABASE_URL")] == [True, True]
     assert yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])["estate_cutover_groups"][0]["services"] == []
 
+    alone = {key: value for key, value in web.items() if key != "ports"}
+    estate.write_compose_file({**estate.content, "services": {"web": {**alone, "network_mode": "none"}}})
+    estate.compose("up", "-d")
+    estate.wait_for(lambda: estate.store() == "sqlite")
+    (source,) = (found := look_at(estate.place)).sources
+    asked = [entry for entry in render.summary(found)["decisions"] if entry["where"].endswith("web.database_host")]
+    assert ["(none) has no IPv4 gateway" in entry["what"] for entry in asked] == [True]
+    (described,) = [service.compose for service in source.users]
+    assert described is not None
+    assert [replace(described, networks=networks).reaches_this_host for networks in (("host",), ())] == [True, False]
+
 
 @needs_docker
 @pytest.mark.long_search
@@ -612,6 +627,15 @@ def test_a_compose_that_says_nothing_keeps_no_container(place: Path, monkeypatch
     made = {"Name": "/shop-web-1", "Config": {"Labels": {"com.docker.compose.config-hash": "made"}}}
     for project._is_plugin in (False, True):
         assert not project.keeps([made])
+
+
+@needs_root
+def test_a_container_has_a_time_of_its_own_to_be_made_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = project_of(place, monkeypatch)
+    project._program = ["/bin/sh", "-c", "sleep 20"]
+    monkeypatch.setattr(compose, "_START_SECONDS", 0.1)
+    with pytest.raises(MigrationError, match=r"did not end within 0\.1 seconds"):
+        project.start(1)
 
 
 @pytest.mark.skipif(not compose._yaml_reader(), reason="the Python of this machine has no PyYAML")

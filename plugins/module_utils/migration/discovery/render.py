@@ -222,6 +222,14 @@ def _decisions_of_compose(place: str, service: Service, said: Described) -> Iter
         keys = ", ".join(said.fixed_keys)
         what = f"its compose file or its image sets {keys}, which would lead it elsewhere than its env_file"
         yield Problem(place, what, f"Move that to its env_file, and run docker compose up -d {name}")
+    if not said.reaches_this_host:
+        networks = ", ".join(said.networks) or "another container's"
+        what = f"its network ({networks}) has no IPv4 gateway, by which its container would reach this host"
+        fix = (
+            "Name an address of the server that its container reaches as 'database_host' of the service, and the "
+            "network that it connects from as its 'client_network'"
+        )
+        yield Problem(f"{place}.database_host", what, fix)
 
 
 def _place(group: str, service: Service | None = None) -> str:

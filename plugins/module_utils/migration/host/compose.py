@@ -26,6 +26,8 @@ from .manager import ONLINE, Checked, Process, problems_of_directory
 from .safe_paths import require_private
 
 _STOP_SECONDS = 600.0
+# A container that is made anew gets a copy of its whole image from some of Docker's storage drivers.
+_START_SECONDS = 600.0
 LABEL = "com.docker.compose"
 _ADVICE = "in estate_cutover_groups"
 # What compose says, to a terminal or to none, of a container that would not stay as it is.
@@ -351,7 +353,7 @@ class Project:
         :param number: how many there are.
         :raises MigrationError: with what compose says, if it fails.
         """
-        self.call(*self._up(number))
+        self.call(*self._up(number), seconds=_START_SECONDS)
 
     def _up(self, number: int) -> list[str]:
         """Return the words that start the service as it was, from the same image."""

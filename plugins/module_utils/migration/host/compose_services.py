@@ -14,6 +14,7 @@ from ..core.estate import COMPOSE, Service
 from . import dotenv_file, open_files
 from .compose import LABEL, Project, containers_of, labels_of, networks_of
 
+_NETWORK_OF_HOST = "host"
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,7 +31,9 @@ class Described:
     :param ports: TCP ports of this host that lead to it.
     :param settings_files: what its compose files name as ``env_file``, absolute.
     :param fixed_keys: keys of the connection to a database that do not come from these files.
-    :param gateway: address of this host in its network; empty if it is in the network of the host itself.
+    :param networks: names of what Docker has put it in: ``host`` is that of this host itself; none if it has another
+        container's.
+    :param gateway: address of this host in the first of them that tells one; empty if none does.
     :param network: that network; empty likewise.
     """
 
@@ -45,8 +48,14 @@ class Described:
     ports: tuple[int, ...]
     settings_files: tuple[str, ...]
     fixed_keys: tuple[str, ...]
+    networks: tuple[str, ...]
     gateway: str
     network: str
+
+    @property
+    def reaches_this_host(self) -> bool:
+        """Return whether it is known at which address its containers reach this host."""
+        return bool(self.gateway) or self.networks == (_NETWORK_OF_HOST,)
 
     def on_this_host(self, path: str) -> str:
         """Return what a path in the container leads to on this host, empty if it is not mounted from here."""
@@ -105,6 +114,7 @@ def _describe(
         tuple(sorted({port for container in containers for port in _ports_of(container)})),
         settings_files,
         tuple(sorted(_fixed_keys(first, settings_files, user))),
+        tuple(sorted({name for container in containers for name in container["NetworkSettings"]["Networks"]})),
         gateway,
         network,
     )
