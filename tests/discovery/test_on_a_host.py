@@ -118,13 +118,15 @@ def test_the_draft_is_what_a_person_has_written(drafts: Path) -> None:
     done = discover(drafts, "-e", "discover_adopt=true", "-e", f"discovery_inventory_directory={inventory}")
     assert done.succeeded, done.output
     assert (inventory / "group_vars/all/estate.yml").read_text() == (drafts / "host" / ESTATE).read_text()
-    assert yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["children"]["dev"]["hosts"] == {
-        "swarm-dev": {
-            "ansible_host": HOST.container,
-            "ansible_user": "root",
-            "ansible_connection": "community.docker.docker",
-        }
-    }
+    hosts = yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["children"]["dev"]["hosts"]
+    assert list(hosts) == ["swarm-dev"]
+    way = hosts["swarm-dev"]
+    assert (way.pop("ansible_host"), way.pop("ansible_user")) == (HOST.container, "root")
+    # All that Ansible needs to come there once more.
+    assert way.pop("ansible_connection") == "ssh"
+    assert Path(way.pop("ansible_ssh_private_key_file")).name == HOST.container
+    assert f"docker exec --interactive {HOST.container} " in way.pop("ansible_ssh_common_args")
+    assert way == {}
     assert HOST.run(["sh", "-c", LISTED]) == before
     drafted = (drafts / "host" / ESTATE).read_text()
     found = groups_in(drafted)
