@@ -102,12 +102,14 @@ class ThrowawayHost:
             "TEST_HOST_PREFIX": self.prefix,
         }
 
-    def begin(self, state: str) -> None:
+    def begin(self, state: str, capabilities: Sequence[str] = ()) -> None:
         """Make it anew, as far as a state of molecule/test_host/ready.py.
 
+        :param capabilities: of the kernel, that it has besides those of every host.
         :raises RuntimeError: with the output, if that fails.
         """
-        made = self.play("molecule/destroy.yml", "molecule/create.yml", state=state)
+        more = ("-e", json.dumps({"test_host_capabilities": list(capabilities)})) if capabilities else ()
+        made = self.play("molecule/destroy.yml", "molecule/create.yml", *more, state=state)
         if not made.succeeded:
             raise RuntimeError(made.output)
 

@@ -1,8 +1,8 @@
 """An estate of somebody else's goes from `hosts.yml` alone to PostgreSQL by the three commands of the README.
 
-On one bare host stand two applications from the package registries, which run and are used through their pages, and
-three databases that packages hold. What is edited by hand is in EDITS; docs/own_estate.md gives the number of edits of
-each database, and of its tables and rows.
+On one bare host stand three applications from the package registries, which run under pm2, under systemd and in a
+container of docker compose, and are used through their pages, and three databases that packages hold. What is edited by
+hand is in EDITS; docs/own_estate.md gives the number of edits of each database, and of its tables and rows.
 
 It runs in `make test-all` alone: the host installs the applications from PyPI, npm and Debian's archive.
 """
@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from scripts.playbooks import ThrowawayHost
+from tests import compose_programs
 from tests.conftest import PROJECT
 from tests.examples.test_worked_examples import fetch
 
@@ -31,6 +32,7 @@ HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}outside-")
 FILES = {
     "accounts": "/srv/accounts/accounts.db",
     "budget": "/srv/budget/budget.sqlite",
+    "forum": "/srv/forum/data/forum.db",
     "book_schtx": "/srv/books/book_schtx.gnucash",
     "nodes": "/srv/books/nodes.db",
     "proj": "/srv/books/proj.db",
@@ -40,7 +42,7 @@ EXAMPLES = {
     group: next(entry for entry in fetch.EXAMPLES if FILES[group].endswith(f"/{entry.file_name}"))
     for group in ("book_schtx", "nodes", "proj")
 }
-INSTALL = ("install_accounts.sh", "install_budget.sh")
+INSTALL = ("install_accounts.sh", "install_budget.sh", "install_forum.sh")
 # What a person edits in the draft of each database before it is adopted: nothing.
 EDITS: dict[str, list[tuple[str, str]]] = {group: [] for group in FILES}
 MOVED = "discover_move=/srv/books/*"
@@ -67,12 +69,15 @@ def run(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def host() -> Iterator[None]:
     """A bare host with the applications and the databases, as a stranger has them."""
-    HOST.begin("bare")
+    # Docker makes networks on it.
+    HOST.begin("bare", capabilities=["NET_ADMIN"])
     try:
-        HOST.run(["install", "-d", "/srv/accounts", "/srv/budget", "/srv/books"])
+        HOST.run(["install", "-d", "/srv/accounts", "/srv/budget", "/srv/forum", "/srv/books"])
         copied = {
             **{f"/srv/accounts/{name}": HERE / name for name in ("package.json", "package-lock.json", "server.mjs")},
             "/srv/budget/requirements.txt": HERE.parent / "ihatemoney" / "requirements.txt",
+            "/srv/forum/requirements.txt": HERE / "forum_requirements.txt",
+            "/root/docker-compose": compose_programs.fetched_plugin(),
             **{f"/root/{name}": HERE / name for name in (*INSTALL, "use.py")},
             **{FILES[group]: fetch.fetch(entry) for group, entry in EXAMPLES.items()},
         }
@@ -124,8 +129,9 @@ def test_three_commands_move_an_estate_that_is_not_ours(host: None, tmp_path: Pa
     # The applications go on where they were, on PostgreSQL: nothing else could answer.
     HOST.run(["python3", "/root/use.py", "20", "24"])
     database = yaml.safe_load((inventory / "group_vars" / "all" / "postgres.yml").read_text())["postgres_database"]
-    counted = 'SELECT (SELECT count(*) FROM accounts."user"), (SELECT count(*) FROM budget.bill)'
-    assert HOST.run(["psql", "-XAtd", database, "-c", counted], user="postgres").strip() == "24|4"
+    tables = ('accounts."user"', "budget.bill", "forum.spirit_topic_topic")
+    counted = f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in tables)}"
+    assert HOST.run(["psql", "-XAtd", database, "-c", counted], user="postgres").strip() == "24|4|6"
 
 
 def report_of(groups: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:

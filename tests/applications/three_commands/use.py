@@ -1,5 +1,6 @@
-"""Uses both applications through their pages: makes users and organizations, and bills in the demonstration project."""
+"""Uses the applications through their pages: makes users and organizations, bills of a demonstration, and topics."""
 
+import http.cookiejar
 import json
 import re
 import sys
@@ -8,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-ACCOUNTS, BUDGET = "http://127.0.0.1:4020", "http://127.0.0.1:4021"
+ACCOUNTS, BUDGET, FORUM = (f"http://127.0.0.1:{port}" for port in (4020, 4021, 4022))
 # Seconds in which an application has started on a busy machine.
 PATIENCE = 120
 
@@ -27,7 +28,7 @@ def wait_for(address: str) -> None:
     while True:
         try:
             urllib.request.urlopen(address).close()
-        except urllib.error.URLError:
+        except (urllib.error.URLError, ConnectionError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
@@ -57,6 +58,24 @@ def add_bill(what: str) -> None:
     assert "alert-danger" not in page, page
 
 
+def publish_topics(numbers: range) -> None:
+    """Log in to the forum, and publish topics."""
+    jar = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+
+    def send(path: str, form: dict[str, object]) -> str:
+        with browser.open(f"{FORUM}{path}") as answer:
+            hidden = re.findall(r'name="(csrfmiddlewaretoken|topic_hash)" value="([^"]*)"', answer.read().decode())
+        with browser.open(f"{FORUM}{path}", urllib.parse.urlencode({**dict(hidden), **form}).encode()) as answer:
+            return str(answer.url)
+
+    send("/user/login/", {"username": "zoe", "password": "pässword of 🦆"})
+    for number in numbers:
+        comment = f"It's *{number}* \\N 🦆"
+        place = send("/topic/publish/", {"title": f"Größe {number} ☂", "category": 2, "comment": comment})
+        assert re.search(r"/topic/\d+/", place), place
+
+
 first, last = map(int, sys.argv[1:])
 wait_for(f"{ACCOUNTS}/health")
 for number in range(first, last):
@@ -71,3 +90,5 @@ wait_for(f"{BUDGET}/")
 open_page("/demo")
 if first:
     add_bill("after the move ☂")
+wait_for(f"{FORUM}/")
+publish_topics(range(first, last, 4))
