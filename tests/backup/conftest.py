@@ -131,6 +131,22 @@ def write(path: Path, settings: Settings, superuser: Login, capture: Any) -> Pro
     return Program(path, backup_settings.read(path), superuser, capture)
 
 
+def usual_settings(directory: Path, login: Login) -> Settings:
+    """Make a directory for backups, and return what is set for them where a test is about something else."""
+    directory.mkdir(mode=0o700)
+    return Settings(
+        directory=directory,
+        login=login,
+        maintenance_database="postgres",
+        programs=str(PROGRAMS),
+        keep_days=30,
+        keep_count=2,
+        maximum_age_hours=36,
+        lock_wait_seconds=1,
+        reserve_bytes=0,
+    )
+
+
 @pytest.fixture
 def program(
     server: Server, schema_database: Login, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -140,19 +156,7 @@ def program(
     with closing(connect(schema_database)) as connection, connection.cursor() as cursor:
         cursor.execute(CONTENT)
         connection.commit()
-    directory = tmp_path / "backups"
-    directory.mkdir(mode=0o700)
-    settings = Settings(
-        directory=directory,
-        login=superuser,
-        maintenance_database="postgres",
-        programs=str(PROGRAMS),
-        keep_days=30,
-        keep_count=2,
-        maximum_age_hours=36,
-        lock_wait_seconds=1,
-        reserve_bytes=0,
-    )
+    settings = usual_settings(tmp_path / "backups", superuser)
     program = write(tmp_path / "settings.json", settings, superuser, capsys)
     yield program
     for name in program.databases() - {superuser.database}:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.filter import postgres_install as install
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.settings import Settings
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.validation import group as validate
 from scripts.throwaway_postgres import throwaway_postgres
-from tests.backup.conftest import write
-from tests.conftest import MIGRATOR, OWNER, PASSWORD, PROGRAMS, SERVICES
+from tests.backup.conftest import usual_settings, write
+from tests.conftest import MIGRATOR, OWNER, PASSWORD, SERVICES
 from tests.cutover.test_services import Estate, estate
 from tests.engine.support import query
 from tests.postgres.test_managed_server import run
@@ -75,19 +74,7 @@ def test_the_phases_and_the_way_back_ask_for_no_further_right(
     assert estate.move()["changed"]
     assert estate.state() == "live"
     # A backup, which a restore into a scratch database proves.
-    directory = tmp_path / "backups"
-    directory.mkdir(mode=0o700)
-    settings = Settings(
-        directory=directory,
-        login=login,
-        maintenance_database="postgres",
-        programs=str(PROGRAMS),
-        keep_days=30,
-        keep_count=2,
-        maximum_age_hours=36,
-        lock_wait_seconds=1,
-        reserve_bytes=0,
-    )
+    settings = usual_settings(tmp_path / "backups", login)
     backup = write(tmp_path / "settings.json", settings, superuser, capsys)
     backup.run("run")
     assert query(estate.connection, "SELECT bool_or(verified_at IS NOT NULL) FROM migration.backup") == [(True,)]
