@@ -149,7 +149,9 @@ from ..module_utils.migration.core.connection import (
 )
 from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.postgres import foreign_objects, privileges, schema, schema_files
-from ..module_utils.migration.postgres.own_schemas import SHOWN
+
+# Of the changed schemas, how many a warning names.
+_SHOWN = 10
 
 
 def apply(
@@ -242,8 +244,8 @@ def main() -> None:
         module.warn(f"The target database is not as the applied files left it: {line}")
     changed = result["own_changes"]
     if changed:
-        more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        module.warn(f"Services that migrate themselves have changed their schemas: {'; '.join(changed[:SHOWN])}{more}")
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        module.warn(f"Services that migrate themselves have changed their schemas: {'; '.join(changed[:_SHOWN])}{more}")
     for line in result.pop("warnings"):
         module.warn(line)
     if "login_refused" in result:

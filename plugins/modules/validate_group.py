@@ -106,7 +106,7 @@ from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
 from ..module_utils.migration.host.service_health import Listings
-from ..module_utils.migration.postgres.own_schemas import held_still
+from ..module_utils.migration.postgres.code_in_tables import held_still
 from ..module_utils.migration.validation import group as validate
 
 

@@ -32,7 +32,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     ServicesLogin,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import (
-    own_schemas,
+    code_in_tables,
     privileges,
     schema,
 )
@@ -137,7 +137,7 @@ class Estate:
     def validate(self) -> dict[str, Any]:
         """Run the validation of the group and of the database, as the modules do."""
         group = replace(self.group, services=self.services)
-        with own_schemas.held_still(self.login, group) as held:
+        with code_in_tables.held_still(self.login, group) as held:
             found: dict[str, Any] = validate.validate(
                 self.connection, group, str(self.directory / "work"), ask_services=False, code=held.code
             )
@@ -451,7 +451,7 @@ def test_rights_that_the_service_gave_let_nobody_put_code_into_what_is_ours_agai
 def test_nothing_is_planted_between_the_look_and_the_read(estate: Estate) -> None:
     estate.go_live()
     estate.as_service(_ACT.format("RETURN true;"))
-    with own_schemas.held_still(estate.login, replace(estate.group, services=estate.services)) as held:
+    with code_in_tables.held_still(estate.login, replace(estate.group, services=estate.services)) as held:
         assert held == ([], True)
         for planted in (*_PLANTED.values(), "ALTER SEQUENCE crm.people_id_seq RENAME TO other"):
             with pytest.raises((psycopg2.errors.LockNotAvailable, psycopg2.errors.FeatureNotSupported)):

@@ -25,7 +25,8 @@ from ..core.estate import Group, access_of
 from ..core.files import WORK_DIRECTORY
 from ..engine.proof.target_state import since
 from ..host.service_health import POSTGRESQL
-from ..postgres.own_schemas import find_unfit, look
+from ..postgres.code_in_tables import look
+from ..postgres.own_schemas import find_unfit
 from ..sqlite.snapshot import require_room
 from ..window.back_on_sqlite import revert
 from ..window.checks import (

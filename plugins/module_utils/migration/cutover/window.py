@@ -23,7 +23,7 @@ from ..host import write_protection
 from ..host.downtime import DowntimeClient
 from ..host.service_health import POSTGRESQL
 from ..postgres import privileges
-from ..postgres.own_schemas import own_tables
+from ..postgres.code_in_tables import own_tables
 from ..window import rollback_record
 from ..window.back_on_sqlite import revert
 from ..window.checks import boot_warnings

@@ -16,7 +16,7 @@ from ..core.errors import MigrationError, Problem
 from ..core.estate import Group
 from ..core.files import WORK_DIRECTORY
 from ..core.sql import table_name
-from ..postgres.own_schemas import held_still
+from ..postgres.code_in_tables import held_still
 from ..window import frozen_file
 from ..window.back_on_sqlite import written_since
 from ..window.checks import Findings, check_recovery_unit

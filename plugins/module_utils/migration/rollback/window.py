@@ -24,7 +24,7 @@ from ..engine.export import export
 from ..engine.proof.target_state import read_writers
 from ..host.downtime import DowntimeClient
 from ..host.service_health import SQLITE
-from ..postgres import own_schemas, privileges, write_lock
+from ..postgres import code_in_tables, privileges, write_lock
 from ..window import frozen_file, rollback_record
 from ..window.back_on_sqlite import how_they_are, problems_of, sessions_left, to_sqlite, written_since
 from ..window.context import WindowContext
@@ -124,7 +124,7 @@ class Window:
         write_lock.hold(guard, self.group, self.settings.stop_timeout)
         with guard.cursor() as cursor:
             # Nobody can change their shape any more, so nothing is put into them after this look.
-            code = own_schemas.look(cursor, self.group, loaded=True)
+            code = code_in_tables.look(cursor, self.group, loaded=True)
         if code:
             raise MigrationError("A service has put code into its tables since the checks.", code)
         # Whoever waits for our lock with a stronger one makes our own readers wait behind it.

@@ -25,7 +25,7 @@ from ..engine.convert.recorded_ids import find_changed_ids
 from ..engine.proof.ledger_content import find_changes
 from ..engine.proof.target_state import since
 from ..engine.transfer import migrate
-from ..postgres.own_schemas import own_tables
+from ..postgres.code_in_tables import own_tables
 from ..postgres.strangers import find_strangers_code
 from .frozen_file import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
 from .ledger_lists import read_kept

@@ -19,7 +19,7 @@ from ..core.estate import Group
 from ..engine.proof.target_state import since
 from ..host import write_protection
 from ..host.service_health import POSTGRESQL, SQLITE, Health
-from ..postgres import own_schemas
+from ..postgres import code_in_tables
 from .checks import Findings, check_services
 from .context import WindowContext
 from .services import forget_stopped, open_source, require_healthy, save, start, stop, watch, write_env_files
@@ -242,7 +242,7 @@ def written_since(
     then = record.detail.fingerprint
     if not locked:
         with connection.cursor() as cursor:
-            code = own_schemas.look(cursor, group, _RIGHTS_SECONDS)
+            code = code_in_tables.look(cursor, group, _RIGHTS_SECONDS)
         if code:
             connection.rollback()
             return code

@@ -23,7 +23,7 @@ from ...core.errors import MigrationError, Problem
 from ...core.estate import Group
 from ...core.group_detail import changes
 from ...core.sql import table_name
-from ...postgres import own_schemas
+from ...postgres import code_in_tables
 from ...postgres.catalog import read_catalog
 from ...sqlite.snapshot import snapshot
 from ...sqlite.tables import Value, open_snapshot, quote_name, read_rows, read_tables, row_key, to_json, to_json_text
@@ -171,12 +171,12 @@ def _require_ours(connection: Connection, group: Group) -> None:
             for name, role in cursor.fetchall()
         ]
         if not problems:
-            problems = own_schemas.look(cursor, group, loaded=True)
+            problems = code_in_tables.look(cursor, group, loaded=True)
             what = "a rule of it, or a trigger whose function another role owns, would run with our rights"
             problems += [
                 Problem(mapping.target, what, _INSERT_AS_SERVICE)
                 for mapping in group.tables
-                if own_schemas.acts(cursor, mapping.target)
+                if code_in_tables.acts(cursor, mapping.target)
             ]
     if problems:
         raise MigrationError(f"No row of cutover group {group.name} is replayed.", problems)
