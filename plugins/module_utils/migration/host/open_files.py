@@ -309,7 +309,7 @@ def _holds(pid: int, inodes: set[tuple[int, int]]) -> list[Holder]:
         paths: set[str] = set()
         for entry in os.listdir(directory):
             with suppress(FileNotFoundError):
-                # Not the name first, which costs the system more, and which nobody asks for but of a file that is found.
+                # Not its name, which costs the system more, and which is told of a file that is found alone.
                 info = os.stat(f"{directory}/{entry}")
                 if (info.st_dev, info.st_ino) in inodes:
                     paths.add(os.readlink(f"{directory}/{entry}"))
