@@ -57,9 +57,10 @@ from .test_window import (
     killed,
     no_space,
     rehearsed,
+    written_files,
 )
 
-__all__ = ["database", "estate", "rehearsed"]
+__all__ = ["database", "estate", "rehearsed", "written_files"]
 
 CALLS = "systemctl-calls"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -85,7 +86,7 @@ class Estate(estates.Estate):
         self.pm2.delete(["service"])
         self.pm2.start("", "service")
         while service_health.ask(f"http://127.0.0.1:{self.pm2.port}/ping"):
-            pass
+            time.sleep(0.02)
 
 
 @pytest.fixture

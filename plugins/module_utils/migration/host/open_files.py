@@ -205,18 +205,20 @@ def local_ports(pid: int) -> set[int]:
 
 def _ports_of(pid: int, state: str = "") -> set[int]:
     """Return the local TCP ports of a process's sockets that are in a state; in any if none is named."""
-    sockets = set()
-    for target in _descriptors(pid).values():
-        match = _SOCKET.match(target)
-        if match:
-            sockets.add(match.group(1))
+    matches = map(_SOCKET.match, _descriptors(pid).values())
+    sockets = {match.group(1) for match in matches if match}
     ports = set()
     for table in ("tcp", "tcp6"):
+        # The system writes a table by walking through all places that connections may have.
+        if not sockets:
+            break
         with suppress(OSError):
             for line in (_PROC / str(pid) / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
                 columns = line.split()
-                if columns[9] in sockets and columns[3].startswith(state):
-                    ports.add(int(columns[1].rpartition(":")[2], 16))
+                if columns[9] in sockets:
+                    sockets.remove(columns[9])
+                    if columns[3].startswith(state):
+                        ports.add(int(columns[1].rpartition(":")[2], 16))
     return ports
 
 
