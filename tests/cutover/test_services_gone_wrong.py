@@ -27,9 +27,9 @@ from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PASSWORD, PROJECT, environment_of_ansible
 from tests.engine.support import execute, query, rehearse
 
-from .test_services import Estate, estate
+from .test_services import Estate, database, estate
 
-__all__ = ["estate"]
+__all__ = ["database", "estate"]
 
 
 def roll_back(estate: Estate, **settings: Any) -> dict[str, Any]:
