@@ -99,28 +99,33 @@ class Host:
     capabilities: Sequence[str] = field(default=())
 
     def create(self, state: str, image: str) -> bool:
-        """Start it from an image and wait until it is ready; return whether it was not there.
+        """Start it from an image and wait until it is ready; return whether it was not there, made of this image.
 
         :param state: the state of the image; see ready.py.
         :raises HostError: if it cannot be started, or does not become ready.
         """
-        there = run("docker", "ps", "--all", "--quiet", f"--filter=name=^/?{self.name}$", f"--filter=ancestor={image}")
-        if there:
+        is_there = self._image() == image
+        if is_there:
             run("docker", "start", self.name)
         else:
+            self.remove()
             self._start(image)
-        self._bring(docker_exec(self.name, "sh", "-c", _READY, "sh", state))
-        return not there
+        self._bring(run("docker", "exec", self.name, "sh", "-c", _READY, "sh", state))
+        return not is_there
 
     def remove(self) -> bool:
         """Remove it with its key and its passwords; return whether something of it was there."""
-        there = bool(run("docker", "ps", "--all", "--quiet", f"--filter=name=^/?{self.name}$"))
-        if there:
+        is_there = bool(self._image())
+        if is_there:
             run("docker", "rm", "--force", self.name)
-        there = there or self.key.exists() or self.secrets.exists()
+        is_there = is_there or self.key.exists() or self.secrets.exists()
         self.key.unlink(missing_ok=True)
         shutil.rmtree(self.secrets, ignore_errors=True)
-        return there
+        return is_there
+
+    def _image(self) -> str:
+        """Return the image that its container is made of, empty if there is none."""
+        return run("docker", "ps", "--all", "--format={{.Image}}", f"--filter=name=^/?{self.name}$").decode().strip()
 
     def _start(self, image: str) -> None:
         version = run("docker", "info", "--format={{.CgroupVersion}}").decode().strip()
@@ -154,14 +159,6 @@ def run(*command: str) -> bytes:
         printed = (done.stdout + done.stderr).decode(errors="replace")
         raise HostError(f"{printed}\nThis command failed: {' '.join(command)}")
     return done.stdout
-
-
-def docker_exec(container: str, *command: str) -> bytes:
-    """Run a command in a container and return its standard output.
-
-    :raises HostError: with what it says on standard error, if it fails.
-    """
-    return run("docker", "exec", container, *command)
 
 
 def main() -> int:
