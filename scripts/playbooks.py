@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import ansible_runner
+
+from scripts.loaded_ansible import LoadedAnsible
 
 ROOT = Path(__file__).resolve().parent.parent
 # The real inventory, whose host molecule/inventory turns into a container.
@@ -73,6 +77,18 @@ def changed_tasks(output: str) -> tuple[str, ...]:
     return tuple(changed)
 
 
+@functools.cache
+def _ansible_with(configuration: tuple[tuple[str, str], ...]) -> LoadedAnsible:
+    """Return Ansible, loaded once for all runs with a configuration of this process, and ended with it.
+
+    :param configuration: the variables of the environment that Ansible reads.
+    """
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE")}
+    loaded = LoadedAnsible(ROOT, {**others, **dict(configuration)}, collections_are_final=True)
+    atexit.register(loaded.close)
+    return loaded
+
+
 @dataclass(frozen=True)
 class ThrowawayHost:
     """A host that molecule/create.yml makes, and whoever made it removes.
@@ -120,6 +136,8 @@ class ThrowawayHost:
     def play(self, *arguments: str, shown: bool = False, readable: bool = False, state: str = "bare") -> PlaybookRun:
         """Run playbooks on it.
 
+        What nobody reads but the caller is a copy of a process that has loaded Ansible already.
+
         :param arguments: of ansible-playbook: the playbooks, and options.
         :param shown: show the output as it comes too, as a person gets it, in colour on a terminal, and keep a record.
         :param readable: the output is what a person gets.
@@ -127,18 +145,11 @@ class ThrowawayHost:
         """
         environment = {**self.environment, "TEST_HOST_STATE": state}
         if not (shown or readable):
-            done = subprocess.run(
-                self.command(*arguments),
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                check=False,
-            )
-            return PlaybookRun(done.returncode, done.stdout, changed_tasks(done.stdout))
+            whole = {**os.environ, **environment}
+            configuration = tuple(sorted((name, value) for name, value in whole.items() if name.startswith("ANSIBLE")))
+            loaded = _ansible_with(configuration)
+            status, output, _ = loaded.run(self.command(*arguments), whole, merges_errors=True)
+            return PlaybookRun(status, output, changed_tasks(output))
         # What the console prints does not hold every task; the runner is told of each, and takes half a second for it.
         changed: list[str] = []
 

@@ -40,10 +40,14 @@ def make_notes(connection: Connection, path: Path, journal: str = "") -> Path:
 
     :param journal: statement that comes before the table in the file.
     """
-    source = make_source(path, f"{journal}{NOTES}", {"notes": [("a",)]})
     make_target(connection, NOTES)
     execute(connection, "GRANT USAGE ON SCHEMA app TO swarm_registry; GRANT ALL ON app.notes TO swarm_registry")
-    return source
+    return make_file_of_notes(path, journal)
+
+
+def make_file_of_notes(path: Path, journal: str = "") -> Path:
+    """Make the table ``notes`` with one row in the file alone."""
+    return make_source(path, f"{journal}{NOTES}", {"notes": [("a",)]})
 
 
 def let_find_programs(monkeypatch: pytest.MonkeyPatch) -> None:

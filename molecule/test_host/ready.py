@@ -45,7 +45,8 @@ _INPUTS = (
 # Two checkouts on one machine share the images that are alike, but neither removes those that the other has made.
 _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 _CHECKOUT_LABEL = f"swarm-test-host-checkout={_CHECKOUT}"
-# Passwords that were made for a host; they are of use nowhere else, and travel with its image, for root alone.
+# Passwords that were made for a host; they are of use nowhere else, and travel with its image, for root alone. host.py
+# brings them out again.
 _SECRETS_IN_IMAGE = "/root/test-host-secrets"
 # Everything that writes is stopped, so that an image holds files that belong together.
 _STOP = """
@@ -110,6 +111,13 @@ def build(state: str, tag: str) -> None:
     print(f"Making the test host that is {state}: once, until its roles change.", file=sys.stderr, flush=True)
     prefix = f"ready-{_CHECKOUT}-{tag.rpartition('-')[2]}-"
     container = f"{prefix}swarm-dev"
+    # As molecule/inventory has it.
+    secrets = CACHE / "secrets" / f"{prefix}dev"
+
+    def host(action: str, *options: str) -> None:
+        places = (f"--key={CACHE / 'keys' / container}", f"--secrets={secrets}")
+        run([sys.executable, str(HERE / "host.py"), action, container, *places, *options])
+
     play = [
         str(Path(sys.executable).with_name("ansible-playbook")),
         *("-i", "inventory", "-i", "molecule/inventory", "--limit", "dev"),
@@ -117,15 +125,16 @@ def build(state: str, tag: str) -> None:
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "TEST_HOST_PREFIX": prefix,
-        "TEST_HOST_STATE": STATES[STATES.index(state) - 1],
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_STDOUT_CALLBACK": "default",
         "SQLITE_TO_POSTGRESQL_RUN_RECORD": "false",
     }
     try:
-        run([*play, "molecule/destroy.yml", "molecule/create.yml", *STEPS[state]], **environment)
+        # It may be there, left over by a run that was killed.
+        host("remove")
+        host("create", f"--state={STATES[STATES.index(state) - 1]}")
+        run([*play, *STEPS[state]], **environment)
         run(["docker", "exec", container, "sh", "-c", _STOP])
-        secrets = CACHE / "secrets" / f"{prefix}dev"
         if secrets.is_dir():
             run(["docker", "exec", container, "rm", "-rf", _SECRETS_IN_IMAGE])
             run(["docker", "cp", f"{secrets}/.", f"{container}:{_SECRETS_IN_IMAGE}"])
@@ -133,7 +142,7 @@ def build(state: str, tag: str) -> None:
         labels = ("--change", f"LABEL swarm-test-host=true {_CHECKOUT_LABEL}")
         run(["docker", "commit", *labels, container, tag])
     finally:
-        run([*play, "molecule/destroy.yml"], **environment)
+        host("remove")
 
 
 def image_of(state: str) -> str:

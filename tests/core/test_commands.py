@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,31 @@ SETS_THE_LIMIT = "{{ lookup('swarm.sqlite_to_postgresql.run_limit') }}"
 WITHOUT_A_PLAN = SETS_THE_LIMIT.replace("run_limit'", "run_limit', plan=false")
 
 
-def texts_of_python() -> Iterator[tuple[str, str]]:
-    """Yield where and what for each text of our plugins that could be printed: all but documentation."""
-    for path in sorted((PROJECT / "plugins").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        documentation = {
-            id(node.body[0].value)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and node.body
-            and isinstance(node.body[0], ast.Expr)
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("DOCUMENTATION", "EXAMPLES", "RETURN"):
+@cache
+def texts_of_python() -> tuple[tuple[str, str], ...]:
+    """Return where and what for each text of our plugins that could be printed: all but documentation."""
+    return tuple(
+        (f"{path.relative_to(PROJECT)}:{line}", text)
+        for path in sorted((PROJECT / "plugins").rglob("*.py"))
+        for line, text in texts_of(ast.parse(path.read_text(encoding="utf-8")))
+    )
+
+
+def texts_of(tree: ast.Module) -> list[tuple[int, str]]:
+    """Return line and value of each text of a module that is no documentation."""
+    documentation: set[int] = set()
+    texts = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            if node.body and isinstance(node.body[0], ast.Expr):
+                documentation.add(id(node.body[0].value))
+        elif isinstance(node, ast.Assign):
+            target = node.targets[0]
+            if isinstance(target, ast.Name) and target.id in ("DOCUMENTATION", "EXAMPLES", "RETURN"):
                 documentation.add(id(node.value))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
-                yield f"{path.relative_to(PROJECT)}:{node.lineno}", node.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append((node, node.value))
+    return [(node.lineno, text) for node, text in texts if id(node) not in documentation]
 
 
 def lines_of_roles() -> Iterator[tuple[str, str]]:

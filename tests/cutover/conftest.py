@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 from scripts.playbooks import ThrowawayHost
+from tests import estates
+from tests.conftest import Server
 
 from .host import CUTOVER, HOST, ROLLBACK
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +35,15 @@ def rehearsed_host() -> Iterator[None]:
     HOST.begin("rehearsed")
     yield
     HOST.remove()
+
+
+@pytest.fixture(scope="session")
+def rehearsed_notes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database whose one group, of the table ``notes``, was rehearsed, to be copied."""
+
+    def make(connection: Connection, login: Login) -> estates.Estate:
+        place = tmp_path_factory.mktemp("rehearsed")
+        return estates.Estate(connection, login, place, estates.make_notes(connection, place / "data.db"))
+
+    with estates.rehearsed_database(server, "empty_template", make) as name:
+        yield name

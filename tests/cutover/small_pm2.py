@@ -30,9 +30,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 
 # Reads .env as a service does. What it shall do on PostgreSQL stands in the file "behaviour" beside it:
 # "crash" ends at once, "write" first writes a row, "end" ends seconds after its first answer, "lazy" connects only
-# when it is asked for /query, "stubborn" goes on with SQLite. "deaf" ends at once on SQLite.
+# when it is asked for /query, "stubborn" goes on with SQLite. "deaf" ends at once on SQLite. It loads what it needs
+# alone, for it is started in every test: http.server takes as long as the rest.
 SERVICE = """
-import http.server, os, psycopg2, sqlite3, sys, threading, time
+import os, socketserver, sys, threading, time
 place, source, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 values = {}
 for line in open(place + "/.env"):
@@ -45,10 +46,12 @@ store = None
 def connect():
     global store
     if on_postgresql and store is None:
+        import psycopg2
         store = psycopg2.connect(host=values["PGHOST"], port=values["PGPORT"], dbname=values["PGDATABASE"],
                                  user=values["PGUSER"], password=values["PGPASSWORD"])
         store.autocommit = True
     elif store is None:
+        import sqlite3
         store = sqlite3.connect(source, check_same_thread=False, isolation_level=None)
     return store
 def query():
@@ -61,18 +64,19 @@ if on_postgresql and "crash" in behaviour or not on_postgresql and "deaf" in beh
     sys.exit(1)
 if not on_postgresql or "lazy" not in behaviour:
     query()
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path != "/ping":
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        _, path, *_ = self.rfile.readline().decode().split()
+        while self.rfile.readline().strip():
+            pass
+        if path != "/ping":
             query()
-        self.send_response(200)
-        self.end_headers()
+        self.wfile.write(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
         if on_postgresql and "end" in behaviour:
             threading.Timer(2, lambda: os._exit(1)).start()
-    def log_message(self, *_):
-        pass
-class Server(http.server.ThreadingHTTPServer):
+class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
+    daemon_threads = True
 Server(("127.0.0.1", port), Handler).serve_forever()
 """
 

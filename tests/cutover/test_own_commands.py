@@ -43,9 +43,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.signals import uninterruptible
 from scripts.throwaway_postgres import free_port
 from tests import estates
-from tests.conftest import PASSWORD, Server
+from tests.conftest import PASSWORD, Server, fresh_database
 from tests.engine.support import execute, make_group
-from tests.estates import let_find_programs, make_notes
+from tests.estates import let_find_programs, make_file_of_notes
 
 from .small_pm2 import SERVICE
 
@@ -78,7 +78,7 @@ class Estate(estates.Estate):
 
     def __init__(self, connection: Connection, login: Login, place: Path) -> None:
         self.user = getpass.getuser()
-        source = make_notes(connection, place / "data.db")
+        source = make_file_of_notes(place / "data.db")
         self.port = free_port()
         (place / "serve.py").write_text(SERVICE)
         (place / "behaviour").write_text("")
@@ -88,7 +88,7 @@ class Estate(estates.Estate):
         (place / "control").write_text(CONTROL.format(command=command, marker=f"{place}/[s]erve.py"))
         (place / "control").chmod(0o755)
         super().__init__(connection, login, place, source, health_timeout=30.0)
-        self.rehearse()
+        self.begin_rehearsed()
 
     def described(self, start: str = "up", stop: str = "down", **more: Any) -> Group:
         """Return the group, its service with these words of the script as its commands."""
@@ -137,6 +137,13 @@ class Estate(estates.Estate):
         """Return which store each process of the service has open."""
         holds = {open_files.holds(pid, self.source) for pid in self.pids()}
         return {"sqlite" if held else "postgresql" for held in holds}
+
+
+@pytest.fixture
+def database(server: Server, rehearsed_notes: str) -> Iterator[str]:
+    """The name of a copy of a database whose group was rehearsed."""
+    with fresh_database(server, rehearsed_notes) as name:
+        yield name
 
 
 @pytest.fixture

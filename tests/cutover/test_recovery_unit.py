@@ -57,18 +57,25 @@ from .test_window import (
     killed,
     no_space,
     rehearsed,
+    written_files,
 )
 
-__all__ = ["database", "estate", "rehearsed"]
+__all__ = ["database", "estate", "rehearsed", "written_files"]
 
 CALLS = "systemctl-calls"
 
 
+@pytest.fixture(scope="module")
+def packed_engine() -> bytes:
+    """The program that the unit runs."""
+    return build(PROJECT / "plugins/module_utils/migration")
+
+
 @pytest.fixture
-def unit(estate: Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecoveryUnit:
+def unit(estate: Estate, packed_engine: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecoveryUnit:
     """The unit of the group, whose runs put it; systemd is a program that notes how it was called."""
     program = tmp_path / "engine.pyz"
-    program.write_bytes(build(PROJECT / "plugins/module_utils/migration"))
+    program.write_bytes(packed_engine)
     programs = tmp_path / "bin"
     programs.mkdir()
     systemctl = programs / "systemctl"

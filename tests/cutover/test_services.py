@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -32,9 +33,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window import checks
 from scripts.throwaway_postgres import free_port
 from tests import estates
-from tests.conftest import Server
+from tests.conftest import Server, fresh_database
 from tests.engine.support import execute, make_group
-from tests.estates import let_find_programs, make_notes
+from tests.estates import let_find_programs, make_file_of_notes, make_notes
 
 from .small_pm2 import SmallPm2
 
@@ -47,16 +48,23 @@ COMMAND = commands.playbook("rollback", service_env_rollback_groups="test")
 
 
 class Estate(estates.Estate):
-    """One rehearsed group with one service that runs on SQLite."""
+    """One rehearsed group with one service that runs on SQLite.
 
-    def __init__(self, connection: Connection, login: Login, tmp_path: Path) -> None:
-        source = make_notes(connection, tmp_path / "data.db")
+    :param is_copied: its database is a copy of one in which the group was rehearsed.
+    """
+
+    def __init__(self, connection: Connection, login: Login, tmp_path: Path, is_copied: bool) -> None:
+        path = tmp_path / "data.db"
+        source = make_file_of_notes(path) if is_copied else make_notes(connection, path)
         (tmp_path / ".env").write_text("PORT=1\n")
         (tmp_path / ".env").chmod(0o600)
         (tmp_path / "ecosystem.config.js").write_text("// started by the small pm2\n")
         self.pm2 = SmallPm2(tmp_path, source, free_port())
         super().__init__(connection, login, tmp_path, source)
-        self.rehearse()
+        if is_copied:
+            self.begin_rehearsed()
+        else:
+            self.rehearse()
 
     def described(self) -> Group:
         """Return the group, its service with the address that asks the database."""
@@ -85,13 +93,27 @@ class Estate(estates.Estate):
         self.pm2.delete(["service"])
         self.pm2.start("", "service")
         while service_health.ask(f"http://127.0.0.1:{self.pm2.port}/ping"):
-            pass
+            time.sleep(0.02)
 
 
 @pytest.fixture
-def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
+def database(server: Server, rehearsed_notes: str) -> Iterator[str]:
+    """The name of a copy of a database whose group was rehearsed."""
+    with fresh_database(server, rehearsed_notes) as name:
+        yield name
+
+
+@pytest.fixture
+def estate(
+    connection: Connection,
+    login: Login,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Iterator[Estate]:
     let_find_programs(monkeypatch)
-    made = Estate(connection, login, tmp_path)
+    # Who takes this fixture with a database of another kind has it rehearsed there.
+    made = Estate(connection, login, tmp_path, is_copied="rehearsed_notes" in request.fixturenames)
     for module in (checks, service_health):
         monkeypatch.setattr(module, "managers_of", lambda _: {key_of(made.group.services[0]): made.pm2})
     with closing(made.pm2):

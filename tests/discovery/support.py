@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery import discover
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.discover import (
@@ -18,6 +20,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     Source,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.files import Limits
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import (
+    compose_services,
+    open_files,
+)
 
 SCRIPT = """CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, api_token TEXT);
 INSERT INTO users VALUES (1, 'ada', 'tok-3141592653'), (2, 'bob', 'tok-2718281828');"""
@@ -128,9 +134,28 @@ def look_at(
         check_mode,
         moved_files,
     )
-    found = discover.discover(options)
+    with pytest.MonkeyPatch.context() as patch:
+        # Of a machine where much else runs, Docker and each process are asked by every test otherwise.
+        patch.setattr(compose_services, "describe_all", lambda: [])
+        patch.setattr(open_files, "_process_ids", _younger_processes)
+        found = discover.discover(options)
     assert list(work.iterdir()) == []
     return found
+
+
+def _younger_processes() -> list[int]:
+    """Return the ids of the processes that have begun since this one, and of the first of all."""
+    begun = _beginning_of(os.getpid())
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _beginning_of(int(entry)) >= begun] + [1]
+
+
+def _beginning_of(pid: int) -> int:
+    """Return when a process began, in ticks since the machine did; -1 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return -1
+    return int(text.rpartition(b")")[2].split()[19])
 
 
 def source_at(found: Discovery, path: Path) -> Source:

@@ -26,7 +26,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.discovery.draft_directory import (
     Written,
 )
-from tests.conftest import MIGRATOR, OWNER, PROJECT
+from scripts.loaded_ansible import LoadedAnsible
+from tests.conftest import MIGRATOR, OWNER, PROJECT, environment_of_ansible
 
 from .support import holding, look_at, make_database
 
@@ -56,16 +57,6 @@ def variables_of(inventory: Path) -> dict[str, Any]:
     return found
 
 
-def run_ansible(*arguments: str, program: str = "ansible") -> subprocess.CompletedProcess[str]:
-    """Run a program of Ansible's with our settings."""
-    environment = {
-        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-    }
-    command = [str(Path(sys.executable).parent / program), *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.promise("draft-never-overwritten")
 def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Path, draft: Path) -> None:
     inventory = tmp_path / "inventories" / "own-host"
@@ -89,7 +80,9 @@ def test_an_adopted_draft_is_an_inventory_that_is_never_overwritten(tmp_path: Pa
 
 
 @pytest.mark.promise("discover-maps-existing-tables")
-def test_a_draft_onto_tables_of_an_application_is_adopted_without_sql(tmp_path: Path, login: Login) -> None:
+def test_a_draft_onto_tables_of_an_application_is_adopted_without_sql(
+    tmp_path: Path, login: Login, ansible: LoadedAnsible
+) -> None:
     with closing(connect(login)) as connection, connection.cursor() as cursor:
         cursor.execute(
             'CREATE SCHEMA shop; CREATE TABLE shop."User" (id integer PRIMARY KEY, name text, "apiToken" text)'
@@ -119,11 +112,12 @@ def test_a_draft_onto_tables_of_an_application_is_adopted_without_sql(tmp_path: 
     assert table["columns"] == {"api_token": {"secret": True, "target": "apiToken"}}
     assert not (inventory / "sql").exists()
     # The first thing that site.yml does with it.
-    done = run_ansible("-i", str(inventory), "own-host", "-m", "swarm.sqlite_to_postgresql.check_inventory")
-    assert "SUCCESS" in done.stdout, done.stdout + done.stderr
+    command = ["ansible", "-i", str(inventory), "own-host", "-m", "swarm.sqlite_to_postgresql.check_inventory"]
+    _, output, errors = ansible.run(command, environment_of_ansible())
+    assert "SUCCESS" in output, output + errors
 
 
-def test_the_role_passes_its_options_on(tmp_path: Path, login: Login) -> None:
+def test_the_role_passes_its_options_on(tmp_path: Path, login: Login, ansible: LoadedAnsible) -> None:
     play = [{"hosts": "localhost", "gather_facts": False, "roles": ["discovery"]}]
     (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
     variables = {
@@ -136,19 +130,20 @@ def test_the_role_passes_its_options_on(tmp_path: Path, login: Login) -> None:
         "discovery_work_directory": str(tmp_path),
     }
     (tmp_path / "variables.json").write_text(json.dumps(variables))
-    command = ["-i", "localhost,", "-e", f"@{tmp_path}/variables.json", str(tmp_path / "play.yml")]
+    files = [f"@{tmp_path}/variables.json", str(tmp_path / "play.yml")]
+    command = ["ansible-playbook", "-i", "localhost,", "-e", *files]
     # An inventory that knows no server is enough.
-    done = run_ansible(*command, program="ansible-playbook")
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output, errors = ansible.run(command, environment_of_ansible())
+    assert status == 0, output + errors
     assert (tmp_path / "draft" / render.ESTATE_FILE).exists()
     own = {"login_host": login.host, "login_port": login.port, "login_user": login.user, "session_role": OWNER}
     server = {"postgres_database": "none", "postgres_migrator_login": own, "discovery_existing_schemas": "nowhere,shop"}
     server["discovery_existing_database"] = login.database
     own["login_password"] = login.password
-    done = run_ansible(*command, "-e", json.dumps(server), program="ansible-playbook")
-    assert done.returncode != 0
-    assert f"discovery_existing_schemas: shop: database {login.database} has no table" in done.stdout
-    assert str(login.password) not in done.stdout + done.stderr
+    status, output, errors = ansible.run([*command, "-e", json.dumps(server)], environment_of_ansible())
+    assert status != 0
+    assert f"discovery_existing_schemas: shop: database {login.database} has no table" in output
+    assert str(login.password) not in output + errors
 
 
 @pytest.mark.promise("discover-follows-no-trap")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,10 +48,11 @@ def problems_of(text: str) -> list[str]:
     return found
 
 
+@cache
 def known_tests(path: Path) -> set[str]:
     """Return the names of the tests of a file, nothing if there is none."""
-    tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return set(re.findall(r"^ *def (test_\w+)\(", text, re.MULTILINE))
 
 
 def test_every_place_has_an_answer_to_every_attack() -> None:

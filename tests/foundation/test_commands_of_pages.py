@@ -18,7 +18,8 @@ from ansible.cli.playbook import PlaybookCLI
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 
-from tests.conftest import PROJECT
+from scripts.loaded_ansible import LoadedAnsible
+from tests.conftest import PROJECT, environment_of_ansible
 from tests.foundation.test_links import documents
 
 PROGRAMS = Path(sys.executable).parent
@@ -87,10 +88,13 @@ def test_every_playbook_of_the_pages_is_called_with_right_options_hosts_and_vari
     assert wrong == []
 
 
-def test_playbooks_are_found_with_their_roles_from_another_directory(tmp_path: Path) -> None:
+def test_playbooks_are_found_with_their_roles_from_another_directory(tmp_path: Path, ansible: LoadedAnsible) -> None:
     playbooks = sorted({word for _, words in named("ansible-playbook") for word in words if word.endswith(".yml")})
     paths = [str(PROJECT / name) for name in playbooks if "@" not in name]
-    output = run("ansible-playbook", "--syntax-check", "-l", "dev", *paths, cwd=tmp_path)
+    command = ["ansible-playbook", "--syntax-check", "-l", "dev", *paths]
+    status, *streams = ansible.run(command, environment_of_ansible(), tmp_path)
+    output = "".join(streams)
+    assert status == 0, output
     assert all(f"playbook: {path}" in output for path in paths)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -38,21 +38,40 @@ def services(estate: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [service for group in estate for service in group["services"]]
 
 
-@pytest.fixture(scope="session")
-def query(host: Host) -> Callable[[str], list[Any]]:
-    """Return a function that runs a SELECT as the superuser and returns its rows as dictionaries."""
+# Ends what psql prints for a statement; no JSON does.
+_END = "-- end of the rows\n"
 
-    def run(select: str) -> list[Any]:
-        wrapped = f"SELECT coalesce(json_agg(result), '[]') FROM ({select}) AS result"
-        result = host.run(
-            "cd / && sudo -u postgres psql --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1 "
-            f"--dbname swarm --command {shlex.quote(wrapped)}"
-        )
-        assert result.rc == 0, result.stderr
-        rows: list[Any] = json.loads(result.stdout)
-        return rows
 
-    return run
+@pytest.fixture(scope="module")
+def query() -> Iterator[Callable[[str], list[Any]]]:
+    """Return a function that runs a SELECT as the superuser and returns its rows as dictionaries.
+
+    One psql answers all that a module asks: to start one takes longer than any of these answers.
+    """
+    options = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--dbname=swarm")
+    with subprocess.Popen(
+        ["docker", "exec", "--interactive", "--user=postgres", "--workdir=/", HOST.container, "psql", *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as psql:
+        assert psql.stdin and psql.stdout and psql.stderr
+        questions, answers, errors = psql.stdin, psql.stdout, psql.stderr
+
+        def run(select: str) -> list[Any]:
+            questions.write(f"SELECT coalesce(json_agg(result), '[]') FROM ({select}) AS result;\n\\echo {_END}")
+            questions.flush()
+            lines: list[str] = []
+            while not lines or lines[-1] != _END:
+                lines.append(answers.readline())
+                # It has ended, as it does after an error.
+                assert lines[-1], errors.read()
+            rows: list[Any] = json.loads("".join(lines[:-1]))
+            return rows
+
+        yield run
+        questions.close()
 
 
 @pytest.fixture(scope="session")

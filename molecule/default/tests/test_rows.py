@@ -38,7 +38,7 @@ def sources() -> dict[str, dict[str, list[Row]]]:
     return rows
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def new_ids(query: Query) -> dict[str, set[str]]:
     """Return for each old id the ids that the ledger gives it: one for each table that uses it."""
     mapped: dict[str, set[str]] = {}

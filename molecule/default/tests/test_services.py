@@ -19,45 +19,62 @@ Query = Callable[[str], list[Any]]
 PM2_HOME = "/home/swarm/.pm2"
 
 
-def settings(host: Host, service: dict[str, Any]) -> dict[str, str]:
-    """Return a service's .env as the service's own dotenv reads it."""
-    script = "console.log(JSON.stringify(require('dotenv').parse(require('fs').readFileSync('.env'))))"
-    result = host.run(f"cd {service['directory']} && node -e {shlex.quote(script)}")
-    assert result.rc == 0, result.stderr
-    parsed: dict[str, str] = json.loads(result.stdout)
-    return parsed
+# Prints the settings in the .env of each of these directories, by its directory, as the dotenv there reads them.
+READ_SETTINGS = """
+const { readFileSync } = require('fs');
+const read = (directory) =>
+  require(require.resolve('dotenv', { paths: [directory] })).parse(readFileSync(`${directory}/.env`));
+const directories = process.argv.slice(1);
+console.log(JSON.stringify(Object.fromEntries(directories.map((directory) => [directory, read(directory)]))));
+"""
+
+# Prints the JSON that the host reads from each of these addresses on itself.
+ASK = """
+import json, sys, urllib.request
+print(json.dumps([json.load(urllib.request.urlopen(url, timeout=60)) for url in sys.argv[1:]]))
+"""
 
 
+def answers(services: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the health address of each service answers."""
+    urls = [service["health_url"] for service in services]
+    found: list[dict[str, Any]] = json.loads(HOST.run(["python3", "-c", ASK, *urls]))
+    return found
+
+
+# One program answers for all services, and once for all tests: none of them changes anything.
+@pytest.fixture(scope="module")
+def settings(services: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return the settings in each service's .env by the service's name."""
+    directories = {service["name"]: service["directory"] for service in services}
+    found = json.loads(HOST.run(["node", "-e", READ_SETTINGS, *directories.values()]))
+    return {name: found[directory] for name, directory in directories.items()}
+
+
+@pytest.fixture(scope="module")
 def processes() -> dict[str, dict[str, Any]]:
     """Return pm2's description of each service by the service's name."""
     return {process["name"]: process for process in json.loads(HOST.pm2("jlist"))}
 
 
-def answer(host: Host, url: str) -> dict[str, Any]:
-    """Return the JSON that the host reads from an address on itself."""
-    script = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=60).read().decode())"
-    result = host.run(f"python3 -c {shlex.quote(script)}")
-    assert result.rc == 0, result.stderr
-    body: dict[str, Any] = json.loads(result.stdout)
-    return body
-
-
-@pytest.fixture(scope="session")
-def passwords(host: Host, services: list[dict[str, Any]]) -> set[str]:
+@pytest.fixture(scope="module")
+def passwords(settings: dict[str, dict[str, str]], services: list[dict[str, Any]]) -> set[str]:
     """Return the database passwords of all services."""
-    found = {settings(host, service)["PGPASSWORD"] for service in services}
+    found = {values["PGPASSWORD"] for values in settings.values()}
     assert len(found) == len(services)
     assert all(len(password) >= 16 for password in found)
     return found
 
 
 @pytest.mark.promise("env-private")
-def test_env_files_hold_the_connection_and_are_private(host: Host, services: list[dict[str, Any]]) -> None:
+def test_env_files_hold_the_connection_and_are_private(
+    host: Host, services: list[dict[str, Any]], settings: dict[str, dict[str, str]]
+) -> None:
     """Each .env has the PG variables and the same in DATABASE_URL, belongs to the service's user, and is 0600."""
     for service in services:
         file = host.file(f"{service['directory']}/.env")
         assert (file.user, file.mode) == (service["user"], 0o600)
-        values = settings(host, service)
+        values = settings[service["name"]]
         role = service["database_role"]
         assert values["PGHOST"] == "127.0.0.1"
         assert values["PGPORT"] == "5432"
@@ -76,22 +93,23 @@ def test_other_lines_of_env_files_are_kept(host: Host, services: list[dict[str, 
 
 
 @pytest.mark.promise("service-proven-on-postgresql")
-def test_every_service_answers_from_postgresql(host: Host, services: list[dict[str, Any]]) -> None:
+def test_every_service_answers_from_postgresql(services: list[dict[str, Any]]) -> None:
     """The health address names PostgreSQL as the store and counts rows in it."""
-    for service in services:
-        health = answer(host, service["health_url"])
+    for service, health in zip(services, answers(services), strict=True):
         assert (health["status"], health["store"], health["service"]) == ("ok", "postgresql", service["name"])
         assert health["rows"] > 0
 
 
 @pytest.mark.promise("service-proven-on-postgresql")
 def test_processes_are_online_and_hold_no_sqlite_file(
-    host: Host, services: list[dict[str, Any]], estate: list[dict[str, Any]]
+    host: Host,
+    services: list[dict[str, Any]],
+    estate: list[dict[str, Any]],
+    processes: dict[str, dict[str, Any]],
 ) -> None:
     """pm2 reports each service online and stable; none has a SQLite file of the estate open."""
-    running = processes()
     for service in services:
-        process = running[service["name"]]
+        process = processes[service["name"]]
         assert process["pm2_env"]["status"] == "online"
         assert process["pm2_env"]["unstable_restarts"] == 0
         open_files = host.run(f"find /proc/{process['pid']}/fd -printf '%l\\n'").stdout
@@ -100,24 +118,27 @@ def test_processes_are_online_and_hold_no_sqlite_file(
 
 
 @pytest.mark.promise("service-environment-clean")
-def test_processes_have_a_clean_environment(host: Host, services: list[dict[str, Any]]) -> None:
+def test_processes_have_a_clean_environment(
+    host: Host,
+    services: list[dict[str, Any]],
+    settings: dict[str, dict[str, str]],
+    processes: dict[str, dict[str, Any]],
+) -> None:
     """A process's real environment agrees with its .env and holds nothing of the operator's shell or of Ansible."""
-    running = processes()
     for service in services:
-        raw = host.run(f"tr '\\0' '\\n' < /proc/{running[service['name']]['pid']}/environ").stdout
+        raw = host.run(f"tr '\\0' '\\n' < /proc/{processes[service['name']]['pid']}/environ").stdout
         environment = dict(line.split("=", 1) for line in raw.splitlines() if "=" in line)
-        values = settings(host, service)
-        for name, value in values.items():
+        for name, value in settings[service["name"]].items():
             assert environment.get(name, value) == value, (service["name"], name)
         assert environment["HOME"] == "/home/swarm"
         assert [name for name in environment if re.match(r"ANSIBLE|SUDO_|LS_COLORS|SSH_", name)] == []
 
 
 @pytest.mark.promise("service-proven-on-postgresql")
-def test_each_service_logs_in_with_its_own_role(host: Host, query: Query, services: list[dict[str, Any]]) -> None:
+def test_each_service_logs_in_with_its_own_role(query: Query, services: list[dict[str, Any]]) -> None:
     """pg_stat_activity shows a session of each service's role."""
+    answers(services)
     for service in services:
-        answer(host, service["health_url"])
         sessions = query(
             "SELECT usename, application_name FROM pg_stat_activity"
             f" WHERE datname = 'swarm' AND usename = '{service['database_role']}'"

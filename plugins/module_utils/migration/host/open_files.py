@@ -98,11 +98,11 @@ def holds(pid: int, path: str | Path) -> bool:
 
 def family_of(pids: Iterable[int]) -> set[int]:
     """Return the processes and all their descendants."""
-    children: dict[int, list[int]] = {}
-    for pid in _process_ids():
-        children.setdefault(_parent_of(pid), []).append(pid)
     family: set[int] = set()
     waiting = [pid for pid in pids if pid > 0]
+    children: dict[int, list[int]] = {}
+    for pid in _process_ids() if waiting else ():
+        children.setdefault(_parent_of(pid), []).append(pid)
     while waiting:
         pid = waiting.pop()
         if pid not in family:
@@ -179,7 +179,7 @@ def user_name(uid: int) -> str:
 def control_group_of(pid: int) -> str:
     """Return the path of the control group in which systemd or a container's engine keeps a process; empty if gone."""
     try:
-        lines = (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _text_of(pid, "cgroup").splitlines()
     except OSError:
         return ""
     paths = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
@@ -205,18 +205,20 @@ def local_ports(pid: int) -> set[int]:
 
 def _ports_of(pid: int, state: str = "") -> set[int]:
     """Return the local TCP ports of a process's sockets that are in a state; in any if none is named."""
-    sockets = set()
-    for target in _descriptors(pid).values():
-        match = _SOCKET.match(target)
-        if match:
-            sockets.add(match.group(1))
+    matches = map(_SOCKET.match, _descriptors(pid).values())
+    sockets = {match.group(1) for match in matches if match}
     ports = set()
     for table in ("tcp", "tcp6"):
+        # The system writes a table by walking through all places that connections may have.
+        if not sockets:
+            break
         with suppress(OSError):
             for line in (_PROC / str(pid) / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
                 columns = line.split()
-                if columns[9] in sockets and columns[3].startswith(state):
-                    ports.add(int(columns[1].rpartition(":")[2], 16))
+                if columns[9] in sockets:
+                    sockets.remove(columns[9])
+                    if columns[3].startswith(state):
+                        ports.add(int(columns[1].rpartition(":")[2], 16))
     return ports
 
 
@@ -309,12 +311,10 @@ def _holds(pid: int, inodes: set[tuple[int, int]]) -> list[Holder]:
         paths: set[str] = set()
         for entry in os.listdir(directory):
             with suppress(FileNotFoundError):
-                target = os.readlink(f"{directory}/{entry}")
-                # Anything else is a socket, a pipe, or the like.
-                if target.startswith("/"):
-                    info = os.stat(f"{directory}/{entry}")
-                    if (info.st_dev, info.st_ino) in inodes:
-                        paths.add(target)
+                # Not its name, which costs the system more, and which is told of a file that is found alone.
+                info = os.stat(f"{directory}/{entry}")
+                if (info.st_dev, info.st_ino) in inodes:
+                    paths.add(os.readlink(f"{directory}/{entry}"))
         return paths
 
     nothing: set[str] = set()
@@ -382,8 +382,7 @@ def _may_write(pid: int, path: str | Path) -> bool:
 
 def _status_of(pid: int) -> dict[str, list[str]]:
     """Return the fields of a process's status, each split into its words."""
-    text = (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
-    fields = (line.partition(":") for line in text.splitlines())
+    fields = (line.partition(":") for line in _text_of(pid, "status").splitlines())
     return {name: value.split() for name, _, value in fields}
 
 
@@ -399,10 +398,21 @@ def _state_of(pid: int) -> list[str]:
     The command before them stands in parentheses and may hold anything, also a space or a parenthesis.
     """
     try:
-        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        text = _text_of(pid, "stat")
     except OSError:
         return []
     return text.rpartition(")")[2].split()
+
+
+def _text_of(pid: int, name: str) -> str:
+    """Return what the system tells of a process in one of its files.
+
+    Every process is asked, many times in a window: a path object and a file that decodes take most of the time.
+
+    :raises OSError: if the process is gone.
+    """
+    with open(f"{_PROC}/{pid}/{name}", "rb", buffering=0) as file:
+        return file.read().decode("utf-8", "replace")
 
 
 def _command_of(pid: int) -> str:
@@ -410,6 +420,6 @@ def _command_of(pid: int) -> str:
     try:
         words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
         text = b" ".join(words[:2]).decode("utf-8", "replace").strip()
-        return text or (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+        return text or _text_of(pid, "comm").strip()
     except OSError:
         return "a process that has just ended"
