@@ -93,7 +93,7 @@ def estate(connection: Connection, login: Login, tmp_path: Path, monkeypatch: py
     let_find_programs(monkeypatch)
     made = Estate(connection, login, tmp_path)
     for module in (checks, service_health):
-        monkeypatch.setattr(module, "managers_of", lambda _: {key_of(made.group.services[0]): made.pm2})
+        monkeypatch.setattr(module, "managers_of", lambda *_: {key_of(made.group.services[0]): made.pm2})
     with closing(made.pm2):
         made.start_again()
         yield made
@@ -151,6 +151,14 @@ def test_groups_that_are_looked_at_together_ask_pm2_once(estate: Estate, monkeyp
         monkeypatch.setattr(service_health, "_LISTED_LATELY_SECONDS", -1.0)
         look_once(connection, group, listings)
         assert times_asked == 2
+    # So do dry runs of the cutover of one group after the other, and a run of its own asks anew.
+    monkeypatch.undo()
+    monkeypatch.setattr(checks, "managers_of", lambda *_: {key_of(group.services[0]): estate.pm2})
+    monkeypatch.setattr(estate.pm2, "processes", processes)
+    together = replace(estate.settings, listings=Listings())
+    for settings, times in ((together, 3), (together, 3), (estate.settings, 4)):
+        checks.check_services(group, settings, checks.Findings(), may_be_missing=True)
+        assert times_asked == times
 
 
 def test_an_address_that_asks_the_database_is_not_warned_of(estate: Estate) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 from ..core.errors import Problem
 from ..core.estate import COMPOSE, NONE, PM2, SYSTEMD, Service
@@ -15,13 +15,16 @@ def key_of(service: Service) -> str:
     return f"pm2 of user {service.user}" if service.manager == PM2 else service.manager
 
 
-def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
+def managers_of(
+    services: Iterable[Service], known: MutableMapping[tuple[str, ...], pm2.Pm2] | None = None
+) -> dict[str, Manager]:
     """Return each manager of these services once, by its key.
 
+    :param known: what several groups that are looked at together share of pm2, as :func:`.pm2.by_user` keeps it.
     :raises MigrationError: naming the users that do not exist, or of whom several pm2 are named.
     """
     services = list(services)
-    daemons = pm2.by_user(service for service in services if service.manager == PM2)
+    daemons = pm2.by_user((service for service in services if service.manager == PM2), known)
     made: dict[str, Manager] = {
         SYSTEMD: systemd.Systemd(service for service in services if service.manager == SYSTEMD),
         COMPOSE: compose.Compose(service for service in services if service.manager == COMPOSE),

@@ -28,6 +28,8 @@ from .service_settings import settings_of
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+    from .pm2 import Pm2
+
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
 _POLL_SECONDS = 0.1
@@ -448,8 +450,11 @@ class Listings:
     """What each manager has listed, so that several groups that are looked at together ask it once.
 
     Each call of pm2 takes most of a second. What it said some seconds ago is asked anew.
+
+    :param pm2s: the pm2 of each user, for groups that share more of it than the list, as :func:`.pm2.by_user` keeps it.
     """
 
+    pm2s: dict[tuple[str, ...], Pm2] = field(default_factory=dict)
     _listed: dict[object, tuple[float, list[Process]]] = field(default_factory=dict)
 
     def processes_of(self, manager: Manager) -> list[Process]:
