@@ -54,7 +54,7 @@ from ansible.plugins.loader import (
     shell_loader,
     test_loader,
 )
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 
 from ..plugin_utils import payloads
 from ..plugin_utils.gated import ROOT, may_be_protected
@@ -120,6 +120,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         for loader, names in ((connection_loader, _CONNECTIONS), (become_loader, _BECOMES), (shell_loader, _SHELLS)):
             for name in names:
                 loader.get(name, class_only=True)
+        # With the first template a process makes what reads all of them, and keeps it.
+        Templar(loader=play.get_loader()).template(trust_as_template("{{ 1 }}"))
 
 
 def _has_protected_host(play: Any) -> bool:

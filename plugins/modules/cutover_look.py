@@ -76,7 +76,7 @@ results:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -93,6 +93,9 @@ from ..module_utils.migration.core.errors import MigrationError
 from ..module_utils.migration.core.estate import Group, parse_group
 from ..module_utils.migration.core.files import WORK_DIRECTORY
 from ..module_utils.migration.core.state import is_on_postgresql
+
+if TYPE_CHECKING:
+    from ..module_utils.migration.host.service_health import Listings
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "groups": {"type": "list", "elements": "dict", "required": True},
@@ -119,15 +122,24 @@ def settled(groups: Sequence[Group], login: Login, arguments: Mapping[str, Any])
             # The module that is called for each group says what is wrong.
             return
     decided = [(group, decide(record)) for group, record in zip(groups, records, strict=True)]
-    for group in [group for group, action in decided if action.on_postgresql and not action.window_is_open]:
-        result = _dry_run(group, login, arguments)
+    at_rest = [group for group, action in decided if action.on_postgresql and not action.window_is_open]
+    if not at_rest:
+        return
+    # Only here: where no group has moved yet nothing of this is needed, and importing it takes long.
+    from ..module_utils.migration.host.service_health import Listings
+
+    listings = Listings()
+    for group in at_rest:
+        result = _dry_run(group, login, arguments, listings)
         if result is not None and not result["changed"] and is_on_postgresql(result["state"]):
             yield {"item": group.name, **{name: value for name, value in result.items() if name != "diff"}}
 
 
-def _dry_run(group: Group, login: Login, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a dry run of the cutover says of a group; None if something else has to be done with it first."""
-    # Only here: where no group has moved yet nothing of this is needed, and importing it takes long.
+def _dry_run(group: Group, login: Login, arguments: Mapping[str, Any], listings: Listings) -> dict[str, Any] | None:
+    """Return what a dry run of the cutover says of a group; None if something else has to be done with it first.
+
+    :param listings: shared by the groups.
+    """
     from ..module_utils.migration.cutover.cutover import cut_over
     from ..module_utils.migration.host.recovery_unit import RecoveryUnit
     from ..module_utils.migration.host.service_health import ServicesLogin
@@ -142,6 +154,7 @@ def _dry_run(group: Group, login: Login, arguments: Mapping[str, Any]) -> dict[s
         role_passwords={role: password for role, password in arguments["role_passwords"].items() if role in own},
         estate_connections={str(role): int(count) for role, count in arguments["estate_connections"].items()},
         work_directory=arguments["work_directory"],
+        listings=listings,
     )
     # The run that finds one takes it away.
     if unit.is_there():

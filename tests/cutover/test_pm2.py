@@ -205,6 +205,17 @@ def test_a_printed_command_holds_no_text_that_a_shell_would_obey(elsewhere: Path
         assert pm2.startup_command("someone", found) == f"PM2_HOME='{home}' pm2 startup systemd -u someone"
 
 
+def test_groups_that_are_looked_at_together_share_the_pm2_that_they_name_alike() -> None:
+    known: dict[tuple[str, ...], pm2.Pm2] = {}
+    (first,) = pm2.by_user([service_of("/srv/one")], known).values()
+    (second,) = pm2.by_user([service_of("/srv/one", name="b")], known).values()
+    assert second is first
+    for home, path in (("/srv/two", ""), ("/srv/one", "/usr/local/node")):
+        (other,) = pm2.by_user([service_of(home, path)], known).values()
+        assert other is not first
+    assert only(service_of("/srv/one")) is not first
+
+
 def test_the_services_of_one_user_name_one_pm2() -> None:
     with pytest.raises(MigrationError, match="name different 'pm2_home'"):
         pm2.by_user([service_of("/srv/one"), service_of("/srv/two", name="b")])

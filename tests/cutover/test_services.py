@@ -115,7 +115,7 @@ def estate(
     # Who takes this fixture with a database of another kind has it rehearsed there.
     made = Estate(connection, login, tmp_path, is_copied="rehearsed_notes" in request.fixturenames)
     for module in (checks, service_health):
-        monkeypatch.setattr(module, "managers_of", lambda _: {key_of(made.group.services[0]): made.pm2})
+        monkeypatch.setattr(module, "managers_of", lambda *_: {key_of(made.group.services[0]): made.pm2})
     with closing(made.pm2):
         made.start_again()
         yield made
@@ -173,6 +173,18 @@ def test_groups_that_are_looked_at_together_ask_pm2_once(estate: Estate, monkeyp
         monkeypatch.setattr(service_health, "_LISTED_LATELY_SECONDS", -1.0)
         look_once(connection, group, listings)
         assert times_asked == 2
+        # Where pm2 is slow to answer, all the rest is slow too, and what it said is kept longer.
+        monkeypatch.setattr(service_health, "_TIMES_THE_ANSWER", 1e9)
+        look_once(connection, group, listings)
+        assert times_asked == 2
+    # So do dry runs of the cutover of one group after the other, and a run of its own asks anew.
+    monkeypatch.undo()
+    monkeypatch.setattr(checks, "managers_of", lambda *_: {key_of(group.services[0]): estate.pm2})
+    monkeypatch.setattr(estate.pm2, "processes", processes)
+    together = replace(estate.settings, listings=Listings())
+    for settings, times in ((together, 3), (together, 3), (estate.settings, 4)):
+        checks.check_services(group, settings, checks.Findings(), may_be_missing=True)
+        assert times_asked == times
 
 
 def test_an_address_that_asks_the_database_is_not_warned_of(estate: Estate) -> None:

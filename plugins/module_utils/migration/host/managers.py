@@ -1,12 +1,16 @@
-"""Which manager each service has."""
+"""Which manager each service has.
+
+A host compiles anew what it is sent with each call. So the code of a manager is imported where a service has it. That
+of pm2 also tells what is wrong with a service's files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 from ..core.errors import Problem
 from ..core.estate import COMPOSE, NONE, PM2, SYSTEMD, Service
-from . import compose, own_commands, pm2, systemd
+from . import pm2
 from .manager import Manager, problems_of_directory
 
 
@@ -15,22 +19,39 @@ def key_of(service: Service) -> str:
     return f"pm2 of user {service.user}" if service.manager == PM2 else service.manager
 
 
-def managers_of(services: Iterable[Service]) -> dict[str, Manager]:
+def managers_of(
+    services: Iterable[Service], known: MutableMapping[tuple[str, ...], pm2.Pm2] | None = None
+) -> dict[str, Manager]:
     """Return each manager of these services once, by its key.
 
+    :param known: what several groups that are looked at together share of pm2, as :func:`.pm2.by_user` keeps it.
     :raises MigrationError: naming the users that do not exist, or of whom several pm2 are named.
     """
     services = list(services)
-    daemons = pm2.by_user(service for service in services if service.manager == PM2)
-    made: dict[str, Manager] = {
-        SYSTEMD: systemd.Systemd(service for service in services if service.manager == SYSTEMD),
-        COMPOSE: compose.Compose(service for service in services if service.manager == COMPOSE),
-        NONE: own_commands.OwnCommands(service for service in services if service.manager == NONE),
-    }
+    daemons = pm2.by_user((service for service in services if service.manager == PM2), known)
+    made: dict[str, Manager] = {}
+    for service in services:
+        if service.manager != PM2 and service.manager not in made:
+            made[service.manager] = _make(service.manager, [own for own in services if own.manager == service.manager])
     return {
         key_of(service): daemons[service.user] if service.manager == PM2 else made[service.manager]
         for service in services
     }
+
+
+def _make(kind: str, services: Sequence[Service]) -> Manager:
+    """Return the manager of services that are not under pm2."""
+    if kind == SYSTEMD:
+        from . import systemd
+
+        return systemd.Systemd(services)
+    if kind == COMPOSE:
+        from . import compose
+
+        return compose.Compose(services)
+    from . import own_commands
+
+    return own_commands.OwnCommands(services)
 
 
 def problems_of_files(service: Service) -> list[Problem]:
@@ -41,8 +62,12 @@ def problems_of_files(service: Service) -> list[Problem]:
 def log_command(service: Service) -> str:
     """Return a command that shows what a service says."""
     if service.manager == COMPOSE:
+        from . import compose
+
         return compose.log_command(service)
     if service.manager == NONE:
+        from . import own_commands
+
         return own_commands.command_of(service, service.start_command)
     return f"pm2 logs {service.name}" if service.manager == PM2 else f"journalctl --unit {service.unit}"
 

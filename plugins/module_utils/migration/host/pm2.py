@@ -14,7 +14,7 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -483,9 +483,10 @@ def startup_command(user: str, pm2: Pm2) -> str:
     return f"PM2_HOME={shlex.quote(str(pm2.home))} pm2 startup systemd -u {user}"
 
 
-def by_user(services: Iterable[Service]) -> dict[str, Pm2]:
+def by_user(services: Iterable[Service], known: MutableMapping[tuple[str, ...], Pm2] | None = None) -> dict[str, Pm2]:
     """Return the pm2 of each user of these services once.
 
+    :param known: those that were made before, by user, home and path: they are taken, and new ones are added.
     :raises MigrationError: naming the users that do not exist, or of whom several pm2 are named.
     """
     found: dict[str, Pm2] = {}
@@ -499,7 +500,10 @@ def by_user(services: Iterable[Service]) -> dict[str, Pm2]:
             problems.append(Problem(f"user {user}", what, "Say the same for each service of one user"))
             continue
         try:
-            found[user] = Pm2(user, *places.pop())
+            place = user, *places.pop()
+            found[user] = (known or {}).get(place) or Pm2(*place)
+            if known is not None:
+                known[place] = found[user]
         except KeyError:
             problems.append(
                 Problem(f"user {user}", "there is no such user on this host", "Correct 'user' in estate_cutover_groups")

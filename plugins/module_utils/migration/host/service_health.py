@@ -28,6 +28,8 @@ from .service_settings import settings_of
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+    from .pm2 import Pm2
+
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
 _POLL_SECONDS = 0.1
@@ -36,8 +38,10 @@ _ANSWER_SECONDS = 3.0
 _ASK_PM2_SECONDS = 2.0
 # And this often when a process of it has ended: then pm2 knows more.
 _ASK_PM2_AGAIN_SECONDS = 0.5
-# So long groups that are looked at together share one answer of it.
+# So long groups that are looked at together share one answer of it, or so many times as long as it took to answer: a
+# host that is busy takes longer for all the rest too.
 _LISTED_LATELY_SECONDS = 5.0
+_TIMES_THE_ANSWER = 5.0
 # So many new starts of each process by pm2 are a loop, which waiting does not end. Fewer may be an accident, or a
 # service that ends until another one, which it needs, has come up.
 _RESTARTS_OF_A_LOOP = 4
@@ -447,10 +451,13 @@ def find_sessions(connection: Connection, service: Service, processes: Iterable[
 class Listings:
     """What each manager has listed, so that several groups that are looked at together ask it once.
 
-    Each call of pm2 takes most of a second. What it said some seconds ago is asked anew.
+    Each call of pm2 takes most of a second. What it said a while ago is asked anew.
+
+    :param pm2s: the pm2 of each user, for groups that share more of it than the list, as :func:`.pm2.by_user` keeps it.
     """
 
-    _listed: dict[object, tuple[float, list[Process]]] = field(default_factory=dict)
+    pm2s: dict[tuple[str, ...], Pm2] = field(default_factory=dict)
+    _listed: dict[object, tuple[float, float, list[Process]]] = field(default_factory=dict)
 
     def processes_of(self, manager: Manager) -> list[Process]:
         """Return what a manager knows, as :meth:`.Manager.processes` does.
@@ -458,9 +465,15 @@ class Listings:
         :raises MigrationError: if it does not answer.
         """
         key = manager.identity
-        if key not in self._listed or time.monotonic() - self._listed[key][0] > _LISTED_LATELY_SECONDS:
-            self._listed[key] = time.monotonic(), manager.processes()
-        return self._listed[key][1]
+        if key in self._listed:
+            answered, took, listed = self._listed[key]
+            if time.monotonic() - answered <= max(_LISTED_LATELY_SECONDS, _TIMES_THE_ANSWER * took):
+                return listed
+        began = time.monotonic()
+        listed = manager.processes()
+        answered = time.monotonic()
+        self._listed[key] = answered, answered - began, listed
+        return listed
 
 
 def look_once(connection: Connection, group: Group, listings: Listings | None = None) -> dict[str, Health]:

@@ -17,7 +17,7 @@ from ..host.manager import ONLINE, Manager, Process, family_of
 from ..host.managers import each_with_services, key_of, managers_of, problems_of_files
 from ..host.recovery_unit import RecoveryUnit
 from ..host.safe_paths import open_owned
-from ..host.service_health import POSTGRESQL, SQLITE, ServicesLogin, ask
+from ..host.service_health import POSTGRESQL, SQLITE, Listings, ServicesLogin, ask
 from ..host.service_settings import Dotenv, settings_of
 from ..sqlite.snapshot import resolve_source
 
@@ -43,6 +43,7 @@ class Settings:
         with its rows, by whoever calls the cutover.
     :param recovery_unit: what ends a window whose run has died; None for nobody.
     :param is_locked: whether the caller holds the group's lock on this host, over more than one run.
+    :param listings: shared by groups that are only looked at, one soon after the other; None to ask each manager anew.
     """
 
     services_login: ServicesLogin
@@ -56,6 +57,7 @@ class Settings:
     roll_back_on_failure: bool = False
     recovery_unit: RecoveryUnit | None = None
     is_locked: bool = False
+    listings: Listings | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def check_services(
     if managers is None:
         managers = {}
         with findings.collecting():
-            managers = managers_of(group.services)
+            managers = managers_of(group.services, settings.listings.pm2s if settings.listings else None)
     usable = {}
     for key, manager in managers.items():
         problem = manager.problem()
@@ -166,7 +168,7 @@ def check_services(
     processes: dict[str, list[Process]] = {}
     for manager, services in each_with_services(usable, group.services):
         with findings.collecting():
-            listed = manager.processes()
+            listed = settings.listings.processes_of(manager) if settings.listings else manager.processes()
             for service in services:
                 processes[service.name] = [process for process in listed if process.name == service.name]
                 if not may_be_missing:
