@@ -249,17 +249,17 @@ def fetched_connection(fetched_server: Server) -> Iterator[Connection]:
 @pytest.fixture(scope="session")
 def ledger_template(server: Server) -> str:
     """The name of a template database with the ledger."""
-    return _make_template(server, "ledger_template", "empty_template", [ledger.CREATE_LEDGER])
+    return make_template(server, "ledger_template", "empty_template", [ledger.CREATE_LEDGER])
 
 
 @pytest.fixture(scope="session")
 def schema_template(server: Server, ledger_template: str) -> str:
     """The name of a template database with the ledger and the plan's schema."""
     files = sorted((PROJECT / "files" / "sql").glob("*.sql"))
-    return _make_template(server, "schema_template", ledger_template, [path.read_text() for path in files])
+    return make_template(server, "schema_template", ledger_template, [path.read_text() for path in files])
 
 
-def _make_template(server: Server, name: str, template: str, statements: Iterable[str]) -> str:
+def make_template(server: Server, name: str, template: str, statements: Iterable[str]) -> str:
     """Make a database of the owner's from another one and statements of the migrator's; return its name."""
     server.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY FILE_COPY")
     with closing(connect(migrator_of(server, name))) as connection, connection.cursor() as cursor:

@@ -20,7 +20,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.backup.settings import Settings
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
-from tests.conftest import MIGRATOR, PROGRAMS
+from tests.conftest import MIGRATOR, PROGRAMS, PROJECT, make_template
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -145,6 +145,17 @@ def usual_settings(directory: Path, login: Login) -> Settings:
         lock_wait_seconds=1,
         reserve_bytes=0,
     )
+
+
+@pytest.fixture(scope="session")
+def schema_template(server: Server, ledger_template: str) -> str:
+    """The name of a template database with the ledger and the first file of the plan's schema.
+
+    A backup asks each table several questions, and the further files hold no kind of object that is neither in this one
+    nor in CONTENT. The whole schema is backed up, proven and restored on the host of the backup scenario.
+    """
+    first = (PROJECT / "files" / "sql" / "001_auth_schema.sql").read_text()
+    return make_template(server, "backup_template", ledger_template, [first])
 
 
 @pytest.fixture

@@ -52,8 +52,10 @@ WITH RECURSIVE relations AS (
                       -- A row that is written to a partition is checked against the keys of what it is a part of.
                       UNION SELECT relid::oid FROM pg_partition_ancestors(read_by_us.oid)) AS r (oid)
 ), types AS (
-  SELECT r.name, a.atttypid AS oid FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid
-  WHERE a.attnum > 0 AND NOT a.attisdropped
+  SELECT r.name, a.atttypid AS oid
+  FROM relations r
+  CROSS JOIN LATERAL (SELECT a.atttypid FROM pg_attribute a
+                      WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped OFFSET 0) AS a
   UNION
   SELECT t.name, base.oid
   FROM types t JOIN pg_type p ON p.oid = t.oid CROSS JOIN LATERAL (VALUES (p.typbasetype), (p.typelem)) AS base (oid)
@@ -63,39 +65,47 @@ WITH RECURSIVE relations AS (
 
 # What belongs to strangers among them, and the functions, operators and types of strangers that their defaults, checks,
 # generated columns, indexes, statistics, partition keys and policies call. Triggers and rules are not among them: a
-# load disables these, and reading does not start them.
+# load disables these, and reading does not start them. The server expects thousands of relations where there are a few,
+# and would read whole catalogs to join them: OFFSET 0 lets it look up each in an index.
 _CODE = (
     _PARTS  # noqa: S608 (SQL of ours)
     + f"""
 , parts (name, classid, objid) AS (
-  SELECT r.name, 'pg_class'::regclass::oid, r.oid FROM relations r
-  UNION SELECT r.name, 'pg_constraint'::regclass, k.oid FROM relations r JOIN pg_constraint k ON k.conrelid = r.oid
-  UNION SELECT r.name, 'pg_attrdef'::regclass, d.oid FROM relations r JOIN pg_attrdef d ON d.adrelid = r.oid
-  UNION SELECT r.name, 'pg_class'::regclass, i.indexrelid FROM relations r JOIN pg_index i ON i.indrelid = r.oid
-  UNION
-  SELECT r.name, 'pg_statistic_ext'::regclass, s.oid FROM relations r JOIN pg_statistic_ext s ON s.stxrelid = r.oid
-  UNION SELECT r.name, 'pg_policy'::regclass, p.oid FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
+  SELECT r.name, p.classid, p.objid
+  FROM relations r
+  CROSS JOIN LATERAL (SELECT 'pg_class'::regclass::oid, r.oid
+                      UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = r.oid
+                      UNION ALL SELECT 'pg_attrdef'::regclass, d.oid FROM pg_attrdef d WHERE d.adrelid = r.oid
+                      UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = r.oid
+                      UNION ALL
+                      SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext s WHERE s.stxrelid = r.oid
+                      UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy p WHERE p.polrelid = r.oid
+                     ) AS p (classid, objid)
   UNION SELECT t.name, 'pg_type'::regclass, t.oid FROM types t
-  UNION SELECT t.name, 'pg_constraint'::regclass, k.oid FROM types t JOIN pg_constraint k ON k.contypid = t.oid
+  UNION
+  SELECT t.name, 'pg_constraint'::regclass, k.oid
+  FROM types t CROSS JOIN LATERAL (SELECT k.oid FROM pg_constraint k WHERE k.contypid = t.oid OFFSET 0) AS k
 ), used (name, classid, objid, owner) AS (
-  SELECT p.name, p.classid, p.objid, c.relowner FROM parts p JOIN pg_class c ON c.oid = p.objid
+  SELECT p.name, p.classid, p.objid, c.relowner
+  FROM parts p CROSS JOIN LATERAL (SELECT * FROM pg_class c WHERE c.oid = p.objid OFFSET 0) AS c
   WHERE p.classid = 'pg_class'::regclass AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   UNION
-  SELECT p.name, p.classid, p.objid, t.typowner FROM parts p JOIN pg_type t ON t.oid = p.objid
+  SELECT p.name, p.classid, p.objid, t.typowner
+  FROM parts p CROSS JOIN LATERAL (SELECT * FROM pg_type t WHERE t.oid = p.objid OFFSET 0) AS t
   WHERE p.classid = 'pg_type'::regclass AND t.typtype IN ('c', 'd', 'e', 'r', 'm') AND t.typelem = 0
   UNION
-  -- A cast to a domain evaluates its checks, in whatever expression it stands, and in an array or a row of it.
-  SELECT p.name, d.refclassid, coalesce(nullif(t.typelem, 0), t.oid), t.typowner
-  FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
-  JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-  UNION
-  SELECT p.name, d.refclassid, d.refobjid, f.proowner
-  FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
-  JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
-  UNION
-  SELECT p.name, d.refclassid, d.refobjid, o.oprowner
-  FROM parts p JOIN pg_depend d ON d.classid = p.classid AND d.objid = p.objid
-  JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+  SELECT p.name, d.refclassid, o.oid, o.owner
+  FROM parts p
+  CROSS JOIN LATERAL (SELECT * FROM pg_depend d WHERE d.classid = p.classid AND d.objid = p.objid OFFSET 0) AS d
+  CROSS JOIN LATERAL (
+    -- A cast to a domain evaluates its checks, in whatever expression it stands, and in an array or a row of it.
+    SELECT coalesce(nullif(t.typelem, 0), t.oid), t.typowner FROM pg_type t
+    WHERE d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+    UNION ALL
+    SELECT f.oid, f.proowner FROM pg_proc f WHERE d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+    UNION ALL
+    SELECT o.oid, o.oprowner FROM pg_operator o WHERE d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+  ) AS o (oid, owner)
 )
 SELECT used.name, i.type, i.identity, r.rolname::text
 FROM used JOIN pg_roles r ON r.oid = used.owner
