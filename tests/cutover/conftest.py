@@ -1,4 +1,4 @@
-"""One host for all tests of the cutover that need one."""
+"""One host for all tests of the cutover that need one, and a new one where a file finds it used up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from scripts.playbooks import ThrowawayHost
 
-from .host import CUTOVER, HOST, ROLLBACK
+from .host import CUTOVER, GROUPS, HOST, ROLLBACK, SharedHost
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +23,14 @@ def dry_run_on_a_bare_host() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rehearsed_host() -> Iterator[None]:
-    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed."""
-    HOST.begin("rehearsed")
-    yield
+def shared_host() -> Iterator[SharedHost]:
+    """The host, which is made when the first file asks for it."""
+    host = SharedHost()
+    yield host
     HOST.remove()
+
+
+@pytest.fixture(scope="module")
+def rehearsed_host(shared_host: SharedHost) -> None:
+    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed."""
+    shared_host.take("rehearsed", *(group["name"] for group in GROUPS))
