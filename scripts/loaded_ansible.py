@@ -128,11 +128,12 @@ def _wait_for_orders(orders: IO[str], answers: IO[str], has_final_callbacks: boo
     """Carry out one order a line, and answer each with the id of its process, and with its exit status at the end."""
     _load(has_final_callbacks)
     # Who interrupts the tests at a terminal interrupts the run, and more runs put away what it has made.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in orders:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
+            signal.signal(signal.SIGINT, on_interrupt)
             _carry_out(order)
         print(child, file=answers, flush=True)
         _, status = os.waitpid(child, 0)
@@ -189,7 +190,6 @@ def _carry_out(order: dict[str, Any]) -> None:
     own = Path(tempfile.mkdtemp(prefix="ansible-local-"))
     # What the process that waits has registered, such as removing its own directory, is not for a run to do.
     atexit._clear()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for number, path in enumerate(order["to"], 1):
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -125,13 +126,25 @@ class ThrowawayHost:
         :raises RuntimeError: with the output, if that fails.
         """
         more = ("-e", json.dumps({"test_host_capabilities": list(capabilities)})) if capabilities else ()
-        made = self.play("molecule/destroy.yml", "molecule/create.yml", *more, state=state)
+        self.remove()
+        made = self.play("molecule/create.yml", *more, state=state)
         if not made.succeeded:
             raise RuntimeError(made.output)
 
     def remove(self) -> None:
-        """Remove it, with what was made for it."""
-        self.play("molecule/destroy.yml")
+        """Remove it, with what was made for it, as molecule/destroy.yml does: that takes 2 s of processor time more.
+
+        :raises RuntimeError: if Docker does not remove it.
+        """
+        done = subprocess.run(
+            ["docker", "rm", "--force", "--volumes", self.container], capture_output=True, text=True, check=False
+        )
+        # A newer Docker says so and succeeds.
+        if done.returncode != 0 and "No such container" not in done.stderr:
+            raise RuntimeError(done.stderr)
+        made = ROOT / ".cache" / "test_host"
+        shutil.rmtree(made / "secrets" / f"{self.prefix}dev", ignore_errors=True)
+        (made / "keys" / self.container).unlink(missing_ok=True)
 
     def play(self, *arguments: str, shown: bool = False, readable: bool = False, state: str = "bare") -> PlaybookRun:
         """Run playbooks on it.

@@ -1,4 +1,4 @@
-"""One host for all tests of the cutover that need one."""
+"""One host for all tests of the cutover that need one, and a new one where a file finds it used up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.playbooks import ThrowawayHost
 from tests import estates
 from tests.conftest import Server
 
-from .host import CUTOVER, HOST, ROLLBACK
+from .host import CUTOVER, GROUPS, HOST, ROLLBACK, SharedHost
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -30,10 +30,10 @@ def dry_run_on_a_bare_host() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rehearsed_host() -> Iterator[None]:
-    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed."""
-    HOST.begin("rehearsed")
-    yield
+def shared_host() -> Iterator[SharedHost]:
+    """The host, which is made when the first file asks for it."""
+    host = SharedHost()
+    yield host
     HOST.remove()
 
 
@@ -47,3 +47,9 @@ def rehearsed_notes(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
 
     with estates.rehearsed_database(server, "empty_template", make) as name:
         yield name
+
+
+@pytest.fixture(scope="module")
+def rehearsed_host(shared_host: SharedHost) -> None:
+    """A host with the sample estate, PostgreSQL, the schema, and every group rehearsed."""
+    shared_host.take("rehearsed", *(group["name"] for group in GROUPS))

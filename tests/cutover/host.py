@@ -29,6 +29,32 @@ GROUPS: list[dict[str, Any]] = yaml.safe_load(
 SERVICES: dict[str, dict[str, Any]] = {service["name"]: service for group in GROUPS for service in group["services"]}
 
 
+class SharedHost:
+    """The host that the tests of several files use one after the other.
+
+    To put groups back costs as much as a new host. So a file says which of them it has used up, and the next one that
+    needs one of these takes a new host.
+    """
+
+    def __init__(self) -> None:
+        self._state = ""
+        self._groups: set[str] = set()
+
+    def take(self, state: str, *groups: str) -> None:
+        """Have groups as they are on a new host.
+
+        :param state: how far the host has come, one of molecule/test_host/ready.py.
+        :raises RuntimeError: if a new one is needed and cannot be made.
+        """
+        if self._state != state or not self._groups.issuperset(groups):
+            HOST.begin(state)
+            self._state, self._groups = state, {group["name"] for group in GROUPS}
+
+    def use_up(self, *groups: str) -> None:
+        """Note that these groups are no longer as on a new host, all of them if none is named."""
+        self._groups -= set(groups or self._groups)
+
+
 # ---------------------------------------------------------------- what the tests look at
 
 
@@ -72,16 +98,25 @@ def state_of(group: str) -> str:
     return sql(f"SELECT state FROM migration.cutover_group WHERE name = '{group}'")
 
 
+def answers_of(*names: str) -> list[dict[str, Any]]:
+    """Return what services say of themselves, asked one after the other by one program: its start takes the time."""
+    code = (
+        "import sys, urllib.request; "
+        "print(*(urllib.request.urlopen(url, timeout=60).read().decode().strip() for url in sys.argv[1:]), sep='\\n')"
+    )
+    answers = on_host("python3", "-c", code, *(SERVICES[name]["health_url"] for name in names))
+    return [json.loads(answer) for answer in answers.splitlines()]
+
+
 def health_of(name: str) -> dict[str, Any]:
     """Return what a service says of itself."""
-    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
-    answer: dict[str, Any] = json.loads(on_host("python3", "-c", code, SERVICES[name]["health_url"]))
-    return answer
+    return answers_of(name)[0]
 
 
-def stores() -> dict[str, str]:
-    """Return the store of each service by its name."""
-    return {name: health_of(name)["store"] for name in SERVICES}
+def stores(*names: str) -> dict[str, str]:
+    """Return the store of each service by its name, of all if none is named."""
+    asked = names or tuple(SERVICES)
+    return {name: answer["store"] for name, answer in zip(asked, answers_of(*asked), strict=True)}
 
 
 def pm2(*arguments: str, user: str = "swarm") -> str:
@@ -90,8 +125,9 @@ def pm2(*arguments: str, user: str = "swarm") -> str:
 
 
 def pids() -> dict[str, int]:
-    """Return each service's process by its name, as pm2 reports it; in a window pm2 does not know it."""
-    return {process["name"]: process["pid"] for process in json.loads(pm2("jlist"))}
+    """Return each service's process by its name; in a window it has none. pm2 itself takes half a second to say it."""
+    listed = on_host("sh", "-c", "pgrep -af '^node /opt/' || true")
+    return {name: int(pid) for pid, name in re.findall(r"^(\d+) node /opt/([^/]+)/", listed, re.MULTILINE)}
 
 
 def env_of(name: str) -> str:
@@ -149,7 +185,7 @@ def until(condition: Any, seconds: float = 300.0, progress: Callable[[], object]
             now = progress() if progress else reached
             assert now != reached, "waited in vain"
             reached, deadline = now, time.monotonic() + seconds
-        time.sleep(0.3)  # Each question starts a program on a host with two cores.
+        time.sleep(1)  # Each question starts a program in the container, which takes a tenth of a processor's second.
 
 
 def active_units() -> str:
@@ -185,7 +221,7 @@ def is_as_before(group: dict[str, Any]) -> bool:
     """Return whether a group is on SQLite as if nothing had been tried."""
     names = [service["name"] for service in group["services"]]
     return (
-        all(health_of(name)["store"] == "sqlite" for name in names)
+        set(stores(*names).values()) == {"sqlite"}
         and all(env_of(name) == original_env_of(name) for name in names)
         and not is_protected(group)
         and state_of(group["name"]) == "rehearsed"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -12,21 +10,17 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 
 from .host import (
     CUTOVER,
-    REHEARSAL,
-    ROLLBACK,
+    SharedHost,
+    answers_of,
     changed,
     env_of,
     group_of,
-    health_of,
-    is_as_before,
     on_host,
     play,
     pm2,
     sql,
     variables,
 )
-
-pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 GROUP = group_of("deploy")
 # A service of ECMAScript modules, and one of CommonJS modules: pm2 loads each kind in another way.
@@ -39,19 +33,18 @@ def ecosystem_of(name: str) -> str:
     return f"/opt/{name}/ecosystem.config.js"
 
 
-def entries(name: str) -> list[dict[str, Any]]:
-    """Return what pm2 says of each process of a service."""
-    return [entry for entry in json.loads(pm2("jlist")) if entry["name"] == name]
-
-
-def processes(name: str = SERVICE) -> list[int]:
-    """Return the processes of a service, all of them online and in cluster mode."""
-    listed = entries(name)
-    assert {(entry["pm2_env"]["exec_mode"], entry["pm2_env"]["status"]) for entry in listed} == {
-        ("cluster_mode", "online")
-    }
-    assert {entry["pm2_env"]["pm_exec_path"].rpartition("/")[2] for entry in listed} == {SCRIPTS[name]}
-    return [entry["pid"] for entry in listed]
+def processes(*names: str) -> dict[str, list[int]]:
+    """Return the processes of services by their names, all of them online and in cluster mode."""
+    entries = json.loads(pm2("jlist"))
+    found: dict[str, list[int]] = {}
+    for name in names or (SERVICE,):
+        listed = [entry for entry in entries if entry["name"] == name]
+        assert {(entry["pm2_env"]["exec_mode"], entry["pm2_env"]["status"]) for entry in listed} == {
+            ("cluster_mode", "online")
+        }
+        assert {entry["pm2_env"]["pm_exec_path"].rpartition("/")[2] for entry in listed} == {SCRIPTS[name]}
+        found[name] = [entry["pid"] for entry in listed]
+    return found
 
 
 def start_with(instances: int, name: str = SERVICE) -> None:
@@ -65,22 +58,11 @@ def start_with(instances: int, name: str = SERVICE) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def cluster(rehearsed_host: None) -> Iterator[None]:
-    """The first service with two processes; at the end both with one again, on SQLite and rehearsed."""
-    kept = {name: on_host("cat", ecosystem_of(name)) for name in SCRIPTS}
+def cluster(shared_host: SharedHost) -> None:
+    """The first service with two processes."""
+    shared_host.take("rehearsed", "deploy", "registry")
+    shared_host.use_up("deploy", "registry")
     start_with(2)
-    try:
-        yield
-    finally:
-        for name, text in kept.items():
-            on_host("sh", "-c", f"cat > {ecosystem_of(name)}", text=text)
-        play(ROLLBACK, REHEARSAL, *variables(rollback_groups="deploy,registry"))
-        for name in kept:
-            if len(entries(name)) > 1:
-                pm2("delete", name)
-                pm2("start", ecosystem_of(name))
-        assert is_as_before(GROUP)
-        assert is_as_before(group_of("registry"))
 
 
 # test_services_gone_wrong.py has it without a host.
@@ -109,7 +91,7 @@ def test_pools_that_do_not_fit_the_server_together_are_refused() -> None:
 def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     start_with(2, OTHER_SERVICE)
     groups = [GROUP, group_of("registry")]
-    before = {name: processes(name) for name in SCRIPTS}
+    before = processes(*SCRIPTS)
     on_host("systemctl", "disable", "pm2-swarm")
     try:
         output = play(CUTOVER, *variables(groups=groups))
@@ -117,12 +99,12 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
         on_host("systemctl", "enable", "pm2-swarm")
     assert output.count("as seen by a client") == 2
     assert "Nothing starts the services of pm2's user swarm at boot" in " ".join(output.split())
-    after = {name: processes(name) for name in SCRIPTS}
+    after = processes(*SCRIPTS)
     for name, pids in after.items():
         assert len(pids) == len(before[name]) == 2
         assert not set(before[name]) & set(pids)
         # pm2 hands the requests to one process after the other, and each opens a session if its last was idle too long.
-        assert {health_of(name)["store"] for _ in range(4)} == {"postgresql"}
+        assert {answer["store"] for answer in answers_of(*[name] * 4)} == {"postgresql"}
         # Five for both of them.
         assert dotenv_file.read_values(env_of(name))["DATABASE_POOL_SIZE"] == "2"
         role = name.replace("-", "_")
@@ -134,4 +116,4 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     output = play(CUTOVER, *variables(groups=groups))
     assert changed(output) == 0
     assert "Nothing starts the services" not in " ".join(output.split())
-    assert {name: processes(name) for name in SCRIPTS} == after
+    assert processes(*SCRIPTS) == after

@@ -23,6 +23,7 @@ from .host import (
     PATIENCE,
     REHEARSAL,
     ROLLBACK,
+    SharedHost,
     group_of,
     health_of,
     is_as_before,
@@ -39,8 +40,6 @@ from .host import (
     until,
     variables,
 )
-
-pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 GROUP = group_of("deploy")
 SOURCE = GROUP["source"]["path"]
@@ -92,6 +91,12 @@ try:
 except OSError:
     os._exit(0)
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def host(shared_host: SharedHost) -> None:
+    """A host on which the group is rehearsed, as it is again after each test."""
+    shared_host.take("rehearsed", "deploy")
 
 
 @contextmanager

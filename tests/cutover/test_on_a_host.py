@@ -28,6 +28,7 @@ from .host import (
     REHEARSAL,
     ROLLBACK,
     SERVICES,
+    SharedHost,
     active_units,
     changed,
     env_of,
@@ -51,9 +52,16 @@ from .host import (
     variables,
 )
 
-pytestmark = pytest.mark.usefixtures("rehearsed_host")
+pytestmark = pytest.mark.usefixtures("moving_host")
 
 PLACES_OF_THE_UNIT = ("/etc/systemd/system", "/var/lib/sqlite-migration")
+
+
+@pytest.fixture(scope="module")
+def moving_host(rehearsed_host: None, shared_host: SharedHost) -> Iterator[None]:
+    """A host whose groups these tests move."""
+    yield
+    shared_host.use_up()
 
 
 def require_the_same_after_a_reboot() -> None:
@@ -371,7 +379,7 @@ def test_a_window_that_was_killed_is_finished_by_the_next_run() -> None:
 
 def is_gone_from_pm2(name: str) -> bool:
     """Return whether pm2 does not know a service; otherwise let it forget it, to be asked again."""
-    if name not in pids():
+    if name not in {process["name"] for process in json.loads(pm2("jlist"))}:
         return True
     pm2("delete", name)
     return False

@@ -10,8 +10,8 @@ from .host import (
     CUTOVER,
     REHEARSAL,
     ROLLBACK,
+    SharedHost,
     group_of,
-    health_of,
     is_protected,
     on_host,
     original_env_of,
@@ -19,10 +19,9 @@ from .host import (
     pm2,
     sql,
     state_of,
+    stores,
     variables,
 )
-
-pytestmark = pytest.mark.usefixtures("rehearsed_host")
 
 GROUP = group_of("platform")
 GROUP["services"][0]["user"] = "tickets"
@@ -34,10 +33,6 @@ NAMES = ("swarm-tickets", "swarm-platform")
 def other_pm2(*arguments: str) -> str:
     """Call pm2 of the other user."""
     return pm2(*arguments, user="tickets")
-
-
-def stores() -> set[str]:
-    return {str(health_of(name)["store"]) for name in NAMES}
 
 
 def record_attempt(branch: str) -> str:
@@ -60,13 +55,10 @@ def in_file(identifier: str) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_users(rehearsed_host: None) -> None:
-    """The tickets' service under a user of its own, who may write to the file through the group's rights.
-
-    Nothing is put back: these are the last tests on their host, also in the order of their names.
-    """
-    if state_of("platform") == "live":
-        play(ROLLBACK, *variables(rollback_groups="platform"))
+def two_users(shared_host: SharedHost) -> None:
+    """The tickets' service under a user of its own, who may write to the file through the group's rights."""
+    shared_host.take("rehearsed", "platform")
+    shared_host.use_up("platform")
     for name in NAMES:
         pm2("delete", name)
     on_host("sh", "-ec", f"useradd --create-home --groups swarm tickets; chown -R tickets {DIRECTORY}")
@@ -95,14 +87,14 @@ def test_a_pm2_of_one_user_that_does_not_run_stops_neither() -> None:
 @pytest.mark.promise("every-process-moves")
 def test_both_move_and_go_back_with_what_they_wrote() -> None:
     output = play(CUTOVER, *variables(groups=[GROUP]))
-    assert stores() == {"postgresql"}
+    assert set(stores(*NAMES).values()) == {"postgresql"}
     assert is_protected(GROUP)
     assert on_host("stat", "-c", "%a %U", f"{DIRECTORY}/.env").split() == ["600", "tickets"]
     assert on_host("stat", "-c", "%a %U", "/home/tickets/.pm2/dump.pm2").split() == ["600", "tickets"]
     assert "Nothing starts the services of pm2's user tickets at boot" in " ".join(output.split())
     written = record_attempt("on postgresql")
     play(ROLLBACK, *variables(rollback_groups="platform", groups=[GROUP]))
-    assert (stores(), state_of("platform")) == ({"sqlite"}, "rolled_back")
+    assert (set(stores(*NAMES).values()), state_of("platform")) == ({"sqlite"}, "rolled_back")
     assert in_file(written)
     assert on_host("cat", f"{DIRECTORY}/.env") == original_env_of("swarm-tickets")
     assert on_host("stat", "-c", "%a %U %G", GROUP["source"]["path"]).split() == ["664", "swarm", "swarm"]

@@ -1,7 +1,8 @@
 """The rollback on a real host: what services wrote to PostgreSQL through their HTTP interface is in SQLite again.
 
-It uses the host of the cutover's tests. What fails or is killed at each step of the window, without services,
-is in tests/engine/test_rollback_window.py. What has a twin without a host is a long search here: tests/README.md.
+It uses the host of the tests of the cutover, made anew with every group live. What fails or is killed at each step of
+the window, without services, is in tests/engine/test_rollback_window.py. What has a twin without a host is a long
+search here: tests/README.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .host import (
     REHEARSAL,
     ROLLBACK,
     SERVICES,
+    SharedHost,
     changed,
     env_of,
     group_of,
@@ -114,12 +116,12 @@ def there(group: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def moved() -> Iterator[None]:
+def moved(shared_host: SharedHost) -> Iterator[None]:
     """Every group on PostgreSQL."""
-    HOST.begin("live")
+    shared_host.take("live", *(group["name"] for group in GROUPS))
     assert stores() == dict.fromkeys(SERVICES, "postgresql")
     yield
-    HOST.remove()
+    shared_host.use_up()
 
 
 # The next move below begins on such a host, and ends with a run of phases 1 and 4 that changes nothing.

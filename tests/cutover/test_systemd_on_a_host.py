@@ -20,6 +20,7 @@ from .host import (
     GROUPS,
     REHEARSAL,
     ROLLBACK,
+    SharedHost,
     changed,
     group_of,
     is_protected,
@@ -134,8 +135,14 @@ def assert_all_runs(store: str) -> None:
     assert on_host("sh", "-c", "ls /var/lib/sqlite-to-postgresql/units/*.json 2>/dev/null || true") == ""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def host(shared_host: SharedHost) -> None:
+    """A host on which the group is rehearsed."""
+    shared_host.take("rehearsed", "deploy")
+
+
 @pytest.fixture(scope="module")
-def unit(rehearsed_host: None) -> Iterator[None]:
+def unit(host: None) -> Iterator[None]:
     """The history of deployments as a unit of systemd in place of the service under pm2."""
     pm2("delete", "swarm-deploy")
     for path, text in FILES.items():
@@ -150,10 +157,9 @@ def unit(rehearsed_host: None) -> Iterator[None]:
     on_host("rm", *(path for path in FILES))
     on_host("systemctl", "daemon-reload")
     pm2("start", "/opt/swarm-deploy/ecosystem.config.js")
-    play(REHEARSAL)
+    play(REHEARSAL, "-e", json.dumps({"sqlite_migrate_groups": [group_of("deploy")]}))
 
 
-@pytest.mark.usefixtures("rehearsed_host")
 def test_systemd_reads_what_is_written_for_it() -> None:
     values = {
         "A": 'it\'s $HOME ${HOME} %h `id` "x"',
@@ -175,7 +181,6 @@ def test_systemd_reads_what_is_written_for_it() -> None:
     assert unit_settings.read_values(text) == values
 
 
-@pytest.mark.usefixtures("rehearsed_host")
 @pytest.mark.parametrize(
     ("limit", "said"),
     [

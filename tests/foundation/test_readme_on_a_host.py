@@ -88,8 +88,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     state = copied / ".shell"
     state.write_text(f"cd {copied}\n")
     HOST.begin("live")
-    secrets = Path(".cache") / "test_host" / "secrets" / f"{HOST.prefix}dev"
+    made = Path(".cache") / "test_host"
+    secrets, key = made / "secrets" / f"{HOST.prefix}dev", made / "keys" / HOST.container
     shutil.copytree(PROJECT / secrets, copied / secrets)
+    (copied / key).parent.mkdir()
+    shutil.copy2(PROJECT / key, copied / key)
     yield Shell(state, environment, copied, {})
     HOST.remove()
 
