@@ -11,13 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import PROJECT
+from tests.loaded_ansible import LoadedAnsible
 
+Load = Callable[[Mapping[str, str]], LoadedAnsible]
 CONSOLE = "swarm.sqlite_to_postgresql.console"
 SECRET = "Secret-that-is-nowhere-0815"
 COLUMNS = 60
@@ -63,10 +66,14 @@ class Outcome:
 
 
 class Bench:
-    """A directory with playbooks, modules, and what the runs there leave."""
+    """A directory with playbooks, modules, and what the runs there leave.
 
-    def __init__(self, directory: Path) -> None:
+    :param load: gives the Ansible that has loaded a configuration. Without it, each run loads what it needs.
+    """
+
+    def __init__(self, directory: Path, load: Load | None = None) -> None:
         self.directory = directory
+        self._load = load
         self._runs = 0
         for folder, content in (("library", MODULE), ("action_plugins", ACTION)):
             (directory / folder).mkdir()
@@ -93,8 +100,11 @@ class Bench:
         return command, variables, reports
 
     def run(self, plays: list[dict[str, Any]], *options: str, **environment: str) -> Outcome:
-        """Run plays with their output in a pipe."""
+        """Run plays with their output in a pipe, or in a file."""
         command, variables, reports = self.prepare(plays, **environment)
+        if self._load is not None:
+            status, *streams = self._load(variables).run([*command, *options], variables, self.directory)
+            return Outcome(status, "".join(streams), reports)
         done = subprocess.run(
             [*command, *options], cwd=self.directory, env=variables, capture_output=True, text=True, check=False
         )

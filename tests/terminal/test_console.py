@@ -18,7 +18,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.status_line import StatusLine
 from tests.conftest import PROJECT
 
-from .support import COLUMNS, CONSOLE, SECRET, Bench, Outcome, rendered
+from .support import COLUMNS, CONSOLE, SECRET, Bench, Load, Outcome, rendered
 
 FAILING: list[dict[str, Any]] = [
     {
@@ -116,9 +116,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory, load: Load) -> Bench:
     """A place for the runs of this file."""
-    return Bench(tmp_path_factory.mktemp("bench"))
+    return Bench(tmp_path_factory.mktemp("bench"), load)
 
 
 @pytest.fixture(scope="module")
