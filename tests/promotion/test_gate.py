@@ -217,11 +217,13 @@ def test_hosts_secrets_pages_and_the_evidence_itself_are_outside_the_tree(clone:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a clone to another user")
-def test_root_reads_a_clone_that_belongs_to_a_user(clone: Clone) -> None:
-    for directory, _, names in os.walk(clone.root):
+def test_root_reads_a_clone_that_belongs_to_a_user(place: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    git(tmp_path, "clone", "-q", str(place / "git"), str(root))
+    for directory, _, names in os.walk(root):
         for name in (".", *names):
             os.chown(Path(directory) / name, 65534, 65534, follow_symlinks=False)
-    assert read_tree(clone.root).differences == ()
+    assert read_tree(root).differences == ()
 
 
 def test_what_is_no_repository_is_told(clone: Clone) -> None:
