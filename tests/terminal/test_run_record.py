@@ -23,7 +23,7 @@ PLAYS = [
         "gather_facts": False,
         "tasks": [
             {"name": "Change", "ansible.builtin.debug": {"msg": SECRET}, "changed_when": True},
-            {"name": "Fail with a secret", "tell": {"error": SECRET}, "no_log": True, "ignore_errors": True},
+            {"name": "Fail with a secret", "answer": {"error": SECRET}, "no_log": True, "ignore_errors": True},
             {
                 "name": "Fail",
                 "tell": {"error": "<b>It is wrong</b>", "other": SECRET},
