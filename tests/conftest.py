@@ -28,9 +28,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.shared_statements import (
     SHARED_STATEMENTS,
 )
+from scripts.loaded_ansible import LoadedAnsible, loaded_ansible
 from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
 from scripts.throwaway_postgres import throwaway_postgres
-from tests.loaded_ansible import LoadedAnsible, loaded_ansible
 from tests.servers import VERSIONS, NoServerError, programs_of
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -147,7 +147,7 @@ def _execute_each(connection: Connection, statements: Iterable[str]) -> None:
 @pytest.fixture(scope="session")
 def ansible() -> Iterator[LoadedAnsible]:
     """Ansible, loaded with the project's configuration."""
-    with loaded_ansible(PROJECT, environment_of_ansible()) as process:
+    with loaded_ansible(PROJECT, environment_of_ansible(), collections_are_final=True) as process:
         yield process
 
 

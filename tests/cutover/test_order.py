@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PROJECT, environment_of_ansible
-from tests.loaded_ansible import LoadedAnsible
 
 TASKS = PROJECT / "roles" / "service_env" / "tasks" / "cut_over.yml"
 VARIABLES = PROJECT / "roles" / "service_env" / "vars" / "main.yml"

@@ -23,9 +23,9 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import write_protection
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.rollback import rollback
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PASSWORD, PROJECT, environment_of_ansible
 from tests.engine.support import execute, query, rehearse
-from tests.loaded_ansible import LoadedAnsible
 
 from .test_services import Estate, estate
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PROJECT, environment_of_ansible
-from tests.loaded_ansible import LoadedAnsible
 
 # Whoever asks a host is told of here: the connection program of these runs writes a file.
 HOSTS = """

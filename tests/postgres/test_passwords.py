@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import environment_of_ansible
-from tests.loaded_ansible import LoadedAnsible
 
 PLAY = """
 - hosts: localhost

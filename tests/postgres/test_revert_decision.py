@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PROJECT, environment_of_ansible
-from tests.loaded_ansible import LoadedAnsible
 
 PHASE = PROJECT / "playbooks" / "1_infrastructure.yml"
 PREFLIGHT = PROJECT / "roles" / "postgres_config" / "tasks" / "preflight.yml"

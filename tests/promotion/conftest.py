@@ -27,8 +27,8 @@ from ansible.parsing.vault import VaultSecret
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion import evidence, gate
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.promotion.tree import read_tree
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.promotion import names_of_secrets
+from scripts.loaded_ansible import LoadedAnsible, loaded_ansible
 from tests.conftest import PROJECT
-from tests.loaded_ansible import LoadedAnsible, loaded_ansible
 
 CONTENT = (
     *(".gitignore", "ansible.cfg", "files", "galaxy.yml", "inventory", "keys", "meta", "playbooks", "plugins"),

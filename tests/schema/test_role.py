@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import environment_of_ansible
-from tests.loaded_ansible import LoadedAnsible
 
 if TYPE_CHECKING:
     from tests.conftest import Server
