@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PROJECT, environment_of_ansible
-from tests.loaded_ansible import LoadedAnsible
 
 # Of a host, what could tell one environment from another. What they may differ in is said in the inventory.
 _NAMED = re.compile(r"\b(?:swarm-)?(?:dev|prod)\b(?!/)|(?<!/)\bgroup_names\b")

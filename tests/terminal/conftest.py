@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from scripts.loaded_ansible import LoadedAnsible, loaded_ansible
 from tests.conftest import PROJECT
-from tests.loaded_ansible import LoadedAnsible, loaded_ansible
 
 from .support import Load
 
@@ -23,7 +23,7 @@ def load() -> Iterator[Load]:
             for process in processes:
                 if process.suits(environment):
                     return process
-            processes.append(stack.enter_context(loaded_ansible(PROJECT, environment)))
+            processes.append(stack.enter_context(loaded_ansible(PROJECT, environment, collections_are_final=True)))
             return processes[-1]
 
         yield load

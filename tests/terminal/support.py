@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.loaded_ansible import LoadedAnsible
 from tests.conftest import PROJECT
-from tests.loaded_ansible import LoadedAnsible
 
 Load = Callable[[Mapping[str, str]], LoadedAnsible]
 CONSOLE = "swarm.sqlite_to_postgresql.console"
