@@ -102,12 +102,6 @@ class Clone:
         self.root = directory / "project"
         self.host = directory / "host"
         self.key, self.other_key = directory / "key", directory / "other_key"
-        link = self.root / ".collections" / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
-        link.parent.mkdir(parents=True)
-        link.symlink_to(self.root)
-        for installed in (PROJECT / ".collections" / "ansible_collections").iterdir():
-            if installed.name != "swarm":
-                (link.parent.parent / installed.name).symlink_to(installed)
         (self.host / "etc" / "sqlite-to-postgresql").mkdir(parents=True)
         (self.host / "etc" / "machine-id").write_text("11111111111111111111111111111111\n")
         program = self.host / "ssh"
@@ -306,6 +300,12 @@ def place(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(root, "gc", "-q")
     (root / ".git" / "info").mkdir(exist_ok=True)
     shutil.copytree(root / ".git", directory / "git")
+    link = root / ".collections" / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(root)
+    for installed in (PROJECT / ".collections" / "ansible_collections").iterdir():
+        if installed.name != "swarm":
+            (link.parent.parent / installed.name).symlink_to(installed)
     return directory
 
 
@@ -316,14 +316,14 @@ def restore(directory: Path) -> None:
     shutil.rmtree(root / ".git", ignore_errors=True)
     shutil.copytree(directory / "git", root / ".git")
     git(root, "reset", "-q", "--hard")
-    git(root, "clean", "-qffdx")
+    git(root, "clean", "-qffdx", "--exclude=/.collections/")
 
 
 @pytest.fixture(scope="session")
 def loaded(place: Path) -> Iterator[LoadedAnsible]:
     """Ansible, loaded with the configuration of the clone."""
     root = place / "project"
-    with loaded_ansible(root, environment_of(root)) as process:
+    with loaded_ansible(root, environment_of(root), collections_are_final=True) as process:
         # Its answer comes when it has read the configuration.
         assert process.run(["ansible", "--version"], environment_of(root))[0] == 0
         yield process
