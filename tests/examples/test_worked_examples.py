@@ -313,6 +313,8 @@ def test_another_archive_of_the_same_name_is_not_used(tmp_path: Path, monkeypatc
 
 def test_a_file_that_was_changed_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source_of("gnucash")
+    stand_in(tmp_path, "#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(fetch, "SECONDS_BETWEEN_TRIES", 0.0)
     example = next(entry for entry in fetch.EXAMPLES if entry.name == "gnucash")
     damaged = tmp_path / example.name / example.file_name

@@ -93,27 +93,15 @@ PASSED = {name: {"passed": True, "told": "as it should be"} for name in gate._DE
 class Clone:
     """A clone with a commit, an inventory of hosts of its own, a key that may sign, and one that may not.
 
+    :param directory: where the clone and the keys are.
     :param loaded: Ansible, loaded with the configuration of this clone.
     """
 
-    def __init__(self, template: Path, directory: Path, loaded: LoadedAnsible) -> None:
+    def __init__(self, directory: Path, loaded: LoadedAnsible) -> None:
         self.loaded = loaded
         self.root = directory / "project"
         self.host = directory / "host"
         self.key, self.other_key = directory / "key", directory / "other_key"
-        git(directory, "clone", "-q", str(template), str(self.root))
-        for key in (self.key, self.other_key):
-            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", key.name, "-f", str(key))
-        public = self.key.with_suffix(".pub").read_text().strip()
-        line = f'anna@example.org namespaces="{evidence.NAMESPACE}" {public}\n'
-        self.edit("keys/allowed_signers", line)
-        self.commit()
-        link = self.root / ".collections" / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
-        link.parent.mkdir(parents=True)
-        link.symlink_to(self.root)
-        for installed in (PROJECT / ".collections" / "ansible_collections").iterdir():
-            if installed.name != "swarm":
-                (link.parent.parent / installed.name).symlink_to(installed)
         (self.host / "etc" / "sqlite-to-postgresql").mkdir(parents=True)
         (self.host / "etc" / "machine-id").write_text("11111111111111111111111111111111\n")
         program = self.host / "ssh"
@@ -140,7 +128,11 @@ class Clone:
     @property
     def record(self) -> Path:
         """The record of dev for the tree as it is."""
-        return evidence.path_of(self.root / "evidence", "dev", read_tree(self.root).digest)
+        return self.record_of(read_tree(self.root).digest)
+
+    def record_of(self, digest: str) -> Path:
+        """Return the record of dev for a tree with this digest."""
+        return evidence.path_of(self.root / "evidence", "dev", digest)
 
     def edit(self, name: str, text: str) -> None:
         """Put text at the end of a file, or into a new one; the hosts are replaced."""
@@ -160,11 +152,12 @@ class Clone:
 
     def collect(self, key: Path | None = None, namespace: str = evidence.NAMESPACE, **changes: Any) -> Path:
         """Write a record of a passed run on dev, with changes, sign it with a key, and return its path."""
-        path = self.record
+        digest = read_tree(self.root).digest
+        path = self.record_of(digest)
         content: dict[str, Any] = {
             "format": evidence.FORMAT,
             "environment": "dev",
-            "tree": read_tree(self.root).digest,
+            "tree": digest,
             "collected_at": datetime.now(UTC).isoformat(),
             "checks": PASSED,
             **changes,
@@ -293,26 +286,51 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of each clone: always the same, so that Ansible is loaded with its configuration once."""
-    return tmp_path_factory.mktemp("clones") / "clone"
+def place(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of the clone, with the keys: one for all tests, so that Ansible is loaded with it once."""
+    directory = tmp_path_factory.mktemp("clone")
+    root = directory / "project"
+    git(directory, "clone", "-q", "--no-hardlinks", "--template=", str(template), str(root))
+    for name in ("key", "other_key"):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(directory / name))
+    public = (directory / "key.pub").read_text().strip()
+    with (root / "keys" / "allowed_signers").open("a") as signers:
+        signers.write(f'anna@example.org namespaces="{evidence.NAMESPACE}" {public}\n')
+    git(root, "commit", "-qam", "A key that may sign")
+    git(root, "gc", "-q")
+    (root / ".git" / "info").mkdir(exist_ok=True)
+    shutil.copytree(root / ".git", directory / "git")
+    link = root / ".collections" / "ansible_collections" / "swarm" / "sqlite_to_postgresql"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(root)
+    for installed in (PROJECT / ".collections" / "ansible_collections").iterdir():
+        if installed.name != "swarm":
+            (link.parent.parent / installed.name).symlink_to(installed)
+    return directory
+
+
+def restore(directory: Path) -> None:
+    """Make the clone there what it was at first; making it anew would take ten times as long."""
+    root = directory / "project"
+    shutil.rmtree(directory / "host", ignore_errors=True)
+    shutil.rmtree(root / ".git", ignore_errors=True)
+    shutil.copytree(directory / "git", root / ".git")
+    git(root, "reset", "-q", "--hard")
+    git(root, "clean", "-qffdx", "--exclude=/.collections/")
 
 
 @pytest.fixture(scope="session")
-def loaded(template: Path, place: Path) -> Iterator[LoadedAnsible]:
-    """Ansible, loaded with the configuration of the clones."""
+def loaded(place: Path) -> Iterator[LoadedAnsible]:
+    """Ansible, loaded with the configuration of the clone."""
     root = place / "project"
-    root.mkdir(parents=True)
-    shutil.copy2(template / "ansible.cfg", root)
-    with loaded_ansible(root, environment_of(root)) as process:
+    with loaded_ansible(root, environment_of(root), collections_are_final=True) as process:
         # Its answer comes when it has read the configuration.
         assert process.run(["ansible", "--version"], environment_of(root))[0] == 0
         yield process
 
 
 @pytest.fixture
-def clone(template: Path, place: Path, loaded: LoadedAnsible) -> Iterator[Clone]:
-    """Return a clone of the project."""
-    shutil.rmtree(place)
-    place.mkdir()
-    yield Clone(template, place, loaded)
+def clone(place: Path, loaded: LoadedAnsible) -> Clone:
+    """Return a clone of the project as it was first made."""
+    restore(place)
+    return Clone(place, loaded)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import PROJECT
+from scripts.loaded_ansible import LoadedAnsible
+from tests.conftest import PROJECT, environment_of_ansible
 
 # Of a host, what could tell one environment from another. What they may differ in is said in the inventory.
-ENVIRONMENT = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 _NAMED = re.compile(r"\b(?:swarm-)?(?:dev|prod)\b(?!/)|(?<!/)\bgroup_names\b")
 
 
@@ -47,13 +45,16 @@ def test_no_playbook_and_no_role_names_an_environment() -> None:
 
 
 @pytest.mark.promise("same-tasks-everywhere")
-def test_a_run_of_either_environment_has_the_same_plays_and_tasks_on_the_same_kinds_of_hosts() -> None:
+def test_a_run_of_either_environment_has_the_same_plays_and_tasks_on_the_same_kinds_of_hosts(
+    ansible: LoadedAnsible,
+) -> None:
     """As Ansible itself lists them, with everything that is imported, and the hosts that each play reaches."""
     listed = {}
     for environment in ("dev", "prod"):
         command = ["ansible-playbook", "site.yml", "-l", environment, "--list-hosts", "--list-tasks"]
-        done = subprocess.run(command, cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-        listed[environment] = done.stdout.replace(f"swarm-{environment}", "the host")
+        status, output, errors = ansible.run(command, environment_of_ansible())
+        assert status == 0, errors
+        listed[environment] = output.replace(f"swarm-{environment}", "the host")
     assert listed["dev"].count("      the host\n") > 10
     assert listed["dev"] == listed["prod"]
 

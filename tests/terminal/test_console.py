@@ -18,7 +18,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils.status_line import StatusLine
 from tests.conftest import PROJECT
 
-from .support import COLUMNS, CONSOLE, SECRET, Bench, Outcome, rendered
+from .support import COLUMNS, CONSOLE, SECRET, Bench, Load, Outcome, rendered
 
 FAILING: list[dict[str, Any]] = [
     {
@@ -35,7 +35,7 @@ FAILING: list[dict[str, Any]] = [
         "hosts": "all",
         "gather_facts": False,
         "tasks": [
-            {"name": "Look only", "tell": {"other": SECRET}},
+            {"name": "Look only", "answer": {"other": SECRET}},
             {
                 "name": "files | Write it",
                 "ansible.builtin.copy": {
@@ -46,11 +46,7 @@ FAILING: list[dict[str, Any]] = [
             },
             {
                 "name": "Write what nobody may see",
-                "ansible.builtin.copy": {
-                    "content": SECRET,
-                    "dest": "{{ playbook_dir }}/{{ inventory_hostname }}.secret",
-                    "mode": "0600",
-                },
+                "answer": {"changed": True, "diff": {"before": "", "after": f"{SECRET}\n"}},
                 "no_log": True,
             },
             {"name": "Say a secret", "ansible.builtin.debug": {"msg": SECRET}, "no_log": True},
@@ -68,14 +64,14 @@ FAILING: list[dict[str, Any]] = [
             },
             {
                 "name": "Fail with a secret",
-                "tell": {"error": SECRET},
+                "answer": {"error": SECRET},
                 "no_log": True,
                 "ignore_errors": True,
                 "when": "inventory_hostname == 'one'",
             },
             {
                 "name": "Fail in a loop",
-                "tell": {"error": "{{ item }} is wrong", "other": SECRET},
+                "answer": {"error": "{{ item }} is wrong", "other": SECRET},
                 "loop": ["a", "b"],
                 "ignore_errors": True,
                 "when": "inventory_hostname == 'one'",
@@ -116,9 +112,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory, load: Load) -> Bench:
     """A place for the runs of this file."""
-    return Bench(tmp_path_factory.mktemp("bench"))
+    return Bench(tmp_path_factory.mktemp("bench"), load)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +162,7 @@ def test_the_last_line_counts_what_a_failed_task_has_changed(bench: Bench) -> No
         "changed_when": "item == 0",
         "when": "inventory_hostname == 'one'",
     }
-    refuse = {"name": "Refuse", "tell": {"error": "No."}, "when": "inventory_hostname == 'two'"}
+    refuse = {"name": "Refuse", "answer": {"error": "No."}, "when": "inventory_hostname == 'two'"}
     run = bench.run([{"name": "Move", "hosts": "all", "gather_facts": False, "tasks": [move, refuse]}])
     assert re.search(r"^one: FAILED, 1 changed; 1 task in \d+ s$", run.output, re.MULTILINE), run.output
     # What the failed task had done by then it does not say.
@@ -178,7 +174,7 @@ def test_the_last_line_counts_what_a_failed_task_has_changed(bench: Bench) -> No
 @pytest.mark.promise("run-readable")
 def test_a_play_that_comes_again_takes_a_line_only_if_it_has_something_to_tell(bench: Bench) -> None:
     """As the check of the inventory does, with which each playbook begins."""
-    look = {"name": "Look", "hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "tell": {}}]}
+    look = {"name": "Look", "hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "answer": {}}]}
     move = {**look, "name": "Move"}
     tell = {**look, "tasks": [{"name": "Say it", "ansible.builtin.debug": {"msg": "Something"}}]}
     run = bench.run([look, move, look, tell, look])

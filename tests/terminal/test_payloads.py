@@ -13,7 +13,7 @@ from ansible.plugins.loader import module_utils_loader
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import payloads
 
-from .support import Bench
+from .support import Bench, Load
 
 _KEPT = (
     "ansible.modules.stat-ZIP_DEFLATED-none",
@@ -174,8 +174,8 @@ def test_an_installed_file_that_took_the_size_and_time_of_another_is_another(sou
     assert payloads.digest() != before
 
 
-def test_ansible_itself_takes_what_was_kept(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def test_ansible_itself_takes_what_was_kept(tmp_path: Path, load: Load) -> None:
+    bench = Bench(tmp_path, load)
     plays = [{"hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "ansible.builtin.ping": {}}]}]
     kept = tmp_path / "kept"
     environment = {"ANSIBLE_STDOUT_CALLBACK": "default", "SQLITE_TO_POSTGRESQL_PAYLOADS": str(kept)}
@@ -187,8 +187,8 @@ def test_ansible_itself_takes_what_was_kept(tmp_path: Path) -> None:
     assert bench.run(plays, **{**environment, "SQLITE_TO_POSTGRESQL_PAYLOADS": ""}).status == 0
 
 
-def test_nothing_that_was_kept_is_sent_to_a_protected_environment(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def test_nothing_that_was_kept_is_sent_to_a_protected_environment(tmp_path: Path, load: Load) -> None:
+    bench = Bench(tmp_path, load)
     # As a run begins: with a play over a host that is not protected.
     plays = [
         {"hosts": host, "gather_facts": False, "tasks": [{"name": "Look", "ansible.builtin.ping": {}}]}

@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.callback.run_record import CallbackModule
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.plugin_utils import run_index, run_record
 
-from .support import SECRET, Bench, Outcome
+from .support import SECRET, Bench, Load, Outcome
 
 PLAYS = [
     {
@@ -23,7 +23,7 @@ PLAYS = [
         "gather_facts": False,
         "tasks": [
             {"name": "Change", "ansible.builtin.debug": {"msg": SECRET}, "changed_when": True},
-            {"name": "Fail with a secret", "tell": {"error": SECRET}, "no_log": True, "ignore_errors": True},
+            {"name": "Fail with a secret", "answer": {"error": SECRET}, "no_log": True, "ignore_errors": True},
             {
                 "name": "Fail",
                 "tell": {"error": "<b>It is wrong</b>", "other": SECRET},
@@ -45,9 +45,9 @@ def waiting(begun: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory, load: Load) -> Bench:
     """A place for the runs of this file."""
-    return Bench(tmp_path_factory.mktemp("bench"))
+    return Bench(tmp_path_factory.mktemp("bench"), load)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..migration.core.errors import MigrationError, Problem
 
@@ -41,12 +41,13 @@ _FOLDERS = (
     *(f"{kind}_plugins" for kind in ("become", "cliconf", "doc_fragment", "httpapi", "netconf", "shell", "strategy")),
     *(f"{kind}_plugins" for kind in ("terminal", "test", "vars")),
 )
+_BELOW = tuple(f"{folder}/" for folder in _FOLDERS)
 # No run reads them.
 _LEFT_OUT_FOLDERS = frozenset({"__pycache__", "node_modules"})
-_LEFT_OUT_NAMES = ("*.md", "*.pyc")
+_LEFT_OUT_ENDINGS = (".md", ".pyc")
 # Secrets of all environments. The gate looks whether the first holds anything else; Ansible does not read the others.
 SECRETS = "inventory/group_vars/all/vault.yml"
-_OTHER_SECRETS = "inventory/group_vars/all/*.vault"
+_PLACE_OF_SECRETS, _OTHER_SECRETS = SECRETS.rpartition("/")[0], ".vault"
 _GIT_LINK = "120000"
 
 
@@ -88,13 +89,16 @@ def is_playbook(root: Path, path: Path) -> bool:
 
 
 def _decides(path: str) -> bool:
-    """Return whether a file decides what a run does, by its path below the project's folder."""
-    parsed = PurePosixPath(path)
-    if _LEFT_OUT_FOLDERS.intersection(parsed.parts) or any(parsed.match(name) for name in _LEFT_OUT_NAMES):
+    """Return whether a file decides what a run does, by its path below the project's folder.
+
+    It is asked of every file several times a run, and so takes the path as text.
+    """
+    if path not in _FILES and not path.startswith(_BELOW):
         return False
-    if path == SECRETS or parsed.match(_OTHER_SECRETS):
+    *folders, name = path.split("/")
+    if name.endswith(_LEFT_OUT_ENDINGS) or not _LEFT_OUT_FOLDERS.isdisjoint((*folders, name)):
         return False
-    return path in _FILES or any(path.startswith(f"{folder}/") for folder in _FOLDERS)
+    return path != SECRETS and not (name.endswith(_OTHER_SECRETS) and "/".join(folders) == _PLACE_OF_SECRETS)
 
 
 def _read_commit(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -153,8 +157,6 @@ def _on_disk(root: Path) -> Iterator[str]:
             yield folder
         for directory, inner, names in os.walk(root / folder):
             inner[:] = [name for name in inner if name not in _LEFT_OUT_FOLDERS]
-            linked = [name for name in inner if (Path(directory) / name).is_symlink()]
-            for name in (*names, *linked):
-                path = (Path(directory) / name).relative_to(root).as_posix()
-                if name in linked or _decides(path):
-                    yield path
+            below = os.path.relpath(directory, root)
+            yield from (path for name in names if _decides(path := f"{below}/{name}"))
+            yield from (f"{below}/{name}" for name in inner if os.path.islink(os.path.join(directory, name)))
