@@ -135,7 +135,6 @@ CHECKS: tuple[Check, ...] = (
         ),
     ),
     # Then by the time that they take. What runs alone at the end leaves a processor idle.
-    scenario("under_load"),
     scenario("backup"),
     scenario("cleanup"),
     scenario("validation"),
@@ -143,6 +142,8 @@ CHECKS: tuple[Check, ...] = (
     tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True),
     # What it proves of the gate is in tests/promotion too, without hosts.
     scenario("two_hosts", is_long=True),
+    # The walk in random order moves the services under load too, there and back.
+    scenario("under_load", is_long=True),
     # Each manager is in tests/cutover and tests/discovery too.
     scenario("three_managers", after=TEST_HOST_IMAGE, is_long=True),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS, grows=True),

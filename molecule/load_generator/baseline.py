@@ -31,9 +31,8 @@ def record(path: Path) -> None:
     :raises Unreadable: if a service does not answer.
     """
     lists = {name: [without_ids(row) for row in listed(service, name)] for service, name in every_list()}
-    counts = {
-        group: {table: len(stores.read(group, table, used_store(group))) for table in TABLES[group]} for group in GROUPS
-    }
+    tables = stores.read_all({group: used_store(group) for group in GROUPS})
+    counts = {group: {table: len(tables[group, table]) for table in TABLES[group]} for group in GROUPS}
     Journal(path).append(event="baseline", lists=lists, counts=counts)
 
 

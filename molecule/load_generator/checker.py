@@ -35,13 +35,11 @@ def check(path: Path) -> Entry:
     problems = list(state.rejected)
     found: dict[str, str] = {}
     seen: dict[str, list[Entry]] = {}
-    tables: dict[tuple[str, str], list[Entry]] = {}
     try:
         lists = {name: listed(service, name) for service, name in every_list()}
-        for group, names in TABLES.items():
+        for group in TABLES:
             found[group] = used_store(group)
-            for name in names:
-                tables[group, name] = stores.read(group, name, found[group])
+        tables = stores.read_all(found)
         for kind in KINDS:
             seen[kind.name] = _look(kind, state, lists)
         for group in GROUPS:

@@ -94,7 +94,11 @@ def test_no_check_waits_for_one_that_is_none(has_time: bool) -> None:
 def test_a_long_check_runs_only_where_there_is_time() -> None:
     assert set(chosen(has_time=True)) == set(CHECKS)
     left_out = set(CHECKS) - set(chosen(has_time=False))
-    assert {check.name for check in left_out} == {"two hosts scenario", "three managers scenario"}
+    assert {check.name for check in left_out} == {
+        "two hosts scenario",
+        "three managers scenario",
+        "under load scenario",
+    }
 
 
 def test_what_takes_longest_with_the_long_searches_begins_as_soon_as_it_may() -> None:

@@ -1,13 +1,13 @@
 """A playbook that is killed at any task is finished by the next run, and leaves no service stopped.
 
-Kills phase 1, and phase 4 on a host that is rehearsed; in a long search the whole of site.yml, at more tasks.
+Kills phase 1 while packages are installed; in a long search the whole of site.yml, at more tasks. Phase 4
+and a rollback are killed by tests/random_order.
 A crash is SIGKILL to ansible-playbook with all its children, as when the operator's machine loses power: what already
 runs on the host goes on there. A second kind also kills that.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -25,6 +25,8 @@ from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}crash-")
 WHOLE_SITE = bool(os.environ.get("LONG_SEARCHES"))
+# What is killed, and run again.
+WHOLE_RUN = ("site.yml",) if WHOLE_SITE else ("playbooks/1_infrastructure.yml", "--tags", "postgres_install")
 
 SERVICES: list[dict[str, Any]] = [
     service
@@ -45,9 +47,6 @@ print(json.dumps([json.load(urllib.request.urlopen(address, timeout=60)) for add
 class Crash:
     """Where a run is killed."""
 
-    phase: str
-    """The playbook of the phase that the task belongs to."""
-
     task: str
     """Regular expression for the heading of the task, from its beginning."""
 
@@ -64,53 +63,47 @@ class Crash:
     """The cutover group that must be live by then, but not yet proven to be well."""
 
 
-INFRASTRUCTURE, MIGRATION, CUTOVER, VALIDATION = (
-    "playbooks/1_infrastructure.yml",
-    "playbooks/3_data_migration.yml",
-    "playbooks/4_service_cutover.yml",
-    "playbooks/5_validation.yml",
-)
 CUT_OVER = r"service_env : Cut over \| Move"
 LONG_SEARCH = pytest.mark.long_search
 # In the order of site.yml: each run gets past the place where the one before it was killed.
 CRASHES = [
+    pytest.param(Crash(r"postgres_install : packages \| Install", seconds=2.0), id="while packages are installed"),
     pytest.param(
-        Crash(INFRASTRUCTURE, r"postgres_install : packages \| Install", seconds=2.0), id="while packages are installed"
-    ),
-    pytest.param(
-        Crash(INFRASTRUCTURE, r"postgres_config : access \| Write"),
+        Crash(r"postgres_config : access \| Write"),
         id="between settings and access rules",
         marks=LONG_SEARCH,
     ),
     pytest.param(
-        Crash(INFRASTRUCTURE, r"schema_apply : Apply \|", seconds=0.2, on_the_host_too=True),
+        Crash(r"schema_apply : Apply \|", seconds=0.2, on_the_host_too=True),
         id="while the schema is applied",
         marks=LONG_SEARCH,
     ),
     pytest.param(
-        Crash(MIGRATION, r"sqlite_migrate : Synchronise \|", on_the_host_too=True),
+        Crash(r"sqlite_migrate : Synchronise \|", on_the_host_too=True),
         id="in the rehearsal",
         marks=LONG_SEARCH,
     ),
     pytest.param(
-        Crash(CUTOVER, CUT_OVER, seconds=1.5, on_the_host_too=True),
+        Crash(CUT_OVER, seconds=1.5, on_the_host_too=True),
         id="in the first cutover window",
         marks=LONG_SEARCH,
     ),
     pytest.param(
-        Crash(CUTOVER, CUT_OVER, item="registry", seconds=1.0), id="in the second window, and the host goes on"
-    ),
-    pytest.param(
-        Crash(CUTOVER, CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True),
-        id="early in the last window",
-        # tests/cutover/test_window.py kills at every step without a host, and the crash below is in the same window.
+        Crash(CUT_OVER, item="registry", seconds=1.0),
+        id="in the second window, and the host goes on",
         marks=LONG_SEARCH,
     ),
     pytest.param(
-        Crash(CUTOVER, CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True),
-        id="late in the last window",
+        Crash(CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True),
+        id="early in the last window",
+        marks=LONG_SEARCH,
     ),
-    pytest.param(Crash(VALIDATION, r"validation : Compare"), id="before the validation", marks=LONG_SEARCH),
+    pytest.param(
+        Crash(CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True),
+        id="late in the last window",
+        marks=LONG_SEARCH,
+    ),
+    pytest.param(Crash(r"validation : Compare"), id="before the validation", marks=LONG_SEARCH),
 ]
 
 
@@ -121,26 +114,9 @@ def run_playbooks(*playbooks: str) -> PlaybookRun:
     return done
 
 
-@functools.cache
-def finish_the_installation() -> None:
-    """Finish what was killed of phase 1, and take a host that has come further by itself: to spare the way there."""
-    run_playbooks(INFRASTRUCTURE, "--tags", "postgres_install")
-    assert HOST.sql("SELECT current_database()") == "swarm"
-    HOST.begin("rehearsed")
-
-
-def playbooks_up_to(phase: str) -> list[str]:
-    """Return the playbooks to run so that a phase is reached."""
-    if WHOLE_SITE:
-        return ["site.yml"]
-    if phase == CUTOVER:
-        finish_the_installation()
-    return [phase]
-
-
 def run_and_kill(crash: Crash) -> list[str]:
     """Run what leads to the given place, kill it there, and return its output until then."""
-    process = HOST.start(*playbooks_up_to(crash.phase))
+    process = HOST.start(*WHOLE_RUN)
     assert process.stdout is not None
     lines: list[str] = []
     in_task = reached = False
@@ -211,8 +187,8 @@ def pm2_states() -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _crash_host() -> Iterator[None]:
-    """Provide a fresh host with the sample estate, and remove it at the end."""
-    HOST.begin("installed")
+    """Provide a fresh host, for the whole of site.yml with the sample estate, and remove it at the end."""
+    HOST.begin("installed" if WHOLE_SITE else "bare")
     yield
     HOST.remove()
 
@@ -225,9 +201,12 @@ def test_a_run_is_killed(crash: Crash) -> None:
 
 @pytest.mark.promise("crash-is-finished")
 def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
-    """After all those crashes one more run ends well; every service is online and on PostgreSQL."""
+    """After all those crashes one more run ends well; after site.yml every service is online and on PostgreSQL."""
     assert request.session.testsfailed == 0, "a run was not killed where it should have been"
-    run_playbooks("site.yml" if WHOLE_SITE else CUTOVER)
+    run_playbooks(*WHOLE_RUN)
+    if not WHOLE_SITE:
+        assert HOST.sql("SELECT current_database()") == "swarm"
+        return
     assert pm2_states() == {service["name"]: "online" for service in SERVICES}
     assert [answer["store"] for answer in health_answers()] == ["postgresql"] * len(SERVICES)
 
@@ -235,4 +214,4 @@ def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
 @pytest.mark.promise("second-run-changes-nothing")
 def test_nothing_is_left_to_do() -> None:
     """The run after that changes nothing."""
-    assert run_playbooks("site.yml" if WHOLE_SITE else CUTOVER).changed_tasks == ()
+    assert run_playbooks(*WHOLE_RUN).changed_tasks == ()

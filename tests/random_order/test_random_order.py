@@ -2,7 +2,7 @@
 
 A walk over a real host, chosen by a seed. After each step: the services of a group use one store, no acknowledged
 write is lost, the frozen file is what the ledger says, and a further run changes nothing. While a playbook runs,
-clients write through all services.
+clients write through all services; these are away from them once at most. After a cutover the validation runs too.
 
 ``RANDOM_ORDER_SEED`` chooses the walk and ``RANDOM_ORDER_STEPS`` its length; the defaults give one that crashes in a
 cutover, which the next run finishes, and in a rollback, from a host that is rehearsed. A long search begins before the
@@ -30,17 +30,22 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
+from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost, changed_tasks
+from tests.playbooks_of_one_command import outputs
 
 SEED = os.environ.get("RANDOM_ORDER_SEED", "514")
 STEPS = int(os.environ.get("RANDOM_ORDER_STEPS", "3"))
 # Of a long search: the seeds, and how many steps each takes.
 FURTHER_WALKS = {"3728": 5, "1": 12, "2": 12, "3": 12}
 BEGINS = "infrastructure" if os.environ.get("LONG_SEARCHES") else "rehearsed"
+# Requests a second to each service: of each the host's two processors have to do the whole work.
+RATE = 4 if os.environ.get("LONG_SEARCHES") else 2
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}random-order-")
-MIGRATE, CUT_OVER, ROLL_BACK = (
-    f"playbooks/{name}.yml" for name in ("3_data_migration", "4_service_cutover", "rollback")
+MIGRATE, CUT_OVER, ROLL_BACK, VALIDATE = (
+    f"playbooks/{name}.yml" for name in ("3_data_migration", "4_service_cutover", "rollback", "5_validation")
 )
+# What follows in the same command: nothing is left to do, also while clients write.
+FURTHER = {CUT_OVER: (CUT_OVER, VALIDATE), ROLL_BACK: (ROLL_BACK,)}
 # The task of each in which everything happens.
 TASKS = {
     MIGRATE: r"sqlite_migrate : Synchronise \| Make",
@@ -49,6 +54,8 @@ TASKS = {
 }
 # How long such a task takes on an idle machine: a crash comes at any moment of it.
 LONGEST_SECONDS = {MIGRATE: 4.0, CUT_OVER: 12.0, ROLL_BACK: 15.0}
+# Far more than a window takes, but less than a service that somebody has to start by hand.
+LONGEST_OUTAGE_SECONDS = 120.0
 JOURNAL = "/var/lib/load_generator/journal.jsonl"
 GROUPS: dict[str, Any] = {
     group["name"]: group
@@ -58,6 +65,17 @@ GROUPS: dict[str, Any] = {
 }
 # The modules of Ansible and what they started; the clients are written in Python too.
 MODULES = 'for p in $(pgrep -x python3); do grep -qa load_generator "/proc/$p/cmdline" || echo "$p"; done'
+# On the host, because each question from here costs as much as ten of these. One that Ansible had just sent when it was
+# killed begins a moment later.
+WAIT_FOR_MODULES = f"""
+quiet=0
+for _ in $(seq 900); do
+  if [ -n "$({MODULES})" ]; then quiet=0; else quiet=$((quiet + 1)); fi
+  [ $quiet -ge 15 ] && exit 0
+  sleep 0.2
+done
+exit 1
+"""
 
 
 def run(*playbooks: str) -> PlaybookRun:
@@ -89,23 +107,12 @@ def recorded() -> dict[str, tuple[str, str]]:
 def clients() -> Iterator[None]:
     """Let clients write through all services."""
     unit = "load-generator"
-    writing = ("python3", "-m", "load_generator", "write", f"--journal={JOURNAL}", f"--seed={SEED}", "--rate=4")
+    writing = ("python3", "-m", "load_generator", "write", f"--journal={JOURNAL}", f"--seed={SEED}", f"--rate={RATE}")
     on_host("systemd-run", "--quiet", "--collect", f"--unit={unit}", "--working-directory=/opt", *writing)
     try:
         yield
     finally:
         on_host("systemctl", "stop", unit)
-
-
-def wait_for_modules(expected: bool, seconds: float) -> list[str]:
-    """Wait until modules run on the host, or none does; return their processes."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = on_host("sh", "-c", MODULES).split()
-        if bool(found) is expected:
-            return found
-        assert time.monotonic() < deadline, f"waited in vain for {'a module' if expected else 'the end of modules'}"
-        time.sleep(0.1)
 
 
 class Walk:
@@ -163,22 +170,26 @@ class Walk:
             process.stdout.close()
             if both and (modules := on_host("sh", "-c", MODULES).split()):
                 on_host("kill", "-KILL", *modules, succeeds=False)
-            wait_for_modules(False, 180.0)
+            on_host("sh", "-c", WAIT_FOR_MODULES)
         self.crashed = playbook
 
     def _run(self, playbook: str) -> None:
         """Run a playbook, and again until it changes nothing."""
         before = [state for state, _ in recorded().values()]
         self._say(f"run {playbook}{' again' if playbook == self.crashed else ''}")
+        seen = self._outages()
         with clients():
-            done = run(playbook)
+            # The second run of a rehearsal brings what the clients have written since.
+            done = run(playbook) if playbook == MIGRATE else run(playbook, *FURTHER[playbook])
         if self.crashed and playbook != self.crashed:
             # It may refuse to go on with what another was killed in. Services that it needs may be stopped.
             self._note("succeeded" if done.succeeded else "refused")
             return
+        # One that was killed may have left services stopped, and be undone before it begins anew.
+        most_outages = 2 if self.crashed else 1
         self.crashed = ""
         refused = playbook == CUT_OVER and any(state in ("pending", "rolled_back") for state in before)
-        if playbook == CUT_OVER and "frozen" in before and not done.succeeded:
+        if playbook == CUT_OVER and "frozen" in before and not done.succeeded and len(outputs(done.output)) == 1:
             # A rehearsal is needed first, if the interrupted cutover had to be undone.
             refused = True
         assert done.succeeded is not refused, done.output
@@ -187,11 +198,14 @@ class Walk:
             return
         stores = {"postgresql"} if playbook == CUT_OVER else {"sqlite"} if playbook == ROLL_BACK else None
         assert stores is None or set(self._journal()["stores"].values()) == stores, done.output
+        for service, outages in self._outages().items():
+            latest = outages[len(seen.get(service, [])) :]
+            assert len(latest) <= most_outages, (service, latest)
+            assert all(outage["until"] and outage["seconds"] < LONGEST_OUTAGE_SECONDS for outage in latest), latest
         if playbook == MIGRATE:
-            # It brings what the clients have written since.
-            assert run(playbook).succeeded
-        further = run(playbook)
-        assert (further.succeeded, further.changed) == (True, 0), further.output
+            done = run(playbook, playbook)
+            assert done.succeeded, done.output
+        assert changed_tasks(outputs(done.output)[1]) == (), done.output
 
     def _note(self, text: str) -> None:
         self.done[-1] += f": {text}"
@@ -201,6 +215,13 @@ class Walk:
         """Return what the check of the journal says."""
         found: dict[str, Any] = json.loads(
             on_host("python3", "-m", "load_generator", "check", f"--journal={JOURNAL}", succeeds=False)
+        )
+        return found
+
+    def _outages(self) -> dict[str, list[dict[str, Any]]]:
+        """Return when the clients of each service got no answer, since the walks began."""
+        found: dict[str, list[dict[str, Any]]] = json.loads(
+            on_host("python3", "-m", "load_generator", "outages", f"--journal={JOURNAL}")
         )
         return found
 
@@ -214,13 +235,16 @@ class Walk:
         assert problems == [], "\n".join(problems)
         if self.crashed:
             return
+        frozen = {}
         for name, (state, sha256) in recorded().items():
             on_postgresql = state == "live"
             assert found["stores"][name] == ("postgresql" if on_postgresql else "sqlite"), (name, state)
             assert state != "frozen", name
             if on_postgresql:
-                path = GROUPS[name]["source"]["path"]
-                assert on_host("sha256sum", path).split()[0] == sha256, f"{path} is not the file that was frozen"
+                frozen[GROUPS[name]["source"]["path"]] = sha256
+        lines = on_host("sha256sum", *frozen).splitlines() if frozen else []
+        sums = {path: sha256 for sha256, path in (line.split() for line in lines)}
+        assert sums == frozen, "a file is not the one that was frozen"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -233,9 +257,12 @@ def a_host() -> Iterator[None]:
         yield
         return
     HOST.begin(BEGINS)
-    prepared = run("molecule/under_load/start_load.yml")
-    assert prepared.succeeded, prepared.output
-    on_host("systemctl", "stop", "load-generator")
+    generator = ROOT / "molecule" / "load_generator"
+    subprocess.run(["docker", "cp", "-q", str(generator), f"{HOST.container}:/opt"], check=True, capture_output=True)
+    on_host("install", "-d", "-m", "700", JOURNAL.rpartition("/")[0])
+    with clients():
+        # The first thing that they note is what is there, and the next what they ask for.
+        on_host("sh", "-c", f"for _ in $(seq 900); do grep -qs acknowledged {JOURNAL} && exit; sleep 0.2; done; exit 1")
     yield
     if os.environ.get("RANDOM_ORDER_KEEP_HOST"):
         return
