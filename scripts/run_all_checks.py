@@ -135,9 +135,8 @@ CHECKS: tuple[Check, ...] = (
         ),
     ),
     # Then by the time that they take. What runs alone at the end leaves a processor idle.
-    scenario("backup"),
     scenario("cleanup"),
-    scenario("validation"),
+    scenario("backup"),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-", grows=True),
     tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True),
     # What it proves of the gate is in tests/promotion too, without hosts.

@@ -114,7 +114,7 @@ def test_the_whole_life(ready: Cleaned, tmp_path: Path) -> None:
     assert rows_of(described["directory"]) == rows
     assert ready.confirm(last["plan_id"])["changed"] is False
     assert set(ready.steps().values()) == {"deleted"}
-    with pytest.raises(MigrationError, match="Unpack its archive by hand"):
+    with pytest.raises(MigrationError, match=r"Unpack its archive by hand: \S+/snapshot\.db\.gz"):
         ready.restore()
 
 

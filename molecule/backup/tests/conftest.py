@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
-from scripts.playbooks import ThrowawayHost
+from scripts.playbooks import PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 WRITER = (
     'while :; do echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type) '
     "VALUES ('s', md5(random()::text), 'load', 'manual');\"; sleep 0.02; done | sudo -u postgres psql -q swarm"
 )
+# Starts a unit, waits for its end, prints what it said, and ends as it did.
+_START = """
+cursor=$(journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p')
+systemctl start {unit}.service
+code=$?
+journalctl --sync
+journalctl -u {unit} -o cat --no-pager --after-cursor "$cursor"
+systemctl reset-failed {unit}.service
+exit $code
+"""
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,15 @@ class Backups:
 
     :param user: who takes them.
     :param port: of the server.
+    :param restic_password: of each repository of restic.
     """
 
     host: Host
     directory: str = "/var/backups/sqlite-to-postgresql"
     user: str = "postgres"
     port: int = 5432
+    restic_password: str = "not-to-be-seen-anywhere"
+    restic_password_file: str = "/etc/sqlite-to-postgresql-backup/restic_password"
 
     def shell(self, command: str) -> str:
         """Run a command that succeeds and return its output."""
@@ -57,17 +72,43 @@ class Backups:
 
     def start(self, unit: str, succeeds: bool = True) -> str:
         """Start one of the timers' services, wait for its end, and return what it said."""
-        cursor = self.shell("journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'")
-        result = self.host.run(f"systemctl start {unit}.service")
-        said = self.shell(f"journalctl --sync; journalctl -u {unit} -o cat --no-pager --after-cursor '{cursor}'")
-        assert (result.rc == 0) is succeeds, said
-        self.host.run(f"systemctl reset-failed {unit}.service")
+        result = self.host.run(_START.format(unit=unit))
+        said = str(result.stdout).strip()
+        assert (result.rc == 0) is succeeds, f"{said}{result.stderr}"
         return said
+
+    def play(self, name: str, *arguments: str) -> PlaybookRun:
+        """Run a playbook on the test host."""
+        return HOST.play(f"playbooks/{name}", *arguments)
 
     def playbook(self, name: str, *arguments: str) -> tuple[int, int, str]:
         """Run a playbook on the test host; return exit code, number of changes, and output."""
-        run = HOST.play(f"playbooks/{name}", *arguments)
+        run = self.play(name, *arguments)
         return run.status, run.changed, run.output
+
+    def copy_again(self) -> list[str]:
+        """Copy what is missing at the target; return the names."""
+        status, output = self.program("copy", "--json")
+        assert status == 0, output
+        result = json.loads(output)
+        assert result["changed"] is bool(result["copied"])
+        names: list[str] = result["copied"]
+        return names
+
+    def restic(self, repository: str, *arguments: str) -> str:
+        """Run restic by hand, as the user of the backups."""
+        command = f"restic -q -r {repository} --password-file {self.restic_password_file} --no-cache"
+        return self.shell(f"runuser -u {self.user} -- {command} {' '.join(arguments)}")
+
+    def restic_arguments(self, directory: Path, repository: str) -> tuple[str, str]:
+        """Return what gives a playbook the password as Ansible Vault would, not on its command line."""
+        path = directory / "secret.yml"
+        path.touch(mode=0o600)
+        path.write_text(
+            f"postgres_backup_copy_method: restic\npostgres_backup_copy_target: {repository}\n"
+            f"postgres_backup_copy_restic_password: {self.restic_password}\n"
+        )
+        return "-e", f"@{path}"
 
     def names(self) -> list[str]:
         """Return the names of the complete backups, the oldest first."""

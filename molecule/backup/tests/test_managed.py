@@ -1,4 +1,7 @@
-"""A managed server: somebody else's cluster, where the migrating login is no superuser, and asks for its rights."""
+"""A managed server: somebody else's cluster, where the migrating login is no superuser, and asks for its rights.
+
+Its backups are copied into a repository of restic on a disk of the host, which goes away.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,17 @@ ARGUMENTS = (
 )
 MIGRATOR = "swarm_migrator"
 SETTINGS = "/etc/sqlite-to-postgresql-backup"
+REPOSITORY = "/srv/repository"
+
+
+def make_repository(managed: Backups) -> None:
+    """Make the repository of the copies, with nothing in it."""
+    managed.shell(f"install -d -o {managed.user} -m 700 {REPOSITORY}")
+    managed.restic(REPOSITORY, "init")
 
 
 @pytest.fixture(scope="module")
-def managed(backups: Backups) -> Backups:
+def managed(backups: Backups, tmp_path_factory: pytest.TempPathFactory) -> Backups:
     """A second cluster of the host, with what its administrator has made there: roles and an empty database."""
     backups.shell(f"pg_createcluster 16 managed --port {PORT} --start")
     there = replace(backups, directory="/var/backups/managed", user="postgres-backup", port=PORT)
@@ -42,11 +52,14 @@ def managed(backups: Backups) -> Backups:
     for _ in range(2):
         program = f"PGPASSWORD=of-this-test psql -qX -h 127.0.0.1 -p {PORT} -U keeper -d postgres -f -"
         backups.shell(f"printf %s {shlex.quote(script.read_text())} | {program}")
-    status, changed, output = there.playbook("1_infrastructure.yml", *ARGUMENTS)
+    arguments = (*ARGUMENTS, *there.restic_arguments(tmp_path_factory.mktemp("secret"), REPOSITORY))
+    status, changed, output = there.playbook("1_infrastructure.yml", *arguments)
     assert status == 0, output
     assert changed > 0
-    status, changed, output = there.playbook("1_infrastructure.yml", *ARGUMENTS)
+    # The settings of the copies are as they were, too.
+    status, changed, output = there.playbook("1_infrastructure.yml", *arguments)
     assert (status, changed) == (0, 0), output
+    make_repository(there)
     return there
 
 
@@ -73,8 +86,20 @@ def test_a_drill_asks_for_the_right_it_lacks_and_the_backup_is_taken_all_the_sam
     assert managed.psql("SELECT count(*) FROM pg_database WHERE datname LIKE 'swarm_%'") == "0"
 
 
+@pytest.mark.promise("copy-off-the-host")
+def test_a_repository_on_a_disk_that_is_gone_does_not_keep_the_backup_from_being_taken(managed: Backups) -> None:
+    managed.shell(f"mv {REPOSITORY} {REPOSITORY}.gone")
+    count = len(managed.names())
+    said = managed.start("postgres-backup", succeeds=False)
+    assert re.search(rf"{REPOSITORY}: restic: .*(repository|no such file)", said), said
+    assert len(managed.names()) == count + 1
+    # Another one is there now, with nothing in it: everything is saved again.
+    make_repository(managed)
+    assert set(managed.copy_again()) == set(managed.names())
+    managed.restic(REPOSITORY, "check", "--read-data")
+
+
 def test_a_restore_asks_for_the_right_it_lacks_and_ends_the_services_sessions(managed: Backups) -> None:
-    managed.start("postgres-backup")
     name = managed.names()[-1]
     managed.psql("INSERT INTO auth.roles (name, level) VALUES ('after the backup', 1)")
     managed.psql(f"REVOKE swarm_deploy FROM {MIGRATOR} GRANTED BY keeper")

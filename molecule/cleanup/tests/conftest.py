@@ -1,4 +1,4 @@
-"""What the tests of a cleaned up host share: the host, SQL on it, and runs of the cleanup."""
+"""What the tests of an estate's life share: the host, SQL on it, runs of playbooks, and what nobody may write to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +17,129 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-from scripts.playbooks import PlaybookRun, ThrowawayHost
+from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
 
+# Every row, object, right and setting in the databases; the two lines that pg_dump makes anew each time aside.
+_DATABASES = "cd / && (sudo -u postgres pg_dump swarm; sudo -u postgres pg_dumpall --globals-only) | grep -v restrict"
+# The server reads its settings a moment after it was told to, and what autovacuum has begun goes on.
+_NO_AUTOVACUUM = """
+DO $$ BEGIN
+  FOR n IN 1..1200 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    IF NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%') THEN RETURN; END IF;
+    PERFORM pg_sleep(0.1);
+  END LOOP;
+  RAISE EXCEPTION 'autovacuum does not end';
+END $$
+"""
+# Every file that a playbook could change. What pm2 logs and what any reader of SQLite touches is left out, and when a
+# directory last held another file: a private snapshot comes and goes.
+_FILES = (
+    r"find /etc /home /opt /root /srv /usr/local /var/backups /var/lib/sqlite-migration "
+    r"\( -name node_modules -o -path '*/.ansible' -o -path '*/.pm2/*' -o -name '*.db-shm' \) -prune "
+    r"-o -type d -printf '%p %u:%g %m\n' -o -printf '%p %u:%g %m %y %s %T@ %l\n' -type f -exec sha256sum {} + | sort"
+)
+_SEND = """
+import json, sys, urllib.request
+method, url, body = sys.argv[1:]
+request = urllib.request.Request(url, method=method, headers={"Content-Type": "application/json"})
+with urllib.request.urlopen(request, data=body.encode() if body else None, timeout=10) as response:
+    print(response.read().decode())
+"""
 
-class Run(PlaybookRun):
-    """The outcome of one run of a playbook."""
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of one run of playbooks.
+
+    :param report: the report that holds now.
+    """
+
+    status: int
+    output: str
+    changed: int
+    report: dict[str, Any]
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """Return what is wrong, by its place."""
+        found: dict[str, str] = {}
+        for finding in self.report["findings"]:
+            found[finding["where"]] = f"{found.get(finding['where'], '')} {finding['what']}".strip()
+        return found
+
+    def group(self, name: str) -> dict[str, Any]:
+        """Return what the report says of one cutover group."""
+        found: dict[str, Any] = next(group for group in self.report["groups"] if group["group"] == name)
+        return found
+
+
+@dataclass(frozen=True)
+class Estate:
+    """The estate on the test host, as a validation looks at it."""
+
+    host: Host
+
+    def play(self, playbooks: str, *options: str) -> Run:
+        """Run playbooks, their names between spaces, which may neither warn nor show a traceback."""
+        found = HOST.play(*(f"playbooks/{name}.yml" for name in playbooks.split()), *options)
+        assert not found.warnings and "Traceback" not in found.output, found.output
+        latest = ROOT / "reports" / f"{HOST.prefix}dev" / "latest" / "report.json"
+        report = json.loads(latest.read_text(encoding="utf-8")) if latest.exists() else {}
+        return Run(found.status, found.output, found.changed, report)
+
+    def validate(self, *options: str) -> Run:
+        """Run phase 5."""
+        return self.play("5_validation", *options)
+
+    def shell(self, command: str) -> str:
+        """Run a command as root that must succeed, and return what it prints."""
+        result = self.host.run(command)
+        assert result.rc == 0, f"{command}: {result.stderr}\n{result.stdout}"
+        return str(result.stdout).strip()
+
+    def sql(self, *statements: str) -> str:
+        """Run statements as the superuser, each by itself, and return what they print."""
+        commands = " ".join(f"--command {shlex.quote(statement)}" for statement in statements)
+        program = "psql --no-psqlrc --tuples-only --no-align --quiet --set ON_ERROR_STOP=1 --dbname swarm"
+        return self.shell(f"cd / && sudo -u postgres {program} {commands}")
+
+    def send(self, method: str, url: str, body: Any = None) -> Any:
+        """Send a request to a service, from its own host, and return the answer."""
+        text = "" if body is None else json.dumps(body)
+        return json.loads(self.shell(shlex.join(["python3", "-c", _SEND, method, url, text])))
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Fail if anybody writes to the host or the databases meanwhile.
+
+        Whoever writes anything to PostgreSQL takes the next transaction id. The server's own housekeeping would too.
+        """
+        self.sql("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()", _NO_AUTOVACUUM)
+        before = self._everything()
+        try:
+            yield
+            after = self._everything()
+            assert before["transactions"] == after["transactions"]
+            assert before["databases"] == after["databases"]
+            assert set(before["files"]) == set(after["files"])
+            assert len(before["files"]) > 100
+        finally:
+            self.sql("ALTER SYSTEM RESET autovacuum", "SELECT pg_reload_conf()")
+
+    def _everything(self) -> dict[str, Any]:
+        """Return what tells whether anything was written."""
+        return {
+            "databases": self.shell(_DATABASES).splitlines(),
+            "files": self.shell(_FILES).splitlines(),
+            "transactions": self.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"),
+        }
+
+
+class CleanupRun(PlaybookRun):
+    """The outcome of one run of the cleanup."""
 
     @property
     def plan_id(self) -> str:
@@ -35,14 +153,19 @@ class Run(PlaybookRun):
 class Cleaned:
     """The host under cleanup."""
 
-    host: Host
+    estate: Estate
 
-    def play(self, *playbooks: str, options: tuple[str, ...] = ()) -> Run:
+    @property
+    def host(self) -> Host:
+        """Return it."""
+        return self.estate.host
+
+    def play(self, *playbooks: str, options: tuple[str, ...] = ()) -> CleanupRun:
         """Run playbooks on it."""
         run = HOST.play(*(f"playbooks/{name}.yml" for name in playbooks), *options)
-        return Run(run.status, run.output, run.changed_tasks)
+        return CleanupRun(run.status, run.output, run.changed_tasks)
 
-    def clean_up(self, confirm: str = "", restore: str = "", check: bool = False) -> Run:
+    def clean_up(self, confirm: str = "", restore: str = "", check: bool = False) -> CleanupRun:
         """Run the cleanup."""
         options: tuple[str, ...] = ("--check",) if check else ()
         if confirm:
@@ -60,20 +183,19 @@ class Cleaned:
         assert len(lines) > 1000
         return sorted(lines)
 
+    def plan(self) -> dict[str, Any]:
+        """Return the id of the present plan, and whether anything of it is due, from the engine on the host itself."""
+        program = f"PGPASSFILE={_CHECK}.pgpass python3 -I -c {shlex.quote(_PLAN)} {_CHECK}.json"
+        found: dict[str, Any] = json.loads(self.shell(f"{program} {shlex.join(LEGACY)}"))
+        return found
+
     def sql(self, statement: str) -> str:
         """Run SQL as the superuser and return what it prints."""
-        result = self.host.run(
-            "cd / && sudo -u postgres psql --no-psqlrc --tuples-only --no-align --set ON_ERROR_STOP=1 "
-            f"--dbname swarm --command {shlex.quote(statement)}"
-        )
-        assert result.rc == 0, result.stderr
-        return str(result.stdout).strip()
+        return self.estate.sql(statement)
 
     def shell(self, command: str) -> str:
         """Run a command as root that must succeed, and return what it prints."""
-        result = self.host.run(command)
-        assert result.rc == 0, f"{command}: {result.stderr}\n{result.stdout}"
-        return str(result.stdout).strip()
+        return self.estate.shell(command)
 
     def states(self) -> dict[str, str]:
         """Return the state of each group."""
@@ -156,6 +278,31 @@ find /etc /home /opt /root /srv /usr/local /var/backups /var/lib /var/spool \( -
   -o -type d -printf '%p %u:%g %m\n' -o -printf '%p %u:%g %m %s %C@ %l\n'
 """
 OTHER_DISK = "/opt/swarm-mcp-factory.legacy"
+# estate_legacy_files of the inventory.
+LEGACY = (
+    "/opt/swarm-platform/data/platform.db",
+    "/opt/swarm-platform/data/swarm-platform.db",
+    "/opt/swarm-platform/swarm.db",
+    "/opt/swarm-app/apps/platform/data/swarm.db",
+    "/opt/swarm-mcp-factory.legacy/registry.db",
+)
+# The settings of the daily check, without their endings: the groups and the login are those of the cleanup.
+_CHECK = "/etc/sqlite-migration/soak_check"
+_PLAN = """
+import json, sys
+sys.path.insert(0, "/usr/local/lib/sqlite-to-postgresql.pyz")
+from migration.cleanup import conditions, run
+from migration.core.connection import Login, connected
+from migration.core.estate import parse_group
+from migration.core.files import WORK_DIRECTORY
+settings = json.load(open(sys.argv[1]))
+groups = [parse_group(entry) for entry in settings["groups"]]
+with connected(Login.from_arguments({"login_password": None, **settings["login"]})) as connection:
+    estate = run.Estate(connection, groups, sys.argv[2:], conditions.Settings(work_directory=WORK_DIRECTORY))
+    plan = estate.plan()
+ready = [item["ready"] for item in (*plan["entries"], *plan["packages"])]
+print(json.dumps({"id": plan["plan_id"], "is_due": any(ready) or plan["unfinished"]}))
+"""
 _ASK_SERVICES = """
 import json, urllib.request
 for port in (4001, 4002, 4003, 4004):
@@ -193,9 +340,15 @@ print(digest(found), legacy)
 
 
 @pytest.fixture(scope="session")
-def cleaned() -> Cleaned:
+def estate() -> Estate:
+    """Return the estate."""
+    return Estate(testinfra.get_host(f"docker://{HOST.container}"))
+
+
+@pytest.fixture(scope="session")
+def cleaned(estate: Estate) -> Cleaned:
     """Return the host, with a legacy file on a disk of its own."""
-    cleaned = Cleaned(testinfra.get_host(f"docker://{HOST.container}"))
+    cleaned = Cleaned(estate)
     cleaned.shell(
         f"if ! mountpoint -q {OTHER_DISK}; then mkdir /run/kept && cp -a {OTHER_DISK}/* /run/kept "
         f"&& mount -t tmpfs -o mode=0755 tmpfs {OTHER_DISK} && cp -a /run/kept/* {OTHER_DISK} && rm -r /run/kept; fi"
