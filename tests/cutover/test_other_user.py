@@ -8,7 +8,6 @@ import pytest
 
 from .host import (
     CUTOVER,
-    REHEARSAL,
     ROLLBACK,
     SharedHost,
     group_of,
@@ -67,7 +66,6 @@ def two_users(shared_host: SharedHost) -> None:
     pm2("start", "/opt/swarm-platform/ecosystem.config.js")
     other_pm2("start", ECOSYSTEM)
     pm2("save")
-    play(REHEARSAL, "-e", json.dumps({"estate_cutover_groups": [GROUP]}))
 
 
 # test_services_gone_wrong.py has it without a host.
