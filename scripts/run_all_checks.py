@@ -102,12 +102,12 @@ def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Chec
 
 # The tests of one check have a server of their own, so that folders run beside each other.
 _FOLDERS = ("engine", "cleanup", "backup", "validation", "shared_library", "sample_estate", "crash", "random_order")
-_CUTOVER_ON_A_HOST = "tests/cutover/test_on_a_host.py"
+# The second file goes on with the host of the first.
+_CUTOVER_ON_A_HOST = tuple(f"tests/cutover/test_{name}.py" for name in ("on_a_host", "rollback"))
 # In an order in which one host serves all of them: the last two use up its groups.
 _CUTOVER_FAULTS = tuple(
     f"tests/cutover/test_{name}.py" for name in ("faults", "systemd_on_a_host", "cluster_mode", "other_user")
 )
-_ROLLBACK_ON_A_HOST = "tests/cutover/test_rollback.py"
 # In folders whose other tests need no host, and so need not wait for one.
 _OTHERS_ON_A_HOST = (
     "tests/applications/test_three_commands.py",
@@ -129,10 +129,7 @@ CHECKS: tuple[Check, ...] = (
         "other tests",
         "tests",
         *(f"--ignore=tests/{name}" for name in _FOLDERS),
-        *(
-            f"--ignore={path}"
-            for path in (_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, _ROLLBACK_ON_A_HOST, *_OTHERS_ON_A_HOST)
-        ),
+        *(f"--ignore={path}" for path in (*_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, *_OTHERS_ON_A_HOST)),
     ),
     # Then by the time that they take. What runs alone at the end leaves a processor idle.
     scenario("cleanup"),
@@ -146,8 +143,7 @@ CHECKS: tuple[Check, ...] = (
     # Each manager is in tests/cutover and tests/discovery too.
     scenario("three_managers", after=TEST_HOST_IMAGE, is_long=True),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS, grows=True),
-    tests("cutover tests", _CUTOVER_ON_A_HOST, after=READY_HOSTS, grows=True),
-    tests("rollback tests", _ROLLBACK_ON_A_HOST, after=READY_HOSTS, prefix="rollback-", grows=True),
+    tests("cutover tests", *_CUTOVER_ON_A_HOST, after=READY_HOSTS, grows=True),
     tests("shared library tests", "tests/shared_library", after=TEST_HOST_IMAGE),
     tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS),
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),

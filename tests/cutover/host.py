@@ -48,7 +48,11 @@ class SharedHost:
         """
         if self._state != state or not self._groups.issuperset(groups):
             HOST.begin(state)
-            self._state, self._groups = state, {group["name"] for group in GROUPS}
+            self.note(state)
+
+    def note(self, state: str) -> None:
+        """Note that every group is as on a new host of this state."""
+        self._state, self._groups = state, {group["name"] for group in GROUPS}
 
     def use_up(self, *groups: str) -> None:
         """Note that these groups are no longer as on a new host, all of them if none is named."""

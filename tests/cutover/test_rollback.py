@@ -1,6 +1,6 @@
 """The rollback on a real host: what services wrote to PostgreSQL through their HTTP interface is in SQLite again.
 
-It uses the host of the tests of the cutover, made anew with every group live. What fails or is killed at each step of
+It goes on with the host of test_on_a_host.py, or takes a new one that is live. What fails or is killed at each step of
 the window, without services, is in tests/engine/test_rollback_window.py. What has a twin without a host is a long
 search here: tests/README.md.
 """
