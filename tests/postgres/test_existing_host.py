@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.playbooks import ThrowawayHost
+from scripts.playbooks import ThrowawayHost, changed_tasks
 from tests.conftest import PROJECT
+from tests.playbooks_of_one_command import outputs
 
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}existing-")
 PHASE = "playbooks/1_infrastructure.yml"
@@ -121,14 +122,17 @@ def test_a_later_task_that_fails_leaves_the_files_of_a_shared_server_as_they_wer
 def test_a_shared_server_keeps_what_others_have_also_after_a_run_that_was_killed() -> None:
     rules = HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"])
     started = shop("SELECT pg_postmaster_start_time()")
-    kill_after("postgres_config : access | Add our rules to those of others", PHASE, "-e", "postgres_existing=adopt")
+    adopting = ("-e", "postgres_existing=adopt")
+    changed = "postgres_config : access | Add our rules to those of others"
+    kill_after(changed, PHASE, *adopting, "--tags", "postgres_config")
     assert HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"]) != rules
     assert HOST.run(["stat", "-c", "%a %U", NOTE]).split() == ["600", "root"]
-    done = HOST.play(PHASE, "-e", "postgres_existing=adopt")
+    done = HOST.play(PHASE, PHASE, *adopting)
     assert done.succeeded, done.output
+    finished, again = outputs(done.output)
     # The one that was killed is named, and so is the way back; then it is finished.
     said = "has changed files of the server that others use and has neither ended nor reverted them"
-    assert done.output.count(said) == 1, done.output
+    assert finished.count(said) == 1, done.output
     # The shop is served as before, without a restart.
     assert shop("SELECT pg_postmaster_start_time()") == started
     assert shop("SHOW max_connections") == "300"
@@ -137,6 +141,5 @@ def test_a_shared_server_keeps_what_others_have_also_after_a_run_that_was_killed
     assert HOST.run(["cat", "/etc/postgresql/16/main/pg_hba.conf"]).endswith(rules)
     copies = HOST.run(["sh", "-c", "cat /etc/postgresql/16/main/pg_hba.conf.*~"])
     assert copies == rules
-    again = HOST.play(PHASE, "-e", "postgres_existing=adopt")
-    assert (again.status, again.changed_tasks) == (0, ()), again.output
-    assert said not in again.output and HOST.run(["find", NOTE.rpartition("/")[0], "-name", "unfinished*"]) == ""
+    assert changed_tasks(again) == () and said not in again, done.output
+    assert HOST.run(["find", NOTE.rpartition("/")[0], "-name", "unfinished*"]) == ""
