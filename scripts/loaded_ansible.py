@@ -169,7 +169,7 @@ def _load(has_final_callbacks: bool) -> None:
     if has_final_callbacks:
         for name in constants.CALLBACKS_ENABLED:
             if name.endswith(".preload"):
-                loader.callback_loader.get(name).v2_playbook_on_play_start(None)
+                loader.callback_loader.get(name).load_plugins()
     # A run looks for collections itself, where its arguments say.
     _AnsibleCollectionFinder._remove()
     if not has_final_callbacks:

@@ -112,6 +112,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         if self._kept is not None and _has_protected_host(play):
             self._kept, self._is_protected = None, True
             payloads.give_back()
+        self.load_plugins()
+
+    def load_plugins(self) -> None:
+        """Load what the processes of tasks need, and would each load anew."""
         for loader in (filter_loader, test_loader):
             list(loader.all())
         filter_loader.get(_FILTER_OF_OURS)
@@ -121,7 +125,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
             for name in names:
                 loader.get(name, class_only=True)
         # With the first template a process makes what reads all of them, and keeps it.
-        Templar(loader=play.get_loader()).template(trust_as_template("{{ 1 }}"))
+        Templar().template(trust_as_template("{{ 1 }}"))
 
 
 def _has_protected_host(play: Any) -> bool:
