@@ -384,7 +384,7 @@ def test_an_image_that_has_moved_is_told_before_anything_stops(estate: Estate, i
 def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> None:
     with suppress(FileNotFoundError):
         shutil.rmtree(estate.place / "work")
-    found = look_at(estate.place)
+    found = look_at(estate.place, asks_docker=True)
     (source,) = found.sources
     assert (source.database.path, source.held, render.summary(found)["decisions"]) == (str(estate.source), True, [])
     drafted = yaml.safe_load(render.files(found, "shop")[render.ESTATE_FILE])
@@ -412,7 +412,7 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
     plain = {key: value for key, value in web.items() if key != "env_file"}
     estate.write_compose_file({**estate.content, "services": {"web": {**plain, "environment": environment}}})
     estate.compose("up", "-d")
-    (source,) = (found := look_at(estate.place)).sources
+    (source,) = (found := look_at(estate.place, asks_docker=True)).sources
     assert [use.keys for use in source.users.values()] == [{"DATABASE_URL in its environment"}]
     said = [entry["what"] for entry in render.summary(found)["decisions"]]
     assert [any(word in what for what in said) for word in ("no env_file", "sets DATABASE_URL")] == [True, True]
@@ -422,7 +422,7 @@ def test_a_container_is_drafted_as_the_service_that_it_is(estate: Estate) -> Non
     estate.write_compose_file({**estate.content, "services": {"web": {**alone, "network_mode": "none"}}})
     estate.compose("up", "-d")
     estate.wait_for(lambda: estate.store() == "sqlite")
-    (source,) = (found := look_at(estate.place)).sources
+    (source,) = (found := look_at(estate.place, asks_docker=True)).sources
     asked = [entry for entry in render.summary(found)["decisions"] if entry["where"].endswith("web.database_host")]
     assert ["(none) has no IPv4 gateway" in entry["what"] for entry in asked] == [True]
     (described,) = [service.compose for service in source.users]

@@ -113,9 +113,13 @@ def look_at(
     tries: bool = False,
     check_mode: bool = False,
     moved_files: tuple[str, ...] = (),
+    asks_docker: bool = False,
     **limits: int,
 ) -> Discovery:
-    """Return what is found, but for what other processes of this machine have open elsewhere."""
+    """Return what is found, but for what other processes of this machine have open elsewhere.
+
+    :param asks_docker: for a test that has started a container itself.
+    """
     # Patterns of every path that begins otherwise than the directory of this test does.
     inside = f"{root}/"
     other = [f"{glob.escape(inside[:length])}[!{inside[length]}]*" for length in range(len(inside))]
@@ -136,7 +140,8 @@ def look_at(
     )
     with pytest.MonkeyPatch.context() as patch:
         # Of a machine where much else runs, Docker and each process are asked by every test otherwise.
-        patch.setattr(compose_services, "describe_all", lambda: [])
+        if not asks_docker:
+            patch.setattr(compose_services, "describe_all", lambda: [])
         patch.setattr(open_files, "_process_ids", _younger_processes)
         found = discover.discover(options)
     assert list(work.iterdir()) == []
