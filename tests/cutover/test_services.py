@@ -177,14 +177,28 @@ def test_groups_that_are_looked_at_together_ask_pm2_once(estate: Estate, monkeyp
         monkeypatch.setattr(service_health, "_TIMES_THE_ANSWER", 1e9)
         look_once(connection, group, listings)
         assert times_asked == 2
+        # But not for as long as pm2 likes.
+        monkeypatch.setattr(service_health, "_MOST_SECONDS_SHARED", -1.0)
+        look_once(connection, group, listings)
+        assert times_asked == 3
     # So do dry runs of the cutover of one group after the other, and a run of its own asks anew.
     monkeypatch.undo()
     monkeypatch.setattr(checks, "managers_of", lambda *_: {key_of(group.services[0]): estate.pm2})
     monkeypatch.setattr(estate.pm2, "processes", processes)
     together = replace(estate.settings, listings=Listings())
-    for settings, times in ((together, 3), (together, 3), (estate.settings, 4)):
+    for settings, times in ((together, 4), (together, 4), (estate.settings, 5)):
         checks.check_services(group, settings, checks.Findings(), may_be_missing=True)
         assert times_asked == times
+
+
+def test_pm2_is_asked_anew_where_a_process_of_its_list_has_ended(estate: Estate) -> None:
+    """A person may have started the service on another store meanwhile: nothing is said of a process that is gone."""
+    listings = Listings()
+    before = listings.processes_of(estate.pm2)
+    assert listings.processes_of(estate.pm2) is before
+    estate.start_again()
+    (now,) = listings.processes_of(estate.pm2)
+    assert now.pid not in (0, before[0].pid)
 
 
 def test_an_address_that_asks_the_database_is_not_warned_of(estate: Estate) -> None:

@@ -39,9 +39,10 @@ _ASK_PM2_SECONDS = 2.0
 # And this often when a process of it has ended: then pm2 knows more.
 _ASK_PM2_AGAIN_SECONDS = 0.5
 # So long groups that are looked at together share one answer of it, or so many times as long as it took to answer: a
-# host that is busy takes longer for all the rest too.
+# host that is busy takes longer for all the rest too. Never longer than the last, however slow it is.
 _LISTED_LATELY_SECONDS = 5.0
 _TIMES_THE_ANSWER = 5.0
+_MOST_SECONDS_SHARED = 30.0
 # So many new starts of each process by pm2 are a loop, which waiting does not end. Fewer may be an accident, or a
 # service that ends until another one, which it needs, has come up.
 _RESTARTS_OF_A_LOOP = 4
@@ -451,7 +452,8 @@ def find_sessions(connection: Connection, service: Service, processes: Iterable[
 class Listings:
     """What each manager has listed, so that several groups that are looked at together ask it once.
 
-    Each call of pm2 takes most of a second. What it said a while ago is asked anew.
+    Each call of pm2 takes most of a second. What it said a while ago is asked anew, and so is what cannot be true any
+    more, because a process of the list has ended: the service may run again in another one, on another store.
 
     :param pm2s: the pm2 of each user, for groups that share more of it than the list, as :func:`.pm2.by_user` keeps it.
     """
@@ -467,7 +469,9 @@ class Listings:
         key = manager.identity
         if key in self._listed:
             answered, took, listed = self._listed[key]
-            if time.monotonic() - answered <= max(_LISTED_LATELY_SECONDS, _TIMES_THE_ANSWER * took):
+            shared = max(_LISTED_LATELY_SECONDS, min(_TIMES_THE_ANSWER * took, _MOST_SECONDS_SHARED))
+            running = [process.pid for process in listed if process.pid and process.status == ONLINE]
+            if time.monotonic() - answered <= shared and _are_alive(running):
                 return listed
         began = time.monotonic()
         listed = manager.processes()
