@@ -925,9 +925,11 @@ def test_the_dry_run_goes_where_the_run_goes(estate: Estate, monkeypatch: pytest
     told = set()
     wrong = {}
     phases = (Phase.NONE, Phase.OPEN, Phase.COMMITTED, Phase.DONE)
+    ((rehearsed_detail,),) = query(estate.connection, "SELECT detail::text FROM migration.cutover_group")
     for case in itertools.product(state.STATES, phases, (False, True)):
         group_state, phase, proven = case
-        put_into(estate, group_state, changes(proven=proven, rollback={"phase": phase} if phase else {}))
+        detail = changes(proven=proven, rollback={"phase": phase} if phase else {})
+        put_into(estate, group_state, rehearsed_detail, detail)
         dry, real = (outcome_of(estate, check_mode, cutover.cut_over) for check_mode in (True, False))
         # A dry run of every phase comes here before the rehearsal, so it says what would follow one.
         before = group_state in ("pending", "rolled_back")
@@ -940,10 +942,10 @@ def test_the_dry_run_goes_where_the_run_goes(estate: Estate, monkeypatch: pytest
     assert told >= {"keep", "move", "leave", "finish", "revert"}
 
 
-def put_into(estate: Estate, group_state: str, detail: dict[str, Any]) -> None:
-    """Let the ledger say that the group is in a state, with nothing else than this detail."""
+def put_into(estate: Estate, group_state: str, before: str, detail: dict[str, Any]) -> None:
+    """Let the ledger say that the group is in a state, with this detail besides what it said before."""
     with estate.connection.cursor() as cursor:
-        cursor.execute("UPDATE migration.cutover_group SET state = %s, detail = '{}'", (group_state,))
+        cursor.execute("UPDATE migration.cutover_group SET state = %s, detail = %s", (group_state, before))
     ledger.merge_detail(estate.connection, "test", detail)
     estate.connection.commit()
 
