@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 CONTENT = """
 CREATE SCHEMA odd;
 CREATE TABLE odd."Qu""oted. name" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, value text,
-                                   amount double precision,
+                                   amount double precision, number serial,
+                                   content bytea DEFAULT decode('00ff10', 'hex'),
                                    doubled double precision GENERATED ALWAYS AS (amount * 2) STORED);
 INSERT INTO odd."Qu""oted. name" (value, amount) SELECT 'row ' || n, n / 7.0 FROM generate_series(1, 3000) AS n;
 CREATE TABLE odd.parts (id int NOT NULL, kind regclass) PARTITION BY RANGE (id);
