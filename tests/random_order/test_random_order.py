@@ -177,10 +177,12 @@ class Walk:
         """Run a playbook, and again until it changes nothing."""
         before = [state for state, _ in recorded().values()]
         self._say(f"run {playbook}{' again' if playbook == self.crashed else ''}")
-        seen = self._outages()
+        seen, acknowledged = self._outages(), self._acknowledged()
         with clients():
             # The second run of a rehearsal brings what the clients have written since.
             done = run(playbook) if playbook == MIGRATE else run(playbook, *FURTHER[playbook])
+        # Otherwise nothing could have been lost.
+        assert self._acknowledged() > acknowledged, "no client has written"
         if self.crashed and playbook != self.crashed:
             # It may refuse to go on with what another was killed in. Services that it needs may be stopped.
             self._note("succeeded" if done.succeeded else "refused")
@@ -224,6 +226,10 @@ class Walk:
             on_host("python3", "-m", "load_generator", "outages", f"--journal={JOURNAL}")
         )
         return found
+
+    def _acknowledged(self) -> int:
+        """Return how many writes were acknowledged since the walks began."""
+        return int(on_host("grep", "-c", '"event": "acknowledged"', JOURNAL))
 
     def check(self) -> None:
         """Check what must hold between two steps."""
