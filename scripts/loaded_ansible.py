@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -198,7 +199,11 @@ def _carry_out(order: dict[str, Any]) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         # The process that waits may write its errors to a terminal.
-        Display()._set_column_width()
+        display = Display()
+        display._set_column_width()
+        # What was warned of when it was loaded has not been said in this run yet.
+        for said in (display._warns, display._deprecations, display._errors):
+            said.clear()
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(order["environment"])
@@ -209,6 +214,9 @@ def _carry_out(order: dict[str, Any]) -> None:
         {"ansible": adhoc.main, "ansible-playbook": playbook.main}[program]()
     except SystemExit as end:
         status = end.code or 0
+    except BaseException:
+        # As Python does at the end of a program, which a copy does not come to.
+        traceback.print_exc()
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()

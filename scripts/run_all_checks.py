@@ -130,6 +130,7 @@ CHECKS: tuple[Check, ...] = (
         "tests",
         *(f"--ignore=tests/{name}" for name in _FOLDERS),
         *(f"--ignore={path}" for path in (*_CUTOVER_ON_A_HOST, *_CUTOVER_FAULTS, *_OTHERS_ON_A_HOST)),
+        grows=True,
     ),
     # Then by the time that they take. What runs alone at the end leaves a processor idle.
     scenario("cleanup"),
@@ -145,7 +146,7 @@ CHECKS: tuple[Check, ...] = (
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS, grows=True),
     tests("cutover tests", *_CUTOVER_ON_A_HOST, after=READY_HOSTS, grows=True),
     tests("shared library tests", "tests/shared_library", after=TEST_HOST_IMAGE),
-    tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS),
+    tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS, grows=True),
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
     tests("backup tests", "tests/backup"),
     tests("sample estate tests", "tests/sample_estate", after=TEST_HOST_IMAGE),
@@ -159,7 +160,8 @@ def chosen(has_time: bool) -> list[Check]:
     :param has_time: whether the long ones are among them. Those that have grown begin as soon as they may.
     """
     checks = [check for check in CHECKS if has_time or not check.is_long]
-    return sorted(checks, key=lambda check: not check.grows) if has_time else checks
+    first = (TEST_HOST_IMAGE, READY_HOSTS)
+    return sorted(checks, key=lambda check: check.name not in first and not check.grows) if has_time else checks
 
 
 class Queue:

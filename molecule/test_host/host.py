@@ -120,7 +120,8 @@ class Host:
             run("docker", "rm", "--force", self.name)
         is_there = is_there or self.key.exists() or self.secrets.exists()
         self.key.unlink(missing_ok=True)
-        shutil.rmtree(self.secrets, ignore_errors=True)
+        if self.secrets.exists():
+            shutil.rmtree(self.secrets)
         return is_there
 
     def _image(self) -> str:
@@ -152,9 +153,12 @@ class Host:
 def run(*command: str) -> bytes:
     """Run a command and return its standard output.
 
-    :raises HostError: with everything that it printed, if it fails.
+    :raises HostError: with everything that it printed, if it fails, or if there is no such command.
     """
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as error:
+        raise HostError(f"{error}\nThis command failed: {' '.join(command)}") from error
     if done.returncode != 0:
         printed = (done.stdout + done.stderr).decode(errors="replace")
         raise HostError(f"{printed}\nThis command failed: {' '.join(command)}")

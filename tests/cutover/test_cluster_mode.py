@@ -10,15 +10,18 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 
 from .host import (
     CUTOVER,
+    ROLLBACK,
     SharedHost,
     answers_of,
     changed,
     env_of,
     group_of,
     on_host,
+    original_env_of,
     play,
     pm2,
     sql,
+    state_of,
     variables,
 )
 
@@ -117,3 +120,12 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
     assert changed(output) == 0
     assert "Nothing starts the services" not in " ".join(output.split())
     assert processes(*SCRIPTS) == after
+    # The way back takes every process too.
+    play(ROLLBACK, *variables(rollback_groups="deploy,registry"))
+    back = processes(*SCRIPTS)
+    for name, pids in back.items():
+        assert len(pids) == 2
+        assert not set(after[name]) & set(pids)
+        assert {answer["store"] for answer in answers_of(*[name] * 4)} == {"sqlite"}
+        assert env_of(name) == original_env_of(name)
+    assert {state_of(group["name"]) for group in groups} == {"rolled_back"}

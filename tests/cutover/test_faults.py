@@ -23,7 +23,9 @@ from .host import (
     PATIENCE,
     REHEARSAL,
     ROLLBACK,
+    SERVICES,
     SharedHost,
+    answers_of,
     group_of,
     health_of,
     is_as_before,
@@ -346,7 +348,7 @@ def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> 
     assert "has opened it since" in output
     assert is_as_before(GROUP)
     require_row(row)
-    until(lambda: all(health_of(name) for name in pids()))
+    assert all(answers_of(*SERVICES))
 
 
 @pytest.mark.long_search

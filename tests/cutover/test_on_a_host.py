@@ -156,6 +156,7 @@ def stranger(path: str) -> Iterator[None]:
 @pytest.mark.promise("checked-before-services-stop", "foreign-process-refused")
 def test_wrong_input_and_a_stranger_are_refused_all_at_once_before_anything_stops() -> None:
     before = pids()
+    assert set(before) == set(SERVICES)
     group = group_of("platform")
     group["services"][0]["name"] = "swarm-ticket"
     group["services"][1]["env_file"] = "no.env"

@@ -91,6 +91,13 @@ def test_removing_a_host_leaves_nothing_of_it(host: ModuleType, docker: Path, tm
     assert not a_host.remove()
 
 
+def test_a_missing_docker_is_told(host: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    a_host = host.Host("a-host", tmp_path / "keys/a-host", tmp_path / "secrets/a-dev")
+    with pytest.raises(host.HostError, match=r"No such file[\s\S]*This command failed: docker ps"):
+        a_host.remove()
+
+
 def test_what_docker_says_of_a_failure_is_told(host: ModuleType, docker: Path, tmp_path: Path) -> None:
     (docker / "fails").touch()
     a_host = host.Host("a-host", tmp_path / "keys/a-host", tmp_path / "secrets/a-dev")
