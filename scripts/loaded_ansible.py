@@ -188,7 +188,8 @@ def _carry_out(order: dict[str, Any]) -> None:
     from ansible.utils.display import Display
 
     status: Any = 1
-    own = Path(tempfile.mkdtemp(prefix="ansible-local-"))
+    # Beside that of the process that waits, where Ansible itself makes it: an inventory below that place is a tool's.
+    own = Path(tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent))
     # What the process that waits has registered, such as removing its own directory, is not for a run to do.
     atexit._clear()
     try:

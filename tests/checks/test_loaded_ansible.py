@@ -21,7 +21,8 @@ _PLAY = [
                 "name": "Say what was given",
                 "ansible.builtin.debug": {
                     "msg": "{{ lookup('ansible.builtin.env', 'ONLY_THIS_RUN') }} {{ given }} "
-                    "{{ lookup('ansible.builtin.pipe', 'pwd; cat; umask') }}"
+                    "{{ lookup('ansible.builtin.pipe', 'pwd; cat; umask') }} "
+                    "{{ lookup('ansible.builtin.config', 'DEFAULT_LOCAL_TMP') | dirname }}"
                 },
             },
             {"name": "Change something", "ansible.builtin.command": "false", "ignore_errors": True},
