@@ -22,7 +22,7 @@ _PLAY = [
                 "ansible.builtin.debug": {
                     "msg": "{{ lookup('ansible.builtin.env', 'ONLY_THIS_RUN') }} {{ given }} "
                     "{{ lookup('ansible.builtin.pipe', 'pwd; cat; umask') }} "
-                    "{{ lookup('ansible.builtin.config', 'DEFAULT_LOCAL_TMP') | dirname }}"
+                    "{{ lookup('swarm.sqlite_to_postgresql.run_limit') }}"
                 },
             },
             {"name": "Change something", "ansible.builtin.command": "false", "ignore_errors": True},
@@ -34,8 +34,11 @@ _PLAY = [
 
 def test_a_copy_does_and_prints_what_the_command_does(ansible: LoadedAnsible, tmp_path: Path) -> None:
     (tmp_path / "play.yml").write_text(json.dumps(_PLAY))
+    # A file, which our commands name if Ansible's own temporary directory is where it should be.
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"all": {"hosts": {"localhost": {}}}}))
     for options in (["-e", "given=first", "play.yml"], ["--no-such-option"], ["absent.yml", "-vv"]):
-        command = ["ansible-playbook", "-i", "localhost,", "-c", "local", *options]
+        command = ["ansible-playbook", "-i", str(inventory), "-c", "local", *options]
         environment = {**environment_of_ansible(), "ONLY_THIS_RUN": options[0]}
         real = subprocess.run(
             command,
@@ -52,6 +55,7 @@ def test_a_copy_does_and_prints_what_the_command_does(ansible: LoadedAnsible, tm
         assert real.returncode != 0
         if "play.yml" in options:
             assert f"{options[0]} first {tmp_path}" in output
+            assert f" -i {inventory}" in output
             assert "ON PURPOSE" in output
 
 
