@@ -12,8 +12,8 @@ makes_environments() {
   "$1" -c 'import ensurepip, venv' 2>/dev/null
 }
 
-# A distribution compiles its Python with the profile of a run. One of pyenv, without, takes a sixth more time for
-# everything: it comes second. The distribution's may lack the means to make an environment, and need not have them then.
+# A distribution compiles its Python with the profile of a run. pyenv by default does not, and its Python takes a sixth
+# more time for everything: so the distribution's comes first, unless it cannot make environments and another one is there.
 find_python() {
   local name
   if [ "$(uname)" = Linux ] && is_recent_enough /usr/bin/python3 && makes_environments /usr/bin/python3; then

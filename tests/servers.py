@@ -45,7 +45,9 @@ def programs_of(major: int) -> Path:
         _fetch(package, Path(work))
         (archive,) = Path(work).glob("*.tgz")
         # The module tarfile of Debian 12 has no filter against names that lead elsewhere.
-        subprocess.run(["tar", "--extract", "--gzip", f"--file={archive}", f"--directory={work}"], check=True)
+        # For root, tar would else take over the owners and the modes of whoever has packed it.
+        options = ("--gzip", "--no-same-owner", "--no-same-permissions")
+        subprocess.run(["tar", "--extract", *options, f"--file={archive}", f"--directory={work}"], check=True)
         native = Path(work, "package", "native")
         _make_links(native)
         for program in (native / "bin").iterdir():
