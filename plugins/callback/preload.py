@@ -14,6 +14,8 @@ description:
     on a run that changes nothing, and more where the inventory names its connection in full, as C(ansible.builtin.ssh).
   - Keeps the archives in which Ansible sends modules to a host in O(payloads), for their owner alone. The next run
     takes them, unless a file that is in one of them has changed since. This saves another quarter.
+  - What is kept holds the code of each source beside it. A host whose Python has the version of the controller's takes
+    the code, and needs two fifths less computing time until a module begins. Any other host compiles the source.
   - A run over a host of a protected environment takes and keeps none, because the gate's look at the tree covers none.
   - Prints nothing, and changes no result.
 options:

@@ -2,8 +2,8 @@
 
 Ansible packs a module with everything that it imports into one archive. It reads and parses each of these files, for
 some of our modules nearly two hundred, and forgets the archive when the run ends. Here the archives of a run stay for
-the next one, under a name that is made of everything that they were made of: once a file differs, none of them is
-taken.
+the next one, with the code of the sources in them, under a name that is made of everything that they were made of: once
+a file differs, none of them is taken.
 
 They are as trustworthy as Python's own bytecode beside the sources: only who may change the tree can change them. But
 no digest of the tree covers them, so nothing that is kept is sent to a protected environment.
@@ -28,6 +28,7 @@ from ansible import constants
 from ansible.plugins.loader import module_utils_loader
 
 from .gated import ROOT
+from .payload_code import with_code
 
 # What Ansible calls the archives of these modules begins so: its own, ours, and those of a collection that the roles
 # use. Any other module may come from a file that is not looked at here.
@@ -95,7 +96,7 @@ def keep(directory: Path, local: Path | None = None, since: float = float("inf")
             name = archive.name
             if name.startswith(_BEGINNINGS) and name.endswith(_END) and not archive.is_symlink():
                 new = directory / f"{name}.{os.getpid()}.new"
-                _copy_durably(archive, new)
+                _write_durably(new, with_code(archive.read_bytes()))
                 new.rename(directory / name)
         for other in directory.parent.iterdir():
             # A person may have named a directory that holds other things too.
@@ -108,10 +109,10 @@ def of_this_run() -> Path:
     return Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
 
 
-def _copy_durably(old: Path, new: Path) -> None:
-    """Copy a file; where the machine stops behind this, no empty one is left under a name that later runs read."""
-    with old.open("rb") as source, new.open("wb") as target:
-        shutil.copyfileobj(source, target)
+def _write_durably(new: Path, content: bytes) -> None:
+    """Write a file; where the machine stops behind this, no empty one is left under a name that later runs read."""
+    with new.open("wb") as target:
+        target.write(content)
         target.flush()
         os.fsync(target.fileno())
 

@@ -174,19 +174,6 @@ def test_an_installed_file_that_took_the_size_and_time_of_another_is_another(sou
     assert payloads.digest() != before
 
 
-def test_ansible_itself_takes_what_was_kept(tmp_path: Path, load: Load) -> None:
-    bench = Bench(tmp_path, load)
-    plays = [{"hosts": "one", "gather_facts": False, "tasks": [{"name": "Look", "ansible.builtin.ping": {}}]}]
-    kept = tmp_path / "kept"
-    environment = {"ANSIBLE_STDOUT_CALLBACK": "default", "SQLITE_TO_POSTGRESQL_PAYLOADS": str(kept)}
-    assert bench.run(plays, **environment).status == 0
-    (archive,) = kept.glob("*/ansible.modules.ping-*")
-    # Only a run that reads it stumbles over what is no archive.
-    archive.write_bytes(b"")
-    assert bench.run(plays, **environment).status != 0
-    assert bench.run(plays, **{**environment, "SQLITE_TO_POSTGRESQL_PAYLOADS": ""}).status == 0
-
-
 def test_nothing_that_was_kept_is_sent_to_a_protected_environment(tmp_path: Path, load: Load) -> None:
     bench = Bench(tmp_path, load)
     # As a run begins: with a play over a host that is not protected.
