@@ -12,13 +12,11 @@ from ..core.errors import MigrationError, Problem
 from ..core.files import WORK_DIRECTORY, sha256_of_open
 from ..engine.convert.recorded_ids import with_recorded_ids
 from ..engine.convert.server_text import ServerForms
-from ..engine.export import export
 from ..engine.plan.planner import plan_group
 from ..engine.prepare.prepare import prepare
 from ..engine.prepare.server_refusals import recorded_refusals
 from ..engine.proof.checksums import sum_source
 from ..engine.proof.row_differences import WHOLE_ROW
-from ..engine.transfer import migrate
 from ..host.safe_paths import open_owned
 from ..host.write_protection import is_protected
 from ..postgres import catalog
@@ -138,6 +136,9 @@ def count_written_since(
     connection: Connection, group: Group, work_directory: str | None, information: list[str]
 ) -> dict[str, dict[str, int]]:
     """Return how many rows of each table PostgreSQL holds otherwise than the frozen file, by target table."""
+    # Only here: most groups are validated without it, and importing it takes long.
+    from ..engine.export import export
+
     directory = Path(work_directory or WORK_DIRECTORY)
     made = not directory.exists()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,6 +176,9 @@ def find_unwanted_writes(
     """
     tables: dict[str, dict[str, Any]] = {}
     if at_rest:
+        # Only here, as above.
+        from ..engine.transfer import migrate
+
         # A later SQL file can leave no way to compare: then only that they were written to can be told.
         with suppress(MigrationError):
             compared = migrate.compare(connection, group, work_directory, is_named=lambda name, _: name in names)

@@ -24,7 +24,6 @@ from ..core.errors import MigrationError, Problem
 from ..engine.convert.recorded_ids import find_changed_ids
 from ..engine.proof.ledger_content import find_changes
 from ..engine.proof.target_state import since
-from ..engine.transfer import migrate
 from ..postgres.code_in_tables import own_tables
 from ..postgres.strangers import find_strangers_code
 from .frozen_file import check_frozen_file, check_proof, count_written_since, find_unwanted_writes, rows_that_differ
@@ -200,6 +199,9 @@ def _validate_rehearsed(
     work_directory: str | None,
 ) -> None:
     """Compare source and target of a group whose services use SQLite."""
+    # Only here: a group that lives in PostgreSQL needs nothing of this, and importing it takes long.
+    from ..engine.transfer import migrate
+
     if record.state == state.FROZEN:
         findings.append(
             Problem(
@@ -274,6 +276,9 @@ def _validate_rolled_back(
     work_directory: str | None,
 ) -> None:
     """Compare both sides of a group whose services use SQLite again; PostgreSQL keeps what it held until then."""
+    # Only here: a group that lives in PostgreSQL needs nothing of this, and importing it takes long.
+    from ..engine.transfer import migrate
+
     result["basis"] = "Its services use SQLite again; PostgreSQL keeps what it held when they went back."
     run = ledger.read_latest_run(connection, group.name, migrate.FINAL, migrate.REHEARSAL)
     result["loaded_by"] = "" if run is None else run["kind"]
