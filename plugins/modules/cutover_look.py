@@ -126,9 +126,11 @@ def settled(groups: Sequence[Group], login: Login, arguments: Mapping[str, Any])
     if not at_rest:
         return
     # Only here: where no group has moved yet nothing of this is needed, and importing it takes long.
+    from ..module_utils.migration.host import pm2
     from ..module_utils.migration.host.service_health import Listings
 
     listings = Listings()
+    pm2.share(at_rest, listings.pm2s)
     for group in at_rest:
         result = _dry_run(group, login, arguments, listings)
         if result is not None and not result["changed"] and is_on_postgresql(result["state"]):

@@ -9,12 +9,13 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Service
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group, Service
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import pm2
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights")
@@ -128,3 +129,72 @@ def test_the_command_to_look_at_an_ecosystem_file_runs_it_as_its_user(home: Path
     command = refused.value.problems[0].fix.partition(": ")[2]
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert f"Error: {ACCOUNT.pw_uid}" in done.stderr
+
+
+def looked_at_together(home: Path, files: dict[str, str], *, twice: str = "") -> tuple[list[str], int]:
+    """Return what the checks say of a service with each of these files, and how often node was started for them.
+
+    :param twice: the file of which a second service is.
+    """
+    started = home / "started"
+    started.touch()
+    (home / "node").write_text(f'#!/bin/sh\necho >> {started}\nexec {shutil.which("node")} "$@"\n')
+    (home / "node").chmod(0o755)
+    services = []
+    for number, (name, text) in enumerate(files.items()):
+        # Each in a directory of its own, as services are.
+        directory = home / str(number)
+        directory.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+        service = Service("a", USER, str(directory), "role", ("app",), "http://127.0.0.1:9/", ecosystem_file=name)
+        services += [replace(service, pm2_home=str(home), pm2_path=str(home))] * (2 if name == twice else 1)
+    for path in home.rglob("*"):
+        os.chown(path, ACCOUNT.pw_uid, ACCOUNT.pw_gid)
+    known: dict[tuple[str, ...], pm2.Pm2] = {}
+    pm2.share((Group("g", "/srv/a.db", (), (service,)) for service in services), known)
+    (manager,) = known.values()
+    said = ["".join(map(str, manager.check_service(service, True, False).problems)) for service in services]
+    said = [text.replace(service.directory, "") for text, service in zip(said, services, strict=True)]
+    return said, len(started.read_text().splitlines())
+
+
+ONE = "module.exports = {apps: [{name: 'a'}]}"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="an ecosystem file is read by node")
+def test_the_files_of_groups_that_are_looked_at_together_are_read_by_one_start_of_node(home: Path) -> None:
+    files = {
+        # What a file does to its own process reaches no other one.
+        "one.js": f"process.env.NAME = 'b'; process.chdir('/'); require('./shared').name = 'b'; {ONE}",
+        "two.js": """
+            const own = process.cwd() === __dirname && process.argv[1] === __filename;
+            const name = process.env.NAME || require('../0/shared').name;
+            module.exports = [{name: own ? name : 'elsewhere', instances: 99}];
+        """,
+        "both.json": '{"apps": [{"name": "a"}]}',
+        "other.cjs": "module.exports = {name: 'c'}",
+        "only_pm2_reads_it.yml": "",
+    }
+    (home / "0").mkdir()
+    (home / "0" / "shared.js").write_text("exports.name = 'a'")
+    said, starts = looked_at_together(home, files, twice="both.json")
+    assert "it starts 99 processes" in said[1]
+    assert "it starts c, but not a" in said[4]
+    assert (said[0], *said[2:4], said[5], starts) == ("", "", "", "", 1)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="an ecosystem file is read by node")
+@pytest.mark.parametrize("program", ["throw new Error()", "console.log('what')"])
+def test_a_file_that_cannot_be_loaded_spoils_no_other(home: Path, program: str) -> None:
+    said, starts = looked_at_together(home, {"one.js": ONE, "bad.js": f"{program}; {ONE}", "two.js": ONE})
+    assert [text == "" for text in said] == [True, False, True]
+    assert "node cannot load it" in said[1]
+    # Together, then each by itself.
+    assert starts == 4
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="an ecosystem file is read by node")
+def test_a_huge_file_is_not_read_with_others(home: Path) -> None:
+    said, starts = looked_at_together(home, {"one.js": ONE, "huge.js": f"throw 1;{' ' * (2 << 20)}", "two.js": ONE})
+    assert (said[0], said[2], starts) == ("", "", 1)
+    assert "is larger than" in said[1]

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MigrationError, Problem
-from ..core.estate import Service
+from ..core.estate import PM2, Group, Service
 from . import dotenv_file, open_files, programs
 from .manager import Checked, InNetworkOfHost, Process, problems_of_directory
 from .recovery_unit import SYSTEMD
@@ -36,17 +37,28 @@ _MOST_BYTES_OF_ECOSYSTEM = 1 << 20
 _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
 
-# Prints of each application in an ecosystem file its name, the names of its variables, and its processes as pm2 counts.
-_READ_ECOSYSTEM = """
-const file = require(process.argv[1]);
-const apps = Array.isArray(file) ? file : file.apps || [file];
+# Prints of each application in some ecosystem files its name, the names of its variables, and its processes as pm2
+# counts. Each file is loaded as if it were the only one.
+_READ_ECOSYSTEMS = """
+const paths = process.argv.splice(1);
+const variables = { ...process.env };
 const cores = require('os').cpus().length;
 const processes = (app) => {
   if (app.instances === undefined) return 1;
   const wanted = parseInt(app.instances, 10) || 0;
   return Math.max(1, wanted > 0 ? wanted : cores + wanted);
 };
-console.log(JSON.stringify(apps.map((app) => [app.name || '', Object.keys(app.env || {}), processes(app)])));
+const read = (path) => {
+  process.argv[1] = path;
+  process.chdir(require('path').dirname(path));
+  Object.keys(process.env).forEach((name) => delete process.env[name]);
+  Object.assign(process.env, variables);
+  Object.keys(require.cache).forEach((name) => delete require.cache[name]);
+  const file = require(path);
+  const apps = Array.isArray(file) ? file : file.apps || [file];
+  return apps.map((app) => [app.name || '', Object.keys(app.env || {}), processes(app)]);
+};
+console.log(JSON.stringify(paths.map(read)));
 """
 _READABLE_ECOSYSTEMS = (".js", ".cjs", ".json")
 # What of a process makes its entry in the dump another one.
@@ -103,6 +115,9 @@ class Pm2(InNetworkOfHost):
         self._path = f"{path}:{programs.PATH}" if path else programs.PATH
         # What pm2 has listed last, if nothing was asked of it since: each call of it takes more than half a second.
         self._listed: list[dict[str, Any]] | None = None
+        # Whose ecosystem files will be asked for, and what was read of each file for every service that it is of.
+        self._expected: list[Service] = []
+        self._read_ahead: dict[str, list[dict[str, Application]]] = {}
         self.environment = {**programs.environment_of(account, self._path), "PM2_HOME": str(self.home)}
 
     @property
@@ -177,6 +192,10 @@ class Pm2(InNetworkOfHost):
         """Start one service of an ecosystem file."""
         self._run("start", ecosystem_file, "--only", name, directory=str(Path(ecosystem_file).parent))
 
+    def expect(self, services: Iterable[Service]) -> None:
+        """Read the ecosystem files of these services with the first one that is asked for: each start of node costs."""
+        self._expected += services
+
     def read_ecosystem(self, path: str) -> dict[str, Application] | None:
         """Return a file's applications by their names; None if only pm2 can read it.
 
@@ -184,18 +203,47 @@ class Pm2(InNetworkOfHost):
         """
         if not path.endswith(_READABLE_ECOSYSTEMS):
             return None
+        self._read_expected(path)
+        if self._read_ahead.get(path):
+            # Once for each service: who asks again wants to know what is in it now.
+            return self._read_ahead[path].pop()
         try:
-            text = self._execute(["node", "-e", _READ_ECOSYSTEM, path], str(Path(path).parent))
-            return {
-                str(name): Application(tuple(variables), int(processes))
-                for name, variables, processes in json.loads(text)
-            }
+            return self._read_by_node([path])[path]
         except (MigrationError, ValueError, TypeError):
             what = f"node cannot load it as user {self.user}"
             raise MigrationError(
                 f"The ecosystem file {path} cannot be used.",
                 [Problem(path, what, f"Look at: {self._command_that_reads(path)}")],
             ) from None
+
+    def _read_expected(self, path: str) -> None:
+        """Read the expected files, if this is one of them; none where one is not as it should be.
+
+        Each is read by itself then, and says what is wrong with it.
+        """
+        services = {service.ecosystem_path: service for service in self._expected}
+        asked = Counter(service.ecosystem_path for service in self._expected)
+        if path not in services:
+            return
+        self._expected = []
+        readable = [name for name in services if name.endswith(_READABLE_ECOSYSTEMS)]
+        found = [name for name in readable if not problems_of_files(services[name])]
+        if sum(asked[name] for name in found) > 1:
+            with suppress(MigrationError, ValueError, TypeError):
+                read = self._read_by_node(found)
+                self._read_ahead = {name: [applications] * asked[name] for name, applications in read.items()}
+
+    def _read_by_node(self, paths: Sequence[str]) -> dict[str, dict[str, Application]]:
+        """Return the applications of each file by their names.
+
+        :raises MigrationError: if node does not answer.
+        :raises ValueError, TypeError: if it answers with something else.
+        """
+        text = self._execute(["node", "-e", _READ_ECOSYSTEMS, *paths], str(Path(paths[0]).parent))
+        return {
+            path: {str(name): Application(tuple(variables), int(processes)) for name, variables, processes in apps}
+            for path, apps in zip(paths, json.loads(text), strict=True)
+        }
 
     def _command_that_reads(self, path: str) -> str:
         """Return the command with which a person sees what node says of a file: root must not run it as root."""
@@ -511,6 +559,20 @@ def by_user(services: Iterable[Service], known: MutableMapping[tuple[str, ...], 
     if problems:
         raise MigrationError("The pm2 of a service's user cannot be told.", problems)
     return found
+
+
+def share(groups: Iterable[Group], known: MutableMapping[tuple[str, ...], Pm2]) -> None:
+    """Make the pm2 of each user once for groups that are looked at together, and let it read their files together.
+
+    What is wrong with the pm2 of a group is said when the group is looked at.
+
+    :param known: as :func:`by_user` keeps it.
+    """
+    for group in groups:
+        services = [service for service in group.services if service.manager == PM2]
+        with suppress(MigrationError):
+            for user, pm2 in by_user(services, known).items():
+                pm2.expect(service for service in services if service.user == user)
 
 
 def find_daemons() -> list[tuple[int, str, int]]:
