@@ -12,6 +12,7 @@ description:
   - Loads the filters, the tests and the lookups that the roles of this collection use before the first task, and the
     plugins by which each task reaches its host. This saves a seventh of the computing time that the controller spends
     on a run that changes nothing, and more where the inventory names its connection in full, as C(ansible.builtin.ssh).
+  - Lets Python look for garbage less often, and not among what it has loaded. This saves another tenth.
   - Keeps the archives in which Ansible sends modules to a host in O(payloads), for their owner alone. The next run
     takes them, unless a file that is in one of them has changed since. This saves another quarter.
   - What is kept holds the code of each source beside it. A host whose Python has the version of the controller's takes
@@ -40,6 +41,7 @@ ansible.cfg: |
   callbacks_enabled = swarm.sqlite_to_postgresql.preload
 """
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,8 @@ _LOOKUPS = (
 _CONNECTIONS = ("ansible.builtin.ssh", "ansible.builtin.local", "local")
 _BECOMES = ("ansible.builtin.sudo", "ansible.builtin.su", f"{_OURS}.runuser")
 _SHELLS = ("sh",)
+# Python's own number is 700: a task makes that many dozens of times.
+_OBJECTS_UNTIL_COLLECTED = 50_000
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships without types
@@ -115,6 +119,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
             self._kept, self._is_protected = None, True
             payloads.give_back()
         self.load_plugins()
+        _leave_to_copies()
 
     def load_plugins(self) -> None:
         """Load what the processes of tasks need, and would each load anew."""
@@ -128,6 +133,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
                 loader.get(name, class_only=True)
         # With the first template a process makes what reads all of them, and keeps it.
         Templar().template(trust_as_template("{{ 1 }}"))
+
+
+def _leave_to_copies() -> None:
+    """Let the collector of garbage leave alone what is there, and look for more of it less often.
+
+    The process of a task is a copy of this one. Each page that the collector writes to is really copied.
+    """
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_UNTIL_COLLECTED)
 
 
 def _has_protected_host(play: Any) -> bool:
