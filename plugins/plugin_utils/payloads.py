@@ -89,15 +89,15 @@ def keep(directory: Path, local: Path | None = None, since: float = float("inf")
     """
     local = local or of_this_run()
     with suppress(OSError):
-        if directory.name != digest() or _newest() >= since or has_other_utilities():
+        made = [archive for archive in local.iterdir() if _is_to_be_kept(archive)]
+        # Most runs make none, and need not look at the sources once more.
+        if made and (directory.name != digest() or _newest() >= since or has_other_utilities()):
             # Somebody has worked at the sources meanwhile, if only for a moment: nobody knows what is in which archive.
             return
-        for archive in local.iterdir():
-            name = archive.name
-            if name.startswith(_BEGINNINGS) and name.endswith(_END) and not archive.is_symlink():
-                new = directory / f"{name}.{os.getpid()}.new"
-                _write_durably(new, with_code(archive.read_bytes()))
-                new.rename(directory / name)
+        for archive in made:
+            new = directory / f"{archive.name}.{os.getpid()}.new"
+            _write_durably(new, with_code(archive.read_bytes()))
+            new.rename(directory / archive.name)
         for other in directory.parent.iterdir():
             # A person may have named a directory that holds other things too.
             if _DIGEST.fullmatch(other.name) and other.lstat().st_mtime < time.time() - _SECONDS_KEPT:
@@ -107,6 +107,11 @@ def keep(directory: Path, local: Path | None = None, since: float = float("inf")
 def of_this_run() -> Path:
     """Return where Ansible has the archives of this run."""
     return Path(constants.DEFAULT_LOCAL_TMP) / "ansiballz_cache"
+
+
+def _is_to_be_kept(archive: Path) -> bool:
+    """Return whether a run has made an archive, of files that are looked at here alone."""
+    return archive.name.startswith(_BEGINNINGS) and archive.name.endswith(_END) and not archive.is_symlink()
 
 
 def _write_durably(new: Path, content: bytes) -> None:
