@@ -50,6 +50,8 @@ os.environ["MIGRATION_RUN_LIMIT"] = "dev"
 # What tests look for is in Ansible's own output, and their runs of playbooks are nobody's record.
 os.environ["ANSIBLE_STDOUT_CALLBACK"] = "default"
 os.environ["SQLITE_TO_POSTGRESQL_RUN_RECORD"] = "false"
+# With it Python reads a module that Ansible hands to it byte by byte, with a call of the system for each.
+os.environ.pop("PYTHONUNBUFFERED", None)
 _DATABASE_NUMBERS = itertools.count(1)
 # Also for tests that set nothing: the same values on every run, and no example has to be through within a fifth of a
 # second.
