@@ -1,7 +1,7 @@
 """Which manager each service has.
 
-A host compiles anew what it is sent with each call. So the code of a manager is imported where a service has it. That
-of pm2 also tells what is wrong with a service's files.
+A host loads anew what it is sent with each call, and may have to compile it. So the code of a manager is imported where
+a service has it. That of pm2 also tells what is wrong with a service's files.
 """
 
 from __future__ import annotations
