@@ -145,11 +145,11 @@ CHECKS: tuple[Check, ...] = (
     scenario("three_managers", after=TEST_HOST_IMAGE, is_long=True),
     tests("random order", "-s", "tests/random_order", after=READY_HOSTS, grows=True),
     tests("cutover tests", *_CUTOVER_ON_A_HOST, after=READY_HOSTS, grows=True),
-    tests("shared library tests", "tests/shared_library", after=TEST_HOST_IMAGE),
+    # One container with the library serves both.
+    tests("library and service tests", "tests/shared_library", "tests/sample_estate", after=TEST_HOST_IMAGE),
     tests("other host tests", *_OTHERS_ON_A_HOST, after=READY_HOSTS, grows=True),
     tests("cleanup and validation tests", "tests/cleanup", "tests/validation"),
     tests("backup tests", "tests/backup"),
-    tests("sample estate tests", "tests/sample_estate", after=TEST_HOST_IMAGE),
     Check("linters", ("scripts/lint.sh",), fails_by_chance=False),
 )
 

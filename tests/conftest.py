@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-import subprocess
 import sys
 import threading
 import time
@@ -25,12 +24,10 @@ from psycopg2 import DatabaseError
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.node_package.shared_statements import (
-    SHARED_STATEMENTS,
-)
 from scripts.loaded_ansible import LoadedAnsible, loaded_ansible
 from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
 from scripts.throwaway_postgres import throwaway_postgres
+from tests.library_container import Library, built_library
 from tests.servers import VERSIONS, NoServerError, programs_of
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -279,23 +276,9 @@ def schema_database(server: Server, schema_template: str) -> Iterator[Login]:
 
 
 @pytest.fixture(scope="session")
-def build_library() -> Callable[[str, str], None]:
-    """Return a function that builds the services' library in a directory of a container, with its tests' needs."""
-    source = PROJECT / "roles" / "shared_library" / "files" / "db"
-    carried = {f"migrations/{path.name}": path.read_text() for path in (PROJECT / "files" / "sql").glob("*.sql")}
-
-    def build(container: str, directory: str) -> None:
-        def run(command: str, text: str = "") -> None:
-            where = ["docker", "exec", "--interactive", "--workdir", directory, container]
-            result = subprocess.run(
-                [*where, "sh", "-ec", command], input=text, capture_output=True, text=True, check=False
-            )
-            assert result.returncode == 0, result.stdout + result.stderr
-
-        subprocess.run(["docker", "cp", str(source), f"{container}:{directory}"], check=True, capture_output=True)
-        run("rm -rf node_modules dist dist-test ledger migrations; mkdir ledger migrations")
-        for path, content in {**carried, **SHARED_STATEMENTS}.items():
-            run(f"cat > {path}", content)
-        run("npm ci --ignore-scripts --prefer-offline --no-audit --no-fund --fetch-retries=5 && npm run build")
-
-    return build
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """The services' library in a container: one for the tests of the library and of the services that use it."""
+    shared = tmp_path_factory.mktemp("library")
+    shared.chmod(0o755)
+    with built_library(shared) as library:
+        yield library

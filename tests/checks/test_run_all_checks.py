@@ -55,7 +55,9 @@ def test_every_test_belongs_to_one_check(path: Path) -> None:
 
 
 # What a test, or what it has in common with others of its folder, says that needs the image of the test hosts.
-NEEDS_A_HOST = re.compile(r"ThrowawayHost\(|molecule/test_host/build\.py|from \.host import|build_library\(")
+NEEDS_A_HOST = re.compile(
+    r"ThrowawayHost\(|molecule/test_host/build\.py|from \.host import|library: Library|either_estate: Estate"
+)
 
 
 def test_a_test_on_a_host_waits_for_the_image() -> None:

@@ -1,14 +1,13 @@
-"""The program that creates the sample databases, an estate that it has created, and a host for the sample services."""
+"""The program that creates the sample databases, and estates that it has created, with services that run on them."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,11 +20,14 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.transfer import (
     migrate as engine,
 )
+from tests.conftest import fresh_database, migrator_of
+from tests.library_container import Library
 
-from .services import NODE_MODULES, Service
+from .services import Service
 
 if TYPE_CHECKING:
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
+    from tests.conftest import Server
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLE_ESTATE = PROJECT / "molecule" / "sample_estate"
@@ -57,35 +59,9 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def services_host(
-    tmp_path_factory: pytest.TempPathFactory, build_library: Callable[[str, str], None]
-) -> Iterator[tuple[str, Path]]:
-    """A container with Node, the services' dependencies and their library, and a directory that the tests see too.
-
-    It shares the machine's network: the services reach the tests' PostgreSQL, and the tests reach the services.
-    """
-    image = subprocess.run(
-        [sys.executable, str(PROJECT / "molecule" / "test_host" / "build.py")],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()[-1]
-    shared = tmp_path_factory.mktemp("shared")
-    name = f"sample-estate-{os.getpid()}"
-    options = ["--detach", "--rm", "--init", "--name", name, "--network", "host", "--volume", f"{shared}:{shared}"]
-    subprocess.run(["docker", "run", *options, image, "sleep", "infinity"], check=True, capture_output=True)
-    build_library(name, "/srv/db")
-    package = f"{NODE_MODULES}/swarm-shared-db"
-    install = f"mkdir {package} && cp -r package.json dist ledger migrations {package}"
-    subprocess.run(["docker", "exec", "--workdir", "/srv/db", name, "sh", "-c", install], check=True)
-    yield name, shared
-    subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
-
-
 @dataclass
 class Estate:
-    """An estate of its own for one test, and the services started on it.
+    """An estate, and the services started on it.
 
     :param environment: what is in the services' environment beside their ``.env``.
     """
@@ -93,11 +69,15 @@ class Estate:
     container: str
     root: Path
     environment: dict[str, str]
-    started: list[Service] = field(default_factory=list)
+    started: dict[str, Service] = field(default_factory=dict)
 
     def run(self, *command: str) -> None:
         """Run a command in the container."""
         subprocess.run(["docker", "exec", self.container, *command], check=True)
+
+    def running(self, name: str) -> Service:
+        """Return a service that listens: the one that was started before, if there is one."""
+        return self.started[name] if name in self.started else self.start(name)
 
     def start(self, name: str, **environment: str) -> Service:
         """Start a service and wait until it listens."""
@@ -113,8 +93,19 @@ class Estate:
             shutil.copy(path, directory)
         more = {"DB_PATH": str(self.root / "opt/swarm-deploy/data/deployments.db")} if name == "swarm-deploy" else {}
         service = Service(name, directory, self.container, {**self.environment, **more, **environment})
-        self.started.append(service)
+        self.started[name] = service
         return service
+
+
+@contextmanager
+def new_estate(library: Library) -> Iterator[Estate]:
+    """Make an estate in a directory that its services see too, and stop those that were started."""
+    estate = Estate(library.container, library.shared / uuid.uuid4().hex, {})
+    result = create_databases(estate.root)
+    assert result.returncode == 0, result.stderr
+    yield estate
+    for service in estate.started.values():
+        service.stop()
 
 
 def migrate(login: Login, root: Path) -> dict[str, dict[str, object]]:
@@ -138,35 +129,32 @@ def connection_variables(login: Login) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def sqlite_estate(services_host: tuple[str, Path]) -> Iterator[Estate]:
-    """An estate whose services use SQLite."""
-    container, shared = services_host
-    root = shared / uuid.uuid4().hex
-    result = create_databases(root)
-    assert result.returncode == 0, result.stderr
-    estate = Estate(container, root, {})
-    yield estate
-    for service in estate.started:
-        service.stop()
+@pytest.fixture(scope="session")
+def sqlite_estate(library: Library) -> Iterator[Estate]:
+    """An estate whose services use SQLite, for all tests: each service is started once."""
+    with new_estate(library) as estate:
+        yield estate
 
 
-@pytest.fixture
-def postgresql_estate(services_host: tuple[str, Path], schema_database: Login) -> Iterator[Estate]:
-    """An estate whose rows have been moved to PostgreSQL, and whose services use it."""
-    container, shared = services_host
-    root = shared / uuid.uuid4().hex
-    result = create_databases(root)
-    assert result.returncode == 0, result.stderr
-    migrate(schema_database, root)
-    estate = Estate(container, root, connection_variables(schema_database))
-    yield estate
-    for service in estate.started:
-        service.stop()
+@pytest.fixture(scope="session")
+def postgresql_estate(library: Library, server: Server, schema_template: str) -> Iterator[Estate]:
+    """An estate whose rows have been moved to PostgreSQL, and whose services use it, for all tests."""
+    with fresh_database(server, schema_template) as name, new_estate(library) as estate:
+        login = migrator_of(server, name)
+        migrate(login, estate.root)
+        estate.environment |= connection_variables(login)
+        yield estate
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def either_estate(request: pytest.FixtureRequest) -> Estate:
-    """An estate on each store in turn."""
+    """The estate on each store in turn."""
     estate: Estate = request.getfixturevalue(f"{request.param}_estate")
     return estate
+
+
+@pytest.fixture
+def own_estate(library: Library) -> Iterator[Estate]:
+    """An estate on SQLite of one test alone, which stops services, or starts them in its own way."""
+    with new_estate(library) as estate:
+        yield estate

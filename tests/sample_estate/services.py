@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.throwaway_postgres import free_port
+from tests.library_container import NODE_MODULES
 
 START_SECONDS = 120.0
-NODE_MODULES = "/opt/sample-estate/node_modules"
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""The sample services answer alike on SQLite and on PostgreSQL."""
+"""The sample services answer alike on SQLite and on PostgreSQL.
+
+Each service is started once on each store, for all tests but those that stop one. What the stores hold at first is
+looked at by the first tests; the later ones change rows.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,9 @@ import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from scripts.throwaway_postgres import free_port
+from tests.library_container import NODE_MODULES
 
 from .conftest import Estate, connection_variables, migrate
-from .services import NODE_MODULES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,19 +60,19 @@ def test_the_default_inventory_moves_every_table_of_the_sample(estate: Path, sch
 
 @pytest.mark.parametrize("name", HEALTH_ROWS)
 def test_health_names_the_store_and_counts_rows(either_estate: Estate, name: str) -> None:
-    answer = either_estate.start(name).get("/health")
+    answer = either_estate.running(name).get("/health")
     assert answer == {"status": "ok", "service": name, "store": store_of(either_estate), "rows": HEALTH_ROWS[name]}
 
 
 def test_both_stores_answer_alike(sqlite_estate: Estate, postgresql_estate: Estate) -> None:
     for name, paths in PATHS.items():
-        one, other = sqlite_estate.start(name), postgresql_estate.start(name)
+        one, other = sqlite_estate.running(name), postgresql_estate.running(name)
         for path in paths:
             assert without_ids(one.get(path)) == without_ids(other.get(path))
 
 
 def test_times_and_booleans_are_told_in_one_format(either_estate: Estate) -> None:
-    registry = either_estate.start("swarm-registry")
+    registry = either_estate.running("swarm-registry")
     workflows = {workflow["name"]: workflow for workflow in registry.get("/workflows")["workflows"]}
     assert workflows["weekly-report"]["created_at"] == "2025-12-15T13:00:00.000Z"
     assert workflows["release"]["created_at"] == "2025-12-15T12:00:00.250Z"
@@ -77,7 +81,7 @@ def test_times_and_booleans_are_told_in_one_format(either_estate: Estate) -> Non
 
 
 def test_an_agent_is_registered_read_and_removed(either_estate: Estate) -> None:
-    registry = either_estate.start("swarm-registry")
+    registry = either_estate.running("swarm-registry")
     agent = {"name": "probe", "version": "1.0.0", "path": "/opt/agents/probe", "tags": ["ünïcode", "'quotes'"]}
     status, created = registry.request("POST", "/agents", agent)
     assert (status, created["tags"], created["runtime"]) == (201, agent["tags"], "node")
@@ -89,7 +93,7 @@ def test_an_agent_is_registered_read_and_removed(either_estate: Estate) -> None:
 
 
 def test_rows_are_changed_and_say_so(either_estate: Estate) -> None:
-    registry, deploy, tickets = (either_estate.start(f"swarm-{name}") for name in ("registry", "deploy", "tickets"))
+    registry, deploy, tickets = (either_estate.running(f"swarm-{name}") for name in ("registry", "deploy", "tickets"))
     forge = next(agent["id"] for agent in registry.get("/agents")["agents"] if agent["name"] == "forge")
     deployment, attempt = deploy.get("/deployments")["deployments"][0], tickets.get("/attempts")["attempts"][0]
     for service, path, changes in (
@@ -106,13 +110,13 @@ def test_rows_are_changed_and_say_so(either_estate: Estate) -> None:
 
 
 def test_an_agent_with_executions_stays(either_estate: Estate) -> None:
-    registry = either_estate.start("swarm-registry")
+    registry = either_estate.running("swarm-registry")
     agents = {agent["name"]: agent["id"] for agent in registry.get("/agents")["agents"]}
     assert registry.request("DELETE", f"/agents/{agents['forge']}")[0] == 409
 
 
 def test_a_workflow_runs_and_its_run_is_removed(either_estate: Estate) -> None:
-    registry = either_estate.start("swarm-registry")
+    registry = either_estate.running("swarm-registry")
     status, run = registry.request("POST", "/workflows/weekly-report/runs", {"trigger_data": {"by": "test"}})
     assert (status, run["status"], run["trigger_data"]) == (201, "completed", {"by": "test"})
     steps = {step["step_id"]: (step["agent_name"], step["agent_version"]) for step in run["steps"]}
@@ -126,7 +130,7 @@ def test_a_workflow_runs_and_its_run_is_removed(either_estate: Estate) -> None:
 
 
 def test_a_deployment_is_recorded_with_new_event_ids(either_estate: Estate) -> None:
-    deploy = either_estate.start("swarm-deploy")
+    deploy = either_estate.running("swarm-deploy")
     body = {"service": "swarm-registry", "commit_sha": "0" * 40, "triggered_by": "test"}
     status, created = deploy.request("POST", "/deployments", body)
     assert (status, created["status"]) == (201, "success")
@@ -140,7 +144,7 @@ def test_a_deployment_is_recorded_with_new_event_ids(either_estate: Estate) -> N
 
 @pytest.mark.parametrize("name", ["swarm-tickets", "swarm-platform"])
 def test_a_user_logs_in_by_password_only(either_estate: Estate, name: str) -> None:
-    service = either_estate.start(name)
+    service = either_estate.running(name)
     status, user = service.request(
         "POST", "/login", {"email": "admin@example.org", "password": "sample-admin-password"}
     )
@@ -153,7 +157,7 @@ def test_a_user_logs_in_by_password_only(either_estate: Estate, name: str) -> No
 
 
 def test_tickets_and_platform_see_the_same_rows(either_estate: Estate) -> None:
-    tickets, platform = either_estate.start("swarm-tickets"), either_estate.start("swarm-platform")
+    tickets, platform = either_estate.running("swarm-tickets"), either_estate.running("swarm-platform")
     body = {"ticket_id": "TKT-E452DE50", "branch_name": "ticket/e452de50", "static_result": {"passed": True}}
     status, attempt = tickets.request("POST", "/attempts", body)
     assert (status, attempt["attempt_number"], attempt["static_result"]) == (201, 3, {"passed": True})
@@ -163,7 +167,7 @@ def test_tickets_and_platform_see_the_same_rows(either_estate: Estate) -> None:
 
 
 def test_the_dashboard_counts_what_the_platform_sees(either_estate: Estate) -> None:
-    counts = either_estate.start("swarm-platform").get("/dashboard")["counts"]
+    counts = either_estate.running("swarm-platform").get("/dashboard")["counts"]
     own = {"auth.users": 2, "auth.roles": 4, "auth.permissions": 17, "auth.role_permissions": 46}
     assert own.items() <= counts.items()
     assert len(counts) == (17 if store_of(either_estate) == "postgresql" else 5)
@@ -193,15 +197,15 @@ def test_the_dashboard_counts_what_the_platform_sees(either_estate: Estate) -> N
     ],
 )
 def test_a_wrong_request_is_told_why(sqlite_estate: Estate, method: str, path: str, body: Any, expected: int) -> None:
-    status, answer = sqlite_estate.start("swarm-registry").request(method, path, body)
+    status, answer = sqlite_estate.running("swarm-registry").request(method, path, body)
     assert status == expected
     assert answer["error"]
 
 
 @pytest.mark.parametrize("signal", ["TERM", "INT"])
-def test_a_signal_closes_the_database_cleanly(sqlite_estate: Estate, signal: str) -> None:
-    database = sqlite_estate.root / "opt/swarm-platform/data/swarm.db"
-    service = sqlite_estate.start("swarm-platform")
+def test_a_signal_closes_the_database_cleanly(own_estate: Estate, signal: str) -> None:
+    database = own_estate.root / "opt/swarm-platform/data/swarm.db"
+    service = own_estate.start("swarm-platform")
     assert service.get("/health")["rows"] == 2
     status, output = service.stop(signal)
     assert (status, output.count("\n")) == (0, 1), output
@@ -209,31 +213,28 @@ def test_a_signal_closes_the_database_cleanly(sqlite_estate: Estate, signal: str
     assert not database.with_name("swarm.db-wal").exists()
 
 
-def test_a_missing_file_is_not_created(sqlite_estate: Estate) -> None:
-    database = sqlite_estate.root / "opt/swarm-registry/registry.db"
+def test_a_missing_file_is_not_created(own_estate: Estate) -> None:
+    database = own_estate.root / "opt/swarm-registry/registry.db"
     database.unlink()
-    process = sqlite_estate.prepare("swarm-registry").run()
+    process = own_estate.prepare("swarm-registry").run()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert output.startswith("swarm-registry cannot open registry.db")
     assert not database.exists()
 
 
-def test_health_says_that_the_server_is_gone(sqlite_estate: Estate) -> None:
+def test_health_says_that_the_server_is_gone(own_estate: Estate) -> None:
     url = f"postgresql://nobody:hidden-password@127.0.0.1:{free_port()}/nothing"
-    service = sqlite_estate.start("swarm-deploy", DATABASE_URL=url)
+    service = own_estate.start("swarm-deploy", DATABASE_URL=url)
     status, answer = service.request("GET", "/health")
     assert (status, answer["store"]) == (503, "postgresql")
     assert "hidden-password" not in service.stop()[1]
 
 
-def test_a_service_opens_no_more_connections_than_its_pool_may(
-    postgresql_estate: Estate, schema_database: Login
-) -> None:
+def test_a_service_opens_no_more_connections_than_its_pool_may(schema_database: Login, own_estate: Estate) -> None:
     login = schema_database
     url = f"postgresql://{login.user}:{login.password}@{login.host}:{login.port}/{login.database}"
-    postgresql_estate.environment.clear()
-    service = postgresql_estate.start("swarm-registry", DATABASE_URL=url, DATABASE_POOL_SIZE="2")
+    service = own_estate.start("swarm-registry", DATABASE_URL=url, DATABASE_POOL_SIZE="2")
     assert service.get("/health")["store"] == "postgresql"
     for _ in range(5):
         service.get("/agents")
@@ -248,17 +249,15 @@ def test_a_service_opens_no_more_connections_than_its_pool_may(
 
 
 @pytest.mark.parametrize("name", ["swarm-registry", "swarm-deploy"])
-def test_only_a_service_on_postgresql_needs_the_library(
-    sqlite_estate: Estate, schema_database: Login, name: str
-) -> None:
+def test_only_a_service_on_postgresql_needs_the_library(schema_database: Login, own_estate: Estate, name: str) -> None:
     library = f"{NODE_MODULES}/swarm-shared-db"
-    sqlite_estate.run("mv", library, "/srv/hidden")
+    own_estate.run("mv", library, "/srv/hidden")
     try:
-        on_sqlite = sqlite_estate.start(name)
+        on_sqlite = own_estate.start(name)
         assert on_sqlite.get("/health")["store"] == "sqlite"
         on_sqlite.stop()
-        output, _ = sqlite_estate.prepare(name, **connection_variables(schema_database)).run().communicate(timeout=120)
+        output, _ = own_estate.prepare(name, **connection_variables(schema_database)).run().communicate(timeout=120)
         assert "swarm-shared-db" in output
         assert str(schema_database.password) not in output
     finally:
-        sqlite_estate.run("mv", "/srv/hidden", library)
+        own_estate.run("mv", "/srv/hidden", library)

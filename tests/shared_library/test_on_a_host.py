@@ -28,8 +28,8 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     read_files,
 )
 from scripts.playbooks import ROOT, ThrowawayHost
+from tests.library_container import url_of
 
-from .conftest import url_of
 from .row_types import TYPESCRIPT
 from .tls_proxy import make_certificate, tls_in_front_of
 
@@ -224,26 +224,6 @@ def test_a_copy_that_root_has_installed_becomes_the_service_s() -> None:
     )
 
 
-def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
-    on_host(f"rm -rf {BUILT} {REGISTRY_COPY}")
-    run = start_module()
-    deadline = time.monotonic() + 300
-    while ".db-build-" not in on_host("ls -A /opt/swarm-shared"):
-        assert time.monotonic() < deadline
-    # Like pulling the plug: nobody on the host gets the chance to clean up.
-    subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
-    run.communicate(timeout=300)
-    assert run.returncode != 0
-    assert ".db-build-" in on_host("ls -A /opt/swarm-shared")
-    assert on_host(f"ls -d {BUILT} {REGISTRY_COPY} 2>/dev/null || true") == ""
-    on_host("mkdir /opt/swarm-tickets/node_modules/.swarm-shared-db-copy-killed")
-    assert synchronise(check=True)[0]
-    assert play()[0] == 1
-    assert not synchronise()[0]
-    assert on_host("ls -A /opt/swarm-shared").split() == ["db"]
-    assert on_host("ls -A /opt/swarm-tickets/node_modules | grep '^.swarm' || true") == ""
-
-
 @pytest.mark.promise("library-loaded-before-replaced")
 def test_all_that_is_missing_is_named_at_once_and_nothing_is_written() -> None:
     services = [
@@ -271,6 +251,7 @@ def test_all_that_is_missing_is_named_at_once_and_nothing_is_written() -> None:
 
 @pytest.mark.promise("library-loaded-before-replaced")
 def test_without_the_registry_the_old_copies_stay() -> None:
+    """The next test builds what is missing here: a build takes six seconds of a processor."""
     on_host(f"rm {BUILT}/dist/pool.js")
     on_host("printf 'registry=http://127.0.0.1:9/\nfetch-retries=0\ncache=/srv/empty-cache\n' > /root/.npmrc")
     before = files("/opt")
@@ -283,7 +264,29 @@ def test_without_the_registry_the_old_copies_stay() -> None:
         ]
     finally:
         on_host("rm /root/.npmrc")
-    assert synchronise()[0]
+
+
+def test_a_build_that_was_killed_is_finished_by_the_next_run() -> None:
+    """The one before it stands in its place, without a part, until the new one takes it."""
+    on_host(f"rm -rf {BUILT}/dist {REGISTRY_COPY}")
+    before = files(BUILT)
+    run = start_module()
+    deadline = time.monotonic() + 300
+    while ".db-build-" not in on_host("ls -A /opt/swarm-shared"):
+        assert time.monotonic() < deadline
+    # Like pulling the plug: nobody on the host gets the chance to clean up.
+    subprocess.run(["docker", "restart", "--time", "0", CONTAINER], check=True, capture_output=True)
+    run.communicate(timeout=300)
+    assert run.returncode != 0
+    assert ".db-build-" in on_host("ls -A /opt/swarm-shared")
+    assert files(BUILT) == before
+    assert on_host(f"ls -d {REGISTRY_COPY} 2>/dev/null || true") == ""
+    on_host("mkdir /opt/swarm-tickets/node_modules/.swarm-shared-db-copy-killed")
+    assert synchronise(check=True)[0]
+    assert play()[0] == 1
+    assert not synchronise()[0]
+    assert on_host("ls -A /opt/swarm-shared").split() == ["db"]
+    assert on_host("ls -A /opt/swarm-tickets/node_modules | grep '^.swarm' || true") == ""
 
 
 @pytest.mark.promise("library-loaded-before-replaced")
@@ -433,17 +436,24 @@ def test_the_certificate_of_a_server_on_another_host_is_verified_unless_told_oth
     login = replace(schema_database, host=name)
 
     def ask(port: int, pool: str = "", **environment: str) -> Any:
-        source = f"""const pool = require('swarm-shared-db').createPool({pool});
-          pool.query('SELECT 1 AS one').then(({{ rows }}) => rows[0].one, (error) => error.code || error.message)
-            .then((result) => {{ console.log(JSON.stringify(result)); return pool.end(); }});"""
         by_parts = {"PGHOST": name, "PGPORT": str(port), "PGDATABASE": login.database, "PGUSER": login.user}
         by_parts["PGPASSWORD"] = str(login.password)
-        answers = [
-            javascript(source, **connection, **environment)
-            for connection in ({"DATABASE_URL": url_of(login, port)}, by_parts)
-        ]
-        assert answers[0] == answers[1]
-        return answers[0]
+        by_address, by_parts_too = javascript(
+            f"""const ask = async (variables) => {{
+              Object.assign(process.env, variables);
+              const pool = require('swarm-shared-db').createPool({pool});
+              const answer = await pool.query('SELECT 1 AS one')
+                .then(({{ rows }}) => rows[0].one, (error) => error.code || error.message);
+              await pool.end();
+              for (const name of Object.keys(variables)) delete process.env[name];
+              return answer;
+            }};
+            ask({json.dumps({"DATABASE_URL": url_of(login, port)})}).then(async (first) =>
+              console.log(JSON.stringify([first, await ask({json.dumps(by_parts)})])));""",
+            **environment,
+        )
+        assert by_address == by_parts_too
+        return by_address
 
     with tls_in_front_of(schema_database.port, certificate, key) as port:
         assert ask(port) == "DEPTH_ZERO_SELF_SIGNED_CERT"
@@ -465,9 +475,11 @@ from migration.host import login_test
 from migration.host.service_health import ServicesLogin
 given = json.load(sys.stdin)
 service = Service("swarm-registry", "swarm", "/opt/swarm-registry", given["role"], ("registry",), "http://127.0.0.1:1")
-login = ServicesLogin(**given["login"])
-values = login.values(service, given["password"])
-print(json.dumps([str(problem) for problem in login_test.problems(login, {service: values}, {})]))
+found = []
+for login in (ServicesLogin(**values) for values in given["logins"]):
+    values = login.values(service, given["password"])
+    found.append("\\n".join(map(str, login_test.problems(login, {service: values}, {}))))
+print(json.dumps(found))
 """
 
 
@@ -483,33 +495,51 @@ def test_a_cutover_finds_beforehand_that_the_services_will_not_trust_the_server(
     engine = str(ROOT / "plugins" / "module_utils" / "migration")
     subprocess.run(["docker", "cp", engine, f"{CONTAINER}:/srv/engine"], check=True, capture_output=True)
 
-    def try_it(port: int, ssl_mode: str, authority: str | None = None, host: str = name) -> str:
-        login = {"host": host, "port": port, "database": schema_database.database, "ssl_mode": ssl_mode}
-        login["ca_certificate"] = authority
-        given = {"login": login, "role": schema_database.user, "password": schema_database.password}
+    def login(port: int, ssl_mode: str, ca_certificate: str | None = None, host: str = name) -> dict[str, Any]:
+        database = schema_database.database
+        return {
+            **{"host": host, "port": port, "database": database},
+            **{"ssl_mode": ssl_mode, "ca_certificate": ca_certificate},
+        }
+
+    def problems_of(*logins: dict[str, Any]) -> list[str]:
+        given = {"logins": logins, "role": schema_database.user, "password": schema_database.password}
         command = ["docker", "exec", "--interactive", "--env", "PYTHONPATH=/srv/engine", CONTAINER, "python3"]
         result = subprocess.run(
             [*command, "-c", TRIAL], input=json.dumps(given), capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, result.stderr
         assert str(schema_database.password) not in result.stdout
-        return "\n".join(json.loads(result.stdout))
+        found: list[str] = json.loads(result.stdout)
+        return found
 
     refused = f"swarm-registry cannot log in to {name}"
     with tls_in_front_of(schema_database.port, certificate, key) as port:
-        for authority in (None, "/srv/server.pem"):
-            # An authority without a demand of TLS is written nowhere.
-            found = try_it(port, "prefer", authority)
-            assert f"postgres_ssl_mode: it is prefer, and with it {refused}:{port}: " in found
-            assert "(DEPTH_ZERO_SELF_SIGNED_CERT)" in found
-            assert "postgres_ca_certificate" in found
-        assert "postgres_ssl_mode: it is require" in try_it(port, "require")
-        assert try_it(port, "verify-full", "/srv/server.pem") == ""
-    assert "postgres_ssl_mode: it is prefer" in try_it(schema_database.port, "prefer")
-    assert try_it(schema_database.port, "disable") == ""
-    assert re.match(rf"postgres_host: {refused}:1: .*ECONNREFUSED", try_it(1, "disable"))
-    # On its own host there is no certificate to look at.
-    assert try_it(1, "prefer", host="127.0.0.1") == ""
+        # An authority without a demand of TLS is written nowhere.
+        *not_demanded, unknown, trusted = problems_of(
+            login(port, "prefer"),
+            login(port, "prefer", "/srv/server.pem"),
+            login(port, "require"),
+            login(port, "verify-full", "/srv/server.pem"),
+        )
+    for found in not_demanded:
+        assert f"postgres_ssl_mode: it is prefer, and with it {refused}:{port}: " in found
+        assert "(DEPTH_ZERO_SELF_SIGNED_CERT)" in found
+        assert "postgres_ca_certificate" in found
+    assert len(not_demanded) == 2
+    assert "postgres_ssl_mode: it is require" in unknown
+    assert trusted == ""
+    without_tls, disabled, nobody, own_host = problems_of(
+        login(schema_database.port, "prefer"),
+        login(schema_database.port, "disable"),
+        login(1, "disable"),
+        # On its own host there is no certificate to look at.
+        login(1, "prefer", host="127.0.0.1"),
+    )
+    assert "postgres_ssl_mode: it is prefer" in without_tls
+    assert disabled == ""
+    assert re.match(rf"postgres_host: {refused}:1: .*ECONNREFUSED", nobody)
+    assert own_host == ""
 
 
 def test_the_cutover_tells_its_own_host_from_others_as_the_library_does() -> None:

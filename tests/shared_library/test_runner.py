@@ -19,8 +19,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.postgres import schema, schema_files
-
-from .conftest import PACKAGE, ROOT, Library, url_of
+from tests.library_container import PACKAGE, ROOT, Library, url_of
 
 if TYPE_CHECKING:
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
