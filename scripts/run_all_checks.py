@@ -39,6 +39,9 @@ LIMIT_MINUTES = 70.0
 LIMIT_MINUTES_OF_ALL = 83.0
 # What a long search may take: nobody waits for it.
 LIMIT_MINUTES_OF_A_LONG_RUN = 360.0
+# Settings of a shell that cost each of some thousand Python processes time: with the first they compile the project's
+# files anew, with the second they read a module that Ansible hands to them byte by byte.
+SLOW_SETTINGS_OF_PYTHON = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 # How long a check may take to put away what it has made, after it was asked to end.
 SECONDS_TO_END = 60.0
 TEST_HOST_IMAGE = "test host image"
@@ -401,6 +404,8 @@ def main() -> int:
         old.unlink()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+    for name in SLOW_SETTINGS_OF_PYTHON:
+        os.environ.pop(name, None)
     # The logs are for reading.
     os.environ.update(NO_COLOR="1", ANSIBLE_NOCOLOR="1")
     limit, limit_of_each = LIMIT_MINUTES_OF_ALL, LIMIT_MINUTES
