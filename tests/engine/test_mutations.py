@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import connect
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.estate import Group
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.convert import (
@@ -32,7 +30,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     read_tables,
 )
 
-from .support import execute, make_group, make_source, make_tables, make_target, query, rehearse
+from .support import make_group, make_source, make_tables, make_target, query, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -85,24 +83,6 @@ TYPES: list[tuple[str, Any, list[str]]] = [
     ("percent", 50, ["v + 1"]),
 ]
 NEVER_PLAIN = ("numeric(12,4)", "real", "char(5)", "time", "interval", "int[]", "text[]", "mood", "inet")
-
-
-@pytest.fixture(scope="module")
-def database_of_all(server: Any) -> Iterator[Connection]:
-    """A connection to one database for all tests of this file, which are many and small."""
-    server.execute("CREATE DATABASE mutations TEMPLATE empty_template", "ALTER DATABASE mutations OWNER TO swarm_owner")
-    login = replace(server.superuser, database="mutations", user="swarm_migrator", session_role="swarm_owner")
-    with closing(connect(login)) as connection:
-        yield connection
-    server.execute("DROP DATABASE mutations WITH (FORCE)")
-
-
-@pytest.fixture
-def connection(database_of_all: Connection) -> Iterator[Connection]:
-    """The same connection to a database that is empty again after each test."""
-    yield database_of_all
-    database_of_all.rollback()
-    execute(database_of_all, "DROP SCHEMA app, migration CASCADE")
 
 
 def differences(connection: Connection, group: Group, tmp_path: Path, change: str = "") -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     canonical_json,
 )
 
-from .support import examples, execute, make_group, make_target, rehearse
+from .support import empty_again, examples, make_group, make_target, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -249,7 +249,7 @@ def changed_rows(draw: Any, table: Table, has_children: bool) -> tuple[Row, ...]
 def test_the_same_content_comes_back(
     connection: Connection, tmp_path: Path, made: list[Table], encoding: str, data: st.DataObject
 ) -> None:
-    execute(connection, "DROP SCHEMA IF EXISTS app CASCADE; DROP SCHEMA IF EXISTS migration CASCADE")
+    empty_again(connection)
     make_target(connection, "".join(table.in_postgresql() for table in made))
     source = build(tmp_path / f"{uuid.uuid4()}.db", made, encoding)
     mappings = [
