@@ -31,7 +31,7 @@ CREATE TABLE odd."Qu""oted. name" (id bigint GENERATED ALWAYS AS IDENTITY PRIMAR
                                    amount double precision, number serial,
                                    content bytea DEFAULT decode('00ff10', 'hex'),
                                    doubled double precision GENERATED ALWAYS AS (amount * 2) STORED);
-INSERT INTO odd."Qu""oted. name" (value, amount) SELECT 'row ' || n, n / 7.0 FROM generate_series(1, 300) AS n;
+INSERT INTO odd."Qu""oted. name" (value, amount) SELECT 'row ' || n, n / 7.0 FROM generate_series(1, 3000) AS n;
 CREATE TABLE odd.parts (id int NOT NULL, kind regclass) PARTITION BY RANGE (id);
 CREATE TABLE odd.part_1 PARTITION OF odd.parts FOR VALUES FROM (1) TO (100);
 INSERT INTO odd.parts SELECT n, 'odd.parts'::regclass FROM generate_series(1, 50) AS n;
