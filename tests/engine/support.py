@@ -48,6 +48,14 @@ def make_target(connection: Connection, ddl: str) -> None:
     connection.commit()
 
 
+def empty_again(connection: Connection) -> None:
+    """Take away what the last example of a search has made: the schema ``app``, and all that the ledger knows."""
+    in_ledger = "relkind = 'r' AND relnamespace = to_regnamespace('migration')"
+    tables = query(connection, f"SELECT oid::regclass::text FROM pg_class WHERE {in_ledger}")
+    emptied = "".join(f"; DELETE FROM {name}" for (name,) in tables)
+    execute(connection, f"DROP SCHEMA IF EXISTS app CASCADE{emptied}")
+
+
 def make_tables(
     connection: Connection, path: Path, tables: Mapping[str, tuple[str, str, Iterable[Sequence[Any]]]], ddl: str = ""
 ) -> Path:

@@ -21,6 +21,7 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
     ServerForms,
 )
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.plan.planner import plan_group
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare import on_disk
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.prepare.prepare import prepare
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.engine.proof.checksums import (
     odd_rows_of,
@@ -37,7 +38,8 @@ from .test_export import bring_back
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-FEW, MANY = 2_000, 6_000
+# As many rows as are held in memory here, and five times as many.
+FEW, MANY = 500, 2_500
 # Bytes that may come with each further orphan: a tuple in a set takes 150, and what a policy did to a row 400.
 A_ROW = 40
 SCHEMA = "CREATE TABLE parents (id TEXT PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, parent TEXT)"
@@ -70,7 +72,10 @@ def peak_of(connection: Connection, tmp_path: Path, orphans: int, answer: str) -
 
 
 @pytest.mark.parametrize("answer", ["refuse", "set_null"])
-def test_memory_does_not_grow_with_orphans(connection: Connection, tmp_path: Path, answer: str) -> None:
+def test_memory_does_not_grow_with_orphans(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(on_disk, "_MOST_IN_MEMORY", FEW)
     make_target(
         connection,
         "CREATE TABLE parents (id text PRIMARY KEY);"

@@ -86,6 +86,29 @@ def test_no_function_of_a_stranger_runs_in_a_move(
 
 
 @pytest.mark.promise("strangers-run-nothing-in-a-move")
+@pytest.mark.parametrize(
+    ("made", "column", "named"),
+    [
+        ("TYPE app.mood AS ENUM ('sad')", "app.mood", "type app.mood"),
+        (
+            "OPERATOR app.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq)",
+            "text CHECK (v OPERATOR(app.===) v)",
+            "operator app.===",
+        ),
+    ],
+    ids=["type", "operator"],
+)
+def test_a_stranger_who_owns_nothing_else_is_named(
+    connection: Connection, as_stranger: Callable[[str], None], tmp_path: Path, made: str, column: str, named: str
+) -> None:
+    as_stranger(f"CREATE {made}")
+    execute(connection, f"CREATE TABLE app.t (id int PRIMARY KEY, v {column})")
+    source = make_source(tmp_path / "t.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", {"t": [(1, "sad")]})
+    with pytest.raises(MigrationError, match=rf"{named}.* belongs to role {STRANGER}"):
+        rehearse(connection, make_group(source, {"source": "t"}), tmp_path)
+
+
+@pytest.mark.promise("strangers-run-nothing-in-a-move")
 @pytest.mark.parametrize("may_read", [True, False], ids=["read by us", "read by the server alone"])
 def test_no_function_of_a_stranger_runs_where_a_key_refers_to_its_table(
     connection: Connection, login: Login, as_stranger: Callable[[str], None], tmp_path: Path, may_read: bool

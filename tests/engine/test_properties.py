@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.errors import MigrationError
 
-from .support import examples, execute, make_group, make_source, make_target, query, rehearse
+from .support import empty_again, examples, make_group, make_source, make_target, query, rehearse
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -52,7 +52,7 @@ def test_every_row_arrives_or_is_named(
 ) -> None:
     rows = data.draw(st.lists(st.tuples(*[VALUES] * len(columns)), max_size=6))
     names = [f"c{number}" for number in range(len(columns))]
-    execute(connection, "DROP SCHEMA IF EXISTS app CASCADE; DROP SCHEMA IF EXISTS migration CASCADE")
+    empty_again(connection)
     typed = ", ".join(f"{name} {kind}" for name, kind in zip(names, columns, strict=True))
     make_target(connection, f"CREATE TABLE t (id integer PRIMARY KEY, {typed})")
     path = tmp_path / f"{uuid.uuid4()}.db"

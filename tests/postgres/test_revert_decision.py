@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,30 +69,42 @@ def output_of(
     return status, output
 
 
-def run(ansible: LoadedAnsible, directory: Path, count: int, *options: str) -> tuple[int, list[str], list[str]]:
-    """Run these plays, and return the status, what is told of reverted hosts, and the hosts that go on."""
-    status, output = output_of(ansible, directory, plays(count), *options)
-    reverted = re.findall(r"play (\d reverts \w+ \w+)", output)
-    return status, sorted(reverted), sorted(re.findall(r"goes on with (\w+)\.", output))
+@pytest.fixture(scope="module")
+def twice(ansible: LoadedAnsible, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, str]]:
+    """Return the function that runs the play twice in one command, and returns the status and the output.
+
+    What the same options have led to is known: two tests look at it, each for something else.
+    """
+
+    @functools.cache
+    def run(*options: str) -> tuple[int, str]:
+        return output_of(ansible, tmp_path_factory.mktemp("plays"), plays(2), *options)
+
+    return run
+
+
+def reverted_in(output: str) -> list[str]:
+    """Return what is told of reverted hosts."""
+    return sorted(re.findall(r"play (\d reverts \w+ \w+)", output))
 
 
 @pytest.mark.promise("adopted-server-reverted")
 def test_only_a_host_that_failed_reverts_and_only_what_this_play_has_changed(
-    tmp_path: Path, ansible: LoadedAnsible
+    twice: Callable[..., tuple[int, str]],
 ) -> None:
     """The second play of one command: what the first has noted, and changed, is none of its business."""
-    status, reverted, others = run(ansible, tmp_path, 2)
-    assert reverted == ["1 reverts early False", "1 reverts late True"]
+    status, output = twice()
+    assert reverted_in(output) == ["1 reverts early False", "1 reverts late True"]
     # The failure stays one, and the other hosts go on.
-    assert (status, others) == (2, ["well"])
+    assert (status, re.findall(r"goes on with (\w+)\.", output)) == (2, ["well"])
 
 
 @pytest.mark.promise("adopted-server-reverted")
 @pytest.mark.parametrize("options", [("--check",), ("--tags", "postgres_config")])
 def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(
-    tmp_path: Path, ansible: LoadedAnsible, options: tuple[str, ...]
+    twice: Callable[..., tuple[int, str]], options: tuple[str, ...]
 ) -> None:
-    assert run(ansible, tmp_path, 2, *options)[1] == []
+    assert reverted_in(twice(*options)[1]) == []
 
 
 @pytest.mark.promise("unfinished-phase-named")
@@ -105,9 +119,9 @@ def test_a_dry_run_and_a_run_without_the_failing_task_revert_nothing(
     ],
 )
 def test_a_shared_server_is_asked_for_an_earlier_run_first_and_noted_as_finished_only_if_nothing_fails(
-    tmp_path: Path, ansible: LoadedAnsible, options: tuple[str, ...], finished: list[str]
+    twice: Callable[..., tuple[int, str]], options: tuple[str, ...], finished: list[str]
 ) -> None:
-    _, output = output_of(ansible, tmp_path, plays(2), *options)
+    _, output = twice(*options)
     told = re.findall(r"play (\d) is (unfinished|finished) of (\w+)", output)
     assert sorted(f"{host} {number}" for number, what, host in told if what == "finished") == finished
     asked = [(number, host) for number, what, host in told if what == "unfinished"]

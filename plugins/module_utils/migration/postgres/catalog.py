@@ -131,10 +131,7 @@ def _read_columns(cursor: Cursor, oids: Sequence[int]) -> dict[int, dict[str, Ta
                r.not_null,
                r.has_default,
                a.attgenerated <> '',
-               coalesce(
-                   pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
-                   CASE WHEN t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN l.name END
-               ),
+               coalesce(pg_get_serial_sequence(a.attrelid::regclass::text, a.attname), l.name),
                a.attidentity::text,
                coalesce((SELECT o.collisdeterministic FROM pg_collation o WHERE o.oid = a.attcollation), true),
                r.by_domain
@@ -142,17 +139,17 @@ def _read_columns(cursor: Cursor, oids: Sequence[int]) -> dict[int, dict[str, Ta
         JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
         JOIN pg_namespace tn ON tn.oid = t.typnamespace
         JOIN pg_attribute a ON a.attrelid = r.attrelid AND a.attnum = r.attnum
-        JOIN pg_class c ON c.oid = a.attrelid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         LEFT JOIN LATERAL (
             -- What the column's default, or else that of its domain, depends on.
             SELECT min(quote_ident(sn.nspname) || '.' || quote_ident(s.relname)) AS name
             FROM pg_depend k JOIN pg_class s ON s.oid = k.refobjid AND s.relkind = 'S'
             JOIN pg_namespace sn ON sn.oid = s.relnamespace
-            WHERE k.refclassid = 'pg_class'::regclass
-              AND (k.classid, k.objid) = CASE WHEN d.oid IS NULL THEN ('pg_type'::regclass::oid, a.atttypid)
-                                              ELSE ('pg_attrdef'::regclass::oid, d.oid) END
+            WHERE t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+              AND k.refclassid = 'pg_class'::regclass
+              -- Each by itself, which an index finds.
+              AND k.classid = CASE WHEN d.oid IS NULL THEN 'pg_type'::regclass ELSE 'pg_attrdef'::regclass END
+              AND k.objid = coalesce(d.oid, a.atttypid)
             HAVING count(DISTINCT s.oid) = 1
         ) AS l ON true
         ORDER BY a.attnum

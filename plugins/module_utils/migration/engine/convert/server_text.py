@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...core.connection import first_row, psycopg2, sql
+from ...core.sql import table_name
 from ...sqlite.tables import Value
 from ..plan.planner import ColumnPlan, TablePlan
 
@@ -117,6 +118,8 @@ class ServerForms:
         """Return the normal form of each text, None for one that the type cannot read."""
         askable = [text for text in texts if "\x00" not in text and _is_utf8(text)]
         forms: dict[str, str | None] = dict.fromkeys(texts)
+        if not askable:
+            return forms
         # The server wrote both types, quoted where needed.
         query = sql.SQL(
             "SELECT v, CASE WHEN v::{type}::text = v::{declared}::text THEN v::{type}::text END "
@@ -125,7 +128,7 @@ class ServerForms:
             type=sql.SQL(self._type_of(plan, column)[0].replace("%", "%%")),
             declared=sql.SQL(column.display_type.replace("%", "%%")),
         )
-        pending = [askable] if askable else []
+        pending = [askable]
         while pending:
             part = pending.pop()
             with self._connection.cursor() as cursor:
@@ -154,14 +157,11 @@ class ServerForms:
         """
         key = (plan.target.name, column.target)
         if key not in self._types:
-            schema, _, table = plan.target.name.partition(".")
             with self._connection.cursor() as cursor:
                 cursor.execute(
                     """
                     WITH RECURSIVE resolved (type) AS (
-                      SELECT a.atttypid FROM pg_attribute a
-                      JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-                      WHERE n.nspname = %s AND c.relname = %s AND a.attname = %s
+                      SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attname = %s
                       UNION ALL
                       SELECT t.typbasetype FROM resolved r JOIN pg_type t ON t.oid = r.type WHERE t.typtype = 'd'
                     )
@@ -170,7 +170,7 @@ class ServerForms:
                     JOIN pg_type e ON e.oid = CASE t.typcategory WHEN 'A' THEN t.typelem ELSE t.oid END
                     WHERE t.typtype <> 'd'
                     """,
-                    (schema, table, column.target, _LOSE_NOTHING),
+                    (table_name(plan.target.name).as_string(cursor), column.target, _LOSE_NOTHING),
                 )
                 # format_type() quotes the name itself.
                 name, loses_nothing = first_row(cursor)

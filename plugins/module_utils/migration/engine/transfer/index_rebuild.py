@@ -104,10 +104,8 @@ def rebuilt(cursor: Any, loaded: Sequence[str], large: Sequence[str], cyclic: Se
     :raises psycopg2.Error: if the rows do not satisfy a constraint.
     """
     names = {"loaded": list(loaded), "large": list(large), "cyclic": list(cyclic)}
-    cursor.execute(_FOREIGN_KEYS, names)
-    foreign_keys = [_Object(*row) for row in cursor.fetchall()]
-    cursor.execute(_INDEXES, names)
-    indexes = [_Object(*row) for row in cursor.fetchall()]
+    foreign_keys = _read(cursor, _FOREIGN_KEYS, names) if large or cyclic else []
+    indexes = _read(cursor, _INDEXES, names) if large else []
     dropped = [each for each in (*foreign_keys, *indexes) if _dropped(cursor, each)]
     yield
     if dropped:
@@ -117,6 +115,12 @@ def rebuilt(cursor: Any, loaded: Sequence[str], large: Sequence[str], cyclic: Se
         cursor.execute(each.make())
         if each.comment is not None:
             cursor.execute(each.comment_on())
+
+
+def _read(cursor: Any, statement: str, names: dict[str, list[str]]) -> list[_Object]:
+    """Return the indexes or constraints that a statement finds."""
+    cursor.execute(statement, names)
+    return [_Object(*row) for row in cursor.fetchall()]
 
 
 def _dropped(cursor: Any, each: _Object) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...core.connection import first_row, psycopg2, sql
 from ...core.estate import Group
+from ...core.sql import table_name
 from ...sqlite.tables import quote_name, read_left_out
 from ..convert.refusals import Refused
 from ..convert.values import converter
@@ -133,10 +134,10 @@ def _target_defaults(connection: Connection, plan: TablePlan) -> dict[str, str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT a.attname, coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) "
-            "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum) "
-            "WHERE n.nspname || '.' || c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-            (plan.target.name,),
+            "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+            "LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum) "
+            "WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped",
+            (table_name(plan.target.name).as_string(cursor),),
         )
         return {name: default for name, default in cursor.fetchall() if default is not None}
 

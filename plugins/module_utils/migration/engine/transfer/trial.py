@@ -61,7 +61,7 @@ _TRY_ROWS = """
 CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $body$
 #variable_conflict use_column
 DECLARE
-  middle bigint; code text; named text; said text; typed text; attribute text; tried text[];
+  middle bigint; code text; named text; said text; typed text; attribute text;
   wrong text[] := '{{}}'; defaults text[] := '{{}}';
 BEGIN
   BEGIN
@@ -78,19 +78,25 @@ BEGIN
     PERFORM pg_temp.try_rows(middle + 1, last);
     RETURN;
   END IF;
-  -- A type or a domain names no column: each is tried by itself. A constraint of the table is no matter of a value.
-  IF left(code, 2) <> '23' OR typed <> '' THEN
-    FOR tried IN SELECT ARRAY[name, statement, is_default::text] FROM pg_temp.trial_column LOOP
-      BEGIN
-        EXECUTE tried[2] USING first;
-      EXCEPTION WHEN OTHERS THEN
-        IF tried[3]::boolean THEN defaults := defaults || tried[1]; ELSE wrong := wrong || tried[1]; END IF;
-      END;
-    END LOOP;
-  ELSIF attribute <> '' THEN
-    defaults := ARRAY(SELECT name FROM pg_temp.trial_column WHERE is_default AND name = attribute);
-  END IF;
-  INSERT INTO pg_temp.trial_refused VALUES (first, code, named, said, wrong, defaults);
+  DECLARE
+    -- Each column with the statement that tries it alone.
+    names text[] := {names}; statements text[] := {statements}; of_defaults boolean[] := {of_defaults};
+  BEGIN
+    -- A type or a domain names no column: each is tried by itself. A constraint of the table is no matter of a value.
+    IF left(code, 2) <> '23' OR typed <> '' THEN
+      FOR tried IN 1 .. cardinality(names) LOOP
+        BEGIN
+          EXECUTE statements[tried] USING first;
+        EXCEPTION WHEN OTHERS THEN
+          IF of_defaults[tried] THEN defaults := defaults || names[tried]; ELSE wrong := wrong || names[tried]; END IF;
+        END;
+      END LOOP;
+    ELSIF attribute <> '' THEN
+      defaults := ARRAY(SELECT name FROM unnest(names, of_defaults) AS t (name, is_default)
+                        WHERE is_default AND name = attribute);
+    END IF;
+    INSERT INTO pg_temp.trial_refused VALUES (first, code, named, said, wrong, defaults);
+  END;
 END $body$
 """
 
@@ -173,7 +179,6 @@ class _Trial:
             self._note_half_keys(key)
         for key in keys:
             self._note_orphans(key)
-        objects = self._objects(copies)
         long = sql.SQL(", ").join(
             sql.SQL("CASE WHEN octet_length(s.{}) > {} THEN {} END").format(
                 name, sql.Literal(_LONGEST_BTREE_ENTRY - _OVERHEAD), sql.Literal(column.source)
@@ -187,15 +192,17 @@ class _Trial:
                 "FROM pg_temp.trial_refused r JOIN pg_temp.staged s ON s.n = r.n ORDER BY r.n"
             ).format(long)
         )
-        return {row[0]: self._refusal(objects, *row[1:]) for row in cursor.fetchall()}
+        refused = cursor.fetchall()
+        # To tell what the names in the copy stand for takes the server as long as the trial of a few rows.
+        objects = self._objects(copies) if refused else {}
+        return {row[0]: self._refusal(objects, *row[1:]) for row in refused}
 
     def _make_function(self, numbered: bool) -> None:
         """Make the function that fills the copy, and what it notes there."""
         cursor, plan = self._cursor, self._plan
         cursor.execute(
             "CREATE TEMP TABLE trial_refused (n bigint, code text, named text, said text, columns text[],"
-            " defaults text[]);"
-            "CREATE TEMP TABLE trial_column (name text, statement text, is_default boolean)"
+            " defaults text[])"
         )
         names = [sql.Identifier(column.target) for column in plan.columns]
         values = [self._value(number) for number in range(len(plan.columns))]
@@ -214,14 +221,13 @@ class _Trial:
         statement = insert.format(sql.SQL(", ").join(names), sql.SQL(", ").join(values))
         one = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1")
         cursor.execute(
-            "INSERT INTO pg_temp.trial_column SELECT * FROM unnest(%s::text[], %s::text[], %s::boolean[])",
-            (
-                [name for name, _, _ in tried],
-                [one.format(value).as_string(cursor) for _, value, _ in tried],
-                [is_default for *_, is_default in tried],
-            ),
+            sql.SQL(_TRY_ROWS).format(
+                insert=statement,
+                names=sql.Literal([name for name, _, _ in tried]),
+                statements=sql.Literal([one.format(value).as_string(cursor) for _, value, _ in tried]),
+                of_defaults=sql.Literal([is_default for *_, is_default in tried]),
+            )
         )
-        cursor.execute(sql.SQL(_TRY_ROWS).format(insert=statement))
 
     def _defaults(self) -> list[tuple[str, Composable, bool]]:
         """Return each column that nothing is moved into, with the SQL of what it gets.

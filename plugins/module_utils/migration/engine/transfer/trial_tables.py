@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _COPY_BUFFER = 1 << 20  # bytes
 # Columns of texts of any length of which a row surely fits into a page.
 _COLUMNS_AT_ONCE = 250
+# Rows that are read from one end to the other in less time than an index of them is made.
+_SOON_READ = 100
 # What a trial makes names for its row in a copy; no column of a target is likely to be called so.
 ROW_NUMBER = "number of the row in the trial"
 _LIKE = "(LIKE {} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING COMMENTS EXCLUDING STATISTICS)"
@@ -64,11 +66,12 @@ def stage(cursor: Any, name: str, table: PreparedTable, with_keys: bool = True) 
                 lines,
                 _COPY_BUFFER,
             )
-        cursor.execute(
-            sql.SQL("CREATE UNIQUE INDEX ON pg_temp.{} (n); ANALYZE pg_temp.{}").format(
-                sql.Identifier(part_name), sql.Identifier(part_name)
+        if table.rows > _SOON_READ:
+            cursor.execute(
+                sql.SQL("CREATE UNIQUE INDEX ON pg_temp.{} (n); ANALYZE pg_temp.{}").format(
+                    sql.Identifier(part_name), sql.Identifier(part_name)
+                )
             )
-        )
     if len(parts) > 1:
         joined = sql.SQL(" JOIN ").join(
             sql.SQL("pg_temp.{}{}").format(sql.Identifier(part), sql.SQL(" USING (n)" if number else ""))
