@@ -105,6 +105,7 @@ class LoadedAnsible:
     def close(self) -> None:
         """End the process."""
         self._orders.close()
+        self._answers.close()
         self._process.wait()
 
 
