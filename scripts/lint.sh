@@ -27,7 +27,7 @@ check "ruff check" ruff check --quiet --output-format concise .
 check "ruff format" ruff format --quiet --check .
 check "mypy" mypy --no-error-summary "${typed[@]}"
 check "yamllint" yamllint --strict .
-check "ansible-lint" ansible-lint -q
+check "ansible-lint" python scripts/lint_ansible.py -q
 check "ansible-test sanity" python scripts/check_collection.py
 check "squawk" squawk 'files/sql/*.sql'
 

@@ -105,6 +105,7 @@ class LoadedAnsible:
     def close(self) -> None:
         """End the process."""
         self._orders.close()
+        self._answers.close()
         self._process.wait()
 
 
@@ -151,14 +152,13 @@ def _load(has_final_callbacks: bool) -> None:
     from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
 
     loader.init_plugin_loader()
-    list(loader.callback_loader.all(class_only=True))
+    # A playbook reads the documentation of all of these, whatever it uses.
+    for kind in (loader.callback_loader, loader.connection_loader, loader.shell_loader, loader.become_loader):
+        list(kind.all(class_only=True))
     for kind, names in (
         (loader.callback_loader, (constants.DEFAULT_STDOUT_CALLBACK, *constants.CALLBACKS_ENABLED)),
         (loader.inventory_loader, constants.INVENTORY_ENABLED),
         (loader.strategy_loader, ("linear",)),
-        (loader.connection_loader, ("ssh", "local")),
-        (loader.become_loader, ("sudo", "su")),
-        (loader.shell_loader, ("sh",)),
         (loader.action_loader, ("ansible.legacy.normal", "ansible.builtin.include_role")),
     ):
         for name in names:
