@@ -39,7 +39,8 @@ def program() -> list[str]:
     done = subprocess.run([path, "version", "--short"], capture_output=True, text=True, check=False)
     if not done.stdout.startswith("1."):
         raise NoComposeError(f"{path} is no version 1: {done.stdout.strip()}")
-    return [path]
+    # It asks for distutils, in whose place Debian's Python loads the whole of setuptools: half of its start.
+    return ["/usr/bin/env", "SETUPTOOLS_USE_DISTUTILS=stdlib", path]
 
 
 def plugin(fetches: bool) -> list[str]:

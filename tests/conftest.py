@@ -24,6 +24,7 @@ from psycopg2 import DatabaseError
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core import ledger
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login, connect
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import open_files
 from scripts.loaded_ansible import LoadedAnsible, loaded_ansible
 from scripts.throwaway_postgres import PROGRAMS as PROGRAMS
 from scripts.throwaway_postgres import throwaway_postgres
@@ -243,6 +244,18 @@ def fetched_connection(fetched_server: Server) -> Iterator[Connection]:
         closing(connect(migrator_of(fetched_server, database))) as connection,
     ):
         yield connection
+
+
+@pytest.fixture
+def no_older_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody look into the processes that ran before the test, but for its own.
+
+    A window and a cleanup ask every process of the machine, many times, what it has open. Where much else runs, that
+    takes more of the processor than the rest of the test. cutover/test_open_files.py and the tests on a host ask all.
+    """
+    all_of_them = open_files._process_ids
+    older = set(all_of_them()) - {os.getpid()}
+    monkeypatch.setattr(open_files, "_process_ids", lambda: [pid for pid in all_of_them() if pid not in older])
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from tests.conftest import Server
 
 
+@pytest.fixture(autouse=True)
+def alone(no_older_processes: None) -> None:
+    """Let every test here look into its own processes alone."""
+
+
 @pytest.fixture(scope="session")
 def moved(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
     """An estate that was cut over, to be copied."""

@@ -58,6 +58,8 @@ from tests.estates import let_find_programs, make_notes
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 needs_docker = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("docker") is None or sys.version_info[:2] != (3, 11),
     reason="needs root, Docker, and the Python of the test hosts, which loads our psycopg2",

@@ -57,7 +57,10 @@ from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migrati
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.window.context import WindowContext
 from tests.conftest import PROJECT
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked by somebody with fewer rights"),
+    pytest.mark.usefixtures("no_older_processes"),
+]
 
 USER = "nobody"
 ACCOUNT = pwd.getpwnam(USER)
@@ -577,7 +580,8 @@ def test_every_snapshot_of_a_groups_source_is_taken_for_its_users() -> None:
     calls = [
         (path.name, call)
         for path in (PROJECT / "plugins" / "module_utils").rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if "snapshot(" in (text := path.read_text(encoding="utf-8"))
+        for call in ast.walk(ast.parse(text))
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "snapshot"
         if call.args and ast.unparse(call.args[0]) == "group.source_path"
     ]

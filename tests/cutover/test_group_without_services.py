@@ -24,6 +24,8 @@ from tests.estates import Estate, let_find_programs, make_notes
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 HOLD_THE_FILE = "import sys; f = open(sys.argv[1], 'r+'); print('ready', flush=True); sys.stdin.read()"
 
 

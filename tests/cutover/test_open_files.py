@@ -71,6 +71,16 @@ def test_a_process_is_found_under_every_name_of_the_file(database: Path) -> None
     assert open_files.find_holders(database) == []
 
 
+def test_a_process_is_found_that_began_before_whoever_looks(database: Path) -> None:
+    ours = os.getpid()
+    with database.open("rb"):
+        pid = os.fork()
+        if pid == 0:
+            is_found = [holder.pid for holder in open_files.find_holders(database)] == [ours]
+            os._exit(0 if is_found else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_the_write_ahead_log_alone_counts(database: Path) -> None:
     log = Path(f"{database}-wal")
     log.touch()

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 # Stops, starts and names the service as a person's script does. What it is told stands in the file "heard".
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 CONTROL = """#!/bin/sh
 echo "$1 $(id -un) $PWD $(env | cut -d= -f1 | sort | xargs)" >> heard
 case "$1" in

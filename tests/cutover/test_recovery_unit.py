@@ -62,6 +62,8 @@ from .test_window import (
 
 __all__ = ["database", "estate", "rehearsed", "written_files"]
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 CALLS = "systemctl-calls"
 
 

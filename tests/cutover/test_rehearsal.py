@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.core.connection import Login
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 
 @pytest.fixture
 def estate(connection: Connection, tmp_path: Path) -> Iterator[Estate]:

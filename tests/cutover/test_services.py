@@ -42,6 +42,8 @@ from .small_pm2 import SmallPm2
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 # Seconds for which a service is watched that ends after two; also after a rollback, so not more than needed.
 LONG = 4.0
 COMMAND = commands.playbook("rollback", service_env_rollback_groups="test")

@@ -31,6 +31,8 @@ from .test_services import Estate, database, estate
 
 __all__ = ["database", "estate"]
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 
 def roll_back(estate: Estate, **settings: Any) -> dict[str, Any]:
     """Run the rollback as the module does."""

@@ -90,6 +90,8 @@ from tests.engine.support import execute, make_group, make_source, make_target, 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 ENV = "PORT=4000\nNAME='a service'\n"
 WRITE_TO_THE_FILE = (
     "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "

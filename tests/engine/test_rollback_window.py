@@ -75,6 +75,8 @@ from .support import execute, make_group, make_source, make_target, query, rehea
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+pytestmark = pytest.mark.usefixtures("no_older_processes")
+
 NEW_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 WRITE = (
     f"INSERT INTO app.users VALUES ('{NEW_ID}', 'Dora'); UPDATE app.users SET name = 'Bobby' WHERE name = 'Bob';"
