@@ -107,9 +107,9 @@ def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Chec
 _FOLDERS = ("engine", "cleanup", "backup", "validation", "shared_library", "sample_estate", "crash", "random_order")
 # The second file goes on with the host of the first.
 _CUTOVER_ON_A_HOST = tuple(f"tests/cutover/test_{name}.py" for name in ("on_a_host", "rollback"))
-# In an order in which one host serves all of them: the last two use up its groups.
+# In an order in which one host serves all of them: the last uses up its groups.
 _CUTOVER_FAULTS = tuple(
-    f"tests/cutover/test_{name}.py" for name in ("faults", "systemd_on_a_host", "cluster_mode", "other_user")
+    f"tests/cutover/test_{name}.py" for name in ("faults", "systemd_on_a_host", "other_ways_to_run")
 )
 # In folders whose other tests need no host, and so need not wait for one.
 _OTHERS_ON_A_HOST = (

@@ -12,6 +12,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from .host import (
     CONTAINER,
     CUTOVER,
+    HOST,
     PATIENCE,
     REHEARSAL,
     ROLLBACK,
@@ -333,7 +335,8 @@ def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> 
     row = write_row()
     # So long the final sync waits for the table: longer than a busy machine takes to start pm2 again.
     patient = variables(groups=[GROUP], stop_timeout=300)
-    with locked_table("deploy.deployments"), started(CUTOVER, *patient) as process:
+    with ThreadPoolExecutor(1) as pool, locked_table("deploy.deployments"):
+        run = pool.submit(HOST.play, CUTOVER, *patient)
         waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'swarm_migrator'"
         # Within the window: the checks before it wait for the table too, for a moment.
         until(lambda: state_of("deploy") == "frozen" and sql(f"SELECT count(*) {waiting}") == "1")
@@ -344,8 +347,9 @@ def test_a_pm2_that_is_started_again_in_the_window_writes_to_neither_store() -> 
             write_row()
         # The table is free again.
         sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-        output, _ = process.communicate(timeout=PATIENCE)
-    assert "has opened it since" in output
+        done = run.result(PATIENCE)
+    assert not done.succeeded
+    assert "has opened it since" in done.output
     assert is_as_before(GROUP)
     require_row(row)
     assert all(answers_of(*SERVICES))

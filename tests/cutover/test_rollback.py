@@ -14,7 +14,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,6 +105,14 @@ def store_of(service: str) -> str:
     return str(health_of(service)["store"])
 
 
+def all_answer() -> bool:
+    """Return whether every service answers."""
+    try:
+        return bool(stores())
+    except AssertionError:
+        return False
+
+
 def back(*groups: str, succeeds: bool = True, **options: Any) -> str:
     """Bring groups back to SQLite."""
     return play(ROLLBACK, *variables(rollback_groups=list(groups), **options), succeeds=succeeds)
@@ -149,6 +158,7 @@ def test_a_dry_run_says_what_comes_back_and_changes_nothing() -> None:
 
 @pytest.mark.promise("rollback-keeps-every-row", "no-password-in-output")
 def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -> None:
+    """Two groups go back, and pm2 is started again in the window of the first."""
     text_ids = in_file(REGISTRY, "SELECT id FROM agents WHERE id NOT LIKE '%-%-%-%-%' ORDER BY id")
     assert text_ids
     written = [new_agent(f"after the cutover {number}") for number in range(3)]
@@ -158,13 +168,26 @@ def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -
     assert attempt["ticket_id"] == "T-77"
     sql("UPDATE auth.users SET last_login = '2026-03-04 05:06:07.891+00' WHERE email = 'admin@example.org'")
     passwords = {dotenv_file.read_values(env_of(name))["PGPASSWORD"] for name in SERVICES}
-    output = play(ROLLBACK, "-vvvv", "--diff", *variables(rollback_groups=["registry", "platform"]))
+    late = {"name": "while pm2 was back", "version": str(uuid.uuid4()), "path": "/"}
+    answer: list[Any] = []
+    with held_in_the_window("-vvvv", "--diff", groups=("registry", "platform")) as go_on:
+        # The services come up on PostgreSQL, as its list says.
+        on_host("systemctl", "restart", "pm2-swarm")
+        until(all_answer)
+        assert stores() == dict.fromkeys(SERVICES, "postgresql")
+        writing = threading.Thread(target=lambda: answer.append(ask("swarm-registry", "POST", "/agents", late)))
+        writing.start()
+        output = go_on()
+        writing.join()
+    assert "registry runs on SQLite again" in output
+    assert "platform runs on SQLite again" in output
     # Not the passwords themselves: a failing test prints what it compares.
     assert sum(password in output for password in passwords) == 0
-    assert store_of("swarm-registry") == store_of("swarm-tickets") == store_of("swarm-platform") == "sqlite"
-    assert store_of("swarm-deploy") == "postgresql"
-    assert {agents()[written[0]], agents()[written[2]]} == {"after the cutover 0", "after the cutover 2"}
-    assert written[1] not in agents()
+    assert stores() == {**dict.fromkeys(SERVICES, "sqlite"), "swarm-deploy": "postgresql"}
+    known = agents()
+    assert {known[written[0]], known[written[2]]} == {"after the cutover 0", "after the cutover 2"}
+    assert written[1] not in known
+    assert "id" not in answer[0] or answer[0]["id"] in known
     # Through the symlink, which leads to the new file.
     assert [one["branch_name"] for one in ask("swarm-tickets", "GET", "/attempts")["attempts"]].count(branch) == 1
     assert in_file(REGISTRY, "SELECT id FROM agents WHERE id NOT LIKE '%-%-%-%-%' ORDER BY id") == text_ids
@@ -191,8 +214,8 @@ def test_it_can_be_moved_again_with_the_same_ids_and_what_was_written_meanwhile(
     uuids = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
     meanwhile = new_agent("on sqlite again")
     assert "permission denied" in refused_write("swarm_registry", "INSERT INTO registry.agents (name) VALUES ('x')")
-    play(REHEARSAL, CUTOVER)
-    assert stores() == dict.fromkeys(SERVICES, "postgresql")
+    there(REGISTRY)
+    assert store_of("swarm-registry") == "postgresql"
     now = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
     assert set(now.values()) == {*uuids.values(), meanwhile}
     assert uuids.items() <= now.items()
@@ -200,6 +223,7 @@ def test_it_can_be_moved_again_with_the_same_ids_and_what_was_written_meanwhile(
 
 @pytest.mark.long_search
 def test_nothing_is_left_to_do_after_the_second_move() -> None:
+    there(PLATFORM)
     output = play("playbooks/1_infrastructure.yml", CUTOVER)
     assert changed(output) == 0, output
 
@@ -377,17 +401,20 @@ def kill_in_the_window() -> None:
 
 
 @contextmanager
-def held_in_the_window() -> Iterator[Callable[[], str]]:
-    """Let a rollback wait for a lock, with the services stopped; what is given lets it go on and returns its output."""
-    with (
-        locked_table("registry.agents", "ROW EXCLUSIVE"),
-        started(ROLLBACK, *variables(rollback_groups=["registry"], stop_timeout=300)) as process,
-    ):
+def held_in_the_window(*options: str, groups: Sequence[str] = ("registry",)) -> Iterator[Callable[[], str]]:
+    """Let a rollback wait for a lock, with the services stopped; what is given lets it go on and returns its output.
+
+    :param groups: the registry's first.
+    """
+    settings = variables(rollback_groups=list(groups), stop_timeout=300)
+    # What fails in between gives the table free, and then waits for the run.
+    with ThreadPoolExecutor(1) as pool, locked_table("registry.agents", "ROW EXCLUSIVE"):
+        run = pool.submit(HOST.play, ROLLBACK, *options, *settings)
         until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND NOT granted") != "0")
 
         def go_on() -> str:
             sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-            return process.communicate(timeout=PATIENCE)[0]
+            return run.result(PATIENCE).output
 
         yield go_on
 
@@ -458,29 +485,8 @@ def test_a_full_disk_of_the_server_leaves_the_group_on_postgresql() -> None:
     assert_registry_stays_on_postgresql("full server")
 
 
-def test_a_pm2_that_is_started_again_in_the_window_loses_no_acknowledged_row() -> None:
-    written = new_agent("before the restart of pm2")
-    with held_in_the_window() as go_on:
-        # The service comes up on PostgreSQL, as its list says.
-        on_host("systemctl", "restart", "pm2-swarm")
-        until(lambda: "store" in ask("swarm-registry", "GET", "/health"))
-        late = {"name": "while pm2 was back", "version": str(uuid.uuid4()), "path": "/"}
-        answer: list[Any] = []
-        writing = threading.Thread(target=lambda: answer.append(ask("swarm-registry", "POST", "/agents", late)))
-        writing.start()
-        output = go_on()
-        writing.join()
-    assert "runs on SQLite again" in output
-    assert store_of("swarm-registry") == "sqlite"
-    assert agents()[written] == "before the restart of pm2"
-    assert "id" not in answer[0] or answer[0]["id"] in agents()
-    for name in SERVICES:
-        until(lambda name=name: "store" in ask(name, "GET", "/health"))
-
-
 @pytest.mark.long_search
 def test_a_killed_rollback_is_undone_by_the_next_cutover() -> None:
-    there(REGISTRY)
     new_agent("killed once")
     kill_in_the_window()
     assert changed(play(CUTOVER, "--check")) == 1

@@ -24,6 +24,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,10 +81,10 @@ exit 1
 # killed begins a moment later.
 WAIT_FOR_MODULES = f"""
 quiet=0
-for _ in $(seq 900); do
+for _ in $(seq 360); do
   if [ -n "$({MODULES})" ]; then quiet=0; else quiet=$((quiet + 1)); fi
-  [ $quiet -ge 15 ] && exit 0
-  sleep 0.2
+  [ $quiet -ge 6 ] && exit 0
+  sleep 0.5
 done
 exit 1
 """
@@ -114,6 +115,16 @@ def recorded() -> dict[str, tuple[str, str]]:
     return {name: known.get(name, ("pending", "")) for name in GROUPS}
 
 
+def entries() -> list[dict[str, Any]]:
+    """Return what the clients have noted since the walks began."""
+    return [json.loads(line) for line in on_host("cat", JOURNAL).splitlines(keepends=True) if line.endswith("\n")]
+
+
+def acknowledged(noted: list[dict[str, Any]]) -> int:
+    """Return how many writes were acknowledged."""
+    return sum(entry["event"] == "acknowledged" for entry in noted)
+
+
 @contextmanager
 def clients() -> Iterator[None]:
     """Let clients write through all services."""
@@ -141,6 +152,7 @@ class Walk:
 
     def step(self) -> None:
         """Choose and take one step, then check every promise."""
+        wanted = None
         possible = [MIGRATE, CUT_OVER, ROLL_BACK, "write", "crash", "crash", "crash"]
         step = self.chance.choice(["run again", "run again", "run again", *possible] if self.crashed else possible)
         if step == "crash":
@@ -150,18 +162,20 @@ class Walk:
             with clients():
                 time.sleep(self.chance.uniform(1.0, 4.0))
         else:
-            self._run(self.crashed if step == "run again" else step)
-        self.check()
+            wanted = self._run(self.crashed if step == "run again" else step)
+        self.check(wanted)
 
     def settle(self) -> None:
         """Run again what was killed last."""
         if self.crashed:
-            self._run(self.crashed)
-            self.check()
+            self.check(self._run(self.crashed))
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str) -> list[str]:
+        """Note a step that begins, and return the states of the groups."""
         self.done.append(text)
-        print(f"{len(self.done):3}. {text}; { ({name: state for name, (state, _) in recorded().items()}) }", flush=True)
+        states = {name: state for name, (state, _) in recorded().items()}
+        print(f"{len(self.done):3}. {text}; {states}", flush=True)
+        return list(states.values())
 
     def _crash(self, playbook: str) -> None:
         """Kill a playbook in its main task, with or without what it has started on the host."""
@@ -197,20 +211,20 @@ class Walk:
                 return True
         return False
 
-    def _run(self, playbook: str) -> None:
-        """Run a playbook, and again until it changes nothing."""
-        before = [state for state, _ in recorded().values()]
-        self._say(f"run {playbook}{' again' if playbook == self.crashed else ''}")
-        seen, acknowledged = self._outages(), self._acknowledged()
+    def _run(self, playbook: str) -> str | None:
+        """Run a playbook, and again until it changes nothing; return the store that every group must be on, if one."""
+        before = self._say(f"run {playbook}{' again' if playbook == self.crashed else ''}")
+        noted = entries()
         with clients():
             # The second run of a rehearsal brings what the clients have written since.
             done = run(playbook) if playbook == MIGRATE else run(playbook, *FURTHER[playbook])
+        seen, noted = noted, entries()
         # Otherwise nothing could have been lost.
-        assert self._acknowledged() > acknowledged, "no client has written"
+        assert acknowledged(noted) > acknowledged(seen), "no client has written"
         if self.crashed and playbook != self.crashed:
             # It may refuse to go on with what another was killed in. Services that it needs may be stopped.
             self._note("succeeded" if done.succeeded else "refused")
-            return
+            return None
         # One that was killed may have left services stopped, and be undone before it begins anew.
         most_outages = 2 if self.crashed else 1
         self.crashed = ""
@@ -221,43 +235,29 @@ class Walk:
         assert done.succeeded is not refused, done.output
         if not done.succeeded:
             self._note("refused, as it should")
-            return
-        stores = {"postgresql"} if playbook == CUT_OVER else {"sqlite"} if playbook == ROLL_BACK else None
-        assert stores is None or set(self._journal()["stores"].values()) == stores, done.output
-        for service, outages in self._outages().items():
-            latest = outages[len(seen.get(service, [])) :]
-            assert len(latest) <= most_outages, (service, latest)
-            assert all(outage["until"] and outage["seconds"] < LONGEST_OUTAGE_SECONDS for outage in latest), latest
+            return None
+        outages = [entry for entry in noted[len(seen) :] if entry["event"] == "outage"]
+        assert all(outage["until"] and outage["seconds"] < LONGEST_OUTAGE_SECONDS for outage in outages), outages
+        times = Counter(outage["service"] for outage in outages)
+        assert all(number <= most_outages for number in times.values()), outages
         if playbook == MIGRATE:
             done = run(playbook, playbook)
             assert done.succeeded, done.output
         assert changed_tasks(outputs(done.output)[1]) == (), done.output
+        return {CUT_OVER: "postgresql", ROLL_BACK: "sqlite"}.get(playbook)
 
     def _note(self, text: str) -> None:
         self.done[-1] += f": {text}"
         print(f"     {text}", flush=True)
 
-    def _journal(self) -> dict[str, Any]:
-        """Return what the check of the journal says."""
+    def check(self, wanted: str | None = None) -> None:
+        """Check what must hold between two steps.
+
+        :param wanted: the store that every group must be on, None if each may be on either.
+        """
         found: dict[str, Any] = json.loads(
             on_host("python3", "-m", "load_generator", "check", f"--journal={JOURNAL}", succeeds=False)
         )
-        return found
-
-    def _outages(self) -> dict[str, list[dict[str, Any]]]:
-        """Return when the clients of each service got no answer, since the walks began."""
-        found: dict[str, list[dict[str, Any]]] = json.loads(
-            on_host("python3", "-m", "load_generator", "outages", f"--journal={JOURNAL}")
-        )
-        return found
-
-    def _acknowledged(self) -> int:
-        """Return how many writes were acknowledged since the walks began."""
-        return int(on_host("grep", "-c", '"event": "acknowledged"', JOURNAL))
-
-    def check(self) -> None:
-        """Check what must hold between two steps."""
-        found = self._journal()
         problems = found["problems"]
         if self.crashed:
             # Services may be stopped until the next run; what they have acknowledged may not be denied.
@@ -265,6 +265,7 @@ class Walk:
         assert problems == [], "\n".join(problems)
         if self.crashed:
             return
+        assert wanted is None or set(found["stores"].values()) == {wanted}, found["stores"]
         frozen = {}
         for name, (state, sha256) in recorded().items():
             on_postgresql = state == "live"
