@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -116,6 +117,8 @@ def test_every_process_is_moved_and_shares_the_pool_size() -> None:
             environment = on_host("sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/environ")
             assert "ANSIBLE" not in environment
             assert "PGPASSWORD" not in environment
+            # Of the operator's shell, and of how Ansible has come here.
+            assert re.findall(r"^(?:SUDO_|LS_COLORS|SSH_).*", environment, re.MULTILINE) == []
     output = play(CUTOVER, *variables(groups=groups))
     assert changed(output) == 0
     assert "Nothing starts the services" not in " ".join(output.split())
