@@ -31,7 +31,7 @@ lint: .venv/is-complete ## Run the linters only.
 unit: .venv/is-complete test-host ## Run the tests of the Python code only, against a PostgreSQL of their own and hosts in Docker.
 	@pytest tests --ignore tests/crash --ignore tests/random_order
 
-molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the whole move on a real host in Docker.
+molecule: .venv/is-complete test-host ## Run the default Molecule scenario only: the whole move on a real host in Docker, made once, and what it left.
 	@molecule test --no-command-borders
 
 crash: .venv/is-complete test-host ## Run the crash tests only: kill the playbook, and let the next run finish.

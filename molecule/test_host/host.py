@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Make a test host, a container that is ready for the playbooks, or remove it.
+"""Make a test host, a container that is ready for the playbooks, wait until it is ready again, or remove it.
 
     host.py create NAME --hostname=HOST --state=STATE --key=FILE --secrets=DIRECTORY
+    host.py wait NAME --state=STATE --key=FILE --secrets=DIRECTORY
     host.py remove NAME --key=FILE --secrets=DIRECTORY
 
 A host begins in one of the states of ready.py. The key that opens it, and the passwords that were made for it, are
@@ -43,7 +44,7 @@ _OPTIONS = (
 _KEY = "etc/ssh/test_host_key"
 # Passwords that were made for a host; they are of use nowhere else, and travel with its image, for root alone.
 # ready.py puts them there.
-_SECRETS = "root/test-host-secrets"
+_SECRETS = "var/lib/test-host/secrets"
 # Waits on the host, because each question from here costs as much as an answer: until systemd is ready, then until the
 # services of a host that has some answer. Prints the key and the passwords as an archive.
 _READY = f"""
@@ -110,8 +111,15 @@ class Host:
         else:
             self.remove()
             self._start(image)
-        self._bring(run("docker", "exec", self.name, "sh", "-c", _READY, "sh", state))
+        self._bring(self.wait(state))
         return not is_there
+
+    def wait(self, state: str) -> bytes:
+        """Wait until it is ready, and its services answer; return its key and its passwords as an archive.
+
+        :raises HostError: if it does not become ready.
+        """
+        return run("docker", "exec", self.name, "sh", "-c", _READY, "sh", state)
 
     def remove(self) -> bool:
         """Remove it with its key and its passwords; return whether something of it was there."""
@@ -166,9 +174,9 @@ def run(*command: str) -> bytes:
 
 
 def main() -> int:
-    """Make or remove the host that the arguments name."""
+    """Make the host that the arguments name, wait for it, or remove it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("create", "remove"))
+    parser.add_argument("action", choices=("create", "wait", "remove"))
     parser.add_argument("name", help="name of its container")
     parser.add_argument("--key", type=Path, required=True, help="where the key that opens it is kept")
     parser.add_argument("--secrets", type=Path, required=True, help="directory of the passwords made for it")
@@ -180,6 +188,9 @@ def main() -> int:
     try:
         if options.action == "remove":
             changed = host.remove()
+        elif options.action == "wait":
+            host.wait(options.state)
+            changed = False
         else:
             made = subprocess.run(
                 [sys.executable, str(HERE / "ready.py"), options.state], stdout=subprocess.PIPE, text=True, check=False

@@ -6,10 +6,13 @@
     ready.py infrastructure  and phases 1 and 2
     ready.py rehearsed       and phase 3
     ready.py live            and phase 4: every service on PostgreSQL
+    ready.py finished        and the rest of site.yml: a proven backup, the validation, and the plan of the cleanup
 
-Each state is made once from the one before it, by the same playbooks as anywhere, and kept as an image. Its tag is a
-hash of everything that went in, so a changed role makes new images. What an image cannot hold is noted inside, and
-start.sh puts it back when a host starts. What happens goes to standard error, only the tag to standard output.
+All that come after `installed` are made by one run of the whole site.yml on one host. Where the next phase begins it
+waits: the services and the server are stopped, the host is kept as an image, and what was stopped is started again.
+The tag of an image is a hash of everything that went in, so a changed role makes new images. What an image cannot hold
+is noted inside, and start.sh puts it back when a host starts. What happens goes to standard error, only the tag to
+standard output.
 """
 
 from __future__ import annotations
@@ -18,48 +21,62 @@ import argparse
 import fcntl
 import hashlib
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = ROOT / ".cache" / "test_host"
-BARE = "bare"
-# The playbooks that lead to each state from the one before it.
-STEPS: dict[str, tuple[str, ...]] = {
-    "installed": ("molecule/prepare.yml",),
-    "infrastructure": ("playbooks/1_infrastructure.yml", "playbooks/2_shared_library.yml"),
-    "rehearsed": ("playbooks/3_data_migration.yml",),
-    "live": ("playbooks/4_service_cutover.yml",),
+LOG = CACHE / "ready.log"
+BARE, INSTALLED, FINISHED = "bare", "installed", "finished"
+INSTALL, MOVE = "molecule/prepare.yml", "site.yml"
+# The state to which a host has come when a playbook begins that site.yml imports.
+STATE_BEFORE = {
+    "1_infrastructure.yml": INSTALLED,
+    "3_data_migration.yml": "infrastructure",
+    "4_service_cutover.yml": "rehearsed",
+    "backup.yml": "live",
 }
-STATES = (BARE, *STEPS)
+STATES = (BARE, *STATE_BEFORE.values(), FINISHED)
+# With it ansible-playbook asks before each play whether it may begin.
+ENVIRONMENT_OF_PLAYS = {
+    "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback"),
+    "ANSIBLE_CALLBACKS_ENABLED": "test_host_plays,swarm.sqlite_to_postgresql.preload",
+}
 # What a state depends on, from `infrastructure` on; the sample estate before it depends on less.
 _INPUTS_OF_THE_ESTATE = ("molecule/sample_estate", "molecule/test_host", "molecule/create.yml", "molecule/prepare.yml")
 _INPUTS = (
     *_INPUTS_OF_THE_ESTATE,
     *("ansible.cfg", "pyproject.toml", "requirements.yml", "galaxy.yml", "files", "inventory", "meta", "plugins"),
-    *("molecule/inventory", "playbooks", "roles"),
+    *("molecule/inventory", "playbooks", "roles", MOVE),
 )
 # Two checkouts on one machine share the images that are alike, but neither removes those that the other has made.
 _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 _CHECKOUT_LABEL = f"swarm-test-host-checkout={_CHECKOUT}"
 # Passwords that were made for a host; they are of use nowhere else, and travel with its image, for root alone. host.py
 # brings them out again.
-_SECRETS_IN_IMAGE = "/root/test-host-secrets"
-# Everything that writes is stopped, so that an image holds files that belong together.
-_STOP = """
+_SECRETS_IN_IMAGE = "/var/lib/test-host/secrets"
+# Everything that writes is stopped, so that an image holds files that belong together. The tests of the finished host
+# look for passwords in what the run has left, in memory too.
+_STOP = f"""
 set -e
-systemctl stop '*.timer'
-systemctl stop pm2-swarm.service
-if systemctl list-unit-files postgresql.service >/dev/null 2>&1; then systemctl stop 'postgresql@*' postgresql; fi
 mkdir -p /var/lib/test-host
+systemctl list-units --type=timer --state=active --plain --no-legend | cut -d ' ' -f 1 >/run/test-host-timers
+xargs systemctl stop pm2-swarm.service </run/test-host-timers
+if systemctl list-unit-files postgresql.service >/dev/null 2>&1; then systemctl stop 'postgresql@*' postgresql; fi
 find /opt -xdev -name node_modules -prune -o \\( -type f -o -type d \\) -print0 |
   xargs -0 lsattr -d 2>/dev/null | sed -n 's/^[^ ]*i[^ ]* //p' >/var/lib/test-host/immutable
-rm -rf /root/.ansible /tmp/* /var/log/journal/*
-journalctl --rotate >/dev/null 2>&1 || true
+if [ -d /root/.ansible ]; then find /root/.ansible -type d -empty -delete; fi
+if [ "$1" = {FINISHED} ]; then cp --archive /tmp /var/tmp/left-by-the-run; fi
 sync
+"""
+_START = """
+set -e
+if systemctl list-unit-files postgresql.service >/dev/null 2>&1; then systemctl start postgresql; fi
+xargs systemctl start pm2-swarm.service </run/test-host-timers
 """
 
 
@@ -103,50 +120,106 @@ def tag_of(state: str, bare: str) -> str:
     return f"swarm-test-host-ready:{state}-{digest.hexdigest()[:16]}"
 
 
-def build(state: str, tag: str) -> None:
-    """Make a state from the one before it and keep it as an image.
+def play(playbooks: Sequence[str], environment: dict[str, str], before: Callable[[str], None]) -> None:
+    """Run playbooks on the dev host, all of them by one ansible-playbook.
 
-    :raises StateError: if a playbook or Docker fails.
+    :param before: called with the file's name of the playbook of each play, which begins when this has returned.
+    :raises StateError: if a playbook fails.
     """
-    print(f"Making the test host that is {state}: once, until its roles change.", file=sys.stderr, flush=True)
-    prefix = f"ready-{_CHECKOUT}-{tag.rpartition('-')[2]}-"
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        *("-i", "inventory", "-i", "molecule/inventory", "--limit", "dev", "--diff", *playbooks),
+    ]
+    ours, theirs = socket.socketpair()
+    with theirs, LOG.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment, "TEST_HOST_PLAYS": str(theirs.fileno())},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+        )
+    try:
+        # It is asked by callback/test_host_plays.py.
+        with ours, ours.makefile("rw", encoding="utf-8") as plays:
+            while line := plays.readline():
+                before(Path(line.strip()).name)
+                print(file=plays, flush=True)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.wait()
+    if process.returncode != 0:
+        raise StateError(f"{LOG.read_text(encoding='utf-8')}\nThis command failed: {' '.join(command)}")
+
+
+def build(tags: dict[str, str], begin: str, end: str) -> None:
+    """Take one host from a state to a later one, and keep it as an image in each state on the way that has none.
+
+    :param tags: the tags of the images to make, by their states.
+    :param begin: a state that has an image.
+    :raises StateError: if a playbook or Docker fails. What was kept by then is whole, and is not made again.
+    """
+    print(
+        f"Making the test hosts that are {', '.join(tags)}: once, until their roles change. The output goes to {LOG}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    prefix = f"ready-{_CHECKOUT}-{next(reversed(tags.values())).rpartition('-')[2]}-"
     container = f"{prefix}swarm-dev"
     # As molecule/inventory has it.
     secrets = CACHE / "secrets" / f"{prefix}dev"
-
-    def host(action: str, *options: str) -> None:
-        places = (f"--key={CACHE / 'keys' / container}", f"--secrets={secrets}")
-        run([sys.executable, str(HERE / "host.py"), action, container, *places, *options])
-
-    play = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        *("-i", "inventory", "-i", "molecule/inventory", "--limit", "dev"),
-    ]
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "TEST_HOST_PREFIX": prefix,
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_STDOUT_CALLBACK": "default",
+        **ENVIRONMENT_OF_PLAYS,
         "SQLITE_TO_POSTGRESQL_RUN_RECORD": "false",
     }
-    try:
-        # It may be there, left over by a run that was killed.
-        host("remove")
-        host("create", f"--state={STATES[STATES.index(state) - 1]}")
-        run([*play, *STEPS[state]], **environment)
-        run(["docker", "exec", container, "sh", "-c", _STOP])
+    kept: set[str] = set()
+
+    def host(action: str, *options: str) -> None:
+        places = (f"--key={CACHE / 'keys' / container}", f"--secrets={secrets}")
+        run([sys.executable, str(HERE / "host.py"), action, container, *places, *options])
+
+    def keep(state: str) -> None:
+        run(["docker", "exec", container, "sh", "-c", _STOP, "sh", state])
         if secrets.is_dir():
             run(["docker", "exec", container, "rm", "-rf", _SECRETS_IN_IMAGE])
             run(["docker", "cp", f"{secrets}/.", f"{container}:{_SECRETS_IN_IMAGE}"])
             run(["docker", "exec", container, "chmod", "-R", "go=", _SECRETS_IN_IMAGE])
         labels = ("--change", f"LABEL swarm-test-host=true {_CHECKOUT_LABEL}")
-        run(["docker", "commit", *labels, container, tag])
+        run(["docker", "commit", *labels, container, tags[state]])
+        kept.add(state)
+        remove_superseded(state, tags[state])
+
+    def before(playbook: str) -> None:
+        state = STATE_BEFORE.get(playbook, "")
+        # A playbook has several plays.
+        if state in tags and state not in kept:
+            keep(state)
+            run(["docker", "exec", container, "sh", "-c", _START])
+            host("wait", f"--state={state}")
+
+    try:
+        # It may be there, left over by a run that was killed.
+        host("remove")
+        host("create", f"--state={begin}")
+        play([*([INSTALL] if begin == BARE else []), *([MOVE] if end == FINISHED else [])], environment, before)
+        if end in tags:
+            keep(end)
     finally:
         host("remove")
+    if missed := [state for state in tags if state not in kept]:
+        raise StateError(f"No play began where the host would have been kept as {', '.join(missed)}.")
 
 
 def image_of(state: str) -> str:
-    """Return the image of a state after making it and those before it, as far as they are missing."""
+    """Return the image of a state. If it is missing it is made, with the others that the same run comes through."""
     bare = run([sys.executable, str(HERE / "build.py")]).split()[-1]
     if state == BARE:
         return bare
@@ -154,11 +227,13 @@ def image_of(state: str) -> str:
     if not exists(tag):
         CACHE.mkdir(parents=True, exist_ok=True)
         # One at a time, for all checks that ask: the second finds it made.
-        with (CACHE / f"{state}.lock").open("w") as lock:
+        with (CACHE / "states.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not exists(tag):
-                build(state, tag)
-                remove_superseded(state, tag)
+                end = INSTALLED if state == INSTALLED else FINISHED
+                tags = {name: tag_of(name, bare) for name in STATES[1 : STATES.index(end) + 1]}
+                missing = {name: missing for name, missing in tags.items() if not exists(missing)}
+                build(missing, BARE if INSTALLED in missing else INSTALLED, end)
     return tag
 
 

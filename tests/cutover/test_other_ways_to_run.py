@@ -9,6 +9,7 @@ pm2 of another user too.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -329,6 +330,8 @@ def test_every_process_is_moved_and_shares_the_pool_size(moved: Move) -> None:
         assert "PATH=" in environments
         assert "ANSIBLE" not in environments
         assert "PGPASSWORD" not in environments
+        # Of the operator's shell, and of how Ansible has come here.
+        assert re.findall(r"(?:^|\0)((?:SUDO_|LS_COLORS|SSH_)[^\0]*)", environments) == []
 
 
 @pytest.mark.promise("every-process-moves")

@@ -46,7 +46,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (directory / "docker").chmod(0o755)
     (directory / "version").write_text("2\n")
     with tarfile.open(directory / "archive", "w") as archive:
-        for name in ("etc/ssh/test_host_key", "root/test-host-secrets/swarm_deploy"):
+        for name in ("etc/ssh/test_host_key", "var/lib/test-host/secrets/swarm_deploy"):
             member = tarfile.TarInfo(name)
             member.mode, member.size = 0o644, len(name)
             archive.addfile(member, io.BytesIO(name.encode()))
@@ -63,7 +63,7 @@ def test_a_host_is_started_once_and_what_opens_it_is_for_its_owner_alone(
     assert started.endswith("--cap-add=NET_ADMIN --cgroupns=private image:tag /usr/local/sbin/start-test-host remount")
     for path, content in (
         (a_host.key, "etc/ssh/test_host_key"),
-        (a_host.secrets / "swarm_deploy", "root/test-host-secrets/swarm_deploy"),
+        (a_host.secrets / "swarm_deploy", "var/lib/test-host/secrets/swarm_deploy"),
     ):
         assert path.read_text() == content
         assert path.stat().st_mode & 0o777 == 0o600

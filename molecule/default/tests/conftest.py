@@ -16,6 +16,7 @@ from testinfra.host import Host
 from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
+SCENARIO = ROOT / "molecule/default"
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,26 @@ def estate() -> list[dict[str, Any]]:
     document = yaml.safe_load((ROOT / "inventory/group_vars/all/estate.yml").read_text(encoding="utf-8"))
     groups: list[dict[str, Any]] = document["estate_cutover_groups"]
     return groups
+
+
+@pytest.fixture(scope="session")
+def installed_host() -> Iterator[ThrowawayHost]:
+    """Return a host on which there are the services, on SQLite, and nothing of ours: what site.yml began with."""
+    installed = ThrowawayHost(f"{HOST.prefix}installed-")
+    installed.begin("installed")
+    yield installed
+    installed.remove()
+
+
+@pytest.fixture(scope="session")
+def sources(installed_host: ThrowawayHost, estate: list[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return all rows by the path of the file and the name of the table, as they were before the first run."""
+    tables = {group["source"]["path"]: [table["source"] for table in group["tables"]] for group in estate}
+    program = (SCENARIO / "read_sources.py").read_text(encoding="utf-8")
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(
+        installed_host.run(["python3", "-", json.dumps(tables)], text=program)
+    )
+    return rows
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 """Every row that the SQLite files held before the playbook ran is in PostgreSQL.
 
-The rows were read by read_sources.py before the first run. The conversions are written here once more, apart from the
-engine's, so that a mistake of the engine cannot hide behind itself.
+read_sources.py reads the rows on a host where nothing of ours has run, made of the image from which site.yml began. The
+conversions are written here once more, apart from the engine's, so that a mistake of the engine cannot hide behind
+itself.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Callable
@@ -28,14 +28,6 @@ GROUPS: list[dict[str, Any]] = yaml.safe_load(
 TABLES = [pytest.param(group, table, id=table["target"]) for group in GROUPS for table in group["tables"]]
 # Logging in after the cutover moves this time forward.
 WRITTEN_BY_USE = {("auth.users", "last_login")}
-
-
-@pytest.fixture(scope="session")
-def sources() -> dict[str, dict[str, list[Row]]]:
-    """Return all rows by the path of the file and the name of the table, as they were before the first run."""
-    remembered = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "swarm-dev.sources.json"
-    rows: dict[str, dict[str, list[Row]]] = json.loads(remembered.read_text(encoding="utf-8"))
-    return rows
 
 
 @pytest.fixture(scope="module")
