@@ -35,7 +35,7 @@ molecule: .venv/is-complete test-host ## Run the Molecule scenario only: the who
 	@molecule test --no-command-borders
 
 crash: .venv/is-complete test-host ## Run the crash tests only: kill the playbook, and let the next run finish.
-	@pytest tests/crash
+	@LONG_SEARCHES=1 pytest tests/crash
 
 bench: .venv/is-complete test-host ## Measure speed and memory against pgloader and others (about an hour); see bench/README.md.
 	@python bench/run_benchmark.py $(BENCH_OPTIONS)

@@ -84,13 +84,15 @@ class Outcome:
     processor_seconds: float = 0.0
 
 
-def tests(name: str, *paths: str, after: str = "", prefix: str = "", grows: bool = False) -> Check:
+def tests(
+    name: str, *paths: str, after: str = "", prefix: str = "", grows: bool = False, is_long: bool = False
+) -> Check:
     """Return the check that runs the tests of these files and folders.
 
     :param prefix: tells its test hosts from those of other checks.
     """
     environment = (("TEST_HOST_PREFIX", prefix),) if prefix else ()
-    return Check(name, ("pytest", "--durations=15", *paths), after, environment, grows=grows)
+    return Check(name, ("pytest", "--durations=15", *paths), after, environment, is_long=is_long, grows=grows)
 
 
 def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Check:
@@ -136,7 +138,8 @@ CHECKS: tuple[Check, ...] = (
     scenario("cleanup"),
     scenario("backup"),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-", grows=True),
-    tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True),
+    # A run of the default scenario is killed while packages are installed, and those of random order in windows.
+    tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True, is_long=True),
     # What it proves of the gate is in tests/promotion too, without hosts.
     scenario("two_hosts", is_long=True),
     # The walk in random order moves the services under load too, there and back.

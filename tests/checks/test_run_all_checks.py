@@ -95,6 +95,7 @@ def test_a_long_check_runs_only_where_there_is_time() -> None:
     assert set(chosen(has_time=True)) == set(CHECKS)
     left_out = set(CHECKS) - set(chosen(has_time=False))
     assert {check.name for check in left_out} == {
+        "crash tests",
         "two hosts scenario",
         "three managers scenario",
         "under load scenario",

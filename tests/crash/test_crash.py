@@ -1,7 +1,7 @@
 """A playbook that is killed at any task is finished by the next run, and leaves no service stopped.
 
-Kills phase 1 while packages are installed; in a long search the whole of site.yml, at more tasks. Phase 4
-and a rollback are killed by tests/random_order.
+A long search. A kill while packages are installed is in the default scenario too, those of phase 4 and of a rollback in
+tests/random_order.
 A crash is SIGKILL to ansible-playbook with all its children, as when the operator's machine loses power: what already
 runs on the host goes on there. A second kind also kills that.
 """
@@ -24,9 +24,9 @@ import yaml
 from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(f"{os.environ.get('TEST_HOST_PREFIX', '')}crash-")
-WHOLE_SITE = bool(os.environ.get("LONG_SEARCHES"))
+pytestmark = pytest.mark.long_search
 # What is killed, and run again.
-WHOLE_RUN = ("site.yml",) if WHOLE_SITE else ("playbooks/1_infrastructure.yml", "--tags", "postgres_install")
+PLAYBOOK = "site.yml"
 
 SERVICES: list[dict[str, Any]] = [
     service
@@ -64,46 +64,21 @@ class Crash:
 
 
 CUT_OVER = r"service_env : Cut over \| Move"
-LONG_SEARCH = pytest.mark.long_search
 # In the order of site.yml: each run gets past the place where the one before it was killed.
 CRASHES = [
     pytest.param(Crash(r"postgres_install : packages \| Install", seconds=2.0), id="while packages are installed"),
+    pytest.param(Crash(r"postgres_config : access \| Write"), id="between settings and access rules"),
     pytest.param(
-        Crash(r"postgres_config : access \| Write"),
-        id="between settings and access rules",
-        marks=LONG_SEARCH,
+        Crash(r"schema_apply : Apply \|", seconds=0.2, on_the_host_too=True), id="while the schema is applied"
     ),
+    pytest.param(Crash(r"sqlite_migrate : Synchronise \|", on_the_host_too=True), id="in the rehearsal"),
+    pytest.param(Crash(CUT_OVER, seconds=1.5, on_the_host_too=True), id="in the first cutover window"),
+    pytest.param(Crash(CUT_OVER, item="registry", seconds=1.0), id="in the second window, and the host goes on"),
+    pytest.param(Crash(CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True), id="early in the last window"),
     pytest.param(
-        Crash(r"schema_apply : Apply \|", seconds=0.2, on_the_host_too=True),
-        id="while the schema is applied",
-        marks=LONG_SEARCH,
+        Crash(CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True), id="late in the last window"
     ),
-    pytest.param(
-        Crash(r"sqlite_migrate : Synchronise \|", on_the_host_too=True),
-        id="in the rehearsal",
-        marks=LONG_SEARCH,
-    ),
-    pytest.param(
-        Crash(CUT_OVER, seconds=1.5, on_the_host_too=True),
-        id="in the first cutover window",
-        marks=LONG_SEARCH,
-    ),
-    pytest.param(
-        Crash(CUT_OVER, item="registry", seconds=1.0),
-        id="in the second window, and the host goes on",
-        marks=LONG_SEARCH,
-    ),
-    pytest.param(
-        Crash(CUT_OVER, item="deploy", seconds=0.5, on_the_host_too=True),
-        id="early in the last window",
-        marks=LONG_SEARCH,
-    ),
-    pytest.param(
-        Crash(CUT_OVER, item="deploy", live_group="platform", on_the_host_too=True),
-        id="late in the last window",
-        marks=LONG_SEARCH,
-    ),
-    pytest.param(Crash(r"validation : Compare"), id="before the validation", marks=LONG_SEARCH),
+    pytest.param(Crash(r"validation : Compare"), id="before the validation"),
 ]
 
 
@@ -116,7 +91,7 @@ def run_playbooks(*playbooks: str) -> PlaybookRun:
 
 def run_and_kill(crash: Crash) -> list[str]:
     """Run what leads to the given place, kill it there, and return its output until then."""
-    process = HOST.start(*WHOLE_RUN)
+    process = HOST.start(PLAYBOOK)
     assert process.stdout is not None
     lines: list[str] = []
     in_task = reached = False
@@ -192,8 +167,8 @@ def pm2_states() -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _crash_host() -> Iterator[None]:
-    """Provide a fresh host, for the whole of site.yml with the sample estate, and remove it at the end."""
-    HOST.begin("installed" if WHOLE_SITE else "bare")
+    """Provide a fresh host with the sample estate, and remove it at the end."""
+    HOST.begin("installed")
     yield
     HOST.remove()
 
@@ -206,12 +181,9 @@ def test_a_run_is_killed(crash: Crash) -> None:
 
 @pytest.mark.promise("crash-is-finished")
 def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
-    """After all those crashes one more run ends well; after site.yml every service is online and on PostgreSQL."""
+    """After all those crashes one more run ends well, with every service online and on PostgreSQL."""
     assert request.session.testsfailed == 0, "a run was not killed where it should have been"
-    run_playbooks(*WHOLE_RUN)
-    if not WHOLE_SITE:
-        assert HOST.sql("SELECT current_database()") == "swarm"
-        return
+    run_playbooks(PLAYBOOK)
     assert pm2_states() == {service["name"]: "online" for service in SERVICES}
     assert [answer["store"] for answer in health_answers()] == ["postgresql"] * len(SERVICES)
 
@@ -219,4 +191,4 @@ def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
 @pytest.mark.promise("second-run-changes-nothing")
 def test_nothing_is_left_to_do() -> None:
     """The run after that changes nothing."""
-    assert run_playbooks(*WHOLE_RUN).changed_tasks == ()
+    assert run_playbooks(PLAYBOOK).changed_tasks == ()

@@ -131,5 +131,6 @@ def test_the_password_reaches_neither_the_journal_nor_a_backup(managed: Backups)
     managed.shell("journalctl --sync")
     password = json.loads(managed.shell(f"cat {SETTINGS}/settings.json"))["login"]["login_password"]
     assert len(password) > 20
-    assert managed.host.run("journalctl --no-pager | grep -F %s", password).rc == 1
-    assert managed.host.run(f"grep -rlaF %s {managed.directory} /etc/systemd /var/log", password).rc == 1
+    quoted = shlex.quote(password)
+    assert managed.host.run(f"journalctl --no-pager | grep -F {quoted}").status == 1
+    assert managed.host.run(f"grep -rlaF {quoted} {managed.directory} /etc/systemd /var/log").status == 1

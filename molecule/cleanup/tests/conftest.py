@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import testinfra
-from testinfra.host import Host
 
+from scripts.host_shell import HostShell
 from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
@@ -80,7 +79,7 @@ class Run:
 class Estate:
     """The estate on the test host, as a validation looks at it."""
 
-    host: Host
+    host: HostShell
 
     def play(self, playbooks: str, *options: str) -> Run:
         """Run playbooks, their names between spaces, which may neither warn nor show a traceback."""
@@ -97,8 +96,8 @@ class Estate:
     def shell(self, command: str) -> str:
         """Run a command as root that must succeed, and return what it prints."""
         result = self.host.run(command)
-        assert result.rc == 0, f"{command}: {result.stderr}\n{result.stdout}"
-        return str(result.stdout).strip()
+        assert result.status == 0, f"{command}: {result.stderr}\n{result.stdout}"
+        return result.stdout.strip()
 
     def sql(self, *statements: str) -> str:
         """Run statements as the superuser, each by itself, and return what they print."""
@@ -156,7 +155,7 @@ class Cleaned:
     estate: Estate
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostShell:
         """Return it."""
         return self.estate.host
 
@@ -250,7 +249,7 @@ class Cleaned:
     def wait_for_services(self) -> None:
         """Wait until every service answers after a boot."""
         deadline = time.monotonic() + 300
-        while self.host.run(f"python3 -c '{_ASK_SERVICES}'").rc and time.monotonic() < deadline:
+        while self.host.run(f"python3 -c '{_ASK_SERVICES}'").status and time.monotonic() < deadline:
             time.sleep(1)
 
     def digest_of(self, program: str) -> str:
@@ -340,9 +339,11 @@ print(digest(found), legacy)
 
 
 @pytest.fixture(scope="session")
-def estate() -> Estate:
-    """Return the estate."""
-    return Estate(testinfra.get_host(f"docker://{HOST.container}"))
+def estate() -> Iterator[Estate]:
+    """The estate on the test host."""
+    shell = HostShell(HOST.container)
+    yield Estate(shell)
+    shell.close()
 
 
 @pytest.fixture(scope="session")

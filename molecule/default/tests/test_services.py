@@ -92,9 +92,9 @@ def test_other_lines_of_env_files_are_kept(host: Host, services: list[dict[str, 
         assert [line for line in before if line not in after] == []
 
 
-@pytest.mark.promise("service-proven-on-postgresql")
+@pytest.mark.promise("service-proven-on-postgresql", "crash-is-finished")
 def test_every_service_answers_from_postgresql(services: list[dict[str, Any]]) -> None:
-    """The health address names PostgreSQL as the store and counts rows in it."""
+    """The health address names PostgreSQL as the store and counts rows in it, after a run that was killed."""
     for service, health in zip(services, answers(services), strict=True):
         assert (health["status"], health["store"], health["service"]) == ("ok", "postgresql", service["name"])
         assert health["rows"] > 0
