@@ -183,8 +183,19 @@ class Cleaned:
         return sorted(lines)
 
     def plan(self) -> dict[str, Any]:
-        """Return the id of the present plan, and whether anything of it is due, from the engine on the host itself."""
-        program = f"PGPASSFILE={_CHECK}.pgpass python3 -I -c {shlex.quote(_PLAN)} {_CHECK}.json"
+        """Return the id of the present plan, how much of it is ready, and whether anything is due.
+
+        The engine on the host itself makes it, as for the playbook.
+        """
+        return self._ask_engine()
+
+    def carry_out(self) -> None:
+        """Let the engine on the host carry out the present plan, as for the playbook."""
+        assert self._ask_engine(carries_out=True)["changed"]
+
+    def _ask_engine(self, carries_out: bool = False) -> dict[str, Any]:
+        """Make a plan, carry it out if that is asked for, and return what became of it."""
+        program = f"PGPASSFILE={_CHECK}.pgpass python3 -I -c {shlex.quote(_PLAN)} {_CHECK}.json {int(carries_out)}"
         found: dict[str, Any] = json.loads(self.shell(f"{program} {shlex.join(LEGACY)}"))
         return found
 
@@ -290,17 +301,20 @@ _CHECK = "/etc/sqlite-migration/soak_check"
 _PLAN = """
 import json, sys
 sys.path.insert(0, "/usr/local/lib/sqlite-to-postgresql.pyz")
-from migration.cleanup import conditions, run
+from migration.cleanup import cleanup, conditions, run
 from migration.core.connection import Login, connected
 from migration.core.estate import parse_group
 from migration.core.files import WORK_DIRECTORY
 settings = json.load(open(sys.argv[1]))
 groups = [parse_group(entry) for entry in settings["groups"]]
 with connected(Login.from_arguments({"login_password": None, **settings["login"]})) as connection:
-    estate = run.Estate(connection, groups, sys.argv[2:], conditions.Settings(work_directory=WORK_DIRECTORY))
+    estate = run.Estate(connection, groups, sys.argv[3:], conditions.Settings(work_directory=WORK_DIRECTORY))
     plan = estate.plan()
-ready = [item["ready"] for item in (*plan["entries"], *plan["packages"])]
-print(json.dumps({"id": plan["plan_id"], "is_due": any(ready) or plan["unfinished"]}))
+    ready = sum(item["ready"] for item in (*plan["entries"], *plan["packages"]))
+    found = {"id": plan["plan_id"], "ready": ready, "is_due": bool(ready or plan["unfinished"])}
+    if sys.argv[2] == "1":
+        found["changed"] = cleanup.carry_out(estate, plan["plan_id"], False)["changed"]
+print(json.dumps(found))
 """
 _ASK_SERVICES = """
 import json, urllib.request
