@@ -117,9 +117,10 @@ class Backups:
 @pytest.fixture(scope="session")
 def backups() -> Iterator[Backups]:
     """The backups of the test host."""
-    shell = HostShell(HOST.container)
-    yield Backups(shell)
-    shell.close()
+    with HOST.of_scenario("backup"):
+        shell = HostShell(HOST.container)
+        yield Backups(shell)
+        shell.close()
 
 
 @pytest.fixture(scope="session")

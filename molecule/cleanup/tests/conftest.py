@@ -355,9 +355,10 @@ print(digest(found), legacy)
 @pytest.fixture(scope="session")
 def estate() -> Iterator[Estate]:
     """The estate on the test host."""
-    shell = HostShell(HOST.container)
-    yield Estate(shell)
-    shell.close()
+    with HOST.of_scenario("cleanup"):
+        shell = HostShell(HOST.container)
+        yield Estate(shell)
+        shell.close()
 
 
 @pytest.fixture(scope="session")
