@@ -34,11 +34,13 @@ def other_account(backups: Backups, loaded_backup: str) -> str:
     return "copies@127.0.0.1"
 
 
-def configure(backups: Backups, *arguments: str) -> str:
-    """Let phase 1 set the copies up, and find nothing to change in a restored database; return what it said."""
+def configure(backups: Backups, *arguments: str, tags: str = "postgres_backup") -> str:
+    """Let phase 1 set the copies up; return what it said.
+
+    :param tags: of the roles, the others of which must find nothing to change.
+    """
     alarm = f"{{postgres_backup_alarm_command: /usr/bin/touch {ALARM}}}"
-    tags = "postgres_install,schema_apply,postgres_backup"
-    run = backups.play("1_infrastructure.yml", "--tags", tags, "-e", alarm, *arguments, "--diff", "-vvv")
+    run = backups.play("1_infrastructure.yml", "--tags", tags, "-e", alarm, *arguments)
     assert run.succeeded, run.output
     assert {task.partition(" : ")[0] for task in run.changed_tasks} == {"postgres_backup"}, run.changed_tasks
     return run.output
@@ -54,7 +56,9 @@ def test_copies_over_ssh_are_read_back_and_their_failure_raises_the_alarm(
     backups: Backups, loaded_backup: str, other_account: str
 ) -> None:
     target = f"postgres_backup_copy_target={other_account}:{KEPT}"
-    configure(backups, "-e", "postgres_backup_copy_method=rsync", "-e", target)
+    # Nor does it find anything else to change in the database that was restored.
+    tags = "postgres_install,schema_apply,postgres_backup"
+    configure(backups, "-e", "postgres_backup_copy_method=rsync", "-e", target, tags=tags)
     backups.start("postgres-backup")
     backups.start("postgres-backup-drill")
     backups.start("postgres-backup-check")
@@ -113,7 +117,7 @@ def few_backups(backups: Backups, other_account: str) -> None:
 
 @pytest.mark.promise("copy-off-the-host")
 def test_a_repository_over_ssh_holds_every_byte(backups: Backups, few_backups: None, tmp_path: Path) -> None:
-    output = configure(backups, *backups.restic_arguments(tmp_path, OVER_SSH))
+    output = configure(backups, *backups.restic_arguments(tmp_path, OVER_SSH), "--diff", "-vvv")
     assert backups.restic_password not in output
     file = backups.restic_password_file
     assert backups.shell(f"stat -c '%U %a' {file} $(dirname {file})").splitlines() == [
