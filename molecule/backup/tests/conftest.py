@@ -16,10 +16,9 @@ from scripts.host_shell import HostShell
 from scripts.playbooks import PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
-WRITER = (
-    'while :; do echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type) '
-    "VALUES ('s', md5(random()::text), 'load', 'manual');\"; sleep 0.02; done | sudo -u postgres psql -q swarm"
-)
+# Writes a row fifty times a second, until it is killed.
+WRITER = """echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type)
+VALUES ('s', md5(random()::text), 'load', 'manual') \\watch 0.02" | sudo -u postgres psql -q swarm"""
 # Starts a unit, waits for its end, prints what it said, and ends as it did.
 _START = """
 cursor=$(journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p')
