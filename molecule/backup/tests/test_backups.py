@@ -61,7 +61,6 @@ def test_a_named_backup_is_restored_after_it_was_confirmed(backups: Backups, loa
     before = backups.psql("SELECT count(*) FROM deploy.deployments")
     name = f"postgres_backup_restore_name={loaded_backup}"
     confirm = f"postgres_backup_restore_confirm={loaded_backup}"
-    # What phase 1 finds in the restored database is in test_copies.py, where it runs.
     status, changed, output = backups.playbook("restore.yml", "-e", name, "-e", confirm)
     assert (status, changed) == (0, 1), output
     assert backups.psql("SELECT count(*) FROM deploy.deployments") != before
