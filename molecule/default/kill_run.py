@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -18,23 +17,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from scripts.playbooks import ThrowawayHost
 
 TASK = "TASK [postgres_install : packages | Install"
-# How long the task goes on: apt has begun by then, and is not done.
-SECONDS = 2.0
+# Ends when packages are unpacked or set up.
+WAIT = "for n in $(seq 1200); do pgrep -x dpkg >/dev/null && exit 0; sleep 0.1; done; exit 1"
 
 
 def main() -> int:
     """Return 0 if the run was killed where it should have been; print its output otherwise."""
-    process = ThrowawayHost(os.environ["TEST_HOST_PREFIX"]).start("site.yml")
+    host = ThrowawayHost(os.environ["TEST_HOST_PREFIX"])
+    process = host.start("site.yml")
     lines: list[str] = []
     is_reached = False
-    for line in process.stdout or ():
-        lines.append(line)
-        is_reached = line.startswith(TASK)
-        if is_reached:
-            time.sleep(SECONDS)
-            break
-    # Before anybody asks how it ended: until then the id is that of no other process.
-    os.killpg(process.pid, signal.SIGKILL)
+    try:
+        for line in process.stdout or ():
+            lines.append(line)
+            is_reached = line.startswith(TASK)
+            if is_reached:
+                host.run(["sh", "-c", WAIT])
+                break
+    finally:
+        # Before anybody asks how it ended: until then the id is that of no other process.
+        os.killpg(process.pid, signal.SIGKILL)
     if process.wait() == -signal.SIGKILL and is_reached:
         return 0
     print("The run was not killed while packages were installed:", *map(str.rstrip, lines), sep="\n")
