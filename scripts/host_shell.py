@@ -72,5 +72,7 @@ class HostShell:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-            cast(IO[bytes], self._process.stdin).write(b"own=$(mktemp -d); trap 'rm -r $own' EXIT\n")
+            # Not in /tmp, which systemd empties while it boots.
+            directory = b"own=$(mktemp -d ${TMPDIR:-/run}/shell.XXXXXX); trap 'rm -r $own' EXIT\n"
+            cast(IO[bytes], self._process.stdin).write(directory)
         return self._process

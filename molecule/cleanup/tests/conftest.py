@@ -255,6 +255,7 @@ class Cleaned:
         """Let the host lose its power, and start it again."""
         # What an image cannot hold is put back at the first start alone: the files of that list are gone by now.
         self.shell("rm -f /var/lib/test-host/immutable")
+        self.host.close()
         subprocess.run(["docker", "restart", "--time", "0", HOST.container], check=True, capture_output=True)
 
     def wait_for_services(self) -> None:
