@@ -17,7 +17,7 @@ demo-own: .venv/is-complete ## Draft, move and verify an SQLite file of your own
 	@python -W ignore scripts/run_demo_own.py
 
 # The image of the test hosts is the first of the checks: those that need no host run beside it.
-test: .venv/is-complete docker ## Run every check: linters, unit tests, Molecule and the crash tests.
+test: .venv/is-complete docker ## Run every check: linters, unit tests, and the tests on hosts in Docker.
 	@python scripts/run_all_checks.py
 
 test-all: .venv/is-complete docker ## Run them with the long searches too, and note it in docs/full-test-runs.md.

@@ -103,6 +103,11 @@ def scenario(name: str, after: str = READY_HOSTS, is_long: bool = False) -> Chec
     return Check(f"{name.replace('_', ' ')} scenario", command, after, prefix, is_long=is_long)
 
 
+def tests_of_scenario(name: str) -> Check:
+    """Return the check that runs a scenario's tests without Molecule, which would but make and remove their host."""
+    return tests(f"{name} scenario", f"molecule/{name}/tests", after=READY_HOSTS, prefix=f"{name}-")
+
+
 # The tests of one check have a server of their own, so that folders run beside each other.
 _FOLDERS = ("engine", "cleanup", "backup", "validation", "shared_library", "sample_estate", "crash", "random_order")
 # The second file goes on with the host of the first.
@@ -136,8 +141,8 @@ CHECKS: tuple[Check, ...] = (
         grows=True,
     ),
     # Then by the time that they take. What runs alone at the end leaves a processor idle.
-    scenario("cleanup"),
-    scenario("backup"),
+    tests_of_scenario("cleanup"),
+    tests_of_scenario("backup"),
     tests("cutover fault tests", *_CUTOVER_FAULTS, after=READY_HOSTS, prefix="faults-", grows=True),
     tests("crash tests", "tests/crash", after=READY_HOSTS, grows=True),
     # What it proves of the gate is in tests/promotion too, without hosts.

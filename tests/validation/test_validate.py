@@ -142,6 +142,16 @@ def test_interrupted_cutover_is_a_finding(estate: Estate) -> None:
     assert "4_service_cutover.yml" in estate.findings()
 
 
+def test_a_file_that_the_cleanup_has_taken_away_is_no_finding(live_estate: Estate) -> None:
+    live_estate.source.unlink()
+    assert "and with it the rollback" in live_estate.findings()
+    for step in ("archive", "remove"):
+        ledger.take_step(live_estate.connection, "zoo", step, str(live_estate.source))
+        live_estate.connection.commit()
+        result = live_estate.validate()
+        assert (result["state"], result["findings"]) == (f"{step}d", [])
+
+
 @pytest.mark.promise("proof-repeated")
 def test_live_group_right_after_the_cutover(live_estate: Estate) -> None:
     result = live_estate.validate()

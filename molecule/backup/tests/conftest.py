@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import testinfra
-from testinfra.host import Host
 
+from scripts.host_shell import HostShell
 from scripts.playbooks import PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
-WRITER = (
-    'while :; do echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type) '
-    "VALUES ('s', md5(random()::text), 'load', 'manual');\"; sleep 0.02; done | sudo -u postgres psql -q swarm"
-)
+# Writes a row fifty times a second, until it is killed.
+WRITER = """echo "INSERT INTO deploy.deployments (service, commit_sha, triggered_by, trigger_type)
+VALUES ('s', md5(random()::text), 'load', 'manual') \\watch 0.02" | sudo -u postgres psql -q swarm"""
 # Starts a unit, waits for its end, prints what it said, and ends as it did.
 _START = """
 cursor=$(journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p')
@@ -42,7 +40,7 @@ class Backups:
     :param restic_password: of each repository of restic.
     """
 
-    host: Host
+    host: HostShell
     directory: str = "/var/backups/sqlite-to-postgresql"
     user: str = "postgres"
     port: int = 5432
@@ -52,8 +50,8 @@ class Backups:
     def shell(self, command: str) -> str:
         """Run a command that succeeds and return its output."""
         result = self.host.run(f"cd / && {command}")
-        assert result.rc == 0, f"{command}: {result.stdout}{result.stderr}{self.journal()}"
-        return str(result.stdout).strip()
+        assert result.status == 0, f"{command}: {result.stdout}{result.stderr}{self.journal()}"
+        return result.stdout.strip()
 
     def psql(self, statement: str, database: str = "swarm") -> str:
         """Run a statement as the superuser and return its output."""
@@ -64,17 +62,17 @@ class Backups:
         """Run the backup program as its user; return exit code and output."""
         program = "python3 -I /usr/local/lib/sqlite-to-postgresql.pyz backup.cli"
         result = self.host.run(f"runuser -u {self.user} -- {program} {shlex.join(arguments)}")
-        return result.rc, result.stdout + result.stderr
+        return result.status, result.stdout + result.stderr
 
     def journal(self) -> str:
         """Return the last messages of the backups."""
-        return str(self.host.run("journalctl -u 'postgres-backup*' --no-pager -n 30").stdout)
+        return self.host.run("journalctl -u 'postgres-backup*' --no-pager -n 30").stdout
 
     def start(self, unit: str, succeeds: bool = True) -> str:
         """Start one of the timers' services, wait for its end, and return what it said."""
         result = self.host.run(_START.format(unit=unit))
-        said = str(result.stdout).strip()
-        assert (result.rc == 0) is succeeds, f"{said}{result.stderr}"
+        said = result.stdout.strip()
+        assert (result.status == 0) is succeeds, f"{said}{result.stderr}"
         return said
 
     def play(self, name: str, *arguments: str) -> PlaybookRun:
@@ -116,9 +114,12 @@ class Backups:
 
 
 @pytest.fixture(scope="session")
-def backups() -> Backups:
+def backups() -> Iterator[Backups]:
     """The backups of the test host."""
-    return Backups(testinfra.get_host(f"docker://{HOST.container}"))
+    with HOST.of_scenario("backup"):
+        shell = HostShell(HOST.container)
+        yield Backups(shell)
+        shell.close()
 
 
 @pytest.fixture(scope="session")

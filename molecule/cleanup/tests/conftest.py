@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import testinfra
-from testinfra.host import Host
 
+from scripts.host_shell import HostShell
 from scripts.playbooks import ROOT, PlaybookRun, ThrowawayHost
 
 HOST = ThrowawayHost(os.environ.get("TEST_HOST_PREFIX", "molecule-"))
@@ -80,7 +79,7 @@ class Run:
 class Estate:
     """The estate on the test host, as a validation looks at it."""
 
-    host: Host
+    host: HostShell
 
     def play(self, playbooks: str, *options: str) -> Run:
         """Run playbooks, their names between spaces, which may neither warn nor show a traceback."""
@@ -97,8 +96,8 @@ class Estate:
     def shell(self, command: str) -> str:
         """Run a command as root that must succeed, and return what it prints."""
         result = self.host.run(command)
-        assert result.rc == 0, f"{command}: {result.stderr}\n{result.stdout}"
-        return str(result.stdout).strip()
+        assert result.status == 0, f"{command}: {result.stderr}\n{result.stdout}"
+        return result.stdout.strip()
 
     def sql(self, *statements: str) -> str:
         """Run statements as the superuser, each by itself, and return what they print."""
@@ -156,7 +155,7 @@ class Cleaned:
     estate: Estate
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostShell:
         """Return it."""
         return self.estate.host
 
@@ -184,8 +183,19 @@ class Cleaned:
         return sorted(lines)
 
     def plan(self) -> dict[str, Any]:
-        """Return the id of the present plan, and whether anything of it is due, from the engine on the host itself."""
-        program = f"PGPASSFILE={_CHECK}.pgpass python3 -I -c {shlex.quote(_PLAN)} {_CHECK}.json"
+        """Return the id of the present plan, how much of it is ready, and whether anything is due.
+
+        The engine on the host itself makes it, as for the playbook.
+        """
+        return self._ask_engine()
+
+    def carry_out(self) -> None:
+        """Let the engine on the host carry out the present plan, as for the playbook."""
+        assert self._ask_engine(carries_out=True)["changed"]
+
+    def _ask_engine(self, carries_out: bool = False) -> dict[str, Any]:
+        """Make a plan, carry it out if that is asked for, and return what became of it."""
+        program = f"PGPASSFILE={_CHECK}.pgpass python3 -I -c {shlex.quote(_PLAN)} {_CHECK}.json {int(carries_out)}"
         found: dict[str, Any] = json.loads(self.shell(f"{program} {shlex.join(LEGACY)}"))
         return found
 
@@ -245,12 +255,13 @@ class Cleaned:
         """Let the host lose its power, and start it again."""
         # What an image cannot hold is put back at the first start alone: the files of that list are gone by now.
         self.shell("rm -f /var/lib/test-host/immutable")
+        self.host.close()
         subprocess.run(["docker", "restart", "--time", "0", HOST.container], check=True, capture_output=True)
 
     def wait_for_services(self) -> None:
         """Wait until every service answers after a boot."""
         deadline = time.monotonic() + 300
-        while self.host.run(f"python3 -c '{_ASK_SERVICES}'").rc and time.monotonic() < deadline:
+        while self.host.run(f"python3 -c '{_ASK_SERVICES}'").status and time.monotonic() < deadline:
             time.sleep(1)
 
     def digest_of(self, program: str) -> str:
@@ -291,17 +302,20 @@ _CHECK = "/etc/sqlite-migration/soak_check"
 _PLAN = """
 import json, sys
 sys.path.insert(0, "/usr/local/lib/sqlite-to-postgresql.pyz")
-from migration.cleanup import conditions, run
+from migration.cleanup import cleanup, conditions, run
 from migration.core.connection import Login, connected
 from migration.core.estate import parse_group
 from migration.core.files import WORK_DIRECTORY
 settings = json.load(open(sys.argv[1]))
 groups = [parse_group(entry) for entry in settings["groups"]]
 with connected(Login.from_arguments({"login_password": None, **settings["login"]})) as connection:
-    estate = run.Estate(connection, groups, sys.argv[2:], conditions.Settings(work_directory=WORK_DIRECTORY))
+    estate = run.Estate(connection, groups, sys.argv[3:], conditions.Settings(work_directory=WORK_DIRECTORY))
     plan = estate.plan()
-ready = [item["ready"] for item in (*plan["entries"], *plan["packages"])]
-print(json.dumps({"id": plan["plan_id"], "is_due": any(ready) or plan["unfinished"]}))
+    ready = sum(item["ready"] for item in (*plan["entries"], *plan["packages"]))
+    found = {"id": plan["plan_id"], "ready": ready, "is_due": bool(ready or plan["unfinished"])}
+    if sys.argv[2] == "1":
+        found["changed"] = cleanup.carry_out(estate, plan["plan_id"], False)["changed"]
+print(json.dumps(found))
 """
 _ASK_SERVICES = """
 import json, urllib.request
@@ -340,9 +354,12 @@ print(digest(found), legacy)
 
 
 @pytest.fixture(scope="session")
-def estate() -> Estate:
-    """Return the estate."""
-    return Estate(testinfra.get_host(f"docker://{HOST.container}"))
+def estate() -> Iterator[Estate]:
+    """The estate on the test host."""
+    with HOST.of_scenario("cleanup"):
+        shell = HostShell(HOST.container)
+        yield Estate(shell)
+        shell.close()
 
 
 @pytest.fixture(scope="session")
