@@ -142,6 +142,8 @@ def test_a_play_begins_when_it_may(ready: ModuleType, tmp_path: Path, monkeypatc
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "default",
+        # So that the log holds at once what was printed.
+        "PYTHONUNBUFFERED": "1",
         **ready.ENVIRONMENT_OF_PLAYS,
     }
     log, seen = tmp_path / "ready.log", []
