@@ -120,6 +120,10 @@ CASES = {
         "v integer, w integer DEFAULT 10 / 0", "v", [[1]],
         "division by zero (SQLSTATE 22012) because of the default of w (1 row: id=1)",
     ),
+    "a name and a default that look like the end of a function": Case(
+        '"v$body$" integer CHECK ("v$body$" < 5), w text DEFAULT \'see $body$ there\'', "v$body$", [[1], [7]],
+        "it violates the check constraint t_v$body$_check (1 row: id=2: 7)",
+    ),
     "a default that refers to nothing": Case(
         "v integer, w integer DEFAULT 7 REFERENCES o", "v", [[1], [2]],
         "a row of app.o, which this group does not fill, that does not exist because of the default of w (2 rows",

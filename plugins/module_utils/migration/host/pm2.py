@@ -30,6 +30,12 @@ from .recovery_unit import SYSTEMD
 # How pm2's daemon calls itself, with its PM2_HOME.
 _DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0-\x1f\x7f]*)\)")
 _ANSWER_SECONDS = 60
+# Several ecosystem files are read together only as long as each may still be waited for alone, and what was read is
+# taken for so long.
+_SECONDS_OF_ALL_ECOSYSTEMS = 10.0
+_SECONDS_READ_AHEAD = 30.0
+# What a file can do to its reading: nothing comes, or something else than a list of applications.
+_UNREADABLE = (MigrationError, ValueError, TypeError, OverflowError, RecursionError)
 # Of a file of pm2's.
 _MOST_BYTES = 16 << 20
 _MOST_BYTES_OF_ECOSYSTEM = 1 << 20
@@ -38,7 +44,8 @@ _TRIES = 4
 _SECONDS_BETWEEN_TRIES = 0.5
 
 # Prints of each application in some ecosystem files its name, the names of its variables, and its processes as pm2
-# counts. Each file is loaded as if it were the only one.
+# counts. Each file finds the directory, the arguments, the environment and the modules as if it were the only one. What
+# it changes in node's own objects another file of the same user finds changed.
 _READ_ECOSYSTEMS = """
 const paths = process.argv.splice(1);
 const variables = { ...process.env };
@@ -118,6 +125,7 @@ class Pm2(InNetworkOfHost):
         # Whose ecosystem files will be asked for, and what was read of each file for every service that it is of.
         self._expected: list[Service] = []
         self._read_ahead: dict[str, list[dict[str, Application]]] = {}
+        self._read_at = 0.0
         self.environment = {**programs.environment_of(account, self._path), "PM2_HOME": str(self.home)}
 
     @property
@@ -204,12 +212,12 @@ class Pm2(InNetworkOfHost):
         if not path.endswith(_READABLE_ECOSYSTEMS):
             return None
         self._read_expected(path)
-        if self._read_ahead.get(path):
+        if self._read_ahead.get(path) and time.monotonic() - self._read_at < _SECONDS_READ_AHEAD:
             # Once for each service: who asks again wants to know what is in it now.
             return self._read_ahead[path].pop()
         try:
             return self._read_by_node([path])[path]
-        except (MigrationError, ValueError, TypeError):
+        except _UNREADABLE:
             what = f"node cannot load it as user {self.user}"
             raise MigrationError(
                 f"The ecosystem file {path} cannot be used.",
@@ -229,17 +237,19 @@ class Pm2(InNetworkOfHost):
         readable = [name for name in services if name.endswith(_READABLE_ECOSYSTEMS)]
         found = [name for name in readable if not problems_of_files(services[name])]
         if sum(asked[name] for name in found) > 1:
-            with suppress(MigrationError, ValueError, TypeError):
-                read = self._read_by_node(found)
+            self._read_at = time.monotonic()
+            with suppress(*_UNREADABLE):
+                read = self._read_by_node(found, _SECONDS_OF_ALL_ECOSYSTEMS)
                 self._read_ahead = {name: [applications] * asked[name] for name, applications in read.items()}
 
-    def _read_by_node(self, paths: Sequence[str]) -> dict[str, dict[str, Application]]:
+    def _read_by_node(self, paths: Sequence[str], seconds: float | None = None) -> dict[str, dict[str, Application]]:
         """Return the applications of each file by their names.
 
+        :param seconds: to wait for the answer; as for each other question if not given.
         :raises MigrationError: if node does not answer.
-        :raises ValueError, TypeError: if it answers with something else.
+        :raises ValueError, TypeError, OverflowError, RecursionError: if it answers with something else.
         """
-        text = self._execute(["node", "-e", _READ_ECOSYSTEMS, *paths], str(Path(paths[0]).parent))
+        text = self._execute(["node", "-e", _READ_ECOSYSTEMS, *paths], str(Path(paths[0]).parent), seconds)
         return {
             path: {str(name): Application(tuple(variables), int(processes)) for name, variables, processes in apps}
             for path, apps in zip(paths, json.loads(text), strict=True)
@@ -423,9 +433,10 @@ class Pm2(InNetworkOfHost):
         self._listed = None
         self._execute(["pm2", *arguments], directory)
 
-    def _execute(self, command: list[str], directory: str = "/") -> str:
+    def _execute(self, command: list[str], directory: str = "/", seconds: float | None = None) -> str:
         """Run a program as the user and return what it prints.
 
+        :param seconds: to wait for its end; as for each other program if not given.
         :raises MigrationError: if it fails, does not end in time, or prints more than it may.
         """
         program = shutil.which(command[0], path=self._path)
@@ -433,7 +444,7 @@ class Pm2(InNetworkOfHost):
             raise self._failed(command[0], f"the program is not in {self._path}")
         words = [program, *command[1:]]
         try:
-            answer = programs.call(words, self.environment, self._uid, directory, _ANSWER_SECONDS, umask=0o077)
+            answer = programs.call(words, self.environment, self._uid, directory, seconds or _ANSWER_SECONDS, umask=0o077)
         except programs.NoAnswer as error:
             raise self._failed(command[1], str(error)) from None
         if answer.status != 0:

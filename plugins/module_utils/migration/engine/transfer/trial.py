@@ -58,7 +58,6 @@ WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND o.oid <> 'pg_catalog."defau
 # The error classes at its beginning are not of this row: the server has no room, was told to stop, or met a lock.
 # The statement stands in the function itself, so that it is planned once and not for each row.
 _TRY_ROWS = """
-CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $body$
 #variable_conflict use_column
 DECLARE
   middle bigint; code text; named text; said text; typed text; attribute text;
@@ -97,8 +96,11 @@ BEGIN
     END IF;
     INSERT INTO pg_temp.trial_refused VALUES (first, code, named, said, wrong, defaults);
   END;
-END $body$
+END
 """
+_MAKE_FUNCTION = (
+    "CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS {body}"
+)
 
 
 def try_rows(
@@ -220,14 +222,14 @@ class _Trial:
         )
         statement = insert.format(sql.SQL(", ").join(names), sql.SQL(", ").join(values))
         one = sql.SQL("SELECT {} FROM pg_temp.staged WHERE n = $1")
-        cursor.execute(
-            sql.SQL(_TRY_ROWS).format(
-                insert=statement,
-                names=sql.Literal([name for name, _, _ in tried]),
-                statements=sql.Literal([one.format(value).as_string(cursor) for _, value, _ in tried]),
-                of_defaults=sql.Literal([is_default for *_, is_default in tried]),
-            )
+        body = sql.SQL(_TRY_ROWS).format(
+            insert=statement,
+            names=sql.Literal([name for name, _, _ in tried]),
+            statements=sql.Literal([one.format(value).as_string(cursor) for _, value, _ in tried]),
+            of_defaults=sql.Literal([is_default for *_, is_default in tried]),
         )
+        # As a text, because whatever would mark its end may stand in a name or in a default.
+        cursor.execute(sql.SQL(_MAKE_FUNCTION).format(body=sql.Literal(body.as_string(cursor))))
 
     def _defaults(self) -> list[tuple[str, Composable, bool]]:
         """Return each column that nothing is moved into, with the SQL of what it gets.
