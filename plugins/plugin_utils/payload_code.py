@@ -17,7 +17,7 @@ from importlib.util import MAGIC_NUMBER, source_hash
 from marshal import dumps
 
 # By its path Ansible tells in which of its modules something is that will go; code keeps the path that it was compiled
-# with.
+# with. What is said of Ansible's utilities to go has no owner then.
 _LEFT_AS_SOURCE = "ansible/modules/"
 # In the header of code: it was made of the source with the hash that follows, which is not read to compare it.
 _UNCHECKED_HASH = (1).to_bytes(4, "little")

@@ -2,8 +2,8 @@
 
 Ansible packs a module with everything that it imports into one archive. It reads and parses each of these files, for
 some of our modules nearly two hundred, and forgets the archive when the run ends. Here the archives of a run stay for
-the next one, with the code of the sources in them, under a name that is made of everything that they were made of: once
-a file differs, none of them is taken.
+the next one, if that is asked for with the code of the sources in them, under a name that is made of everything that
+they were made of: once a file differs, none of them is taken.
 
 They are as trustworthy as Python's own bytecode beside the sources: only who may change the tree can change them. But
 no digest of the tree covers them, so nothing that is kept is sent to a protected environment.
@@ -27,8 +27,8 @@ import ansible
 from ansible import constants
 from ansible.plugins.loader import module_utils_loader
 
+from . import payload_code
 from .gated import ROOT
-from .payload_code import with_code
 
 # What Ansible calls the archives of these modules begins so: its own, ours, and those of a collection that the roles
 # use. Any other module may come from a file that is not looked at here.
@@ -42,18 +42,19 @@ _SECONDS_KEPT = 7 * 24 * 3600
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def take(kept: Path, local: Path | None = None) -> Path | None:
+def take(kept: Path, local: Path | None = None, *, compiled: bool = False) -> Path | None:
     """Give a run the archives of earlier ones, and return where its own are to be kept; None if nowhere.
 
     :param kept: private directory of all that is kept.
     :param local: Ansible's own directory for the archives of this run.
+    :param compiled: those with the code of the sources in them.
     """
     local = local or of_this_run()
     if has_other_utilities():
         return None
     try:
         _make_private(kept)
-        directory = kept / digest()
+        directory = kept / digest(compiled)
         _make_private(directory)
         # Shows that it is in use still.
         os.utime(directory)
@@ -80,23 +81,25 @@ def give_back(local: Path | None = None) -> None:
             archive.unlink()
 
 
-def keep(directory: Path, local: Path | None = None, since: float = float("inf")) -> None:
+def keep(directory: Path, local: Path | None = None, since: float = float("inf"), *, compiled: bool = False) -> None:
     """Keep the archives that a run has made, and remove what no run has asked for in a week.
 
     :param directory: from :func:`take`.
     :param local: Ansible's own directory for the archives of this run.
     :param since: when the run has begun, in seconds since 1970.
+    :param compiled: as for :func:`take`.
     """
     local = local or of_this_run()
     with suppress(OSError):
         made = [archive for archive in local.iterdir() if _is_to_be_kept(archive)]
         # Most runs make none, and need not look at the sources once more.
-        if made and (directory.name != digest() or _newest() >= since or has_other_utilities()):
+        if made and (directory.name != digest(compiled) or _newest() >= since or has_other_utilities()):
             # Somebody has worked at the sources meanwhile, if only for a moment: nobody knows what is in which archive.
             return
         for archive in made:
             new = directory / f"{archive.name}.{os.getpid()}.new"
-            _write_durably(new, with_code(archive.read_bytes()))
+            content = archive.read_bytes()
+            _write_durably(new, payload_code.with_code(content) if compiled else content)
             new.rename(directory / archive.name)
         for other in directory.parent.iterdir():
             # A person may have named a directory that holds other things too.
@@ -148,12 +151,16 @@ def has_other_utilities() -> bool:
     return any(path.exists() for path in others) or any("ansible_collections" in path.parts for path in libraries)
 
 
-def digest() -> str:
+def digest(compiled: bool = False) -> str:
     """Return what the archives are made of, as one name.
+
+    :param compiled: with the code of the sources in them.
 
     Of our own files the content counts; an installed file is known by its path, its size and its times.
     """
     whole = hashlib.sha256(f"{ansible.__file__} {ansible.release.__version__} {sys.version}".encode())
+    if compiled:
+        whole.update(Path(payload_code.__file__).read_bytes())
     for folder in _FOLDERS:
         for path in _files(ROOT / "plugins" / folder):
             whole.update(f"\0{path}\0".encode() + hashlib.sha256(Path(path).read_bytes()).digest())

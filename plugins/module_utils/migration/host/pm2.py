@@ -444,7 +444,9 @@ class Pm2(InNetworkOfHost):
             raise self._failed(command[0], f"the program is not in {self._path}")
         words = [program, *command[1:]]
         try:
-            answer = programs.call(words, self.environment, self._uid, directory, seconds or _ANSWER_SECONDS, umask=0o077)
+            answer = programs.call(
+                words, self.environment, self._uid, directory, seconds or _ANSWER_SECONDS, umask=0o077
+            )
         except programs.NoAnswer as error:
             raise self._failed(command[1], str(error)) from None
         if answer.status != 0:

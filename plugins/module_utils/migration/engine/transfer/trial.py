@@ -98,9 +98,7 @@ BEGIN
   END;
 END
 """
-_MAKE_FUNCTION = (
-    "CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS {body}"
-)
+_MAKE_FUNCTION = "CREATE FUNCTION pg_temp.try_rows(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS {body}"
 
 
 def try_rows(
