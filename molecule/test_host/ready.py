@@ -59,6 +59,11 @@ _CHECKOUT_LABEL = f"swarm-test-host-checkout={_CHECKOUT}"
 # Passwords that were made for a host; they are of use nowhere else, and travel with its image, for root alone. host.py
 # brings them out again.
 _SECRETS_IN_IMAGE = "/var/lib/test-host/secrets"
+# What of the server's settings waits for a restart or a reload after phase 1; no host that starts later can show it.
+_WAITING = (
+    "SELECT name FROM pg_settings WHERE pending_restart UNION ALL SELECT 'pg_hba.conf' "
+    "WHERE (pg_stat_file(current_setting('hba_file'))).modification > pg_conf_load_time()"
+)
 # Everything that writes is stopped, so that an image holds files that belong together. The tests of the finished host
 # look for passwords in what the run has left, in memory too.
 _STOP = f"""
@@ -66,6 +71,9 @@ set -e
 mkdir -p /var/lib/test-host
 systemctl list-units --type=timer --state=active --plain --no-legend | cut -d ' ' -f 1 >/run/test-host-timers
 xargs systemctl stop pm2-swarm.service </run/test-host-timers
+if [ "$1" = infrastructure ]; then
+  runuser -u postgres -- psql -X --no-align --tuples-only --command "{_WAITING}" postgres >/var/lib/test-host/waiting
+fi
 if systemctl list-unit-files postgresql.service >/dev/null 2>&1; then systemctl stop 'postgresql@*' postgresql; fi
 find /opt -xdev -name node_modules -prune -o \\( -type f -o -type d \\) -print0 |
   xargs -0 lsattr -d 2>/dev/null | sed -n 's/^[^ ]*i[^ ]* //p' >/var/lib/test-host/immutable

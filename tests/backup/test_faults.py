@@ -207,7 +207,8 @@ def test_two_runs_at_once(program: Program) -> None:
         message = program.fail("take")
         assert f"process {os.getpid()} holds its lock" in message
         program.run("list")
-    processes = [forked(program.change(lock_wait_seconds=240), "take") for _ in range(2)]
+    patient = program.change(lock_wait_seconds=240)
+    processes = [forked(patient, "take") for _ in range(2)]
     for process in processes:
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]

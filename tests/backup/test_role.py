@@ -44,10 +44,38 @@ def kept_message(name: str, tasks_from: str, program: str, **variables: str) -> 
     }
 
 
+def played(path: Path, tasks: list[dict[str, Any]], *options: str) -> subprocess.CompletedProcess[str]:
+    """Play tasks on this machine, from a playbook that is written for them, and see that it succeeds."""
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
+    path.write_text(json.dumps([play]))
+    run = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", str(path), *options],
+        cwd=PROJECT,
+        env=environment_of_ansible(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def test_playbooks_run_the_program_as_the_user_of_the_backups(tmp_path: Path) -> None:
+    file = str(PROJECT / "roles/postgres_backup/vars/main.yml")
+    words = "{{ of_the_role.__postgres_backup_program[:3] | join(' ') }}"
+    tasks = [
+        {"ansible.builtin.include_vars": {"file": file, "name": "of_the_role"}},
+        {"ansible.builtin.debug": {"msg": words}, "vars": {"postgres_backup_user": "somebody"}},
+    ]
+    assert "runuser -u somebody" in played(tmp_path / "play.yml", tasks).stdout
+
+
 @pytest.mark.promise("restore-swaps-whole-databases")
 def test_a_playbook_says_what_it_refuses_and_shows_a_restore_that_nobody_has_confirmed(
     program: Program, tmp_path: Path
 ) -> None:
+    """Of a backup that somebody has confirmed a dry run shows the same, and restores nothing either."""
     name = program.run("take")["name"]
     program.query("DELETE FROM odd.parts WHERE id = 1")
     there = starter(tmp_path / "program", program.path)
@@ -62,18 +90,7 @@ def test_a_playbook_says_what_it_refuses_and_shows_a_restore_that_nobody_has_con
             "vars": {"kept": {variable: f"{{{{ {variable} }}}}" for variable in kept}},
         },
     ]
-    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
-    (tmp_path / "play.yml").write_text(json.dumps([play]))
-    run = subprocess.run(
-        ["ansible-playbook", "-i", "localhost,", str(tmp_path / "play.yml")],
-        cwd=PROJECT,
-        env=environment_of_ansible(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run = played(tmp_path / "play.yml", tasks)
     messages = json.loads((tmp_path / "kept").read_text())
     assert "Name a backup, and to restore it the same name again" in messages["nameless"]
     assert f"\n- {name}: " in messages["nameless"]
@@ -84,3 +101,7 @@ def test_a_playbook_says_what_it_refuses_and_shows_a_restore_that_nobody_has_con
     # Nothing was restored, nor called a change.
     assert program.query("SELECT count(*) FROM odd.parts") == [(49,)]
     assert run.stdout.count("changed: [localhost]") == 1
+    both = {f"postgres_backup_restore_{answer}": name for answer in ("name", "confirm")}
+    dry = played(tmp_path / "play.yml", [kept_message("confirmed", "restore", there, **both)], "--check")
+    assert "odd.part_1: 49 rows, not 50" in dry.stdout
+    assert program.query("SELECT count(*) FROM odd.parts") == [(49,)]

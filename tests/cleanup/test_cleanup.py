@@ -65,6 +65,8 @@ def test_the_whole_life(ready: Cleaned, tmp_path: Path) -> None:
     alias, empty, old = (tmp_path / name for name in ("alias.db", "empty.db", "old.db"))
     plan = ready.explain()
     assert (plan["changed"], [entry["ready"] for entry in plan["entries"]]) == (False, [True, True, True])
+    (command,) = (line for line in plan["lines"] if line.startswith("To do what is ready (3): "))
+    assert command.endswith(f"sqlite_cleanup_confirm={plan['plan_id']}")
     assert ready.explain()["plan_id"] == plan["plan_id"]
 
     dry = ready.confirm(plan["plan_id"], check_mode=True)

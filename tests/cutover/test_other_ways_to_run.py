@@ -145,7 +145,9 @@ def processes(*names: str) -> dict[str, list[int]]:
 def set_instances(name: str, instances: int) -> None:
     """Let a service's ecosystem file start so many processes in cluster mode."""
     line = f"      exec_mode: 'cluster', instances: {instances},"
-    on_host("sed", "-i", "-e", "/exec_mode/d", "-e", f"/kill_timeout/i\\{line}", ecosystem_of(name))
+    # One of them with pm2's own measurements, which load code into each process unless a file says otherwise.
+    measured = ("-e", "/pmx/d") if name == "swarm-platform" else ()
+    on_host("sed", "-i", "-e", "/exec_mode/d", *measured, "-e", f"/kill_timeout/i\\{line}", ecosystem_of(name))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
+from scripts.playbooks import PlaybookRun
 
 from .host import (
     CONTAINER,
@@ -177,8 +178,11 @@ def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -
         assert stores() == dict.fromkeys(SERVICES, "postgresql")
         writing = threading.Thread(target=lambda: answer.append(ask("swarm-registry", "POST", "/agents", late)))
         writing.start()
-        output = go_on()
+        run = go_on()
         writing.join()
+    output = run.output
+    assert run.succeeded, output
+    assert "Traceback" not in output
     assert "registry runs on SQLite again" in output
     assert "platform runs on SQLite again" in output
     # Not the passwords themselves: a failing test prints what it compares.
@@ -401,8 +405,8 @@ def kill_in_the_window() -> None:
 
 
 @contextmanager
-def held_in_the_window(*options: str, groups: Sequence[str] = ("registry",)) -> Iterator[Callable[[], str]]:
-    """Let a rollback wait for a lock, with the services stopped; what is given lets it go on and returns its output.
+def held_in_the_window(*options: str, groups: Sequence[str] = ("registry",)) -> Iterator[Callable[[], PlaybookRun]]:
+    """Let a rollback wait for a lock, with the services stopped; what is given lets it go on, and returns its run.
 
     :param groups: the registry's first.
     """
@@ -412,9 +416,9 @@ def held_in_the_window(*options: str, groups: Sequence[str] = ("registry",)) -> 
         run = pool.submit(HOST.play, ROLLBACK, *options, *settings)
         until(lambda: sql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND NOT granted") != "0")
 
-        def go_on() -> str:
+        def go_on() -> PlaybookRun:
             sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-            return run.result(PATIENCE).output
+            return run.result(PATIENCE)
 
         yield go_on
 
@@ -424,7 +428,7 @@ def test_a_rollback_that_is_asked_to_end_leaves_the_group_on_postgresql() -> Non
     new_agent("asked to end")
     with held_in_the_window() as go_on:
         signal_module(signal.SIGTERM)
-        output = go_on()
+        output = go_on().output
     assert "it received SIGTERM" in output
     assert "its services were started again and are well" in output
     assert_registry_stays_on_postgresql("asked to end")
@@ -440,7 +444,7 @@ def test_a_full_disk_of_the_file_leaves_the_group_on_postgresql() -> None:
     try:
         with held_in_the_window() as go_on:
             on_host("sh", "-c", f"dd if=/dev/zero of={beside}/trial-1-filler bs=4096; true")
-            output = go_on()
+            output = go_on().output
     finally:
         on_host("sh", "-ec", f"umount {beside}; rmdir {beside}")
     assert f"{beside}: the disk is full. Free some disk, then run again" in output
@@ -476,7 +480,7 @@ def test_a_full_disk_of_the_server_leaves_the_group_on_postgresql() -> None:
     new_agent("full server")
     with small_tablespace("migration.cutover_group") as space, held_in_the_window() as go_on:
         on_host("sh", "-c", f"dd if=/dev/zero of={space}/filler bs=4096; true")
-        output = go_on()
+        output = go_on().output
         on_host("rm", f"{space}/filler")
     assert "No space left on device" in output
     assert "it stays on PostgreSQL" in output

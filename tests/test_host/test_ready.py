@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -130,6 +134,42 @@ def test_site_yml_imports_the_playbooks_before_which_a_host_is_kept(ready: Modul
     assert places == sorted(places)
     assert [*ready.STATE_BEFORE.values(), ready.FINISHED] == STATES
     assert "site.yml" in ready._INPUTS
+
+
+def test_a_run_ends_before_the_next_play_if_whoever_began_it_has_ended(ready: ModuleType, tmp_path: Path) -> None:
+    """By Ansible itself: while its first play is at work."""
+    began = tmp_path / "began"
+    for name, task in (
+        ("first", f"ansible.builtin.shell: touch {began}; sleep 1"),
+        ("second", "ansible.builtin.ping:"),
+    ):
+        (tmp_path / f"{name}.yml").write_text(
+            f"- hosts: dev\n  gather_facts: false\n  connection: local\n  tasks:\n    - {task}\n"
+        )
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            ["ansible-playbook", "-i", "inventory", "--limit", "dev", *map(str, sorted(tmp_path.glob("*.yml")))],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "TEST_HOST_PLAYS": str(theirs.fileno()),
+                **ready.ENVIRONMENT_OF_PLAYS,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=[theirs.fileno()],
+        )
+    with ours:
+        ours.sendall(b"\n")
+        while process.poll() is None and not began.exists():
+            time.sleep(0.05)
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "Nobody says that" in output
+    assert "second.yml may begin" in output
 
 
 def test_a_play_begins_when_it_may(ready: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

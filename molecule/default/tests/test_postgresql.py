@@ -52,8 +52,10 @@ def test_the_new_cluster_keeps_checksums(query: Query) -> None:
 
 
 @pytest.mark.promise("settings-in-conf-d")
-def test_no_setting_waits_for_a_restart(query: Query) -> None:
-    """What the files say is what the server does."""
+def test_no_setting_waits_for_a_restart(host: Host, query: Query) -> None:
+    """What the files say is what the server does, and did right after phase 1, before anybody started it again."""
+    waiting = host.file("/var/lib/test-host/waiting")
+    assert (waiting.exists, waiting.content_string) == (True, "")
     assert query("SELECT name FROM pg_settings WHERE pending_restart") == []
     assert query("SELECT sourcefile, name, error FROM pg_file_settings WHERE error IS NOT NULL") == []
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -31,6 +32,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible ships witho
         :raises SystemExit: if nobody answers. Of other exceptions Ansible makes warnings.
         """
         path, _, _ = play.get_path().rpartition(":")
-        print(path, file=self._plays, flush=True)
-        if not self._plays.readline():
+        answer = ""
+        # Who has started the run may have ended before this play, or while it waits.
+        with suppress(OSError):
+            print(path, file=self._plays, flush=True)
+            answer = self._plays.readline()
+        if not answer:
             raise SystemExit(f"Nobody says that {path} may begin.")
