@@ -223,7 +223,7 @@ class ThrowawayHost:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start playbooks on it as an operator does, and do not wait.
 
-        :return: ansible-playbook in a session of its own, to be killed with all its children; its output is text.
+        :return: ansible-playbook in a session of its own, whose process group may be killed; its output is text.
         """
         return subprocess.Popen(
             self.command(*arguments),

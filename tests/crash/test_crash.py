@@ -2,8 +2,9 @@
 
 Kills phase 1 while packages are installed; in a long search the whole of site.yml, at more tasks. Phase 4
 and a rollback are killed by tests/random_order.
-A crash is SIGKILL to ansible-playbook with all its children, as when the operator's machine loses power: what already
-runs on the host goes on there. A second kind also kills that.
+A crash is SIGKILL to ansible-playbook with its process group: what already runs on the host goes on there. So does
+the worker of a task, which has a session of its own, to the end of the task with its loop. A second kind also kills the
+module on the host.
 """
 
 from __future__ import annotations

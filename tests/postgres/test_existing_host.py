@@ -47,7 +47,7 @@ def shop(statement: str) -> str:
 
 
 def kill_after(task: str, *arguments: str) -> None:
-    """Run a playbook, and kill it with all its children once a task has ended."""
+    """Run a playbook, and kill its process group once a task has ended."""
     process = HOST.start(*arguments)
     assert process.stdout is not None
     lines: list[str] = []
