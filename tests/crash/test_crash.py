@@ -150,12 +150,14 @@ def run_and_kill(crash: Crash) -> list[str]:
 def hold_module(seconds: float) -> None:
     """Wait until a module runs on the host, and hold it there, so that it does not end before it is killed.
 
+    One that ends before it can be held is not the one that is meant: that of the item before may still be at its end.
+
     :param seconds: how long it runs before it is held.
     """
-    wait = f"for n in $(seq 6000); do pgrep -x {MODULE_PROCESS} >/dev/null && break; sleep 0.05; done"
-    hold = f"{wait}; sleep {seconds}; pkill -STOP -x {MODULE_PROCESS}"
-    held = subprocess.run(["docker", "exec", HOST.container, "sh", "-c", hold], check=False)
-    assert held.returncode == 0, "no module ran on the host, or it had ended before it could be held"
+    hold = f"pgrep -x {MODULE_PROCESS} >/dev/null && sleep {seconds} && pkill -STOP -x {MODULE_PROCESS}"
+    until_held = f"for n in $(seq 6000); do {hold} && exit; sleep 0.05; done; exit 1"
+    held = subprocess.run(["docker", "exec", HOST.container, "sh", "-c", until_held], check=False)
+    assert held.returncode == 0, "no module ran on the host long enough to be held"
 
 
 def is_live(group: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host import dotenv_file
+from ansible_collections.swarm.sqlite_to_postgresql.plugins.module_utils.migration.host.pm2 import LIST as PM2_LIST
 
 from .host import (
     CONTAINER,
@@ -55,6 +56,7 @@ from .host import (
 
 pytestmark = pytest.mark.usefixtures("moving_host")
 
+PM2_MODULES = "/usr/local/lib/node_modules/pm2/modules"
 PLACES_OF_THE_UNIT = ("/etc/systemd/system", "/var/lib/sqlite-migration")
 
 
@@ -401,6 +403,18 @@ def test_a_run_that_was_killed_before_it_started_the_services_is_finished() -> N
     assert "an interrupted cutover was finished" in output
     assert health_of("swarm-registry")["store"] == "postgresql"
     assert int(sql("SELECT count(*) FROM migration.run WHERE group_name = 'registry' AND kind = 'cutover'")) >= 1
+
+
+def test_the_daemon_of_pm2_lists_the_same_as_its_own_program() -> None:
+    entries = {}
+    for words in (["pm2", "jlist"], ["node", "-e", PM2_LIST, PM2_MODULES, "/home/swarm/.pm2/rpc.sock"]):
+        entries[words[0]] = json.loads(on_host("runuser", "-u", "swarm", "--", *words))
+        for entry in entries[words[0]]:
+            # What each process uses, and what it measures of itself.
+            del entry["monit"]
+            entry["pm2_env"] = {key: value for key, value in entry["pm2_env"].items() if not key.startswith("axm_")}
+    assert entries["node"] == entries["pm2"]
+    assert len(entries["node"]) == 4
 
 
 # ---------------------------------------------------------------- the whole estate

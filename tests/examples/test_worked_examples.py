@@ -168,7 +168,9 @@ def refusal_in_readme(name: str) -> list[str]:
 
 
 @pytest.mark.promise("inventory-describes-any-estate")
-@pytest.mark.parametrize("name", ("gnucash", "n8n_nodes", pytest.param("proj", marks=pytest.mark.long_search)))
+@pytest.mark.parametrize(
+    "name", ("gnucash", *(pytest.param(name, marks=pytest.mark.long_search) for name in NAMES[1:]))
+)
 def test_the_first_attempt_is_refused_as_the_readme_shows(connection: Connection, name: str, tmp_path: Path) -> None:
     source = source_of(name)
     other_types = [path.name for path in (EXAMPLES / name).glob("first_attempt.sql")]

@@ -68,6 +68,19 @@ const read = (path) => {
 console.log(JSON.stringify(paths.map(read)));
 """
 _READABLE_ECOSYSTEMS = (".js", ".cjs", ".json")
+# Prints what `pm2 jlist` prints, for less than half of its processor time: of pm2 it loads only what speaks to the
+# daemon, which must be running.
+LIST = """
+const [modules, socket] = process.argv.slice(1);
+const connection = require(`${modules}/pm2-axon`).socket('req');
+const client = new (require(`${modules}/pm2-axon-rpc`).Client)(connection);
+const fail = () => process.exit(1);
+connection.on('error', fail).on('reconnect attempt', fail).connect(socket);
+client.call('getMonitorData', {}, (error, list) =>
+  error ? fail() : process.stdout.write(JSON.stringify(list), () => process.exit()));
+"""
+# Where an installed pm2 keeps these modules: newer versions among their own, older ones among those of others.
+_PLACES_OF_MODULES = ("modules", "node_modules")
 # What of a process makes its entry in the dump another one.
 _DUMPED = ("pm_exec_path", "pm_cwd", "exec_mode", "args", "node_args", "status")
 
@@ -420,7 +433,27 @@ class Pm2(InNetworkOfHost):
 
         :raises _Refused: if it fails, or answers with something else.
         """
-        text = self._execute(["pm2", "--silent", "jlist"])
+        modules = self._modules()
+        if modules:
+            command = ["node", "-e", LIST, modules, str(self.home / "rpc.sock")]
+            with suppress(_Refused):
+                return self._note_listed(self._execute(command, called="jlist"))
+        return self._note_listed(self._execute(["pm2", "--silent", "jlist"], called="jlist"))
+
+    def _modules(self) -> str:
+        """Return the directory of the modules with which pm2 speaks to its daemon; empty if it is not where we know."""
+        program = shutil.which("pm2", path=self._path)
+        if program is None or not self._is_running():
+            return ""
+        installed = Path(os.path.realpath(program)).parent.parent
+        places = [installed / place for place in _PLACES_OF_MODULES]
+        return next((str(place) for place in places if (place / "pm2-axon-rpc").is_dir()), "")
+
+    def _note_listed(self, text: str) -> list[dict[str, Any]]:
+        """Return the processes of a list that pm2 has printed, and keep them.
+
+        :raises _Refused: if it is no list.
+        """
         try:
             entries = json.loads(text[text.index("[") :])
         except (RecursionError, ValueError):
@@ -433,10 +466,11 @@ class Pm2(InNetworkOfHost):
         self._listed = None
         self._execute(["pm2", *arguments], directory)
 
-    def _execute(self, command: list[str], directory: str = "/", seconds: float | None = None) -> str:
+    def _execute(self, command: list[str], directory: str = "/", seconds: float | None = None, called: str = "") -> str:
         """Run a program as the user and return what it prints.
 
         :param seconds: to wait for its end; as for each other program if not given.
+        :param called: what an error calls it; its first argument if not given.
         :raises MigrationError: if it fails, does not end in time, or prints more than it may.
         """
         program = shutil.which(command[0], path=self._path)
@@ -448,11 +482,11 @@ class Pm2(InNetworkOfHost):
                 words, self.environment, self._uid, directory, seconds or _ANSWER_SECONDS, umask=0o077
             )
         except programs.NoAnswer as error:
-            raise self._failed(command[1], str(error)) from None
+            raise self._failed(called or command[1], str(error)) from None
         if answer.status != 0:
             lines = (answer.errors + answer.output).splitlines()
             said = [line for line in lines if "ERROR" in line] or [f"status {answer.status}"]
-            raise self._failed(command[1], said[0].strip()[:200], _Refused)
+            raise self._failed(called or command[1], said[0].strip()[:200], _Refused)
         return answer.output
 
     def _failed(self, command: str, what: str, kind: type[MigrationError] = MigrationError) -> MigrationError:

@@ -38,8 +38,11 @@ def watch(context: WindowContext) -> Watcher:
 def stop(context: WindowContext) -> None:
     """Stop a group's services, so that nothing starts them again."""
     for manager, services in each_with_services(context.handles.managers, context.group.services):
-        manager.stop_services(services, context.handles.processes)
-        context.removed.update(service.name for service in services)
+        names = {service.name for service in services}
+        # What was stopped before is not as it was listed any more: whether somebody has started it since is asked.
+        listed = None if names & context.removed else context.handles.processes
+        manager.stop_services(services, listed)
+        context.removed.update(names)
 
 
 def start(context: WindowContext, services: Iterable[Service]) -> None:
