@@ -213,6 +213,7 @@ def test_what_the_services_wrote_is_there_again_and_nothing_else_has_changed() -
         assert on_host("stat", "-c", "%a %U", path).strip() == "600 root"
 
 
+@pytest.mark.long_search
 @pytest.mark.promise("there-and-back-again")
 def test_it_can_be_moved_again_with_the_same_ids_and_what_was_written_meanwhile() -> None:
     uuids = dict(line.split("|") for line in sql("SELECT name || version, id FROM registry.agents").splitlines())
