@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -292,6 +292,26 @@ def test_a_rollback_that_is_refused_is_said_with_its_command(estate: Estate, mon
     assert "the rollback did not succeed" in str(failed.value)
     assert f"then: {COMMAND}" in str(failed.value)
     assert estate.state() == "live"
+
+
+def test_a_rollback_tells_pm2_only_once_to_delete_what_it_has_listed(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told again, the real pm2 fails, is given time and is asked for its list, all in the outage."""
+    estate.move()
+    told: list[list[str]] = []
+    delete = estate.pm2.delete
+
+    def note(names: Iterable[str], known: Sequence[str] = ()) -> None:
+        told.append(list(known))
+        delete(names, known)
+
+    monkeypatch.setattr(estate.pm2, "delete", note)
+    estate.roll_back()
+    assert estate.state() == "rolled_back"
+    assert [known for known in told if known] == [[estate.pm2.name]]
+    # What was started by somebody meanwhile is stopped all the same.
+    assert len(told) > 1
 
 
 # ---------------------------------------------------------------- what is found before the stop
