@@ -115,17 +115,21 @@ def test_no_name_means_no_call(place: Place, daemon: pm2.Pm2, tmp_path: Path) ->
     assert not (tmp_path / "calls").exists()
 
 
-@pytest.mark.parametrize("answer", ["right", "fails", "no list"])
+@pytest.mark.parametrize("answer", ["right", "fails", "no list", "hangs"])
 def test_the_daemon_is_asked_without_pm2_s_own_program_and_that_if_no_list_comes(
-    elsewhere: Path, place: Place, answer: str
+    elsewhere: Path, place: Place, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
+    if answer == "hangs":
+        monkeypatch.setattr(pm2, "_SECONDS_OF_THE_DAEMON", 0.5)
     installed = elsewhere / "installed"
     (installed / "modules" / "pm2-axon-rpc").mkdir(parents=True)
     (installed / "bin").mkdir()
     shutil.move(elsewhere / "pm2", installed / "bin" / "pm2")
     (elsewhere / "pm2").symlink_to(installed / "bin" / "pm2")
     node = elsewhere / "node"
-    said = {"right": f"echo '{LISTED}'", "fails": "exit 1", "no list": "echo nothing"}[answer]
+    said = {"right": f"echo '{LISTED}'", "fails": "exit 1", "no list": "echo nothing", "hangs": "exec sleep 600"}[
+        answer
+    ]
     node.write_text(f'#!/bin/sh\necho "$3 $4" >>{elsewhere}/asked\n{said}\n')
     node.chmod(0o755)
     with daemon_of(elsewhere / "own", elsewhere):

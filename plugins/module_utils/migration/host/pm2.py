@@ -30,6 +30,8 @@ from .recovery_unit import SYSTEMD
 # How pm2's daemon calls itself, with its PM2_HOME.
 _DAEMON = re.compile(r"PM2 v\S+: God Daemon \((/[^\0-\x1f\x7f]*)\)")
 _ANSWER_SECONDS = 60
+# Of the daemon's list, before pm2's own program is asked for it.
+_SECONDS_OF_THE_DAEMON = 20.0
 # Several ecosystem files are read together only as long as each may still be waited for alone, and what was read is
 # taken for so long.
 _SECONDS_OF_ALL_ECOSYSTEMS = 10.0
@@ -436,8 +438,9 @@ class Pm2(InNetworkOfHost):
         modules = self._modules()
         if modules:
             command = ["node", "-e", LIST, modules, str(self.home / "rpc.sock")]
-            with suppress(_Refused):
-                return self._note_listed(self._execute(command, called="jlist"))
+            # Whatever fails here, pm2's own program may find what it needs, or speak as its daemon does.
+            with suppress(MigrationError):
+                return self._note_listed(self._execute(command, seconds=_SECONDS_OF_THE_DAEMON, called="jlist"))
         return self._note_listed(self._execute(["pm2", "--silent", "jlist"], called="jlist"))
 
     def _modules(self) -> str:
@@ -447,7 +450,7 @@ class Pm2(InNetworkOfHost):
             return ""
         installed = Path(os.path.realpath(program)).parent.parent
         places = [installed / place for place in _PLACES_OF_MODULES]
-        return next((str(place) for place in places if (place / "pm2-axon-rpc").is_dir()), "")
+        return next((str(place) for place in places if os.path.isdir(place / "pm2-axon-rpc")), "")
 
     def _note_listed(self, text: str) -> list[dict[str, Any]]:
         """Return the processes of a list that pm2 has printed, and keep them.
