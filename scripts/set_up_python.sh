@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/retry.sh
+readonly pip_version=26.3
 
 is_recent_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -62,6 +63,12 @@ with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 print("\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
 PYTHON
-retry .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .cache/python-requirements.txt
+install() {
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+}
+# Python brings a pip of its own age, and the one of Debian 12 takes twice as long. It will do where there is no other.
+# Nothing is compiled beforehand, because most of it is never imported: Python keeps what it compiles at an import.
+install "pip==$pip_version" || echo "pip $pip_version cannot be had; the pip that came with Python goes on."
+retry install --requirement .cache/python-requirements.txt
 retry .venv/bin/python scripts/install_collections.py
 touch .venv/is-complete
