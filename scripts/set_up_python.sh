@@ -56,19 +56,26 @@ fi
 
 echo "Installing the Python dependencies of pyproject.toml into .venv"
 mkdir -p .cache
-.venv/bin/python - >.cache/python-requirements.txt <<'PYTHON'
+# pinned KIND: print what pyproject.toml names, for the runs themselves or for the tests.
+pinned() {
+  .venv/bin/python - "$1" <<'PYTHON'
+import sys
 import tomllib
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
-print("\n".join(project["dependencies"] + project["optional-dependencies"]["test"]))
+print("\n".join(project["dependencies"] if sys.argv[1] == "runs" else project["optional-dependencies"]["test"]))
 PYTHON
-install() {
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"
 }
+install() {
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+}
+pinned runs >.cache/python-requirements.txt
+pinned tests >.cache/python-test-requirements.txt
 # Python brings a pip of its own age, and the one of Debian 12 takes twice as long. It will do where there is no other.
-# Nothing is compiled beforehand, because most of it is never imported: Python keeps what it compiles at an import.
-install "pip==$pip_version" || echo "pip $pip_version cannot be had; the pip that came with Python goes on."
+install --no-compile "pip==$pip_version" || echo "pip $pip_version cannot be had; the pip that came with Python goes on."
 retry install --requirement .cache/python-requirements.txt
+# Most of what the tests bring is never imported: Python compiles what is, and keeps it.
+retry install --no-compile --requirement .cache/python-requirements.txt --requirement .cache/python-test-requirements.txt
 retry .venv/bin/python scripts/install_collections.py
 touch .venv/is-complete
