@@ -106,10 +106,12 @@ def test_a_backup_that_was_damaged_here_does_not_replace_its_good_copy(backups: 
 
 @pytest.fixture(scope="module")
 def few_backups(backups: Backups, other_account: str) -> None:
-    """Only the newest, which is proven: each command of restic takes half a second of a processor, for the key."""
+    """Only the newest, which is proven: what restic does takes long."""
     backups.shell(f"cd {backups.directory} && rm -r {' '.join(backups.names()[:-1])}")
 
 
+# test_managed.py has a repository on a disk. Each command of restic takes half a second of a processor, for the key.
+@pytest.mark.long_search
 @pytest.mark.promise("copy-off-the-host")
 def test_a_repository_over_ssh_holds_every_byte(backups: Backups, few_backups: None, tmp_path: Path) -> None:
     output = configure(backups, *backups.restic_arguments(tmp_path, OVER_SSH), "--diff", "-vvv")
@@ -144,6 +146,7 @@ def test_a_repository_over_ssh_holds_every_byte(backups: Backups, few_backups: N
     assert json.loads(backups.restic(OVER_SSH, "snapshots", "--json")) == snapshots
 
 
+@pytest.mark.long_search
 def test_a_wrong_password_is_loud_and_the_right_one_heals_it(backups: Backups, few_backups: None) -> None:
     file = backups.restic_password_file
     backups.shell(f"cp -a {file} /run/password; echo another-one >{file}; rm -f {ALARM}")
@@ -160,6 +163,7 @@ def test_a_wrong_password_is_loud_and_the_right_one_heals_it(backups: Backups, f
     assert backups.copy_again() == [backups.names()[-1]]
 
 
+@pytest.mark.long_search
 def test_the_password_stands_in_its_file_alone(backups: Backups, few_backups: None) -> None:
     assert "restic" in backups.shell("grep -ao 'restic backup' /run/seen | head -1")
     backups.shell("journalctl --sync")

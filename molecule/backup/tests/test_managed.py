@@ -135,3 +135,10 @@ def test_the_password_reaches_neither_the_journal_nor_a_backup(managed: Backups)
     quoted = shlex.quote(password)
     assert managed.host.run(f"journalctl --no-pager | grep -F {quoted}").status == 1
     assert managed.host.run(f"grep -rlaF {quoted} {managed.directory} /etc/systemd /var/log").status == 1
+    of_restic = managed.restic_password
+    assert managed.host.run(f"journalctl --no-pager | grep -F {of_restic}").status == 1
+    places = "/etc /home /opt /root /run /srv /tmp /var"
+    found = managed.host.run(f"grep -rlsaF {of_restic} {places} --exclude-dir=journal").stdout.split()
+    assert found == [managed.restic_password_file]
+    owner_and_mode = managed.shell(f"stat -c '%U %a' {found[0]} $(dirname {found[0]})").splitlines()
+    assert owner_and_mode == ["postgres-backup 600", "postgres-backup 700"]
