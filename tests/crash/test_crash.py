@@ -219,6 +219,8 @@ def test_the_next_run_finishes(request: pytest.FixtureRequest) -> None:
     assert [answer["store"] for answer in health_answers()] == ["postgresql"] * len(SERVICES)
 
 
+# After a killed first phase, on a server that others use: postgres/test_existing_host.py.
+@pytest.mark.long_search
 @pytest.mark.promise("second-run-changes-nothing")
 def test_nothing_is_left_to_do() -> None:
     """The run after that changes nothing."""
