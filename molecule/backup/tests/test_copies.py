@@ -106,11 +106,11 @@ def test_a_backup_that_was_damaged_here_does_not_replace_its_good_copy(backups: 
 
 @pytest.fixture(scope="module")
 def few_backups(backups: Backups, other_account: str) -> None:
-    """Only the newest, which is proven: what restic does takes long."""
+    """Only the newest, which is proven: each command of restic takes half a second of a processor, for the key."""
     backups.shell(f"cd {backups.directory} && rm -r {' '.join(backups.names()[:-1])}")
 
 
-# test_managed.py has a repository on a disk. Each command of restic takes half a second of a processor, for the key.
+# test_managed.py has a repository on a disk.
 @pytest.mark.long_search
 @pytest.mark.promise("copy-off-the-host")
 def test_a_repository_over_ssh_holds_every_byte(backups: Backups, few_backups: None, tmp_path: Path) -> None:

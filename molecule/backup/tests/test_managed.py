@@ -53,9 +53,10 @@ def managed(backups: Backups, tmp_path_factory: pytest.TempPathFactory) -> Backu
         program = f"PGPASSWORD=of-this-test psql -qX -h 127.0.0.1 -p {PORT} -U keeper -d postgres -f -"
         backups.shell(f"printf %s {shlex.quote(script.read_text())} | {program}")
     arguments = (*ARGUMENTS, *there.restic_arguments(tmp_path_factory.mktemp("secret"), REPOSITORY))
-    status, changed, output = there.playbook("1_infrastructure.yml", *arguments)
+    status, changed, output = there.playbook("1_infrastructure.yml", *arguments, "--diff", "-vvv")
     assert status == 0, output
     assert changed > 0
+    assert there.restic_password not in output
     # The settings of the copies are as they were, too.
     status, changed, output = there.playbook("1_infrastructure.yml", *arguments)
     assert (status, changed) == (0, 0), output
